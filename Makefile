@@ -1,0 +1,33 @@
+# make run    trains the default language model on the King James Bible, with a report
+# make test   the whole suite
+# make lint   ruff and pyrefly
+# Each makes .venv first, from the Python that `python3` gives in this folder.
+
+PYTHON ?= python3
+BIN := .venv/bin
+WORKDIR ?= runs/lm
+export JAX_PLATFORMS ?= cpu
+
+.PHONY: run test lint clean
+
+run: .venv/ready
+	$(BIN)/python -m experiments.run --config configs/lm.py --workdir $(WORKDIR)
+
+test: .venv/ready
+	$(BIN)/python -m pytest
+
+lint: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyrefly check
+
+.venv/ready: setup.py
+	@$(PYTHON) -c 'import sys; v = sys.version.split()[0]; sys.exit(sys.version_info < (3, 12) and \
+	  f"attnjax needs Python 3.12 or newer; {sys.executable} is {v}. Put one first on PATH, or: make PYTHON=/path/to/python3.12")'
+	$(PYTHON) -m venv --clear .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[data,log,test,lint]'
+	@touch $@
+
+clean:
+	rm -rf .venv

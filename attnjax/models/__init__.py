@@ -1,0 +1,1 @@
+"""Hosts: models that take a mechanism's constructor."""

@@ -1,0 +1,100 @@
+"""A decoder language model around any causal mechanism.
+
+Pre-norm blocks with RMSNorm and SwiGLU (Hugo Touvron et al. LLaMA. arXiv:2302.13971,
+section 2.2); positions are the mechanism's own affair. The logits come from the
+transposed embedding (tied) or from a matrix of their own.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int, Key, Num
+
+from attnjax.nn.stack import Stack, hidden_size
+
+FORMS = ("causal",)
+
+
+class Model(nnx.Module):
+  """tokens (B, T) -> logits (B, T, vocab) float32; token t sees tokens <= t."""
+
+  def __init__(
+    self,
+    builds: Sequence[Callable],
+    *,
+    vocab: int,
+    dim: int = 128,
+    depth: int = 2,
+    mlp_ratio: float = 8 / 3,  # 0: no MLP
+    conv: int = 0,  # width of a causal convolution before each mixer; 0: none
+    tied: bool = True,
+    dropout: float = 0.0,
+    remat: str = "none",
+    rngs: nnx.Rngs,
+  ):
+    init = nnx.initializers.normal(0.02)
+    self.embed = nnx.Embed(vocab, dim, embedding_init=init, rngs=rngs)
+    self.stack = Stack(
+      builds,
+      dim=dim,
+      depth=depth,
+      hidden=hidden_size(dim, mlp_ratio),
+      conv=conv,
+      dropout=dropout,
+      remat=remat,
+      rngs=rngs,
+    )
+    self.norm = nnx.RMSNorm(dim, rngs=rngs)
+    self.head = (
+      None
+      if tied
+      else nnx.Linear(dim, vocab, use_bias=False, kernel_init=init, rngs=rngs)
+    )
+
+  def __call__(
+    self,
+    tokens: Int[Array, "B T"],
+    *,
+    segment_ids: Int[Array, "B T"] | None = None,
+    padding: Bool[Array, "B T"] | None = None,
+    positions: Num[Array, "#B T"] | None = None,
+    key: Key[Array, ""] | None = None,
+  ) -> Float[Array, "B T vocab"]:
+    """Logits of the next token; see contract for the packing arguments."""
+    context = _given(segment_ids=segment_ids, padding=padding, positions=positions)
+    return self._logits(self.stack(self._embed(tokens), key=key, **context))
+
+  def init_cache(self, batch: int, length: int, dtype=jnp.float32) -> Any:
+    """Empty caches with room for `length` tokens."""
+    return self.stack.init_cache(batch, length, dtype)
+
+  def step(
+    self,
+    tokens: Int[Array, "B T"],
+    cache: Any,
+    *,
+    segment_ids: Int[Array, "B T"] | None = None,
+    padding: Bool[Array, "B T"] | None = None,
+  ) -> tuple[Float[Array, "B T vocab"], Any]:
+    """Logits after each of the next T tokens, and the caches."""
+    context = _given(segment_ids=segment_ids, padding=padding)
+    x, cache = self.stack.step(self._embed(tokens), cache, **context)
+    return self._logits(x), cache
+
+  def weights(self, tokens: Int[Array, "B T"], **context) -> list[Array]:
+    """The attention weights of every block, (B, N, T, T) each."""
+    return self.stack.weights(self._embed(tokens), **context)
+
+  def _embed(self, tokens):
+    return self.embed.embedding[...][tokens]
+
+  def _logits(self, x):
+    x = self.norm(x)
+    kernel = self.embed.embedding[...].T if self.head is None else self.head.kernel[...]
+    return jnp.matmul(x, kernel, preferred_element_type=jnp.float32)
+
+
+def _given(**arguments):
+  return {name: value for name, value in arguments.items() if value is not None}

@@ -1,0 +1,98 @@
+"""A Vision Transformer around any mechanism that sees a whole image.
+
+Alexey Dosovitskiy et al. An Image is Worth 16x16 Words. arXiv:2010.11929. Fixed 2-D
+sinusoids and mean pooling instead of learned positions and a class token (Lucas Beyer,
+Xiaohua Zhai, Alexander Kolesnikov. Better plain ViT baselines. arXiv:2205.01580), so
+that images of any size fit.
+"""
+
+from collections.abc import Callable, Sequence
+
+from flax import nnx
+from jaxtyping import Array, Float, Key
+
+from attnjax.core.positions import sinusoids
+from attnjax.nn.patches import Patches
+from attnjax.nn.stack import Stack, hidden_size
+
+# A mechanism that knows two dimensions is given them.
+FORMS = ("image", "sequence")
+
+
+class Model(nnx.Module):
+  """images (B, H, W, C) -> logits (B, classes) float32."""
+
+  def __init__(
+    self,
+    builds: Sequence[Callable],
+    *,
+    channels: int,
+    classes: int,
+    patch: int = 4,
+    dim: int = 64,
+    depth: int = 4,
+    mlp_ratio: float = 4.0,
+    dropout: float = 0.0,
+    remat: str = "none",
+    rngs: nnx.Rngs,
+  ):
+    self.patches = Patches(channels, dim, patch, rngs=rngs)
+    self.stack = Stack(
+      [_on_grid(build) for build in builds],
+      dim=dim,
+      depth=depth,
+      norm="layer",
+      feed_forward="gelu",
+      hidden=hidden_size(dim, mlp_ratio),
+      dropout=dropout,
+      remat=remat,
+      rngs=rngs,
+    )
+    self.norm = nnx.LayerNorm(dim, rngs=rngs)
+    self.head = nnx.Linear(dim, classes, rngs=rngs)
+
+  def __call__(
+    self, images: Float[Array, "B H W C"], *, key: Key[Array, ""] | None = None
+  ) -> Float[Array, "B classes"]:
+    """Logits of the classes."""
+    pooled = self.features(images, key=key)[-1].mean(axis=(1, 2))
+    return self.head(pooled).astype("float32")
+
+  def features(
+    self, images: Float[Array, "B H W C"], *, key: Key[Array, ""] | None = None
+  ) -> list[Array]:
+    """The normalised grid of patches (B, h, w, D), as a list of one stage."""
+    return [self.norm(self.stack(self._embed(images), key=key))]
+
+  def weights(self, images: Float[Array, "B H W C"]) -> list[Array]:
+    """The attention weights of every block, (B, N, h w, h w) each."""
+    return self.stack.weights(self._embed(images))
+
+  def _embed(self, images):
+    x = self.patches(images)
+    return x + sinusoids(x.shape[1:3], x.shape[3]).astype(x.dtype)
+
+
+class OnGrid(nnx.Module):
+  """A sequence layer on the points of a grid, row by row."""
+
+  def __init__(self, layer: nnx.Module):
+    self.layer = layer
+
+  def __call__(self, x: Float[Array, "B h w D"], **context) -> Float[Array, "B h w D"]:
+    """The layer's output on the grid."""
+    return self.layer(_rows(x), **context).reshape(x.shape)
+
+  def weights(self, x: Float[Array, "B h w D"], **context) -> Array:
+    """The layer's weights, (B, N, h w, h w)."""
+    return self.layer.weights(_rows(x), **context)
+
+
+def _rows(x):
+  return x.reshape(x.shape[0], -1, x.shape[-1])
+
+
+def _on_grid(build):
+  if build.form == "image":
+    return build
+  return lambda *arguments, **options: OnGrid(build(*arguments, **options))

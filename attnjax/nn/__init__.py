@@ -1,0 +1,1 @@
+"""NNX blocks that are not attention."""

@@ -1,0 +1,27 @@
+"""Images to grids of patches."""
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+
+class Patches(nnx.Module):
+  """Non-overlapping patches, linearly embedded.
+
+  (B, H, W, C) -> (B, ceil(H / size), ceil(W / size), dim): an image whose sides do not
+  divide by `size` is padded with zeros at its right and bottom.
+  """
+
+  def __init__(self, channels: int, dim: int, size: int, *, rngs: nnx.Rngs):
+    init = nnx.initializers.normal(0.02)
+    self.project = nnx.Linear(size * size * channels, dim, kernel_init=init, rngs=rngs)
+    self.size = size
+
+  def __call__(self, images: Float[Array, "B H W C"]) -> Float[Array, "B h w D"]:
+    """The grid of embedded patches."""
+    B, H, W, C = images.shape
+    s = self.size
+    images = jnp.pad(images, ((0, 0), (0, -H % s), (0, -W % s), (0, 0)))
+    h, w = images.shape[1] // s, images.shape[2] // s
+    patches = images.reshape(B, h, s, w, s, C).swapaxes(2, 3)
+    return self.project(patches.reshape(B, h, w, s * s * C))

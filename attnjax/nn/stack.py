@@ -1,0 +1,206 @@
+"""Pre-norm residual blocks, stacked and scanned over the depth."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int, Key
+
+from attnjax.core import masks
+from attnjax.nn import mlp
+from attnjax.nn.convolution import ShortConvolution
+
+NORMS = {"rms": nnx.RMSNorm, "layer": nnx.LayerNorm}
+# What jax.checkpoint keeps of a block; "none" keeps all, without jax.checkpoint.
+REMAT = {
+  "none": None,
+  "full": jax.checkpoint_policies.nothing_saveable,
+  "dots": jax.checkpoint_policies.dots_saveable,
+  "dots_no_batch": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+
+
+class Block(nnx.Module):
+  """x + mixer(norm x), then x + mlp(norm x).
+
+  The mixer is an attention layer of any form; `conv` > 0 puts a short causal
+  convolution of that width before it, `hidden` = 0 leaves the MLP out.
+  """
+
+  def __init__(
+    self,
+    dim: int,
+    build: Callable,
+    *,
+    layers: int,
+    norm: str,
+    feed_forward: str,
+    hidden: int,
+    conv: int,
+    dropout: float,
+    rngs: nnx.Rngs,
+  ):
+    self.norm = NORMS[norm](dim, rngs=rngs)
+    self.conv = ShortConvolution(dim, conv, rngs=rngs) if conv else None
+    self.mixer = build(dim, layers=layers, rngs=rngs)
+    if hidden:
+      self.mlp_norm = NORMS[norm](dim, rngs=rngs)
+      self.mlp = mlp.KINDS[feed_forward](dim, hidden, rngs=rngs)
+    self.hidden, self.dropout = hidden, dropout
+
+  def __call__(
+    self,
+    x: Float[Array, "B *T D"],
+    *,
+    key: Key[Array, ""] | None = None,
+    **context,
+  ) -> Float[Array, "B *T D"]:
+    """The block's output; `context` goes to the mixer, `key` turns dropout on."""
+    mix, feed = (None, None) if key is None else jax.random.split(key)
+    x = x + self._drop(self.mixer(self.mixed(x, context), **context), mix)
+    return self._feed(x, feed)
+
+  def mixed(self, x, context):
+    """What the mixer sees: the normalised, convolved input."""
+    y = self.norm(x)
+    if self.conv is None:
+      return y
+    ids, padding = context.get("segment_ids"), context.get("padding")
+    return self.conv(y, masks.segments(ids, padding, y.shape[:2]))
+
+  def init_cache(self, batch: int, length: int, dtype):
+    """The caches of the mixer and of the convolution."""
+    conv = () if self.conv is None else self.conv.init_cache(batch, dtype)
+    return self.mixer.init_cache(batch, length, dtype), conv
+
+  def step(self, x: Float[Array, "B T D"], cache, **context):
+    """The next T tokens; (y, cache)."""
+    mixer, conv = cache
+    y = self.norm(x)
+    if self.conv is not None:
+      ids, padding = context.get("segment_ids"), context.get("padding")
+      y, conv = self.conv.step(y, conv, masks.segments(ids, padding, y.shape[:2]))
+    y, mixer = self.mixer.step(y, mixer, **context)
+    return self._feed(x + y, None), (mixer, conv)
+
+  def _feed(self, x, key):
+    return x + self._drop(self.mlp(self.mlp_norm(x)), key) if self.hidden else x
+
+  def _drop(self, x, key):
+    if key is None or not self.dropout:
+      return x
+    keep = jax.random.bernoulli(key, 1 - self.dropout, x.shape)
+    return jnp.where(keep, x / (1 - self.dropout), 0).astype(x.dtype)
+
+
+class Stack(nnx.Module):
+  """`depth` blocks whose mechanisms follow a pattern that repeats.
+
+  Block l has the mechanism builds[l % len(builds)]. The parameters of the blocks at the
+  same place of the pattern are stacked on a leading axis, and `jax.lax.scan` runs over
+  the repeats: compile time does not grow with the depth.
+  """
+
+  def __init__(
+    self,
+    builds: Sequence[Callable],
+    *,
+    dim: int,
+    depth: int,
+    norm: str = "rms",
+    feed_forward: str = "swiglu",
+    hidden: int,
+    conv: int = 0,
+    dropout: float = 0.0,
+    remat: str = "none",
+    rngs: nnx.Rngs,
+  ):
+    if depth % len(builds):
+      raise ValueError(
+        f"depth = {depth} does not divide by the pattern of {len(builds)} mechanisms"
+      )
+    if remat not in REMAT:
+      raise ValueError(f"remat = {remat!r} is none of {', '.join(REMAT)}")
+
+    def block(build):
+      def make(key):
+        return Block(
+          dim,
+          build,
+          layers=depth,
+          norm=norm,
+          feed_forward=feed_forward,
+          hidden=hidden,
+          conv=conv,
+          dropout=dropout,
+          rngs=nnx.Rngs(key),
+        )
+
+      return jax.vmap(make)(jax.random.split(rngs.params(), depth // len(builds)))
+
+    self.blocks = nnx.List([block(build) for build in builds])
+    self.depth, self.remat = depth, remat
+
+  def __call__(
+    self,
+    x: Float[Array, "B *T D"],
+    *,
+    key: Key[Array, ""] | None = None,
+    **context,
+  ) -> Float[Array, "B *T D"]:
+    """The output of the last block; `context` goes to every mixer."""
+
+    def repeat(x, part):
+      blocks, start = part
+      for place, block in enumerate(blocks):
+        index = start + place
+        own = None if key is None else jax.random.fold_in(key, index)
+        x = block(x, index=index, key=own, **context)
+      return x, None
+
+    if REMAT[self.remat] is not None:
+      repeat = jax.checkpoint(repeat, policy=REMAT[self.remat])
+    return jax.lax.scan(repeat, x, (tuple(self.blocks), self._starts()))[0]
+
+  def init_cache(self, batch: int, length: int, dtype=jnp.float32) -> Any:
+    """One cache a place of the pattern, stacked over the repeats."""
+
+    def one(block):
+      return block.init_cache(batch, length, dtype)
+
+    return tuple(jax.vmap(one)(block) for block in self.blocks)
+
+  def step(self, x: Float[Array, "B T D"], cache: Any, **context):
+    """The next T tokens; (y, cache)."""
+
+    def repeat(x, part):
+      blocks, caches, start = part
+      new = []
+      for place, (block, old) in enumerate(zip(blocks, caches)):
+        x, one = block.step(x, old, index=start + place, **context)
+        new.append(one)
+      return x, tuple(new)
+
+    return jax.lax.scan(repeat, x, (tuple(self.blocks), cache, self._starts()))
+
+  def weights(self, x: Float[Array, "B *T D"], **context) -> list[Array]:
+    """The attention weights of every block, (B, N, T, S) each."""
+    found = []
+    for index in range(self.depth):
+      repeat, place = divmod(index, len(self.blocks))
+      block = jax.tree.map(lambda leaf, r=repeat: leaf[r], self.blocks[place])
+      seen = block.mixed(x, context)
+      found.append(block.mixer.weights(seen, index=index, **context))
+      x = block(x, index=index, **context)
+    return found
+
+  def _starts(self) -> Int[Array, "R"]:
+    return jnp.arange(0, self.depth, len(self.blocks))
+
+
+def hidden_size(dim: int, ratio: float, multiple: int = 8) -> int:
+  """`ratio` x dim, rounded up to a multiple; 0 for ratio 0 (no MLP)."""
+  return math.ceil(ratio * dim / multiple) * multiple

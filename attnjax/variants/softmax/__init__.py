@@ -1,0 +1,1 @@
+"""Softmax attention and what changes its scores, weights or outputs."""

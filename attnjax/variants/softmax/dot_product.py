@@ -1,0 +1,212 @@
+"""Scaled dot-product attention with multi-head and grouped-query heads: the baseline.
+
+Ashish Vaswani et al. Attention Is All You Need. 2017. arXiv:1706.03762, section 3.2.
+Joshua Ainslie et al. GQA. 2023. arXiv:2305.13245, section 2.2 (K < N heads of k and v).
+Code: `jax.nn.dot_product_attention` has the same layout and meaning.
+
+  score[t, s] = scale q[t, n] . k[s, n K / N] + bias[t, s]    where seen, else -inf
+  out[t, n]   = sum_s softmax_s(score[t])[s] v[s, n K / N]
+
+Causal attention with T != S is aligned bottom-right: token t sees s <= t + S - T. A
+token that sees nothing gives 0.
+
+Cost: O(T S H N) time; memory O(T + S) in "xla", O(T S N) in "reference". Decoding
+keeps 2 K H numbers a token.
+
+Axes: B batch, T query tokens, S key tokens, N query heads, K key/value heads, H head
+size, V value size, D model width.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int, Num
+
+from attnjax.contract import Case
+from attnjax.core import masks, softmax
+from attnjax.core.cache import KeyValueCache
+from attnjax.nn import projections
+
+IMPLEMENTATIONS = softmax.IMPLEMENTATIONS
+FORMS = ("causal", "sequence", "image")
+
+
+def attend(
+  q: Float[Array, "B T N H"],
+  k: Float[Array, "B S K H"],
+  v: Float[Array, "B S K V"],
+  *,
+  causal: bool = False,
+  offset: Int[Array, ""] | int | None = None,
+  segment_ids: Int[Array, "B T"] | None = None,
+  kv_segment_ids: Int[Array, "B S"] | None = None,
+  mask: Bool[Array, "#B #N #T #S"] | None = None,
+  bias: Float[Array, "#B #N #T #S"] | None = None,
+  scale: float | None = None,
+  return_lse: bool = False,
+  impl: str = "auto",
+):
+  """Softmax attention; (B, T, N, V), and lse (B, T, N) if `return_lse`.
+
+  Args:
+    q: queries.
+    k: keys; K divides N, query head n reads key head n K // N.
+    v: values.
+    causal: token t sees the keys s <= t + offset.
+    offset: S - T if None, which aligns the last query with the last key.
+    segment_ids: tokens see their own segment; negative ids see nothing.
+    kv_segment_ids: the keys' segments; `segment_ids` if None (needs T = S).
+    mask: True = may attend, in conjunction with the rest.
+    bias: added to the scaled scores; its gradient is summed over broadcast axes.
+    scale: H^-0.5 if None.
+    return_lse: also the log of the softmax's denominator, float32, differentiable.
+    impl: one of IMPLEMENTATIONS, or "auto", which takes "xla".
+
+  Raises:
+    ValueError: if shapes do not fit or `impl` is unknown.
+  """
+  (B, T, N, _), S = q.shape, k.shape[1]
+  seen = masks.conjunction(
+    (B, N, T, S), causal, offset, segment_ids, kv_segment_ids, mask
+  )
+  out, lse = softmax.attend(q, k, v, mask=seen, bias=bias, scale=scale, impl=impl)
+  return (out, lse) if return_lse else out
+
+
+def reference(q, k, v, **options):
+  """The definition: one (T, S) matrix of scores for each head."""
+  return attend(q, k, v, **options, impl="reference")
+
+
+class Layer(nnx.Module):
+  """Projections, rotary positions and `attend`; x (B, T, D) or (B, H, W, D)."""
+
+  def __init__(
+    self,
+    dim: int,
+    *,
+    form: str = "causal",
+    heads: int = 4,
+    kv_heads: int = 0,  # 0: as many as heads
+    head_dim: int = 0,  # 0: dim / heads
+    qk_norm: bool = False,
+    rope_theta: float = 10000.0,  # 0: no rotation
+    bias: bool = False,
+    impl: str = "auto",
+    rngs: nnx.Rngs,
+  ):
+    kv_heads, size = kv_heads or heads, projections.head_size(dim, heads, head_dim)
+    self.project = projections.QueryKeyValue(
+      dim,
+      heads,
+      kv_heads,
+      size,
+      qk_norm=qk_norm,
+      rope_theta=rope_theta,
+      bias=bias,
+      rngs=rngs,
+    )
+    self.out = projections.output(heads, size, dim, bias=bias, rngs=rngs)
+    self.form, self.kv_heads, self.size, self.impl = form, kv_heads, size, impl
+
+  def __call__(
+    self,
+    x: Float[Array, "B *T D"],
+    *,
+    segment_ids: Int[Array, "B T"] | None = None,
+    padding: Bool[Array, "B T"] | None = None,
+    positions: Num[Array, "..."] | None = None,
+    index: Int[Array, ""] | int = 0,
+  ) -> Float[Array, "B *T D"]:
+    del index  # the same at every depth
+    if self.form == "image":
+      return self._image(x, segment_ids, padding)
+    q, k, v, ids = self._prepare(x, segment_ids, padding, positions)
+    return self.out(self._attend(q, k, v, ids))
+
+  def weights(self, x, *, segment_ids=None, padding=None, positions=None, index=0):
+    """The softmax weights, (B, N, T, T) float32."""
+    del index
+    x = x.reshape(x.shape[0], -1, x.shape[-1])
+    q, k, _, ids = self._prepare(x, segment_ids, padding, positions)
+    out = self._attend(q, k, projections.identity_values(k), ids)
+    return out.swapaxes(1, 2)
+
+  def init_cache(self, batch: int, length: int, dtype=jnp.float32) -> KeyValueCache:
+    """An empty cache with room for `length` tokens."""
+    head = (self.kv_heads, self.size)
+    return KeyValueCache.empty(batch, length, head, head, dtype)
+
+  def step(
+    self,
+    x: Float[Array, "B T D"],
+    cache: KeyValueCache,
+    *,
+    segment_ids: Int[Array, "B T"] | None = None,
+    padding: Bool[Array, "B T"] | None = None,
+    index: Int[Array, ""] | int = 0,
+  ) -> tuple[Float[Array, "B T D"], KeyValueCache]:
+    """The next T tokens, T >= 1, after those in the cache."""
+    del index
+    ids = masks.segments(segment_ids, padding, x.shape[:2])
+    ids = jnp.zeros(x.shape[:2], jnp.int32) if ids is None else ids
+    q, k, v = self.project(x, cache.length + jnp.arange(x.shape[1]))
+    start, cache = cache.length, cache.append(k, v, ids)
+    out = attend(
+      q,
+      cache.k,
+      cache.v,
+      causal=True,
+      offset=start,
+      segment_ids=ids,
+      kv_segment_ids=cache.segment_ids,
+      impl=self.impl,
+    )
+    return self.out(out.astype(x.dtype)), cache
+
+  def _image(self, x, segment_ids, padding):
+    if segment_ids is not None or padding is not None:
+      raise NotImplementedError("form 'image' takes no segment_ids and no padding")
+    q, k, v, _ = self._prepare(x.reshape(x.shape[0], -1, x.shape[-1]), None, None, None)
+    return self.out(self._attend(q, k, v, None)).reshape(x.shape)
+
+  def _prepare(self, x, segment_ids, padding, positions):
+    ids = masks.segments(segment_ids, padding, x.shape[:2])
+    positions = jnp.arange(x.shape[1]) if positions is None else positions
+    return *self.project(x, positions), ids
+
+  def _attend(self, q, k, v, ids):
+    causal = self.form == "causal"
+    return attend(q, k, v, causal=causal, segment_ids=ids, impl=self.impl)
+
+
+def _shapes(B, T, S, N, K, H, V):
+  return {"q": (B, T, N, H), "k": (B, S, K, H), "v": (B, S, K, V)}
+
+
+def _packed(key):
+  del key
+  return jnp.repeat(jnp.array([[0, 1, -1], [3, 3, 5]]), 13, axis=1)
+
+
+def _random_mask(key):
+  mask = jax.random.bernoulli(key, 0.5, (2, 1, 33, 47))
+  return mask.at[0, :, :5].set(False)  # rows that see nothing
+
+
+CASES = (
+  Case("whole", _shapes(2, 64, 64, 2, 2, 16, 16)),
+  Case("causal_grouped", _shapes(2, 65, 65, 4, 2, 8, 8), {"causal": True}),
+  Case("one_token", _shapes(1, 1, 1, 1, 1, 4, 4), {"causal": True}),
+  Case("seven", _shapes(1, 7, 7, 3, 1, 8, 5), {"causal": True, "return_lse": True}),
+  Case("more_keys", _shapes(1, 7, 63, 2, 2, 8, 8), {"causal": True}),
+  Case("more_queries", _shapes(1, 63, 7, 2, 1, 8, 8), {"causal": True}),
+  Case("segments", _shapes(2, 39, 39, 2, 1, 8, 8), {"segment_ids": _packed}),
+  Case(
+    "mask_and_bias",
+    _shapes(2, 33, 47, 2, 2, 8, 8) | {"bias": (1, 2, 33, 47)},
+    {"mask": _random_mask, "scale": 0.3, "return_lse": True},
+  ),
+  Case("tiles", _shapes(1, 530, 1030, 2, 1, 4, 4), {"causal": True}),
+)
+LAYER = {"dim": 32, "heads": 4, "kv_heads": 2}

@@ -1,0 +1,13 @@
+"""Settings of every test process: the CPU, a compilation cache, checked shapes."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+_CACHE = Path(__file__).parent.parent / ".jax_cache"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+
+import jaxtyping  # noqa: E402
+
+jaxtyping.install_import_hook("attnjax", "beartype.beartype")
