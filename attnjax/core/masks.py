@@ -98,7 +98,7 @@ def block(array: Array, t: Int[Array, "t"], s: Int[Array, "s"]) -> Array:
 def segments(
   segment_ids: Int[Array, "B T"] | None,
   padding: Bool[Array, "B T"] | None,
-  shape: tuple[int, int],
+  shape: tuple[int, ...],
 ) -> Int[Array, "B T"] | None:
   """Segment ids with -1 at the padding; None if neither is given.
 

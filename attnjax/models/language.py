@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, Num
 from attnjax.nn.stack import Stack, hidden_size
 
 FORMS = ("causal",)
+KIND = "tokens"  # what its data sets hold
 
 
 class Model(nnx.Module):

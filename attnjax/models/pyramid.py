@@ -16,6 +16,7 @@ from attnjax.nn.patches import Patches
 from attnjax.nn.stack import Stack, hidden_size
 
 FORMS = ("image",)
+KIND = "images"  # what its data sets hold
 
 
 class Model(nnx.Module):

@@ -7,6 +7,7 @@ that images of any size fit.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from flax import nnx
 from jaxtyping import Array, Float, Key
@@ -17,6 +18,7 @@ from attnjax.nn.stack import Stack, hidden_size
 
 # A mechanism that knows two dimensions is given them.
 FORMS = ("image", "sequence")
+KIND = "images"  # what its data sets hold
 
 
 class Model(nnx.Module):
@@ -76,7 +78,7 @@ class Model(nnx.Module):
 class OnGrid(nnx.Module):
   """A sequence layer on the points of a grid, row by row."""
 
-  def __init__(self, layer: nnx.Module):
+  def __init__(self, layer: Any):
     self.layer = layer
 
   def __call__(self, x: Float[Array, "B h w D"], **context) -> Float[Array, "B h w D"]:

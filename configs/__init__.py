@@ -1,0 +1,1 @@
+"""Configs: programs whose get_config makes the config of a run."""

@@ -1,0 +1,1 @@
+"""Claims of papers, one module a system; see experiments.claims."""

@@ -1,0 +1,20 @@
+r"""Byte-level language model on the King James Bible, 2 layers of width 128.
+
+python -m experiments.run --config configs/lm.py --workdir runs/lm
+python -m experiments.run --config configs/lm.py:gated_attention --workdir runs/gated \
+      --config.attention.gate=headwise
+python -m experiments.run --config configs/lm.py:lightning2,dot_product --workdir runs/h
+"""
+
+from ml_collections import ConfigDict
+
+from experiments import settings
+
+
+def get_config(mechanism: str = "dot_product") -> ConfigDict:
+  c = settings.default(mechanism, host="language", dataset="kjv")
+  c.steps = 500
+  c.eval_every = c.save_every = 125
+  c.optimizer.rate = 3e-3
+  c.sample.prompt = "And God said"
+  return c

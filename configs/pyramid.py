@@ -1,0 +1,18 @@
+r"""A hierarchical vision model on MNIST-5k: 14 x 14, then 7 x 7 tokens.
+
+python -m experiments.run --config configs/pyramid.py:neighborhood --workdir runs/p
+"""
+
+from ml_collections import ConfigDict
+
+from experiments import settings
+
+
+def get_config(mechanism: str = "neighborhood") -> ConfigDict:
+  c = settings.default(mechanism, host="pyramid", dataset="mnist5k")
+  c.steps = 400
+  c.data.batch = 64
+  c.eval_every = c.save_every = 100
+  c.model.dropout = 0.1
+  settings.without_rotation(c)
+  return c

@@ -1,0 +1,21 @@
+r"""Multi-query associative recall (MQAR), 2 layers of width 64, no MLP.
+
+Simran Arora et al. Zoology. arXiv:2312.04927, section 3. A mechanism must find the
+value that followed a key earlier in the sequence; a small state forgets.
+
+  python -m experiments.run --config configs/recall.py --workdir runs/recall
+"""
+
+from ml_collections import ConfigDict
+
+from experiments import settings
+
+
+def get_config(mechanism: str = "dot_product") -> ConfigDict:
+  c = settings.default(mechanism, host="language", dataset="mqar")
+  c.steps = 1000
+  c.model.dim, c.model.mlp_ratio, c.model.conv = 64, 0.0, 3
+  c.data.batch = 64
+  c.optimizer.rate = 3e-3
+  c.eval_every = c.save_every = 250
+  return c

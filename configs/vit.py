@@ -1,0 +1,19 @@
+r"""A small Vision Transformer on MNIST-5k.
+
+python -m experiments.run --config configs/vit.py --workdir runs/vit
+python -m experiments.run --config configs/vit.py:neighborhood --workdir runs/vit_local
+"""
+
+from ml_collections import ConfigDict
+
+from experiments import settings
+
+
+def get_config(mechanism: str = "dot_product") -> ConfigDict:
+  c = settings.default(mechanism, host="vision", dataset="mnist5k")
+  c.steps = 600
+  c.data.batch = 64
+  c.eval_every = c.save_every = 150
+  c.model.dropout = 0.1
+  settings.without_rotation(c)
+  return c

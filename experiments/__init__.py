@@ -1,0 +1,1 @@
+"""The application: train, evaluate, sample, compare, and check the papers' claims."""

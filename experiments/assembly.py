@@ -1,0 +1,198 @@
+"""From a config to what it names: data, model, optimizer, mesh, and their sizes."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from ml_collections import ConfigDict
+
+from attnjax import contract, sharding
+from experiments import data, settings
+from experiments.errors import UserError
+from experiments.training import optimizer, step
+
+# Errors of a layer or host about its sizes and options: the user's to mend.
+_USER = (ValueError, NotImplementedError, ModuleNotFoundError)
+
+
+@dataclasses.dataclass(frozen=True)
+class Assembly:
+  """All that a config names; nothing is allocated but the data set.
+
+  Attributes:
+    config: the config.
+    task: the data set.
+    mesh: the devices.
+    optimizer: the optax chain.
+    state: shapes, types and shardings of {"step", "model", "optimizer"}.
+    batch: shapes, types and shardings of a batch.
+  """
+
+  config: ConfigDict
+  task: Any
+  mesh: Mesh
+  optimizer: optax.GradientTransformation
+  state: Any
+  batch: dict[str, jax.ShapeDtypeStruct]
+
+  def init(self) -> Any:
+    """A fresh state, made in place on the mesh."""
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, self.state)
+    make = functools.partial(_init, self.config, self.task, self.optimizer)
+    with jax.set_mesh(self.mesh):
+      return jax.jit(make, out_shardings=shardings)()
+
+  def put(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+    """The part of a batch that this process has, on its devices."""
+    place = jax.make_array_from_process_local_data
+    return {n: place(self.batch[n].sharding, batch[n]) for n in self.batch}
+
+  def update(self):
+    """The function `update(state, batch)`; see training.step."""
+    c = self.config
+    return step.make_update(
+      self.task.kind,
+      self.optimizer,
+      dtype=c.dtype,
+      accumulate=c.optimizer.accumulate,
+      seed=c.seed,
+    )
+
+  def evaluate(self):
+    """The function `evaluate(model, batch)`; see training.step."""
+    return step.make_evaluate(self.task.kind, dtype=self.config.dtype)
+
+  def rate(self, step: int) -> float:
+    """The learning rate of the update after `step` updates."""
+    schedule = optimizer.schedule(self.config.optimizer, self.config.steps)
+    return float(np.asarray(schedule(step)))
+
+  def parameters(self) -> int:
+    """The number of parameters."""
+    return sum(leaf.size for leaf in jax.tree.leaves(self.state["model"]))
+
+
+def assemble(config: ConfigDict) -> Assembly:
+  """Builds and checks everything that a config names.
+
+  Raises:
+    UserError: if a name is unknown, the mechanism does not fit the host, or sizes do
+      not fit or divide; the message names the value and the rule.
+  """
+  try:
+    _check(config)
+    options = {k: v for k, v in config.data.items() if k not in ("name", "batch")}
+    task = _load(config.data.name, options)
+    mesh = sharding.make_mesh(config.mesh.data, config.mesh.model)
+    _check_batch(config, mesh)
+    chain = optimizer.make(config.optimizer, config.steps)
+    state = _abstract_state(config, task, chain, mesh)
+    assembly = Assembly(config, task, mesh, chain, state, _batch(config, task, mesh))
+    with jax.set_mesh(mesh):
+      # A layer checks sizes when it is called; better now than after the data.
+      jax.eval_shape(assembly.update(), state, assembly.batch)
+  except _USER as error:
+    raise UserError(str(error)) from error
+  return assembly
+
+
+def model(config: ConfigDict, task: Any) -> nnx.Module:
+  """A fresh model in float32, from the config's seed."""
+  host = settings.host_module(config.host)
+  if task.kind != host.KIND:
+    raise ValueError(
+      f"host {config.host!r} takes {host.KIND};"
+      f" data set {task.name!r} holds {task.kind}"
+    )
+  slugs = settings.split(config.mechanism)
+  one = len(set(slugs)) == 1
+  builds = [
+    contract.constructor(
+      slug, _plain(config.attention if one else config.attention[slug]), host.FORMS
+    )
+    for slug in slugs
+  ]
+  if task.kind == "tokens":
+    sizes = {"vocab": task.vocab}
+  else:
+    sizes = {"channels": task.shape[-1], "classes": task.classes}
+  options = _plain(config.model)
+  known = settings.host_defaults(config.host)
+  for name in options:
+    if name not in known:
+      raise ValueError(contract.unknown(f"option of host {config.host}", name, known))
+  return host.Model(builds, **sizes, **options, rngs=nnx.Rngs(config.seed))
+
+
+def _load(name, options):
+  try:
+    return data.load(name, options)
+  except OSError as error:
+    raise UserError(f"data set {name!r}: {error}") from error
+
+
+def _plain(section: ConfigDict) -> dict[str, Any]:
+  """A section as keyword arguments; JSON's lists are tuples again."""
+  return {k: tuple(v) if isinstance(v, list) else v for k, v in section.items()}
+
+
+def _init(config, task, chain):
+  made = model(config, task)
+  return {
+    "step": jnp.zeros((), jnp.int32),
+    "model": made,
+    "optimizer": chain.init(made),
+  }
+
+
+def _abstract_state(config, task, chain, mesh):
+  shapes = jax.eval_shape(functools.partial(_init, config, task, chain))
+  shardings = sharding.parameter_shardings(shapes, mesh)
+  return jax.tree.map(
+    lambda s, place: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place),
+    shapes,
+    shardings,
+  )
+
+
+def _batch(config, task, mesh):
+  example = task.source("train")[0]
+  place = NamedSharding(mesh, P("data"))
+  return {
+    name: jax.ShapeDtypeStruct(
+      (config.data.batch, *np.shape(leaf)), np.asarray(leaf).dtype, sharding=place
+    )
+    for name, leaf in example.items()
+  }
+
+
+def _check(config):
+  for name in ("steps", "log_every", "eval_every", "save_every", "keep"):
+    if config[name] < 1:
+      raise ValueError(f"{name} = {config[name]}; it must be 1 or more")
+  for name, value in (
+    ("data.batch", config.data.batch),
+    ("optimizer.accumulate", config.optimizer.accumulate),
+  ):
+    if value < 1:
+      raise ValueError(f"{name} = {value}; it must be 1 or more")
+  if config.dtype not in ("float32", "bfloat16"):
+    raise ValueError(f"dtype = {config.dtype!r}; it must be float32 or bfloat16")
+
+
+def _check_batch(config, mesh):
+  batch, parts = config.data.batch, config.optimizer.accumulate
+  for name, size in (
+    ("optimizer.accumulate", parts),
+    ("optimizer.accumulate x mesh.data", parts * mesh.shape["data"]),
+    ("the number of processes", jax.process_count()),
+  ):
+    if batch % size:
+      raise ValueError(f"data.batch = {batch} does not divide by {name} = {size}")

@@ -1,0 +1,44 @@
+"""Evaluates a saved run on a split of its data set.
+
+python -m experiments.evaluate --workdir runs/lm --split test
+"""
+
+import argparse
+import json
+import sys
+
+import jax
+
+from experiments import errors
+from experiments.saved import open_run
+from experiments.training import loop
+
+
+def main(argv: list[str] | None = None) -> int:
+  """Prints one line of JSON: workdir, step, split, loss, metric."""
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument("--workdir", required=True, help="the folder of the run")
+  parser.add_argument(
+    "--split", default="test", choices=["train", "validation", "test"]
+  )
+  parser.add_argument(
+    "--checkpoint", default="latest", help="latest, best, or a step; default latest"
+  )
+  parser.add_argument(
+    "--batches", type=int, default=0, help="how many batches; default 0: all"
+  )
+  flags = parser.parse_args(argv)
+  saved = open_run(flags.workdir, flags.checkpoint)
+  saved.assembly.config.eval_batches = flags.batches
+  with jax.set_mesh(saved.assembly.mesh):
+    evaluate = jax.jit(saved.assembly.evaluate())
+  numbers = loop.evaluate(saved.assembly, evaluate, saved.model, flags.split)
+  where = {"workdir": flags.workdir, "step": saved.step, "split": flags.split}
+  print(json.dumps(where | numbers))
+  return 0
+
+
+if __name__ == "__main__":
+  sys.exit(errors.guard(main))

@@ -1,0 +1,70 @@
+"""Text from a language model, through its caches."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.errors import UserError
+from experiments.training import step
+
+
+def sample(
+  model: Any,
+  prompt: np.ndarray,
+  length: int,
+  *,
+  temperature: float = 0.8,
+  seed: int = 0,
+  dtype: str = "float32",
+) -> np.ndarray:
+  """`length` tokens after the prompt; the same seed gives the same tokens.
+
+  Args:
+    model: a language model with `init_cache` and `step`.
+    prompt: (P,) tokens, P >= 1.
+    length: how many tokens to add, 1 or more.
+    temperature: of the softmax that is drawn from; 0 takes the likeliest token.
+    seed: of the draws.
+    dtype: of the computation and the caches.
+
+  Raises:
+    UserError: if the prompt is empty, the length or the temperature is out of range,
+      or a mechanism of the model has no step form.
+  """
+  if prompt.size == 0:
+    raise UserError("the prompt is empty; give at least one character")
+  if length < 1:
+    raise UserError(f"length = {length}; it must be 1 or more")
+  if temperature < 0:
+    raise UserError(f"temperature = {temperature}; it must not be negative")
+  try:
+    draw = functools.partial(_sample, length=length, dtype=dtype)
+    tokens = jax.jit(draw)(
+      model, jnp.asarray(prompt)[None], jnp.float32(temperature), jax.random.key(seed)
+    )
+  except NotImplementedError as error:
+    raise UserError(str(error)) from error
+  return np.asarray(tokens)
+
+
+def _sample(model, prompt, temperature, key, *, length, dtype):
+  model = step.cast(model, dtype)
+  cache = model.init_cache(1, prompt.shape[1] + length, jnp.dtype(dtype))
+  logits, cache = model.step(prompt, cache)
+
+  def pick(logits, key):
+    warm = logits / jnp.where(temperature > 0, temperature, 1.0)
+    drawn = jax.random.categorical(key, warm, axis=-1)
+    return jnp.where(temperature > 0, drawn, logits.argmax(axis=-1)).astype(jnp.int32)
+
+  def one(carry, key):
+    token, cache = carry
+    logits, cache = model.step(token[:, None], cache)
+    return (pick(logits[:, -1], key), cache), token[0]
+
+  first, *rest = jax.random.split(key, length + 1)
+  start = pick(logits[:, -1], first), cache
+  return jax.lax.scan(one, start, jnp.stack(rest))[1]

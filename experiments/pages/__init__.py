@@ -1,0 +1,1 @@
+"""What people read: the report of a run, the comparison of several."""

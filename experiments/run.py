@@ -1,0 +1,191 @@
+r"""Trains, evaluates and saves a model, and ends with a report.
+
+  python -m experiments.run --config configs/lm.py --workdir runs/lm
+  python -m experiments.run --config configs/lm.py:lightning2 --workdir runs/l2 \
+      --config.optimizer.rate=2e-3
+
+The word after the colon is a mechanism of the catalogue; several with commas between
+are the pattern in which the layers repeat. Every value of the config can be overridden.
+The same command goes on after an interruption. SIGTERM saves and ends with status 0.
+"""
+
+import json
+import math
+import os
+import platform
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+from absl import flags
+
+from experiments import errors, generation, settings
+from experiments.assembly import assemble
+from experiments.pages import report
+from experiments.training import loop, metrics, objective
+
+_CONFIG = settings.define_flag()
+_WORKDIR = flags.DEFINE_string("workdir", None, "The folder of the run.")
+_RESUME = flags.DEFINE_enum(
+  "resume", "auto", ["auto", "force"], "force: go on although the config differs."
+)
+_DISTRIBUTED = flags.DEFINE_string(
+  "distributed",
+  "",
+  "Several processes: 'auto' on a pod, or 'ADDRESS:PORT,COUNT,INDEX'.",
+)
+_MAPS = 4  # heads, at most 64 tokens, in the report
+_SHOWN = 24  # predictions in the report
+
+
+def main(argv: list[str]) -> int:
+  """Runs what the flags say; the exit status."""
+  if any(argument in ("--help", "-h", "-help", "--helpfull") for argument in argv):
+    print(__doc__)
+    print(flags.FLAGS.main_module_help())
+    return 0
+  settings.parse(argv)
+  if _CONFIG.value is None:
+    raise errors.UserError("--config is missing; for example --config configs/lm.py")
+  if not _WORKDIR.value:
+    raise errors.UserError("--workdir is missing; for example --workdir runs/lm")
+  _distribute(_DISTRIBUTED.value)
+  run(_CONFIG.value, Path(_WORKDIR.value), force=_RESUME.value == "force")
+  return 0
+
+
+def run(config, workdir: Path, *, force: bool = False) -> str:
+  """Trains to the end of the config's steps; "finished" or "stopped"."""
+  workdir = Path(workdir)
+  assembly = assemble(config)
+  loop.claim(workdir, settings.to_json(config), force=force)
+  say = print if jax.process_index() == 0 else lambda text: None
+  trainer = loop.Trainer(assembly, workdir, say=say)
+  try:
+    outcome = trainer.run()
+    if outcome == "stopped":
+      say(
+        f"stopped by SIGTERM after step {trainer.step} of {config.steps}; saved."
+        " The same command goes on."
+      )
+    else:
+      _finish(trainer, say)
+    return outcome
+  finally:
+    trainer.close()
+
+
+def _finish(trainer, say):
+  """The last evaluation, the summary, the sample and the report."""
+  final = trainer.validation or trainer.evaluate("validation")
+  summary = _summary(trainer, final)
+  if jax.process_index() == 0:
+    path = trainer.workdir / "summary.json"
+    path.write_text(json.dumps(summary, indent=2) + "\n")
+  if jax.process_count() > 1:
+    return  # pictures need the whole model on one host
+  if trainer.task.kind == "tokens":
+    sample, maps = _sample(trainer), _token_maps(trainer)
+    report.write(trainer.workdir, summary=summary, sample=sample, maps=maps)
+    if sample:
+      say(f"\n{sample}\n")
+  else:
+    predictions, maps = _predictions(trainer)
+    report.write(trainer.workdir, summary=summary, predictions=predictions, maps=maps)
+  numbers = "  ".join(f"{name} {value:.4f}" for name, value in final.items())
+  say(f"validation {numbers}\nreport: {trainer.workdir / 'report.html'}")
+
+
+def _summary(trainer, final):
+  config, task = trainer.config, trainer.task
+  lines = metrics.read(trainer.workdir)
+  past = [line for line in lines if line["split"] == "validation"]
+  sign = 1 if task.metric == "accuracy" else -1
+  best = max(past, key=lambda line: sign * line[task.metric], default=None)
+  seconds = trainer.step_seconds()
+  return {
+    "mechanism": config.mechanism,
+    "host": config.host,
+    "data": config.data.name,
+    "metric": task.metric,
+    "steps": trainer.step,
+    **trainer.cost,
+    "step_seconds": None if math.isnan(seconds) else seconds,
+    "train_seconds": trainer.train_seconds,
+    "final": {"validation": final},
+    "best": best or {},
+    "versions": {"python": platform.python_version(), "jax": jax.__version__},
+    "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}, "
+    f"{os.cpu_count()} host cores",
+  }
+
+
+def _token_maps(trainer):
+  """Attention maps of the first tokens of a validation example."""
+  example = trainer.task.source("validation")[0]
+  return _maps(trainer.state["model"].weights, example["tokens"][None, :64])
+
+
+def _sample(trainer) -> str:
+  """A sample after the config's prompt; empty if the tokens are no text."""
+  task, config = trainer.task, trainer.config
+  if task.decode is None:
+    return ""
+  prompt = np.frombuffer((config.sample.prompt or "\n").encode(), np.uint8)
+  try:
+    tokens = generation.sample(
+      trainer.state["model"],
+      prompt.astype(np.int32),
+      config.sample.length,
+      temperature=config.sample.temperature,
+      seed=config.seed,
+      dtype=config.dtype,
+    )
+  except errors.UserError as error:
+    return f"(no sample: {error})"
+  return config.sample.prompt + task.decode(tokens)
+
+
+def _predictions(trainer):
+  """Predictions on validation images, and attention maps of the first one."""
+  source, model = trainer.task.source("validation"), trainer.state["model"]
+  examples = [source[i] for i in range(min(_SHOWN, len(source)))]
+  batch = {n: np.stack([e[n] for e in examples]) for n in examples[0]}
+  predict = jax.jit(lambda model, batch: objective.predict("images", model, batch)[0])
+  classes = np.argmax(predict(model, batch), axis=-1)
+  predictions = [
+    {"image": e["image"], "true": int(e["label"]), "predicted": int(p)}
+    for e, p in zip(examples, classes)
+  ]
+  return predictions, _maps(model.weights, batch["image"][:1])
+
+
+def _maps(weights, inputs):
+  """Name -> (N, T, S) of every block; empty for a mechanism without such weights."""
+  try:
+    found = jax.jit(weights)(inputs)
+  except (AttributeError, NotImplementedError):
+    return {}
+  return {
+    f"block {number}": np.asarray(block[0, :_MAPS])
+    for number, block in enumerate(found)
+  }
+
+
+def _distribute(how: str):
+  if how == "auto":
+    jax.distributed.initialize()
+  elif how:
+    try:
+      address, count, index = how.split(",")
+      where = {"num_processes": int(count), "process_id": int(index)}
+    except ValueError:
+      raise errors.UserError(
+        f"--distributed={how}: it must be auto or ADDRESS:PORT,COUNT,INDEX"
+      ) from None
+    jax.distributed.initialize(address, **where)
+
+
+if __name__ == "__main__":
+  sys.exit(errors.guard(main, sys.argv))

@@ -1,0 +1,53 @@
+"""Text from a saved language model of bytes, through its caches.
+
+python -m experiments.sample --workdir runs/lm --prompt "In the beginning"
+"""
+
+import argparse
+import sys
+
+import numpy as np
+
+from experiments import errors, generation
+from experiments.saved import open_run
+
+
+def main(argv: list[str] | None = None) -> int:
+  """Prints each sample, the prompt before it."""
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument("--workdir", required=True, help="the folder of the run")
+  parser.add_argument("--prompt", default="\n", help="default: an empty line")
+  parser.add_argument("--length", type=int, default=300, help="bytes to add")
+  parser.add_argument(
+    "--temperature", type=float, default=0.8, help="default 0.8; 0: the likeliest byte"
+  )
+  parser.add_argument("--seed", type=int, default=0, help="of the first sample")
+  parser.add_argument("--count", type=int, default=1, help="samples, one seed each")
+  parser.add_argument(
+    "--checkpoint", default="latest", help="latest, best, or a step; default latest"
+  )
+  flags = parser.parse_args(argv)
+  saved = open_run(flags.workdir, flags.checkpoint)
+  task = saved.assembly.task
+  if task.decode is None:
+    raise errors.UserError(f"data set {task.name!r} is no text: nothing to sample")
+  prompt = np.frombuffer(flags.prompt.encode(), np.uint8).astype(np.int32)
+  for seed in range(flags.seed, flags.seed + flags.count):
+    tokens = generation.sample(
+      saved.model,
+      prompt,
+      flags.length,
+      temperature=flags.temperature,
+      seed=seed,
+      dtype=saved.assembly.config.dtype,
+    )
+    if flags.count > 1:
+      print(f"--- seed {seed}")
+    print(flags.prompt + task.decode(tokens))
+  return 0
+
+
+if __name__ == "__main__":
+  sys.exit(errors.guard(main))

@@ -1,0 +1,58 @@
+"""Saved runs, opened again."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from experiments import settings
+from experiments.assembly import Assembly, assemble
+from experiments.data import pipeline
+from experiments.errors import UserError
+from experiments.training.checkpoints import Checkpoints
+
+
+@dataclasses.dataclass(frozen=True)
+class Saved:
+  """A run as one of its checkpoints has it."""
+
+  assembly: Assembly
+  step: int
+  model: Any
+
+
+def open_run(workdir: str, checkpoint: str = "latest") -> Saved:
+  """The model of a run.
+
+  Args:
+    workdir: the folder of the run.
+    checkpoint: "latest", "best", or a step that is kept.
+
+  Raises:
+    UserError: if there is no such run or checkpoint.
+  """
+  config = settings.load(Path(workdir))
+  assembly = assemble(config)
+  checkpoints = Checkpoints(
+    Path(workdir), keep=config.keep, metric=assembly.task.metric
+  )
+  try:
+    kept = checkpoints.steps()
+    if not kept:
+      raise UserError(f"{workdir} has no checkpoint yet")
+    step = _choose(checkpoint, kept, checkpoints)
+    source = assembly.task.source("train")
+    data = pipeline.training(source, seed=config.seed, batch=config.data.batch)
+    state = checkpoints.load(step, assembly.state, data)
+    return Saved(assembly, step, state["model"])
+  finally:
+    checkpoints.close()
+
+
+def _choose(checkpoint, kept, checkpoints):
+  if checkpoint in ("latest", "best"):
+    return kept[-1] if checkpoint == "latest" else checkpoints.best()
+  if not checkpoint.isdigit() or int(checkpoint) not in kept:
+    raise UserError(
+      f"checkpoint {checkpoint!r}: there are latest, best, {', '.join(map(str, kept))}"
+    )
+  return int(checkpoint)

@@ -1,0 +1,167 @@
+"""The config of a run: its sections with their defaults, and its flags.
+
+A config file makes one with `default(...)` and changes what it is about. Every default
+can be overridden as `--config.section.name=value`; none is None, since ml_collections
+would not know its type.
+"""
+
+import importlib
+import inspect
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from attnjax import contract
+from experiments import data
+from experiments.errors import UserError
+
+# What a host's constructor gets from the task, not from the config.
+_FROM_TASK = ("self", "builds", "vocab", "channels", "classes", "rngs")
+
+
+def default(mechanisms: str, *, host: str, dataset: str) -> ConfigDict:
+  """A whole config.
+
+  Args:
+    mechanisms: a slug, or several with commas between: the pattern in which the layers
+      repeat. The Layer's own defaults become `config.attention`; with several slugs
+      there is one section for each, `config.attention.<slug>`.
+    host: a module of attnjax.models.
+    dataset: a data set of experiments.data.
+  """
+  slugs = split(mechanisms)
+  sections = {slug: ConfigDict(contract.defaults(slug)) for slug in slugs}
+  return ConfigDict(
+    {
+      "seed": 0,
+      "steps": 500,
+      "dtype": "float32",  # of the computation; parameters are float32
+      "host": host,
+      "mechanism": mechanisms,
+      "model": host_defaults(host),
+      "attention": sections[slugs[0]] if len(sections) == 1 else sections,
+      "data": {"name": dataset, "batch": 16} | data.defaults(dataset),
+      "optimizer": {
+        "rate": 1e-3,
+        "warmup": 50,
+        "final": 0.1,  # the last rate, as a share of `rate`
+        "weight_decay": 0.1,
+        "b1": 0.9,
+        "b2": 0.95,
+        "clip": 1.0,  # of the gradient's global norm; 0: none
+        "accumulate": 1,
+      },
+      "mesh": {"data": -1, "model": 1},
+      "log_every": 10,
+      "eval_every": 100,
+      "eval_batches": 0,  # 0: the whole split
+      "save_every": 100,
+      "keep": 2,
+      "sample": {"prompt": "", "length": 200, "temperature": 0.8},
+    }
+  )
+
+
+def split(mechanisms: str) -> list[str]:
+  """The slugs of a pattern; each is loaded, so that an unknown one is an error."""
+  slugs = [slug.strip() for slug in mechanisms.split(",")]
+  for slug in slugs:
+    contract.load(slug)
+  return slugs
+
+
+def host_module(host: str):
+  """A module of attnjax.models by name."""
+  try:
+    return importlib.import_module(f"attnjax.models.{host}")
+  except ModuleNotFoundError as error:
+    raise ValueError(
+      f"unknown host {host!r}: no module attnjax.models.{host}"
+    ) from error
+
+
+def host_defaults(host: str) -> dict[str, Any]:
+  """The hyper-parameters of a host with their defaults."""
+  parameters = inspect.signature(host_module(host).Model.__init__).parameters.values()
+  return {p.name: p.default for p in parameters if p.name not in _FROM_TASK}
+
+
+def without_rotation(config: ConfigDict) -> None:
+  """Turns rotary positions off: the vision hosts add their own, in two dimensions."""
+  sections = [config.attention, *config.attention.values()]
+  for section in sections:
+    if isinstance(section, ConfigDict) and "rope_theta" in section:
+      section.rope_theta = 0.0
+
+
+def define_flag():
+  """The flag --config of a program, with its overrides."""
+  return config_flags.DEFINE_config_file(
+    "config", None, "A config file, `path.py` or `path.py:argument`.", lock_config=True
+  )
+
+
+def parse(argv: list[str]) -> list[str]:
+  """Reads absl flags; what cannot be read is a UserError of one line."""
+  try:
+    rest = flags.FLAGS(argv)
+  except AttributeError:
+    raise UserError(_unknown_option(argv)) from None
+  except (flags.Error, ValueError, OSError, TypeError) as error:
+    raise UserError(str(error)) from None
+  if len(rest) > 1:
+    raise UserError(f"argument {rest[1]!r} is no flag")
+  return rest
+
+
+def _unknown_option(argv: Iterable[str]) -> str:
+  """The message for an override of what the config does not have."""
+  config = flags.FLAGS["config"].value
+  for argument in argv:
+    name = argument.lstrip("-").partition("=")[0]
+    if not name.startswith("config."):
+      continue
+    section, *path = config, *name.split(".")[1:]
+    for place, part in enumerate(path):
+      if not isinstance(section, ConfigDict) or part not in section:
+        where = ".".join(["config", *path[:place]])
+        known = section.keys() if isinstance(section, ConfigDict) else []
+        return contract.unknown(f"option of {where}", part, known)
+      section = section[part]
+  return f"unknown option among {' '.join(argv)}"
+
+
+def to_json(config: ConfigDict) -> dict[str, Any]:
+  """The config as nested dicts that survive JSON unchanged."""
+  return json.loads(config.to_json())
+
+
+def difference(old: dict, new: dict, prefix: str = "") -> list[str]:
+  """`name: old -> new` for all values that differ between two nested dicts."""
+  found = []
+  for key in sorted(old.keys() | new.keys()):
+    a, b = old.get(key, "(none)"), new.get(key, "(none)")
+    if isinstance(a, dict) and isinstance(b, dict):
+      found += difference(a, b, f"{prefix}{key}.")
+    elif a != b:
+      found.append(f"{prefix}{key}: {a} -> {b}")
+  return found
+
+
+def load(workdir: Path) -> ConfigDict:
+  """The config of a saved run.
+
+  Raises:
+    UserError: if the folder holds no run.
+  """
+  path = Path(workdir) / "config.json"
+  try:
+    return ConfigDict(json.loads(path.read_text()))
+  except FileNotFoundError:
+    raise UserError(f"{workdir} holds no run: it has no config.json") from None
+  except json.JSONDecodeError as error:
+    raise UserError(f"{path} cannot be read: {error}") from None

@@ -1,0 +1,262 @@
+"""The training loop: steps, evaluations, saves, and how it ends."""
+
+import contextlib
+import json
+import math
+import signal
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments import settings
+from experiments.assembly import Assembly
+from experiments.data import pipeline
+from experiments.errors import UserError
+from experiments.training import cost, objective
+from experiments.training.checkpoints import Checkpoints
+from experiments.training.metrics import Log
+from experiments.training.progress import Progress
+
+
+class Trainer:
+  """Trains what an Assembly describes in a workdir, from where it stopped.
+
+  Two functions are compiled, once, before the first step; other shapes than those of
+  the first batch are an error, not a second compilation.
+  """
+
+  def __init__(
+    self, assembly: Assembly, workdir: Path, say: Callable[[str], None] = print
+  ):
+    self.assembly, self.workdir, self.say = assembly, Path(workdir), say
+    self.config, self.task = assembly.config, assembly.task
+    self.metric = self.task.metric
+    self.checkpoints = Checkpoints(
+      self.workdir, keep=self.config.keep, metric=self.metric, say=say
+    )
+    self.data = pipeline.training(
+      self.task.source("train"),
+      seed=self.config.seed,
+      batch=self.config.data.batch,
+      process_index=jax.process_index(),
+      process_count=jax.process_count(),
+    )
+    self.step, state = self.checkpoints.restore(assembly.state, self.data)
+    self.state = assembly.init() if state is None else state
+    if self.step:
+      say(f"going on from the checkpoint of step {self.step}")
+    self.validation: dict[str, float] | None = None
+    self._pending: tuple[int, dict, dict] | None = None
+    self.train_seconds = 0.0
+    self._compile()
+
+  def _compile(self):
+    start = time.monotonic()
+    a = self.assembly
+    with jax.set_mesh(a.mesh):
+      traced = jax.jit(a.update(), donate_argnums=0).trace(a.state, a.batch)
+      self._update = traced.lower().compile()
+      evaluate = jax.jit(a.evaluate())
+      self._evaluate = evaluate.lower(a.state["model"], a.batch).compile()
+    flops = cost.flops(traced.jaxpr.jaxpr)
+    self.cost = {"flops_per_step": flops, **cost.memory(self._update)}
+    self.cost["parameters"] = a.parameters()
+    self.say(
+      f"{self.cost['parameters']:,} parameters, {flops / 1e9:.2f} GFLOPs a step,"
+      f" compiled in {time.monotonic() - start:.1f} s"
+    )
+
+  def run(self) -> str:
+    """Trains to the last step, or to a SIGTERM; "finished" or "stopped".
+
+    Raises:
+      UserError: if the loss or the gradient is not finite, or a save fails.
+    """
+    unit = "tokens" if self.task.kind == "tokens" else "examples"
+    config, self._times, begin = self.config, [], time.monotonic()
+    with contextlib.ExitStack() as stack:
+      stop = stack.enter_context(_Sigterm())
+      self.progress = stack.enter_context(Progress(config.steps, self.step, unit))
+      self.log = stack.enter_context(self._open_log())
+      self._pending = None
+      self._mark = self.step, time.monotonic()
+      while self.step < config.steps:
+        self._one()
+        if self._due(config.eval_every):
+          self._validate()
+        if self._due(config.save_every) or stop.requested:
+          self._save()
+        if stop.requested and self.step < config.steps:
+          return "stopped"
+    self.train_seconds = time.monotonic() - begin
+    return "finished"
+
+  def _open_log(self) -> Any:
+    if jax.process_index():
+      return contextlib.nullcontext(_Silent())
+    return Log(self.workdir, self.step, say=self.progress.say)
+
+  def evaluate(self, split: str) -> dict[str, float]:
+    """The mean loss and metric on a split, as many batches as the config says."""
+    return evaluate(self.assembly, self._evaluate, self.state["model"], split)
+
+  def step_seconds(self) -> float:
+    """The median time of a step, evaluations aside; NaN before the second log line."""
+    return statistics.median(self._times) if self._times else math.nan
+
+  def close(self):
+    """Ends the threads of data and checkpoints."""
+    self.checkpoints.close()
+    with contextlib.suppress(AttributeError):
+      self.data.close()
+
+  def _due(self, every: int) -> bool:
+    return self.step % every == 0 or self.step == self.config.steps
+
+  def _one(self):
+    batch = next(self.data)
+    with jax.set_mesh(self.assembly.mesh):
+      self.state, totals = self._update(self.state, self.assembly.put(batch))
+    # The step before is looked at while this one runs.
+    before, self._pending = self._pending, (self.step + 1, totals, batch)
+    self.step += 1
+    if before is not None:
+      self._check(*before)
+    if self._due(self.config.log_every):
+      self._report(totals)
+
+  def _check(self, step: int, totals: dict, batch: dict):
+    """Stops the run at the first number that is not finite, and keeps its batch."""
+    values = {name: float(totals[name]) for name in ("loss", "gradient_norm")}
+    bad = [name for name, value in values.items() if not math.isfinite(value)]
+    if not bad:
+      return
+    path = self.workdir / f"bad_batch_{step}.npz"
+    np.savez(path, **batch)
+    kept = self.checkpoints.steps()
+    last = (
+      f"the last good checkpoint is that of step {kept[-1]}"
+      if kept
+      else ("there is no checkpoint yet")
+    )
+    raise UserError(
+      f"step {step}: {bad[0].replace('_', ' ')} is {values[bad[0]]}; {last};"
+      f" the batch is in {path}"
+    )
+
+  def _settle(self):
+    """Waits for the last step and checks it."""
+    if self._pending is not None:
+      self._check(*self._pending)
+      self._pending = None
+
+  def _report(self, totals: dict):
+    self._settle()
+    (step, then), now = self._mark, time.monotonic()
+    seconds = (now - then) / (self.step - step)
+    self._times.append(seconds)
+    examples = self.config.data.batch
+    unit = self.task.shape[0] * examples if self.task.kind == "tokens" else examples
+    speed = {f"{self.progress.unit}_per_second": unit / seconds}
+    numbers = objective.summarize(self.metric, totals)
+    self.log.write(
+      self.step,
+      "train",
+      **numbers,
+      gradient_norm=float(totals["gradient_norm"]),
+      rate=float(self.assembly.rate(self.step - 1)),
+      **speed,
+    )
+    self.progress.update(self.step, **numbers, **speed)
+    self._mark = self.step, time.monotonic()
+
+  def _validate(self):
+    self._settle()
+    self.validation = self.evaluate("validation")
+    self.log.write(self.step, "validation", **self.validation)
+    words = "  ".join(f"{n} {v:.4f}" for n, v in self.validation.items())
+    self.progress.say(f"step {self.step}: validation {words}")
+    self._mark = self.step, time.monotonic()
+
+  def _save(self):
+    self._settle()
+    evaluated = self._due(self.config.eval_every)
+    self.checkpoints.save(
+      self.step,
+      self.state,
+      self.data,
+      settings.to_json(self.config),
+      self.validation if evaluated else None,
+    )
+    self._mark = self.step, time.monotonic()
+
+
+def evaluate(assembly: Assembly, compiled, model: Any, split: str) -> dict[str, float]:
+  """The mean loss and metric of a model on a split."""
+  totals: dict[str, float] = {}
+  batches = pipeline.evaluation(
+    assembly.task.source(split),
+    batch=assembly.config.data.batch,
+    process_index=jax.process_index(),
+    process_count=jax.process_count(),
+    limit=assembly.config.eval_batches,
+  )
+  with jax.set_mesh(assembly.mesh):
+    for batch in batches:
+      found = compiled(model, assembly.put(batch))
+      totals = {n: totals.get(n, 0.0) + float(v) for n, v in found.items()}
+  return objective.summarize(assembly.task.metric, totals)
+
+
+def claim(workdir: Path, config: dict, *, force: bool) -> None:
+  """Makes a workdir this config's own.
+
+  Raises:
+    UserError: if it holds another config, unless `force`; the message has the
+      differences.
+  """
+  path = Path(workdir) / "config.json"
+  if path.exists():
+    held = settings.to_json(settings.load(workdir))
+    changes = settings.difference(held, config)
+    if changes and not force:
+      raise UserError(
+        f"{workdir} holds a run of another config ({'; '.join(changes)});"
+        " --resume=force goes on with the new one, or choose another --workdir"
+      )
+  if jax.process_index() == 0:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".new")
+    temporary.write_text(json.dumps(config, indent=2) + "\n")
+    temporary.replace(path)
+
+
+class _Sigterm:
+  """While it is entered, SIGTERM asks for an orderly stop after the step."""
+
+  def __enter__(self):
+    self.requested = False
+    try:
+      self._before = signal.signal(signal.SIGTERM, self._ask)
+    except ValueError:  # not the main thread: signals are not ours
+      self._before = None
+    return self
+
+  def __exit__(self, *error):
+    if self._before is not None:
+      signal.signal(signal.SIGTERM, self._before)
+
+  def _ask(self, *_):
+    self.requested = True
+
+
+class _Silent:
+  """The log of the processes that are not the first."""
+
+  def write(self, *_, **__):
+    """Writes nothing."""

@@ -1,0 +1,190 @@
+"""Every implementation of every system against its reference, and its layers."""
+
+import inspect
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl.testing import absltest, parameterized
+from flax import nnx
+
+from attnjax import contract
+from tests import listing
+
+
+def _problems(module):
+  for case in module.CASES:
+    for impl in module.IMPLEMENTATIONS[1:]:  # [0] is the reference
+      yield f"{case.name}_{impl}", case, impl
+
+
+def _forms(module):
+  return [(form, form) for form in module.FORMS]
+
+
+def _sequences(module):
+  return [(form, form) for form in module.FORMS if form != "image"]
+
+
+def _causal(module):
+  return [(form, form) for form in module.FORMS if form == "causal"]
+
+
+def finite_loss(out):
+  """A sum over all outputs in which -inf, the lse of an empty row, does not count."""
+  leaves = jax.tree.leaves(out)
+  return sum(jnp.sum(jnp.sin(jnp.where(jnp.isfinite(y), y, 0))) for y in leaves)
+
+
+class FunctionTest(parameterized.TestCase):
+  @parameterized.named_parameters(*listing.each(_problems))
+  def test_value_and_gradients(self, module, error, case=None, impl=None):
+    listing.check(error)
+    arrays, options = case.arrays(), case.arguments()
+
+    def run(function, **how):
+      def loss(arrays):
+        out = function(**arrays, **options, **how)
+        return finite_loss(out), out
+
+      (_, out), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(arrays)
+      return {"out": out, "grads": grads}
+
+    want, got = run(module.reference), run(module.attend, impl=impl)
+    self.assertEqual(jax.tree.map(jax.typeof, got), jax.tree.map(jax.typeof, want))
+    jax.tree.map(_close, got, want)
+
+  @parameterized.named_parameters(*listing.each())
+  def test_bfloat16_is_the_float32_answer_rounded(self, module, error):
+    listing.check(error)
+    case = module.CASES[0]
+    rough = case.arrays("bfloat16")
+    exact = jax.tree.map(lambda x: x.astype("float32"), rough)
+    options = case.arguments()
+    for impl in module.IMPLEMENTATIONS[1:]:
+      got = jax.jit(lambda a, i=impl: module.attend(**a, **options, impl=i))(rough)
+      want = jax.jit(lambda a: module.reference(**a, **options))(exact)
+      for g, w in zip(jax.tree.leaves(got), jax.tree.leaves(want)):
+        np.testing.assert_allclose(
+          g.astype("float32"), w, rtol=3e-2, atol=3e-2 * float(jnp.abs(w).max())
+        )
+
+  @parameterized.named_parameters(*listing.each())
+  def test_vmap_is_a_loop(self, module, error):
+    listing.check(error)
+    case = module.CASES[0]
+    options, two = case.arguments(), [case.arrays(seed=s) for s in (0, 1)]
+    stacked = jax.tree.map(lambda *x: jnp.stack(x), *two)
+    for impl in module.IMPLEMENTATIONS:
+
+      def run(arrays, impl=impl):
+        return module.attend(**arrays, **options, impl=impl)
+
+      got, single = jax.jit(jax.vmap(run))(stacked), jax.jit(run)
+      want = [single(arrays) for arrays in two]
+      jax.tree.map(_close, got, jax.tree.map(lambda *x: jnp.stack(x), *want))
+
+  @parameterized.named_parameters(*listing.each())
+  def test_two_runs_are_bit_equal(self, module, error):
+    listing.check(error)
+    case = module.CASES[0]
+    arrays, options = case.arrays(), case.arguments()
+    run = jax.jit(
+      jax.value_and_grad(lambda a: finite_loss(module.attend(**a, **options)))
+    )
+    jax.tree.map(np.testing.assert_array_equal, run(arrays), run(arrays))
+
+  @parameterized.named_parameters(*listing.each())
+  def test_unknown_implementation_is_named(self, module, error):
+    listing.check(error)
+    case = module.CASES[0]
+    with self.assertRaisesRegex(ValueError, "'cuda'.*reference"):
+      module.attend(**case.arrays(), **case.arguments(), impl="cuda")
+
+
+class LayerTest(parameterized.TestCase):
+  @parameterized.named_parameters(*listing.each(_forms))
+  def test_composes_with_jax(self, module, error, form=None):
+    listing.check(error)
+    dim = module.LAYER["dim"]
+    layer = module.Layer(**module.LAYER, form=form, rngs=nnx.Rngs(0))
+    shape = (2, 9, 10, dim) if form == "image" else (2, 21, dim)
+    x = jax.random.normal(jax.random.key(1), shape)
+    y = jax.jit(lambda layer, x: layer(x))(layer, x)
+    self.assertEqual(y.shape, x.shape)
+
+    def loss(layer, x):
+      return jnp.sum(jnp.sin(layer(x)))
+
+    remat = jax.checkpoint(loss)
+    grads = jax.jit(jax.grad(loss))(layer, x)
+    jax.tree.map(_close, jax.jit(jax.grad(remat))(layer, x), grads)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(grads):
+      name = jax.tree_util.keystr(path)
+      self.assertTrue(jnp.isfinite(leaf).all(), name)
+      self.assertTrue((leaf != 0).any(), name)
+
+  @parameterized.named_parameters(*listing.each(_forms))
+  def test_holds_only_float_parameters(self, module, error, form=None):
+    listing.check(error)
+    layer = module.Layer(**module.LAYER, form=form, rngs=nnx.Rngs(0))
+    for path, leaf in jax.tree_util.tree_leaves_with_path(layer):
+      self.assertEqual(leaf.dtype, jnp.float32, jax.tree_util.keystr(path))
+
+  @parameterized.named_parameters(*listing.each(_causal))
+  def test_causal_form_sees_no_future(self, module, error, form=None):
+    listing.check(error)
+    layer = module.Layer(**module.LAYER, form=form, rngs=nnx.Rngs(0))
+    x = jax.random.normal(jax.random.key(1), (1, 21, module.LAYER["dim"]))
+    run = jax.jit(lambda x: layer(x))
+    before, after = run(x), run(x.at[:, 13:].add(1.0))
+    _close(after[:, :13], before[:, :13])
+    self.assertGreater(jnp.abs(after[:, 13:] - before[:, 13:]).max(), 1e-3)
+
+  @parameterized.named_parameters(*listing.each(_sequences))
+  def test_packed_documents_are_as_if_alone(self, module, error, form=None):
+    listing.check(error)
+    layer = module.Layer(**module.LAYER, form=form, rngs=nnx.Rngs(0))
+    run = jax.jit(lambda x, **context: layer(x, **context))
+    x = jax.random.normal(jax.random.key(1), (1, 24, module.LAYER["dim"]))
+    ids = jnp.repeat(jnp.array([[4, 7, 2]]), jnp.array([9, 1, 14]), axis=1)
+    try:
+      got = run(x, segment_ids=ids)
+    except NotImplementedError:
+      return  # refused, not ignored
+    alone = [run(x[:, a:b]) for a, b in ((0, 9), (9, 10), (10, 24))]
+    _close(got, jnp.concatenate(alone, axis=1))
+
+  @parameterized.named_parameters(*listing.each(_sequences))
+  def test_padding_on_either_side_changes_nothing(self, module, error, form=None):
+    listing.check(error)
+    layer = module.Layer(**module.LAYER, form=form, rngs=nnx.Rngs(0))
+    run = jax.jit(lambda x, **context: layer(x, **context))
+    x = jax.random.normal(jax.random.key(1), (1, 24, module.LAYER["dim"]))
+    for start, stop in ((5, 24), (0, 17)):
+      real = (jnp.arange(24) >= start) & (jnp.arange(24) < stop)
+      try:
+        got = run(x, padding=real[None])
+      except NotImplementedError:
+        return  # refused, not ignored
+      _close(got[:, start:stop], run(x[:, start:stop]))
+      self.assertTrue(jnp.isfinite(got).all())
+
+  @parameterized.named_parameters(*listing.each())
+  def test_every_hyper_parameter_has_a_default(self, module, error):
+    listing.check(error)
+    slug = module.__name__.rpartition(".")[2]
+    options = contract.defaults(slug)
+    self.assertEqual(set(module.LAYER) - {"dim", "layers"} - set(options), set())
+    parameters = inspect.signature(module.Layer.__init__).parameters.values()
+    kinds = {p.name: p.kind for p in parameters}
+    for name in options:
+      self.assertEqual(kinds[name], inspect.Parameter.KEYWORD_ONLY, name)
+
+
+def _close(got, want):
+  np.testing.assert_allclose(got, want, rtol=1e-4, atol=2e-5)
+
+
+if __name__ == "__main__":
+  absltest.main()
