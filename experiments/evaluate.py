@@ -11,7 +11,7 @@ import jax
 
 from experiments import errors
 from experiments.saved import open_run
-from experiments.training import loop
+from experiments.training import evaluation
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
   saved.assembly.config.eval_batches = flags.batches
   with jax.set_mesh(saved.assembly.mesh):
     evaluate = jax.jit(saved.assembly.evaluate())
-  numbers = loop.evaluate(saved.assembly, evaluate, saved.model, flags.split)
+  numbers = evaluation.evaluate(saved.assembly, evaluate, saved.model, flags.split)
   where = {"workdir": flags.workdir, "step": saved.step, "split": flags.split}
   print(json.dumps(where | numbers))
   return 0

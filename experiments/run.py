@@ -7,6 +7,12 @@ r"""Trains, evaluates and saves a model, and ends with a report.
 The word after the colon is a mechanism of the catalogue; several with commas between
 are the pattern in which the layers repeat. Every value of the config can be overridden.
 The same command goes on after an interruption. SIGTERM saves and ends with status 0.
+
+  --config FILE[:MECHANISM]   the config; --config.NAME=VALUE overrides a value
+  --workdir DIR               checkpoints, metrics.jsonl, report.html, summary.json
+  --resume=force              go on although the workdir holds another config
+  --distributed=HOW           several processes: auto on a pod, or
+                              ADDRESS:PORT,COUNT,INDEX
 """
 
 import json
@@ -24,42 +30,41 @@ from experiments import errors, generation, settings
 from experiments.assembly import assemble
 from experiments.pages import report
 from experiments.training import loop, metrics, objective
+from experiments.workdir import claim
 
-_CONFIG = settings.define_flag()
-_WORKDIR = flags.DEFINE_string("workdir", None, "The folder of the run.")
-_RESUME = flags.DEFINE_enum(
-  "resume", "auto", ["auto", "force"], "force: go on although the config differs."
-)
-_DISTRIBUTED = flags.DEFINE_string(
-  "distributed",
-  "",
-  "Several processes: 'auto' on a pod, or 'ADDRESS:PORT,COUNT,INDEX'.",
-)
 _MAPS = 4  # heads, at most 64 tokens, in the report
 _SHOWN = 24  # predictions in the report
 
 
-def main(argv: list[str]) -> int:
-  """Runs what the flags say; the exit status."""
-  if any(argument in ("--help", "-h", "-help", "--helpfull") for argument in argv):
+def main() -> int:
+  """Runs what the command line says; the exit status."""
+  if {"--help", "-help", "-h"} & set(sys.argv):
     print(__doc__)
-    print(flags.FLAGS.main_module_help())
     return 0
-  settings.parse(argv)
-  if _CONFIG.value is None:
-    raise errors.UserError("--config is missing; for example --config configs/lm.py")
-  if not _WORKDIR.value:
+  values = settings.parse(_define)
+  config = settings.read_config(values)
+  if not values.workdir:
     raise errors.UserError("--workdir is missing; for example --workdir runs/lm")
-  _distribute(_DISTRIBUTED.value)
-  run(_CONFIG.value, Path(_WORKDIR.value), force=_RESUME.value == "force")
+  _distribute(values.distributed)
+  run(config, Path(values.workdir), force=values.resume == "force")
   return 0
+
+
+def _define(values: flags.FlagValues):
+  def string(name, what):
+    flags.DEFINE_string(name, "", what, flag_values=values)
+
+  string("workdir", "The folder of the run.")
+  string("distributed", "'auto' on a pod, or 'ADDRESS:PORT,COUNT,INDEX'.")
+  how = ["auto", "force"]
+  flags.DEFINE_enum("resume", "auto", how, "Go on or not.", flag_values=values)
 
 
 def run(config, workdir: Path, *, force: bool = False) -> str:
   """Trains to the end of the config's steps; "finished" or "stopped"."""
   workdir = Path(workdir)
   assembly = assemble(config)
-  loop.claim(workdir, settings.to_json(config), force=force)
+  claim(workdir, settings.to_json(config), force=force)
   say = print if jax.process_index() == 0 else lambda text: None
   trainer = loop.Trainer(assembly, workdir, say=say)
   try:
@@ -188,4 +193,4 @@ def _distribute(how: str):
 
 
 if __name__ == "__main__":
-  sys.exit(errors.guard(main, sys.argv))
+  sys.exit(errors.guard(main))

@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from experiments import settings
+from experiments import workdir as workdirs
 from experiments.assembly import Assembly, assemble
 from experiments.data import pipeline
 from experiments.errors import UserError
@@ -30,7 +30,7 @@ def open_run(workdir: str, checkpoint: str = "latest") -> Saved:
   Raises:
     UserError: if there is no such run or checkpoint.
   """
-  config = settings.load(Path(workdir))
+  config = workdirs.load(Path(workdir))
   assembly = assemble(config)
   checkpoints = Checkpoints(
     Path(workdir), keep=config.keep, metric=assembly.task.metric

@@ -5,11 +5,12 @@ can be overridden as `--config.section.name=value`; none is None, since ml_colle
 would not know its type.
 """
 
+import copy
 import importlib
 import inspect
 import json
-from collections.abc import Iterable
-from pathlib import Path
+import sys
+from collections.abc import Callable
 from typing import Any
 
 from absl import flags
@@ -98,29 +99,60 @@ def without_rotation(config: ConfigDict) -> None:
       section.rope_theta = 0.0
 
 
-def define_flag():
-  """The flag --config of a program, with its overrides."""
-  return config_flags.DEFINE_config_file(
-    "config", None, "A config file, `path.py` or `path.py:argument`.", lock_config=True
+def parse(define: Callable[[flags.FlagValues], None]) -> flags.FlagValues:
+  """The flags of the command line, with `--config` and its overrides.
+
+  Args:
+    define: adds the program's other flags.
+
+  Raises:
+    UserError: if the command line cannot be read; the message is one line.
+  """
+  values = flags.FlagValues()
+  what = "A config file, `path.py` or `path.py:argument`."
+  config_flags.DEFINE_config_file(
+    "config", None, what, flag_values=values, lock_config=True
   )
-
-
-def parse(argv: list[str]) -> list[str]:
-  """Reads absl flags; what cannot be read is a UserError of one line."""
+  define(values)
+  # config_flags reads the overrides from sys.argv, so nothing else can be parsed.
   try:
-    rest = flags.FLAGS(argv)
-  except AttributeError:
-    raise UserError(_unknown_option(argv)) from None
-  except (flags.Error, ValueError, OSError, TypeError) as error:
+    rest = values(sys.argv)
+  except (AttributeError, KeyError):
+    flag: Any = values["config"]
+    config = flag.parser.parse(_named(sys.argv))
+    raise UserError(_unknown_option(sys.argv, config)) from None
+  except (flags.Error, ValueError, TypeError) as error:
     raise UserError(str(error)) from None
   if len(rest) > 1:
     raise UserError(f"argument {rest[1]!r} is no flag")
-  return rest
+  return values
 
 
-def _unknown_option(argv: Iterable[str]) -> str:
+def read_config(values: flags.FlagValues) -> ConfigDict:
+  """The value of --config.
+
+  Raises:
+    UserError: if the flag is missing or its file is not there.
+  """
+  if values["config"].value is None:
+    raise UserError("--config is missing; for example --config configs/lm.py")
+  try:
+    return copy.deepcopy(values["config"].value)
+  except OSError:
+    raise UserError(f"config file {_named(sys.argv)} is not there") from None
+
+
+def _named(argv: list[str]) -> str:
+  """What follows --config."""
+  for place, argument in enumerate(argv):
+    name, equal, value = argument.lstrip("-").partition("=")
+    if name == "config":
+      return value if equal else argv[place + 1]
+  return ""
+
+
+def _unknown_option(argv: list[str], config: ConfigDict) -> str:
   """The message for an override of what the config does not have."""
-  config = flags.FLAGS["config"].value
   for argument in argv:
     name = argument.lstrip("-").partition("=")[0]
     if not name.startswith("config."):
@@ -138,30 +170,3 @@ def _unknown_option(argv: Iterable[str]) -> str:
 def to_json(config: ConfigDict) -> dict[str, Any]:
   """The config as nested dicts that survive JSON unchanged."""
   return json.loads(config.to_json())
-
-
-def difference(old: dict, new: dict, prefix: str = "") -> list[str]:
-  """`name: old -> new` for all values that differ between two nested dicts."""
-  found = []
-  for key in sorted(old.keys() | new.keys()):
-    a, b = old.get(key, "(none)"), new.get(key, "(none)")
-    if isinstance(a, dict) and isinstance(b, dict):
-      found += difference(a, b, f"{prefix}{key}.")
-    elif a != b:
-      found.append(f"{prefix}{key}: {a} -> {b}")
-  return found
-
-
-def load(workdir: Path) -> ConfigDict:
-  """The config of a saved run.
-
-  Raises:
-    UserError: if the folder holds no run.
-  """
-  path = Path(workdir) / "config.json"
-  try:
-    return ConfigDict(json.loads(path.read_text()))
-  except FileNotFoundError:
-    raise UserError(f"{workdir} holds no run: it has no config.json") from None
-  except json.JSONDecodeError as error:
-    raise UserError(f"{path} cannot be read: {error}") from None

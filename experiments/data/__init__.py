@@ -19,6 +19,7 @@ from types import ModuleType
 from typing import Any
 
 from attnjax import contract
+from experiments.data import sets
 from experiments.data.task import SPLITS, Task
 
 __all__ = ["SPLITS", "Task", "defaults", "load", "names"]
@@ -26,8 +27,7 @@ __all__ = ["SPLITS", "Task", "defaults", "load", "names"]
 
 def names() -> list[str]:
   """The data sets; "tfds" stands for all "tfds:<name>[/<config>]"."""
-  package = importlib.import_module("experiments.data.sets")
-  return sorted(module.name for module in pkgutil.iter_modules(package.__path__))
+  return sorted(module.name for module in pkgutil.iter_modules(sets.__path__))
 
 
 def defaults(name: str) -> dict[str, Any]:

@@ -1,9 +1,7 @@
 """The training loop: steps, evaluations, saves, and how it ends."""
 
 import contextlib
-import json
 import math
-import signal
 import statistics
 import time
 from collections.abc import Callable
@@ -17,10 +15,11 @@ from experiments import settings
 from experiments.assembly import Assembly
 from experiments.data import pipeline
 from experiments.errors import UserError
-from experiments.training import cost, objective
+from experiments.training import cost, evaluation, objective
 from experiments.training.checkpoints import Checkpoints
 from experiments.training.metrics import Log
 from experiments.training.progress import Progress
+from experiments.training.stopping import Sigterm
 
 
 class Trainer:
@@ -59,7 +58,9 @@ class Trainer:
     start = time.monotonic()
     a = self.assembly
     with jax.set_mesh(a.mesh):
-      traced = jax.jit(a.update(), donate_argnums=0).trace(a.state, a.batch)
+      places = jax.tree.map(lambda leaf: leaf.sharding, a.state)
+      update = jax.jit(a.update(), donate_argnums=0, out_shardings=(places, None))
+      traced = update.trace(a.state, a.batch)
       self._update = traced.lower().compile()
       evaluate = jax.jit(a.evaluate())
       self._evaluate = evaluate.lower(a.state["model"], a.batch).compile()
@@ -80,7 +81,7 @@ class Trainer:
     unit = "tokens" if self.task.kind == "tokens" else "examples"
     config, self._times, begin = self.config, [], time.monotonic()
     with contextlib.ExitStack() as stack:
-      stop = stack.enter_context(_Sigterm())
+      stop = stack.enter_context(Sigterm())
       self.progress = stack.enter_context(Progress(config.steps, self.step, unit))
       self.log = stack.enter_context(self._open_log())
       self._pending = None
@@ -103,7 +104,9 @@ class Trainer:
 
   def evaluate(self, split: str) -> dict[str, float]:
     """The mean loss and metric on a split, as many batches as the config says."""
-    return evaluate(self.assembly, self._evaluate, self.state["model"], split)
+    return evaluation.evaluate(
+      self.assembly, self._evaluate, self.state["model"], split
+    )
 
   def step_seconds(self) -> float:
     """The median time of a step, evaluations aside; NaN before the second log line."""
@@ -194,65 +197,6 @@ class Trainer:
       self.validation if evaluated else None,
     )
     self._mark = self.step, time.monotonic()
-
-
-def evaluate(assembly: Assembly, compiled, model: Any, split: str) -> dict[str, float]:
-  """The mean loss and metric of a model on a split."""
-  totals: dict[str, float] = {}
-  batches = pipeline.evaluation(
-    assembly.task.source(split),
-    batch=assembly.config.data.batch,
-    process_index=jax.process_index(),
-    process_count=jax.process_count(),
-    limit=assembly.config.eval_batches,
-  )
-  with jax.set_mesh(assembly.mesh):
-    for batch in batches:
-      found = compiled(model, assembly.put(batch))
-      totals = {n: totals.get(n, 0.0) + float(v) for n, v in found.items()}
-  return objective.summarize(assembly.task.metric, totals)
-
-
-def claim(workdir: Path, config: dict, *, force: bool) -> None:
-  """Makes a workdir this config's own.
-
-  Raises:
-    UserError: if it holds another config, unless `force`; the message has the
-      differences.
-  """
-  path = Path(workdir) / "config.json"
-  if path.exists():
-    held = settings.to_json(settings.load(workdir))
-    changes = settings.difference(held, config)
-    if changes and not force:
-      raise UserError(
-        f"{workdir} holds a run of another config ({'; '.join(changes)});"
-        " --resume=force goes on with the new one, or choose another --workdir"
-      )
-  if jax.process_index() == 0:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".new")
-    temporary.write_text(json.dumps(config, indent=2) + "\n")
-    temporary.replace(path)
-
-
-class _Sigterm:
-  """While it is entered, SIGTERM asks for an orderly stop after the step."""
-
-  def __enter__(self):
-    self.requested = False
-    try:
-      self._before = signal.signal(signal.SIGTERM, self._ask)
-    except ValueError:  # not the main thread: signals are not ours
-      self._before = None
-    return self
-
-  def __exit__(self, *error):
-    if self._before is not None:
-      signal.signal(signal.SIGTERM, self._before)
-
-  def _ask(self, *_):
-    self.requested = True
 
 
 class _Silent:

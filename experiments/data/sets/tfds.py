@@ -1,8 +1,9 @@
 """Any data set of TensorFlow Datasets by its name: "tfds:<name>[/<config>]".
 
 For those who have it prepared, or a network. Sets with a text become byte corpora,
-sets with an image and a class become image tasks. Only files that can be read without
-TensorFlow are: array_record (in which it is prepared here) and parquet.
+which are kept in memory; sets with an image and a class become image tasks. Only files
+that can be read without TensorFlow are: array_record (in which it is prepared here)
+and parquet.
 """
 
 import difflib
@@ -12,7 +13,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -68,8 +69,8 @@ def task(
 def _is_text(feature: Any) -> bool:
   if not isinstance(feature, tfds.features.Tensor):
     return isinstance(feature, tfds.features.Text)
-  string = np.dtype(feature.np_dtype).kind in "OSU"
-  shape, octets = feature.shape, feature.np_dtype == np.uint8
+  shape, dtype = feature.shape, cast(Any, feature.np_dtype)
+  string, octets = np.dtype(dtype).kind in "OSU", dtype == np.uint8
   return (string and shape == ()) or (octets and shape == (None,))
 
 

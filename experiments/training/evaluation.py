@@ -1,0 +1,26 @@
+"""Means over a split."""
+
+from typing import Any
+
+import jax
+
+from experiments.assembly import Assembly
+from experiments.data import pipeline
+from experiments.training import objective
+
+
+def evaluate(assembly: Assembly, compiled, model: Any, split: str) -> dict[str, float]:
+  """The mean loss and metric of a model on a split."""
+  totals: dict[str, float] = {}
+  batches = pipeline.evaluation(
+    assembly.task.source(split),
+    batch=assembly.config.data.batch,
+    process_index=jax.process_index(),
+    process_count=jax.process_count(),
+    limit=assembly.config.eval_batches,
+  )
+  with jax.set_mesh(assembly.mesh):
+    for batch in batches:
+      found = compiled(model, assembly.put(batch))
+      totals = {n: totals.get(n, 0.0) + float(v) for n, v in found.items()}
+  return objective.summarize(assembly.task.metric, totals)

@@ -1,0 +1,122 @@
+"""The rules of the tree: directions of import, sizes, citations, the README's table."""
+
+import ast
+import importlib
+import pkgutil
+import re
+from pathlib import Path
+
+from absl.testing import absltest, parameterized
+
+from attnjax import contract
+from experiments import catalogue
+from tests import golden
+
+_ROOT = Path(__file__).parent.parent
+_ROOMS = ("attnjax", "pallas_kernels", "experiments", "configs")
+_FILES = sorted(p for room in _ROOMS for p in (_ROOT / room).rglob("*.py"))
+_FUNCTION, _MODULE = 50, 250
+
+# Longer ones, by name, with the reason.
+LONG_FUNCTIONS: dict[str, str] = {}
+LONG_MODULES: dict[str, str] = {}
+
+# Who may not import whom: prefix of the importer -> prefixes it must not touch.
+_FORBIDDEN = {
+  "attnjax": ("experiments", "configs", "tests"),
+  "attnjax.core": ("attnjax.nn", "attnjax.variants", "attnjax.models", "flax"),
+  "attnjax.nn": ("attnjax.variants", "attnjax.models"),
+  "attnjax.models": ("attnjax.variants",),
+  "pallas_kernels": ("attnjax.nn", "attnjax.variants", "attnjax.models", "flax"),
+  "experiments": ("tests",),
+}
+# Only inside the function that needs them.
+_LAZY = ("jax_triton", "triton", "tokamax", "tensorflow")
+
+
+def _name(path):
+  return ".".join(path.relative_to(_ROOT).with_suffix("").parts)
+
+
+def _imports(tree):
+  """(module name, whether at the top level) of every import."""
+  top = set(tree.body)
+  for node in ast.walk(tree):
+    if isinstance(node, ast.Import):
+      yield from ((alias.name, node in top) for alias in node.names)
+    elif isinstance(node, ast.ImportFrom) and node.module:
+      yield node.module, node in top
+      yield from ((f"{node.module}.{a.name}", node in top) for a in node.names)
+
+
+def _within(name, prefix):
+  return name == prefix or name.startswith(prefix + ".")
+
+
+class LayoutTest(parameterized.TestCase):
+  def setUp(self):
+    super().setUp()
+    self.trees = {p: ast.parse(p.read_text(encoding="utf-8")) for p in _FILES}
+
+  def test_imports_go_one_way(self):
+    for path, tree in self.trees.items():
+      for imported, top in _imports(tree):
+        for owner, forbidden in _FORBIDDEN.items():
+          if _within(_name(path), owner):
+            bad = [f for f in forbidden if _within(imported, f)]
+            self.assertEmpty(bad, f"{path} imports {imported}")
+        lazy = [x for x in _LAZY if _within(imported, x)]
+        self.assertFalse(lazy and top, f"{path} imports {imported} at its top")
+
+  def test_sizes(self):
+    for path, tree in self.trees.items():
+      lines = path.read_text(encoding="utf-8").count("\n")
+      if _name(path) not in LONG_MODULES:
+        self.assertLessEqual(lines, _MODULE, path)
+      for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef):
+          name, length = f"{_name(path)}.{node.name}", node.end_lineno - node.lineno + 1
+          if name not in LONG_FUNCTIONS:
+            self.assertLessEqual(length, _FUNCTION, name)
+
+  def test_exceptions_are_still_needed(self):
+    names = {_name(path) for path in _FILES}
+    self.assertEqual(set(LONG_MODULES) - names, set())
+
+  def test_no_room_without_a_name(self):
+    names = {path.name for path in _FILES}
+    self.assertEmpty(names & {"utils.py", "base.py", "helpers.py", "misc.py"})
+
+  @parameterized.named_parameters((slug, slug) for slug in contract.systems())
+  def test_a_system_says_what_it_is(self, slug):
+    module = contract.load(slug)
+    self.assertRegex(module.__doc__, r"arXiv:\d{4}\.\d{4,5}")
+    for word in ("Cost", "Axes", "code"):
+      self.assertIn(word.lower(), module.__doc__.lower())
+    for name in ("attend", "reference", "Layer", "IMPLEMENTATIONS", "CASES", "LAYER"):
+      self.assertTrue(hasattr(module, name), name)
+    self.assertEqual(module.IMPLEMENTATIONS[0], "reference")
+    self.assertContainsSubset(module.FORMS, contract.FORMS)
+
+  @parameterized.named_parameters((slug, slug) for slug in contract.systems())
+  def test_a_system_has_its_proof(self, slug):
+    claims = importlib.import_module(f"configs.claims.{slug}")
+    self.assertTrue(callable(claims.claims))
+    measured = catalogue.read(_ROOT)
+    self.assertIn(slug, measured, "not measured: python -m experiments.claims")
+    mapped = {m.name for m in pkgutil.iter_modules(golden.__path__)}
+    if slug not in mapped:
+      self.assertIn("jax.nn", contract.load(slug).__doc__)
+
+  def test_the_readme_has_the_table_that_the_claims_make(self):
+    text = (_ROOT / "README.md").read_text(encoding="utf-8")
+    self.assertIn(catalogue.table(_ROOT), text)
+
+  def test_nothing_of_another_machine(self):
+    home = re.compile(r"/(?:home|root|Users|work)/|pypi\.org")
+    for path in [*_FILES, _ROOT / "README.md", _ROOT / "Makefile"]:
+      self.assertNotRegex(path.read_text(encoding="utf-8"), home, path)
+
+
+if __name__ == "__main__":
+  absltest.main()

@@ -1,0 +1,74 @@
+"""Eight devices give what one gives."""
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import jax
+import numpy as np
+from absl.testing import absltest
+from jax.sharding import PartitionSpec as P
+
+from attnjax import sharding
+from experiments import run
+from tests import run_test
+
+_ROOT = Path(__file__).parent.parent
+
+
+def eight_devices(name):
+  """What a function of tests.eight_devices returns, in a process with eight."""
+  command = [sys.executable, "-m", "tests.eight_devices", name]
+  done = subprocess.run(command, cwd=_ROOT, capture_output=True, text=True, check=False)
+  if done.returncode:
+    raise AssertionError(done.stderr)
+  return json.loads(done.stdout.splitlines()[-1])
+
+
+class ShardingTest(absltest.TestCase):
+  def test_training_on_a_mesh_gives_the_losses_of_one_device(self):
+    found = eight_devices("train")
+    with tempfile.TemporaryDirectory() as folder:
+      config = run_test.tiny(steps=20, data__batch=8, eval_every=20, save_every=10)
+      run.run(config, Path(folder))
+      want = run_test.losses(folder)
+    self.assertEqual([x[:2] for x in found["losses"]], [list(x[:2]) for x in want])
+    np.testing.assert_allclose(
+      [x[2] for x in found["losses"]], [x[2] for x in want], rtol=1e-4
+    )
+    spec = str(P(None, "data", "model", None))
+    self.assertEqual(found["query"], [spec, [1, 4, 2, 4]])
+    self.assertEqual(found["moment"], spec)
+
+  def test_kernels_run_by_blocks(self):
+    found = eight_devices("per_device")
+    self.assertEqual(found["block"], [2, 5, 2])
+    self.assertLess(max(found["value"], found["gradient"]), 1e-5)
+
+  def test_what_does_not_divide_is_named(self):
+    found = eight_devices("refusals")
+    self.assertRegex(found["devices"], r"mesh.data = 3 x mesh.model = 2 .* 8 devices")
+    self.assertRegex(found["batch"], r"data.batch = 12 .* mesh.data = 8")
+    self.assertRegex(
+      found["heads"], r"mixer/.*kernel.*: 2 does not divide by mesh.model"
+    )
+    self.assertRegex(found["both"], "only one can be the rest")
+
+  def test_without_a_mesh_a_kernel_is_itself(self):
+    def kernel(x):
+      return x
+
+    self.assertIs(sharding.per_device(kernel, [P("data")], P("data")), kernel)
+
+  def test_unknown_parameters_are_sharded_on_their_largest_dimension(self):
+    mesh = jax.make_mesh((1, 1), sharding.AXES)
+    tree = {"odd": jax.ShapeDtypeStruct((3, 8, 4), "float32"), "bias": np.zeros(8)}
+    found = sharding.parameter_shardings(tree, mesh)
+    self.assertEqual(found["odd"].spec, P(None, "data"))
+    self.assertEqual(found["bias"].spec, P())
+
+
+if __name__ == "__main__":
+  absltest.main()
