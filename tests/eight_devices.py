@@ -5,7 +5,8 @@ python -m tests.eight_devices NAME    prints one JSON object
 
 import os
 
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+_EIGHT = "--xla_force_host_platform_device_count=8"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_EIGHT}"
 os.environ["JAX_PLATFORMS"] = "cpu"
 
 import json  # noqa: E402

