@@ -13,6 +13,7 @@ to (B, N, T, S); out (B, T, N, V), lse (B, T, N).
 
 import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,12 +23,13 @@ from attnjax.core import masks
 from attnjax.core.masks import Mask
 
 IMPLEMENTATIONS = ("reference", "xla")
-# Rows and columns of a tile of scores: small enough for a cache of a few MB, large
-# enough that the loop's own cost does not show.
-TILE = (256, 512)
+EVERYTHING = Mask()
+# Scores of a tile, over all heads: 4 MB stay in a processor's cache, and a tile is
+# still large enough that the loop's own cost does not show.
+TILE = 2**20
 
 
-def attend(q, k, v, *, mask=Mask(), bias=None, scale=None, impl="auto"):
+def attend(q, k, v, *, mask=EVERYTHING, bias=None, scale=None, impl="auto"):
   """(out, lse) by the implementation of that name; "auto" is "xla" everywhere."""
   match impl:
     case "reference":
@@ -37,20 +39,20 @@ def attend(q, k, v, *, mask=Mask(), bias=None, scale=None, impl="auto"):
   raise ValueError(f"impl {impl!r} is none of auto, {', '.join(IMPLEMENTATIONS)}")
 
 
-def reference(q, k, v, *, mask=Mask(), bias=None, scale=None):
+def reference(q, k, v, *, mask=EVERYTHING, bias=None, scale=None):
   """The definition, with the whole (T, S) matrix of scores."""
   check(q, k, v, bias)
-  (B, T, N, H), (S, K) = q.shape, k.shape[1:3]
+  (_, T, N, H), (S, K) = q.shape, k.shape[1:3]
   scale = H**-0.5 if scale is None else scale
   k, v = (jnp.repeat(x, N // K, axis=2) for x in (k, v))
   score = scale * jnp.einsum("btnh,bsnh->bnts", q, k, preferred_element_type=wide(q))
   if bias is not None:
     score = score + bias
-  seen = jnp.broadcast_to(mask.dense(T, S), score.shape)
-  some = seen.any(axis=-1, keepdims=True)
+  score = jnp.where(mask.dense(T, S), score, -jnp.inf)
+  some = (score != -jnp.inf).any(axis=-1, keepdims=True)
   # An empty row gets harmless scores, so that no gradient is NaN.
-  score = jnp.where(seen, score, jnp.where(some, -jnp.inf, 0.0))
-  weight = jnp.where(seen, jax.nn.softmax(score, axis=-1), 0.0)
+  score = jnp.where(some, score, 0.0)
+  weight = jnp.where(some, jax.nn.softmax(score, axis=-1), 0.0)
   lse = jnp.where(some[..., 0], jax.nn.logsumexp(score, axis=-1), -jnp.inf)
   out = jnp.einsum("bnts,bsnv->btnv", weight, v, preferred_element_type=wide(q))
   return out.astype(v.dtype), lse.swapaxes(1, 2)
@@ -61,10 +63,10 @@ def chunked(
   k: Float[Array, "B S K H"],
   v: Float[Array, "B S K V"],
   *,
-  mask: Mask = Mask(),
+  mask: Any = EVERYTHING,  # or anything with its `tile` and `empty`
   bias: Float[Array, "#B #N #T #S"] | None = None,
   scale: float | None = None,
-  tile: tuple[int, int] = TILE,
+  tile: tuple[int, int] | None = None,
 ) -> tuple[Float[Array, "B T N V"], Float[Array, "B T N"]]:
   """The same in tiles with a running softmax: memory linear in T and S.
 
@@ -77,7 +79,13 @@ def chunked(
   """
   check(q, k, v, bias)
   scale = q.shape[-1] ** -0.5 if scale is None else scale
-  return _chunked(scale, tile, mask, q, k, v, bias)
+  (B, T, N, _), (S, K) = q.shape, k.shape[1:3]
+  rows, columns = _tile(B * N) if tile is None else tile
+  query = _split(q, K, _even(T, rows))
+  key, value = (_split(x, K, _even(S, columns))[:, :, :, 0] for x in (k, v))
+  # Values lie as (V, s): their gradient is then a product that transposes no tile.
+  out, lse = _tiles(scale, S, mask, query, key, value.swapaxes(3, 4), bias)
+  return _join(out, T), _join(lse, T)
 
 
 def check(q, k, v, bias=None) -> None:
@@ -103,126 +111,122 @@ def wide(x: Array) -> jnp.dtype:
   return jnp.promote_types(x.dtype, jnp.float32)
 
 
+# In tiles: q (i, B, K, G, t, H) with G = N / K query heads of a key head, k (j, B, K,
+# s, H), v (j, B, K, V, s), out (i, B, K, G, t, V), lse (i, B, K, G, t).
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def _chunked(scale, tile, mask, q, k, v, bias):
-  grid = _Grid(q, k, v, tile)
-
+def _tiles(scale, S, mask, q, k, v, bias):
   def rows(query, t):
-    def keys(carry, part):
-      key, value, s = part
+    def visit(carry, key, value, s):
+      top, total, acc = carry
+      score = _scores(query, key, bias, mask, t, s, scale, S)
+      new = jnp.maximum(top, score.max(axis=-1))
+      safe = jnp.where(new == -jnp.inf, 0.0, new)
+      weight = jnp.exp(score - safe[..., None])
+      old = jnp.exp(top - safe)
+      acc = acc * old[..., None] + _product("bkgts,bkvs->bkgtv", weight, value)
+      return new, total * old + weight.sum(axis=-1), acc
 
-      def visit(carry):
-        top, total, acc = carry
-        score = grid.scores(query, key, bias, mask, t, s, scale)
-        new = jnp.maximum(top, score.max(axis=-1))
-        safe = jnp.where(new == -jnp.inf, 0.0, new)
-        weight = jnp.exp(score - safe[..., None])
-        old = jnp.exp(top - safe)
-        acc = acc * old[..., None] + grid.product(weight, value)
-        return new, total * old + weight.sum(axis=-1), acc
+    zero = jnp.zeros(query.shape[:-1], wide(q))
+    start = zero - jnp.inf, zero, jnp.zeros((*zero.shape, v.shape[3]), wide(q))
+    parts = k, v, _indices(k, 3)
+    top, total, acc = _visit_all(visit, start, mask, t, parts)
+    some = total != 0
+    total = jnp.where(some, total, 1.0)
+    lse = jnp.where(some, top + jnp.log(total), -jnp.inf)
+    return (acc / total[..., None]).astype(v.dtype), lse
 
-      return jax.lax.cond(mask.empty(t, s), lambda c: c, visit, carry), None
-
-    zero = jnp.zeros(grid.row_shape, wide(q))
-    start = (zero - jnp.inf, zero, jnp.zeros((*grid.row_shape, v.shape[-1]), wide(q)))
-    (top, total, acc), _ = jax.lax.scan(keys, start, (*grid.split_keys(k, v), grid.s))
-    lse = jnp.where(total > 0, top + jnp.log(jnp.where(total > 0, total, 1)), -jnp.inf)
-    return acc / jnp.where(total > 0, total, 1)[..., None], lse
-
-  out, lse = jax.lax.map(lambda x: rows(*x), (grid.split_queries(q), grid.t))
-  return grid.join(out).astype(v.dtype), grid.join(lse)
+  return jax.lax.map(lambda x: rows(*x), (q, _indices(q, 4)))
 
 
-@_chunked.defjvp
-def _chunked_jvp(scale, tile, primals, tangents):
+@_tiles.defjvp
+def _tiles_jvp(scale, S, primals, tangents):
   mask, q, k, v, bias = primals
-  _, dq, dk, dv, dbias = tangents
-  out, lse = _chunked(scale, tile, *primals)
-  grid = _Grid(q, k, v, tile)
+  # Wide, since their transposes are sums over all tiles.
+  dq, dk, dv, dbias = jax.tree.map(lambda x: x.astype(wide(x)), tangents[1:])
+  out, lse = _tiles(scale, S, *primals)
 
   @jax.checkpoint  # the weights of a tile are made again, not kept
   def rows(query, dquery, out, lse, t):
+    safe = jnp.where(lse == -jnp.inf, jnp.inf, lse)
+
     @jax.checkpoint
-    def keys(carry, part):
-      key, value, dkey, dvalue, s = part
+    def visit(carry, key, value, dkey, dvalue, s):
+      dlse, dout = carry
+      score = _scores(query, key, bias, mask, t, s, scale, S)
+      weight = jnp.exp(score - safe[..., None])
+      dscore = _product("bkgth,bksh->bkgts", dquery, key)
+      dscore = dscore + _product("bkgth,bksh->bkgts", query, dkey)
+      # Transposed, the barrier keeps XLA from making `change` once for each product.
+      dscore = scale * jax.lax.optimization_barrier(dscore)
+      if bias is not None:
+        dscore = dscore + _by_head(masks.block(dbias, t, s), query)
+      change = weight * dscore
+      dout = dout + _product("bkgts,bkvs->bkgtv", change, value)
+      dout = dout + _product("bkgts,bkvs->bkgtv", weight, dvalue)
+      return dlse + change.sum(axis=-1), dout
 
-      def visit(carry):
-        dlse, dout = carry
-        score = grid.scores(query, key, bias, mask, t, s, scale)
-        safe = jnp.where(lse == -jnp.inf, jnp.inf, lse)
-        weight = jnp.exp(score - safe[..., None])
-        dscore = scale * (grid.dot(dquery, key) + grid.dot(query, dkey))
-        if bias is not None:
-          dscore = dscore + grid.by_head(masks.block(dbias, t, s))
-        change = weight * dscore
-        dout = dout + grid.product(change, value) + grid.product(weight, dvalue)
-        return dlse + change.sum(axis=-1), dout
+    start = jnp.zeros_like(lse), jnp.zeros(out.shape, wide(q))
+    parts = k, v, dk, dv, _indices(k, 3)
+    dlse, dout = _visit_all(visit, start, mask, t, parts)
+    return (dout - dlse[..., None] * out).astype(v.dtype), dlse
 
-      return jax.lax.cond(mask.empty(t, s), lambda c: c, visit, carry), None
-
-    zero = jnp.zeros(grid.row_shape, wide(q))
-    start = zero, jnp.zeros((*grid.row_shape, v.shape[-1]), wide(q))
-    parts = (*grid.split_keys(k, v), *grid.split_keys(dk, dv), grid.s)
-    (dlse, dout), _ = jax.lax.scan(keys, start, parts)
-    return dout - dlse[..., None] * out, dlse
-
-  split = grid.split_queries
-  parts = (split(q), split(dq), split(out.astype(wide(q))), split(lse), grid.t)
-  dout, dlse = jax.lax.map(lambda x: rows(*x), parts)
-  return (out, lse), (grid.join(dout).astype(v.dtype), grid.join(dlse))
+  parts = q, dq, out, lse, _indices(q, 4)
+  return (out, lse), jax.lax.map(lambda x: rows(*x), parts)
 
 
-class _Grid:
-  """Cuts arrays in tiles: queries (i, B, K, G, t, H), keys (j, B, K, s, H).
+def _visit_all(visit, carry, mask, t, parts):
+  """`carry` after all tiles of keys that a query of t may see; parts end with s."""
 
-  G = N / K is the number of query heads of a key head.
-  """
+  def step(carry, part):
+    empty = mask.empty(t, part[-1])
+    return jax.lax.cond(empty, lambda c, *_: c, visit, carry, *part), None
 
-  def __init__(self, q, k, v, tile):
-    (self.B, self.T, N, _), (self.S, self.K) = q.shape, k.shape[1:3]
-    self.G = N // self.K
-    self.rows, self.columns = _even(self.T, tile[0]), _even(self.S, tile[1])
-    self.row_shape = (self.B, self.K, self.G, self.rows[1])
-    self.t = jnp.arange(math.prod(self.rows)).reshape(self.rows)
-    self.s = jnp.arange(math.prod(self.columns)).reshape(self.columns)
+  return jax.lax.scan(step, carry, parts)[0]
 
-  def split_queries(self, x):
-    (i, t), B, K, G = self.rows, self.B, self.K, self.G
-    x = jnp.pad(x, ((0, 0), (0, i * t - self.T)) + ((0, 0),) * (x.ndim - 2))
-    return jnp.moveaxis(x.reshape(B, i, t, K, G, *x.shape[3:]), (1, 2), (0, 4))
 
-  def split_keys(self, *arrays):
-    j, s = self.columns
-    arrays = [jnp.pad(x, ((0, 0), (0, j * s - self.S), (0, 0), (0, 0))) for x in arrays]
-    return [
-      jnp.moveaxis(x.reshape(self.B, j, s, self.K, x.shape[3]), (1, 2), (0, 3))
-      for x in arrays
-    ]
+def _scores(query, key, bias, mask, t, s, scale, S):
+  score = scale * _product("bkgth,bksh->bkgts", query, key)
+  if bias is not None:
+    score = score + _by_head(masks.block(bias, t, s), query)
+  seen = _by_head(mask.tile(t, s), query) & (s < S)
+  return jnp.where(seen, score, -jnp.inf)
 
-  def join(self, x):  # (i, B, K, G, t, ...) -> (B, T, N, ...)
-    x = jnp.moveaxis(x, (0, 4), (1, 2))
-    return x.reshape(self.B, -1, self.K * self.G, *x.shape[5:])[:, : self.T]
 
-  def by_head(self, x):  # (B|1, N|1, t, s) -> (B|1, K|1, G|1, t, s)
-    heads = (self.K, self.G) if x.shape[1] > 1 else (1, 1)
-    return x.reshape(x.shape[0], *heads, *x.shape[2:])
+def _product(formula, a, b):
+  return jnp.einsum(formula, a, b, preferred_element_type=wide(a))
 
-  def dot(self, query, key):
-    return jnp.einsum(
-      "bkgth,bksh->bkgts", query, key, preferred_element_type=wide(query)
-    )
 
-  def product(self, weight, value):
-    return jnp.einsum(
-      "bkgts,bksv->bkgtv", weight, value, preferred_element_type=wide(value)
-    )
+def _by_head(x, query):
+  """(B|1, N|1, t, s) to (B|1, K|1, G|1, t, s)."""
+  heads = query.shape[1:3] if x.shape[1] > 1 else (1, 1)
+  return x.reshape(x.shape[0], *heads, *x.shape[2:])
 
-  def scores(self, query, key, bias, mask, t, s, scale):
-    score = scale * self.dot(query, key)
-    if bias is not None:
-      score = score + self.by_head(masks.block(bias, t, s))
-    seen = self.by_head(mask.tile(t, s)) & (s < self.S)
-    return jnp.where(seen, score, -jnp.inf)
+
+def _split(x, K, pieces):
+  """(B, T, N, H) to (i, B, K, G, t, H), with zeros after the end."""
+  (i, t), (B, T, N, H) = pieces, x.shape
+  x = jnp.pad(x, ((0, 0), (0, i * t - T), (0, 0), (0, 0)))
+  return jnp.moveaxis(x.reshape(B, i, t, K, N // K, H), (1, 2), (0, 4))
+
+
+def _join(x, T):
+  """(i, B, K, G, t, ...) to (B, T, N, ...)."""
+  x = jnp.moveaxis(x, (0, 4), (1, 2))
+  B, i, t, K, G, *rest = x.shape
+  return x.reshape(B, i * t, K * G, *rest)[:, :T]
+
+
+def _indices(x, axis):
+  """The places in the sequence of each tile's tokens, (tiles, tokens)."""
+  shape = x.shape[0], x.shape[axis]
+  return jnp.arange(math.prod(shape)).reshape(shape)
+
+
+def _tile(heads: int) -> tuple[int, int]:
+  """Queries and keys of a tile, so that all heads have about TILE scores."""
+  cells = max(TILE // heads, 64 * 128)
+  columns = min(512, 2 ** math.ceil(math.log2(2 * cells) / 2))
+  return min(512, cells // columns), columns
 
 
 def _even(length: int, most: int) -> tuple[int, int]:

@@ -45,12 +45,25 @@ class QueryKeyValue(nnx.Module):
   def __call__(
     self, x: Float[Array, "B T D"], positions: Num[Array, "..."]
   ) -> tuple[Array, Array, Array]:
+    """The heads q, k and v; positions (B, T) or (T,)."""
+    q, k, v = self.heads(x)
+    return *self.rotate(q, k, positions), v
+
+  def heads(self, x: Float[Array, "B T D"]) -> tuple[Array, Array, Array]:
+    """The heads q, k and v, normalised but not yet rotated."""
     q, k, v = self.query(x), self.key(x), self.value(x)
-    if self.query_norm is not None:
+    if self.query_norm is not None and self.key_norm is not None:
       q, k = self.query_norm(q), self.key_norm(k)
-    if self.rope_theta:
-      q, k = (rotary.rotate(y, positions, theta=self.rope_theta) for y in (q, k))
     return q, k, v
+
+  def rotate(
+    self, q: Array, k: Array, positions: Num[Array, "..."]
+  ) -> tuple[Array, Array]:
+    """The queries and keys at their positions."""
+    if not self.rope_theta:
+      return q, k
+    q, k = (rotary.rotate(y, positions, theta=self.rope_theta) for y in (q, k))
+    return q, k
 
 
 def output(

@@ -17,15 +17,17 @@ Axes: B batch, T query tokens, S key tokens, N query heads, K key/value heads, H
 size, V value size, D model width.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Num
 
-from attnjax.contract import Case
+from attnjax.contract import Case, unknown
 from attnjax.core import masks, softmax
 from attnjax.core.cache import KeyValueCache
-from attnjax.nn import projections
+from attnjax.nn import attention, projections
 
 IMPLEMENTATIONS = softmax.IMPLEMENTATIONS
 FORMS = ("causal", "sequence", "image")
@@ -45,7 +47,7 @@ def attend(
   scale: float | None = None,
   return_lse: bool = False,
   impl: str = "auto",
-):
+) -> Any:
   """Softmax attention; (B, T, N, V), and lse (B, T, N) if `return_lse`.
 
   Args:
@@ -95,6 +97,8 @@ class Layer(nnx.Module):
     impl: str = "auto",
     rngs: nnx.Rngs,
   ):
+    if form not in FORMS:
+      raise ValueError(unknown("form", form, FORMS))
     kv_heads, size = kv_heads or heads, projections.head_size(dim, heads, head_dim)
     self.project = projections.QueryKeyValue(
       dim,
@@ -118,24 +122,28 @@ class Layer(nnx.Module):
     positions: Num[Array, "..."] | None = None,
     index: Int[Array, ""] | int = 0,
   ) -> Float[Array, "B *T D"]:
+    """The layer's result for x, in its shape; see `attnjax.contract`."""
     del index  # the same at every depth
-    if self.form == "image":
-      return self._image(x, segment_ids, padding)
-    q, k, v, ids = self._prepare(x, segment_ids, padding, positions)
-    return self.out(self._attend(q, k, v, ids))
+    return attention.whole(
+      x,
+      self.project,
+      self._mix,
+      form=self.form,
+      segment_ids=segment_ids,
+      padding=padding,
+      positions=positions,
+    )
 
-  def weights(self, x, *, segment_ids=None, padding=None, positions=None, index=0):
+  def weights(self, x, *, index=0, **seen):
     """The softmax weights, (B, N, T, T) float32."""
     del index
-    x = x.reshape(x.shape[0], -1, x.shape[-1])
-    q, k, _, ids = self._prepare(x, segment_ids, padding, positions)
-    out = self._attend(q, k, projections.identity_values(k), ids)
-    return out.swapaxes(1, 2)
+    return attention.weights(x, self.project, form=self.form, impl=self.impl, **seen)
 
   def init_cache(self, batch: int, length: int, dtype=jnp.float32) -> KeyValueCache:
     """An empty cache with room for `length` tokens."""
-    head = (self.kv_heads, self.size)
-    return KeyValueCache.empty(batch, length, head, head, dtype)
+    return attention.empty_cache(
+      self.form, batch, length, self.kv_heads, self.size, dtype
+    )
 
   def step(
     self,
@@ -148,36 +156,12 @@ class Layer(nnx.Module):
   ) -> tuple[Float[Array, "B T D"], KeyValueCache]:
     """The next T tokens, T >= 1, after those in the cache."""
     del index
-    ids = masks.segments(segment_ids, padding, x.shape[:2])
-    ids = jnp.zeros(x.shape[:2], jnp.int32) if ids is None else ids
-    q, k, v = self.project(x, cache.length + jnp.arange(x.shape[1]))
-    start, cache = cache.length, cache.append(k, v, ids)
-    out = attend(
-      q,
-      cache.k,
-      cache.v,
-      causal=True,
-      offset=start,
-      segment_ids=ids,
-      kv_segment_ids=cache.segment_ids,
-      impl=self.impl,
+    return attention.step(
+      x, cache, self.project, self._mix, segment_ids=segment_ids, padding=padding
     )
-    return self.out(out.astype(x.dtype)), cache
 
-  def _image(self, x, segment_ids, padding):
-    if segment_ids is not None or padding is not None:
-      raise NotImplementedError("form 'image' takes no segment_ids and no padding")
-    q, k, v, _ = self._prepare(x.reshape(x.shape[0], -1, x.shape[-1]), None, None, None)
-    return self.out(self._attend(q, k, v, None)).reshape(x.shape)
-
-  def _prepare(self, x, segment_ids, padding, positions):
-    ids = masks.segments(segment_ids, padding, x.shape[:2])
-    positions = jnp.arange(x.shape[1]) if positions is None else positions
-    return *self.project(x, positions), ids
-
-  def _attend(self, q, k, v, ids):
-    causal = self.form == "causal"
-    return attend(q, k, v, causal=causal, segment_ids=ids, impl=self.impl)
+  def _mix(self, x, q, k, v, **seen):
+    return self.out(attend(q, k, v, **seen, impl=self.impl).astype(x.dtype))
 
 
 def _shapes(B, T, S, N, K, H, V):

@@ -1,0 +1,219 @@
+"""Causal linear attention with decay: token by token, and in chunks.
+
+  S_t = exp(g_t) S_{t-1} + k_t v_t^T      (H, E), S_{-1} the initial state or 0
+  o_t = scale q_t S_t
+
+g <= 0 is the log of the decay, a number for each token and head. In a chunk with rows
+r, columns c and G_r = g_0 + ... + g_r, S being the state before the chunk:
+
+  O = scale (Q K^T * D) V + scale exp(G) * (Q S)    D[r, c] = exp(G_r - G_c), r >= c
+  S <- exp(G_last) S + (exp(G_last - G) * K)^T V
+
+Zhen Qin et al. Lightning Attention-2. 2024. arXiv:2401.04658, equations 8 to 12.
+Every exponent is a difference that is <= 0 before it is exponentiated: exp(G_r) and
+exp(-G_c) apart would overflow. States, decays and sums are float32 (float64 for
+float64) whatever the input is.
+
+Cost for chunks of C tokens: O(T C (H + E) + T H E) time for each head, and T / C
+states in memory for the backward pass.
+
+Axes: B batch, T tokens, N query heads, K key/value heads (K divides N, query head n
+reads key head n K // N), H head size, E value size.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from attnjax.core import masks
+from attnjax.core.softmax import wide
+
+# Long enough for matrix units to be busy, short enough for the products inside a
+# chunk, which grow with its length, not to outweigh those with the state.
+CHUNK = 64
+
+
+def chunked(
+  q: Float[Array, "B T N H"],
+  k: Float[Array, "B T K H"],
+  v: Float[Array, "B T K E"],
+  log_decay: Float[Array, "#B T #N"] | None = None,
+  *,
+  initial_state: Float[Array, "B N H E"] | None = None,
+  segment_ids: Int[Array, "B T"] | None = None,
+  scale: float = 1.0,
+  chunk: int = CHUNK,
+) -> tuple[Float[Array, "B T N E"], Float[Array, "B N H E"]]:
+  """(out, state after the last token) with O(T) memory and any order of derivative.
+
+  Args:
+    q: queries.
+    k: keys.
+    v: values.
+    log_decay: g above, <= 0; None is no decay. It is differentiable.
+    initial_state: the state before the first token; it belongs to its segment.
+    segment_ids: a document is a run of equal ids and sees itself only. A negative id
+      has no meaning here: see `spans`.
+    scale: multiplies the output.
+    chunk: the most tokens that are worked on at once; no result depends on it.
+
+  Raises:
+    ValueError: if shapes do not fit.
+  """
+  check(q, k, v, initial_state=initial_state)
+  T = q.shape[1]
+  number = -(-T // chunk)
+  size = -(-T // number)
+  if log_decay is None:
+    log_decay = jnp.zeros((1, T, 1), wide(q))
+  documents = None if segment_ids is None else masks.documents(segment_ids)
+  state = _initial(q, v, initial_state)
+  start = state, None if documents is None else documents[:, 0]
+  parts = (
+    *(_split(x, number, size).swapaxes(2, 3) for x in (q, k, v)),
+    _split(log_decay.astype(state.dtype), number, size).swapaxes(2, 3),
+    None if documents is None else _split(documents, number, size, mode="edge"),
+  )
+  # The products of a chunk are made again in the backward pass, not kept.
+  body = jax.checkpoint(functools.partial(_chunk, scale), prevent_cse=False)
+  (state, _), out = jax.lax.scan(body, start, parts)
+  out = jnp.moveaxis(out, (0, 3), (1, 2))  # (i, B, N, C, E) -> (B, i, C, N, E)
+  return out.reshape(out.shape[0], -1, *out.shape[3:])[:, :T], state
+
+
+def recurrent(
+  q: Float[Array, "B T N H"],
+  k: Float[Array, "B T K H"],
+  v: Float[Array, "B T K E"],
+  log_decay: Float[Array, "#B T #N"] | None = None,
+  *,
+  initial_state: Float[Array, "B N H E"] | None = None,
+  segment_ids: Int[Array, "B T"] | None = None,
+  scale: float = 1.0,
+) -> tuple[Float[Array, "B T N E"], Float[Array, "B N H E"]]:
+  """`chunked` by its definition, one token after the other."""
+  check(q, k, v, initial_state=initial_state)
+  B, T = q.shape[:2]
+  if log_decay is None:
+    log_decay = jnp.zeros((1, T, 1), wide(q))
+  new = jnp.zeros((B, T), bool)
+  if segment_ids is not None:
+    new = new.at[:, 1:].set(segment_ids[:, 1:] != segment_ids[:, :-1])
+
+  def body(state, token):
+    q, k, v, g, new = token
+    state = jnp.where(new[:, None, None, None], 0, state)
+    out, state = step(q, k, v, state, g, scale=scale)
+    return state, out
+
+  tokens = tuple(jnp.moveaxis(x, 1, 0) for x in (q, k, v, log_decay, new))
+  state, out = jax.lax.scan(body, _initial(q, v, initial_state), tokens)
+  return jnp.moveaxis(out, 0, 1), state
+
+
+def step(
+  q: Float[Array, "B N H"],
+  k: Float[Array, "B K H"],
+  v: Float[Array, "B K E"],
+  state: Float[Array, "B N H E"],
+  log_decay: Float[Array, "#B #N"] | None = None,
+  *,
+  scale: float = 1.0,
+) -> tuple[Float[Array, "B N E"], Float[Array, "B N H E"]]:
+  """(out, next state) of one token; the state is float32 (float64 for float64)."""
+  check(q[:, None], k[:, None], v[:, None], initial_state=state)
+  state, dtype = _initial(q[:, None], v[:, None], state), v.dtype
+  q, k, v = (x.astype(state.dtype) for x in (q, *_by_query_head(q.shape[1], k, v)))
+  if log_decay is not None:
+    state = jnp.exp(log_decay.astype(state.dtype))[..., None, None] * state
+  state = state + k[..., :, None] * v[..., None, :]
+  return (scale * jnp.einsum("bnh,bnhe->bne", q, state)).astype(dtype), state
+
+
+def spans(
+  segment_ids: Int[Array, "B T"],
+) -> tuple[Int[Array, "B T"], Bool[Array, "B T"]]:
+  """(ids, real): the ids with padding, written as negative ids, made transparent.
+
+  A pad gets the id of the last real token before it, or, at the start of a row, of
+  the first one after it: with k = v = 0 and no decay there, a state passes through
+  it unchanged. Rows that are all padding keep their negative id.
+  """
+  real = segment_ids >= 0
+  index = jnp.arange(segment_ids.shape[1])
+  last = jax.lax.cummax(jnp.where(real, index, -1), axis=1)
+  source = jnp.where(last < 0, real.argmax(axis=1)[:, None], last)
+  return jnp.take_along_axis(segment_ids, source, axis=1), real
+
+
+def check(q, k, v, *, slopes=None, initial_state=None) -> None:
+  """Raises ValueError, naming the argument, if shapes do not fit."""
+  for name, x in (("q", q), ("k", k), ("v", v)):
+    if x.ndim != 4:
+      raise ValueError(f"{name} has the shape {x.shape}; it must be (B, T, heads, H)")
+  (B, T, N, H), K, E = q.shape, k.shape[2], v.shape[3]
+  if k.shape != (B, T, K, H):
+    raise ValueError(f"k {k.shape} differs from q {q.shape} in B, T or H")
+  if v.shape != (B, T, K, E):
+    raise ValueError(f"v {v.shape} differs from k {k.shape} in B, T or heads")
+  if N % K:
+    raise ValueError(f"{N} query heads do not divide by {K} key/value heads")
+  if slopes is not None and slopes.shape != (N,):
+    raise ValueError(f"slopes {slopes.shape}: there must be one of each head, {(N,)}")
+  if initial_state is not None and initial_state.shape != (B, N, H, E):
+    raise ValueError(
+      f"initial_state {initial_state.shape} must be (B, N, H, E) = {(B, N, H, E)}"
+    )
+
+
+def _chunk(scale, carry, part):
+  """One chunk: q (B, N, C, H), k, v (B, K, C, H|E), g (B|1, N|1, C), ids (B, C)."""
+  (state, before), (q, k, v, g, ids) = carry, part
+  dtype = v.dtype
+  q, k, v = (x.astype(state.dtype) for x in (q, *_by_query_head(q.shape[1], k, v)))
+  C = g.shape[-1]
+  total = jnp.cumsum(g, axis=-1)
+  end = total[..., -1:]
+  inside = jnp.tril(jnp.ones((C, C), bool))
+  read = write = keep = True
+  if ids is not None:
+    inside &= (ids[:, :, None] == ids[:, None, :])[:, None]
+    read = (ids == before[:, None])[:, None]
+    write = (ids == ids[:, -1:])[:, None]
+    keep = (ids[:, -1] == before)[:, None, None]
+    before = ids[:, -1]
+
+  scores = jnp.einsum("bnrh,bnch->bnrc", q, k)
+  scores = scores * _power(total[..., :, None] - total[..., None, :], inside)
+  out = jnp.einsum("bnrc,bnce->bnre", scores, v)
+  past = jnp.einsum("bnrh,bnhe->bnre", q, state)
+  out = scale * (out + _power(total, read)[..., None] * past)
+  added = jnp.einsum("bnch,bnce->bnhe", k * _power(end - total, write)[..., None], v)
+  state = _power(end, keep)[..., None] * state + added
+  return (state, before), out.astype(dtype)
+
+
+def _power(exponent, where):
+  """exp(exponent) where allowed, else 0, with a gradient that is 0 there, not NaN."""
+  return jnp.exp(jnp.where(where, exponent, -jnp.inf))
+
+
+def _initial(q, v, state):
+  if state is None:
+    B, _, N, H = q.shape
+    return jnp.zeros((B, N, H, v.shape[3]), wide(q))
+  return state.astype(wide(q))
+
+
+def _by_query_head(heads, *arrays):
+  """Axis 1, of K heads, repeated to N."""
+  return (jnp.repeat(x, heads // x.shape[1], axis=1) for x in arrays)
+
+
+def _split(x, number, size, mode="constant"):
+  """(B, T, ...) to (number, B, size, ...), filled up with zeros or the last entry."""
+  widths = ((0, 0), (0, number * size - x.shape[1])) + ((0, 0),) * (x.ndim - 2)
+  x = jnp.pad(x, widths, mode=mode)
+  return jnp.moveaxis(x.reshape(x.shape[0], number, size, *x.shape[2:]), 1, 0)

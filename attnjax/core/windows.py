@@ -1,0 +1,166 @@
+"""Windows of keys on an axis: which keys a query sees, which queries see a key.
+
+Ali Hassani et al. Generalized Neighborhood Attention. 2025. arXiv:2504.16922.
+
+On an axis of length L with window w and stride s, the s queries of a stride group
+share a leader e, and query i sees the keys of the half-open interval [a, b):
+
+  e = min((i div s) s + s div 2, L - 1)                  not causal
+  a = clip(e - w div 2, 0, L - w),  b = a + w
+  e = min((i div s) s + s - 1, L - 1)                    causal
+  a = max(e - w + 1, 0),            b = i + 1
+
+An axis shorter than the window is seen whole. With dilation d the tokens i mod d = g
+are an axis of their own, of length ceil((L - g) / d). Both bounds grow with i.
+
+`bounds` and `inverse` take NumPy arrays and give NumPy arrays (static plans), or JAX
+arrays, also traced.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Int
+
+Index = Int[Array | np.ndarray, "..."]
+
+
+def bounds(
+  i: Index, length: Index | int, window: int, stride: int = 1, causal: bool = False
+) -> tuple[Index, Index]:
+  """The keys [a, b) that the queries i see.
+
+  Args:
+    i: coordinates of queries on the axis.
+    length: of the axis; a number, or one for each query.
+    window: number of keys, at least 1.
+    stride: number of adjacent queries that share a leader, at most `window`.
+    causal: no key after the query.
+  """
+  length = length + 0 * i  # an array of the kind of i, which has `clip`
+  if causal:
+    leader = (i // stride * stride + stride - 1).clip(None, length - 1)
+    return (leader - window + 1).clip(0), i + 1
+  leader = (i // stride * stride + stride // 2).clip(None, length - 1)
+  low = (leader - window // 2).clip(0, (length - window).clip(0))
+  return low, (low + window).clip(None, length)
+
+
+def inverse(
+  j: Index, length: Index | int, window: int, stride: int = 1, causal: bool = False
+) -> tuple[Index, Index]:
+  """The queries [lo, hi) that see the keys j; the arguments are those of `bounds`."""
+  length = length + 0 * j
+  last = j >= length - window
+  if causal:
+    high = ((j + window) // stride * stride).clip(None, length)
+    return j, high + last * (length - high)
+  shift = window // 2 - stride // 2
+  low = -((window - 1 - j - shift) // stride) * stride  # rounds up
+  high = ((j + shift) // stride * stride + stride).clip(None, length)
+  return low * (j >= window), high + last * (length - high)
+
+
+def ordered(
+  length: int, window: int, stride: int, dilation: int, causal: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """(order, low, high) of an axis whose dilation groups are put one after the other.
+
+  order (L,): the token at each place. The query at place p sees the keys at the
+  places [low[p], high[p]).
+  """
+  group = np.arange(length) % dilation
+  order = np.argsort(group, kind="stable")
+  return order, *_sorted(group[order], np, window, stride, causal)
+
+
+def packed(
+  segment_ids: Int[Array, "B L"],
+  window: int,
+  stride: int,
+  dilation: int,
+  causal: bool,
+) -> tuple[Int[Array, "B L"], Int[Array, "B L"], Int[Array, "B L"]]:
+  """`ordered`, where each run of equal ids is an axis; negative ids see nothing."""
+
+  def row(ids):
+    run, place, _ = runs(ids)
+    group = run * dilation + place % dilation
+    order = jnp.argsort(group, stable=True)
+    low, high = _sorted(group[order], jnp, window, stride, causal)
+    dead, index = ids[order] < 0, jnp.arange(ids.size)
+    return order, jnp.where(dead, index, low), jnp.where(dead, index, high)
+
+  return jax.vmap(row)(segment_ids)
+
+
+def runs(ids: Int[Array, "L"]) -> tuple[Int[Array, "L"], ...]:
+  """Of each token: the number of its run of equal ids, its place there, its length."""
+  run = jnp.cumsum(jnp.pad(ids[1:] != ids[:-1], (1, 0)))
+  start, stop = (jnp.searchsorted(run, run, side=side) for side in ("left", "right"))
+  return run, jnp.arange(ids.size) - start, stop - start
+
+
+def _sorted(group, xp, window, stride, causal):
+  """Bounds where equal numbers of the ascending `group` are an axis."""
+  start, stop = (xp.searchsorted(group, group, side=side) for side in ("left", "right"))
+  place = xp.arange(group.size) - start
+  low, high = bounds(place, stop - start, window, stride, causal)
+  return start + low, start + high
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Windows:
+  """A mask for `attnjax.core.softmax` made of one interval of keys on each axis.
+
+  The keys are the points of a box in row-major order, then any number of extra keys,
+  which every query sees whose intervals are not empty.
+
+  Attributes:
+    low: int32, (axes, B | 1, T), the first key of each query.
+    high: int32, (axes, B | 1, T), one past the last key.
+    box: the lengths of the axes.
+    step: only every step-th key of an interval is seen.
+    skip: tiles of scores without a seen key are left out. This is a branch on `low`
+      and `high`, which has no reverse derivative where `jax.vmap` maps over them.
+  """
+
+  low: Any
+  high: Any
+  box: tuple[int, ...] = dataclasses.field(metadata={"static": True})
+  step: int = dataclasses.field(default=1, metadata={"static": True})
+  skip: bool = dataclasses.field(default=False, metadata={"static": True})
+
+  def tile(self, t: Int[Array, "t"], s: Int[Array, "s"]) -> Bool[Array, "#B 1 t s"]:
+    """The mask at the query indices t and the key indices s."""
+    low, high = (jnp.take(x, t, axis=2, mode="clip") for x in (self.low, self.high))
+    seen = jnp.ones((low.shape[1], t.size, s.size), bool)
+    for a, b, c in zip(low, high, self._coordinates(s)):
+      a, b = a[..., None], b[..., None]
+      seen &= (a <= c) & (c < b)
+      if self.step > 1:
+        seen &= (c - a) % self.step == 0
+    alive = (low < high).all(axis=0)[..., None]
+    return jnp.where(s < math.prod(self.box), seen, alive)[:, None]
+
+  def empty(self, t: Int[Array, "t"], s: Int[Array, "s"]) -> Bool[Array, ""]:
+    """True only if no query of t sees a key of the ascending indices s."""
+    if not self.skip:
+      return jnp.array(False)
+    low, high = (jnp.take(x[0], t, axis=1, mode="clip") for x in (self.low, self.high))
+    row = math.prod(self.box[1:])
+    outside = (s[0] // row >= high) | (s[-1] // row < low)
+    return outside.all() & (s[-1] < math.prod(self.box))
+
+  def dense(self, T: int, S: int) -> Bool[Array, "#B 1 T S"]:
+    """The whole mask."""
+    return self.tile(jnp.arange(T), jnp.arange(S))
+
+  def _coordinates(self, s):
+    rows = [math.prod(self.box[axis + 1 :]) for axis in range(len(self.box))]
+    return [s // row % length for row, length in zip(rows, self.box)]

@@ -1,0 +1,160 @@
+"""The operation: its definition, its chunked form and one token of it."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from attnjax.contract import Case
+from attnjax.core import linear, masks
+from attnjax.core.softmax import wide
+from attnjax.variants.linear.lightning2.decay import slopes as make_slopes
+
+IMPLEMENTATIONS = ("reference", "xla")
+
+
+def attend(
+  q: Float[Array, "B T N H"],
+  k: Float[Array, "B T K H"],
+  v: Float[Array, "B T K E"],
+  slopes: Float[Array, "N"] | None = None,
+  *,
+  initial_state: Float[Array, "B N H E"] | None = None,
+  segment_ids: Int[Array, "B T"] | None = None,
+  padding: Bool[Array, "B T"] | None = None,
+  scale: float = 1.0,
+  return_state: bool = False,
+  impl: str = "auto",
+) -> Any:
+  """Causal linear attention; (B, T, N, E), and the state if `return_state`.
+
+  Args:
+    q: queries.
+    k: keys; K divides N, query head n reads key head n K // N.
+    v: values.
+    slopes: -log of the decay per token of each head, >= 0; None is no decay.
+    initial_state: the state before the first token; it belongs to its segment.
+    segment_ids: a document is a run of equal ids; each one starts from a zero state.
+    padding: True at the real tokens. A token that is padding, or has a negative
+      segment id, is as if it were not there: no key, no value, no decay, no end of a
+      document; its output is 0.
+    scale: multiplies the output.
+    return_state: also the state after the last real token, (B, N, H, E), float32
+      (float64 for float64).
+    impl: one of IMPLEMENTATIONS, or "auto", which takes "xla".
+
+  Raises:
+    ValueError: if shapes do not fit or `impl` is unknown.
+  """
+  linear.check(q, k, v, slopes=slopes, initial_state=initial_state)
+  ids = masks.segments(segment_ids, padding, (q.shape[0], q.shape[1]))
+  if impl not in ("auto", *IMPLEMENTATIONS):
+    raise ValueError(f"impl {impl!r} is none of auto, {', '.join(IMPLEMENTATIONS)}")
+  real = None
+  if ids is not None:
+    ids, real = linear.spans(ids)
+    q, k, v = (jnp.where(real[..., None, None], x, 0) for x in (q, k, v))
+  compute = _definition if impl == "reference" else _chunked
+  out, state = compute(q, k, v, slopes, initial_state, ids, real, scale)
+  return (out, state) if return_state else out
+
+
+def reference(q, k, v, slopes=None, **options):
+  """The definition: one (T, T) matrix of decayed scores for each head."""
+  return attend(q, k, v, slopes, **options, impl="reference")
+
+
+def step(
+  q: Float[Array, "B N H"],
+  k: Float[Array, "B K H"],
+  v: Float[Array, "B K E"],
+  state: Float[Array, "B N H E"],
+  slopes: Float[Array, "N"] | None = None,
+  *,
+  scale: float = 1.0,
+) -> tuple[Float[Array, "B N E"], Float[Array, "B N H E"]]:
+  """(out, next state) of one token; what `attend` does with T = 1."""
+  log_decay = None if slopes is None else -slopes[None]
+  return linear.step(q, k, v, state, log_decay, scale=scale)
+
+
+def _chunked(q, k, v, slopes, state, ids, real, scale):
+  options = {"initial_state": state, "segment_ids": ids, "scale": scale}
+  if slopes is None:
+    return linear.chunked(q, k, v, None, **options)
+  time = jnp.ones((1, q.shape[1])) if real is None else real
+  return linear.chunked(q, k, v, -slopes * time[..., None], **options)
+
+
+def _definition(q, k, v, slopes, state, ids, real, scale):
+  T, N, dtype, kind = *q.shape[1:3], wide(q), v.dtype
+  k, v = (jnp.repeat(x, N // k.shape[2], axis=2) for x in (k, v))
+  q, k, v = (x.astype(dtype) for x in (q, k, v))
+  rate = (jnp.zeros(N) if slopes is None else slopes).astype(dtype)[:, None, None]
+  document = jnp.zeros((1, T), int) if ids is None else masks.documents(ids)
+  age = jnp.cumsum(jnp.ones((1, T), int) if real is None else real, axis=1)
+
+  def decay(elapsed, seen):  # (B, t, s) -> (B, N, t, s)
+    power = jnp.exp(-rate * jnp.where(seen, elapsed, 0)[:, None])
+    return jnp.where(seen[:, None], power, 0)
+
+  same = document[:, :, None] == document[:, None, :]
+  seen = same & jnp.tril(jnp.ones((T, T), bool))
+  weight = decay(age[:, :, None] - age[:, None, :], seen)
+  scores = scale * jnp.einsum("btnh,bsnh->bnts", q, k) * weight
+  out = jnp.einsum("bnts,bsne->btne", scores, v)
+  kept = decay(age[:, -1:, None] - age[:, None, :], same[:, -1:])[:, :, 0]
+  new = jnp.einsum("bns,bsnh,bsne->bnhe", kept, k, v)
+  if state is not None:
+    state = state.astype(dtype)
+    power = decay(age[:, :, None], same[:, :, :1])[..., 0].swapaxes(1, 2)
+    out = out + power[..., None] * scale * jnp.einsum("btnh,bnhe->btne", q, state)
+    new = new + power[:, -1, :, None, None] * state
+  return out.astype(kind), new
+
+
+def _shapes(B, T, N, K, H, E, state=False):
+  shapes = {"q": (B, T, N, H), "k": (B, T, K, H), "v": (B, T, K, E)}
+  return shapes | ({"initial_state": (B, N, H, E)} if state else {})
+
+
+def _decay(heads, kind="alibi"):
+  def make(key: jax.Array) -> dict[str, jax.Array]:
+    del key
+    return {"slopes": make_slopes(heads, kind)}
+
+  return make
+
+
+def _packed(key):
+  del key
+  return jnp.repeat(jnp.array([[0, 1, -1], [3, 3, 5]]), 13, axis=1)
+
+
+def _padded(key):
+  del key
+  return jnp.array([[0], [9]]) <= jnp.arange(65) % 60  # the second on both sides
+
+
+CASES = (
+  Case("whole", _shapes(2, 64, 2, 2, 16, 16), make=_decay(2)),
+  Case("one_token", _shapes(1, 1, 1, 1, 4, 4, True), make=_decay(1)),
+  Case("seven", _shapes(1, 7, 3, 1, 8, 5), {"return_state": True}, _decay(3)),
+  Case("odd", _shapes(1, 63, 1, 1, 3, 7), {"scale": 0.3}, _decay(1, "minimax")),
+  Case("no_decay", _shapes(1, 65, 2, 2, 8, 8, True), {"return_state": True}),
+  Case("linear_decay", _shapes(1, 65, 3, 3, 8, 8), make=_decay(3, "fla")),
+  Case(
+    "segments",
+    _shapes(2, 39, 4, 2, 8, 6, True),
+    {"segment_ids": _packed, "return_state": True},
+    _decay(4),
+  ),
+  Case(
+    "padding",
+    _shapes(2, 65, 2, 1, 8, 8, True),
+    {"padding": _padded, "return_state": True},
+    _decay(2),
+  ),
+  Case("chunks", _shapes(1, 200, 2, 2, 4, 6, True), make=_decay(2)),
+)

@@ -1,0 +1,136 @@
+"""How many tiles of keys a fused kernel visits: a bound on the speed-up, no timing.
+
+Ali Hassani et al. Generalized Neighborhood Attention. arXiv:2504.16922 (NATTENSim).
+
+A tile of queries with the first and last coordinates i0, i1 on an axis visits
+
+  ceil(b(i1) / t) - floor(a(i0) / t)     static: tiles of t keys lie at multiples of t
+  ceil((b(i1) - a(i0)) / t)              dynamic: tiles begin at the first window
+
+tiles of keys on that axis, and the product over the axes in all. A kernel whose time
+goes with its tiles is faster than dense attention by at most dense / visited; the
+number of operations falls by prod L / prod w; the gap is masked work.
+"""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from attnjax.core import windows
+from attnjax.variants.local.neighborhood import attention
+from attnjax.variants.local.neighborhood.tiled import Axis
+
+
+@dataclasses.dataclass(frozen=True)
+class Visits:
+  """Tiles of keys, summed over the tiles of queries.
+
+  Attributes:
+    visited: with the windows.
+    dense: with dense attention in the same tiles.
+    operations: multiplications of dense attention by those of full windows.
+  """
+
+  visited: int
+  dense: int
+  operations: float
+
+  @property
+  def speedup(self) -> float:
+    """The most by which the windows make a kernel of these tiles faster."""
+    return self.dense / self.visited
+
+
+def visits(
+  grid: Sequence[int],
+  *,
+  window: int | Sequence[int],
+  stride: int | Sequence[int] = 1,
+  dilation: int | Sequence[int] = 1,
+  causal: bool | Sequence[bool] = False,
+  query_tile: Sequence[int],
+  key_tile: Sequence[int],
+  dynamic: bool = False,
+) -> Visits:
+  """Counts tiles on a grid; windows as in `attend`.
+
+  Args:
+    grid: tokens on each axis.
+    window: as in `attend`.
+    stride: as in `attend`.
+    dilation: as in `attend`; every dilation group is cut in tiles of its own.
+    causal: as in `attend`.
+    query_tile: queries of a tile on each axis; or one number on a grid of several
+      axes: runs of tokens in row-major order, with dilation 1 and static tiles.
+    key_tile: keys of a tile, in the same way.
+    dynamic: tiles of keys begin where the first window does.
+
+  Raises:
+    ValueError: if windows or tiles do not fit the grid.
+  """
+  axes = attention.broadcast(len(grid), window, stride, dilation, causal)
+  attention.fits(grid, axes)
+  tiles = {len(query_tile), len(key_tile)}
+  operations = math.prod(grid) / math.prod(a.window for a in axes)
+  if tiles == {len(grid)}:
+    lines = [
+      _line(length, axis, q, k, dynamic)
+      for length, axis, q, k in zip(grid, axes, query_tile, key_tile)
+    ]
+    visited, dense = (math.prod(column) for column in zip(*lines))
+  elif tiles == {1} and not dynamic and all(a.dilation == 1 for a in axes):
+    visited, dense = _flattened(grid, axes, query_tile[0], key_tile[0])
+  else:
+    raise ValueError(
+      f"query_tile = {query_tile} and key_tile = {key_tile} need one entry for each of"
+      f" {len(grid)} axes, or one in all with static tiles and without dilation"
+    )
+  return Visits(visited, dense, operations)
+
+
+def _line(length: int, axis: Axis, query: int, key: int, dynamic: bool):
+  """(visited, dense) tiles on one axis, summed over dilation groups."""
+  visited = dense = 0
+  for group in range(axis.dilation):
+    size = -(-(length - group) // axis.dilation)
+    first = np.arange(0, size, query)
+    last = np.minimum(first + query, size) - 1
+    form = (size, axis.window, axis.stride, axis.causal)
+    low, high = windows.bounds(first, *form)[0], windows.bounds(last, *form)[1]
+    found = -(-(high - low) // key) if dynamic else -(-high // key) - low // key
+    visited += int(np.sum(found))
+    dense += first.size * -(-size // key)
+  return visited, dense
+
+
+def _flattened(grid, axes, query: int, key: int):
+  """(visited, dense) runs of keys that any query of a run of queries sees."""
+  rows = []
+  for length, axis in zip(grid, axes):
+    i = np.arange(length)
+    low, high = windows.bounds(i, length, axis.window, axis.stride, axis.causal)
+    rows.append((low[:, None] <= i) & (i < high[:, None]))
+  total, visited = math.prod(grid), 0
+  starts = range(0, total, query)
+  for start in starts:
+    place = np.unravel_index(np.arange(start, min(start + query, total)), grid)
+    seen = np.ones((place[0].size, 1), np.float32)
+    *others, last = (row[p].astype(np.float32) for row, p in zip(rows, place))
+    for other in others:
+      seen = (seen[:, :, None] * other[:, None, :]).reshape(seen.shape[0], -1)
+    keys = np.flatnonzero((seen.T @ last).ravel())
+    visited += np.unique(keys // key).size
+  return visited, len(starts) * -(-total // key)
+
+
+def counted(seen: np.ndarray, query: int, key: int) -> int:
+  """Tiles of a dense mask (T, T) with any visible key: what `visits` must find."""
+  total = 0
+  for t, s in itertools.product(
+    range(0, len(seen), query), range(0, seen.shape[1], key)
+  ):
+    total += bool(seen[t : t + query, s : s + key].any())
+  return total

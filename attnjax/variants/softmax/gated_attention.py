@@ -1,0 +1,237 @@
+"""Gated Attention for Large Language Models: Non-linearity, Sparsity, Sink-Free.
+
+Zihan Qiu et al. 2025. arXiv:2505.06708. Code: github.com/qiuzh20/gated_attention.
+
+  A = softmax(scale q k^T)                          masked, causal by default
+  out[t, n] = (A v)[t, n] * act(gate[t, n])         or + act(gate) for combine "add"
+
+with the gate a projection of the layer's input. That is position "sdpa" (G1), the
+paper's choice: it depends on the query and lies between the projections of the values
+and of the output, which are one linear map without it. The layer also has the other
+positions of the study: "value" (G2) and "key" (G3), gated at the key's token, "query"
+(G4), and "output" (G5), after the output projection. A headwise gate is one number a
+head, an elementwise gate one for each of its features.
+
+No bias, weights normal(0.02): at the start a sigmoid gate is 1/2 everywhere.
+
+Cost: that of dot-product attention, D N weights and as many multiplications a token
+for a headwise gate, D N H for an elementwise one. Decoding keeps 2 K H numbers a
+token; with G2 and G3 the cache holds gated values and keys.
+
+Axes: B batch, T query tokens, S key tokens, N query heads, K key/value heads, H head
+size, V value size, D model width.
+"""
+
+from typing import Any
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int, Num
+
+from attnjax.contract import Case, unknown
+from attnjax.core import masks, softmax
+from attnjax.core.cache import KeyValueCache
+from attnjax.nn import attention, projections
+from attnjax.nn import gate as gates
+from attnjax.nn.gate import Gate
+from attnjax.variants.softmax import dot_product
+
+IMPLEMENTATIONS = softmax.IMPLEMENTATIONS
+FORMS = ("causal", "sequence", "image")
+GATES = ("elementwise", "headwise", "none")
+POSITIONS = ("sdpa", "value", "key", "query", "output")
+
+
+def attend(
+  q: Float[Array, "B T N H"],
+  k: Float[Array, "B S K H"],
+  v: Float[Array, "B S K V"],
+  gate: Float[Array, "B T #N #V"],
+  *,
+  causal: bool = True,
+  offset: Int[Array, ""] | int | None = None,
+  segment_ids: Int[Array, "B T"] | None = None,
+  kv_segment_ids: Int[Array, "B S"] | None = None,
+  mask: Bool[Array, "#B #N #T #S"] | None = None,
+  act: str = "sigmoid",
+  combine: str = "mul",
+  scale: float | None = None,
+  return_lse: bool = False,
+  impl: str = "auto",
+) -> Any:
+  """Softmax attention with a gate at its output (G1); (B, T, N, V).
+
+  Args:
+    q: queries.
+    k: keys; K divides N, query head n reads key head n K // N.
+    v: values.
+    gate: before its activation; 1 for N shares it among the heads, 1 for V is headwise.
+    causal: token t sees the keys s <= t + offset.
+    offset: S - T if None, which aligns the last query with the last key.
+    segment_ids: tokens see their own segment; negative ids see nothing.
+    kv_segment_ids: the keys' segments; `segment_ids` if None (needs T = S).
+    mask: True = may attend, in conjunction with the rest.
+    act: "sigmoid", "silu" or "ns_sigmoid" (1/2 + sigmoid / 2), in float32.
+    combine: "mul" or "add".
+    scale: H^-0.5 if None.
+    return_lse: also the log of the softmax's denominator, (B, T, N) float32.
+    impl: one of IMPLEMENTATIONS, or "auto", which takes "xla".
+
+  Raises:
+    ValueError: if shapes do not fit, or `act`, `combine` or `impl` is unknown.
+  """
+  (B, T, N, _), S = q.shape, k.shape[1]
+  seen = masks.conjunction(
+    (B, N, T, S), causal, offset, segment_ids, kv_segment_ids, mask
+  )
+  out, lse = softmax.attend(q, k, v, mask=seen, scale=scale, impl=impl)
+  out = gates.apply(out, gate, act=act, combine=combine)
+  return (out, lse) if return_lse else out
+
+
+def reference(q, k, v, gate, **options):
+  """The definition: one (T, S) matrix of scores for each head, then the gate."""
+  return attend(q, k, v, gate, **options, impl="reference")
+
+
+class Layer(nnx.Module):
+  """Projections, rotary positions, `attend` and a gate; x (B, T, D) or (B, H, W, D).
+
+  Queries and keys are gated between their norm, which would undo a headwise gate, and
+  their rotation.
+  """
+
+  def __init__(
+    self,
+    dim: int,
+    *,
+    form: str = "causal",
+    heads: int = 4,
+    kv_heads: int = 0,  # 0: as many as heads
+    head_dim: int = 0,  # 0: dim / heads
+    gate: str = "elementwise",  # one of GATES
+    position: str = "sdpa",  # one of POSITIONS
+    share_heads: bool = False,  # one gate for all heads
+    from_input: bool = True,  # False: the gate is a parameter, 0 at the start
+    combine: str = "mul",
+    act: str = "sigmoid",
+    qk_norm: bool = True,
+    rope_theta: float = 10000.0,  # 0: no rotation
+    bias: bool = False,
+    impl: str = "auto",
+    rngs: nnx.Rngs,
+  ):
+    kv_heads, size = kv_heads or heads, projections.head_size(dim, heads, head_dim)
+    count = kv_heads if position in ("value", "key") else heads
+    shape = _gate_shape(gate, position, dim, 1 if share_heads else count, size)
+    if form not in FORMS:
+      raise ValueError(unknown("form", form, FORMS))
+    if share_heads and position == "output":
+      raise ValueError("share_heads: position 'output' comes after the heads' sum")
+    options = {"qk_norm": qk_norm, "rope_theta": rope_theta, "bias": bias, "rngs": rngs}
+    self.project = projections.QueryKeyValue(dim, heads, kv_heads, size, **options)
+    self.out = projections.output(heads, size, dim, bias=bias, rngs=rngs)
+    options = {"act": act, "combine": combine, "from_input": from_input, "bias": bias}
+    self.gate = None if gate == "none" else Gate(dim, shape, **options, rngs=rngs)
+    self.form, self.position, self.impl = form, position, impl
+    self.kv_heads, self.size = kv_heads, size
+
+  def __call__(
+    self,
+    x: Float[Array, "B *T D"],
+    *,
+    segment_ids: Int[Array, "B T"] | None = None,
+    padding: Bool[Array, "B T"] | None = None,
+    positions: Num[Array, "..."] | None = None,
+    index: Int[Array, ""] | int = 0,
+  ) -> Float[Array, "B *T D"]:
+    """The layer's result for x, in its shape; see `attnjax.contract`."""
+    del index  # the same at every depth
+    return attention.whole(
+      x,
+      self._project,
+      self._mix,
+      form=self.form,
+      segment_ids=segment_ids,
+      padding=padding,
+      positions=positions,
+    )
+
+  def weights(self, x, *, index=0, **seen):
+    """The softmax weights, which no gate at the output changes; (B, N, T, T)."""
+    del index
+    return attention.weights(x, self._project, form=self.form, impl=self.impl, **seen)
+
+  def init_cache(self, batch: int, length: int, dtype=jnp.float32) -> KeyValueCache:
+    """An empty cache with room for `length` tokens."""
+    return attention.empty_cache(
+      self.form, batch, length, self.kv_heads, self.size, dtype
+    )
+
+  def step(
+    self,
+    x: Float[Array, "B T D"],
+    cache: KeyValueCache,
+    *,
+    segment_ids: Int[Array, "B T"] | None = None,
+    padding: Bool[Array, "B T"] | None = None,
+    index: Int[Array, ""] | int = 0,
+  ) -> tuple[Float[Array, "B T D"], KeyValueCache]:
+    """The next T tokens, T >= 1, after those in the cache."""
+    del index
+    return attention.step(
+      x, cache, self._project, self._mix, segment_ids=segment_ids, padding=padding
+    )
+
+  def _gated(self, position, x, y):
+    return y if self.gate is None or self.position != position else self.gate(x, y)
+
+  def _project(self, x, positions):
+    q, k, v = self.project.heads(x)
+    q, k = self._gated("query", x, q), self._gated("key", x, k)
+    return *self.project.rotate(q, k, positions), self._gated("value", x, v)
+
+  def _mix(self, x, q, k, v, **seen):
+    if self.gate is not None and self.position == "sdpa":
+      act, combine = self.gate.act, self.gate.combine
+      options = seen | {"act": act, "combine": combine, "impl": self.impl}
+      out = attend(q, k, v, self.gate.values(x), **options)
+    else:
+      out = dot_product.attend(q, k, v, **seen, impl=self.impl)
+    return self._gated("output", x, self.out(out.astype(x.dtype)))
+
+
+def _gate_shape(gate, position, dim, heads, size):
+  for name, value, known in (("gate", gate, GATES), ("position", position, POSITIONS)):
+    if value not in known:
+      raise ValueError(unknown(name, value, known))
+  whole = (dim,) if position == "output" else (heads, size)
+  return whole if gate == "elementwise" else (*whole[:-1], 1)
+
+
+def _shapes(B, T, S, N, K, H, V, G):
+  q, k, v = (B, T, N, H), (B, S, K, H), (B, S, K, V)
+  return {"q": q, "k": k, "v": v, "gate": (B, T, *G)}
+
+
+def _packed(key):
+  del key
+  return jnp.repeat(jnp.array([[0, 1, -1], [3, 3, 5]]), 13, axis=1)
+
+
+CASES = (
+  Case("elementwise", _shapes(2, 65, 65, 4, 2, 8, 8, (4, 8))),
+  Case("headwise", _shapes(2, 63, 63, 4, 2, 8, 6, (4, 1)), {"return_lse": True}),
+  Case("shared", _shapes(1, 64, 64, 2, 2, 8, 8, (1, 8)), {"act": "ns_sigmoid"}),
+  Case("one_token", _shapes(1, 1, 1, 1, 1, 4, 4, (1, 4))),
+  Case("one_head", _shapes(1, 7, 7, 1, 1, 8, 5, (1, 1)), {"causal": False}),
+  Case("more_keys", _shapes(1, 7, 63, 2, 1, 8, 8, (2, 8)), {"scale": 0.3}),
+  Case("more_queries", _shapes(1, 63, 7, 2, 1, 8, 8, (2, 1)), {"act": "silu"}),
+  Case("segments", _shapes(2, 39, 39, 2, 1, 8, 8, (2, 8)), {"segment_ids": _packed}),
+  Case(
+    "added",
+    _shapes(1, 33, 33, 2, 2, 8, 8, (2, 8)),
+    {"act": "silu", "combine": "add"},
+  ),
+)
+LAYER = {"dim": 32, "heads": 4, "kv_heads": 2}

@@ -1,0 +1,1 @@
+"""Golden files of the authors' code and how attnjax maps onto them."""
