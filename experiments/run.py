@@ -15,10 +15,11 @@ The same command goes on after an interruption. SIGTERM saves and ends with stat
                               ADDRESS:PORT,COUNT,INDEX
 """
 
+import contextlib
 import json
-import math
 import os
 import platform
+import statistics
 import sys
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from experiments import errors, generation, settings
 from experiments.assembly import assemble
 from experiments.pages import report
 from experiments.training import loop, metrics, objective
+from experiments.training.stopping import Sigterm
 from experiments.workdir import claim
 
 _MAPS = 4  # heads, at most 64 tokens, in the report
@@ -63,33 +65,35 @@ def _define(values: flags.FlagValues):
 def run(config, workdir: Path, *, force: bool = False) -> str:
   """Trains to the end of the config's steps; "finished" or "stopped"."""
   workdir = Path(workdir)
-  assembly = assemble(config)
-  claim(workdir, settings.to_json(config), force=force)
-  say = print if jax.process_index() == 0 else lambda text: None
-  trainer = loop.Trainer(assembly, workdir, say=say)
-  try:
-    outcome = trainer.run()
-    if outcome == "stopped":
+  with Sigterm() as stop, contextlib.ExitStack() as stack:
+    assembly = assemble(config)
+    claim(workdir, settings.to_json(config), force=force)
+    say = print if jax.process_index() == 0 else lambda text: None
+    trainer = loop.Trainer(assembly, workdir, say=say)
+    stack.callback(trainer.close)
+    outcome = trainer.run(stop)
+    if outcome == "finished":
+      _finish(trainer, say)
+    else:
       say(
         f"stopped by SIGTERM after step {trainer.step} of {config.steps}; saved."
         " The same command goes on."
       )
-    else:
-      _finish(trainer, say)
     return outcome
-  finally:
-    trainer.close()
 
 
 def _finish(trainer, say):
   """The last evaluation, the summary, the sample and the report."""
   final = trainer.validation or trainer.evaluate("validation")
-  summary = _summary(trainer, final)
-  if jax.process_index() == 0:
-    path = trainer.workdir / "summary.json"
-    path.write_text(json.dumps(summary, indent=2) + "\n")
+  if jax.process_index():
+    return
+  summary = _summary(trainer, metrics.read(trainer.workdir), final)
+  path = trainer.workdir / "summary.json"
+  path.write_text(json.dumps(summary, indent=2) + "\n")
   if jax.process_count() > 1:
-    return  # pictures need the whole model on one host
+    say("no pictures or samples from several processes: the model is not on one host")
+    report.write(trainer.workdir, summary=summary)
+    return
   if trainer.task.kind == "tokens":
     sample, maps = _sample(trainer), _token_maps(trainer)
     report.write(trainer.workdir, summary=summary, sample=sample, maps=maps)
@@ -102,13 +106,14 @@ def _finish(trainer, say):
   say(f"validation {numbers}\nreport: {trainer.workdir / 'report.html'}")
 
 
-def _summary(trainer, final):
+def _summary(trainer, lines, final):
   config, task = trainer.config, trainer.task
-  lines = metrics.read(trainer.workdir)
   past = [line for line in lines if line["split"] == "validation"]
   sign = 1 if task.metric == "accuracy" else -1
   best = max(past, key=lambda line: sign * line[task.metric], default=None)
-  seconds = trainer.step_seconds()
+  train = [line for line in lines if line["split"] == "train"]
+  # The numbers are those of the whole run, also if it was interrupted.
+  spans = zip([0, *(line["step"] for line in train)], train)
   return {
     "mechanism": config.mechanism,
     "host": config.host,
@@ -116,8 +121,8 @@ def _summary(trainer, final):
     "metric": task.metric,
     "steps": trainer.step,
     **trainer.cost,
-    "step_seconds": None if math.isnan(seconds) else seconds,
-    "train_seconds": trainer.train_seconds,
+    "step_seconds": statistics.median(line["step_seconds"] for line in train),
+    "train_seconds": sum(x["step_seconds"] * (x["step"] - a) for a, x in spans),
     "final": {"validation": final},
     "best": best or {},
     "versions": {"python": platform.python_version(), "jax": jax.__version__},

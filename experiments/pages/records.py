@@ -11,7 +11,7 @@ from experiments.errors import UserError
 
 CONFIG, SUMMARY = "config.json", "summary.json"
 # Numbers of a line of the log that say nothing of how good the model is.
-_OTHER = ("step", "split", "rate", "gradient_norm", "seconds")
+_OTHER = ("step", "split", "rate", "gradient_norm", "seconds", "step_seconds")
 # Words in the names of metrics of which more is better; of all others, less is.
 _HIGHER = ("accuracy", "exact", "coverage", "recall", "precision", "f1", "auc", "score")
 

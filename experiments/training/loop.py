@@ -2,7 +2,6 @@
 
 import contextlib
 import math
-import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -51,7 +50,6 @@ class Trainer:
       say(f"going on from the checkpoint of step {self.step}")
     self.validation: dict[str, float] | None = None
     self._pending: tuple[int, dict, dict] | None = None
-    self.train_seconds = 0.0
     self._compile()
 
   def _compile(self):
@@ -72,30 +70,25 @@ class Trainer:
       f" compiled in {time.monotonic() - start:.1f} s"
     )
 
-  def run(self) -> str:
-    """Trains to the last step, or to a SIGTERM; "finished" or "stopped".
+  def run(self, stop: Sigterm) -> str:
+    """Trains to the last step, or until a stop is asked; "finished" or "stopped".
 
     Raises:
       UserError: if the loss or the gradient is not finite, or a save fails.
     """
     unit = "tokens" if self.task.kind == "tokens" else "examples"
-    config, self._times, begin = self.config, [], time.monotonic()
+    config = self.config
     with contextlib.ExitStack() as stack:
-      stop = stack.enter_context(Sigterm())
       self.progress = stack.enter_context(Progress(config.steps, self.step, unit))
       self.log = stack.enter_context(self._open_log())
-      self._pending = None
       self._mark = self.step, time.monotonic()
-      while self.step < config.steps:
+      while self.step < config.steps and not stop.requested:
         self._one()
         if self._due(config.eval_every):
           self._validate()
         if self._due(config.save_every) or stop.requested:
           self._save()
-        if stop.requested and self.step < config.steps:
-          return "stopped"
-    self.train_seconds = time.monotonic() - begin
-    return "finished"
+    return "finished" if self.step == config.steps else "stopped"
 
   def _open_log(self) -> Any:
     if jax.process_index():
@@ -107,10 +100,6 @@ class Trainer:
     return evaluation.evaluate(
       self.assembly, self._evaluate, self.state["model"], split
     )
-
-  def step_seconds(self) -> float:
-    """The median time of a step, evaluations aside; NaN before the second log line."""
-    return statistics.median(self._times) if self._times else math.nan
 
   def close(self):
     """Ends the threads of data and checkpoints."""
@@ -162,7 +151,6 @@ class Trainer:
     self._settle()
     (step, then), now = self._mark, time.monotonic()
     seconds = (now - then) / (self.step - step)
-    self._times.append(seconds)
     examples = self.config.data.batch
     unit = self.task.shape[0] * examples if self.task.kind == "tokens" else examples
     speed = {f"{self.progress.unit}_per_second": unit / seconds}
@@ -172,7 +160,8 @@ class Trainer:
       "train",
       **numbers,
       gradient_norm=float(totals["gradient_norm"]),
-      rate=float(self.assembly.rate(self.step - 1)),
+      rate=self.assembly.rate(self.step - 1),
+      step_seconds=seconds,
       **speed,
     )
     self.progress.update(self.step, **numbers, **speed)
