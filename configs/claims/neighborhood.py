@@ -5,12 +5,19 @@ their edges, strides are in between, and the saved tiles are saved time.
 
 Quality: on a grid of 32 x 32 tokens each token has a name and a colour and asks for the
 colour of the token of a given name, at most 3 rows and columns away. Names are unique,
-so dense attention can answer by name alone. Two layers, a window of 7 x 7.
+so dense attention can answer by name alone. Two layers, a window of 7 x 7. From
+scratch dense attention stays at chance for 300 steps: one key in 1024 has hardly a
+gradient. It therefore begins with the trained windows' weights and trains on, so that
+what is compared is what each can do, with the advantage on the dense side.
 
 Speed: tiles of the simulator against those counted in the mask; times at T = 4096,
 window 64, against the faster of two dense implementations.
 
   python -m experiments.claims neighborhood
+
+Measured in 9 minutes on two cores that were shared with other work (load 4 to 6):
+12 times faster forward, 12.7 with backward; accuracy 0.9998 dense and 0.9996 in
+windows, at block edges 0.36 above blocks, stride 4 between by 0.15.
 """
 
 import time
@@ -29,7 +36,7 @@ from attnjax.variants.softmax import dot_product
 from experiments.evidence import Claim, at_least, at_most, fit
 
 SIDE, WINDOW, REACH, COLOURS = 32, 7, 3, 4
-CODE, WIDTH, HEADS, BATCH, STEPS = 16, 32, 1, 4, 300
+CODE, WIDTH, HEADS, BATCH, STEPS = 24, 48, 1, 4, 200
 TOKENS, LINE, HEAD_SIZE, QUERY_HEADS = 4096, 64, 64, 4
 
 
@@ -97,17 +104,21 @@ def _quality():
       grid, window=WINDOW, query_tile=(8, 8), key_tile=(8, 8)
     ).operations
   )
-  dense, _ = _accuracy(SIDE, 1)
-  slides, slides_edge = _accuracy(WINDOW, 1)
+  trained = _train(_Model(WINDOW, 1, nnx.Rngs(0)))
+  slides, slides_edge = _accuracy(trained)
   yield at_most("attention FLOPs of a window of 7, of dense", work, 0.06)
-  yield at_most("accuracy lost against dense", dense - slides, 0.01)
-  _, strides_edge = _accuracy(WINDOW, 4)
-  _, blocks_edge = _accuracy(WINDOW, WINDOW)
+  _, blocks_edge = _accuracy(_train(_Model(WINDOW, WINDOW, nnx.Rngs(0))))
   yield at_least(
     "accuracy above blocks at their edges", slides_edge - blocks_edge, 0.05
   )
+  _, strides_edge = _accuracy(_train(_Model(WINDOW, 4, nnx.Rngs(0))))
   between = min(slides_edge - strides_edge, strides_edge - blocks_edge)
-  yield at_least("stride 4 is between, by at least", between, 0)
+  yield at_least("stride 4 is between, from both by", between, 0)
+  whole = _Model(SIDE, 1, nnx.Rngs(0))
+  nnx.update(whole, nnx.state(trained))
+  dense, _ = _accuracy(_train(whole))
+  yield at_least("accuracy of dense attention", dense, 0.9)
+  yield at_most("accuracy lost against dense", dense - slides, 0.01)
 
 
 class _Model(nnx.Module):
@@ -144,17 +155,18 @@ def _batch(key):
   return jnp.concatenate([name, asked, jax.nn.one_hot(colour, COLOURS)], -1), label
 
 
-def _accuracy(window: int, stride: int) -> tuple[float, float]:
-  """Of all tokens, and of those at the edges of blocks of 7 x 7."""
-
+def _train(model: _Model) -> _Model:
   def loss(model, key):
     x, label = _batch(key)
     return optax.softmax_cross_entropy_with_integer_labels(model(x), label).mean()
 
   rate = optax.warmup_cosine_decay_schedule(0, 1e-2, 30, STEPS)
   optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
-  model = _Model(window, stride, nnx.Rngs(0))
-  model = fit(loss, model, steps=STEPS, optimizer=optimizer)
+  return fit(loss, model, steps=STEPS, optimizer=optimizer)
+
+
+def _accuracy(model: _Model) -> tuple[float, float]:
+  """Of all tokens, and of those at the edges of blocks of 7 x 7."""
 
   @jax.jit
   def right(model, key):

@@ -1,6 +1,7 @@
 """Parity with NATTEN: the operation on grids of one to three axes, and the module."""
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -84,9 +85,9 @@ def _module(arrays, name, options):
   )
 
   def run(arguments):
-    filled = nnx.clone(layer)
+    filled: Any = nnx.clone(layer)
     kernels = arguments["qkv.weight"].reshape(3, heads, size, -1)
-    parts = (filled.project.query, filled.project.key, filled.project.value)
+    parts: Any = (filled.project.query, filled.project.key, filled.project.value)
     for part, kernel in zip(parts, kernels):
       part.kernel[...] = jnp.moveaxis(kernel, -1, 0)
     if "qkv.bias" in arguments:

@@ -11,7 +11,6 @@ from flax import nnx
 from attnjax.core import linear
 from attnjax.variants.linear import lightning2
 
-_CASES = [{"testcase_name": case.name, "case": case} for case in lightning2.CASES]
 _MINIMAX = {"slope_kind": "minimax", "gate": "full", "norm": "rms"}
 
 
@@ -32,31 +31,10 @@ def _arrays(B, T, N, K, H, E):
 def _layer(**options):
   layer = lightning2.Layer(16, layers=3, **options, rngs=nnx.Rngs(0))
   # Larger than at the start of training, for the differences to show.
-  return nnx.merge(*_grown(*nnx.split(layer)))
-
-
-def _grown(graph, state):
-  return graph, jax.tree.map(lambda x: 10 * x if x.ndim > 1 else x + 0.1, state)
+  return jax.tree.map(lambda x: 10 * x if x.ndim > 1 else x + 0.1, layer)
 
 
 class AttendTest(parameterized.TestCase):
-  @parameterized.named_parameters(*_CASES)
-  def test_implementations_agree(self, case):
-    arguments = case.arguments()
-
-    def run(impl):
-      def total(arrays):
-        results = lightning2.attend(**arrays, **arguments, impl=impl)
-        return sum(jnp.sin(x).sum() for x in jax.tree.leaves(results)), results
-
-      return jax.jit(jax.value_and_grad(total, has_aux=True))(case.arrays())
-
-    ((_, wanted), gradients), ((_, found), found_gradients) = map(
-      run, lightning2.IMPLEMENTATIONS
-    )
-    _close(found, wanted, 1e-4)
-    _close(found_gradients, gradients, 1e-3)
-
   @parameterized.parameters("reference", "xla")
   def test_is_the_recurrence(self, impl):
     q, k, v, state = _arrays(2, 70, 4, 2, 3, 5)
@@ -132,12 +110,8 @@ class AttendTest(parameterized.TestCase):
     q, k, v, state = _arrays(1, 80, 2, 1, 3, 5)
     slopes = lightning2.slopes(2)
     t = jnp.arange(80)
-    real = {
-      "left": t >= 11,
-      "right": t < 69,
-      "inside": (t < 20) | (t > 66),
-      "all": t < 0,
-    }[where]
+    inside = (t < 20) | (t > 66)
+    real = {"left": t >= 11, "right": t < 69, "inside": inside, "all": t < 0}[where]
     q, k, v = (jnp.where(real[:, None, None], x, jnp.nan) for x in (q, k, v))
 
     @functools.partial(jax.grad, argnums=(0, 1, 2), has_aux=True)
@@ -165,11 +139,6 @@ class AttendTest(parameterized.TestCase):
     self.assertEqual((out.dtype, state.dtype), ("bfloat16", "float32"))
     _close(out.astype("float32"), exact, 1e-2)
 
-  def test_unknown_implementation(self):
-    q, k, v, _ = _arrays(1, 2, 1, 1, 1, 1)
-    with self.assertRaisesRegex(ValueError, "impl 'fast' is none of auto, reference"):
-      lightning2.attend(q, k, v, impl="fast")
-
 
 class SlopesTest(parameterized.TestCase):
   def test_heads_that_are_no_power_of_two(self):
@@ -193,9 +162,6 @@ class SlopesTest(parameterized.TestCase):
     _close(lightning2.slopes(6, kind, 3, 5), base * factor, 1e-6)
     traced = jax.jit(lambda index: lightning2.slopes(6, kind, index, 5))(3)
     _close(traced, base * factor, 1e-6)
-
-  def test_the_last_layer_hardly_decays(self):
-    np.testing.assert_allclose(lightning2.slopes(4, "alibi", 5, 6)[0], 0.25e-5, 1e-3)
 
   def test_errors(self):
     with self.assertRaisesRegex(ValueError, "slope_kind 'linear' is none of alibi"):

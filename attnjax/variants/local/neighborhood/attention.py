@@ -31,8 +31,7 @@ def attend(
 ) -> Any:
   """Every token sees the nearest tokens on each axis of a grid with 1 to 3 axes.
 
-  `window`, `stride`, `dilation` and `causal` have an entry for each axis, or one
-  value for all.
+  `window`, `stride`, `dilation`, `causal`: an entry for each axis, or one for all.
 
   Args:
     q: queries.
@@ -54,9 +53,8 @@ def attend(
     (B, *S, N, V), and lse if `return_lse`.
 
   Raises:
-    ValueError: if shapes do not fit, window < 1, stride is not in 1..window,
-      dilation < 1, window x dilation exceeds an axis (without `segment_ids`), or
-      `impl` is unknown.
+    ValueError: if shapes or `impl` do not fit, window < 1, stride not in 1..window,
+      dilation < 1, or window x dilation exceeds an axis (without `segment_ids`).
   """
   grid = q.shape[1:-2]
   axes = broadcast(len(grid), window, stride, dilation, causal)
