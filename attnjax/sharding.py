@@ -38,7 +38,9 @@ def make_mesh(data: int = -1, model: int = 1, devices: Sequence | None = None) -
   sizes, count = [data, model], len(devices)
   for axis, size in zip(AXES, sizes):
     if size != -1 and size < 1:
-      raise ValueError(f"mesh.{axis} = {size}; it must be 1 or more, or -1 for the rest")
+      raise ValueError(
+        f"mesh.{axis} = {size}; it must be 1 or more, or -1 for the rest"
+      )
   known = math.prod(s for s in sizes if s != -1)
   if sizes.count(-1) == 2:
     raise ValueError("mesh.data = mesh.model = -1; only one can be the rest")

@@ -178,10 +178,22 @@ def _visit_all(visit, carry, mask, t, parts):
   """`carry` after all tiles of keys that a query of t may see; parts end with s."""
 
   def step(carry, part):
-    empty = mask.empty(t, part[-1])
+    empty = _for_all(mask.empty(t, part[-1]))
     return jax.lax.cond(empty, lambda c, *_: c, visit, carry, *part), None
 
   return jax.lax.scan(step, carry, parts)[0]
+
+
+@jax.custom_batching.custom_vmap
+def _for_all(empty):
+  """`empty`; under vmap one answer for the whole batch, so that tiles are skipped."""
+  return empty
+
+
+@_for_all.def_vmap
+def _for_all_vmap(size, batched, empty):
+  del size, batched
+  return _for_all(empty.all(axis=0)), False
 
 
 def _scores(query, key, bias, mask, t, s, scale, S):

@@ -68,7 +68,7 @@ def _measure(impl: str) -> list[float]:
   # In turns, so that a moment in which the machine is slow is so for every length.
   for _ in range(30 if impl == "xla" else 2):
     for i, (task, length) in enumerate(zip(tasks, LENGTHS)):
-      for _ in range(LENGTHS[-1] // length if impl == "xla" else 1):
+      for _ in range(LENGTHS[-1] // length):
         # Of this process alone: what else runs on the core does not count.
         start = time.process_time()
         jax.block_until_ready(task())

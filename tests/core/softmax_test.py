@@ -123,6 +123,21 @@ class ChunkedTest(parameterized.TestCase):
       want = run(softmax.reference, one, offsets[i])
       jax.tree.map(_close, jax.tree.map(lambda x, i=i: x[i], got), want)
 
+  def test_gradient_under_vmap_with_an_offset_of_each_example(self):
+    arrays = {n: x[:, None] for n, x in _arrays().items() if n != "bias"}
+    offsets = jnp.array([-3, 20])
+
+    def loss(arrays, offset):
+      mask = masks.Mask(causal=True, offset=offset)
+      return jnp.sin(softmax.chunked(**arrays, mask=mask, tile=(8, 8))[0]).sum()
+
+    got = jax.jit(jax.vmap(jax.grad(loss)))(arrays, offsets)
+    single = jax.jit(jax.grad(loss))
+    for i, offset in enumerate(offsets):
+      want = single(jax.tree.map(lambda x, i=i: x[i], arrays), offset)
+      for name in want:
+        np.testing.assert_allclose(got[name][i], want[name], rtol=1e-4, atol=1e-5)
+
   def test_second_derivatives(self):
     with jax.enable_x64(True):
       arrays = _arrays(T=5, S=6, N=2, K=1, H=2, V=2, dtype="float64")
