@@ -9,7 +9,7 @@ r, columns c and G_r = g_0 + ... + g_r, S being the state before the chunk:
   O = scale (Q K^T * D) V + scale exp(G) * (Q S)    D[r, c] = exp(G_r - G_c), r >= c
   S <- exp(G_last) S + (exp(G_last - G) * K)^T V
 
-Zhen Qin et al. Lightning Attention-2. 2024. arXiv:2401.04658, equations 8 to 12.
+Zhen Qin et al. Lightning Attention-2. 2024. arXiv:2401.04658, algorithm 1.
 Every exponent is a difference that is <= 0 before it is exponentiated: exp(G_r) and
 exp(-G_c) apart would overflow. States, decays and sums are float32 (float64 for
 float64) whatever the input is.
