@@ -1,9 +1,14 @@
 # make run    trains the default language model on the King James Bible, with a report
 # make test   the whole suite
 # make lint   ruff and pyrefly
-# Each makes .venv first, from the Python that `python3` gives in this folder.
+# Each makes .venv first, from the Python that `python3` gives in this folder, or
+# another one that is new enough.
 
-PYTHON ?= python3
+# The first that is 3.12 or newer of: python3, python3.12, uv's.
+PYTHON ?= $(shell \
+  python3 -c 'import sys; sys.exit(sys.version_info < (3, 12))' 2>/dev/null \
+    && echo python3 || command -v python3.12 \
+    || uv python find 3.12 2>/dev/null || echo python3)
 BIN := .venv/bin
 WORKDIR ?= runs/lm
 export JAX_PLATFORMS ?= cpu

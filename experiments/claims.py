@@ -17,6 +17,7 @@ from pathlib import Path
 import configs.claims
 from attnjax import contract
 from experiments import catalogue, errors
+from experiments.evidence import REPORTED
 
 _ROOT = Path(__file__).parent.parent
 
@@ -48,8 +49,9 @@ def _measure(slug: str, root: Path) -> bool:
   print(slug, flush=True)
   start, found = time.monotonic(), []
   for claim in importlib.import_module(f"configs.claims.{slug}").claims():
-    verdict = "holds" if claim.holds else "DOES NOT HOLD"
-    print(f"  {claim.name}: {claim.measured:.4g} ({claim.rule}) {verdict}", flush=True)
+    bound = "" if claim.rule == REPORTED else f" {claim.rule}"
+    verdict = bound and (" holds" if claim.holds else " DOES NOT HOLD")
+    print(f"  {claim.name}: {claim.measured:.4g}{bound}{verdict}", flush=True)
     found.append(
       {
         "name": claim.name,

@@ -8,6 +8,9 @@ import jax
 import optax
 
 
+REPORTED = "reported"  # the rule of a number that has no bound
+
+
 @dataclasses.dataclass(frozen=True)
 class Claim:
   """One statement of a paper and what came out here.
@@ -33,6 +36,11 @@ def at_most(name: str, measured: float, bound: float) -> Claim:
 def at_least(name: str, measured: float, bound: float) -> Claim:
   """The claim that a number is not below a bound."""
   return Claim(name, float(measured), f">= {bound:g}", bool(measured >= bound))
+
+
+def reported(name: str, measured: float) -> Claim:
+  """A number without a bound, for the reader to judge."""
+  return Claim(name, float(measured), REPORTED, True)
 
 
 def fit(

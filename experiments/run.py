@@ -15,12 +15,23 @@ The same command goes on after an interruption. SIGTERM saves and ends with stat
                               ADDRESS:PORT,COUNT,INDEX
 """
 
+import signal
+import sys
+
+
+def _too_early(*_):
+  print("stopped by SIGTERM before the first step. The same command goes on.")
+  sys.exit(0)
+
+
+if __name__ == "__main__":
+  signal.signal(signal.SIGTERM, _too_early)  # the imports below take seconds
+
 import contextlib
 import json
 import os
 import platform
 import statistics
-import sys
 from pathlib import Path
 
 import jax

@@ -1,5 +1,6 @@
 """The application from end to end, on tiny runs: train, stop, go on, evaluate."""
 
+import contextlib
 import json
 import os
 import signal
@@ -8,6 +9,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 from absl.testing import absltest
@@ -73,7 +75,7 @@ class RunTest(absltest.TestCase):
     self.assertEqual(losses(self.whole), before)
 
   def test_sigterm_saves_and_the_same_command_goes_on_bit_equal(self):
-    with _at_step(6, lambda: os.kill(os.getpid(), signal.SIGTERM)):
+    with _every_step(lambda: os.kill(os.getpid(), signal.SIGTERM), at=6):
       self.assertEqual(run.run(tiny(), self.workdir), "stopped")
     self.assertLess(losses(self.workdir)[-1][1], 9)
     self.assertEqual(run.run(tiny(), self.workdir), "finished")
@@ -134,22 +136,18 @@ class RunTest(absltest.TestCase):
     self.assertIn("data:image/png", (self.workdir / "report.html").read_text())
 
 
-class _at_step:
-  """Calls a function when the run has done a number of steps."""
+@contextlib.contextmanager
+def _every_step(action, at=0):
+  """Calls a function after every step, or after step `at` only."""
+  original = Progress.update
 
-  def __init__(self, step, action):
-    self.step, self.action, self.update = step, action, Progress.update
+  def update(self, step, **numbers):
+    original(self, step, **numbers)
+    if at in (0, step):
+      action()
 
-  def __enter__(self):
-    def update(progress, step, **numbers):
-      self.update(progress, step, **numbers)
-      if step == self.step:
-        self.action()
-
-    Progress.update = update
-
-  def __exit__(self, *error):
-    Progress.update = self.update
+  with mock.patch.object(Progress, "update", update):
+    yield
 
 
 def _lines(workdir):
@@ -159,6 +157,8 @@ def _lines(workdir):
 
 if __name__ == "__main__":
   if sys.argv[1:2] == ["train"]:
-    run.run(tiny(), Path(sys.argv[2]))
+    # Slow enough for a test to kill it between two steps.
+    with _every_step(lambda: time.sleep(0.1)):
+      run.run(tiny(), Path(sys.argv[2]))
   else:
     absltest.main()

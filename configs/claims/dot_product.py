@@ -10,7 +10,7 @@ Claimed:
 
   python -m experiments.claims dot_product
 
-Measured in 1 minute on 2 busy cores.
+Measured in 19 s on 2 cores.
 """
 
 from collections.abc import Iterator

@@ -31,7 +31,7 @@ from jaxtyping import Array, Bool, Float, Int, Num
 from attnjax.contract import Case, unknown
 from attnjax.core import masks, softmax
 from attnjax.core.cache import KeyValueCache
-from attnjax.nn import attention, projections
+from attnjax.nn import projections, self_attention
 from attnjax.nn import gate as gates
 from attnjax.nn.gate import Gate
 from attnjax.variants.softmax import dot_product
@@ -147,7 +147,7 @@ class Layer(nnx.Module):
   ) -> Float[Array, "B *T D"]:
     """The layer's result for x, in its shape; see `attnjax.contract`."""
     del index  # the same at every depth
-    return attention.whole(
+    return self_attention.whole(
       x,
       self._project,
       self._mix,
@@ -160,11 +160,13 @@ class Layer(nnx.Module):
   def weights(self, x, *, index=0, **seen):
     """The softmax weights, which no gate at the output changes; (B, N, T, T)."""
     del index
-    return attention.weights(x, self._project, form=self.form, impl=self.impl, **seen)
+    return self_attention.weights(
+      x, self._project, form=self.form, impl=self.impl, **seen
+    )
 
   def init_cache(self, batch: int, length: int, dtype=jnp.float32) -> KeyValueCache:
     """An empty cache with room for `length` tokens."""
-    return attention.empty_cache(
+    return self_attention.empty_cache(
       self.form, batch, length, self.kv_heads, self.size, dtype
     )
 
@@ -179,7 +181,7 @@ class Layer(nnx.Module):
   ) -> tuple[Float[Array, "B T D"], KeyValueCache]:
     """The next T tokens, T >= 1, after those in the cache."""
     del index
-    return attention.step(
+    return self_attention.step(
       x, cache, self._project, self._mix, segment_ids=segment_ids, padding=padding
     )
 
