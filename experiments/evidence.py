@@ -7,7 +7,6 @@ from typing import Any
 import jax
 import optax
 
-
 REPORTED = "reported"  # the rule of a number that has no bound
 
 

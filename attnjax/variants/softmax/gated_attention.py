@@ -31,8 +31,8 @@ from jaxtyping import Array, Bool, Float, Int, Num
 from attnjax.contract import Case, unknown
 from attnjax.core import masks, softmax
 from attnjax.core.cache import KeyValueCache
-from attnjax.nn import projections, self_attention
 from attnjax.nn import gate as gates
+from attnjax.nn import projections, self_attention
 from attnjax.nn.gate import Gate
 from attnjax.variants.softmax import dot_product
 
