@@ -13,7 +13,7 @@ from experiments import settings
 
 def get_config(mechanism: str = "dot_product") -> ConfigDict:
   c = settings.default(mechanism, host="language", dataset="induction")
-  c.steps = 1000
+  c.steps = 500
   c.model.dim, c.model.depth, c.model.mlp_ratio, c.model.conv = 64, 1, 0.0, 3
   c.data.batch = 64
   c.optimizer.rate = 3e-3

@@ -13,6 +13,7 @@ def get_config(mechanism: str = "neighborhood") -> ConfigDict:
   c.steps = 400
   c.data.batch = 64
   c.eval_every = c.save_every = 100
-  c.model.dropout = 0.1
-  settings.without_rotation(c)
+  c.optimizer.rate = 3e-3
+  # The host adds positions of its own, in two dimensions.
+  settings.where_present(c, rope_theta=0.0, qk_norm=True)
   return c

@@ -13,9 +13,11 @@ from experiments import settings
 
 def get_config(mechanism: str = "dot_product") -> ConfigDict:
   c = settings.default(mechanism, host="language", dataset="mqar")
-  c.steps = 1000
+  c.steps = 1500
   c.model.dim, c.model.mlp_ratio, c.model.conv = 64, 0.0, 3
   c.data.batch = 64
-  c.optimizer.rate = 3e-3
-  c.eval_every = c.save_every = 250
+  c.optimizer.rate, c.optimizer.weight_decay = 3e-3, 0.0
+  c.eval_every = c.save_every = 500
+  # As in the paper: one head. Content alone decides, and the convolution's order.
+  settings.where_present(c, heads=1, rope_theta=0.0)
   return c

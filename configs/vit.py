@@ -14,6 +14,8 @@ def get_config(mechanism: str = "dot_product") -> ConfigDict:
   c.steps = 600
   c.data.batch = 64
   c.eval_every = c.save_every = 150
-  c.model.dropout = 0.1
-  settings.without_rotation(c)
+  c.optimizer.rate = 3e-3
+  c.model.depth = 2
+  # The host adds positions of its own, in two dimensions.
+  settings.where_present(c, rope_theta=0.0, qk_norm=True)
   return c

@@ -91,12 +91,12 @@ def host_defaults(host: str) -> dict[str, Any]:
   return {p.name: p.default for p in parameters if p.name not in _FROM_TASK}
 
 
-def without_rotation(config: ConfigDict) -> None:
-  """Turns rotary positions off: the vision hosts add their own, in two dimensions."""
+def where_present(config: ConfigDict, **options: Any) -> None:
+  """Sets options of the mechanisms in `config.attention` that have them."""
   sections = [config.attention, *config.attention.values()]
   for section in sections:
-    if isinstance(section, ConfigDict) and "rope_theta" in section:
-      section.rope_theta = 0.0
+    if isinstance(section, ConfigDict):
+      section.update({n: v for n, v in options.items() if n in section})
 
 
 def parse(define: Callable[[flags.FlagValues], None]) -> flags.FlagValues:

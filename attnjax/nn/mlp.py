@@ -4,7 +4,7 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Float
 
-_INIT = nnx.initializers.normal(0.02)
+_INIT = nnx.initializers.lecun_normal()
 
 
 class SwiGLU(nnx.Module):

@@ -13,8 +13,9 @@ class Patches(nnx.Module):
   """
 
   def __init__(self, channels: int, dim: int, size: int, *, rngs: nnx.Rngs):
-    init = nnx.initializers.normal(0.02)
-    self.project = nnx.Linear(size * size * channels, dim, kernel_init=init, rngs=rngs)
+    # The default initializer keeps the variance: the positions that a host adds are
+    # of order 1, and must not drown the pixels.
+    self.project = nnx.Linear(size * size * channels, dim, rngs=rngs)
     self.size = size
 
   def __call__(self, images: Float[Array, "B H W C"]) -> Float[Array, "B h w D"]:
