@@ -13,8 +13,8 @@ from experiments import settings
 
 def get_config(mechanism: str = "dot_product") -> ConfigDict:
   c = settings.default(mechanism, host="language", dataset="kjv")
-  c.steps = 450
-  c.eval_every = c.save_every = 150
+  c.steps = 380
+  c.eval_every = c.save_every = 95
   c.optimizer.rate = 3e-3
   c.sample.prompt = "And God said"
   return c
