@@ -3,12 +3,14 @@
 The config is `config.json` in the workdir and travels in every checkpoint's metadata.
 """
 
+import contextlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
+from absl import logging
 from orbax.checkpoint import v1 as ocp
 
 from attnjax import sharding
@@ -40,17 +42,18 @@ class Checkpoints:
     if any(found.step == step for found in self._manager.checkpoints):
       return
     try:
-      self._manager.save_checkpointables(
-        step,
-        {"state": flatten(state), "data": data},
-        metrics=metrics,
-        custom_metadata={"config": config},
-        force=True,
-      )
+      with _quiet():
+        self._manager.save_checkpointables(
+          step,
+          {"state": flatten(state), "data": data},
+          metrics=metrics,
+          custom_metadata={"config": config},
+          force=True,
+        )
     except Exception as error:
       if not _is_disk(error):
         raise
-      self._manager.close()
+      self.close()
       self._clear_unfinished()
       last = self.steps()[-1:]
       raise UserError(
@@ -75,9 +78,10 @@ class Checkpoints:
 
   def load(self, step: int, abstract: Any, data: Any) -> Any:
     """The state after `step` steps; `data` is set to where it was then."""
-    found = self._manager.load_checkpointables(
-      step, {"state": flatten(abstract), "data": data}
-    )
+    with _quiet():
+      found = self._manager.load_checkpointables(
+        step, {"state": flatten(abstract), "data": data}
+      )
     return unflatten(abstract, found["state"])
 
   def steps(self) -> list[int]:
@@ -93,7 +97,9 @@ class Checkpoints:
 
   def close(self):
     """Ends Orbax's threads."""
-    self._manager.close()
+    # It raises a failed save's error once more.
+    with _quiet(), contextlib.suppress(Exception):
+      self._manager.close()
 
   def _value(self, metrics: Any) -> float:
     """What is to be high in the best checkpoint."""
@@ -151,6 +157,19 @@ def _is_disk(error: BaseException | None) -> bool:
   return False
 
 
+@contextlib.contextmanager
+def _quiet():
+  """Keeps Orbax from logging the traceback of an error that is handled here."""
+  before = logging.get_verbosity()
+  logging.set_verbosity(logging.FATAL)
+  try:
+    yield
+  finally:
+    logging.set_verbosity(before)
+
+
 def _first_line(error: BaseException) -> str:
+  if "No space left" in str(error):
+    return "No space left on device"
   lines = str(error).strip().splitlines()
   return f"{type(error).__name__}: {lines[0][:200] if lines else ''}"
