@@ -10,7 +10,7 @@ from experiments import settings
 
 def get_config(mechanism: str = "neighborhood") -> ConfigDict:
   c = settings.default(mechanism, host="pyramid", dataset="mnist5k")
-  c.steps = 400
+  c.steps = 200
   c.data.batch = 64
   c.eval_every = c.save_every = 100
   c.optimizer.rate = 3e-3

@@ -4,6 +4,9 @@ Simran Arora et al. Zoology. arXiv:2312.04927, section 3. A mechanism must find 
 value that followed a key earlier in the sequence; a small state forgets.
 
   python -m experiments.run --config configs/recall.py --workdir runs/recall
+
+Measured: training accuracy 0.96 after 730 steps, 0.998 after 1,100; 3 to 4 minutes on
+2 busy cores. With 4 heads, rotation and weight decay it stays at 0.13 for 1,000 steps.
 """
 
 from ml_collections import ConfigDict
