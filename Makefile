@@ -1,6 +1,7 @@
 # make run    trains the default language model on the King James Bible, with a report
 # make test   the whole suite
 # make lint   ruff and pyrefly
+# make bench  speed, beside PyTorch, jax and fla (installs PyTorch)
 # Each makes .venv first, from the Python that `python3` gives in this folder, or
 # another one that is new enough.
 
@@ -13,13 +14,20 @@ BIN := .venv/bin
 WORKDIR ?= runs/lm
 export JAX_PLATFORMS ?= cpu
 
-.PHONY: run test lint clean
+.PHONY: run test lint bench clean
+# Compilers for machines that need not be there: libtpu, and the CUDA plugin without
+# CUDA. They lie apart, since JAX would look for a TPU wherever it finds libtpu.
+MACHINES := libtpu==0.0.52 jax-cuda13-plugin==0.11.2
 
 run: .venv/ready
 	$(BIN)/python -m experiments.run --config configs/lm.py --workdir $(WORKDIR)
 
 test: .venv/ready
 	$(BIN)/python -m pytest
+
+bench: .venv/ready
+	$(BIN)/python -m pip install --quiet --editable '.[bench]'
+	for kind in cpu tpu gpu; do $(BIN)/python -m experiments.bench $$kind; done
 
 lint: .venv/ready
 	$(BIN)/ruff check .
@@ -32,6 +40,7 @@ lint: .venv/ready
 	$(PYTHON) -m venv --clear .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable '.[data,log,test,lint]'
+	$(BIN)/python -m pip install --quiet --no-deps --target .venv/machines $(MACHINES)
 	@touch $@
 
 clean:

@@ -23,7 +23,16 @@ EXTRAS = {
   ],
   "log": ["tensorboardX>=2.6", "matplotlib>=3.10", "rich>=14"],
   # What a change is checked with.
-  "test": ["pytest>=8", "pytest-xdist>=3.6", "beartype>=0.21"],
+  "test": [
+    "pytest>=8",
+    "pytest-xdist>=3.6",
+    "beartype>=0.21",
+    # Triton's interpreter and compiler, which need no GPU.
+    "jax-triton==0.4.1",
+    "triton==3.9.*",
+  ],
+  # The peers that benchmarks print beside attnjax.
+  "bench": ["torch>=2.14", "flash-linear-attention>=0.6"],
   "lint": ["ruff==0.17.*", "pyrefly==1.4.*"],
 }
 
@@ -36,6 +45,7 @@ setup(
   license="Apache-2.0",
   python_requires=">=3.12",
   packages=find_packages(include=["attnjax*", "pallas_kernels*"]),
+  package_data={"pallas_kernels": ["flash/*/*.json"]},
   install_requires=[
     "jax>=0.11.2,<0.12",
     "flax>=0.12.12,<0.13",

@@ -1,17 +1,21 @@
 """attnjax: published attention mechanisms as pure functions, layers and kernels.
 
-Every system of the catalogue is a module that is found by its slug:
+One softmax attention with every feature, `attnjax.dot_product_attention`, and every
+system of the catalogue as a module that is found by its slug:
 
   import attnjax
+  attnjax.dot_product_attention(q, k, v, mask=attnjax.masks.Window(256, 0))
   attnjax.gated_attention.attend(q, k, v, gate, causal=True)
   attnjax.systems()   # slug -> dotted name
 """
 
 from types import ModuleType
 
+from attnjax.attention import combine, dot_product_attention
 from attnjax.contract import load, systems
+from attnjax.core import masks
 
-__all__ = ["load", "systems"]
+__all__ = ["combine", "dot_product_attention", "load", "masks", "systems"]
 
 
 def __getattr__(name: str) -> ModuleType:

@@ -9,6 +9,7 @@ where blocks are stacked, are not sharded.
 import math
 import re
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding
@@ -98,16 +99,30 @@ def _spec(name: str, stacked: bool, shape: tuple[int, ...], mesh: Mesh) -> P:
   return P(*(None,) * (stacked + place), "data")
 
 
-def per_device(function: Callable, inputs: Sequence[P], output: P | Sequence[P]):
+def shared() -> bool:
+  """Whether a mesh is in force that shares arrays out, outside of a shard_map."""
+  mesh = jax.sharding.get_abstract_mesh()
+  return not mesh.empty and mesh.size > 1 and not mesh.manual_axes
+
+
+def divides(axis: str, size: int) -> str | None:
+  """`axis` if the mesh in force has it and it divides `size`; else None."""
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty or axis not in mesh.axis_names:
+    return None
+  return axis if mesh.shape[axis] > 1 and size % mesh.shape[axis] == 0 else None
+
+
+def per_device(function: Callable, inputs: Sequence[Any], output: Any):
   """`function` on each device's block of its arguments, under the mesh in force.
 
   A fused kernel cannot be partitioned automatically; every call of one goes through
   here. Without a mesh, `function` is returned as it is.
 
   Args:
-    function: takes and returns arrays.
-    inputs: one spec an argument; axes that the mesh lacks are left out.
-    output: the spec of the result, or one of each.
+    function: takes and returns pytrees of arrays.
+    inputs: the specs of each argument; axes that the mesh lacks are left out.
+    output: the specs of the result.
   """
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.empty:
@@ -116,11 +131,12 @@ def per_device(function: Callable, inputs: Sequence[P], output: P | Sequence[P])
   def present(spec):
     return P(*(axis if axis in mesh.axis_names else None for axis in spec))
 
-  single = isinstance(output, P)
-  out_specs = present(output) if single else tuple(present(o) for o in output)
+  def specs(tree):
+    return jax.tree.map(present, tree, is_leaf=lambda x: isinstance(x, P))
+
   return jax.shard_map(
     function,
-    in_specs=tuple(present(i) for i in inputs),
-    out_specs=out_specs,
+    in_specs=tuple(specs(i) for i in inputs),
+    out_specs=specs(output),
     check_vma=False,
   )

@@ -1,5 +1,8 @@
 """Every implementation of every system against its reference, and its layers."""
 
+from tests import simulate  # first: it sets what Triton reads on import
+
+# ruff: isort: split
 import inspect
 
 import jax
@@ -47,11 +50,12 @@ class FunctionTest(parameterized.TestCase):
         out = function(**arrays, **options, **how)
         return finite_loss(out), out
 
-      (_, out), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(arrays)
-      return {"out": out, "grads": grads}
+      with simulate.accelerators():
+        (_, out), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(arrays)
+        return jax.tree.map(np.asarray, {"out": out, "grads": grads})
 
     want, got = run(module.reference), run(module.attend, impl=impl)
-    self.assertEqual(jax.tree.map(jax.typeof, got), jax.tree.map(jax.typeof, want))
+    self.assertEqual(jax.tree.map(_type, got), jax.tree.map(_type, want))
     jax.tree.map(_close, got, want)
 
   @parameterized.named_parameters(*listing.each())
@@ -62,7 +66,9 @@ class FunctionTest(parameterized.TestCase):
     exact = jax.tree.map(lambda x: x.astype("float32"), rough)
     options = case.arguments()
     for impl in module.IMPLEMENTATIONS[1:]:
-      got = jax.jit(lambda a, i=impl: module.attend(**a, **options, impl=i))(rough)
+      with simulate.accelerators():
+        got = jax.jit(lambda a, i=impl: module.attend(**a, **options, impl=i))(rough)
+        got = jax.tree.map(np.asarray, got)
       want = jax.jit(lambda a: module.reference(**a, **options))(exact)
       for g, w in zip(jax.tree.leaves(got), jax.tree.leaves(want)):
         np.testing.assert_allclose(
@@ -80,8 +86,9 @@ class FunctionTest(parameterized.TestCase):
       def run(arrays, impl=impl):
         return module.attend(**arrays, **options, impl=impl)
 
-      got, single = jax.jit(jax.vmap(run))(stacked), jax.jit(run)
-      want = [single(arrays) for arrays in two]
+      with simulate.accelerators():
+        got, single = jax.jit(jax.vmap(run))(stacked), jax.jit(run)
+        want = [single(arrays) for arrays in two]
       jax.tree.map(_close, got, jax.tree.map(lambda *x: jnp.stack(x), *want))
 
   @parameterized.named_parameters(*listing.each())
@@ -180,6 +187,10 @@ class LayerTest(parameterized.TestCase):
     kinds = {p.name: p.kind for p in parameters}
     for name in options:
       self.assertEqual(kinds[name], inspect.Parameter.KEYWORD_ONLY, name)
+
+
+def _type(x):
+  return x.shape, x.dtype
 
 
 def _close(got, want):

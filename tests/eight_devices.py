@@ -9,6 +9,7 @@ _EIGHT = "--xla_force_host_platform_device_count=8"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_EIGHT}"
 os.environ["JAX_PLATFORMS"] = "cpu"
 
+import functools  # noqa: E402
 import json  # noqa: E402
 import sys  # noqa: E402
 import tempfile  # noqa: E402
@@ -18,7 +19,7 @@ import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 from jax.sharding import PartitionSpec as P  # noqa: E402
 
-from attnjax import sharding  # noqa: E402
+from attnjax import dot_product_attention, sharding  # noqa: E402
 from experiments import run  # noqa: E402
 from experiments.assembly import assemble  # noqa: E402
 from experiments.errors import UserError  # noqa: E402
@@ -44,6 +45,39 @@ def train() -> dict:
       "query": [str(query.sharding.spec), list(query.addressable_shards[0].data.shape)],
       "moment": str(moment.sharding.spec),
     }
+
+
+def attention() -> dict:
+  """The softmax engine on a mesh of 4 x 2: errors, and what devices send each other."""
+  shapes = ((8, 24, 4, 8), (8, 24, 2, 8), (8, 24, 2, 8), (1, 4, 24, 24), (4,))
+  keys = jax.random.split(jax.random.key(0), len(shapes))
+  arrays = [jax.random.normal(key, shape) for key, shape in zip(keys, shapes)]
+  ids = jnp.repeat(jnp.arange(3), 8)[None] + jnp.zeros((8, 1), int)
+
+  def loss(q, k, v, bias, sinks, impl="xla"):
+    out = dot_product_attention(
+      q, k, v, bias, is_causal=True, segment_ids=ids, sinks=sinks, impl=impl
+    )
+    return jnp.sum(jnp.sin(out))
+
+  def run(**options):
+    both = jax.value_and_grad(functools.partial(loss, **options), range(5))
+    return jax.jit(both)
+
+  want = run(impl="reference")(*arrays)
+  heads = P("data", None, "model")
+  specs = [heads, heads, heads, P(None, "model"), P("model")]
+  mesh = sharding.make_mesh(4, 2)
+  with jax.set_mesh(mesh):
+    put = [jax.device_put(x, jax.NamedSharding(mesh, s)) for x, s in zip(arrays, specs)]
+    got = run()(*put)
+    text = run().lower(*put).compile().as_text()
+  errors = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), got, want)
+  sent = ("all-gather", "all-to-all", "collective-permute")
+  return {
+    "error": max(jax.tree.leaves(errors)),
+    "sent": [name for name in sent if f" {name}(" in text],
+  }
 
 
 def per_device() -> dict:

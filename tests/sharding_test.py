@@ -47,6 +47,11 @@ class ShardingTest(absltest.TestCase):
     self.assertEqual(found["block"], [2, 5, 2])
     self.assertLess(max(found["value"], found["gradient"]), 1e-5)
 
+  def test_attention_runs_on_each_device_s_batches_and_heads(self):
+    found = eight_devices("attention")
+    self.assertLess(found["error"], 1e-4)
+    self.assertEqual(found["sent"], [])
+
   def test_what_does_not_divide_is_named(self):
     found = eight_devices("refusals")
     self.assertRegex(found["devices"], r"mesh.data = 3 x mesh.model = 2 .* 8 devices")

@@ -18,13 +18,17 @@ arrays, also traced.
 """
 
 import dataclasses
+import functools
 import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Int
+
+from attnjax.core.masks.algebra import Mask
+from attnjax.core.masks.positional import div, rem
 
 Index = Int[Array | np.ndarray, "..."]
 
@@ -115,8 +119,8 @@ def _sorted(group, xp, window, stride, causal):
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Windows:
-  """A mask for `attnjax.core.softmax` made of one interval of keys on each axis.
+class Windows(Mask):
+  """A mask made of one interval of keys on each axis.
 
   The keys are the points of a box in row-major order, then any number of extra keys,
   which every query sees whose intervals are not empty.
@@ -126,41 +130,29 @@ class Windows:
     high: int32, (axes, B | 1, T), one past the last key.
     box: the lengths of the axes.
     step: only every step-th key of an interval is seen.
-    skip: tiles of scores without a seen key are left out. This is a branch on `low`
-      and `high`, which has no reverse derivative where `jax.vmap` maps over them.
   """
 
   low: Any
   high: Any
   box: tuple[int, ...] = dataclasses.field(metadata={"static": True})
   step: int = dataclasses.field(default=1, metadata={"static": True})
-  skip: bool = dataclasses.field(default=False, metadata={"static": True})
 
-  def tile(self, t: Int[Array, "t"], s: Int[Array, "s"]) -> Bool[Array, "#B 1 t s"]:
-    """The mask at the query indices t and the key indices s."""
-    low, high = (jnp.take(x, t, axis=2, mode="clip") for x in (self.low, self.high))
-    seen = jnp.ones((low.shape[1], t.size, s.size), bool)
-    for a, b, c in zip(low, high, self._coordinates(s)):
-      a, b = a[..., None], b[..., None]
-      seen &= (a <= c) & (c < b)
+  def operands(self):
+    """Both ends on each axis."""
+    ends = (x[axis] for axis in range(len(self.box)) for x in (self.low, self.high))
+    return tuple(x[:, None, :, None] for x in ends)
+
+  def seen(self, q, k, *operands):
+    """The key is in the query's interval on every axis."""
+    del q
+    inside, alive = [], []
+    for axis, length in enumerate(self.box):
+      low, high = operands[2 * axis : 2 * axis + 2]
+      c = rem(div(k, math.prod(self.box[axis + 1 :])), length)
+      inside += [low <= c, c < high]
       if self.step > 1:
-        seen &= (c - a) % self.step == 0
-    alive = (low < high).all(axis=0)[..., None]
-    return jnp.where(s < math.prod(self.box), seen, alive)[:, None]
-
-  def empty(self, t: Int[Array, "t"], s: Int[Array, "s"]) -> Bool[Array, ""]:
-    """True only if no query of t sees a key of the ascending indices s."""
-    if not self.skip:
-      return jnp.array(False)
-    low, high = (jnp.take(x[0], t, axis=1, mode="clip") for x in (self.low, self.high))
-    row = math.prod(self.box[1:])
-    outside = (s[0] // row >= high) | (s[-1] // row < low)
-    return outside.all() & (s[-1] < math.prod(self.box))
-
-  def dense(self, T: int, S: int) -> Bool[Array, "#B 1 T S"]:
-    """The whole mask."""
-    return self.tile(jnp.arange(T), jnp.arange(S))
-
-  def _coordinates(self, s):
-    rows = [math.prod(self.box[axis + 1 :]) for axis in range(len(self.box))]
-    return [s // row % length for row, length in zip(rows, self.box)]
+        # Where c < low the remainder does not matter, only that it is one.
+        inside.append(rem(jnp.maximum(c - low, 0), self.step) == 0)
+      alive.append(low < high)
+    seen, alive = (functools.reduce(jnp.logical_and, x) for x in (inside, alive))
+    return jnp.where(k < math.prod(self.box), seen, alive)

@@ -13,8 +13,10 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Num
 
-from attnjax.core import masks, softmax
+from attnjax import attention
+from attnjax.core import masks
 from attnjax.core.cache import KeyValueCache
+from attnjax.core.scores import Scores
 from attnjax.nn import projections
 
 
@@ -62,7 +64,7 @@ def weights(
   B, T, N, _ = q.shape
   mask = masks.conjunction((B, N, T, T), **seen)
   eye = projections.identity_values(k)
-  return softmax.attend(q, k, eye, mask=mask, impl=impl)[0].swapaxes(1, 2)
+  return attention.attend(q, k, eye, Scores(mask), impl=impl)[0].swapaxes(1, 2)
 
 
 def empty_cache(

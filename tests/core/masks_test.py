@@ -10,14 +10,6 @@ from attnjax.core.cache import KeyValueCache
 
 
 class MaskTest(parameterized.TestCase):
-  def test_a_tile_is_a_part_of_the_whole(self):
-    ids = jnp.array([[0, 0, 1, 1, 1, -1, 2]])
-    array = jax.random.bernoulli(jax.random.key(0), 0.7, (1, 2, 7, 7))
-    mask = masks.conjunction((1, 2, 7, 7), True, 0, ids, None, array)
-    whole = mask.dense(7, 7)
-    t, s = jnp.arange(2, 5), jnp.arange(1, 4)
-    np.testing.assert_array_equal(mask.tile(t, s), whole[:, :, 2:5, 1:4])
-
   def test_definition(self):
     ids = [0, 0, 1, -1, 1]
     mask = masks.conjunction((1, 1, 5, 5), True, None, jnp.array([ids]))
@@ -30,15 +22,6 @@ class MaskTest(parameterized.TestCase):
   def test_causal_is_aligned_bottom_right(self, T, S):
     seen = masks.conjunction((1, 1, T, S), True).dense(T, S)[0, 0]
     np.testing.assert_array_equal(seen, np.tri(T, S, S - T, dtype=bool))
-
-  def test_empty_is_never_wrong(self):
-    mask = masks.Mask(causal=True, offset=3)
-    for t in range(0, 12, 4):
-      for s in range(0, 12, 4):
-        rows, columns = jnp.arange(t, t + 4), jnp.arange(s, s + 4)
-        self.assertEqual(
-          bool(mask.empty(rows, columns)), not mask.tile(rows, columns).any()
-        )
 
   def test_segments_and_padding(self):
     real = jnp.array([[True, True, False]])

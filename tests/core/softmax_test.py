@@ -9,6 +9,8 @@ import numpy as np
 from absl.testing import absltest, parameterized
 
 from attnjax.core import masks, softmax
+from attnjax.core.scores import Scores
+from attnjax.core.softmax.tiling import Tiles
 
 _KEY = jax.random.key(5)
 
@@ -31,9 +33,21 @@ def _mask(T=33, S=47):
   return masks.conjunction((2, 4, T, S), True, 9, ids, kv_ids, holes)
 
 
+def _call(function, arrays, mask=None, **options):
+  arrays = dict(arrays)
+  scores = Scores(
+    masks.And(()) if mask is None else mask, bias=arrays.pop("bias", None)
+  )
+  return function(**arrays, scores=scores, **options)
+
+
+def _tiles(rows, columns, **heads):
+  return {"tiles": (Tiles(rows, columns, **heads), Tiles(columns, rows, **heads))}
+
+
 def _loss(function, mask, **options):
   def loss(arrays):
-    out, lse = function(**arrays, mask=mask, **options)
+    out, lse = _call(function, arrays, mask, **options)
     lse = jnp.where(jnp.isfinite(lse), lse, 0)
     return jnp.sin(out).sum() + jnp.cos(lse).sum()
 
@@ -46,10 +60,10 @@ class ChunkedTest(parameterized.TestCase):
   )
   def test_any_tile_gives_the_definition(self, tile):
     arrays, mask = _arrays(), _mask()
-    want = softmax.reference(**arrays, mask=mask)
-    got = softmax.chunked(**arrays, mask=mask, tile=tile)
+    want = _call(softmax.reference, arrays, mask)
+    got = _call(softmax.chunked, arrays, mask, **(_tiles(*tile) if tile else {}))
     jax.tree.map(_close, got, want)
-    loss = _loss(softmax.chunked, mask, tile=tile)
+    loss = _loss(softmax.chunked, mask, **(_tiles(*tile) if tile else {}))
     got = jax.jit(jax.grad(loss))(arrays)
     want = jax.jit(jax.grad(_loss(softmax.reference, mask)))(arrays)
     jax.tree.map(_close, got, want)
@@ -57,19 +71,19 @@ class ChunkedTest(parameterized.TestCase):
   def test_no_bias_no_mask(self):
     arrays = _arrays()
     del arrays["bias"]
-    want = softmax.reference(**arrays)
-    jax.tree.map(_close, softmax.chunked(**arrays, tile=(8, 16)), want)
+    want = _call(softmax.reference, arrays)
+    jax.tree.map(_close, _call(softmax.chunked, arrays, **_tiles(8, 16)), want)
 
   def test_float64(self):
     with jax.enable_x64(True):
       arrays, mask = _arrays(dtype="float64"), _mask()
       for tile in ((7, 11), None):
-        got = softmax.chunked(**arrays, mask=mask, tile=tile)
-        want = softmax.reference(**arrays, mask=mask)
+        got = _call(softmax.chunked, arrays, mask, **(_tiles(*tile) if tile else {}))
+        want = _call(softmax.reference, arrays, mask)
         for g, w in zip(got, want):
           self.assertEqual(g.dtype, jnp.float64)
           np.testing.assert_allclose(g, w, rtol=1e-12, atol=1e-13)
-      got = jax.grad(_loss(softmax.chunked, mask, tile=(7, 11)))(arrays)
+      got = jax.grad(_loss(softmax.chunked, mask, **_tiles(7, 11)))(arrays)
       want = jax.grad(_loss(softmax.reference, mask))(arrays)
       for name in arrays:
         np.testing.assert_allclose(got[name], want[name], rtol=1e-9, atol=1e-11)
@@ -78,7 +92,7 @@ class ChunkedTest(parameterized.TestCase):
     # 4096 equal weights: a bfloat16 sum of ones would stop growing at 256.
     shape = (1, 4096, 1, 4)
     q = k = v = jnp.ones(shape, jnp.bfloat16)
-    run = functools.partial(softmax.chunked, tile=(256, 512))
+    run = functools.partial(softmax.chunked, **_tiles(256, 512))
     (out, lse), pull = jax.vjp(jax.jit(run), q, k, v)
     self.assertEqual((out.dtype, lse.dtype), (jnp.bfloat16, jnp.float32))
     np.testing.assert_allclose(lse, 2 + np.log(4096), rtol=1e-6)
@@ -89,8 +103,8 @@ class ChunkedTest(parameterized.TestCase):
   def test_bfloat16_is_the_float32_answer_rounded(self):
     rough, mask = _arrays(dtype="bfloat16"), _mask()
     exact = jax.tree.map(lambda x: x.astype("float32"), rough)
-    out, lse = softmax.chunked(**rough, mask=mask, tile=(8, 16))
-    want, want_lse = softmax.reference(**exact, mask=mask)
+    out, lse = _call(softmax.chunked, rough, mask, **_tiles(8, 16))
+    want, want_lse = _call(softmax.reference, exact, mask)
     np.testing.assert_allclose(out.astype("float32"), want, rtol=1e-2, atol=1e-2)
     np.testing.assert_allclose(lse, want_lse, rtol=1e-4, atol=1e-4)
 
@@ -101,10 +115,10 @@ class ChunkedTest(parameterized.TestCase):
     )
 
     def derivative(function, **options):
-      run = functools.partial(function, mask=mask, **options)
-      return jax.jvp(lambda a: run(**a), (arrays,), (tangents,))
+      run = functools.partial(_call, function, mask=mask, **options)
+      return jax.jvp(run, (arrays,), (tangents,))
 
-    got = derivative(softmax.chunked, tile=(8, 16))
+    got = derivative(softmax.chunked, **_tiles(8, 16))
     jax.tree.map(_close, got, derivative(softmax.reference))
 
   def test_vmap_of_arrays_and_of_masks(self):
@@ -113,9 +127,9 @@ class ChunkedTest(parameterized.TestCase):
     offsets = jnp.array([-2, 0, 3])
 
     def run(function, arrays, offset, **options):
-      return function(**arrays, mask=masks.Mask(True, offset), **options)
+      return _call(function, arrays, masks.Causal(offset), **options)
 
-    got = jax.vmap(functools.partial(run, softmax.chunked, tile=(4, 4)))(
+    got = jax.vmap(functools.partial(run, softmax.chunked, **_tiles(4, 4)))(
       stacked, offsets
     )
     for i in range(3):
@@ -128,8 +142,8 @@ class ChunkedTest(parameterized.TestCase):
     offsets = jnp.array([-3, 20])
 
     def loss(arrays, offset):
-      mask = masks.Mask(causal=True, offset=offset)
-      return jnp.sin(softmax.chunked(**arrays, mask=mask, tile=(8, 8))[0]).sum()
+      mask = masks.Causal(offset)
+      return jnp.sin(_call(softmax.chunked, arrays, mask, **_tiles(8, 8))[0]).sum()
 
     got = jax.jit(jax.vmap(jax.grad(loss)))(arrays, offsets)
     single = jax.jit(jax.grad(loss))
@@ -142,8 +156,8 @@ class ChunkedTest(parameterized.TestCase):
     with jax.enable_x64(True):
       arrays = _arrays(T=5, S=6, N=2, K=1, H=2, V=2, dtype="float64")
       arrays = jax.tree.map(lambda x: x[:1], arrays)
-      mask = masks.Mask(True, jnp.array(-1))  # the first row sees nothing
-      tiled = _loss(softmax.chunked, mask, tile=(2, 3))
+      mask = masks.Causal(jnp.array(-1))  # the first row sees nothing
+      tiled = _loss(softmax.chunked, mask, **_tiles(2, 3))
       whole = _loss(softmax.reference, mask)
 
       def slope(loss):
@@ -165,8 +179,8 @@ class ChunkedTest(parameterized.TestCase):
   def test_memory_of_forward_and_backward_is_linear(self):
     def bytes_needed(function, T):
       shape = jax.ShapeDtypeStruct((1, T, 4, 16), jnp.float32)
-      run = jax.grad(lambda q, k, v: function(q, k, v, mask=mask)[0].sum(), (0, 1, 2))
-      mask = masks.Mask(causal=True)
+      run = jax.grad(lambda q, k, v: function(q, k, v, scores)[0].sum(), (0, 1, 2))
+      scores = Scores(masks.Causal())
       compiled: Any = jax.jit(run).lower(shape, shape, shape).compile()
       return compiled.memory_analysis().temp_size_in_bytes
 
@@ -176,27 +190,78 @@ class ChunkedTest(parameterized.TestCase):
     self.assertLess(four, 2.5 * two)
     self.assertGreater(bytes_needed(softmax.reference, 2048), 5 * two)
 
-  def test_tiles_of_the_default_sizes(self):
-    self.assertEqual(softmax._tile(64), (64, 256))
-    for heads in (1, 3, 8, 100, 4096):
-      rows, columns = softmax._tile(heads)
-      self.assertBetween(rows, 1, 512)
-      self.assertBetween(columns, 1, 512)
-      if heads <= 128:
-        self.assertLessEqual(heads * rows * columns, softmax.TILE)
-
   def test_a_row_of_nan_is_not_hidden(self):
     arrays = _arrays()
     arrays["q"] = arrays["q"].at[0, 3].set(jnp.nan)
-    for impl in softmax.IMPLEMENTATIONS:
-      out, lse = softmax.attend(**arrays, impl=impl)
+    for function in (softmax.reference, softmax.chunked):
+      out, lse = _call(function, arrays)
       self.assertTrue(jnp.isnan(out[0, 3]).all() and jnp.isnan(lse[0, 3]).all())
       self.assertTrue(jnp.isfinite(out[1]).all() and jnp.isfinite(lse[1]).all())
 
-  def test_unknown_implementation(self):
-    arrays = _arrays()
-    with self.assertRaisesRegex(ValueError, "impl 'fast' is none of auto, reference"):
-      softmax.attend(**arrays, impl="fast")
+  @parameterized.parameters(((1, 1),), ((1, 3),), ((2, 3),))
+  def test_units_of_heads(self, heads):
+    arrays = _arrays(N=6, K=2)
+    mask = masks.Causal(9)
+    options = _tiles(16, 16, key_heads=heads[0], query_heads=heads[1])
+    jax.tree.map(
+      _close,
+      _call(softmax.chunked, arrays, mask, **options),
+      _call(softmax.reference, arrays, mask),
+    )
+    got = jax.jit(jax.grad(_loss(softmax.chunked, mask, **options)))(arrays)
+    want = jax.jit(jax.grad(_loss(softmax.reference, mask)))(arrays)
+    jax.tree.map(_close, got, want)
+
+  def test_tiles_that_do_not_fit_the_heads(self):
+    with self.assertRaisesRegex(ValueError, "key_heads=2, query_heads=1.*6 query"):
+      _call(softmax.chunked, _arrays(N=6, K=2), **_tiles(8, 8, key_heads=2))
+
+  def test_large_scores(self):
+    # Beyond what sums of powers without a maximum could hold.
+    arrays = {n: 300 * x for n, x in _arrays().items() if n != "bias"}
+    for got, want in zip(
+      _call(softmax.chunked, arrays, masks.Causal(9)),
+      _call(softmax.reference, arrays, masks.Causal(9)),
+    ):
+      np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-2)
+
+  def test_parts_combine_to_the_whole(self):
+    arrays = {n: x for n, x in _arrays().items() if n != "bias"}
+
+    def split(arrays):
+      parts = [
+        softmax.chunked(
+          arrays["q"],
+          arrays["k"][:, a:b],
+          arrays["v"][:, a:b],
+          Scores(masks.Causal(9), start=(0, a)),
+        )
+        for a, b in ((0, 20), (20, 46), (46, 47))
+      ]
+      return softmax.combine(*zip(*parts))
+
+    def whole(arrays):
+      return _call(softmax.reference, arrays, masks.Causal(9))
+
+    jax.tree.map(_close, split(arrays), whole(arrays))
+
+    def loss(function):
+      def total(arrays):
+        out, lse = function(arrays)
+        return jnp.sin(out).sum() + jnp.cos(lse).sum()
+
+      return jax.jit(jax.grad(total))
+
+    jax.tree.map(_close, loss(split)(arrays), loss(whole)(arrays))
+
+  def test_combining_nothing_is_nothing(self):
+    lses = jnp.full((2, 1, 3, 1), -jnp.inf).at[0, 0, 1].set(0.5)
+    outs = jnp.ones((2, 1, 3, 1, 4))
+    out, lse = softmax.combine(outs, lses)
+    np.testing.assert_array_equal(out[0, :, 0, 0], [0, 1, 0])
+    np.testing.assert_array_equal(lse[0, :, 0], [-jnp.inf, 0.5, -jnp.inf])
+    grads = jax.grad(lambda x: softmax.combine(outs, x)[0].sum())(lses)
+    self.assertTrue(jnp.isfinite(grads).all())
 
 
 def _close(got, want):

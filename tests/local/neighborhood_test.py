@@ -7,7 +7,8 @@ import numpy as np
 from absl.testing import absltest, parameterized
 
 from attnjax.core import softmax
-from attnjax.core.masks import Mask
+from attnjax.core.masks import Causal, Dense
+from attnjax.core.scores import Scores
 from attnjax.variants.local import neighborhood
 
 _IMPLEMENTATIONS = neighborhood.IMPLEMENTATIONS
@@ -92,7 +93,7 @@ class SpecialCasesTest(parameterized.TestCase):
   def test_whole_causal_window_is_causal_attention(self, impl):
     q, k, v = _arrays(9)
     got = _attend(q, k, v, window=9, causal=True, impl=impl)
-    _close(got, softmax.reference(q, k, v, mask=Mask(causal=True))[0])
+    _close(got, softmax.reference(q, k, v, Scores(Causal()))[0])
 
   @parameterized.parameters(*_IMPLEMENTATIONS)
   def test_stride_equal_to_window_is_attention_in_blocks(self, impl):
@@ -177,8 +178,8 @@ class PackedTest(parameterized.TestCase):
         whole = not causal and at.size <= window
         rule = True if whole else _naive(at.size, window, stride, 1, causal)
         seen[np.ix_(at, at)] = rule
-    mask = Mask(array=jnp.array(seen)[None, None])
-    want, want_lse = softmax.reference(q, k, v, mask=mask)
+    scores = Scores(Dense(jnp.array(seen)[None, None]))
+    want, want_lse = softmax.reference(q, k, v, scores)
     _close(got, want)
     _close(lse, want_lse)
     np.testing.assert_array_equal(got[:, 16:19], 0)

@@ -24,12 +24,14 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Num
 
+from attnjax import attention
 from attnjax.contract import Case, unknown
-from attnjax.core import masks, softmax
+from attnjax.core import masks
 from attnjax.core.cache import KeyValueCache
+from attnjax.core.scores import Scores
 from attnjax.nn import projections, self_attention
 
-IMPLEMENTATIONS = softmax.IMPLEMENTATIONS
+IMPLEMENTATIONS = attention.IMPLEMENTATIONS
 FORMS = ("causal", "sequence", "image")
 
 
@@ -62,7 +64,7 @@ def attend(
     bias: added to the scaled scores; its gradient is summed over broadcast axes.
     scale: H^-0.5 if None.
     return_lse: also the log of the softmax's denominator, float32, differentiable.
-    impl: one of IMPLEMENTATIONS, or "auto", which takes "xla".
+    impl: one of IMPLEMENTATIONS, or "auto", see `attnjax.attention`.
 
   Raises:
     ValueError: if shapes do not fit or `impl` is unknown.
@@ -71,7 +73,8 @@ def attend(
   seen = masks.conjunction(
     (B, N, T, S), causal, offset, segment_ids, kv_segment_ids, mask
   )
-  out, lse = softmax.attend(q, k, v, mask=seen, bias=bias, scale=scale, impl=impl)
+  scores = Scores(seen, bias=bias)
+  out, lse = attention.attend(q, k, v, scores, scale=scale, impl=impl)
   return (out, lse) if return_lse else out
 
 

@@ -28,15 +28,17 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Num
 
+from attnjax import attention
 from attnjax.contract import Case, unknown
-from attnjax.core import masks, softmax
+from attnjax.core import masks
 from attnjax.core.cache import KeyValueCache
+from attnjax.core.scores import Scores
 from attnjax.nn import gate as gates
 from attnjax.nn import projections, self_attention
 from attnjax.nn.gate import Gate
 from attnjax.variants.softmax import dot_product
 
-IMPLEMENTATIONS = softmax.IMPLEMENTATIONS
+IMPLEMENTATIONS = attention.IMPLEMENTATIONS
 FORMS = ("causal", "sequence", "image")
 GATES = ("elementwise", "headwise", "none")
 POSITIONS = ("sdpa", "value", "key", "query", "output")
@@ -75,7 +77,7 @@ def attend(
     combine: "mul" or "add".
     scale: H^-0.5 if None.
     return_lse: also the log of the softmax's denominator, (B, T, N) float32.
-    impl: one of IMPLEMENTATIONS, or "auto", which takes "xla".
+    impl: one of IMPLEMENTATIONS, or "auto", see `attnjax.attention`.
 
   Raises:
     ValueError: if shapes do not fit, or `act`, `combine` or `impl` is unknown.
@@ -84,7 +86,7 @@ def attend(
   seen = masks.conjunction(
     (B, N, T, S), causal, offset, segment_ids, kv_segment_ids, mask
   )
-  out, lse = softmax.attend(q, k, v, mask=seen, scale=scale, impl=impl)
+  out, lse = attention.attend(q, k, v, Scores(seen), scale=scale, impl=impl)
   out = gates.apply(out, gate, act=act, combine=combine)
   return (out, lse) if return_lse else out
 

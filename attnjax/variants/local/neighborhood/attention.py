@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from attnjax.core import masks, softmax, windows
+from attnjax.core.scores import Scores
 from attnjax.variants.local.neighborhood import tiled
 from attnjax.variants.local.neighborhood.tiled import Axis
 
@@ -93,8 +94,8 @@ def run(q, k, v, axes, extra_k, extra_v, segment_ids, scale, impl):
     alive = seen.any(axis=-1, keepdims=True)
     alive = jnp.broadcast_to(alive, (*seen.shape[:2], extra_k.shape[1]))
     seen = jnp.concatenate([seen, alive], axis=-1)
-  mask = masks.Mask(array=seen[:, None])
-  out, lse = softmax.reference(q, k, v, mask=mask, scale=scale)
+  scores = Scores(masks.Dense(seen[:, None]))
+  out, lse = softmax.reference(q, k, v, scores, scale=scale)
   return out.reshape(-1, *grid, *out.shape[2:]), lse.reshape(-1, *grid, lse.shape[-1])
 
 

@@ -6,8 +6,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from attnjax.core import softmax, windows
+from attnjax import attention
+from attnjax.core import windows
 from attnjax.core.cache import poison
+from attnjax.core.scores import Scores
 from attnjax.variants.local.neighborhood.tiled import Axis
 
 
@@ -61,8 +63,8 @@ def step(q, k, v, ids, cache: Cache, axis: Axis, scale, impl) -> tuple[Any, Cach
   place = place + jnp.where(run == 0, cache.place[:, None], 0)
   low, high = _interval(place[:, slots:], slots, cache, axis)
   low, high = (jnp.where(ids[:, slots:] < 0, 0, x)[None] for x in (low, high))
-  mask = windows.Windows(low, high, (slots + T,), axis.dilation, skip=True)
-  out, _ = softmax.attend(q, k, v, mask=mask, scale=scale, impl=impl)
+  scores = Scores(windows.Windows(low, high, (slots + T,), axis.dilation))
+  out, _ = attention.attend(q, k, v, scores, scale=scale, impl=impl)
   kept = Cache(
     k=k[:, T:],
     v=v[:, T:],

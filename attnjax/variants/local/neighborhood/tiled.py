@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from attnjax.core import softmax, tiles, windows
+from attnjax.core.scores import Scores
 
 # Shortest tile for one, two and three axes: below it the products are too small to
 # be fast.
@@ -58,18 +59,17 @@ def attend(q, k, v, axes, *, extra_k, extra_v, segment_ids, scale):
   low, high = _intervals(plans, "low"), _intervals(plans, "high")
   scores = q.shape[0] * q.shape[-2] * math.prod(tile) * math.prod(box)
   together = max(1, SCORES // scores)
-  skip = together == 1 and segment_ids is None
 
   def visit(part):
     query, key, value, low, high = part
     if extra_k is not None:
       key = jnp.concatenate([key, extra_k], axis=1)
       value = jnp.concatenate([value, extra_v], axis=1)
-    mask = windows.Windows(low, high, box, skip=skip)
-    return softmax.attend(query, key, value, mask=mask, scale=scale, impl="xla")
+    scores = Scores(windows.Windows(low, high, box))
+    return softmax.chunked(query, key, value, scores, scale=scale)
 
   parts = (query.swapaxes(0, 1), _boxes(k, plans), _boxes(v, plans), low, high)
-  out, lse = jax.lax.map(visit, parts, batch_size=None if skip else together)
+  out, lse = jax.lax.map(visit, parts, batch_size=None if together == 1 else together)
 
   def join(x):
     x = tiles.unpermute(tiles.flat(x.swapaxes(0, 1), 2, 1), grid, tile)

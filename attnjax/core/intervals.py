@@ -1,0 +1,218 @@
+"""What a scalar function can be on a whole block: interval arithmetic on its jaxpr.
+
+From the least and the greatest value of each argument on a block follow bounds of the
+result there. A mask's element test bounded so tells which blocks are empty or full
+without testing their elements; bounds that are too wide cost time, never correctness.
+
+Ramon E. Moore. Interval Analysis. 1966.
+
+Values are pairs (low, high) of arrays; of a boolean, low = "true everywhere" and
+high = "true somewhere", as 0 and 1.
+"""
+
+from typing import Any
+
+import numpy as np
+from jax.extend import core as jex
+
+_INCREASING = {
+  "exp": "exp",
+  "exp2": "exp2",
+  "expm1": "expm1",
+  "tanh": "tanh",
+  "floor": "floor",
+  "ceil": "ceil",
+  "sign": "sign",
+  "cbrt": "cbrt",
+}
+_SAME = ("copy", "copy_p", "stop_gradient", "broadcast_in_dim", "reshape", "squeeze")
+_LARGE = 2**30  # sums of two such numbers are still int32
+
+
+def bounds(closed, arguments, xp: Any) -> tuple[Any, Any]:
+  """The result's (low, high) of a flat jaxpr of scalars.
+
+  Args:
+    closed: as of `attnjax.core.elementwise.Elementwise`.
+    arguments: a pair (low, high) of arrays for each argument.
+    xp: numpy or jax.numpy, what the arrays are.
+  """
+  values = {id(v): a for v, a in zip(closed.jaxpr.invars, arguments, strict=True)}
+
+  def read(atom):
+    if isinstance(atom, jex.Literal):
+      number = np.asarray(atom.val)
+      if np.issubdtype(number.dtype, np.unsignedinteger):
+        return _anything(number.dtype, [], xp)
+      value = xp.asarray(number.astype(_wide(number.dtype, xp)))
+      return value, value
+    return values[id(atom)]
+
+  for equation in closed.jaxpr.eqns:
+    given = [read(a) for a in equation.invars]
+    values[id(equation.outvars[0])] = _bound(equation, given, xp)
+  return read(closed.jaxpr.outvars[0])
+
+
+def _wide(dtype, xp):
+  if np.issubdtype(dtype, np.bool_):
+    return np.int32
+  return np.int64 if xp is np and np.issubdtype(dtype, np.integer) else dtype
+
+
+def _bound(equation, given: Any, xp: Any):
+  name = equation.primitive.name
+  out = equation.outvars[0].aval.dtype
+  if np.issubdtype(out, np.unsignedinteger):  # arithmetic that wraps around
+    return _anything(out, given, xp)
+  # Integers that may be anything are written as infinite floats.
+  integral = all(
+    np.issubdtype(v.aval.dtype, np.integer) and np.issubdtype(low.dtype, np.integer)
+    for v, (low, _) in zip(equation.invars, given)
+  )
+  logical = all(v.aval.dtype == bool for v in equation.invars)
+  if name in _SAME:
+    return given[0]
+  if name in _INCREASING:
+    function = getattr(xp, _INCREASING[name])
+    return function(given[0][0]), function(given[0][1])
+  if name in ("lt", "le", "gt", "ge", "eq", "ne"):
+    return _comparison(name, given[0], given[1], xp)
+  if name in ("and", "or", "not") and logical:
+    return _logical(name, given, xp)
+  if name == "convert_element_type":
+    return _converted(equation, given[0], xp)
+  if name == "select_n" and len(given) == 3 and equation.invars[0].aval.dtype == bool:
+    return _selected(given, xp)
+  if name in ("div", "rem") and integral:
+    return (_divided if name == "div" else _remainder)(given[0], given[1], xp)
+  if name in _ARITHMETIC:
+    return _ARITHMETIC[name](xp, *given)
+  return _anything(out, given, xp)
+
+
+def _comparison(name, a, b, xp):
+  if name in ("gt", "ge"):
+    return _comparison({"gt": "lt", "ge": "le"}[name], b, a, xp)
+  if name == "ne":
+    always, ever = _comparison("eq", a, b, xp)
+    return 1 - ever, 1 - always
+  (al, ah), (bl, bh) = a, b
+  if name == "lt":
+    always, ever = ah < bl, al < bh
+  elif name == "le":
+    always, ever = ah <= bl, al <= bh
+  else:
+    always = (al == bh) & (ah == bl) & (al == ah)
+    ever = (al <= bh) & (bl <= ah)
+  return xp.asarray(always, np.int32), xp.asarray(ever, np.int32)
+
+
+def _logical(name, given, xp):
+  if name == "not":
+    return 1 - given[0][1], 1 - given[0][0]
+  function = xp.minimum if name == "and" else xp.maximum
+  (al, ah), (bl, bh) = given
+  return function(al, bl), function(ah, bh)
+
+
+def _converted(equation, given, xp):
+  low, high = given
+  dtype = equation.params["new_dtype"]
+  if np.issubdtype(dtype, np.bool_):
+    zero = (xp.zeros_like(low),) * 2
+    return _comparison("ne", given, zero, xp)
+  wide = _wide(dtype, xp)  # towards zero from a float, which is increasing
+  return xp.asarray(low, wide), xp.asarray(high, wide)
+
+
+def _selected(given, xp):
+  (wl, wh), (nl, nh), (yl, yh) = given
+  low = xp.where(wl == 1, yl, xp.where(wh == 0, nl, xp.minimum(nl, yl)))
+  high = xp.where(wl == 1, yh, xp.where(wh == 0, nh, xp.maximum(nh, yh)))
+  return low, high
+
+
+def _quotient(a, b, xp):
+  """Rounded towards zero, as jax.lax.div."""
+  size = xp.abs(a) // xp.maximum(xp.abs(b), 1)
+  return xp.where((a < 0) == (b < 0), size, -size)
+
+
+def _divided(a, b, xp):
+  (al, ah), (bl, bh) = a, b
+  corners = [_quotient(x, y, xp) for x in (al, ah) for y in (bl, bh)]
+  fine = (bl > 0) | (bh < 0)
+  low = xp.where(fine, _least(corners, xp), -_LARGE)
+  return low, xp.where(fine, _greatest(corners, xp), _LARGE)
+
+
+def _remainder(a, b, xp):
+  """Of the sign of a, as jax.lax.rem; tight where a block lies in one period."""
+  (al, ah), (bl, bh) = a, b
+  most = xp.maximum(xp.abs(bl), xp.abs(bh)) - 1
+  d = xp.maximum(bl, 1)
+  one = (bl == bh) & (bl > 0) & (al >= 0) & (al // d == ah // d)
+  low = xp.where(al < 0, -most, 0 * most)
+  high = xp.where(ah > 0, most, 0 * most)
+  return xp.where(one, al % d, low), xp.where(one, ah % d, high)
+
+
+def _least(corners, xp):
+  low = corners[0]
+  for corner in corners[1:]:
+    low = xp.minimum(low, corner)
+  return low
+
+
+def _greatest(corners, xp):
+  high = corners[0]
+  for corner in corners[1:]:
+    high = xp.maximum(high, corner)
+  return high
+
+
+def _product(xp, a, b):
+  corners = [_times(x, y, xp) for x in a for y in b]
+  return _least(corners, xp), _greatest(corners, xp)
+
+
+def _times(x, y, xp):
+  zero = (x == 0) | (y == 0)  # also 0 times an infinity
+  product = xp.where(zero, 0, x * xp.where(zero, 0, y))
+  if not np.issubdtype(product.dtype, np.integer):
+    return product
+  rough = xp.asarray(x, np.float32) * xp.asarray(y, np.float32)
+  large = xp.where(rough > 0, _LARGE, -_LARGE)
+  return xp.where(xp.abs(rough) > _LARGE, large, product)
+
+
+def _absolute(xp, a):
+  low, high = a
+  ends = xp.abs(low), xp.abs(high)
+  across = (low < 0) & (high > 0)
+  return xp.where(across, 0 * low, xp.minimum(*ends)), xp.maximum(*ends)
+
+
+def _clamped(xp, least, a, most):
+  return tuple(xp.minimum(xp.maximum(x, lo), hi) for lo, x, hi in zip(least, a, most))
+
+
+_ARITHMETIC = {
+  "add": lambda xp, a, b: (a[0] + b[0], a[1] + b[1]),
+  "sub": lambda xp, a, b: (a[0] - b[1], a[1] - b[0]),
+  "neg": lambda xp, a: (-a[1], -a[0]),
+  "mul": _product,
+  "max": lambda xp, a, b: (xp.maximum(a[0], b[0]), xp.maximum(a[1], b[1])),
+  "min": lambda xp, a, b: (xp.minimum(a[0], b[0]), xp.minimum(a[1], b[1])),
+  "abs": _absolute,
+  "clamp": _clamped,
+}
+
+
+def _anything(dtype, given, xp):
+  shape = np.broadcast_shapes(*(low.shape for low, _ in given))
+  if np.issubdtype(dtype, np.bool_):
+    return xp.zeros(shape, np.int32), xp.ones(shape, np.int32)
+  infinite = xp.full(shape, np.inf, np.float32)
+  return -infinite, infinite

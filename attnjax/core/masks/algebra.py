@@ -1,0 +1,223 @@
+"""Masks that combine: `&`, `|`, `~`, per head, permuted.
+
+A mask says which query may see which key, by an element test of their positions and
+of its operands, arrays of the shape (B|1, N|1, T|1, S|1). All else follows from the
+test: the dense mask, the test inside a kernel, and which blocks are empty or full.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Int
+
+
+class Mask:
+  """What all masks have. A mask is a pytree: numbers and arrays are its leaves.
+
+  NumPy arrays and Python numbers are static: block lists are then made when a program
+  is traced, as short as they can be. JAX arrays are data: other values do not trace
+  again.
+  """
+
+  def operands(self) -> tuple[Any, ...]:
+    """Arrays that the test reads, of the shape (B|1, N|1, T|1, S|1)."""
+    return ()
+
+  def seen(self, q, k, *operands):
+    """Whether the query at position q sees the key at position k.
+
+    Positions and operands are integers or arrays that broadcast against each other.
+    """
+    raise NotImplementedError
+
+  def conjuncts(self) -> tuple["Mask", ...]:
+    """The masks whose conjunction this is."""
+    return (self,)
+
+  def check(self, shape: tuple[int, int, int, int]) -> None:
+    """Raises ValueError if an array of the mask does not fit (B, N, T, S)."""
+    for array in self.operands():
+      fits = all(a in (1, w) for a, w in zip(array.shape, shape))
+      if not fits:
+        name = type(self).__name__
+        raise ValueError(
+          f"mask {name} has an array {array.shape}, which does not broadcast to"
+          f" (B, N, T, S) {shape}"
+        )
+
+  def dense(
+    self,
+    T: int,
+    S: int,
+    query_positions: Int[Array | np.ndarray, "#B T"] | None = None,
+    key_positions: Int[Array | np.ndarray, "#B S"] | None = None,
+  ) -> Bool[Array, "#B #N T S"]:
+    """The whole mask, the definition that all else is held to."""
+    q = jnp.arange(T)[None] if query_positions is None else query_positions
+    k = jnp.arange(S)[None] if key_positions is None else key_positions
+    q, k = q[:, None, :, None], k[:, None, None, :]
+    if not self.conjuncts():
+      return jnp.ones((1, 1, T, S), bool)
+    seen = jnp.asarray(self.seen(q, k, *self.operands()), bool)
+    lead = jnp.broadcast_shapes(seen.shape, (1, 1, T, S))
+    return jnp.broadcast_to(seen, lead)
+
+  def __and__(self, other: "Mask") -> "Mask":
+    return And((*self.conjuncts(), *_mask(other).conjuncts()))
+
+  def __or__(self, other: "Mask") -> "Mask":
+    return Or((self, _mask(other)))
+
+  def __invert__(self) -> "Mask":
+    return Not(self)
+
+  def __str__(self) -> str:
+    from attnjax.core.masks.draw import text
+
+    return text(self)
+
+
+def _mask(other):
+  if not isinstance(other, Mask):
+    raise TypeError(f"{other!r} is no Mask; arrays become one by masks.Dense(array)")
+  return other
+
+
+def _split(parts: Sequence[Mask], operands):
+  """Each part with its own operands."""
+  first = 0
+  for part in parts:
+    count = len(part.operands())
+    yield part, operands[first : first + count]
+    first += count
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class And(Mask):
+  """Seen where all parts say so."""
+
+  parts: Any
+
+  def operands(self):
+    """Those of the parts, one after the other."""
+    return sum((part.operands() for part in self.parts), ())
+
+  def seen(self, q, k, *operands):
+    """The conjunction."""
+    result = True
+    for part, own in _split(self.parts, operands):
+      test = part.seen(q, k, *own)
+      result = test if result is True else result & test
+    return result
+
+  def conjuncts(self):
+    """The parts."""
+    return tuple(self.parts)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Or(Mask):
+  """Seen where one of the parts says so."""
+
+  parts: Any
+
+  def operands(self):
+    """Those of the parts, one after the other."""
+    return sum((part.operands() for part in self.parts), ())
+
+  def seen(self, q, k, *operands):
+    """The disjunction."""
+    result = False
+    for part, own in _split(self.parts, operands):
+      test = part.seen(q, k, *own)
+      result = test if result is False else result | test
+    return result
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Not(Mask):
+  """Seen where the part says no."""
+
+  part: Any
+
+  def operands(self):
+    """Those of the part."""
+    return self.part.operands()
+
+  def seen(self, q, k, *operands):
+    """The negation."""
+    return jnp.logical_not(self.part.seen(q, k, *operands))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class PerHead(Mask):
+  """Query head n sees what the part heads[n] says; made by `per_head`."""
+
+  parts: Any
+  heads: tuple[int, ...] = dataclasses.field(metadata={"static": True})
+
+  def operands(self):
+    """The number of each head's part, then those of the parts."""
+    which = np.asarray(self.heads, np.int32)[None, :, None, None]
+    return sum((part.operands() for part in self.parts), (which,))
+
+  def seen(self, q, k, *operands):
+    """The test of the head's part."""
+    which, operands = operands[0], operands[1:]
+    result = False
+    for number, (part, own) in enumerate(_split(self.parts, operands)):
+      test = part.seen(q, k, *own)
+      result = test if number == 0 else jnp.where(which == number, test, result)
+    return result
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Permuted(Mask):
+  """A mask of positions for tokens that lie in another order; made by `permute`.
+
+  Attributes:
+    part: a mask; its arrays, if it has any, lie in the new order already.
+    query_order: int, (T,): the position of the query at each place.
+    key_order: int, (S,).
+  """
+
+  part: Any
+  query_order: Any
+  key_order: Any
+
+  def operands(self):
+    """The two orders, then those of the part."""
+    query = self.query_order[None, None, :, None]
+    return (query, self.key_order[None, None, None, :], *self.part.operands())
+
+  def seen(self, q, k, *operands):
+    """The part's test at the tokens' own positions."""
+    del q, k
+    return self.part.seen(*operands)
+
+
+def per_head(parts: Sequence[Mask]) -> Mask:
+  """A mask for each query head; equal objects are kept once."""
+  unique = list({id(part): part for part in parts}.values())
+  heads = tuple(next(i for i, u in enumerate(unique) if u is part) for part in parts)
+  return PerHead(tuple(unique), heads)
+
+
+def permute(part: Mask, order, key_order=None) -> Mask:
+  """`part` for tokens put in an order: place p holds the token order[p].
+
+  Args:
+    part: a mask of the tokens' positions.
+    order: int, (T,).
+    key_order: int, (S,); `order` if None.
+  """
+  return Permuted(part, order, order if key_order is None else key_order)

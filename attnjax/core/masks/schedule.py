@@ -1,0 +1,234 @@
+"""Which blocks of keys each block of queries visits, without the T x S matrix.
+
+A block is empty, partial or full. The element test bounded by interval arithmetic on
+each block tells which, from the extremes of the positions and operands there: in
+O(T + S + blocks) for any mask. Static masks are then refined: a block that was only
+suspected is tested element by element.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int
+
+from attnjax.core import elementwise, intervals
+from attnjax.core.masks.algebra import And, Mask
+from attnjax.core.masks.lists import Blocks
+from attnjax.core.masks.positional import Causal, Window
+
+EMPTY, PARTIAL, FULL = 0, 1, 2
+Kinds = Int[Array | np.ndarray, "Rb Rn nq nk"]
+_REFINED = 2**22  # elements that are tested one by one, at most
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+  """Lists of blocks. R_b is 1 or B, R_n is 1 or N: the masks that differ.
+
+  Attributes:
+    index: int32, (R_b, R_n, query blocks, M): key blocks of each query block; the
+      first `full` ones need no mask, those up to `count` do, the rest repeat the last.
+    full: int32, (R_b, R_n, query blocks).
+    count: int32, (R_b, R_n, query blocks).
+    index_t: int32, (R_b, R_n, key blocks, M_t): query blocks of each key block.
+    full_t: int32, (R_b, R_n, key blocks).
+    count_t: int32, (R_b, R_n, key blocks).
+    block_q: queries of a block.
+    block_k: keys of a block.
+  """
+
+  index: Any
+  full: Any
+  count: Any
+  index_t: Any
+  full_t: Any
+  count_t: Any
+  block_q: int = dataclasses.field(metadata={"static": True})
+  block_k: int = dataclasses.field(metadata={"static": True})
+
+  def density(self) -> Any:
+    """The part of all blocks that is visited."""
+    visited = self.count.sum(dtype=np.float32)
+    return visited / (self.count.size * self.count_t.shape[-1])
+
+  def spans(self) -> tuple[Any, Any]:
+    """The least and one more than the greatest key block of each query block."""
+    low, high = self.index.min(axis=-1), self.index.max(axis=-1) + 1
+    some = self.count > 0
+    return low * some, high * some
+
+
+def schedule(
+  mask: Mask,
+  shape: tuple[int, int, int, int],
+  block_q: int,
+  block_k: int,
+  query_positions: Any = 0,
+  key_positions: Any = 0,
+  *,
+  refine: bool = True,
+) -> Schedule:
+  """The block lists of a mask.
+
+  Args:
+    mask: of any kind.
+    shape: (B, N, T, S).
+    block_q: queries of a block.
+    block_k: keys of a block.
+    query_positions: int, (B|1, T); or the number with which positions begin.
+    key_positions: int, (B|1, S); or a number.
+    refine: whether static masks are tested element by element where that is cheap.
+  """
+  kind = kinds(
+    mask, shape, block_q, block_k, query_positions, key_positions, refine=refine
+  )
+  most = _most(mask, kind, block_q, block_k)
+  kind_t = kind.swapaxes(2, 3)
+  forward, backward = _lists(kind, most), _lists(kind_t, _longest(kind_t))
+  return Schedule(*forward, *backward, block_q, block_k)
+
+
+def kinds(
+  mask, shape, block_q, block_k, query_positions=0, key_positions=0, *, refine
+) -> Kinds:
+  """EMPTY, PARTIAL or FULL for each block; EMPTY and FULL are certain."""
+  mask.check(shape)
+  rest, lists = scheduled(mask, block_q, block_k)
+  problem = rest, shape, block_q, block_k, refine, query_positions, key_positions
+  numbers = isinstance(query_positions, int) and isinstance(key_positions, int)
+  kind: Any = (_cached if numbers and _hashable(rest) else _kinds)(*problem)
+  for blocks in lists:
+    given = blocks.kinds(block_q, block_k, (kind.shape[2], kind.shape[3]))
+    kind = jnp.where(given, kind, EMPTY).astype(np.int8)
+  return kind
+
+
+def scheduled(mask: Mask, block_q: int, block_k: int) -> tuple[Mask, list[Blocks]]:
+  """(what is to be tested of a conjunction, the parts that lists express)."""
+  parts = mask.conjuncts()
+  lists = [p for p in parts if isinstance(p, Blocks) and p.divides(block_q, block_k)]
+  rest = tuple(p for p in parts if not any(p is one for one in lists))
+  return rest[0] if len(rest) == 1 else And(rest), lists
+
+
+def _hashable(mask) -> bool:
+  """Whether a mask holds numbers only."""
+  return all(isinstance(leaf, int) for leaf in jax.tree.leaves(mask))
+
+
+@functools.lru_cache(maxsize=256)
+def _cached(*problem):
+  kind = np.array(_kinds(*problem))
+  kind.setflags(write=False)
+  return kind
+
+
+def _kinds(mask, shape, block_q, block_k, refine, query, key) -> Any:
+  T, S = shape[2:]
+  query = query + np.arange(T)[None] if isinstance(query, int) else query
+  key = key + np.arange(S)[None] if isinstance(key, int) else key
+  arrays = [query[:, None, :, None], key[:, None, None, :], *mask.operands()]
+  static = not any(isinstance(a, jax.Array) for a in arrays)
+  xp: Any = np if static else jnp
+  test = seen_test(mask)
+  nq, nk = -(-T // block_q), -(-S // block_k)
+  given: list[Any] = []
+  if test is None:
+    kind: Any = xp.full((1, 1, nq, nk), FULL, np.int8)
+  else:
+    given = [arrays[0], arrays[1], *(arrays[2 + i] for i in test.operands)]
+    pairs = [_extremes(a, block_q, block_k, xp) for a in given]
+    always, ever = intervals.bounds(test.jaxpr, pairs, xp)
+    kind = xp.asarray(always, np.int8) + xp.asarray(ever, np.int8)
+    kind = xp.broadcast_to(kind, np.broadcast_shapes(kind.shape, (1, 1, nq, nk)))
+  if S % block_k:
+    tail = xp.arange(nk) == nk - 1
+    kind = xp.where(tail & (kind == FULL), np.int8(PARTIAL), kind)
+  if static and refine and not isinstance(mask, Causal | Window) and test is not None:
+    kind = _refined(kind, given, test, (T, S), block_q, block_k)
+  return kind.astype(np.int8)
+
+
+def seen_test(mask: Mask) -> elementwise.Elementwise | None:
+  """The element test of positions q, k and operands; None if all is seen."""
+  if not mask.conjuncts():
+    return None
+  dtypes = [jax.dtypes.canonicalize_dtype(a.dtype) for a in mask.operands()]
+  return elementwise.elementwise(mask.seen, (np.int32, np.int32), dtypes)
+
+
+def _extremes(array, block_q, block_k, xp):
+  """The least and the greatest element in each block, along T and S."""
+  if array.dtype == bool:
+    array = array.astype(np.int32)
+  elif xp is np:
+    array = np.asarray(array).astype(np.int64)
+  low = high = xp.asarray(array)
+  for axis, block in ((2, block_q), (3, block_k)):
+    length = low.shape[axis]
+    if length == 1:
+      continue
+    missing = -length % block
+    pad = [(0, missing if a == axis else 0) for a in range(4)]
+    split = (*low.shape[:axis], -1, block, *low.shape[axis + 1 :])
+    low, high = (
+      reduce(xp.pad(x, pad, mode="edge").reshape(split), axis=axis + 1)
+      for reduce, x in ((xp.min, low), (xp.max, high))
+    )
+  return low, high
+
+
+def _refined(kind, arrays, test, lengths, block_q, block_k):
+  """Tests each suspected block of a static mask, if they are not too many."""
+  places = np.argwhere(kind == PARTIAL)
+  if len(places) * block_q * block_k > _REFINED or not len(places):
+    return kind
+  kind = np.array(kind)
+  tested = jax.jit(test.__call__)
+  with jax.ensure_compile_time_eval():
+    for b, n, i, j in places:
+      rows = np.arange(i * block_q, min((i + 1) * block_q, lengths[0]))
+      columns = np.arange(j * block_k, min((j + 1) * block_k, lengths[1]))
+      tiles = [_cut(a, b, n, rows, columns) for a in arrays]
+      seen = np.asarray(tested(*tiles))
+      whole = seen.all() and len(columns) == block_k
+      kind[b, n, i, j] = FULL if whole else PARTIAL if seen.any() else EMPTY
+  return kind
+
+
+def _cut(array, b, n, rows, columns):
+  array = np.asarray(array)[min(b, array.shape[0] - 1), min(n, array.shape[1] - 1)]
+  array = array[rows] if array.shape[0] > 1 else array
+  array = array[:, columns] if array.shape[1] > 1 else array
+  return array.astype(np.int32) if array.dtype == np.int64 else array
+
+
+def _most(mask, kind, block_q, block_k) -> int:
+  """How many blocks a list may have."""
+  if not isinstance(kind, jax.Array):
+    return _longest(kind)
+  _, lists = scheduled(mask, block_q, block_k)
+  bounds = [blocks.most(block_q, block_k) for blocks in lists]
+  return min([kind.shape[3], *bounds])
+
+
+def _longest(kind) -> int:
+  if isinstance(kind, jax.Array):
+    return kind.shape[3]
+  return max(1, int((kind != EMPTY).sum(axis=-1).max(initial=1)))
+
+
+def _lists(kind: Any, most: int):
+  """(index, full, count) of the rows of (R_b, R_n, rows, columns)."""
+  xp: Any = jnp if isinstance(kind, jax.Array) else np
+  order = xp.argsort(FULL - kind, axis=-1, stable=True)[..., :most].astype(np.int32)
+  full = (kind == FULL).sum(axis=-1).astype(np.int32)
+  count = (kind != EMPTY).sum(axis=-1).astype(np.int32)
+  last = xp.clip(count - 1, 0, None)[..., None]
+  place = xp.minimum(xp.arange(order.shape[-1]), last)
+  return xp.take_along_axis(order, place, axis=-1), full, count

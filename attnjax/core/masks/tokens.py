@@ -1,0 +1,89 @@
+"""Segments, padding and documents, as layers take them."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int
+
+from attnjax.core.masks.algebra import And, Mask
+from attnjax.core.masks.arrays import Dense, Segments
+from attnjax.core.masks.positional import Causal
+
+
+def conjunction(
+  shape: tuple[int, int, int, int],
+  causal: bool = False,
+  offset: Int[Array, ""] | int | None = None,
+  segment_ids: Int[Array, "B T"] | None = None,
+  kv_segment_ids: Int[Array, "B S"] | None = None,
+  array: Array | None = None,
+) -> Mask:
+  """A mask over (B, N, T, S) from what public functions take, with its checks.
+
+  Args:
+    shape: (B, N, T, S).
+    causal: query t sees keys s <= t + offset.
+    offset: S - T if None, which aligns the last query with the last key.
+    segment_ids: equal within a segment; negative ids see nothing and are not seen.
+    kv_segment_ids: `segment_ids` if None.
+    array: boolean, broadcastable to (B, N, T, S).
+  """
+  B, _, T, S = shape
+  if segment_ids is None and kv_segment_ids is not None:
+    raise ValueError("kv_segment_ids without segment_ids")
+  if kv_segment_ids is None:
+    kv_segment_ids = segment_ids
+  for name, ids, want in (
+    ("segment_ids", segment_ids, (B, T)),
+    ("kv_segment_ids", kv_segment_ids, (B, S)),
+  ):
+    if ids is not None and ids.shape != want:
+      raise ValueError(f"{name} has the shape {ids.shape}; it must be {want}")
+  parts: tuple[Mask, ...] = ()
+  if causal:
+    parts += (Causal(S - T if offset is None else offset),)
+  if segment_ids is not None:
+    parts += (Segments(segment_ids, kv_segment_ids),)
+  if array is not None:
+    parts += (dense(array, shape),)
+  return And(parts)
+
+
+def dense(array: Array, shape: tuple[int, int, int, int]) -> Mask:
+  """A boolean array as a mask, with its checks."""
+  if array.dtype != bool:
+    raise ValueError(f"mask has the type {array.dtype}; it must be boolean")
+  if not (array.ndim == 4 and all(a in (1, w) for a, w in zip(array.shape, shape))):
+    raise ValueError(f"mask {array.shape} does not broadcast to (B, N, T, S) {shape}")
+  return Dense(array)
+
+
+def segments(
+  segment_ids: Int[Array, "B T"] | None,
+  padding: Bool[Array, "B T"] | None,
+  shape: tuple[int, ...],
+) -> Int[Array, "B T"] | None:
+  """Segment ids with -1 at the padding; None if neither is given.
+
+  Args:
+    segment_ids: equal within a document; None is one document.
+    padding: True at the real tokens; None is no padding.
+    shape: (B, T), what both must have.
+  """
+  for name, given in (("segment_ids", segment_ids), ("padding", padding)):
+    if given is not None and given.shape != shape:
+      raise ValueError(f"{name} has the shape {given.shape}; x has (B, T) = {shape}")
+  if segment_ids is None and padding is None:
+    return None
+  ids = jnp.zeros(shape, jnp.int32) if segment_ids is None else segment_ids
+  ids = ids.astype(jnp.int32)
+  return ids if padding is None else jnp.where(padding, ids, -1)
+
+
+def documents(segment_ids: Int[Array, "B T"]) -> Int[Array, "B T"]:
+  """Numbers the runs of equal ids 0, 1, 2, ...; negative ids stay -1.
+
+  For mechanisms whose state passes from token to token, a document is a run: an id
+  that comes back after another one starts a new document.
+  """
+  change = segment_ids[:, 1:] != segment_ids[:, :-1]
+  run = jnp.cumsum(jnp.pad(change, ((0, 0), (1, 0))), axis=1)
+  return jnp.where(segment_ids < 0, -1, run).astype(jnp.int32)

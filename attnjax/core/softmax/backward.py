@@ -1,0 +1,139 @@
+"""The backward pass in tiles: five products each, one pass.
+
+Tri Dao et al. FlashAttention. arXiv:2205.14135, section 3.1 (algorithm 4).
+"""
+
+import jax
+import jax.numpy as jnp
+
+from attnjax.core.softmax import tiling
+from attnjax.core.softmax.definition import wide
+from attnjax.core.softmax.exponential import LOG2E, power, rounder
+from attnjax.core.softmax.tiling import Problem
+
+
+def backward(q, k, v, g, lse, delta, program, schedule, *, scale, tiles):
+  """(dq, dk, dv, doperands) as `attnjax.core.softmax.fused` describes them.
+
+  Gradients of keys and values lie as (H, s), so that no tile is transposed, and are
+  changed in place in the carry of the loop.
+  """
+  B, _, N, H = q.shape
+  K = k.shape[2]
+  problem = Problem.of(program, tiles, q, k)
+  power_of_two = LOG2E if program.score is None else 1.0
+  queries = tiles.rows, tiles.key_heads, tiles.query_heads, K
+  keys = tiles.columns, tiles.key_heads, 1, K
+  query = _rows(tiling.split(q, *queries) * (scale * power_of_two))
+  key, value = (tiling.split(x, *keys)[:, :, :, 0] for x in (k, v))
+  key_t, value_t = key.swapaxes(3, 4), value.swapaxes(3, 4)
+  # A row that sees nothing, or lies beyond T, has no weight.
+  lse = jnp.where(lse == -jnp.inf, jnp.inf, lse * LOG2E)
+  lse = _rows(tiling.split(lse[..., None], *queries, fill=jnp.inf))[..., 0]
+  delta = _rows(tiling.split(delta[..., None], *queries))[..., 0]
+  g = _rows(tiling.split(g, *queries))
+  units, blocks = query.shape[:2]
+  lists = schedule.index, schedule.full, schedule.count
+  lists = [tiling.by_unit(x, B, N, units) for x in lists]
+  arrays = (query, g, lse, delta), (key, key_t, value_t), lists, rounder()
+
+  def row(at, carry):
+    return _row(problem, arrays, at // blocks, at % blocks, carry)
+
+  start = [jnp.zeros_like(x) for x in (query, key_t, value_t)]
+  sums = [_zeros(x, wide(q)) for x in problem.program.operands]
+  carry = jax.lax.fori_loop(0, units * blocks, row, (*start, sums))
+  dq, dk, dv, sums = carry
+  dq = dq.reshape(*dq.shape[:3], tiles.query_heads, tiles.rows, H) * scale
+  dk, dv = (x.swapaxes(3, 4)[:, :, :, None] for x in (dk / power_of_two, dv))
+  dq, dk, dv = (_join(*x, B) for x in ((dq, q), (dk, k), (dv, v)))
+  return dq, dk, dv, tuple(_cropped(*x) for x in zip(sums, program.operands))
+
+
+def _row(problem, arrays, u, i, carry):
+  """`carry` with what a block of queries adds to it."""
+  parts, keys, lists, lift = arrays
+  query, g, lse, delta = (tiling.pick(x, u, i) for x in parts)
+  query_t, g_t = (jax.lax.optimization_barrier(x.swapaxes(1, 2)) for x in (query, g))
+  index, full, count = (x[u * (x.shape[0] > 1), i] for x in lists)
+  owner = u // (parts[0].shape[0] // keys[0].shape[0])
+  rows = query, query_t, g, g_t, lse, delta
+
+  def visit(partial):
+    def step(at, carry):
+      j = index[at]
+      dquery, dk, dv, sums = carry
+      tile = [tiling.pick(x, owner, j) for x in keys]
+      result = _tile(problem, rows, tile, (u, i, j), partial, lift, sums)
+      change, dkey, dvalue, sums = result
+      return dquery + change, _add(dk, owner, j, dkey), _add(dv, owner, j, dvalue), sums
+
+    return step
+
+  dq, *rest = carry
+  inner = jnp.zeros_like(query), *rest
+  inner = jax.lax.fori_loop(0, full, visit(False), inner)
+  dquery, *rest = jax.lax.fori_loop(full, count, visit(True), inner)
+  dq = jax.lax.dynamic_update_slice(dq, dquery[None, None], tiling.place(dq, u, i))
+  return dq, *rest
+
+
+def _tile(problem, rows, tile, at, partial, lift, sums):
+  """What a tile adds to dq, dk and dv, and the sums with its operands' gradients."""
+  query, query_t, g, g_t, lse, delta = rows
+  key, key_t, value_t = tile
+  program, (u, i, j) = problem.program, at
+  raw = jnp.einsum("kth,khs->kts", query, key_t)
+  whole = problem.whole(raw)
+  score, pull = raw, None
+  if program.score is not None:
+    score, pull = problem.score_and_pull(raw.reshape(whole), u, i, j)
+    score = score.reshape(raw.shape) * LOG2E
+  weight = power(score - lse[..., None], lift)
+  seen = tiling.seen_in(problem, raw, u, i, j) if partial else None
+  if seen is not None:
+    weight = jnp.where(seen, weight, 0.0)
+  # Behind a barrier it is made once, not again for each of its two readers.
+  weight = jax.lax.optimization_barrier(weight)
+  dweight = jnp.einsum("ktv,kvs->kts", g, value_t)
+  kept = weight
+  if program.keep is not None:
+    keep = problem.tile(program.keep, unit=u, i=i, j=j)
+    keep = jnp.broadcast_to(keep, whole).reshape(raw.shape)
+    kept, dweight = weight * keep, dweight * keep
+  dscore = weight * (dweight - delta[..., None])
+  if pull is not None:
+    dscore, sums = pull(dscore.reshape(whole), sums)
+    dscore = dscore.reshape(raw.shape)
+  dquery = jnp.einsum("kts,ksh->kth", dscore, key)
+  dkey = jnp.einsum("kht,kts->khs", query_t, dscore)
+  return dquery, dkey, jnp.einsum("kvt,kts->kvs", g_t, kept), sums
+
+
+def _add(x, u, j, part):
+  """X with `part` added at [u, j], in place."""
+  start = tiling.place(x, u, j)
+  return jax.lax.dynamic_update_slice(
+    x, (tiling.pick(x, u, j) + part)[None, None], start
+  )
+
+
+def _rows(x):
+  """(unit, block, k, g, t, H) to (unit, block, k, g t, H)."""
+  return x.reshape(*x.shape[:3], -1, x.shape[-1])
+
+
+def _join(x, like, B):
+  _, blocks, k, g, t, H = x.shape
+  x = x.reshape(B, -1, blocks, k, g, t, H).transpose(0, 2, 5, 1, 3, 4, 6)
+  return x.reshape(B, blocks * t, -1, H)[:, : like.shape[1]].astype(like.dtype)
+
+
+def _zeros(x, dtype):
+  """Where the gradient of an operand is summed; None if it has none."""
+  return jnp.zeros(x.shape, dtype) if jnp.issubdtype(x.dtype, jnp.floating) else None
+
+
+def _cropped(x, like):
+  """The gradient of an operand without what was padded."""
+  return None if x is None else x[:, :, : like.shape[2], : like.shape[3]]

@@ -1,0 +1,152 @@
+"""The forward pass in tiles: a running softmax over listed tiles of keys.
+
+Markus N. Rabe, Charles Staats. Self-attention Does Not Need O(n^2) Memory.
+arXiv:2112.05682. Tri Dao et al. FlashAttention. arXiv:2205.14135.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from attnjax.core.softmax import tiling
+from attnjax.core.softmax.exponential import LOG2E, power, rounder, row_max
+from attnjax.core.softmax.tiling import Problem
+
+# Sums of 2^score are taken as they are while all |score| are at most this.
+BOUND = 60.0
+
+
+def forward(q, k, v, sinks, program, schedule, *, scale, tiles):
+  """(out, lse) as `attnjax.core.softmax.fused` describes them."""
+  B, T, N, _ = q.shape
+  K = k.shape[2]
+  problem = Problem.of(program, tiles, q, k)
+  # Scores are in powers of 2 where nothing else reads them.
+  unit = scale * LOG2E if program.score is None else scale
+  query = tiling.split(q, tiles.rows, tiles.key_heads, tiles.query_heads, K) * unit
+  key, value = (
+    tiling.split(x, tiles.columns, tiles.key_heads, 1, K)[:, :, :, 0] for x in (k, v)
+  )
+  key = key.swapaxes(3, 4)
+  units, blocks = query.shape[:2]
+  lists = schedule.index, schedule.full, schedule.count
+  lists = [tiling.by_unit(x, B, N, units) for x in lists]
+  arrays = query, key, value, lists, rounder()
+
+  def run(bounded):
+    def row(at):
+      return _row(problem, arrays, at // blocks, at % blocks, bounded)
+
+    return lambda: jax.lax.map(row, jnp.arange(units * blocks, dtype=jnp.int32))
+
+  if program.score is None:
+    # Then |score| <= |q| |k|, and where that is small no maximum is needed.
+    longest = [jnp.sqrt((x * x).sum(axis=a).max()) for x, a in ((query, -1), (key, -2))]
+    small = _together(longest[0] * longest[1] <= BOUND)
+    out, lse = jax.lax.cond(small, run(True), run(False))
+  else:
+    out, lse = run(False)()
+  out, lse = (x.reshape(units, blocks, *x.shape[1:]) for x in (out, lse[..., None]))
+  out, lse = (tiling.join(x, B, T, N) for x in (out, lse))
+  out, lse = _with_sinks(out, lse[..., 0], sinks)
+  return out.astype(v.dtype), lse
+
+
+@jax.custom_batching.custom_vmap
+def _together(small):
+  """`small`; under vmap one answer for the whole batch, so that one branch runs."""
+  return small
+
+
+@_together.def_vmap
+def _(size, batched, small):
+  del size, batched
+  return _together(small.all(axis=0)), False
+
+
+def _with_sinks(out, lse, sinks):
+  if sinks is None:
+    return out, lse
+  whole = jnp.logaddexp(lse, sinks.astype(lse.dtype))
+  return out * jnp.exp(lse - whole)[..., None], whole
+
+
+def _row(problem, arrays, u, i, bounded):
+  """(out, lse) of a block of queries."""
+  query, _, value, lists, _ = arrays
+  index, full, count = (x[u * (x.shape[0] > 1), i] for x in lists)
+  rows = tiling.pick(query, u, i)
+  k, g, t, H = rows.shape
+  rows = rows.reshape(k, g * t, H)
+  zero = jnp.zeros((k, g * t), query.dtype)
+  top = zero if bounded else zero - jnp.inf
+  carry = top, zero, jnp.zeros((k, g * t, value.shape[-1]), query.dtype)
+  tile = _bounded if bounded else _running
+
+  def visit(partial):
+    return lambda at, carry: tile(
+      problem, arrays, rows, (u, i, index[at]), partial, carry
+    )
+
+  if problem.program.score is None and not bounded:
+    # Rare, so the mask is made in full tiles too, which saves compiling a loop.
+    carry = jax.lax.fori_loop(0, count, visit(True), carry)
+  else:
+    carry = jax.lax.fori_loop(0, full, visit(False), carry)
+    carry = jax.lax.fori_loop(full, count, visit(True), carry)
+  top, total, acc = carry
+  some = total != 0
+  total = jnp.where(some, total, 1.0)
+  lse = jnp.where(some, (top + jnp.log2(total)) / LOG2E, -jnp.inf)
+  out = acc / total[..., None]
+  return out.reshape(k, g, t, -1), lse.reshape(k, g, t)
+
+
+def _bounded(problem, arrays, rows, at, partial, carry):
+  """A tile whose scores are small: sums of 2^score."""
+  top, total, acc = carry
+  score, value = _scores_and_values(problem, arrays, rows, at, partial)
+  weight = power(score, arrays[-1])
+  total = total + weight.sum(axis=-1)
+  weight = _kept(problem, weight, at)
+  return top, total, acc + jnp.einsum("kts,ksv->ktv", weight, value)
+
+
+def _running(problem, arrays, rows, at, partial, carry):
+  """A tile of any scores: sums of 2^(score - top), top a whole number."""
+  top, total, acc = carry
+  score, value = _scores_and_values(problem, arrays, rows, at, partial)
+  new = jnp.maximum(top, jnp.ceil(row_max(score)))
+  safe = jnp.where(new == -jnp.inf, 0.0, new)
+  weight = power(score - safe[..., None], arrays[-1])
+  # Behind a barrier it is made once a row, not once for each cell of acc.
+  old = jax.lax.optimization_barrier(power(top - safe, arrays[-1]))
+  total = total * old + weight.sum(axis=-1)
+  acc = acc * old[..., None]
+  weight = _kept(problem, weight, at)
+  return new, total, acc + jnp.einsum("kts,ksv->ktv", weight, value)
+
+
+def _scores_and_values(problem, arrays, rows, at, partial):
+  query, key, value, _, _ = arrays
+  u, i, j = at
+  owner = u // (query.shape[0] // key.shape[0])
+  score = jnp.einsum("kth,khs->kts", rows, tiling.pick(key, owner, j))
+  whole = problem.whole(score)
+  if problem.program.score is not None:
+    score = problem.tile(
+      problem.program.score, unit=u, i=i, j=j, raw=score.reshape(whole)
+    )
+    score = jnp.broadcast_to(score * LOG2E, whole).reshape(rows.shape[0], -1, whole[3])
+  seen = tiling.seen_in(problem, score, u, i, j) if partial else None
+  if seen is not None:
+    score = jnp.where(seen, score, -jnp.inf)
+  return score, tiling.pick(value, owner, j)
+
+
+def _kept(problem, weight, at):
+  """The weights after the dropout."""
+  if problem.program.keep is None:
+    return weight
+  u, i, j = at
+  kept = problem.tile(problem.program.keep, unit=u, i=i, j=j)
+  return (weight.reshape(problem.whole(weight)) * kept).reshape(weight.shape)

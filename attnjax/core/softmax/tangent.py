@@ -1,0 +1,147 @@
+"""The tangent map of softmax attention, in tiles: memory linear in T and S.
+
+  dscore[t, s] = score'(raw) (scale (dq.k + q.dk)) + (operands' part)
+  dlse[t]      = sum_s weight dscore                  [+ weight of the sink x dsink]
+  dout[t]      = sum_s weight keep (dscore v + dv) - dlse out
+
+It is linear in the tangents and in plain JAX, so that JAX transposes and differentiates
+it further: derivatives of any order rest on it.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from attnjax.core.softmax.definition import wide
+
+ROWS, COLUMNS = 128, 512  # of a tile
+
+
+def tangent(x, program, y, dx, *, scale):
+  """(dout, dlse); x and dx are (q, k, v, sinks[, float operands]), y is (out, lse)."""
+  (q, k, v, sinks), (out, lse) = x, y
+  # Wide, since their transposes are sums over all tiles.
+  dq, dk, dv, dsinks, dfloats = jax.tree.map(lambda a: a.astype(wide(a)), dx)
+  T, S, K = q.shape[1], k.shape[1], k.shape[2]
+  rows, columns = even(T, ROWS), even(S, COLUMNS)
+  tiles = [_tiles(a, K, rows) for a in (q, dq, out, lse[..., None])]
+  keys = [_tiles(a, K, columns)[:, :, :, 0] for a in (k, v, dk, dv)]
+  operands = [pad(a, rows, columns) for a in program.operands]
+  shape = (S, q.shape[2] // K, scale)
+
+  @jax.checkpoint  # the weights of a tile are made again, not kept
+  def row(query, dquery, out, lse, i):
+    @jax.checkpoint
+    def step(carry, part):
+      *part, j = part
+      place = i, j, rows[1], columns[1]
+      change = _tile(program, operands, dfloats, place, query, dquery, lse, part, shape)
+      return (carry[0] + change[0], carry[1] + change[1]), None
+
+    start = jnp.zeros(lse.shape[:-1], wide(q)), jnp.zeros(out.shape, wide(q))
+    (dlse, dout), _ = jax.lax.scan(step, start, (*keys, jnp.arange(columns[0])))
+    return dlse, dout
+
+  dlse, dout = jax.lax.map(lambda a: row(*a), (*tiles, jnp.arange(rows[0])))
+  dlse, dout = join(dlse[..., None], T)[..., 0], join(dout, T)
+  if sinks is not None:
+    weight = jnp.exp(sinks.astype(lse.dtype) - lse)
+    dlse = dlse + weight * dsinks
+  return (dout - dlse[..., None] * out).astype(v.dtype), dlse.astype(lse.dtype)
+
+
+def _tile(program, operands, dfloats, place, query, dquery, lse, part, shape):
+  """The changes of (lse, out + dlse out) that one tile of scores brings."""
+  key, value, dkey, dvalue = part
+  i, j, t_size, s_size = place
+  S, group, scale = shape
+  t = (i * t_size + jnp.arange(t_size))[:, None]
+  s = (j * s_size + jnp.arange(s_size))[None]
+  given = [by_head(cut(a, place), group) for a in operands]
+  floats = iter(dfloats)
+  changes = [
+    by_head(cut(pad(next(floats), (0, t_size), (0, s_size)), place), group)
+    if jnp.issubdtype(a.dtype, jnp.floating)
+    else None
+    for a in operands
+  ]
+  raw = scale * _product("bkgth,bksh->bkgts", query, key)
+  draw = scale * _product("bkgth,bksh->bkgts", dquery, key)
+  draw = draw + scale * _product("bkgth,bksh->bkgts", query, dkey)
+  score, dscore = _scored(program, raw, draw, given, changes, t, s)
+  seen = s < S
+  if program.seen is not None:
+    seen = seen & program.seen(t, s, *(given[p] for p in program.seen.operands))
+  # A weight that is 0 has no derivative, whatever the score of an empty row is.
+  seen = seen & (lse != -jnp.inf)
+  weight = jnp.exp(jnp.where(seen, score - jnp.where(seen, lse, 0.0), -jnp.inf))
+  change = jnp.where(seen, weight * dscore, 0.0)
+  kept, dkept = weight, change
+  if program.keep is not None:
+    factor = program.keep(t, s, *(given[p] for p in program.keep.operands))
+    kept, dkept = weight * factor, change * factor
+  dout = _product("bkgts,bksv->bkgtv", dkept, value)
+  dout = dout + _product("bkgts,bksv->bkgtv", kept, dvalue)
+  return change.sum(axis=-1), dout
+
+
+def _scored(program, raw, draw, given, changes, t, s):
+  """The score and its tangent."""
+  if program.score is None:
+    return raw, draw
+  which = [p for p in program.score.operands if changes[p] is not None]
+  floats = [given[p].astype(raw.dtype) for p in which]
+  tangents = [changes[p].astype(raw.dtype) for p in which]
+
+  def score(raw, *floats):
+    own = dict(zip(which, floats))
+    return program.score(
+      raw, t, s, *(own.get(p, given[p]) for p in program.score.operands)
+    )
+
+  return jax.jvp(score, (raw, *floats), (draw, *tangents))
+
+
+def even(length: int, most: int) -> tuple[int, int]:
+  """(number, size) of equal pieces of at most `most` that cover `length`."""
+  number = max(1, -(-length // most))
+  return number, max(1, -(-length // number))
+
+
+def pad(x, rows, columns):
+  """An operand with whole tiles on the axes T and S; a number 0 leaves it to size."""
+  sizes = [-x.shape[axis] % size for axis, (_, size) in ((2, rows), (3, columns))]
+  whole = [0 if x.shape[a] == 1 else size for a, size in zip((2, 3), sizes)]
+  return jnp.pad(x, ((0, 0), (0, 0), (0, whole[0]), (0, whole[1])))
+
+
+def cut(x, place):
+  """The part of a padded operand that tile (i, j) reads."""
+  i, j, t_size, s_size = place
+  for axis, start, size in ((2, i * t_size, t_size), (3, j * s_size, s_size)):
+    if x.shape[axis] > 1:
+      x = jax.lax.dynamic_slice_in_dim(x, start, size, axis)
+  return x
+
+
+def by_head(x, group):
+  """(B|1, N|1, t, s) to (B|1, K|1, G|1, t, s)."""
+  heads = (-1, group) if x.shape[1] > 1 else (1, 1)
+  return x.reshape(x.shape[0], *heads, *x.shape[2:])
+
+
+def _tiles(x, K, pieces):
+  """(B, T, N, H) to (i, B, K, G, t, H), with zeros after the end."""
+  (i, t), (B, T, N, H) = pieces, x.shape
+  x = jnp.pad(x, ((0, 0), (0, i * t - T), (0, 0), (0, 0)))
+  return jnp.moveaxis(x.reshape(B, i, t, K, N // K, H), (1, 2), (0, 4))
+
+
+def join(x, T):
+  """(i, B, K, G, t, V) to (B, T, N, V)."""
+  x = jnp.moveaxis(x, (0, 4), (1, 2))
+  B, i, t, K, G, V = x.shape
+  return x.reshape(B, i * t, K * G, V)[:, :T]
+
+
+def _product(formula, a, b):
+  return jnp.einsum(formula, a, b, preferred_element_type=wide(a))

@@ -1,0 +1,1 @@
+"""Fused kernels, one package an algorithm, named for the algorithm."""
