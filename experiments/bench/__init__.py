@@ -1,0 +1,1 @@
+"""Benchmarks: the CPU by the clock, TPUs and GPUs by what their compilers make."""

@@ -1,0 +1,146 @@
+"""What libtpu writes of a program that it compiles for a TPU that is not here.
+
+A bundle is what the chip issues in one cycle, so a kernel's bundles are its cycles a
+grid step while nothing waits for memory; the slots used by unit say which unit bounds
+it. Same compiler, same program, same numbers.
+"""
+
+import collections
+import dataclasses
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.experimental import topologies
+from jax.sharding import AbstractDevice, AbstractMesh, SingleDeviceSharding
+
+TOPOLOGIES = {
+  "v5e": ("v5e:2x2", "TPU v5 lite"),
+  "v6e": ("v6e:2x2", "TPU v6 lite"),
+  "tpu7x": ("tpu7x:2x2x1", "TPU7x"),
+}
+# Moves to and from spilled registers are counted among all of theirs.
+_UNITS = ("MATMUL", "MATPUSH", "XLU", "VALU", "VPOP", "EUP", "VLOAD", "VSTORE", "SALU")
+_BUNDLE = re.compile(r"^\s*(?:0x[0-9a-f]+|0)\s+(?:[A-Z]{2})?:\s*((?:>\s*)*)\{")
+_ALLOCATION = re.compile(
+  r"#(\S+) \[shape = '[^']*', space=vmem, size = (0x[0-9a-f]+)[^']*tag = '([^']*)"
+)
+_NAME = re.compile(r"(\d+-(.+?)(?:\.\d+)?)-\d+-final_bundles")
+_DUMP = "--xla_jf_dump_to="
+
+
+@dataclasses.dataclass(frozen=True)
+class Kernel:
+  """A compiled kernel.
+
+  Attributes:
+    name: of the Pallas call.
+    bundles: all that it has; a loop's are counted once.
+    used: by unit, the part of its slots that is used.
+    memory: bytes of fast memory (VMEM), by what they are for.
+  """
+
+  name: str
+  bundles: int
+  used: dict[str, float]
+  memory: dict[str, int]
+
+  @property
+  def bound(self) -> str:
+    """The unit whose slots are used most."""
+    return max(self.used, key=lambda unit: self.used[unit])
+
+
+def compile_for(
+  machine: str, function: Callable, arguments: Any
+) -> tuple[Any, list[Kernel]]:
+  """Compiles a function for one chip.
+
+  Args:
+    machine: a key of TOPOLOGIES.
+    function: of the arguments.
+    arguments: shapes (`jax.ShapeDtypeStruct`), any tree of them.
+
+  Returns:
+    What jax compiled, and its programs: Pallas kernels by their names, XLA's own.
+
+  Raises:
+    RuntimeError: libtpu was loaded before, without its dumps.
+  """
+  folder = _folder()
+  shutil.rmtree(folder, ignore_errors=True)
+  folder.mkdir(parents=True)
+  topology, kind = TOPOLOGIES[machine]
+  described = topologies.get_topology_desc(platform="tpu", topology_name=topology)
+  sharding = SingleDeviceSharding(described.devices[0])
+  placed = jax.tree.map(
+    lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), arguments
+  )
+  mesh = AbstractMesh((1,), ("x",), abstract_device=AbstractDevice(kind, 1, "tpu"))
+  with jax.sharding.use_abstract_mesh(mesh):
+    compiled = jax.jit(function).lower(*placed).compile()
+  return compiled, read(folder)
+
+
+def _folder() -> Path:
+  """Where libtpu writes; it reads its flags once, when it is loaded."""
+  flags = os.environ.get("LIBTPU_INIT_ARGS", "")
+  if _DUMP in flags:
+    return Path(flags.split(_DUMP)[1].split()[0])
+  with open("/proc/self/maps", encoding="utf-8") as maps:
+    if "libtpu" in maps.read():
+      raise RuntimeError("libtpu was loaded before its dumps were asked for")
+  folder = Path(tempfile.mkdtemp(prefix="bundles_")) / "dump"
+  os.environ["LIBTPU_INIT_ARGS"] = (
+    f"{flags} {_DUMP}{folder} --xla_jf_dump_llo_text=true"
+  )
+  os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+  os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
+  os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+  return folder
+
+
+def read(folder: Path) -> list[Kernel]:
+  """The programs in a folder that libtpu has written, XLA's own among them."""
+  kernels = []
+  for path in sorted(folder.glob("*[0-9]-final_bundles.txt")):
+    match = _NAME.fullmatch(path.stem)
+    if match is None:
+      continue
+    prefix, name = match.groups()
+    with path.open(encoding="utf-8") as lines:
+      bundles = sum(bool(_BUNDLE.match(line)) for line in lines)
+    pattern = f"{prefix}*-final_hlo-static-per-bundle-utilization.txt"
+    utilization = next(folder.glob(pattern), None)
+    if utilization is not None:
+      used = _used(utilization.read_text(encoding="utf-8"))
+      kernels.append(Kernel(name, bundles, used, _memory(folder, prefix)))
+  return kernels
+
+
+def _used(text: str) -> dict[str, float]:
+  lines = text.splitlines()
+  names = [name.strip() for name in lines[1].split(",")]
+  slots = dict(zip(names, map(int, lines[2].split())))
+  rows = [list(map(int, line.split())) for line in lines[4:] if line.strip()]
+  sums = dict(zip(names, map(sum, zip(*rows))))
+  return {u: round(sums[u] / (slots[u] * len(rows)), 3) for u in _UNITS if u in sums}
+
+
+def _memory(folder: Path, prefix: str) -> dict[str, int]:
+  """Bytes of fast memory by the first words of what they are for."""
+  found: dict[str, tuple[int, str]] = {}
+  for stage in ("original", "post-ra"):
+    for path in folder.glob(f"{prefix}*[0-9]-{stage}.txt"):
+      for name, size, tag in _ALLOCATION.findall(path.read_text(encoding="utf-8")):
+        found[name] = (int(size, 16), tag)
+  sums: dict[str, int] = collections.Counter()
+  for size, tag in found.values():
+    words = ("scratch operand", "input window", "output window", "spilled")
+    sums[next((w for w in words if tag.startswith(w)), "other")] += size
+  return dict(sums)

@@ -1,0 +1,229 @@
+"""Softmax attention on the CPU, by the clock, beside jax.nn and PyTorch."""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from attnjax import dot_product_attention, masks
+from experiments.bench.race import Time, race
+
+PARTS = ("attention", "small", "window", "documents", "decoding", "memory")
+
+
+def rows(only: str = "") -> tuple[list[dict], bool]:
+  """(the table, whether all bounds hold); prints each row when it is measured.
+
+  Args:
+    only: one of PARTS; all if empty.
+  """
+  parts = {
+    "attention": _attention,
+    "small": _small,
+    "window": _window,
+    "documents": _documents,
+    "decoding": _decoding,
+    "memory": _memory,
+  }
+  found: list[dict] = []
+  for name, part in parts.items():
+    if only in ("", name):
+      for row in part():
+        print(_line(row), flush=True)
+        found.append(row)
+  return found, all(row.get("holds", True) for row in found)
+
+
+def _line(row) -> str:
+  bound = ""
+  if "bound" in row:
+    bound = f"  {row['bound']}" + ("  holds" if row["holds"] else "  DOES NOT HOLD")
+  cells = "  ".join(f"{n} {s:.4g}" for n, s in row["values"].items())
+  return f"{row['name']:44s} {cells}{bound}"
+
+
+def _row(name, times: dict[str, Time], ratios: Mapping[str, float] | None = None):
+  """A row of medians in seconds; `ratios` holds the least one allowed to each peer."""
+  own = times["attnjax"].median
+  values = {f"{n} [s]": t.median for n, t in times.items()}
+  row = {"name": name, "values": values, "calls": times["attnjax"].calls}
+  if ratios:
+    have = {n: times[n].median / own for n in ratios if n in times}
+    row["values"] = values | {f"{n} / attnjax": r for n, r in have.items()}
+    row["bound"] = ", ".join(f"{n} / attnjax >= {ratios[n]:g}" for n in have)
+    row["holds"] = all(r >= ratios[n] for n, r in have.items())
+  return row
+
+
+def _arrays(B, T, N, H, S=None, dtype="float32"):
+  rng = np.random.default_rng(0)
+  shapes = (B, T, N, H), (B, S or T, N, H), (B, S or T, N, H), (B, T, N, H)
+  return [jnp.asarray(rng.standard_normal(s, dtype="float32"), dtype) for s in shapes]
+
+
+def _ours(q, k, v, g, **options) -> dict[str, Callable]:
+  options = {"is_causal": True} | options
+  own = functools.partial(dot_product_attention, impl="xla", **options)
+  return {"forward": _jitted(own, (q, k, v)), "both": _both(own, (q, k, v), g)}
+
+
+def _jitted(function, arrays):
+  run = jax.jit(function)
+  return lambda: jax.block_until_ready(run(*arrays))
+
+
+def _both(function, arrays, g):
+  """The value and the gradients of sum(out g)."""
+
+  def loss(*arrays):
+    return jnp.sum(function(*arrays).astype(jnp.float32) * g)
+
+  return _jitted(jax.value_and_grad(loss, (0, 1, 2)), arrays)
+
+
+def _jax_nn(q, k, v, g):
+  peer = functools.partial(jax.nn.dot_product_attention, is_causal=True)
+  return {"forward": _jitted(peer, (q, k, v)), "both": _both(peer, (q, k, v), g)}
+
+
+def _torch(q, k, v, g):
+  """PyTorch's fused attention in its own layout, or nothing if it is not installed."""
+  try:
+    import torch
+  except ImportError:
+    print("PyTorch is not installed (extra `bench`): its column is left out")
+    return {}
+  torch.set_num_threads(2)
+  q, k, v, g = (
+    torch.tensor(np.asarray(x, "float32")).transpose(1, 2).contiguous()
+    for x in (q, k, v, g)
+  )
+  attention: Any = torch.nn.functional.scaled_dot_product_attention
+
+  def forward():
+    with torch.no_grad():
+      return attention(q, k, v, is_causal=True)
+
+  def both():
+    arrays = [x.detach().requires_grad_() for x in (q, k, v)]
+    total = (attention(*arrays, is_causal=True) * g).sum()
+    return torch.autograd.grad(total, arrays)
+
+  return {"forward": forward, "both": both}
+
+
+def _attention():
+  """The main case: (1, 4096, 8, 64) float32, causal."""
+  arrays = _arrays(1, 4096, 8, 64)
+  peers = {
+    "attnjax": _ours(*arrays),
+    "jax.nn": _jax_nn(*arrays),
+    "torch": _torch(*arrays),
+  }
+  for what, bounds in (
+    ("forward", {"jax.nn": 5, "torch": 1}),
+    ("both", {"jax.nn": 4, "torch": 1}),
+  ):
+    runs = {n: p[what] for n, p in peers.items() if p}
+    name = "forward + backward" if what == "both" else what
+    yield _row(f"causal (1, 4096, 8, 64), {name}", race(runs, seconds=25), bounds)
+  arrays = _arrays(1, 4096, 8, 64, dtype="bfloat16")
+  yield _row(
+    "causal (1, 4096, 8, 64) bfloat16, both",
+    race({"attnjax": _ours(*arrays)["both"], "jax.nn": _jax_nn(*arrays)["both"]}),
+  )
+
+
+def _small():
+  """What the default language model runs: (16, 256, 4, 32)."""
+  arrays = _arrays(16, 256, 4, 32)
+  peers = {
+    "attnjax": _ours(*arrays),
+    "jax.nn": _jax_nn(*arrays),
+    "torch": _torch(*arrays),
+  }
+  for what in ("forward", "both"):
+    runs = {n: p[what] for n, p in peers.items() if p}
+    yield _row(f"causal (16, 256, 4, 32), {what}", race(runs, seconds=5, most=60))
+
+
+def _window():
+  """A causal window of 256 keys among 16,384, against dense causal attention there."""
+  arrays = _arrays(1, 16384, 8, 64)
+  dense, peer = _ours(*arrays), _torch(*arrays)
+  own = _ours(*arrays, local_window_size=(255, 0))
+  for what, name in (("forward", "forward"), ("both", "forward + backward")):
+    runs = {"attnjax": own[what], "attnjax dense": dense[what]}
+    runs |= {"torch dense": peer[what]} if peer else {}
+    times = race(runs, seconds=30, most=7)
+    best = min(runs.keys() - {"attnjax"}, key=lambda n: times[n].median)
+    yield _row(f"window 256 of T = 16,384, {name}", times, {best: 15})
+
+
+def _documents():
+  """64 packed documents of 256 tokens, ids known at run time, against dense."""
+  arrays = _arrays(1, 16384, 8, 64)
+  ids = jnp.repeat(jnp.arange(64), 256)[None]
+  q, k, v, g = arrays
+  run = functools.partial(dot_product_attention, is_causal=True, impl="xla")
+
+  def packed(q, k, v, ids):
+    return run(q, k, v, segment_ids=ids)
+
+  def loss(q, k, v, ids):
+    return jnp.sum(packed(q, k, v, ids) * g)
+
+  dense = _ours(*arrays)
+  own = {
+    "forward": _jitted(packed, (q, k, v, ids)),
+    "both": _jitted(jax.value_and_grad(loss, (0, 1, 2)), (q, k, v, ids)),
+  }
+  for what, name in (("forward", "forward"), ("both", "forward + backward")):
+    runs = {"attnjax": own[what], "attnjax dense": dense[what]}
+    times = race(runs, seconds=20, most=7)
+    yield _row(f"64 documents of 256, {name}", times, {"attnjax dense": 8})
+
+
+def _decoding():
+  """One query against 4,096 keys of a cache that is half full."""
+  q, k, v, _ = _arrays(4, 1, 8, 64, S=4096)
+  lengths = jnp.full((4,), 2048, jnp.int32)
+
+  def own(q, k, v, lengths):
+    return dot_product_attention(q, k, v, key_value_seq_lengths=lengths, impl="xla")
+
+  def peer(q, k, v, lengths):
+    return jax.nn.dot_product_attention(q, k, v, key_value_seq_lengths=lengths)
+
+  arrays = (q, k, v, lengths)
+  runs = {"attnjax": _jitted(own, arrays), "jax.nn": _jitted(peer, arrays)}
+  yield _row("one query, 4,096 keys, half full", race(runs, seconds=5, most=60))
+
+
+def _memory():
+  """Bytes beside arguments and results: linear in T."""
+
+  def needed(T):
+    shape = jax.ShapeDtypeStruct((1, T, 8, 64), jnp.float32)
+
+    def loss(q, k, v):
+      out = dot_product_attention(q, k, v, mask=masks.Causal(), impl="xla")
+      return out.sum()
+
+    compiled: Any = (
+      jax.jit(jax.grad(loss, (0, 1, 2))).lower(shape, shape, shape).compile()
+    )
+    return compiled.memory_analysis().temp_size_in_bytes
+
+  found = {T: needed(T) for T in (2048, 4096, 8192, 16384)}
+  growth = found[16384] / found[2048]
+  yield {
+    "name": "temporary memory, forward + backward",
+    "values": {f"T = {T} [MB]": b / 1e6 for T, b in found.items()}
+    | {"16k / 2k": growth},
+    "bound": "16k / 2k <= 9",
+    "holds": growth <= 9,
+  }

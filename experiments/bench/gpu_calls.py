@@ -1,0 +1,133 @@
+"""The GPU kernels as jax-triton would compile them, for chips that are not here."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from attnjax.core.elementwise import elementwise
+from attnjax.core.masks.schedule import Schedule
+from attnjax.core.scores import Program
+
+# The kernel that makes both, or one that makes each, as the tiles say.
+KERNELS: dict[bool, tuple[str, ...]] = {
+  False: ("forward", "queries", "keys"),
+  True: ("forward", "queries", "keys", "values"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+  """A kernel as jax-triton would compile it."""
+
+  function: object
+  signature: dict
+  constants: dict
+  attributes: dict
+  options: dict
+
+  def compile(self, capability: int):
+    """Triton's compiled kernel for a compute capability."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    source = ASTSource(self.function, self.signature, self.constants, self.attributes)
+    target = GPUTarget("cuda", capability, 32)
+    with triton.knobs.compilation.scope():
+      triton.knobs.compilation.always_compile = True
+      return triton.compile(source, target=target, options=self.options)
+
+
+def causal_program() -> Program:
+  """A query sees the keys up to its own place."""
+  return Program(seen=elementwise(lambda t, s: s <= t, ["int32", "int32"], []))
+
+
+def calls(
+  capability: int,
+  H: int = 128,
+  V: int = 128,
+  dtype="bfloat16",
+  program: Program | None = None,
+  tiles=None,
+  shape: tuple[int, int, int, int, int] = (1, 4096, 4096, 16, 16),
+) -> dict[str, Call]:
+  """The kernels of a problem, by name, traced through the package itself.
+
+  Args:
+    capability: compute capability, 90 for an H100.
+    H: size of a head of queries and keys.
+    V: size of a head of values.
+    dtype: of the inputs.
+    program: between q.k and the weights; causal if not given.
+    tiles: the defaults if not given.
+    shape: (B, T, S, N, K).
+  """
+  from pallas_kernels.flash import triton_gpu
+
+  B, T, S, N, K = shape
+  program = causal_program() if program is None else program
+  tiles = tiles or triton_gpu.defaults((T, S, H, V), dtype, capability)
+  q, k, v, g = (
+    jax.ShapeDtypeStruct(size, dtype)
+    for size in ((B, T, N, H), (B, S, K, H), (B, S, K, V), (B, T, N, V))
+  )
+  row = jax.ShapeDtypeStruct((B, T, N), jnp.float32)
+  given = dict(scale=H**-0.5, tiles=tiles)
+
+  def run(q, k, v, g, row, operands, first, second):
+    p = dataclasses.replace(program, operands=operands)
+    out = triton_gpu.forward(q, k, v, None, p, first, **given)
+    return out, triton_gpu.backward(q, k, v, g, row, row, p, second, **given)
+
+  lists = [schedule(T, S, b) for b in (tiles.forward_blocks, tiles.backward_blocks)]
+  operands = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), program.operands
+  )
+  traced = jax.make_jaxpr(run)(q, k, v, g, row, operands, *lists)
+  found = [e for e in traced.jaxpr.eqns if e.primitive.name == "triton_kernel_call"]
+  return dict(zip(KERNELS[tiles.apart], map(_call, found), strict=True))
+
+
+def schedule(T: int, S: int, blocks) -> Schedule:
+  """The shapes of a schedule that may visit every block."""
+  counts = [-(-n // b) for n, b in zip((T, S), blocks)]
+  shapes = []
+  for length, most in (counts, counts[::-1]):
+    shapes += [(1, 1, length, most), (1, 1, length), (1, 1, length)]
+  arrays = [jax.ShapeDtypeStruct(s, jnp.int32) for s in shapes]
+  names = ("index", "full", "count", "index_t", "full_t", "count_t")
+  return Schedule(block_q=blocks[0], block_k=blocks[1], **dict(zip(names, arrays)))
+
+
+def _call(equation) -> Call:
+  import jax_triton.triton_lib as lib
+
+  parameters = equation.params
+  function = parameters["fn"]
+  names = [p.name for p in function.params if not p.is_constexpr]
+  inputs = parameters["in_tree"].unflatten([v.aval for v in equation.invars])
+  signature, attributes = {}, {}
+  constants = dict(parameters["metaparams"])
+  for name, given in zip(names, inputs):
+    if given is None:
+      constants[name] = None
+      continue
+    place = [p.name for p in function.params].index(name)
+    leaves, tree = jax.tree.flatten(given, is_leaf=lambda x: not isinstance(x, tuple))
+    kinds = []
+    for i, leaf in enumerate(leaves):
+      if isinstance(leaf, lib._OutputPlaceholder):
+        leaf = equation.outvars[leaf.ordinal].aval
+      array = not isinstance(leaf, lib._StaticArg)
+      kinds.append(lib.get_type_id(leaf if array else leaf.value))
+      if array:
+        path = (place,) if not isinstance(given, tuple) else (place, i)
+        attributes[path] = [["tt.divisibility", 16]]
+    signature[name] = jax.tree.unflatten(tree, kinds)
+  signature |= {name: "constexpr" for name in constants}
+  ordered = {p.name: signature[p.name] for p in function.params}
+  return Call(
+    function, ordered, constants, attributes, dict(parameters["backend_options"])
+  )

@@ -1,0 +1,48 @@
+"""Times several functions in turn, so that a busy moment hits all of them."""
+
+import dataclasses
+import statistics
+import time
+from collections.abc import Callable, Mapping
+
+
+@dataclasses.dataclass(frozen=True)
+class Time:
+  """Seconds a call.
+
+  Attributes:
+    median: of all calls.
+    least: the fastest call.
+    calls: how many were timed.
+  """
+
+  median: float
+  least: float
+  calls: int
+
+
+def race(
+  runs: Mapping[str, Callable[[], object]], *, seconds: float = 10.0, most: int = 15
+) -> dict[str, Time]:
+  """The time of each run; each is called once before, to compile.
+
+  Args:
+    runs: functions that return when their work is done.
+    seconds: what all of them may take together, once they are compiled.
+    most: calls of each, at most; at least 3.
+  """
+  for run in runs.values():
+    run()
+  found: dict[str, list[float]] = {name: [] for name in runs}
+  stop = time.perf_counter() + seconds
+  for turn in range(most):
+    if turn >= 3 and time.perf_counter() > stop:
+      break
+    for name, run in runs.items():
+      start = time.perf_counter()
+      run()
+      found[name].append(time.perf_counter() - start)
+  return {
+    name: Time(statistics.median(times), min(times), len(times))
+    for name, times in found.items()
+  }

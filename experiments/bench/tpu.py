@@ -1,0 +1,257 @@
+"""The softmax engine's TPU kernels, compiled for chips that are not here, and read.
+
+Columns: bundles, which are cycles, of a grid step of 1,024 queries and 2,048 keys (all
+that the kernel has: its starting and ending are in it), beside jax's splash attention
+for the same work; the unit that bounds and how full its slots are; fast memory. A mask
+gives partial blocks their own code: `full` is a step without it, `partial` with it.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from attnjax.core.elementwise import elementwise
+from attnjax.core.masks.schedule import Schedule
+from attnjax.core.scores import Program
+from experiments.bench import bundles
+from pallas_kernels.flash import mosaic_tpu
+
+MACHINES = ("v5e", "v6e")
+HEADS = ((64, 64), (80, 80), (96, 96), (128, 128), (192, 128), (256, 256))
+KERNELS = ("forward", "backward")
+T = 4096
+# Queries and keys of the grid step that kernels are compared by.
+STEP = (1024, 2048)
+_PLACES = ("int32", "int32")
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+  """What a kernel is compiled for; T queries and keys, bfloat16."""
+
+  program: Program = Program()
+  sinks: bool = False
+  N: int = 1
+  K: int = 1
+  H: int = 128
+  V: int = 128
+
+  def arrays(self) -> tuple[Any, Any, Any]:
+    """Shapes of q, k and v."""
+    return (
+      _shape(1, T, self.N, self.H, dtype="bfloat16"),
+      _shape(1, T, self.K, self.H, dtype="bfloat16"),
+      _shape(1, T, self.K, self.V, dtype="bfloat16"),
+    )
+
+
+def _shape(*shape: int, dtype: str = "float32") -> jax.ShapeDtypeStruct:
+  return jax.ShapeDtypeStruct(shape, jnp.dtype(dtype))
+
+
+def _causal(t, s, *_):
+  return s <= t
+
+
+def _program(operands=(), score=None, seen=None, keep=None) -> Program:
+  """A Program of functions of scalars, with shapes for operands."""
+  dtypes = [
+    "float32" if jnp.issubdtype(x.dtype, jnp.floating) else x.dtype for x in operands
+  ]
+
+  def traced(function, *first):
+    return function and elementwise(function, (*first, *_PLACES), dtypes)
+
+  return Program(tuple(operands), traced(score, "float32"), traced(seen), traced(keep))
+
+
+def _kept(t, s, seed):
+  bits = ((t * 4096 + s).astype(jnp.uint32) ^ seed) * jnp.uint32(0x9E3779B1)
+  bits = (bits ^ (bits >> 15)) * jnp.uint32(0x85EBCA6B)
+  return jnp.where(bits < jnp.uint32(0xE6666666), 1 / 0.9, 0.0)
+
+
+def features() -> dict[str, Problem]:
+  """A problem for each feature, with the plain one first."""
+  cell = _shape(1, 1, T, T, dtype="bfloat16")
+  lines = (_shape(1, 1, T, 1, dtype="int32"), _shape(1, 1, 1, T, dtype="int32"))
+  slope, seed = _shape(1, 1, 1, 1), _shape(1, 1, 1, 1, dtype="uint32")
+  programs = {
+    "plain": _program(),
+    "causal": _program(seen=_causal),
+    "segments": _program(lines, seen=lambda t, s, a, b: (s <= t) & (a == b)),
+    "bias": _program((cell,), score=lambda x, t, s, b: x + b),
+    "slope": _program((slope,), score=lambda x, t, s, a: x - a * (t - s)),
+    "softcap": _program(score=lambda x, t, s: 50 * jnp.tanh(x / 50)),
+    "dropout": _program((seed,), keep=_kept),
+  }
+  problems = {name: Problem(program) for name, program in programs.items()}
+  return problems | {"sinks": Problem(sinks=True)}
+
+
+def tiles(forward: mosaic_tpu.Tile, backward: mosaic_tpu.Tile) -> mosaic_tpu.Tiles:
+  """With what of fast memory every machine here has."""
+  return mosaic_tpu.Tiles(forward, backward, 48 << 20)
+
+
+def call(
+  kernel: str, problem: Problem, cut: mosaic_tpu.Tiles
+) -> tuple[Callable, tuple[Any, ...]]:
+  """A kernel as a function, and the shapes of its arguments."""
+  q, k, v = problem.arrays()
+  lines = _shape(1, T, problem.N)
+  tile = getattr(cut, kernel)
+  schedule = _schedule(tile)
+  scale = problem.H**-0.5
+  if kernel == "forward":
+    sinks = _shape(problem.N) if problem.sinks else None
+
+    def forward(q, k, v, sinks, program, schedule):
+      return mosaic_tpu.forward(
+        q, k, v, sinks, program, schedule, scale=scale, tiles=cut
+      )
+
+    return forward, (q, k, v, sinks, problem.program, schedule)
+
+  def backward(q, k, v, g, lse, delta, program, schedule):
+    return mosaic_tpu.backward(
+      q, k, v, g, lse, delta, program, schedule, scale=scale, tiles=cut
+    )
+
+  g = _shape(1, T, problem.N, problem.V, dtype="bfloat16")
+  return backward, (q, k, v, g, lines, lines, problem.program, schedule)
+
+
+def _schedule(tile: mosaic_tpu.Tile) -> Schedule:
+  """Shapes of lists of all blocks."""
+  queries, keys = -(-T // tile.block_q), -(-T // tile.block_k)
+
+  def lists(lines, length):
+    shapes = ((1, 1, lines, length), (1, 1, lines), (1, 1, lines))
+    return tuple(_shape(*shape, dtype="int32") for shape in shapes)
+
+  forward, backward = lists(queries, keys), lists(keys, queries)
+  return Schedule(*forward, *backward, block_q=tile.block_q, block_k=tile.block_k)
+
+
+def compiled(
+  machine: str, kernel: str, problem: Problem, cut: mosaic_tpu.Tiles
+) -> bundles.Kernel:
+  """One of our kernels, compiled and read."""
+  _, kernels = bundles.compile_for(machine, *call(kernel, problem, cut))
+  (found,) = (x for x in kernels if x.name == f"flash_{kernel}")
+  return found
+
+
+def splash(machine: str) -> dict[str, bundles.Kernel]:
+  """Jax's splash attention, causal, with its fused backward kernel."""
+  from jax.experimental.pallas.ops.tpu.splash_attention import (
+    splash_attention_kernel,
+    splash_attention_mask,
+  )
+
+  block_q, block_k = STEP
+  sizes = splash_attention_kernel.BlockSizes(
+    block_q=block_q,
+    block_kv=block_k,
+    block_kv_compute=512,
+    block_q_dkv=block_q,
+    block_kv_dkv=block_k,
+    block_kv_dkv_compute=512,
+    use_fused_bwd_kernel=True,
+  )
+  mask = splash_attention_mask.CausalMask((T, T))
+  attend = splash_attention_kernel.make_splash_mha(
+    splash_attention_mask.MultiHeadMask([mask]),
+    block_sizes=sizes,
+    head_shards=1,
+    q_seq_shards=1,
+  )
+  x = _shape(1, T, 128, dtype="bfloat16")
+
+  def gradient(q, k, v, g):
+    return jax.vjp(lambda *qkv: attend(*qkv), q, k, v)[1](g)
+
+  _, kernels = bundles.compile_for(machine, gradient, (x, x, x, x))
+  named = {"forward": "fwd", "backward": "dkv"}
+  return {
+    kernel: next(x for x in kernels if x.name.startswith(f"splash_mha_{part}"))
+    for kernel, part in named.items()
+  }
+
+
+def rows() -> tuple[list[dict], bool]:
+  """The table, printed as it comes, and whether plain steps are within splash's."""
+  found, holds = [], True
+  for row in _rows():
+    show([row], head=not found)
+    found.append(row)
+    if row["kernel"] != "splash" and row["feature"] == "plain":
+      holds &= row["full"] <= row["splash"]
+  print("bounds hold" if holds else "a plain step takes more bundles than splash's")
+  return found, holds
+
+
+def _rows() -> Iterator[dict]:
+  for machine in MACHINES:
+    peers = splash(machine)
+    for kernel in KERNELS:
+      peer = peers[kernel].bundles
+      base = None
+      for feature, problem in features().items():
+        if feature == "sinks" and kernel == "backward":
+          continue  # They are not in it: their gradient is made of lse outside.
+        read = compiled(machine, kernel, problem, _cut(machine))
+        base = base or read.bundles
+        masked = problem.program.seen is not None
+        yield {
+          "machine": machine,
+          "kernel": kernel,
+          "feature": feature,
+          "full": base if masked else read.bundles,
+          "partial": read.bundles - base if masked else None,
+          "splash": peer,
+          "ratio": round((base if masked else read.bundles) / peer, 3),
+          "unit": read.bound,
+          "slots": read.used[read.bound],
+          "MiB": round(sum(read.memory.values()) / 2**20, 1),
+        }
+
+
+def _cut(machine: str) -> mosaic_tpu.Tiles:
+  """The default tiles of the plain problem, for all features."""
+  problem, (_, kind) = Problem(), bundles.TOPOLOGIES[machine]
+  return mosaic_tpu.defaults(*problem.arrays(), problem.program, kind)
+
+
+def lowering() -> Iterator[dict]:
+  """Every head size compiled by default tiles for every machine, both kernels."""
+  for machine, (_, kind) in bundles.TOPOLOGIES.items():
+    for H, V in HEADS:
+      problem = Problem(_program(seen=_causal), N=4, K=2, H=H, V=V)
+      cut = mosaic_tpu.defaults(*problem.arrays(), problem.program, kind)
+      for kernel in KERNELS:
+        read = compiled(machine, kernel, problem, cut)
+        estimate = mosaic_tpu.estimate(cut, *problem.arrays(), problem.program)
+        yield {
+          "machine": machine,
+          "kernel": kernel,
+          "H": H,
+          "V": V,
+          "bundles": read.bundles,
+          "unit": read.bound,
+          "MiB": round(sum(read.memory.values()) / 2**20, 1),
+          "estimate": round(getattr(estimate, kernel) / 2**20, 1),
+        }
+
+
+def show(rows: list[dict], head: bool = True) -> None:
+  """Prints rows under their columns."""
+  if head and rows:
+    print(" ".join(f"{name:>9}" for name in rows[0]), flush=True)
+  for row in rows:
+    cells = ("" if value is None else value for value in row.values())
+    print(" ".join(f"{cell!s:>9}" for cell in cells), flush=True)

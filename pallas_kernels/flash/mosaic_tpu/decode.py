@@ -1,0 +1,67 @@
+"""Few queries: a group's heads become rows, so that they share one product with a key.
+
+The matrix unit multiplies by a tile of keys that stays in it; T rows pass through with
+the queries of one head, g T rows with those of all g heads that read the same keys.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+# More rows than this fill the unit by themselves.
+ENOUGH = 128
+
+
+@dataclasses.dataclass(frozen=True)
+class Fold:
+  """Queries (B, T, K g, H) as (B, g T, K, H); row r: query r mod T of head r div T."""
+
+  T: int
+  K: int
+  group: int
+
+  @classmethod
+  def of(cls, q: jax.Array, k: jax.Array, schedule) -> "Fold | None":
+    """The fold of these queries, or None where it would not help or not be right."""
+    _, T, N, _ = q.shape
+    K = k.shape[2]
+    shared = schedule.index.shape[1] == 1 and schedule.index.shape[2] == 1
+    if K == N or not shared or T >= ENOUGH:
+      return None
+    return cls(T, K, N // K)
+
+  def queries(self, q: jax.Array) -> jax.Array:
+    """(B, T, N, H) -> (B, g T, K, H)."""
+    B, T, _, H = q.shape
+    q = q.reshape(B, T, self.K, self.group, H)
+    return q.transpose(0, 3, 1, 2, 4).reshape(B, self.group * T, self.K, H)
+
+  def outputs(self, x: jax.Array) -> jax.Array:
+    """(B, g T, K, ...) -> (B, T, N, ...)."""
+    x = x.reshape(x.shape[0], self.group, self.T, *x.shape[2:])
+    x = jnp.moveaxis(x, 1, 3)
+    return x.reshape(*x.shape[:2], self.K * self.group, *x.shape[4:])
+
+  def operand(self, x: jax.Array) -> jax.Array:
+    """(., N|1, T|1, .) -> (., K|1, g T|1, .)."""
+    B, N, T, S = x.shape
+    if N == T == 1:
+      return x
+    heads = self.K if N > 1 else 1
+    group = self.group if N > 1 else 1
+    x = x.reshape(B, heads, group, T, S)
+    x = jnp.broadcast_to(x, (B, heads, self.group, self.T, S))
+    return x.reshape(B, heads, self.group * self.T, S)
+
+  def numbers(self) -> jax.Array:
+    """The query number of each row, as an operand."""
+    return jnp.tile(jnp.arange(self.T, dtype=jnp.int32), self.group)[
+      None, None, :, None
+    ]
+
+
+def with_sinks(out: jax.Array, lse: jax.Array, sinks: jax.Array):
+  """(out, lse) of a softmax that also has `sinks` (N,) among its scores."""
+  total = jnp.logaddexp(lse, sinks)
+  return (out * jnp.exp(lse - total)[..., None]).astype(out.dtype), total

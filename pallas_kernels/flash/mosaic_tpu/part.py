@@ -1,0 +1,160 @@
+"""A part of a grid step's tile of scores, and a program's functions on it."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+
+from pallas_kernels.flash.mosaic_tpu import layout, operands
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """What a kernel is compiled for.
+
+  Attributes:
+    T, S: queries and keys; those at T or S and after are padding.
+    block_q, block_k, inner_q, inner_k: a grid step's tile and the parts it is done in.
+    keys_down: tiles hold keys down the sublanes and queries along the lanes.
+    scale: what q . k is multiplied by.
+    lists: how to read the block lists.
+    operands, score, seen, keep: of the program.
+    rows: the operand that holds each row's query number, or -1: they follow each other.
+    exact: products of float32 numbers are not rounded to bfloat16.
+  """
+
+  T: int
+  S: int
+  block_q: int
+  block_k: int
+  inner_q: int
+  inner_k: int
+  keys_down: bool
+  scale: float
+  lists: layout.Lists
+  operands: tuple[operands.Operand, ...]
+  score: Any
+  seen: Any
+  keep: Any
+  rows: int
+  exact: bool
+
+  @property
+  def masks(self) -> bool:
+    """Whether partial blocks differ from full ones."""
+    return self.seen is not None or self.S % self.block_k != 0
+
+  def parts(self):
+    """The first query and key of each part, in the order that they are done in."""
+    return [
+      (row, column)
+      for column in range(0, self.block_k, self.inner_k)
+      for row in range(0, self.block_q, self.inner_q)
+    ]
+
+  def product(self, a, b, left: int, right: int) -> jax.Array:
+    """Products in float32, summed over axis `left` of a and `right` of b."""
+    return jax.lax.dot_general(
+      a,
+      b,
+      (((left,), (right,)), ((), ())),
+      precision=jax.lax.Precision.HIGHEST if self.exact else None,
+      preferred_element_type=jnp.float32,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+  """One part: where it lies, and the operands' blocks in fast memory.
+
+  Attributes:
+    given: each operand's block.
+    spread: of the operands that run down the sublanes, their columns; else None.
+    b, n, i, j: batch entry, query head, query block, key block.
+    row, column: its first query and key within the block.
+  """
+
+  plan: Plan
+  given: tuple
+  spread: tuple
+  b: Any
+  n: Any
+  i: Any
+  j: Any
+  row: int
+  column: int
+
+  @property
+  def rows(self):
+    """Its queries within the block."""
+    return pl.ds(self.row, self.plan.inner_q)
+
+  @property
+  def columns(self):
+    """Its keys within the block."""
+    return pl.ds(self.column, self.plan.inner_k)
+
+  @property
+  def shape(self) -> tuple[int, int]:
+    """Of its tile of scores."""
+    shape = self.plan.inner_q, self.plan.inner_k
+    return shape[::-1] if self.plan.keys_down else shape
+
+  def queries(self) -> jax.Array:
+    """The query number of each score."""
+    if self.plan.rows >= 0:
+      return self.tile(self.plan.rows)
+    first = self.i * self.plan.block_q + self.row
+    return first + self._iota(int(self.plan.keys_down))
+
+  def keys(self) -> jax.Array:
+    """The key number of each score."""
+    first = self.j * self.plan.block_k + self.column
+    return first + self._iota(int(not self.plan.keys_down))
+
+  def _iota(self, axis):
+    return jax.lax.broadcasted_iota(jnp.int32, self.shape, axis)
+
+  def evaluate(self, function, *first) -> jax.Array:
+    """A function of the program on this part, after its first arguments."""
+    tiles = (self.tile(number) for number in function.operands)
+    return function(*first, self.queries(), self.keys(), *tiles)
+
+  def seen(self) -> jax.Array:
+    """Which scores of a partial block count."""
+    plan = self.plan
+    inside = self.keys() < plan.S if plan.S % plan.block_k else None
+    if plan.seen is None:
+      assert inside is not None
+      return inside
+    seen = jnp.broadcast_to(self.evaluate(plan.seen), self.shape)
+    return seen if inside is None else seen & inside
+
+  def tile(self, number: int) -> jax.Array:
+    """An operand on this part: a scalar, a line or a tile."""
+    operand, ref = self.plan.operands[number], self.given[number]
+    down = self.plan.keys_down
+    match operand.kind:
+      case "scalar":
+        tile = operands.scalar(ref, operand, self.b, self.n)
+      case "row" if not down:
+        tile = operands.across(self.spread[number][self.rows, :], self.plan.inner_k)
+      case "row":
+        tile = ref[:, self.rows]
+      case "column" if down:
+        tile = operands.across(self.spread[number][self.columns, :], self.plan.inner_q)
+      case "column":
+        tile = ref[:, self.columns]
+      case _:
+        tile = ref[self.rows, self.columns].astype(operand.dtype)
+        tile = tile.T if down else tile
+    return tile.astype(operand.dtype)
+
+
+def spread(given: tuple, columns: tuple) -> None:
+  """Fills the columns of the operands that have them."""
+  for ref, column in zip(given, columns, strict=True):
+    if column is not None:
+      column[...] = operands.spread(ref[...])

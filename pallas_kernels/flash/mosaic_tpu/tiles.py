@@ -1,0 +1,161 @@
+"""How the TPU kernels cut their work: tiles, the memory they need, what is refused."""
+
+import dataclasses
+import math
+
+import jax.numpy as jnp
+
+from pallas_kernels.flash.mosaic_tpu.layout import ceil_to
+from pallas_kernels.flash.mosaic_tpu.memory import Memory, estimate, kinds
+from pallas_kernels.flash.mosaic_tpu.operands import LANES
+
+# Scalar memory for block lists.
+LISTS = 512 << 10
+DTYPES = ("float32", "bfloat16", "float16")
+# No rule in Mosaic lowers these.
+ABSENT = frozenset("cbrt cosh erfc expm1 lgamma nextafter sinh".split())
+
+
+@dataclasses.dataclass(frozen=True)
+class Tile:
+  """A grid step's tile of scores, and the parts that it is computed in.
+
+  Attributes:
+    block_q, block_k: queries and keys of a grid step: the blocks of its Schedule.
+    inner_q, inner_k: queries and keys of a part.
+  """
+
+  block_q: int
+  block_k: int
+  inner_q: int
+  inner_k: int
+
+  def of_rows(self, rows: int) -> "Tile":
+    """The same with all of `rows` in one block."""
+    inner = self.inner_q if rows % self.inner_q == 0 else rows
+    return dataclasses.replace(self, block_q=rows, inner_q=inner)
+
+
+@dataclasses.dataclass(frozen=True)
+class Tiles:
+  """The tiles of both kernels.
+
+  Attributes:
+    forward, backward: the tile of each.
+    memory: bytes of fast memory (VMEM) that a kernel may take.
+  """
+
+  forward: Tile
+  backward: Tile
+  memory: int = 96 << 20
+
+
+def check(tiles: Tiles, q, k, v, program) -> Memory:
+  """The estimate, if the tiles fit.
+
+  Raises:
+    ValueError: naming a tile's size and the rule it breaks, or the memory it needs.
+  """
+  for name, tile in (("forward", tiles.forward), ("backward", tiles.backward)):
+    for axis in ("q", "k"):
+      block, inner = (getattr(tile, f"{part}_{axis}") for part in ("block", "inner"))
+      where = f"tiles.{name}"
+      if block < 1 or block % LANES:
+        raise ValueError(f"{where}.block_{axis} {block} is not a multiple of {LANES}")
+      step = 16 if (name, axis) == ("forward", "q") else LANES
+      if inner < 1 or inner % step:
+        raise ValueError(f"{where}.inner_{axis} {inner} is not a multiple of {step}")
+      if block % inner:
+        raise ValueError(
+          f"{where}.inner_{axis} {inner} does not divide block_{axis} {block}"
+        )
+  memory = estimate(tiles, q, k, v, program)
+  for name, bytes_ in (("forward", memory.forward), ("backward", memory.backward)):
+    if bytes_ > tiles.memory:
+      raise ValueError(
+        f"tiles.{name} needs {bytes_ / 2**20:.1f} MiB of fast memory, "
+        f"more than its limit of {tiles.memory / 2**20:.1f}"
+      )
+  return memory
+
+
+def check_schedule(tile: Tile, schedule, index, name: str) -> None:
+  """Raises ValueError if block lists are for other tiles, or too long."""
+  blocks, wanted = (schedule.block_q, schedule.block_k), (tile.block_q, tile.block_k)
+  if blocks != wanted:
+    raise ValueError(f"schedule has blocks {blocks}, tiles.{name} has {wanted}")
+  size = 4 * math.prod(index.shape)
+  if size > LISTS:
+    raise ValueError(
+      f"block lists {index.shape} take {size} bytes of scalar memory, more than {LISTS}"
+      ": take larger blocks"
+    )
+
+
+def supports(q, k, v, program) -> None:
+  """Raises NotImplementedError with the reason for what these kernels cannot do."""
+  for name, array in (("q", q), ("k", k), ("v", v)):
+    if array.dtype.name not in DTYPES:
+      raise NotImplementedError(f"{name} is {array.dtype}: TPU kernels take {DTYPES}")
+  for number, array in enumerate(program.operands):
+    if array.dtype.itemsize > 4:
+      raise NotImplementedError(
+        f"operand {number} is {array.dtype}: TPUs compute with 32 bits"
+      )
+  for function in (program.score, program.seen, program.keep):
+    for equation in function.jaxpr.jaxpr.eqns if function is not None else ():
+      name = equation.primitive.name
+      if name in ABSENT:
+        raise NotImplementedError(f"operation {name!r} has no lowering in TPU kernels")
+      dtype = equation.outvars[0].aval.dtype
+      if dtype == jnp.float16 or dtype.itemsize > 4:
+        raise NotImplementedError(f"operation {name!r} makes {dtype} numbers")
+
+
+def defaults(q, k, v, program, device: str = "") -> Tiles:
+  """Tiles that were best by the compiled schedule, fitted to the shapes.
+
+  Args:
+    q: (B, T, N, H), an array or its shape, as are:
+    k: (B, S, K, H).
+    v: (B, S, K, V).
+    program: of scores.
+    device: its kind, as `jax.Device.device_kind` names it.
+  """
+  memory = _MEMORY.get(device, 48 << 20)
+  large = max(q.shape[3], v.shape[3]) > 128 or q.dtype != jnp.bfloat16
+  large |= any(kind == "cell" for kind, *_ in kinds(program))
+  forward, backward = _LARGE if large else _BEST.get(device, _BEST["TPU v5 lite"])
+  T, S = q.shape[1], k.shape[1]
+  return Tiles(_fit(forward, T, S), _fit(backward, T, S), memory)
+
+
+# Some is left to the compiler, of 128 MiB; chips that are not named have at least 64.
+_MEMORY = {
+  "TPU v5 lite": 96 << 20,
+  "TPU v5e": 96 << 20,
+  "TPU v6 lite": 96 << 20,
+  "TPU v6e": 96 << 20,
+  "TPU v4": 14 << 20,
+}
+# Least bundles for the same work, of those tried (`experiments.bench tpu` shows them).
+_BEST = {
+  "TPU v5 lite": (Tile(1024, 2048, 1024, 512), Tile(1024, 2048, 1024, 1024)),
+  "TPU v6 lite": (Tile(1024, 2048, 128, 2048), Tile(1024, 2048, 256, 1024)),
+}
+_BEST |= {"TPU v5e": _BEST["TPU v5 lite"], "TPU v6e": _BEST["TPU v6 lite"]}
+# Where blocks are large in fast memory.
+_LARGE = (Tile(512, 1024, 512, 512), Tile(512, 1024, 512, 512))
+
+
+def _fit(tile: Tile, T: int, S: int) -> Tile:
+  block_q = min(tile.block_q, ceil_to(T, LANES))
+  block_k = min(tile.block_k, ceil_to(S, LANES))
+  return Tile(
+    block_q, block_k, _part(block_q, tile.inner_q), _part(block_k, tile.inner_k)
+  )
+
+
+def _part(block: int, inner: int) -> int:
+  """The largest whole number of lanes up to `inner` that divides the block."""
+  return max(p for p in range(LANES, inner + 1, LANES) if block % p == 0)

@@ -1,0 +1,155 @@
+"""Fused softmax attention on GPUs: Triton kernels called through jax-triton.
+
+What the kernels do is told in forward_kernel.py, queries_kernel.py, keys_kernel.py.
+The public layout (B, T, N, H) is read and written as it is: no transposed or padded
+copies.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import jax_triton
+
+from pallas_kernels.flash.triton_gpu import launch
+from pallas_kernels.flash.triton_gpu.forward_kernel import forward_kernel
+from pallas_kernels.flash.triton_gpu.program import write
+from pallas_kernels.flash.triton_gpu.tiles import (
+  Tile,
+  Tiles,
+  check,
+  defaults,
+  device,
+  estimate,
+)
+
+__all__ = [
+  "Tile",
+  "Tiles",
+  "backward",
+  "check",
+  "defaults",
+  "device",
+  "estimate",
+  "forward",
+  "supports",
+]
+
+LOG2E = math.log2(math.e)
+_TYPES = ("float32", "bfloat16", "float16")
+
+
+def supports(q, k, v, program) -> None:
+  """Raises NotImplementedError, with the reason, for what the kernels cannot do."""
+  for name, array in (("q", q), ("k", k), ("v", v)):
+    if jnp.dtype(array.dtype).name not in _TYPES:
+      raise NotImplementedError(
+        f"impl 'triton': {name} has the type {array.dtype}; it takes {_TYPES}"
+      )
+  if not q.dtype == k.dtype == v.dtype:
+    raise NotImplementedError(
+      f"impl 'triton': q, k, v have the types {q.dtype}, {k.dtype}, {v.dtype}; "
+      "they must be one"
+    )
+  for name, size in (("H", q.shape[3]), ("V", v.shape[3])):
+    if size > 256:
+      raise NotImplementedError(
+        f"impl 'triton': {name} is {size}; registers hold heads up to 256"
+      )
+  write(program, launch.shape_of(q, k))
+
+
+def forward(q, k, v, sinks, program, schedule, *, scale: float, tiles: Tiles):
+  """Attention and its log-sum-exp.
+
+  Args:
+    q: (B, T, N, H).
+    k: (B, S, K, H), K a divisor of N.
+    v: (B, S, K, V).
+    sinks: (N,) float32, or None.
+    program: what stands between q.k and the weights.
+    schedule: of blocks (tiles.forward.block_q, a multiple of tiles.forward.block_k).
+    scale: of q.k.
+    tiles: sizes.
+
+  Returns:
+    (out (B, T, N, V) as v, lse (B, T, N) float32).
+  """
+  B, T, N, H = q.shape
+  S, V = v.shape[1], v.shape[3]
+  check(tiles, H, V, q.dtype, device())
+  source, tile = write(program, launch.shape_of(q, k)), tiles.forward
+  return jax_triton.triton_call(
+    q,
+    k,
+    v,
+    sinks,
+    schedule.index,
+    schedule.full,
+    schedule.count,
+    program.operands,
+    kernel=forward_kernel,
+    out_type=(
+      jax.ShapeDtypeStruct((B, T, N, V), v.dtype),
+      jax.ShapeDtypeStruct((B, T, N), jnp.float32),
+    ),
+    grid=(schedule.index.shape[2], B * N),
+    name="flash_forward",
+    T=T,
+    S=S,
+    F=launch.form(q, v, source, scale, tile, schedule, "k"),
+    **launch.options(tile),
+  )
+
+
+def backward(q, k, v, g, lse, delta, program, schedule, *, scale: float, tiles: Tiles):
+  """The gradients of `forward`.
+
+  Args:
+    q: (B, T, N, H).
+    k: (B, S, K, H).
+    v: (B, S, K, V).
+    g: (B, T, N, V), the cotangent of out.
+    lse: (B, T, N) float32, of `forward`.
+    delta: (B, T, N) float32: the row sums of g out, less the cotangent of lse.
+    program: as in `forward`.
+    schedule: of blocks (tiles.queries.block_q, tiles.keys.block_k) or multiples.
+    scale: of q.k.
+    tiles: sizes.
+
+  Returns:
+    (dq, dk, dv, doperands), the last with None for operands that are not floats.
+  """
+  T = q.shape[1]
+  check(tiles, q.shape[3], v.shape[3], q.dtype, device())
+  source = write(program, launch.shape_of(q, k))
+  length = schedule.index.shape[2] * schedule.block_q
+  # In base 2 and padded: the kernels then need no mask for rows that weigh nothing.
+  lse = jnp.where(jnp.isneginf(lse), jnp.inf, lse * LOG2E)
+  lse, delta = (
+    jnp.pad(x.swapaxes(1, 2), ((0, 0), (0, 0), (0, length - T)), constant_values=fill)
+    for x, fill in ((lse, jnp.inf), (delta, 0.0))
+  )
+  given = q, k, v, g.astype(v.dtype), lse, delta
+  dq, rows, cells = launch.queries(
+    given, program, source, schedule, scale, tiles.queries
+  )
+  dk, dv, columns = launch.keys(given, program, source, schedule, scale, tiles)
+  doperands: list = [None] * len(program.operands)
+  for place, sums, expand in (
+    (source.along_queries.operands, rows, (..., slice(None), None)),
+    (source.along_keys.operands, columns, (..., None, slice(None))),
+    (source.cells, cells, (...,)),
+  ):
+    for c, i in enumerate(place):
+      doperands[i] = _summed(sums[c][expand], program.operands[i].shape)
+  for i, operand in enumerate(program.operands):
+    if doperands[i] is None and jnp.issubdtype(operand.dtype, jnp.floating):
+      doperands[i] = jnp.zeros(operand.shape, jnp.float32)
+  return dq, dk, dv, tuple(doperands)
+
+
+def _summed(gradient, shape):
+  """(B, N, T|1, S|1) summed over the axes on which the operand was broadcast."""
+  axes = [a for a in range(4) if shape[a] == 1 and gradient.shape[a] > 1]
+  return gradient.sum(axes, keepdims=True) if axes else gradient

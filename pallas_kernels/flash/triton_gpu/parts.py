@@ -1,0 +1,103 @@
+# pyrefly: ignore-errors
+# Triton's language is typed by its own compiler.
+"""Tiles as wide as any head, as tuples of one or two parts (see `form.Width`)."""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def _load(
+  pointer, rows, live, STRIDE: tl.constexpr, FIRST: tl.constexpr, W: tl.constexpr, SIZE
+):
+  h = FIRST + tl.arange(0, W)
+  pointers = pointer + rows[:, None] * STRIDE + h[None, :]
+  if FIRST + W > SIZE:
+    mask = (h < SIZE)[None, :]
+    if live is not None:
+      mask = mask & live[:, None]
+    return tl.load(pointers, mask=mask, other=0.0)
+  elif live is not None:
+    return tl.load(pointers, mask=live[:, None], other=0.0)
+  else:
+    return tl.load(pointers)
+
+
+@triton.jit
+def load(pointer, rows, live, HEADS: tl.constexpr, W: tl.constexpr):
+  """Rows of an array (rows, HEADS, width); 0 where `live` (None: all) is False."""
+  SIZE: tl.constexpr = W.size
+  first = _load(pointer, rows, live, HEADS * SIZE, 0, W.first, SIZE)
+  if W.second == 0:
+    return (first,)
+  else:
+    second = _load(pointer, rows, live, HEADS * SIZE, W.first, W.second, SIZE)
+    return (first, second)
+
+
+@triton.jit
+def _store(
+  pointer,
+  rows,
+  live,
+  part,
+  STRIDE: tl.constexpr,
+  FIRST: tl.constexpr,
+  W: tl.constexpr,
+  SIZE,
+):
+  h = FIRST + tl.arange(0, W)
+  pointers = pointer + rows[:, None] * STRIDE + h[None, :]
+  mask = live[:, None] & (h < SIZE)[None, :]
+  tl.store(pointers, part.to(pointer.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def store(pointer, rows, live, parts, factor, HEADS: tl.constexpr, W: tl.constexpr):
+  """Writes the parts times factor (a number or a column) to the live rows."""
+  SIZE: tl.constexpr = W.size
+  _store(pointer, rows, live, parts[0] * factor, HEADS * SIZE, 0, W.first, SIZE)
+  if W.second > 0:
+    part = parts[1] * factor
+    _store(pointer, rows, live, part, HEADS * SIZE, W.first, W.second, SIZE)
+
+
+@triton.jit
+def zeros(ROWS: tl.constexpr, W: tl.constexpr):
+  """Parts of zeros."""
+  if W.second == 0:
+    return (tl.zeros([ROWS, W.first], tl.float32),)
+  else:
+    return (
+      tl.zeros([ROWS, W.first], tl.float32),
+      tl.zeros([ROWS, W.second], tl.float32),
+    )
+
+
+@triton.jit
+def outer(left, right, W: tl.constexpr, PRECISION: tl.constexpr):
+  """The product left right^T, contracted over the width."""
+  tile = tl.dot(left[0], tl.trans(right[0]), input_precision=PRECISION)
+  if W.second > 0:
+    tile = tl.dot(left[1], tl.trans(right[1]), tile, input_precision=PRECISION)
+  return tile
+
+
+@triton.jit
+def add(parts, tile, rows, W: tl.constexpr, PRECISION: tl.constexpr):
+  """The parts and tile rows, the tile rounded to the rows' type for tensor cores."""
+  tile = tile.to(rows[0].dtype)
+  first = tl.dot(tile, rows[0], parts[0], input_precision=PRECISION)
+  if W.second == 0:
+    return (first,)
+  else:
+    return (first, tl.dot(tile, rows[1], parts[1], input_precision=PRECISION))
+
+
+@triton.jit
+def scaled(parts, column, W: tl.constexpr):
+  """Parts with each row multiplied by the column's number."""
+  if W.second == 0:
+    return (parts[0] * column[:, None],)
+  else:
+    return (parts[0] * column[:, None], parts[1] * column[:, None])

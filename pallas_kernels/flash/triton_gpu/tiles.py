@@ -1,0 +1,246 @@
+"""Tile sizes, and what they need of a GPU's shared memory."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from pallas_kernels.flash.triton_gpu.form import Width
+
+# Bytes of shared memory that one program may have, by compute capability.
+_LARGE, _SMALL = 227 * 1024, 99 * 1024
+SHARED = {80: 163 * 1024, 86: _SMALL, 89: _SMALL, 90: _LARGE, 100: _LARGE, 120: _SMALL}
+
+
+@dataclasses.dataclass(frozen=True)
+class Tile:
+  """One kernel's tile.
+
+  Attributes:
+    block_q: queries of a tile.
+    block_k: keys of a tile.
+    warps: of 32 threads.
+    stages: how many tiles are in flight from memory, the one at work included.
+    masked: the length of the walked side where a mask applies, which costs registers.
+  """
+
+  block_q: int
+  block_k: int
+  warps: int
+  stages: int
+  masked: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Tiles:
+  """The tiles of the three kernels.
+
+  The forward schedule has the blocks (forward.block_q, forward.block_k); the backward
+  one (queries.block_q, keys.block_k), which the two backward kernels walk in steps of
+  queries.block_k keys and of keys.block_q queries. `apart` has the gradients of keys
+  and of values made by a launch each: the scores once more, for fewer registers.
+  """
+
+  forward: Tile
+  queries: Tile
+  keys: Tile
+  apart: bool = False
+
+  @property
+  def forward_blocks(self) -> tuple[int, int]:
+    """(queries, keys) of a block of the forward schedule."""
+    return self.forward.block_q, self.forward.block_k
+
+  @property
+  def backward_blocks(self) -> tuple[int, int]:
+    """(queries, keys) of a block of the backward schedule."""
+    return self.queries.block_q, self.keys.block_k
+
+
+def check(tiles: Tiles, H: int, V: int, dtype, capability: int) -> None:
+  """Raises ValueError, naming value and rule, for tiles that cannot run."""
+  walked = {
+    "forward": ("block_k", tiles.forward.block_k),
+    "queries": ("block_k", tiles.keys.block_k),
+    "keys": ("block_q", tiles.queries.block_q),
+  }
+  for name, (side, whole) in walked.items():
+    tile = getattr(tiles, name)
+    for field in ("block_q", "block_k", "masked"):
+      size = getattr(tile, field)
+      if size < 16 or size & (size - 1):
+        raise ValueError(
+          f"{name}.{field} is {size}; it must be a power of two, at least 16"
+        )
+      if field in (side, "masked") and whole % size:
+        raise ValueError(
+          f"{name}.{field} is {size}; it must divide the schedule's {side}, {whole}"
+        )
+    if tile.warps not in (1, 2, 4, 8, 16):
+      raise ValueError(f"{name}.warps is {tile.warps}; it must be 1, 2, 4, 8 or 16")
+    if tile.stages < 1:
+      raise ValueError(f"{name}.stages is {tile.stages}; it must be at least 1")
+    need, have = estimate(tile, name, H, V, dtype, capability), limit(capability)
+    if need > have:
+      raise ValueError(
+        f"{name} tile {tile} needs {need} bytes of shared memory for H={H}, V={V}, "
+        f"{jnp.dtype(dtype).name}; compute capability {capability} has {have}"
+      )
+
+
+def limit(capability: int) -> int:
+  """Bytes of shared memory a program may have; the least known for unknown chips."""
+  known = [c for c in SHARED if c <= capability]
+  return SHARED[max(known)] if known else min(SHARED.values())
+
+
+def estimate(tile: Tile, kernel: str, H: int, V: int, dtype, capability: int) -> int:
+  """Bytes of shared memory of one program, at least what the compiler reports.
+
+  Args:
+    tile: of the kernel.
+    kernel: "forward", "queries" or "keys".
+    H: size of a head of queries and keys.
+    V: size of a head of values.
+    dtype: of the inputs.
+    capability: compute capability, 90 for an H100.
+  """
+  size = jnp.dtype(dtype).itemsize
+  h, v = Width.of(H).padded, Width.of(V).padded
+  q, k = tile.block_q, tile.block_k
+  still, moving = {
+    "forward": (q * h, k * (h + v)),
+    "queries": (q * (h + v), k * (h + v)),
+    "keys": (k * (h + v), q * (h + v)),
+  }[kernel]
+  # A product of float32 is three of shorter numbers: what stays is held in two parts.
+  need = size * (still * (2 if size == 4 else 1) + moving * tile.stages) + 1024
+  if kernel == "keys":
+    need += 8 * q * tile.stages
+  if kernel != "forward" and 100 <= capability < 120:
+    # What enters two products, at different stages of the pipeline, is held once more.
+    width = Width.of(H)
+    again = width.padded + (width.first if width.second else 0)
+    need += size * (k * again if kernel == "queries" else q * (again + v))
+  return need
+
+
+def _tiles(forward, queries, keys, apart=False) -> Tiles:
+  return Tiles(Tile(*forward), Tile(*queries), Tile(*keys), apart)
+
+
+# By capability and bytes of a number: ((H, V) at most, tiles), as compiled with
+# `experiments.bench.gpu.lowering`: no spills, then the fewest instructions a score.
+_WHOLE = _tiles((64, 32, 4, 2, 16), (64, 16, 4, 2, 16), (16, 64, 4, 2, 16))
+_APART = dataclasses.replace(_WHOLE, apart=True)
+_DEFAULTS = {
+  80: {
+    2: (
+      (64, 64, _tiles((128, 128, 8, 2, 64), (128, 64, 8, 2, 32), (64, 128, 8, 2, 32))),
+      (96, 96, _tiles((128, 128, 8, 2, 64), (128, 64, 8, 2, 32), (32, 128, 8, 2, 16))),
+      (128, 128, _tiles((128, 64, 8, 2, 32), (64, 64, 4, 2, 32), (32, 64, 4, 2, 16))),
+      (
+        192,
+        128,
+        _tiles((128, 32, 8, 2, 32), (128, 16, 8, 2, 16), (16, 128, 8, 2, 16), True),
+      ),
+      (512, 512, _APART),
+    ),
+    4: ((64, 64, _WHOLE), (512, 512, _APART)),
+  },
+  90: {
+    2: (
+      (
+        128,
+        128,
+        _tiles((128, 128, 8, 2, 64), (128, 128, 8, 2, 64), (64, 128, 8, 2, 32)),
+      ),
+      (
+        192,
+        128,
+        _tiles((128, 128, 8, 2, 64), (128, 64, 8, 2, 32), (64, 128, 8, 2, 32), True),
+      ),
+      (
+        512,
+        512,
+        _tiles((128, 64, 8, 2, 32), (128, 32, 8, 2, 16), (32, 128, 8, 2, 16), True),
+      ),
+    ),
+    4: ((64, 64, _WHOLE), (512, 512, _APART)),
+  },
+}
+
+
+def device() -> int:
+  """The compute capability of JAX's default device; an H100's where that is no GPU."""
+  for found in jax.local_devices():
+    capability = getattr(found, "compute_capability", None)
+    if capability is not None:
+      return int(float(capability) * 10)
+  return 90
+
+
+def defaults(shape: tuple[int, ...], dtype, device: int) -> Tiles:
+  """Tiles without spills, with the fewest instructions a score that were found.
+
+  Args:
+    shape: (T, S, H, V).
+    dtype: of the inputs.
+    device: compute capability: 80, 90 or 100; others take those of the next lower.
+  """
+  T, S, H, V = shape
+  chip = max((c for c in _DEFAULTS if c <= device), default=min(_DEFAULTS))
+  chosen = _DEFAULTS[chip][jnp.dtype(dtype).itemsize]
+  tiles = next(tiles for h, v, tiles in chosen if H <= h and V <= v)
+  forward, queries, keys = (
+    _fitted(_shortened(getattr(tiles, name), T, S, held), name, H, V, dtype, device)
+    for name, held in (
+      ("forward", "block_q"),
+      ("queries", "block_q"),
+      ("keys", "block_k"),
+    )
+  )
+  # Each kernel's steps divide the block that the other one holds.
+  return Tiles(
+    forward,
+    _walking(queries, "block_k", keys.block_k),
+    _walking(keys, "block_q", queries.block_q),
+    tiles.apart,
+  )
+
+
+def _fitted(tile: Tile, name: str, H: int, V: int, dtype, device: int) -> Tile:
+  """The tile, smaller where the device has not the memory for it."""
+  walked, held = ("block_q", "block_k") if name == "keys" else ("block_k", "block_q")
+  while estimate(tile, name, H, V, dtype, device) > limit(device):
+    if getattr(tile, walked) > 16:
+      tile = _walking(tile, walked, getattr(tile, walked) // 2)
+    elif tile.stages > 1:
+      tile = dataclasses.replace(tile, stages=tile.stages - 1)
+    elif getattr(tile, held) > 16:
+      rows = getattr(tile, held) // 2
+      warps = max(1, min(tile.warps, rows // 16))
+      tile = dataclasses.replace(tile, **{held: rows}, warps=warps)
+    else:
+      break
+  return tile
+
+
+def _walking(tile: Tile, side: str, most: int) -> Tile:
+  """The tile with steps of at most so many queries or keys."""
+  size, masked = min(getattr(tile, side), most), min(tile.masked, most)
+  return dataclasses.replace(tile, **{side: size}, masked=masked)
+
+
+def _shortened(tile: Tile, T: int, S: int, held: str) -> Tile:
+  """The tile for short sequences; a warp takes 16 rows or more of what is held."""
+  most = {"block_q": max(16, power(T)), "block_k": max(16, power(S))}
+  sizes = {side: min(getattr(tile, side), most[side]) for side in most}
+  walked = sizes["block_k" if held == "block_q" else "block_q"]
+  warps = max(1, min(tile.warps, sizes[held] // 16))
+  return Tile(**sizes, warps=warps, stages=tile.stages, masked=min(tile.masked, walked))
+
+
+def power(size: int) -> int:
+  """The least power of two that is at least size."""
+  return 1 << (size - 1).bit_length()

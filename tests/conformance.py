@@ -1,0 +1,280 @@
+"""The problems on which every implementation of the softmax engine must agree.
+
+Features vary together such that every pair of their values occurs in one problem at
+least. `python -m tests.conformance` writes docs/conformance.md: the largest error of
+each value of each feature, against the definition in float64.
+"""
+
+import functools
+import itertools
+import random
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from attnjax import attention, masks
+
+B = 2
+FEATURES = {
+  "mask": (
+    "none",
+    "causal",
+    "window",
+    "segments",
+    "lengths",
+    "prefix",
+    "array",
+    "blocks",
+    "per head",
+  ),
+  "T x S": ("64 x 64", "1 x 65", "7 x 63", "65 x 65", "63 x 7"),
+  "heads": ("2 of 2", "4 of 2", "3 of 1", "1 of 1"),
+  "H, V": ("16, 16", "24, 8", "8, 40"),
+  "type": ("float32", "bfloat16"),
+  "bias": ("none", "(1, 1, T, S)", "(B, N, T, S)", "(1, N, 1, S)", "(B, 1, T, 1)"),
+  "score": ("none", "ALiBi", "relative table", "document decay"),
+  "softcap": ("none", "3"),
+  "sinks": ("no", "yes"),
+  "dropout": ("none", "0.25"),
+  "lse gradient": ("no", "yes"),
+  "positions": ("default", "offset", "of each example"),
+}
+# Of the largest element of each result.
+BOUNDS = {"float32": 2e-5, "bfloat16": 3e-2}
+
+
+@functools.cache
+def problems(seed: int = 0) -> tuple[dict[str, str], ...]:
+  """Few problems in which every pair of values of two features occurs."""
+  rng = random.Random(seed)
+  names = list(FEATURES)
+  missing = {
+    frozenset([(a, x), (b, y)])
+    for a, b in itertools.combinations(names, 2)
+    for x, y in itertools.product(FEATURES[a], FEATURES[b])
+  }
+  found = []
+  while missing:
+    start = dict(sorted(rng.choice(sorted(map(sorted, missing)))))
+    best, most = start, -1
+    for _ in range(60):
+      problem = {n: start.get(n) or rng.choice(FEATURES[n]) for n in names}
+      pairs = itertools.combinations(problem.items(), 2)
+      new = sum(frozenset(pair) in missing for pair in pairs)
+      if new > most:
+        best, most = problem, new
+    missing -= {frozenset(p) for p in itertools.combinations(best.items(), 2)}
+    found.append({n: best[n] for n in names})
+  return tuple(found)
+
+
+def _sizes(problem):
+  T, S = map(int, problem["T x S"].split(" x "))
+  N, K = map(int, problem["heads"].split(" of "))
+  H, V = map(int, problem["H, V"].split(", "))
+  return T, S, N, K, H, V
+
+
+def arrays(problem) -> dict[str, jax.Array]:
+  """The arguments with gradients, in the problem's type."""
+  T, S, N, K, H, V = _sizes(problem)
+  shapes = {"q": (B, T, N, H), "k": (B, S, K, H), "v": (B, S, K, V)}
+  if problem["bias"] != "none":
+    known = {"1": 1, "B": B, "N": N, "T": T, "S": S}
+    letters = problem["bias"].strip("()").split(", ")
+    shapes["bias"] = tuple(known[letter] for letter in letters)
+  if problem["sinks"] == "yes":
+    shapes["sinks"] = (N,)
+  match problem["score"]:
+    case "ALiBi":
+      shapes["slopes"] = (N,)
+    case "relative table":
+      shapes["table"] = (N, 256)
+    case "document decay":
+      shapes["rate"] = ()
+  keys = jax.random.split(jax.random.key(7), len(shapes))
+  return {
+    name: jax.random.normal(key, shape, "float32").astype(
+      problem["type"] if name in ("q", "k", "v", "bias") else "float32"
+    )
+    for key, (name, shape) in zip(keys, shapes.items())
+  }
+
+
+def _mask(problem):
+  T, S, N, *_ = _sizes(problem)
+  rng = np.random.default_rng(1)
+  match problem["mask"]:
+    case "causal":
+      return {"is_causal": True}
+    case "window":
+      return {"local_window_size": (9, 4)}
+    case "segments":
+      ids, kv_ids = (jnp.asarray(np.sort(rng.integers(-1, 3, (B, n)))) for n in (T, S))
+      return {"segment_ids": ids, "kv_segment_ids": kv_ids}
+    case "lengths":
+      queries, keys = jnp.array([T, max(1, T // 2)]), jnp.array([S // 3, S])
+      return {"query_seq_lengths": queries, "key_value_seq_lengths": keys}
+    case "prefix":
+      return {"mask": masks.prefix_lm(jnp.array([3, S // 2]))}
+    case "array":  # some rows see nothing
+      array = rng.random((B, 1, T, S)) < 0.6
+      array[0, :, : T // 3] = False
+      return {"mask": jnp.asarray(array)}
+    case "blocks":
+      lists = rng.integers(0, -(-S // 16), (B, N, -(-T // 16), 2)).astype(np.int32)
+      count = rng.integers(0, 3, lists.shape[:3]).astype(np.int32)
+      lists, count = jnp.asarray(lists), jnp.asarray(count)
+      return {"mask": masks.Blocks(lists, count, 16, 16, T, S)}
+    case "per head":
+      kinds = [masks.Causal(), masks.Window(5, 5), masks.Dilated(2), masks.Full()]
+      return {"mask": masks.per_head(kinds[:N])}
+  return {}
+
+
+def _score(problem, given):
+  document = jnp.arange(512) // 20
+  match problem["score"]:
+    case "ALiBi":
+      return lambda score, b, n, q, k: score - 0.05 * given["slopes"][n] * abs(q - k)
+    case "relative table":
+      table = given["table"]
+      return lambda score, b, n, q, k: score + table[n, jnp.clip(q - k + 128, 0, 255)]
+    case "document decay":
+      rate = given["rate"]
+      return lambda score, b, n, q, k: (
+        score - 0.1 * rate * abs(document[q] - document[k])
+      )
+  return None
+
+
+def call(problem, given, impl):
+  """(out, lse) of a problem."""
+  T, S, *_ = _sizes(problem)
+  options = _mask(problem)
+  if problem["softcap"] != "none":
+    options["softcap"] = float(problem["softcap"])
+  if problem["dropout"] != "none":
+    options["dropout_rate"] = float(problem["dropout"])
+    options["dropout_rng"] = jax.random.key(5)
+  match problem["positions"]:
+    case "offset":
+      options["query_positions"] = 11
+    case "of each example":
+      options["query_positions"] = jnp.array([2, 20])
+      options["key_positions"] = jnp.arange(S)[::-1][None]
+  return attention.dot_product_attention(
+    *(given[n] for n in "qkv"),
+    given.get("bias"),
+    score=_score(problem, given),
+    sinks=given.get("sinks"),
+    return_lse=True,
+    impl=impl,
+    **options,
+  )
+
+
+def results(problem, impl, given) -> dict[str, jax.Array]:
+  """out, lse and every gradient."""
+
+  def loss(given):
+    out, lse = call(problem, given, impl)
+    wave = jnp.cos(jnp.arange(out.size, dtype=jnp.float32)).reshape(out.shape)
+    total = jnp.sum(out.astype(lse.dtype) * wave)
+    if problem["lse gradient"] == "yes":
+      total += jnp.sum(jnp.sin(jnp.where(jnp.isfinite(lse), lse, 0.0)))
+    return total, (out, lse)
+
+  (_, (out, lse)), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(given)
+  return {"out": out, "lse": lse} | {f"d{n}": g for n, g in grads.items()}
+
+
+@functools.cache
+def _definition(index: int) -> dict[str, np.ndarray]:
+  problem = problems()[index]
+  with jax.enable_x64(True):
+    given = {n: x.astype("float64") for n, x in arrays(problem).items()}
+    return jax.tree.map(np.asarray, results(problem, "reference", given))
+
+
+def errors(index: int, impl: str) -> dict[str, float]:
+  """The error of each result, as a part of the definition's largest element there."""
+  problem, want = problems()[index], _definition(index)
+  got = results(problem, impl, arrays(problem))
+  found = {}
+  for name, value in got.items():
+    value, exact = np.asarray(value, np.float64), want[name]
+    same = value == exact  # also where both are -inf
+    scale = max(np.abs(np.where(np.isfinite(exact), exact, 0)).max(initial=0), 1e-3)
+    gap = np.where(same, 0, np.abs(value - np.where(same, 0, exact)))
+    found[name] = float(gap.max(initial=0) / scale)
+    if np.isnan(value).any():
+      found[name] = float("nan")
+  return found
+
+
+def table(found: dict[tuple[int, str], float]) -> str:
+  """Markdown: the largest error of each value of each feature in each implementation.
+
+  Args:
+    found: (number of the problem, implementation) -> the largest error there.
+  """
+  impls = sorted({impl for _, impl in found}, key=attention.IMPLEMENTATIONS.index)
+  lines = [
+    "| feature | value | " + " | ".join(impls) + " |",
+    "|---|---|" + "---|" * len(impls),
+  ]
+  for feature, values in FEATURES.items():
+    for value in values:
+      cells = []
+      for impl in impls:
+        own = [
+          (error, problems()[i]["type"])
+          for (i, name), error in found.items()
+          if name == impl and problems()[i][feature] == value
+        ]
+        cells.append(
+          ", ".join(
+            f"{max(e for e, kind in own if kind == dtype):.0e}"
+            for dtype in FEATURES["type"]
+            if any(kind == dtype for _, kind in own)
+          )
+        )
+      lines.append(f"| {feature} | {value} | " + " | ".join(cells) + " |")
+  return "\n".join(lines)
+
+
+PAGE = Path(__file__).parent.parent / "docs" / "conformance.md"
+HEAD = """# Conformance of the softmax engine
+
+Made by `python -m tests.conformance`. Each of {count} problems varies all features
+together, such that every pair of values occurs; each runs in every implementation,
+forward and with all gradients (q, k, v, bias, sinks, what score functions capture).
+`pallas` runs in the TPU simulator (NaN-filled memory), `triton` in its interpreter.
+
+A cell is the largest error of the problems with that value, as a part of the largest
+element of the result, against the definition in float64: of float32 inputs, then of
+bfloat16 inputs. The bounds are {float32:.0e} and {bfloat16:.0e}.
+
+"""
+
+
+def main() -> None:
+  """Writes the page."""
+  from tests import simulate
+
+  found = {}
+  for impl in attention.IMPLEMENTATIONS[1:]:
+    for index in range(len(problems())):
+      with simulate.accelerators():
+        found[index, impl] = max(errors(index, impl).values())
+      print(impl, index, f"{found[index, impl]:.1e}", flush=True)
+  PAGE.parent.mkdir(exist_ok=True)
+  head = HEAD.format(count=len(problems()), **BOUNDS)
+  PAGE.write_text(head + table(found) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+  main()

@@ -1,0 +1,81 @@
+"""The GPU kernels compile for chips that are not here: no spills, tensor cores used.
+
+The compiler runs in a child process: one that has imported Triton to interpret cannot
+compile, and the test runner's processes are shared by many files.
+"""
+
+import json
+import os
+import subprocess
+import sys
+
+from absl.testing import absltest, parameterized
+
+HEADER = """
+import json
+import jax
+import jax.numpy as jnp
+from experiments.bench import gpu, gpu_calls
+"""
+LOWER = """
+from jax.sharding import AbstractDevice, AbstractMesh
+from pallas_kernels.flash import triton_gpu
+
+tiles = triton_gpu.defaults((256, 256, 64, 64), "bfloat16", 90)
+program = gpu_calls.causal_program()
+blocks = tiles.forward_blocks, tiles.backward_blocks
+lists = [gpu_calls.schedule(256, 256, b) for b in blocks]
+
+def run(q, k, v, g, first, second):
+  given = dict(scale=0.125, tiles=tiles)
+  out, lse = triton_gpu.forward(q, k, v, None, program, first, **given)
+  return out, triton_gpu.backward(q, k, v, g, lse, lse, program, second, **given)
+
+spec = jax.ShapeDtypeStruct((1, 256, 2, 64), "bfloat16")
+device = AbstractDevice("NVIDIA H100", None, "gpu")
+with jax.sharding.use_abstract_mesh(AbstractMesh((1,), ("x",), abstract_device=device)):
+  lowered = jax.jit(run).trace(*[spec] * 4, *lists).lower(lowering_platforms=("cuda",))
+print(json.dumps(lowered.as_text().count("triton_kernel_call")))
+"""
+
+
+def child(code: str):
+  """What the code prints last, read as JSON."""
+  environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+  done = subprocess.run(
+    [sys.executable, "-c", HEADER + code],
+    env=environment | {"JAX_PLATFORMS": "cpu"},
+    capture_output=True,
+    text=True,
+  )
+  if done.returncode:
+    raise AssertionError(done.stderr[-3000:])
+  return json.loads(done.stdout.splitlines()[-1])
+
+
+class GpuLoweringTest(parameterized.TestCase):
+  @parameterized.parameters((80, 64, 64), (90, 128, 128), (90, 80, 80), (100, 192, 128))
+  def test_compiles_without_spills(self, capability, H, V):
+    code = f"print(json.dumps(gpu.lowering([({H}, {V})], ({capability},))))"
+    table = child(code)
+    parts = ["forward", "queries", "keys"] + ["values"] * (H == 192)
+    self.assertEqual([line["part"] for line in table], parts)
+    for line in table:
+      self.assertEqual(line["problems"], "", line)
+      self.assertGreater(line["tensor"], 0)
+      self.assertLessEqual(line["shared"], line["estimate"])
+
+  def test_bench_against_peer(self):
+    """Not more instructions a score than the flash kernel of fla, as it was read."""
+    table = child("print(json.dumps(gpu.rows((90,))[0]))")
+    ours = {line["part"]: line["a score"] for line in table if line["kernel"] != "fla"}
+    self.assertLess(ours["forward"], 0.434)
+    self.assertLess(ours["queries"], 0.346)
+    self.assertLess(ours["keys"], 0.553)
+
+  def test_lowers_through_jax_triton(self):
+    self.assertEqual(child(LOWER), 3)
+
+
+if __name__ == "__main__":
+  absltest.main()

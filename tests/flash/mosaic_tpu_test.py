@@ -1,0 +1,430 @@
+"""The TPU kernels in the simulator (NaN in its memory) against the definition."""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl.testing import absltest, parameterized
+from jax._src.pallas.mosaic.interpret import interpret_pallas_call
+from jax.experimental.pallas import tpu as pltpu
+
+from attnjax.core.elementwise import elementwise
+from experiments.bench import tpu
+from pallas_kernels.flash import mosaic_tpu
+
+SMALL = mosaic_tpu.Tile(128, 128, 128, 128)
+# Two parts each way, so that parts of a tile are told from each other.
+PARTS = mosaic_tpu.Tile(128, 256, 64, 128)
+TILES = mosaic_tpu.Tiles(forward=PARTS, backward=mosaic_tpu.Tile(128, 256, 128, 128))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Program:
+  operands: tuple = ()
+  score: Any = dataclasses.field(default=None, metadata={"static": True})
+  seen: Any = dataclasses.field(default=None, metadata={"static": True})
+  keep: Any = dataclasses.field(default=None, metadata={"static": True})
+
+
+class Schedule(NamedTuple):
+  block_q: int
+  block_k: int
+  index: Any
+  full: Any
+  count: Any
+  index_t: Any
+  full_t: Any
+  count_t: Any
+
+
+def program(operands=(), score=None, seen=None, keep=None):
+  dtypes = [
+    jnp.float32 if jnp.issubdtype(x.dtype, jnp.floating) else x.dtype for x in operands
+  ]
+  places = (jnp.int32, jnp.int32)
+
+  def traced(function, *first):
+    if function is None:
+      return None
+    return elementwise(function, (*first, *places), dtypes)
+
+  return Program(
+    tuple(operands), traced(score, jnp.float32), traced(seen), traced(keep)
+  )
+
+
+def full_size(function, B, N, T, S, operands, *first):
+  t, s = jnp.arange(T)[:, None], jnp.arange(S)[None, :]
+  operands = [x.astype(jnp.float32) if _floating(x) else x for x in operands]
+  used = [operands[i] for i in function.operands]
+  return jnp.broadcast_to(function(*first, t, s, *used), (B, N, T, S))
+
+
+def _floating(x):
+  return jnp.issubdtype(x.dtype, jnp.floating)
+
+
+def dense(program, B, N, T, S):
+  if program.seen is None:
+    return np.ones((1, 1, T, S), bool)
+  seen = np.asarray(full_size(program.seen, B, N, T, S, program.operands))
+  heads = seen if (seen != seen[:, :1]).any() else seen[:, :1]
+  return heads if (heads != heads[:1]).any() else heads[:1]
+
+
+def schedule(seen, tile):
+  T, S = seen.shape[2:]
+  nq, nk = -(-T // tile.block_q), -(-S // tile.block_k)
+  rows = np.pad(seen, [(0, 0)] * 2 + [(0, nq * tile.block_q - T), (0, 0)], "edge")
+  padded = np.pad(rows, [(0, 0)] * 3 + [(0, nk * tile.block_k - S)])
+  blocks = padded.reshape(*seen.shape[:2], nq, tile.block_q, nk, tile.block_k)
+  kind = blocks.any((3, 5)).astype(int) + blocks.all((3, 5))
+  return Schedule(tile.block_q, tile.block_k, *lists(kind), *lists(kind.swapaxes(2, 3)))
+
+
+def lists(kind):
+  full, count = (kind == 2).sum(-1), (kind > 0).sum(-1)
+  order = np.argsort(-kind, axis=-1, kind="stable")[..., : max(1, count.max())]
+  last = np.take_along_axis(order, np.maximum(count - 1, 0)[..., None], -1)
+  last = np.where(count[..., None] > 0, last, 0)
+  index = np.where(np.arange(order.shape[-1]) < count[..., None], order, last)
+  return tuple(jnp.asarray(x, jnp.int32) for x in (index, full, count))
+
+
+def reference(q, k, v, sinks, program, scale):
+  B, T, N, _ = q.shape
+  S, group = k.shape[1], N // k.shape[2]
+  q, k, v = (x.astype(jnp.float32) for x in (q, k, v))
+  k, v = jnp.repeat(k, group, 2), jnp.repeat(v, group, 2)
+  score = scale * jnp.einsum("btnh,bsnh->bnts", q, k, precision="highest")
+  if program.score is not None:
+    score = full_size(program.score, B, N, T, S, program.operands, score)
+  if program.seen is not None:
+    seen = full_size(program.seen, B, N, T, S, program.operands)
+    score = jnp.where(seen, score, -jnp.inf)
+  top = score.max(-1)
+  if sinks is not None:
+    top = jnp.maximum(top, sinks[:, None])
+  top = jax.lax.stop_gradient(jnp.where(jnp.isfinite(top), top, 0.0))
+  weight = jnp.exp(score - top[..., None])
+  total = weight.sum(-1)
+  if sinks is not None:
+    total = total + jnp.exp(sinks[:, None] - top)
+  some = total > 0
+  lse = jnp.where(some, top + jnp.log(jnp.where(some, total, 1.0)), -jnp.inf)
+  weight = weight / jnp.where(some, total, 1.0)[..., None]
+  if program.keep is not None:
+    weight = weight * full_size(program.keep, B, N, T, S, program.operands)
+  out = jnp.einsum("bnts,bsnv->btnv", weight, v, precision="highest")
+  return out, lse.swapaxes(1, 2)
+
+
+def causal(offset):
+  return lambda t, s, *_: s <= t + offset
+
+
+def arrays(B, T, S, N, K, H, V, dtype="float32"):
+  key = iter(jax.random.split(jax.random.key(0), 4))
+  shapes = (B, T, N, H), (B, S, K, H), (B, S, K, V), (B, T, N, V)
+  return tuple(jax.random.normal(next(key), s, dtype) for s in shapes)
+
+
+def normal(seed, *shape, dtype="float32"):
+  return jax.random.normal(jax.random.key(seed), shape, dtype)
+
+
+def integers(seed, high, *shape, dtype="int32"):
+  return jax.random.randint(jax.random.key(seed), shape, 0, high, "int32").astype(dtype)
+
+
+def segments(seed, B, T, S):
+  ids = jnp.sort(integers(seed, 4, B, max(T, S)), axis=1)
+  return ids[:, None, :T, None], ids[:, None, None, :S]
+
+
+def same_segment(t, s, a, b):
+  return (a == b) & (s <= t)
+
+
+def bits(t, s, seed):
+  x = (t * 7919 + s).astype(jnp.uint32) * jnp.uint32(0x9E3779B1) ^ seed
+  x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
+  return jnp.where((x ^ (x >> 13)) & 7 < 6, jnp.float32(8 / 6), jnp.float32(0))
+
+
+SHAPES = {
+  "even": (1, 128, 256, 1, 1, 128, 128),
+  "odd": (2, 65, 200, 2, 1, 64, 32),
+  "one": (1, 1, 1, 1, 1, 8, 8),
+  "seven": (1, 7, 63, 4, 2, 80, 48),
+  "lanes": (1, 140, 260, 4, 2, 128, 128),
+  "long": (2, 300, 517, 4, 2, 32, 16),
+}
+
+
+def problems():
+  for name, (B, T, S, N, K, H, V) in SHAPES.items():
+    shape = (B, T, S, N, K, H, V)
+    yield f"plain_{name}", shape, program(), False
+    yield f"causal_{name}", shape, program(seen=causal(S - T)), True
+  B, T, S, N, K, H, V = shape = (2, 150, 300, 4, 2, 32, 16)
+  yield "nothing_seen", shape, program(seen=lambda t, s: (s < t) & (t > 5)), False
+  ids = segments(3, B, T, S)
+  yield "segments", shape, program(ids, seen=same_segment), False
+  windows = jnp.array([0, 20, 300, -1])[None, :, None, None]
+  yield (
+    "windows_by_head",
+    shape,
+    program((windows,), seen=lambda t, s, w: abs(s - t) <= w),
+    True,
+  )
+  mask = integers(5, 2, B, N, T, S, dtype="int8")
+  yield "array_mask", shape, program((mask,), seen=lambda t, s, m: m != 0), False
+  yield (
+    "bias",
+    shape,
+    program((normal(6, 1, N, T, S),), lambda x, t, s, b: x + b, causal(9)),
+    True,
+  )
+  yield (
+    "bias_bfloat16",
+    shape,
+    program((normal(6, B, 1, T, S, dtype="bfloat16"),), lambda x, t, s, b: x + b),
+    False,
+  )
+  lines = normal(7, B, 1, T, 1), normal(8, 1, N, 1, S), normal(9, 1, N, 1, 1)
+  yield (
+    "lines",
+    shape,
+    program(
+      lines, lambda x, t, s, a, b, c: x * a + jnp.tanh(b) - c * (t - s), causal(0)
+    ),
+    False,
+  )
+  yield "softcap", shape, program((), lambda x, t, s: 5 * jnp.tanh(x / 5)), True
+  seeds = integers(4, 999, B, N, 1, 1, dtype="uint32")
+  yield "dropout", shape, program((seeds,), seen=causal(150), keep=bits), False
+  few = (2, 3, 300, 8, 2, 32, 16)
+  given = (
+    normal(11, 1, 8, 1, 1),
+    normal(12, 2, 1, 3, 1),
+    normal(13, 1, 8, 3, 300),
+    integers(14, 300, 2, 1, 1, 1),
+  )
+  yield (
+    "few_queries",
+    few,
+    program(
+      given,
+      lambda x, t, s, a, b, c, n: x + a * (t - s) + b * c,
+      lambda t, s, a, b, c, n: (s <= t + n) & (n >= 0),
+    ),
+    True,
+  )
+
+
+def simulator():
+  return pltpu.force_tpu_interpret_mode(
+    pltpu.InterpretParams(uninitialized_memory="nan", detect_races=True)
+  )
+
+
+def races():
+  """Whether the simulator's last run had any."""
+  return interpret_pallas_call.races.races_found
+
+
+class MosaicTpuTest(parameterized.TestCase):
+  @parameterized.named_parameters(problems())
+  def test_forward(self, shape, program, with_sinks):
+    q, k, v, _ = arrays(*shape)
+    B, T, S, N, *_ = shape
+    sinks = normal(1, N) if with_sinks else None
+    blocks = schedule(dense(program, B, N, T, S), TILES.forward)
+    want = reference(q, k, v, sinks, program, 0.3)
+    with simulator():
+      got = jax.jit(
+        lambda q, k, v: mosaic_tpu.forward(
+          q, k, v, sinks, program, blocks, scale=0.3, tiles=TILES
+        )
+      )(q, k, v)
+    self.assertFalse(races())
+    for one, other in zip(got, want, strict=True):
+      largest = np.abs(other, where=np.isfinite(other), out=np.zeros(other.shape)).max()
+      np.testing.assert_allclose(one, other, rtol=1e-4, atol=2e-5 * (1 + largest))
+
+  @parameterized.named_parameters(problems())
+  def test_backward(self, shape, program, with_sinks):
+    q, k, v, g = arrays(*shape)
+    B, T, S, N, *_ = shape
+    sinks = normal(1, N) if with_sinks else None
+    blocks = schedule(dense(program, B, N, T, S), TILES.backward)
+    smooth = [i for i, x in enumerate(program.operands) if _floating(x)]
+    g_lse = normal(2, B, T, N)
+
+    def loss(q, k, v, *given):
+      operands = list(program.operands)
+      for i, x in zip(smooth, given):
+        operands[i] = x
+      new = dataclasses.replace(program, operands=tuple(operands))
+      out, lse = reference(q, k, v, sinks, new, 0.3)
+      some = jnp.isfinite(lse)
+      total = (g * out).sum() + (jnp.where(some, lse, 0) * g_lse).sum()
+      return total, (out, lse)
+
+    chosen = [program.operands[i].astype(jnp.float32) for i in smooth]
+    want, (out, lse) = jax.grad(loss, range(3 + len(smooth)), has_aux=True)(
+      q, k, v, *chosen
+    )
+    delta = (g * out).sum(-1) - g_lse
+    with simulator():
+      *got, slopes = jax.jit(
+        lambda *x: mosaic_tpu.backward(*x, program, blocks, scale=0.3, tiles=TILES)
+      )(q, k, v, g, lse, delta)
+    self.assertFalse(races())
+    self.assertEqual(
+      [x is None for x in slopes], [not _floating(x) for x in program.operands]
+    )
+    got += [slopes[i] for i in smooth]
+    for one, other in zip(got, want, strict=True):
+      self.assertEqual(one.shape, other.shape)
+      error = 2e-5 * (1 + np.abs(other).max())
+      np.testing.assert_allclose(one, other, rtol=1e-4, atol=error)
+
+  def test_bfloat16(self):
+    shape = B, T, S, N, *_ = SHAPES["lanes"]
+    q, k, v, g = arrays(*shape, dtype="bfloat16")
+    causally = program(seen=causal(S - T))
+    blocks = schedule(dense(causally, B, N, T, S), TILES.forward)
+
+    def loss(q, k, v):
+      out, lse = reference(q, k, v, None, causally, 0.1)
+      return (g * out).sum(), (out, lse)
+
+    want, (out, lse) = jax.grad(loss, (0, 1, 2), has_aux=True)(
+      *(x.astype(jnp.float32) for x in (q, k, v))
+    )
+    run = {"program": causally, "schedule": blocks, "scale": 0.1, "tiles": TILES}
+    with simulator():
+      got = mosaic_tpu.forward(q, k, v, None, **run)
+      delta = (g * out).sum(-1)
+      *slopes, _ = mosaic_tpu.backward(q, k, v, g, lse, delta, **run)
+    self.assertEqual(
+      [x.dtype for x in (*got, *slopes)], ["bfloat16", "float32"] + 3 * ["bfloat16"]
+    )
+    for one, other in zip((*got, *slopes), (out, lse, *want), strict=True):
+      other = np.asarray(other)
+      error = np.abs(np.asarray(one, np.float32) - other).max() / np.abs(other).max()
+      self.assertLess(error, 0.01)
+
+  def test_long_sequences_gather_outside_fast_memory(self):
+    shape = B, T, S, N, *_ = SHAPES["long"]
+    q, k, v, g = arrays(*shape)
+    causally = program(seen=causal(S - T))
+    blocks = schedule(dense(causally, B, N, T, S), TILES.backward)
+    lse, delta = normal(3, B, T, N) + 5, normal(4, B, T, N)
+    memory = mosaic_tpu.estimate(TILES, q, k, v, causally)
+    self.assertTrue(memory.resident)
+    tight = dataclasses.replace(TILES, memory=memory.backward - 1)
+    self.assertFalse(mosaic_tpu.check(tight, q, k, v, causally).resident)
+    with simulator():
+      want, got = (
+        mosaic_tpu.backward(
+          q, k, v, g, lse, delta, causally, blocks, scale=0.3, tiles=tiles
+        )
+        for tiles in (TILES, tight)
+      )
+    self.assertFalse(races())
+    for one, other in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+      np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
+
+  def test_two_runs_are_bit_equal(self):
+    shape = B, T, S, N, *_ = SHAPES["odd"]
+    q, k, v, g = arrays(*shape)
+    blocks = schedule(dense(program(), B, N, T, S), TILES.forward)
+    run = {"program": program(), "schedule": blocks, "scale": 0.3, "tiles": TILES}
+    with simulator():
+      one, two = (mosaic_tpu.forward(q, k, v, None, **run) for _ in range(2))
+      delta = (one[0] * g).sum(-1)
+      three, four = (
+        mosaic_tpu.backward(q, k, v, g, one[1], delta, **run) for _ in range(2)
+      )
+    self.assertFalse(races())
+    for a, b in zip(jax.tree.leaves((one, three)), jax.tree.leaves((two, four))):
+      np.testing.assert_array_equal(a, b)
+
+
+class RefusalTest(parameterized.TestCase):
+  def run_with(self, dtype="float32", tiles=TILES, blocks=TILES.forward, **functions):
+    q, k, v, _ = arrays(1, 128, 256, 1, 1, 8, 8)
+    q = q.astype(dtype)
+    given = program(**functions)
+    made = schedule(np.ones((1, 1, 128, 256), bool), blocks)
+    return mosaic_tpu.forward(q, k, v, None, given, made, scale=1.0, tiles=tiles)
+
+  @parameterized.parameters(
+    (lambda x, t, s: jnp.cosh(x), "'cosh' has no lowering"),
+    (lambda x, t, s: x.astype(jnp.float16), "makes float16 numbers"),
+  )
+  def test_operation(self, score, words):
+    with self.assertRaisesRegex(NotImplementedError, words):
+      self.run_with(score=score)
+
+  def test_dtype(self):
+    with self.assertRaisesRegex(NotImplementedError, "q is int32"):
+      self.run_with(dtype="int32")
+
+  @parameterized.parameters(
+    ({"block_k": 200}, "block_k 200 is not a multiple of 128"),
+    ({"inner_q": 12}, "inner_q 12 is not a multiple of 16"),
+    ({"inner_k": 384}, "inner_k 384 does not divide block_k 256"),
+  )
+  def test_tile(self, changed, words):
+    tile = dataclasses.replace(TILES.forward, **changed)
+    tiles = dataclasses.replace(TILES, forward=tile)
+    with self.assertRaisesRegex(ValueError, words):
+      self.run_with(tiles=tiles, blocks=tile)
+
+  def test_memory(self):
+    tiles = dataclasses.replace(TILES, memory=1 << 20)
+    with self.assertRaisesRegex(ValueError, "tiles.forward needs .* MiB"):
+      self.run_with(tiles=tiles)
+
+  def test_schedule_for_other_tiles(self):
+    with self.assertRaisesRegex(ValueError, r"blocks \(128, 128\), tiles.forward"):
+      self.run_with(blocks=SMALL)
+
+  @parameterized.parameters(1, 7, 127, 129, 1000, 4096, 5000)
+  def test_defaults_fit(self, T):
+    for H, dtype in ((64, "bfloat16"), (256, "float32")):
+      shapes = [jax.ShapeDtypeStruct((1, T, 2, H), dtype) for _ in range(3)]
+      bias = jax.ShapeDtypeStruct((1, 2, T, T), jnp.float32)
+      for given in (program(), program((bias,), lambda x, t, s, b: x + b)):
+        tiles = mosaic_tpu.defaults(*shapes, given, "TPU v5 lite")
+        self.assertLessEqual(
+          mosaic_tpu.check(tiles, *shapes, given).forward, tiles.memory
+        )
+
+
+class CompiledTest(parameterized.TestCase):
+  @parameterized.parameters(*tpu.KERNELS)
+  def test_estimate_holds_what_the_compiler_takes(self, kernel):
+    size = tpu.T
+    given = (normal(1, 1, 1, size, 1), normal(2, 1, 1, 1, size), normal(3, 1, 1, 1, 1))
+    shapes = tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in given)
+    lines = program(shapes, lambda x, t, s, a, b, c: x * a + b - c * (t - s), causal(0))
+    problem = tpu.Problem(lines)  # pyrefly: ignore
+    tile = mosaic_tpu.Tile(512, 1024, 512, 512)
+    cut = tpu.tiles(tile, tile)
+    taken = sum(tpu.compiled("v5e", kernel, problem, cut).memory.values())
+    estimate = getattr(
+      mosaic_tpu.estimate(cut, *problem.arrays(), problem.program), kernel
+    )
+    self.assertBetween(estimate, taken, 2 * taken)
+
+
+if __name__ == "__main__":
+  absltest.main()
