@@ -5,8 +5,11 @@ least. `python -m tests.conformance` writes docs/conformance.md: the largest err
 each value of each feature, against the definition in float64.
 """
 
+import concurrent.futures
 import functools
 import itertools
+import multiprocessing
+import os
 import random
 from pathlib import Path
 
@@ -135,7 +138,7 @@ def _mask(problem):
 
 
 def _score(problem, given):
-  document = jnp.arange(512) // 20
+  document = jnp.arange(512) // 3
   match problem["score"]:
     case "ALiBi":
       return lambda score, b, n, q, k: score - 0.05 * given["slopes"][n] * abs(q - k)
@@ -204,10 +207,13 @@ def errors(index: int, impl: str) -> dict[str, float]:
   problem, want = problems()[index], _definition(index)
   got = results(problem, impl, arrays(problem))
   found = {}
+  largest = {n: np.abs(np.where(np.isfinite(x), x, 0)).max() for n, x in want.items()}
+  # A gradient may be all but 0, a sum of large terms.
+  least = 0.03 * max(largest.values())
   for name, value in got.items():
     value, exact = np.asarray(value, np.float64), want[name]
     same = value == exact  # also where both are -inf
-    scale = max(np.abs(np.where(np.isfinite(exact), exact, 0)).max(initial=0), 1e-3)
+    scale = max(largest[name], least)
     gap = np.where(same, 0, np.abs(value - np.where(same, 0, exact)))
     found[name] = float(gap.max(initial=0) / scale)
     if np.isnan(value).any():
@@ -261,16 +267,22 @@ bfloat16 inputs. The bounds are {float32:.0e} and {bfloat16:.0e}.
 """
 
 
-def main() -> None:
-  """Writes the page."""
+def worst(index: int) -> dict[str, float]:
+  """The largest error of a problem in each implementation."""
   from tests import simulate
 
-  found = {}
-  for impl in attention.IMPLEMENTATIONS[1:]:
-    for index in range(len(problems())):
-      with simulate.accelerators():
-        found[index, impl] = max(errors(index, impl).values())
-      print(impl, index, f"{found[index, impl]:.1e}", flush=True)
+  with simulate.accelerators(detect_races=False):
+    return {i: max(errors(index, i).values()) for i in attention.IMPLEMENTATIONS[1:]}
+
+
+def main() -> None:
+  """Writes the page."""
+  spawn = multiprocessing.get_context("spawn")
+  with concurrent.futures.ProcessPoolExecutor(os.cpu_count(), spawn) as pool:
+    found = {}
+    for index, errors_ in enumerate(pool.map(worst, range(len(problems())))):
+      found |= {(index, impl): error for impl, error in errors_.items()}
+      print(index, {impl: f"{e:.1e}" for impl, e in errors_.items()}, flush=True)
   PAGE.parent.mkdir(exist_ok=True)
   head = HEAD.format(count=len(problems()), **BOUNDS)
   PAGE.write_text(head + table(found) + "\n", encoding="utf-8")

@@ -15,10 +15,15 @@ from tests import golden
 _ROOT = Path(__file__).parent.parent
 _ROOMS = ("attnjax", "pallas_kernels", "experiments", "configs")
 _FILES = sorted(p for room in _ROOMS for p in (_ROOT / room).rglob("*.py"))
-_FUNCTION, _MODULE = 50, 250
+_FUNCTION, _KERNEL, _MODULE = 50, 120, 250
 
 # Longer ones, by name, with the reason.
-LONG_FUNCTIONS: dict[str, str] = {}
+LONG_FUNCTIONS: dict[str, str] = {
+  "attnjax.attention.dot_product_attention": "its arguments, each with its rule",
+  "attnjax.core.scores.program": "its functions share the numbers of the operands",
+  "attnjax.core.softmax.fused.attend": "its functions share the split of operands",
+  "pallas_kernels.flash.mosaic_tpu.__init__.backward": "half of it says what it takes",
+}
 LONG_MODULES: dict[str, str] = {}
 
 # Who may not import whom: prefix of the importer -> prefixes it must not touch.
@@ -32,6 +37,12 @@ _FORBIDDEN = {
 }
 # Only inside the function that needs them.
 _LAZY = ("jax_triton", "triton", "tokamax", "tensorflow")
+# What is itself imported by functions only, and may import Triton at its top.
+_IMPORTED_LATE = (
+  "pallas_kernels.flash.jaxpr_to_triton",
+  "pallas_kernels.flash.triton_gpu",
+  "pallas_kernels.flash.triton_math",
+)
 
 
 def _name(path):
@@ -65,7 +76,9 @@ class LayoutTest(parameterized.TestCase):
           if _within(_name(path), owner):
             bad = [f for f in forbidden if _within(imported, f)]
             self.assertEmpty(bad, f"{path} imports {imported}")
-        lazy = [x for x in _LAZY if _within(imported, x)]
+        late = any(_within(_name(path), x) for x in _IMPORTED_LATE)
+        names = () if late else (*_LAZY, *_IMPORTED_LATE)
+        lazy = [x for x in names if _within(imported, x)]
         self.assertFalse(lazy and top, f"{path} imports {imported} at its top")
 
   def test_sizes(self):
@@ -77,7 +90,10 @@ class LayoutTest(parameterized.TestCase):
         if isinstance(node, ast.FunctionDef):
           name, length = f"{_name(path)}.{node.name}", node.end_lineno - node.lineno + 1
           if name not in LONG_FUNCTIONS:
-            self.assertLessEqual(length, _FUNCTION, name)
+            kernel = path.stem.endswith("_kernel")
+            self.assertLessEqual(length, _KERNEL if kernel else _FUNCTION, name)
+          else:
+            self.assertGreater(length, _FUNCTION, f"{name} is no exception")
 
   def test_exceptions_are_still_needed(self):
     names = {_name(path) for path in _FILES}

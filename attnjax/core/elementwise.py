@@ -21,9 +21,10 @@ PRIMITIVES = frozenset(
   """
   abs add add_any and atan2 cbrt ceil clamp convert_element_type copy copy_p cos cosh
   div eq erf erf_inv erfc exp exp2 expm1 floor ge gt integer_pow is_finite le lgamma
-  log log1p logistic lt max min mul ne neg nextafter not or population_count pow
-  reduce_precision rem round rsqrt select_n shift_left shift_right_arithmetic
-  shift_right_logical sign sin sinh sqrt square stop_gradient sub tan tanh xor
+  log log1p log2 logistic lt max min mul ne neg nextafter not one_minus_square or
+  population_count pow reduce_precision rem round rsqrt select_n shift_left
+  shift_right_arithmetic shift_right_logical sign sin sinh sqrt square stop_gradient
+  sub tan tanh xor
   """.split()
 )
 # What only restates a scalar: identities here.

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from attnjax.core.elementwise import elementwise
 from attnjax.core.masks.schedule import Schedule
 from attnjax.core.scores import Program
-from experiments.bench import bundles
+from experiments.bench import bundles, tpu_peer
 from pallas_kernels.flash import mosaic_tpu
 
 MACHINES = ("v5e", "v6e")
@@ -146,43 +146,6 @@ def compiled(
   return found
 
 
-def splash(machine: str) -> dict[str, bundles.Kernel]:
-  """Jax's splash attention, causal, with its fused backward kernel."""
-  from jax.experimental.pallas.ops.tpu.splash_attention import (
-    splash_attention_kernel,
-    splash_attention_mask,
-  )
-
-  block_q, block_k = STEP
-  sizes = splash_attention_kernel.BlockSizes(
-    block_q=block_q,
-    block_kv=block_k,
-    block_kv_compute=512,
-    block_q_dkv=block_q,
-    block_kv_dkv=block_k,
-    block_kv_dkv_compute=512,
-    use_fused_bwd_kernel=True,
-  )
-  mask = splash_attention_mask.CausalMask((T, T))
-  attend = splash_attention_kernel.make_splash_mha(
-    splash_attention_mask.MultiHeadMask([mask]),
-    block_sizes=sizes,
-    head_shards=1,
-    q_seq_shards=1,
-  )
-  x = _shape(1, T, 128, dtype="bfloat16")
-
-  def gradient(q, k, v, g):
-    return jax.vjp(lambda *qkv: attend(*qkv), q, k, v)[1](g)
-
-  _, kernels = bundles.compile_for(machine, gradient, (x, x, x, x))
-  named = {"forward": "fwd", "backward": "dkv"}
-  return {
-    kernel: next(x for x in kernels if x.name.startswith(f"splash_mha_{part}"))
-    for kernel, part in named.items()
-  }
-
-
 def rows() -> tuple[list[dict], bool]:
   """The table, printed as it comes, and whether plain steps are within splash's."""
   found, holds = [], True
@@ -197,7 +160,7 @@ def rows() -> tuple[list[dict], bool]:
 
 def _rows() -> Iterator[dict]:
   for machine in MACHINES:
-    peers = splash(machine)
+    peers = tpu_peer.splash(machine, T, STEP)
     for kernel in KERNELS:
       peer = peers[kernel].bundles
       base = None

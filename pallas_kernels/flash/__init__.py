@@ -45,25 +45,14 @@ def attend(q, k, v, scores: Scores, *, sinks=None, scale, impl: str, tiles: Any 
   program = scores_of.program(scores, (B, N, T, k.shape[1]), ())
   module.supports(q, k, v, program)
   if tiles is None:
-    tiles = _tiles(module, q, k, v, program)
-  blocks = (
-    (tiles.forward_blocks, tiles.backward_blocks)
-    if hasattr(tiles, "forward_blocks")
-    else tuple((t.block_q, t.block_k) for t in (tiles.forward, tiles.backward))
-  )
+    tiles = module.fitting(q, k, v, program)
+  blocks = tiles.forward_blocks, tiles.backward_blocks
   form = fused.Form(
     folding.folded(functools.partial(_forward, module, tiles)),
     folding.folded(functools.partial(_backward, module, tiles)),
     functools.partial(_tangent, impl),
   )
   return planned.attend(form, q, k, v, scores, sinks=sinks, scale=scale, blocks=blocks)
-
-
-def _tiles(module, q, k, v, program):
-  if hasattr(module, "device"):
-    shape = q.shape[1], k.shape[1], q.shape[3], v.shape[3]
-    return module.defaults(shape, q.dtype, module.device())
-  return module.defaults(q, k, v, program)
 
 
 def backend(impl: str):

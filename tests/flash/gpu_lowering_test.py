@@ -4,12 +4,9 @@ The compiler runs in a child process: one that has imported Triton to interpret 
 compile, and the test runner's processes are shared by many files.
 """
 
-import json
-import os
-import subprocess
-import sys
-
 from absl.testing import absltest, parameterized
+
+from tests.compiling import child
 
 HEADER = """
 import json
@@ -39,25 +36,11 @@ print(json.dumps(lowered.as_text().count("triton_kernel_call")))
 """
 
 
-def child(code: str):
-  """What the code prints last, read as JSON."""
-  environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-  done = subprocess.run(
-    [sys.executable, "-c", HEADER + code],
-    env=environment | {"JAX_PLATFORMS": "cpu"},
-    capture_output=True,
-    text=True,
-  )
-  if done.returncode:
-    raise AssertionError(done.stderr[-3000:])
-  return json.loads(done.stdout.splitlines()[-1])
-
-
 class GpuLoweringTest(parameterized.TestCase):
   @parameterized.parameters((80, 64, 64), (90, 128, 128), (90, 80, 80), (100, 192, 128))
   def test_compiles_without_spills(self, capability, H, V):
     code = f"print(json.dumps(gpu.lowering([({H}, {V})], ({capability},))))"
-    table = child(code)
+    table = child(HEADER + code)
     parts = ["forward", "queries", "keys"] + ["values"] * (H == 192)
     self.assertEqual([line["part"] for line in table], parts)
     for line in table:
@@ -67,14 +50,14 @@ class GpuLoweringTest(parameterized.TestCase):
 
   def test_bench_against_peer(self):
     """Not more instructions a score than the flash kernel of fla, as it was read."""
-    table = child("print(json.dumps(gpu.rows((90,))[0]))")
+    table = child(HEADER + "print(json.dumps(gpu.rows((90,))[0]))")
     ours = {line["part"]: line["a score"] for line in table if line["kernel"] != "fla"}
     self.assertLess(ours["forward"], 0.434)
     self.assertLess(ours["queries"], 0.346)
     self.assertLess(ours["keys"], 0.553)
 
   def test_lowers_through_jax_triton(self):
-    self.assertEqual(child(LOWER), 3)
+    self.assertEqual(child(HEADER + LOWER), 3)
 
 
 if __name__ == "__main__":

@@ -33,7 +33,8 @@ def attend(form: Form, q, k, v, scores: Scores, *, sinks, scale, blocks):
   whole = scores_of.program(scores, shape, (), wide(q)) if lists else program
   begins = scores.begins()
   schedules = tuple(
-    masks.schedule(scores.mask, shape, *block, begins[0], begins[1]) for block in blocks
+    masks.schedule(scores.mask, shape, rows, columns, begins[0], begins[1])
+    for rows, columns in blocks
   )
   own = Form(
     _shared(form.forward, q, k, forward=True),

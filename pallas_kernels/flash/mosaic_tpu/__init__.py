@@ -35,9 +35,17 @@ __all__ = [
   "check",
   "defaults",
   "estimate",
+  "fitting",
   "forward",
   "supports",
 ]
+
+
+def fitting(q, k, v, program) -> Tiles:
+  """The default tiles for arrays, or their shapes, on JAX's default device."""
+  device = jax.devices()[0]
+  kind = device.device_kind if device.platform == "tpu" else ""
+  return defaults(q, k, v, program, kind)
 
 
 def forward(q, k, v, sinks, program, schedule, *, scale: float, tiles: Tiles):

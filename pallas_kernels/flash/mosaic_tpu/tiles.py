@@ -49,6 +49,16 @@ class Tiles:
   backward: Tile
   memory: int = 96 << 20
 
+  @property
+  def forward_blocks(self) -> tuple[int, int]:
+    """(queries, keys) of a block of the forward schedule."""
+    return self.forward.block_q, self.forward.block_k
+
+  @property
+  def backward_blocks(self) -> tuple[int, int]:
+    """(queries, keys) of a block of the backward schedule."""
+    return self.backward.block_q, self.backward.block_k
+
 
 def check(tiles: Tiles, q, k, v, program) -> Memory:
   """The estimate, if the tiles fit.

@@ -31,6 +31,7 @@ __all__ = [
   "defaults",
   "device",
   "estimate",
+  "fitting",
   "forward",
   "supports",
 ]
@@ -57,6 +58,13 @@ def supports(q, k, v, program) -> None:
         f"impl 'triton': {name} is {size}; registers hold heads up to 256"
       )
   write(program, launch.shape_of(q, k))
+
+
+def fitting(q, k, v, program) -> Tiles:
+  """The default tiles for arrays, or their shapes, on JAX's default device."""
+  del program  # its operands stay in registers
+  shape = q.shape[1], k.shape[1], q.shape[3], v.shape[3]
+  return defaults(shape, q.dtype, device())
 
 
 def forward(q, k, v, sinks, program, schedule, *, scale: float, tiles: Tiles):

@@ -1,0 +1,49 @@
+"""What the TPU kernels are measured beside."""
+
+import jax
+import jax.numpy as jnp
+
+from experiments.bench import bundles
+
+
+def splash(machine: str, T: int, step: tuple[int, int]) -> dict[str, bundles.Kernel]:
+  """Jax's splash attention, causal, with its fused backward kernel.
+
+  Args:
+    machine: a key of `bundles.TOPOLOGIES`.
+    T: queries and keys.
+    step: of them, those of a grid step.
+  """
+  from jax.experimental.pallas.ops.tpu.splash_attention import (
+    splash_attention_kernel,
+    splash_attention_mask,
+  )
+
+  block_q, block_k = step
+  sizes = splash_attention_kernel.BlockSizes(
+    block_q=block_q,
+    block_kv=block_k,
+    block_kv_compute=512,
+    block_q_dkv=block_q,
+    block_kv_dkv=block_k,
+    block_kv_dkv_compute=512,
+    use_fused_bwd_kernel=True,
+  )
+  mask = splash_attention_mask.CausalMask((T, T))
+  attend = splash_attention_kernel.make_splash_mha(
+    splash_attention_mask.MultiHeadMask([mask]),
+    block_sizes=sizes,
+    head_shards=1,
+    q_seq_shards=1,
+  )
+  x = jax.ShapeDtypeStruct((1, T, 128), jnp.bfloat16)
+
+  def gradient(q, k, v, g):
+    return jax.vjp(lambda *qkv: attend(*qkv), q, k, v)[1](g)
+
+  _, kernels = bundles.compile_for(machine, gradient, (x, x, x, x))
+  named = {"forward": "fwd", "backward": "dkv"}
+  return {
+    kernel: next(x for x in kernels if x.name.startswith(f"splash_mha_{part}"))
+    for kernel, part in named.items()
+  }

@@ -1,0 +1,50 @@
+"""Every implementation of the softmax engine on problems that mix all features."""
+
+from tests import simulate  # first: it sets what Triton reads on import
+
+# ruff: isort: split
+import re
+
+from absl.testing import absltest, parameterized
+
+from attnjax import attention
+from tests import conformance
+
+_IMPLS = attention.IMPLEMENTATIONS[1:]
+
+
+class ConformanceTest(parameterized.TestCase):
+  @parameterized.parameters(*range(len(conformance.problems())))
+  def test_agrees_with_the_definition(self, index):
+    problem = conformance.problems()[index]
+    for impl in _IMPLS:
+      with simulate.accelerators(detect_races=False):
+        found = conformance.errors(index, impl)
+      for name, error in found.items():
+        bound = conformance.BOUNDS[problem["type"]]
+        self.assertLessEqual(error, bound, f"{name} of {impl}: {problem}")
+
+  def test_every_pair_of_values_occurs(self):
+    problems = conformance.problems()
+    names = list(conformance.FEATURES)
+    for i, a in enumerate(names):
+      for b in names[i + 1 :]:
+        pairs = {(p[a], p[b]) for p in problems}
+        whole = len(conformance.FEATURES[a]) * len(conformance.FEATURES[b])
+        self.assertLen(pairs, whole, f"{a}, {b}")
+
+  def test_the_page_is_of_these_problems(self):
+    page = conformance.PAGE.read_text(encoding="utf-8")
+    self.assertIn(f"Each of {len(conformance.problems())} problems", page)
+    rows = re.findall(r"^\| ([^|]+) \| ([^|]+) \|(.*)\|$", page, re.M)[2:]
+    want = [(f, v) for f, values in conformance.FEATURES.items() for v in values]
+    self.assertEqual([(f, v) for f, v, _ in rows], want)
+    for feature, value, cells in rows:
+      numbers = re.findall(r"\d(?:\.\d+)?e-\d\d", cells)
+      self.assertNotEmpty(numbers)
+      worst = max(map(float, numbers))
+      self.assertLessEqual(worst, conformance.BOUNDS["bfloat16"], f"{feature} {value}")
+
+
+if __name__ == "__main__":
+  absltest.main()
