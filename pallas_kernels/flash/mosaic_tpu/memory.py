@@ -7,9 +7,9 @@ import jax.numpy as jnp
 from pallas_kernels.flash.mosaic_tpu.layout import ceil_to
 from pallas_kernels.flash.mosaic_tpu.operands import LANES, describe
 
-# Registers are spilled to about a part's scores in float32 and these bytes: what the
-# compiler reported for the widest programs.
-SPILLED = {"forward": 5 << 20, "backward": 5 << 20}
+# Registers are spilled to about so many parts' scores in float32, and some more: what
+# the compiler reported for masked and for the widest programs.
+SPILLED_PARTS, SPILLED = 5, 1 << 20
 
 
 class Memory(NamedTuple):
@@ -47,7 +47,7 @@ def _forward(tile, q, v, program) -> int:
   for kind, size, _ in kinds(program):
     windows += _window(kind, tile, size)
     scratch += _bytes(tile.block_q, LANES, 4) if kind == "row" else 0
-  return 2 * windows + scratch + _spilled("forward", tile, width)
+  return 2 * windows + scratch + _spilled(tile, width)
 
 
 def _backward(tiles, q, k, v, program, resident: bool) -> int:
@@ -74,7 +74,7 @@ def _backward(tiles, q, k, v, program, resident: bool) -> int:
       scratch += _bytes(tile.block_k, LANES, 4) if kind == "column" else 0
     else:
       windows += group * queries // tile.block_q * _bytes(1, tile.block_q, 4)
-  return 2 * windows + scratch + _spilled("backward", tile, width)
+  return 2 * windows + scratch + _spilled(tile, width)
 
 
 def kinds(program):
@@ -102,9 +102,9 @@ def _bytes(rows: int, lanes: int, size: int) -> int:
   return rows * ceil_to(lanes, LANES) * size
 
 
-def _spilled(name: str, tile, width: int) -> int:
+def _spilled(tile, width: int) -> int:
   part = _bytes(min(tile.inner_q, tile.block_q), tile.inner_k, 4)
-  return (SPILLED[name] + part) * width // 2
+  return (SPILLED_PARTS * part + SPILLED) * width // 2
 
 
 def _width(q) -> int:

@@ -135,9 +135,14 @@ def defaults(q, k, v, program, device: str = "") -> Tiles:
   memory = _MEMORY.get(device, 48 << 20)
   large = max(q.shape[3], v.shape[3]) > 128 or q.dtype != jnp.bfloat16
   large |= any(kind == "cell" for kind, *_ in kinds(program))
-  forward, backward = _LARGE if large else _BEST.get(device, _BEST["TPU v5 lite"])
+  best = _BEST.get(device, _BEST["TPU v5 lite"])
   T, S = q.shape[1], k.shape[1]
-  return Tiles(_fit(forward, T, S), _fit(backward, T, S), memory)
+  for forward, backward in (*(() if large else (best,)), _LARGE, *_SMALLER):
+    tiles = Tiles(_fit(forward, T, S), _fit(backward, T, S), memory)
+    needed = estimate(tiles, q, k, v, program)
+    if max(needed.forward, needed.backward) <= memory:
+      break
+  return tiles
 
 
 # Some is left to the compiler, of 128 MiB; chips that are not named have at least 64.
@@ -156,6 +161,8 @@ _BEST = {
 _BEST |= {"TPU v5e": _BEST["TPU v5 lite"], "TPU v6e": _BEST["TPU v6 lite"]}
 # Where blocks are large in fast memory.
 _LARGE = (Tile(512, 1024, 512, 512), Tile(512, 1024, 512, 512))
+# Where fast memory is small.
+_SMALLER = tuple((tile, tile) for tile in (Tile(256, 512, 256, 512), Tile(*[128] * 4)))
 
 
 def _fit(tile: Tile, T: int, S: int) -> Tile:
