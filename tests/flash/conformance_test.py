@@ -25,7 +25,7 @@ class ConformanceTest(parameterized.TestCase):
       with simulate.accelerators(detect_races=False):
         found = conformance.errors(index, impl)
       for name, error in found.items():
-        bound = conformance.BOUNDS[problem["type"]]
+        bound = conformance.bound(problem, name)
         self.assertLessEqual(error, bound, f"{name} of {impl}: {problem}")
 
   def test_every_pair_of_values_occurs(self):
@@ -47,7 +47,7 @@ class ConformanceTest(parameterized.TestCase):
       numbers = re.findall(r"\d(?:\.\d+)?e-\d\d", cells)
       self.assertNotEmpty(numbers)
       worst = max(map(float, numbers))
-      self.assertLessEqual(worst, conformance.BOUNDS["bfloat16"], f"{feature} {value}")
+      self.assertLessEqual(worst, conformance.SINGLE_BOUND, f"{feature} {value}")
 
 
 if __name__ == "__main__":
