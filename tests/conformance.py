@@ -266,8 +266,9 @@ forward and with all gradients (q, k, v, bias, sinks, what score functions captu
 A cell is the largest error of the problems with that value, as a part of the largest
 element of the result (or of 3 % of the largest of all results, if that is more),
 against the definition in float64: of float32 inputs, then of bfloat16 inputs. The
-bounds are {float32:g} and {bfloat16:g}, and {single:g} in bfloat16 for gradients by single
-numbers (a slope, a rate): these sum the roundings of all outputs, and their terms cancel.
+bounds are {float32:g} and {bfloat16:g}, and {single:g} in bfloat16 for gradients by
+single numbers (a slope, a rate): these sum the roundings of all outputs, and their
+terms cancel.
 
 """
 
