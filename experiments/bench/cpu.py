@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from attnjax import dot_product_attention, masks
+from experiments.bench import torch_peer
 from experiments.bench.race import Time, race
 
 PARTS = ("attention", "small", "window", "documents", "decoding", "memory")
@@ -89,39 +90,13 @@ def _jax_nn(q, k, v, g):
   return {"forward": _jitted(peer, (q, k, v)), "both": _both(peer, (q, k, v), g)}
 
 
-def _torch(q, k, v, g):
-  """PyTorch's fused attention in its own layout, or nothing if it is not installed."""
-  try:
-    import torch
-  except ImportError:
-    print("PyTorch is not installed (extra `bench`): its column is left out")
-    return {}
-  torch.set_num_threads(2)
-  q, k, v, g = (
-    torch.tensor(np.asarray(x, "float32")).transpose(1, 2).contiguous()
-    for x in (q, k, v, g)
-  )
-  attention: Any = torch.nn.functional.scaled_dot_product_attention
-
-  def forward():
-    with torch.no_grad():
-      return attention(q, k, v, is_causal=True)
-
-  def both():
-    arrays = [x.detach().requires_grad_() for x in (q, k, v)]
-    total = (attention(*arrays, is_causal=True) * g).sum()
-    return torch.autograd.grad(total, arrays)
-
-  return {"forward": forward, "both": both}
-
-
 def _attention():
   """The main case: (1, 4096, 8, 64) float32, causal."""
   arrays = _arrays(1, 4096, 8, 64)
   peers = {
     "attnjax": _ours(*arrays),
     "jax.nn": _jax_nn(*arrays),
-    "torch": _torch(*arrays),
+    "torch": torch_peer.start(*arrays),
   }
   for what, bounds in (
     ("forward", {"jax.nn": 5, "torch": 1}),
@@ -143,7 +118,7 @@ def _small():
   peers = {
     "attnjax": _ours(*arrays),
     "jax.nn": _jax_nn(*arrays),
-    "torch": _torch(*arrays),
+    "torch": torch_peer.start(*arrays),
   }
   for what in ("forward", "both"):
     runs = {n: p[what] for n, p in peers.items() if p}
@@ -153,7 +128,7 @@ def _small():
 def _window():
   """A causal window of 256 keys among 16,384, against dense causal attention there."""
   arrays = _arrays(1, 16384, 8, 64)
-  dense, peer = _ours(*arrays), _torch(*arrays)
+  dense, peer = _ours(*arrays), torch_peer.start(*arrays)
   own = _ours(*arrays, local_window_size=(255, 0))
   for what, name in (("forward", "forward"), ("both", "forward + backward")):
     runs = {"attnjax": own[what], "attnjax dense": dense[what]}
