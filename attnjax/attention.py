@@ -25,7 +25,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from attnjax.contract import unknown
 from attnjax.core import inputs, masks, softmax
@@ -39,24 +39,24 @@ _FUSED = {"tpu": "pallas", "gpu": "triton"}
 
 
 def dot_product_attention(
-  query: Float[Array, "*B T N H"],
-  key: Float[Array, "*B S K H"],
-  value: Float[Array, "*B S K V"],
-  bias: Float[Array, "..."] | None = None,
-  mask: Bool[Array, "..."] | Mask | None = None,
+  query: Float[Array, "..."],
+  key: Float[Array, "..."],
+  value: Float[Array, "..."],
+  bias: Array | None = None,
+  mask: Array | Mask | None = None,
   *,
   scale: float | None = None,
   is_causal: bool = False,
-  query_seq_lengths: Int[Array, "B"] | None = None,
-  key_value_seq_lengths: Int[Array, "B"] | None = None,
+  query_seq_lengths: Int[Array, "..."] | None = None,
+  key_value_seq_lengths: Int[Array, "..."] | None = None,
   local_window_size: int | tuple[int, int] | None = None,
-  segment_ids: Int[Array, "B T"] | None = None,
-  kv_segment_ids: Int[Array, "B S"] | None = None,
+  segment_ids: Int[Array, "..."] | None = None,
+  kv_segment_ids: Int[Array, "..."] | None = None,
   query_positions: Int[Array, "..."] | int | None = None,
   key_positions: Int[Array, "..."] | int | None = None,
   score: Callable[..., Array] | None = None,
   softcap: float = 0.0,
-  sinks: Float[Array, "N"] | None = None,
+  sinks: Float[Array, "..."] | None = None,
   dropout_rng: Array | None = None,
   dropout_rate: float = 0.0,
   broadcast_dropout: bool = False,
@@ -78,26 +78,26 @@ def dot_product_attention(
 
   Args:
     query: (T, N, H) or (*B, T, N, H) with any number of batch axes.
-    key: K divides N; query head n reads key head n K // N.
-    value: V need not be H.
+    key: (*B, S, K, H); K divides N; query head n reads key head n K // N.
+    value: (*B, S, K, V); V need not be H.
     bias: added to the scaled, capped scores; broadcasts to (B, N, T, S).
     mask: True = may attend, broadcasts to (B, N, T, S); or a `Mask`, whose positions
       are `query_positions` and `key_positions`.
     scale: H^-0.5 if None.
     is_causal: a query sees the keys at its position and before.
-    query_seq_lengths: queries from there on see nothing.
-    key_value_seq_lengths: keys from there on are not seen. With `is_causal` and no
+    query_seq_lengths: (B,); queries from there on see nothing.
+    key_value_seq_lengths: (B,); keys from there on are not seen. With `is_causal` and no
       positions, alignment is by T and S, not by these lengths.
     local_window_size: w or (left, right), both ends included, around the position.
-    segment_ids: tokens see their own segment; negative ids see nothing.
-    kv_segment_ids: `segment_ids` if None.
+    segment_ids: (B, T); tokens see their own segment; negative ids see nothing.
+    kv_segment_ids: (B, S); `segment_ids` if None.
     query_positions: the first query's position, or (B,), or (B|1, T) positions. None:
       S - T with `is_causal`, else 0.
     key_positions: the same of the keys; 0 if None.
     score: your own function (score, b, n, q, k) of scalars, in jax.numpy; q and k are
       positions. It may read arrays that it captures; they get gradients.
     softcap: scores become softcap * tanh(score / softcap); 0 is none.
-    sinks: a logit a query head in the softmax's denominator only.
+    sinks: (N,), logits in the softmax's denominator only.
     dropout_rng: a random key; needed if dropout_rate > 0 and not deterministic.
     dropout_rate: of the weights, by a hash of (key, batch, head, positions): the same
       in every implementation.

@@ -84,11 +84,11 @@ class UserTest(parameterized.TestCase):
     mask = nnx.make_causal_mask(jnp.ones((2, 10))) > 0
     _close(own(x, mask=mask), layer()(x, mask=mask))
     own(x, is_causal=True, sow_weights=True)
-    (weights,) = own.attention_weights[...]
+    (weights,) = jax.tree.leaves(nnx.state(own, nnx.Intermediate))
     _close(weights.sum(-1), jnp.ones((2, 4, 10)))
     self.assertEqual(float(jnp.abs(jnp.triu(weights, 1)).max()), 0)
     dropped = layer(attention_fn=attnjax.dot_product_attention, dropout_rate=0.5)
-    self.assertGreater(jnp.abs(dropped(x) - own(x)).max(), 1e-2)
+    self.assertGreater(jnp.abs(dropped(x, deterministic=False) - own(x)).max(), 1e-2)
     _close(dropped(x, deterministic=True), own(x))
 
   def test_dropout_has_the_mean_of_no_dropout(self):
@@ -150,9 +150,9 @@ class DerivativeTest(parameterized.TestCase):
     def run(q):
       return attnjax.dot_product_attention(q, k, v, impl=impl)
 
-    with self.assertRaisesRegex(NotImplementedError, f"{impl!r}.*'xla'"):
-      jax.jvp(run, (q,), (q,))
-    with simulate.accelerators():
+    with simulate.accelerators(detect_races=False):
+      with self.assertRaisesRegex(NotImplementedError, f"{impl!r}.*'xla'"):
+        jax.jvp(run, (q,), (q,))
       with self.assertRaisesRegex(NotImplementedError, f"{impl!r}.*'xla'"):
         jax.grad(lambda q: jax.grad(lambda q: run(q).sum())(q).sum())(q)
 
@@ -215,7 +215,7 @@ class RefusalTest(parameterized.TestCase):
     (
       {"score": lambda s, b, n, q, k: jnp.sort(jnp.stack([s, s]))[0]},
       NotImplementedError,
-      "'broadcast_in_dim'|'concatenate'|'sort'",
+      "'stack'|'concatenate'|'sort'",
     ),
     ({"precision": "highest", "impl": "pallas"}, NotImplementedError, "precision"),
   )

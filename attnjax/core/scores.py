@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, UInt
 
 from attnjax.core import captured, elementwise
 from attnjax.core.masks import And, Mask, scheduled
@@ -83,7 +83,7 @@ class Scores:
       score = captured.apply(self.function, consts, score, b, h, q, k)
     return score
 
-  def kept(self, seeds: Int[Array, "b n"], q, k):
+  def kept(self, seeds: UInt[Array, "b n"], q, k):
     """The dropout's factors, (b, n, t, s), at the positions q (b, t) and k (b, s)."""
     return keep(
       seeds[:, :, None, None], q[:, None, :, None], k[:, None, None, :], self.rate
@@ -224,7 +224,7 @@ def keep(seed, q, k, rate: float) -> Float[Array, "..."]:
   )
 
 
-def seeds(key: Array, B: int, N: int) -> Int[Array, "B N"]:
+def seeds(key: Array, B: int, N: int) -> UInt[Array, "B N"]:
   """The dropout's seed of each batch and head."""
   return jax.random.bits(key, (B, N), jnp.uint32)
 

@@ -12,8 +12,8 @@ def conjunction(
   shape: tuple[int, int, int, int],
   causal: bool = False,
   offset: Int[Array, ""] | int | None = None,
-  segment_ids: Int[Array, "B T"] | None = None,
-  kv_segment_ids: Int[Array, "B S"] | None = None,
+  segment_ids: Int[Array, "..."] | None = None,
+  kv_segment_ids: Int[Array, "..."] | None = None,
   array: Array | None = None,
 ) -> Mask:
   """A mask over (B, N, T, S) from what public functions take, with its checks.
