@@ -86,8 +86,8 @@ def dot_product_attention(
     scale: H^-0.5 if None.
     is_causal: a query sees the keys at its position and before.
     query_seq_lengths: (B,); queries from there on see nothing.
-    key_value_seq_lengths: (B,); keys from there on are not seen. With `is_causal` and no
-      positions, alignment is by T and S, not by these lengths.
+    key_value_seq_lengths: (B,); keys from there on are not seen. Causal attention
+      stays aligned by T and S, not by these lengths.
     local_window_size: w or (left, right), both ends included, around the position.
     segment_ids: (B, T); tokens see their own segment; negative ids see nothing.
     kv_segment_ids: (B, S); `segment_ids` if None.

@@ -214,7 +214,9 @@ class ChunkedTest(parameterized.TestCase):
 
   def test_tiles_that_do_not_fit_the_heads(self):
     with self.assertRaisesRegex(ValueError, "key_heads=2, query_heads=1.*6 query"):
-      _call(softmax.chunked, _arrays(N=6, K=2), **_tiles(8, 8, key_heads=2))
+      _call(
+        softmax.chunked, _arrays(N=6, K=2), **_tiles(8, 8, key_heads=2, query_heads=1)
+      )
 
   def test_large_scores(self):
     # Beyond what sums of powers without a maximum could hold.

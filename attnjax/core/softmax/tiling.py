@@ -43,8 +43,8 @@ class Tiles:
     """
     if apart:
       return dataclasses.replace(self, key_heads=1, query_heads=1)
-    key_heads, query_heads = self.key_heads, self.query_heads
     group = N // K
+    key_heads, query_heads = self.key_heads, self.query_heads or group
     if not key_heads:
       heads = max(1, self.scores // (self.rows * self.columns))
       query_heads = max(g for g in _divisors(group) if g <= heads)
