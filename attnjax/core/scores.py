@@ -115,6 +115,13 @@ class Program:
   )
 
 
+def tested(mask: Mask, blocks) -> Mask:
+  """The mask less the lists that the schedules of all those blocks express."""
+  listed = [{id(part) for part in scheduled(mask, *block)[1]} for block in blocks]
+  everywhere = set.intersection(*listed) if listed else set()
+  return And(tuple(p for p in mask.conjuncts() if id(p) not in everywhere))
+
+
 def program(
   scores: Scores, shape: tuple[int, int, int, int], blocks, dtype=jnp.float32
 ) -> Program:
@@ -133,9 +140,7 @@ def program(
     NotImplementedError: for a function of scores that is not elementwise.
   """
   B, N, T, S = shape
-  mask = scores.mask
-  for block_q, block_k in blocks:
-    mask, _ = scheduled(mask, block_q, block_k)
+  mask = tested(scores.mask, blocks)
   operands: list[Array] = []
 
   def new(array) -> int:

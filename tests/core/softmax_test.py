@@ -218,6 +218,24 @@ class ChunkedTest(parameterized.TestCase):
         softmax.chunked, _arrays(N=6, K=2), **_tiles(8, 8, key_heads=2, query_heads=1)
       )
 
+  @parameterized.parameters((8, 16), (16, 16), (16, 32), (32, 8))
+  def test_lists_of_blocks_in_one_pass_or_in_both(self, forward, backward):
+    arrays = {n: x for n, x in _arrays(T=33, S=47).items() if n != "bias"}
+    lists = jnp.array([[[[0, 2], [1, 0], [2, 1]]]], jnp.int32)
+    count = jnp.array([[[2, 0, 1]]], jnp.int32)
+    mask = masks.Causal(14) & masks.Blocks(lists, count, 16, 16, 33, 47)
+    tiles = Tiles(forward, forward), Tiles(backward, backward)
+    got = jax.jit(jax.grad(_loss(softmax.chunked, mask, tiles=tiles)))(arrays)
+    want = jax.jit(jax.grad(_loss(softmax.reference, mask)))(arrays)
+    jax.tree.map(_close, got, want)
+    out = _call(softmax.chunked, arrays, mask, tiles=tiles)
+    jax.tree.map(_close, out, _call(softmax.reference, arrays, mask))
+    tangents = jax.tree.map(jnp.cos, arrays)
+    run = functools.partial(_call, softmax.chunked, mask=mask, tiles=tiles)
+    exact = functools.partial(_call, softmax.reference, mask=mask)
+    pair = [jax.jvp(f, (arrays,), (tangents,))[1][0] for f in (run, exact)]
+    _close(*pair)
+
   def test_large_scores(self):
     # Beyond what sums of powers without a maximum could hold.
     arrays = {n: 300 * x for n, x in _arrays().items() if n != "bias"}

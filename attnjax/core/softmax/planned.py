@@ -29,8 +29,9 @@ def attend(form: Form, q, k, v, scores: Scores, *, sinks, scale, blocks):
   """
   shape = (q.shape[0], q.shape[2], q.shape[1], k.shape[1])
   program = scores_of.program(scores, shape, blocks, wide(q))
-  _, lists = masks.scheduled(scores.mask, *blocks[0])
-  whole = scores_of.program(scores, shape, (), wide(q)) if lists else program
+  less = len(scores_of.tested(scores.mask, blocks).conjuncts())
+  same = less == len(scores.mask.conjuncts())
+  whole = program if same else scores_of.program(scores, shape, (), wide(q))
   begins = scores.begins()
   schedules = tuple(
     masks.schedule(scores.mask, shape, rows, columns, begins[0], begins[1])
