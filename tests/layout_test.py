@@ -38,10 +38,8 @@ _FORBIDDEN = {
 # Only inside the function that needs them.
 _LAZY = ("jax_triton", "triton", "tokamax", "tensorflow")
 # What is itself imported by functions only, and may import Triton at its top.
-_IMPORTED_LATE = (
-  "pallas_kernels.flash.jaxpr_to_triton",
-  "pallas_kernels.flash.triton_gpu",
-  "pallas_kernels.flash.triton_math",
+_IMPORTED_LATE = re.compile(
+  r"pallas_kernels\.\w+\.(triton_gpu|triton_math|jaxpr_to_triton)(\.|$)"
 )
 
 
@@ -76,10 +74,10 @@ class LayoutTest(parameterized.TestCase):
           if _within(_name(path), owner):
             bad = [f for f in forbidden if _within(imported, f)]
             self.assertEmpty(bad, f"{path} imports {imported}")
-        late = any(_within(_name(path), x) for x in _IMPORTED_LATE)
-        names = () if late else (*_LAZY, *_IMPORTED_LATE)
-        lazy = [x for x in names if _within(imported, x)]
-        self.assertFalse(lazy and top, f"{path} imports {imported} at its top")
+        lazy = any(_within(imported, x) for x in _LAZY)
+        if not _IMPORTED_LATE.match(_name(path)):
+          lazy = lazy or _IMPORTED_LATE.match(imported)
+          self.assertFalse(lazy and top, f"{path} imports {imported} at its top")
 
   def test_sizes(self):
     for path, tree in self.trees.items():
@@ -121,8 +119,9 @@ class LayoutTest(parameterized.TestCase):
     measured = catalogue.read(_ROOT)
     self.assertIn(slug, measured, "not measured: python -m experiments.claims")
     mapped = {m.name for m in pkgutil.iter_modules(golden.__path__)}
-    if slug not in mapped:
-      self.assertIn("jax.nn", contract.load(slug).__doc__)
+    if slug not in mapped:  # nothing to compare with, or jax.nn
+      text = " ".join(contract.load(slug).__doc__.split())
+      self.assertRegex(text, r"jax\.nn|[Nn]o (official|public) code")
 
   def test_the_readme_has_the_table_that_the_claims_make(self):
     text = (_ROOT / "README.md").read_text(encoding="utf-8")

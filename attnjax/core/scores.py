@@ -103,7 +103,7 @@ class Program:
     keep: (t, s, *operands) to the weight's factor; None is 1.
   """
 
-  operands: tuple[Array, ...] = ()
+  operands: Any = ()
   score: elementwise.Elementwise | None = dataclasses.field(
     default=None, metadata=_STATIC
   )

@@ -1,8 +1,8 @@
 """Speed, each number beside its peers' in the same run.
 
   python -m experiments.bench cpu         time, by the clock, beside jax.nn and PyTorch
-  python -m experiments.bench tpu         the compiled schedule, beside splash attention
-  python -m experiments.bench gpu         the machine code, beside fla's kernel
+  python -m experiments.bench tpu         compiled schedules, beside splash attention
+  python -m experiments.bench gpu         machine code, beside fla's kernels
   python -m experiments.bench lowering    every kernel compiled for every machine
   python -m experiments.bench tune        tiles for a shape, by the TPU's schedule
 
@@ -11,12 +11,15 @@ All but `cpu` compile for machines that need not be there. Needs `pip install -e
 """
 
 import argparse
+import importlib
 import json
+import pkgutil
 import sys
 from pathlib import Path
 
+from attnjax import contract
 from experiments import errors
-from experiments.bench import machines
+from experiments.bench import kernels, machines
 
 _KINDS = ("cpu", "tpu", "gpu", "lowering", "tune")
 
@@ -35,7 +38,10 @@ def main(argv: list[str] | None = None) -> int:
     help="where the rows go; results/bench_<kind>.json if not given",
   )
   parser.add_argument(
-    "--only", default="", help="cpu: the part of that name (attention, window, ...)"
+    "--only",
+    default="",
+    help="cpu: the part of that name (attention, window, ...); "
+    f"tpu, gpu, lowering: the kernels of that name ({', '.join(_kernels())})",
   )
   parser.add_argument("--T", type=int, default=4096, help="tune: queries and keys")
   parser.add_argument("--H", type=int, default=128, help="tune: size of a head")
@@ -57,21 +63,30 @@ def _rows(flags) -> tuple[list[dict], bool]:
       from experiments.bench import cpu
 
       return cpu.rows(flags.only)
-    case "tpu":
-      from experiments.bench import tpu
-
-      return tpu.rows()
-    case "gpu":
-      from experiments.bench import gpu
-
-      return gpu.rows()
-    case "lowering":
-      from experiments.bench import lowering
-
-      return lowering.rows()
+    case "tpu" | "gpu" | "lowering":
+      return _compiled(flags.kind, flags.only)
   from experiments.bench import tune
 
   return tune.rows(flags.T, flags.H, flags.topology)
+
+
+def _kernels() -> list[str]:
+  return sorted(module.name for module in pkgutil.iter_modules(kernels.__path__))
+
+
+def _compiled(kind: str, only: str) -> tuple[list[dict], bool]:
+  """The rows of all packages of kernels, or of one."""
+  if only and only not in _kernels():
+    raise errors.UserError(contract.unknown("package of kernels", only, _kernels()))
+  rows: list[dict] = []
+  holds = True
+  for name in [only] if only else _kernels():
+    print(f"{name}: {kind}", flush=True)
+    module = importlib.import_module(f"experiments.bench.kernels.{name}")
+    found, right = getattr(module, kind)()
+    rows += [{"package": name} | row for row in found]
+    holds &= right
+  return rows, holds
 
 
 if __name__ == "__main__":

@@ -9,9 +9,11 @@ import sys
 from pathlib import Path
 
 FOLDER = Path(sys.prefix) / "machines"
-# What libtpu asks the network for on a machine that is no TPU host.
+# What libtpu asks the network for on a machine that is no TPU host, and several
+# processes at a time, which may compile though they could not share a chip.
 SETTINGS = {
   "JAX_PLATFORMS": "cpu",
+  "ALLOW_MULTIPLE_LIBTPU_LOAD": "true",
   "TPU_SKIP_MDS_QUERY": "1",
   "TPU_ACCELERATOR_TYPE": "v5litepod-4",
   "TPU_WORKER_HOSTNAMES": "localhost",

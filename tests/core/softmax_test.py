@@ -54,39 +54,51 @@ def _loss(function, mask, **options):
   return loss
 
 
+def _all(function, arrays, mask=None, **options):
+  """((out, lse), gradients), in one compiled function."""
+
+  def loss(arrays):
+    out, lse = _call(function, arrays, mask, **options)
+    finite = jnp.where(jnp.isfinite(lse), lse, 0)
+    return jnp.sin(out).sum() + jnp.cos(finite).sum(), (out, lse)
+
+  (_, out), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(arrays)
+  return out, gradients
+
+
+def _run(function, arrays, mask=None, **options):
+  """(out, lse), compiled."""
+  return jax.jit(lambda arrays: _call(function, arrays, mask, **options))(arrays)
+
+
 class ChunkedTest(parameterized.TestCase):
-  @parameterized.parameters(
-    *[(tile,) for tile in ((1, 1), (7, 64), (64, 7), (33, 47), (32, 46), (999, 999))]
-  )
-  def test_any_tile_gives_the_definition(self, tile):
-    arrays, mask = _arrays(), _mask()
-    want = _call(softmax.reference, arrays, mask)
-    got = _call(softmax.chunked, arrays, mask, **(_tiles(*tile) if tile else {}))
-    jax.tree.map(_close, got, want)
-    loss = _loss(softmax.chunked, mask, **(_tiles(*tile) if tile else {}))
-    got = jax.jit(jax.grad(loss))(arrays)
-    want = jax.jit(jax.grad(_loss(softmax.reference, mask)))(arrays)
-    jax.tree.map(_close, got, want)
+  @classmethod
+  def setUpClass(cls):
+    super().setUpClass()
+    cls.want = _all(softmax.reference, _arrays(), _mask())
+
+  @parameterized.parameters((1, 1), (7, 64), (64, 7), (33, 47), (32, 46), (999, 999))
+  def test_any_tile_gives_the_definition(self, *tile):
+    got = _all(softmax.chunked, _arrays(), _mask(), **_tiles(*tile))
+    jax.tree.map(_close, got, self.want)
 
   def test_no_bias_no_mask(self):
     arrays = _arrays()
     del arrays["bias"]
-    want = _call(softmax.reference, arrays)
-    jax.tree.map(_close, _call(softmax.chunked, arrays, **_tiles(8, 16)), want)
+    want = _run(softmax.reference, arrays)
+    jax.tree.map(_close, _run(softmax.chunked, arrays, **_tiles(8, 16)), want)
 
   def test_float64(self):
     with jax.enable_x64(True):
       arrays, mask = _arrays(dtype="float64"), _mask()
-      for tile in ((7, 11), None):
-        got = _call(softmax.chunked, arrays, mask, **(_tiles(*tile) if tile else {}))
-        want = _call(softmax.reference, arrays, mask)
-        for g, w in zip(got, want):
-          self.assertEqual(g.dtype, jnp.float64)
-          np.testing.assert_allclose(g, w, rtol=1e-12, atol=1e-13)
-      got = jax.grad(_loss(softmax.chunked, mask, **_tiles(7, 11)))(arrays)
-      want = jax.grad(_loss(softmax.reference, mask))(arrays)
-      for name in arrays:
-        np.testing.assert_allclose(got[name], want[name], rtol=1e-9, atol=1e-11)
+      got = _all(softmax.chunked, arrays, mask, **_tiles(7, 11))
+      want = _all(softmax.reference, arrays, mask)
+      for g, w in zip(jax.tree.leaves(got), jax.tree.leaves(want)):
+        self.assertEqual(g.dtype, jnp.float64)
+        np.testing.assert_allclose(g, w, rtol=1e-9, atol=1e-11)
+      out = _run(softmax.chunked, arrays, mask)
+      for g, w in zip(out, want[0]):
+        np.testing.assert_allclose(g, w, rtol=1e-12, atol=1e-13)
 
   def test_bfloat16_sums_in_float32(self):
     # 4096 equal weights: a bfloat16 sum of ones would stop growing at 256.
@@ -103,8 +115,8 @@ class ChunkedTest(parameterized.TestCase):
   def test_bfloat16_is_the_float32_answer_rounded(self):
     rough, mask = _arrays(dtype="bfloat16"), _mask()
     exact = jax.tree.map(lambda x: x.astype("float32"), rough)
-    out, lse = _call(softmax.chunked, rough, mask, **_tiles(8, 16))
-    want, want_lse = _call(softmax.reference, exact, mask)
+    out, lse = _run(softmax.chunked, rough, mask, **_tiles(8, 16))
+    want, want_lse = _run(softmax.reference, exact, mask)
     np.testing.assert_allclose(out.astype("float32"), want, rtol=1e-2, atol=1e-2)
     np.testing.assert_allclose(lse, want_lse, rtol=1e-4, atol=1e-4)
 
@@ -116,7 +128,7 @@ class ChunkedTest(parameterized.TestCase):
 
     def derivative(function, **options):
       run = functools.partial(_call, function, mask=mask, **options)
-      return jax.jvp(run, (arrays,), (tangents,))
+      return jax.jit(lambda x, dx: jax.jvp(run, (x,), (dx,)))(arrays, tangents)
 
     got = derivative(softmax.chunked, **_tiles(8, 16))
     jax.tree.map(_close, got, derivative(softmax.reference))
@@ -129,12 +141,12 @@ class ChunkedTest(parameterized.TestCase):
     def run(function, arrays, offset, **options):
       return _call(function, arrays, masks.Causal(offset), **options)
 
-    got = jax.vmap(functools.partial(run, softmax.chunked, **_tiles(4, 4)))(
-      stacked, offsets
-    )
+    tiled = functools.partial(run, softmax.chunked, **_tiles(4, 4))
+    got = jax.jit(jax.vmap(tiled))(stacked, offsets)
+    single = jax.jit(functools.partial(run, softmax.reference))
     for i in range(3):
       one = jax.tree.map(lambda x, i=i: x[i], stacked)
-      want = run(softmax.reference, one, offsets[i])
+      want = single(one, offsets[i])
       jax.tree.map(_close, jax.tree.map(lambda x, i=i: x[i], got), want)
 
   def test_gradient_under_vmap_with_an_offset_of_each_example(self):
@@ -194,7 +206,7 @@ class ChunkedTest(parameterized.TestCase):
     arrays = _arrays()
     arrays["q"] = arrays["q"].at[0, 3].set(jnp.nan)
     for function in (softmax.reference, softmax.chunked):
-      out, lse = _call(function, arrays)
+      out, lse = _run(function, arrays)
       self.assertTrue(jnp.isnan(out[0, 3]).all() and jnp.isnan(lse[0, 3]).all())
       self.assertTrue(jnp.isfinite(out[1]).all() and jnp.isfinite(lse[1]).all())
 
@@ -203,14 +215,8 @@ class ChunkedTest(parameterized.TestCase):
     arrays = _arrays(N=6, K=2)
     mask = masks.Causal(9)
     options = _tiles(16, 16, key_heads=heads[0], query_heads=heads[1])
-    jax.tree.map(
-      _close,
-      _call(softmax.chunked, arrays, mask, **options),
-      _call(softmax.reference, arrays, mask),
-    )
-    got = jax.jit(jax.grad(_loss(softmax.chunked, mask, **options)))(arrays)
-    want = jax.jit(jax.grad(_loss(softmax.reference, mask)))(arrays)
-    jax.tree.map(_close, got, want)
+    got = _all(softmax.chunked, arrays, mask, **options)
+    jax.tree.map(_close, got, _all(softmax.reference, arrays, mask))
 
   def test_tiles_that_do_not_fit_the_heads(self):
     with self.assertRaisesRegex(ValueError, "key_heads=2, query_heads=1.*6 query"):
@@ -225,23 +231,22 @@ class ChunkedTest(parameterized.TestCase):
     count = jnp.array([[[2, 0, 1]]], jnp.int32)
     mask = masks.Causal(14) & masks.Blocks(lists, count, 16, 16, 33, 47)
     tiles = Tiles(forward, forward), Tiles(backward, backward)
-    got = jax.jit(jax.grad(_loss(softmax.chunked, mask, tiles=tiles)))(arrays)
-    want = jax.jit(jax.grad(_loss(softmax.reference, mask)))(arrays)
-    jax.tree.map(_close, got, want)
-    out = _call(softmax.chunked, arrays, mask, tiles=tiles)
-    jax.tree.map(_close, out, _call(softmax.reference, arrays, mask))
+    got = _all(softmax.chunked, arrays, mask, tiles=tiles)
+    jax.tree.map(_close, got, _all(softmax.reference, arrays, mask))
     tangents = jax.tree.map(jnp.cos, arrays)
-    run = functools.partial(_call, softmax.chunked, mask=mask, tiles=tiles)
-    exact = functools.partial(_call, softmax.reference, mask=mask)
-    pair = [jax.jvp(f, (arrays,), (tangents,))[1][0] for f in (run, exact)]
-    _close(*pair)
+
+    def derivative(function, **options):
+      run = functools.partial(_call, function, mask=mask, **options)
+      return jax.jit(lambda x, dx: jax.jvp(run, (x,), (dx,))[1][0])(arrays, tangents)
+
+    _close(derivative(softmax.chunked, tiles=tiles), derivative(softmax.reference))
 
   def test_large_scores(self):
     # Beyond what sums of powers without a maximum could hold.
     arrays = {n: 300 * x for n, x in _arrays().items() if n != "bias"}
     for got, want in zip(
-      _call(softmax.chunked, arrays, masks.Causal(9)),
-      _call(softmax.reference, arrays, masks.Causal(9)),
+      _run(softmax.chunked, arrays, masks.Causal(9)),
+      _run(softmax.reference, arrays, masks.Causal(9)),
     ):
       np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-2)
 
@@ -263,7 +268,7 @@ class ChunkedTest(parameterized.TestCase):
     def whole(arrays):
       return _call(softmax.reference, arrays, masks.Causal(9))
 
-    jax.tree.map(_close, split(arrays), whole(arrays))
+    jax.tree.map(_close, jax.jit(split)(arrays), jax.jit(whole)(arrays))
 
     def loss(function):
       def total(arrays):

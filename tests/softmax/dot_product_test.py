@@ -1,6 +1,10 @@
 """Against jax.nn, and what that one does not define: empty rows, caches, errors."""
 
+from tests import simulate  # first: it sets what Triton reads on import
+
+# ruff: isort: split
 from typing import Any
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +12,7 @@ import numpy as np
 from absl.testing import absltest, parameterized
 from flax import nnx
 
+from attnjax import attention
 from attnjax.variants.softmax import dot_product
 
 _KEY = jax.random.key(11)
@@ -28,9 +33,18 @@ def _x(tokens=9):
   return jax.random.normal(_KEY, (2, tokens, 16))
 
 
-class AgainstJaxTest(parameterized.TestCase):
+class SimulatedTest(parameterized.TestCase):
+  """Kernels run in simulators, which are slow: few shapes, each once."""
+
+  def setUp(self):
+    super().setUp()
+    self.enter_context(simulate.accelerators(detect_races=False))
+
+
+class AgainstJaxTest(SimulatedTest):
   @parameterized.product(
-    impl=dot_product.IMPLEMENTATIONS,
+    # The kernels on the same kinds of problems: tests/flash/conformance_test.py.
+    impl=("reference", "xla"),
     options=[
       {"N": 2, "K": 2},
       {"causal": True},
@@ -84,7 +98,7 @@ class AgainstJaxTest(parameterized.TestCase):
       _close(got, want)
 
 
-class MaskTest(parameterized.TestCase):
+class MaskTest(SimulatedTest):
   @_IMPLS
   def test_causal_is_aligned_bottom_right(self, impl):
     q, k, v = _arrays(T=5, S=12)
@@ -149,7 +163,7 @@ class MaskTest(parameterized.TestCase):
       clean = dot_product.attend(q, k, v, mask=mask, impl=impl)
       by_key = dot_product.attend(q, k.at[:, 4].set(bad), v, mask=mask, impl=impl)
       by_value = dot_product.attend(q, k, v.at[:, 4].set(bad), mask=mask, impl=impl)
-      np.testing.assert_array_equal(by_key, clean)
+      _close(by_key, clean)
       self.assertTrue(jnp.isnan(by_value).all())
 
 
@@ -168,8 +182,14 @@ class ErrorTest(parameterized.TestCase):
     kinds = {"mask": bool, "segment_ids": int, "kv_segment_ids": int}
     arrays: Any = {n: jnp.ones(s, kinds.get(n, "f4")) for n, s in shapes.items()}
     # The checks of the values, without those of the annotations.
-    attend = getattr(dot_product.attend, "__wrapped__", dot_product.attend)
-    with self.assertRaisesRegex(ValueError, message):
+    attend, inner = (
+      getattr(module.attend, "__wrapped__", module.attend)
+      for module in (dot_product, attention)
+    )
+    with (
+      mock.patch.object(attention, "attend", inner),
+      self.assertRaisesRegex(ValueError, message),
+    ):
       attend(**arrays, impl="reference")
 
   def test_a_mask_of_numbers_is_refused(self):
