@@ -5,6 +5,7 @@ Tri Dao et al. FlashAttention. arXiv:2205.14135, section 3.1 (algorithm 4).
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from attnjax.core.softmax import tiling
 from attnjax.core.softmax.definition import wide
@@ -37,21 +38,34 @@ def backward(q, k, v, g, lse, delta, program, schedule, *, scale, tiles):
   lists = [tiling.by_unit(x, B, N, units) for x in lists]
   arrays = (query, g, lse, delta), (key, key_t, value_t), lists, rounder()
 
-  def row(at, carry):
-    return _row(problem, arrays, at // blocks, at % blocks, carry)
+  share = units // key.shape[0]
 
-  start = [jnp.zeros_like(x) for x in (query, key_t, value_t)]
-  sums = [_zeros(x, wide(q)) for x in problem.program.operands]
-  carry = jax.lax.fori_loop(0, units * blocks, row, (*start, sums))
-  dq, dk, dv, sums = carry
+  def part(first, number):
+    """The gradients of `number` units of keys and of the units that read them."""
+    start = np.int32(first * share), np.int32(first)
+
+    def row(at, carry):
+      return _row(problem, arrays, start[0] + at // blocks, at % blocks, carry, start)
+
+    found = [
+      jnp.zeros((number * n, *x.shape[1:]), x.dtype)
+      for x, n in ((query, share), (key_t, 1), (value_t, 1))
+    ]
+    sums = [_zeros(x, wide(q)) for x in problem.program.operands]
+    return jax.lax.fori_loop(0, number * share * blocks, row, (*found, sums))
+
+  parts = [part(*loop) for loop in tiling.loops(key.shape[0])]
+  *found, sums = zip(*parts)
+  dq, dk, dv = (jnp.concatenate(x) for x in found)
+  sums = jax.tree.map(lambda *x: sum(x[1:], x[0]), *sums)
   dq = dq.reshape(*dq.shape[:3], tiles.query_heads, tiles.rows, H) * scale
   dk, dv = (x.swapaxes(3, 4)[:, :, :, None] for x in (dk / power_of_two, dv))
   dq, dk, dv = (_join(*x, B) for x in ((dq, q), (dk, k), (dv, v)))
   return dq, dk, dv, tuple(_cropped(*x) for x in zip(sums, program.operands))
 
 
-def _row(problem, arrays, u, i, carry):
-  """`carry` with what a block of queries adds to it."""
+def _row(problem, arrays, u, i, carry, start):
+  """`carry`, which begins at the units `start`, and what a block of queries adds."""
   parts, keys, lists, lift = arrays
   query, g, lse, delta = (tiling.pick(x, u, i) for x in parts)
   query_t, g_t = (jax.lax.optimization_barrier(x.swapaxes(1, 2)) for x in (query, g))
@@ -66,7 +80,8 @@ def _row(problem, arrays, u, i, carry):
       tile = [tiling.pick(x, owner, j) for x in keys]
       result = _tile(problem, rows, tile, (u, i, j), partial, lift, sums)
       change, dkey, dvalue, sums = result
-      return dquery + change, _add(dk, owner, j, dkey), _add(dv, owner, j, dvalue), sums
+      own = owner - start[1], j
+      return dquery + change, _add(dk, *own, dkey), _add(dv, *own, dvalue), sums
 
     return step
 
@@ -74,7 +89,8 @@ def _row(problem, arrays, u, i, carry):
   inner = jnp.zeros_like(query), *rest
   inner = jax.lax.fori_loop(0, full, visit(False), inner)
   dquery, *rest = jax.lax.fori_loop(full, count, visit(True), inner)
-  dq = jax.lax.dynamic_update_slice(dq, dquery[None, None], tiling.place(dq, u, i))
+  own = tiling.place(dq, u - start[0], i)
+  dq = jax.lax.dynamic_update_slice(dq, dquery[None, None], own)
   return dq, *rest
 
 

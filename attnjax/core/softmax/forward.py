@@ -6,6 +6,7 @@ arXiv:2112.05682. Tri Dao et al. FlashAttention. arXiv:2205.14135.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from attnjax.core.softmax import tiling
 from attnjax.core.softmax.exponential import LOG2E, power, rounder, row_max
@@ -36,7 +37,15 @@ def forward(q, k, v, sinks, program, schedule, *, scale, tiles):
     def row(at):
       return _row(problem, arrays, at // blocks, at % blocks, bounded)
 
-    return lambda: jax.lax.map(row, jnp.arange(units * blocks, dtype=jnp.int32))
+    def rows(first, number):
+      at = jnp.arange(number * blocks, dtype=jnp.int32) + np.int32(first * blocks)
+      return jax.lax.map(row, at)
+
+    def all_rows():
+      parts = [rows(*part) for part in tiling.loops(units)]
+      return jax.tree.map(lambda *x: jnp.concatenate(x), *parts)
+
+    return all_rows
 
   if program.score is None:
     # Then |score| <= |q| |k|, and where that is small no maximum is needed.
