@@ -17,7 +17,6 @@ import pkgutil
 import sys
 from pathlib import Path
 
-from attnjax import contract
 from experiments import errors
 from experiments.bench import kernels, machines
 
@@ -76,6 +75,8 @@ def _kernels() -> list[str]:
 
 def _compiled(kind: str, only: str) -> tuple[list[dict], bool]:
   """The rows of all packages of kernels, or of one."""
+  from attnjax import contract  # after machines.enable: it imports jax
+
   if only and only not in _kernels():
     raise errors.UserError(contract.unknown("package of kernels", only, _kernels()))
   rows: list[dict] = []

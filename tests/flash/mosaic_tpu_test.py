@@ -1,7 +1,6 @@
 """The TPU kernels in the simulator (NaN in its memory) against the definition."""
 
 import dataclasses
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,32 +10,14 @@ from jax._src.pallas.mosaic.interpret import interpret_pallas_call
 from jax.experimental.pallas import tpu as pltpu
 
 from attnjax.core.elementwise import elementwise
+from attnjax.core.masks import Schedule
+from attnjax.core.scores import Program
 from pallas_kernels.flash import mosaic_tpu
 
 SMALL = mosaic_tpu.Tile(128, 128, 128, 128)
 # Two parts each way, so that parts of a tile are told from each other.
 PARTS = mosaic_tpu.Tile(128, 256, 64, 128)
 TILES = mosaic_tpu.Tiles(forward=PARTS, backward=mosaic_tpu.Tile(128, 256, 128, 128))
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Program:
-  operands: tuple = ()
-  score: Any = dataclasses.field(default=None, metadata={"static": True})
-  seen: Any = dataclasses.field(default=None, metadata={"static": True})
-  keep: Any = dataclasses.field(default=None, metadata={"static": True})
-
-
-class Schedule(NamedTuple):
-  block_q: int
-  block_k: int
-  index: Any
-  full: Any
-  count: Any
-  index_t: Any
-  full_t: Any
-  count_t: Any
 
 
 def program(operands=(), score=None, seen=None, keep=None):
@@ -81,7 +62,8 @@ def schedule(seen, tile):
   padded = np.pad(rows, [(0, 0)] * 3 + [(0, nk * tile.block_k - S)])
   blocks = padded.reshape(*seen.shape[:2], nq, tile.block_q, nk, tile.block_k)
   kind = blocks.any((3, 5)).astype(int) + blocks.all((3, 5))
-  return Schedule(tile.block_q, tile.block_k, *lists(kind), *lists(kind.swapaxes(2, 3)))
+  both = *lists(kind), *lists(kind.swapaxes(2, 3))
+  return Schedule(*both, block_q=tile.block_q, block_k=tile.block_k)
 
 
 def lists(kind):

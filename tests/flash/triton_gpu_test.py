@@ -4,7 +4,6 @@
 from tests import simulate  # first: sets TRITON_INTERPRET
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,30 +11,12 @@ import numpy as np
 from absl.testing import absltest, parameterized
 
 from attnjax.core.elementwise import elementwise
+from attnjax.core.masks import Schedule
+from attnjax.core.scores import Program
 from pallas_kernels.flash import triton_gpu
 from pallas_kernels.flash.triton_gpu import Tile, Tiles
 
 SMALL = Tiles(Tile(32, 32, 4, 2, 16), Tile(32, 32, 4, 2, 16), Tile(32, 32, 4, 2, 32))
-
-
-@dataclasses.dataclass(frozen=True)
-class Program:
-  operands: tuple = ()
-  score: Any = None
-  seen: Any = None
-  keep: Any = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Schedule:
-  block_q: int
-  block_k: int
-  index: Any
-  full: Any
-  count: Any
-  index_t: Any
-  full_t: Any
-  count_t: Any
 
 
 def program(operands=(), score=None, seen=None, keep=None):
@@ -107,7 +88,7 @@ def schedule(seen, blocks):
   some = some.reshape(shape).any((3, 5))
   full = all_.reshape(shape).all((3, 5)) & some
   lists = lists_of(some, full), lists_of(some.swapaxes(2, 3), full.swapaxes(2, 3))
-  return Schedule(block_q, block_k, *lists[0], *lists[1])
+  return Schedule(*lists[0], *lists[1], block_q=block_q, block_k=block_k)
 
 
 def lists_of(some, full):
