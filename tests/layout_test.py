@@ -39,7 +39,7 @@ _FORBIDDEN = {
 _LAZY = ("jax_triton", "triton", "tokamax", "tensorflow")
 # What is itself imported by functions only, and may import Triton at its top.
 _IMPORTED_LATE = re.compile(
-  r"pallas_kernels\.\w+\.(triton_gpu|triton_math|jaxpr_to_triton)(\.|$)"
+  r"pallas_kernels\.\w+\.(triton_gpu\w*|triton_math|jaxpr_to_triton)(\.|$)"
 )
 
 

@@ -120,6 +120,54 @@ class LinearTest(parameterized.TestCase):
     )
     np.testing.assert_array_equal(real, ids >= 0)
 
+  @parameterized.parameters(False, True)
+  def test_pieces_that_know_of_each_other_by_a_state(self, packed):
+    *arrays, state = _arrays(2, 30, 4, 2, 3, 5)
+    ids = None
+    if packed:
+      # In the first row a document begins within a piece, in the second at its start.
+      ids = jnp.array([[3] * 14 + [1] * 16, [0] * 10 + [2] * 20])
+
+    def whole(arrays, state):
+      return linear.chunked(*arrays, initial_state=state, segment_ids=ids, scale=0.5)
+
+    def in_pieces(arrays, state):
+      pieces = []
+      for first in range(0, 30, 10):
+        part = slice(first, first + 10)
+        q, k, v, g = (x[:, part] for x in arrays)
+        own = None if ids is None else ids[:, part]
+        before = None if ids is None else ids[:, max(first - 1, 0)]
+        out, last = linear.chunked(q, k, v, g, segment_ids=own, scale=0.5)
+        power = linear.inherited(q, g, segment_ids=own, before=before)
+        pieces.append((q, out, power, linear.Transfer(power[:, -1], last)))
+      transfers = jax.tree.map(lambda *x: jnp.stack(x), *(p[3] for p in pieces))
+      upto = jax.lax.associative_scan(linear.combine, transfers)
+      given = [state, *jax.vmap(lambda t: t(state))(upto)]
+      outs = [
+        out + linear.past(q, s, power, scale=0.5)
+        for (q, out, power, _), s in zip(pieces, given)
+      ]
+      return jnp.concatenate(outs, axis=1), given[-1]
+
+    def loss(function):
+      def run(arrays, state):
+        out, last = function(arrays, state)
+        return jnp.sin(out).sum() + jnp.cos(last).sum(), (out, last)
+
+      return jax.jit(jax.value_and_grad(run, (0, 1), has_aux=True))(arrays, state)
+
+    (_, results), gradients = loss(in_pieces)
+    (_, wanted), wanted_gradients = loss(whole)
+    _close(results, wanted)
+    _close(gradients, wanted_gradients, 1e-4)
+
+  def test_a_decay_for_all_tokens_or_heads(self):
+    q, k, v, g, _ = _arrays(2, 9, 4, 2, 3, 5)
+    for part in (g[:1, :1], g[:, :1, :1], g[:1, :, :1]):
+      wanted = linear.recurrent(q, k, v, jnp.broadcast_to(part, g.shape))
+      _close(linear.chunked(q, k, v, part, chunk=4), wanted)
+
   @parameterized.parameters(
     ({"q": (1, 4, 2)}, r"q has the shape \(1, 4, 2\)"),
     ({"k": (1, 5, 2, 3)}, r"k \(1, 5, 2, 3\) differs from q"),

@@ -230,7 +230,7 @@ class LayerTest(parameterized.TestCase):
     ({"gate": "none"}, "gate 'none' is none of lowrank, full"),
     ({"norm": "batch"}, "norm 'batch' is none of layer, rms"),
     ({"act": "tanh"}, "act 'tanh' is none of silu"),
-    ({"impl": "triton"}, "impl 'triton' is none of auto, reference, xla"),
+    ({"impl": "cuda"}, "impl 'cuda' is none of auto, reference, xla, pallas"),
     ({"form": "image"}, "form 'image' is none of causal"),
     ({"heads": 3}, "dim = 16 does not divide by heads = 3"),
   )

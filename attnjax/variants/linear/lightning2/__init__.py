@@ -17,9 +17,10 @@ There is no softmax and no denominator, and scale is 1. The layers divide by a n
 gate = "lowrank", norm = "layer" is TransNormer's; gate = "full", norm = "rms",
 slope_kind = "minimax" is MiniMax-01's.
 
-Cost for each head, with chunks of C tokens: O(T C (H + E) + T H E) time in "xla",
-memory O(T); O(T^2 (H + E)) and O(T^2) in "reference". Decoding keeps N H E numbers in
-float32, whatever the number of tokens.
+Cost for each head, with chunks of C tokens: O(T C (H + E) + T H E) time, memory O(T);
+O(T^2 (H + E)) and O(T^2) in "reference". The kernels, "pallas" and "triton", keep
+scores in fast memory. Decoding keeps N H E numbers in float32, whatever the number of
+tokens.
 
 Axes: B batch, T tokens, N query heads, K key/value heads, H head size, E value size,
 D model width.

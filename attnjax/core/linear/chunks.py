@@ -1,25 +1,4 @@
-"""Causal linear attention with decay: token by token, and in chunks.
-
-  S_t = exp(g_t) S_{t-1} + k_t v_t^T      (H, E), S_{-1} the initial state or 0
-  o_t = scale q_t S_t
-
-g <= 0 is the log of the decay, a number for each token and head. In a chunk with rows
-r, columns c and G_r = g_0 + ... + g_r, S being the state before the chunk:
-
-  O = scale (Q K^T * D) V + scale exp(G) * (Q S)    D[r, c] = exp(G_r - G_c), r >= c
-  S <- exp(G_last) S + (exp(G_last - G) * K)^T V
-
-Zhen Qin et al. Lightning Attention-2. 2024. arXiv:2401.04658, algorithm 1.
-Every exponent is a difference that is <= 0 before it is exponentiated: exp(G_r) and
-exp(-G_c) apart would overflow. States, decays and sums are float32 (float64 for
-float64) whatever the input is.
-
-Cost for chunks of C tokens: O(T C (H + E) + T H E) time for each head, and T / C
-states in memory for the backward pass.
-
-Axes: B batch, T tokens, N query heads, K key/value heads (K divides N, query head n
-reads key head n K // N), H head size, E value size.
-"""
+"""The recurrence, in chunks and token by token: see `attnjax.core.linear`."""
 
 import functools
 
@@ -39,7 +18,7 @@ def chunked(
   q: Float[Array, "B T N H"],
   k: Float[Array, "B T K H"],
   v: Float[Array, "B T K E"],
-  log_decay: Float[Array, "#B T #N"] | None = None,
+  log_decay: Float[Array, "#B #T #N"] | None = None,
   *,
   initial_state: Float[Array, "B N H E"] | None = None,
   segment_ids: Int[Array, "B T"] | None = None,
@@ -52,7 +31,8 @@ def chunked(
     q: queries.
     k: keys.
     v: values.
-    log_decay: g above, <= 0; None is no decay. It is differentiable.
+    log_decay: g above, <= 0, differentiable; a size of 1 is the same for all. None is
+      no decay.
     initial_state: the state before the first token; it belongs to its segment.
     segment_ids: a document is a run of equal ids and sees itself only. A negative id
       has no meaning here: see `spans`.
@@ -66,8 +46,7 @@ def chunked(
   T = q.shape[1]
   number = -(-T // chunk)
   size = -(-T // number)
-  if log_decay is None:
-    log_decay = jnp.zeros((1, T, 1), wide(q))
+  log_decay = each_token(log_decay, q)
   documents = None if segment_ids is None else masks.documents(segment_ids)
   state = _initial(q, v, initial_state)
   start = state, None if documents is None else documents[:, 0]
@@ -87,7 +66,7 @@ def recurrent(
   q: Float[Array, "B T N H"],
   k: Float[Array, "B T K H"],
   v: Float[Array, "B T K E"],
-  log_decay: Float[Array, "#B T #N"] | None = None,
+  log_decay: Float[Array, "#B #T #N"] | None = None,
   *,
   initial_state: Float[Array, "B N H E"] | None = None,
   segment_ids: Int[Array, "B T"] | None = None,
@@ -96,8 +75,7 @@ def recurrent(
   """`chunked` by its definition, one token after the other."""
   check(q, k, v, initial_state=initial_state)
   B, T = q.shape[:2]
-  if log_decay is None:
-    log_decay = jnp.zeros((1, T, 1), wide(q))
+  log_decay = each_token(log_decay, q)
   new = jnp.zeros((B, T), bool)
   if segment_ids is not None:
     new = new.at[:, 1:].set(segment_ids[:, 1:] != segment_ids[:, :-1])
@@ -198,6 +176,14 @@ def _chunk(scale, carry, part):
 def _power(exponent, where):
   """exp(exponent) where allowed, else 0, with a gradient that is 0 there, not NaN."""
   return jnp.exp(jnp.where(where, exponent, -jnp.inf))
+
+
+def each_token(log_decay, q):
+  """Log decays (B|1, T, N|1) of any that broadcast to it; zeros for None."""
+  if log_decay is None:
+    return jnp.zeros((1, q.shape[1], 1), wide(q))
+  B, _, N = log_decay.shape
+  return jnp.broadcast_to(log_decay, (B, q.shape[1], N))
 
 
 def _initial(q, v, state):

@@ -1,0 +1,86 @@
+"""A sequence in pieces that know of each other only by a state.
+
+Each piece makes its own output from no state, and its `Transfer`. What states the
+pieces begin with is a scan over transfers by `combine`, on one device or over many;
+`past` adds what a piece's tokens see of the state that it begins with. The products
+within the pieces do not wait for it.
+"""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from attnjax.core.linear.chunks import each_token
+from attnjax.core.softmax import wide
+
+
+class Transfer(NamedTuple):
+  """What a piece of a sequence does to a state: S becomes exp(log_decay) S + state.
+
+  Both may have more axes in front, of pieces.
+
+  Attributes:
+    log_decay: (B, N), of the whole piece; -inf if a document begins in it.
+    state: (B, N, H, E), the one after the piece if there is none before it.
+  """
+
+  log_decay: Any
+  state: Any
+
+  def __call__(self, state: Float[Array, "*P B N H E"]) -> Float[Array, "*P B N H E"]:
+    """The state after the piece."""
+    return jnp.exp(self.log_decay)[..., None, None] * state + self.state
+
+
+def combine(first: Transfer, then: Transfer) -> Transfer:
+  """The transfer of two pieces that follow each other; it is associative."""
+  return Transfer(first.log_decay + then.log_decay, then(first.state))
+
+
+def inherited(
+  q: Float[Array, "B T N H"],
+  log_decay: Float[Array, "#B #T #N"] | None = None,
+  *,
+  segment_ids: Int[Array, "B T"] | None = None,
+  before: Int[Array, "B"] | None = None,
+) -> Float[Array, "B T N"]:
+  """The log of what each token of a piece sees of the state S before the piece.
+
+  With the piece's own (out, state) from no state, the whole sequence's are
+  out + scale exp(inherited) * (q S), which is `past`, and
+  Transfer(inherited[:, -1], state)(S).
+
+  Args:
+    q: the piece's queries, for their shape and type.
+    log_decay: as in `chunked`.
+    segment_ids: of the piece.
+    before: the segment of the token before the piece; None: that of its first token.
+  """
+  B, T, N = q.shape[:3]
+  total = jnp.cumsum(each_token(log_decay, q).astype(wide(q)), axis=1)
+  total = jnp.broadcast_to(total, (B, T, N))
+  if segment_ids is None:
+    return total
+  before = segment_ids[:, 0] if before is None else before
+  same = jnp.cumprod(segment_ids == before[:, None], axis=1, dtype=jnp.int32)
+  return jnp.where(same[..., None] > 0, total, -jnp.inf)
+
+
+def past(
+  q: Float[Array, "B T N H"],
+  state: Float[Array, "B N H E"],
+  log_power: Float[Array, "B T N"],
+  *,
+  scale: float = 1.0,
+) -> Float[Array, "B T N E"]:
+  """What tokens see of the state: scale exp(log_power) * (q S), in the state's type.
+
+  Args:
+    q: the piece's queries.
+    state: the one before the piece.
+    log_power: from `inherited`.
+    scale: as in `chunked`.
+  """
+  seen = jnp.einsum("btnh,bnhe->btne", q.astype(state.dtype), state)
+  return scale * jnp.exp(log_power)[..., None] * seen

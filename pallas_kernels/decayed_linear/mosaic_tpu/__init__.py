@@ -1,0 +1,173 @@
+"""Linear attention with decay on TPUs: Pallas kernels for Mosaic.
+
+Chunks follow each other on the grid's last axis and hand the state over in fast
+memory. The backward pass makes the states before each chunk again, by one product a
+chunk, and then goes through the chunks in reverse: nothing is kept for it.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from pallas_kernels import decayed_linear
+from pallas_kernels.decayed_linear.mosaic_tpu import backward_kernel, forward_kernel
+from pallas_kernels.decayed_linear.mosaic_tpu.plan import Plan
+from pallas_kernels.decayed_linear.mosaic_tpu.tiles import (
+  Tile,
+  Tiles,
+  check,
+  defaults,
+  estimate,
+)
+from pallas_kernels.flash.mosaic_tpu import layout
+from pallas_kernels.flash.mosaic_tpu.operands import pad
+
+__all__ = [
+  "Tile",
+  "Tiles",
+  "backward",
+  "check",
+  "defaults",
+  "estimate",
+  "fitting",
+  "forward",
+  "supports",
+]
+LOG2E = 1.4426950408889634
+
+
+def supports(q, k, v) -> None:
+  """Raises NotImplementedError, with the reason, for what the kernels cannot do."""
+  decayed_linear.supports(q, k, v, "pallas", 512)
+
+
+def fitting(q, k, v) -> Tiles:
+  """The default tiles for arrays, or their shapes, on JAX's default device."""
+  device = jax.devices()[0]
+  return defaults(q, k, v, device.device_kind if device.platform == "tpu" else "")
+
+
+def forward(x, documents, *, scale: float, tiles: Tiles | None):
+  """(out (B, T, N, E) as v, the last state (B, N, H, E) float32).
+
+  Args:
+    x: q (B, T, N, H), k (B, T, K, H), v (B, T, K, E), the logs of decays (B|1, T, N|1)
+      or None, the first state (B, N, H, E) or None.
+    documents: (B, T) int32, numbers that change where the state is lost, or None.
+    scale: multiplies the output.
+    tiles: how the work is cut; the defaults for a device's share if None.
+
+  Raises:
+    ValueError: tiles that do not fit.
+  """
+  q, k, v, log_decay, state = x
+  tiles = tiles or fitting(q, k, v)
+  check(tiles, q, k, v)
+  (B, T, N, _), dtype = q.shape, v.dtype
+  plan = _plan(tiles.forward, q, k, v, scale)
+  vmem = _limit(estimate(tiles.forward, "forward", q, v))
+  out, last = forward_kernel.call(
+    plan,
+    tuple(_packed(x, plan) for x in (q, k, v)),
+    _lines(log_decay, documents, plan),
+    state,
+    (B, N),
+    vmem,
+  )
+  return layout.unpack(out, T, N).astype(dtype), last
+
+
+def backward(
+  x, documents, cotangents, *, scale: float, tiles: Tiles | None, decay: bool
+):
+  """The gradients of `forward`.
+
+  Args:
+    x: as given to `forward`, as are:
+    documents: (B, T) int32 or None.
+    scale: of the output.
+    tiles: how the work is cut.
+    cotangents: of out, (B, T, N, E), and of the last state, (B, N, H, E) float32.
+    decay: whether the gradient by decays is wanted.
+
+  Returns:
+    dq, dk, dv as q, k, v; float32: of the logs of decays (B, T, N), or None, and of the
+    first state (B, N, H, E).
+  """
+  q, k, v, log_decay, state = x
+  tiles = tiles or fitting(q, k, v)
+  check(tiles, q, k, v)
+  (B, T, N, _), K = q.shape, k.shape[2]
+  plan = _plan(tiles.backward, q, k, v, scale)
+  vmem = _limit(estimate(tiles.backward, "backward", q, v))
+  lines = _lines(log_decay, documents, plan)
+  rows, keys, values, g = (
+    _packed(x, plan) for x in (q, k, v, cotangents[0].astype(v.dtype))
+  )
+  given = None, keys, values
+  states, _ = forward_kernel.call(plan, given, lines, state, (B, N), vmem)
+  dq, dk, dv, slope, first = backward_kernel.call(
+    plan,
+    (rows, keys, values, g, states, cotangents[1].astype(jnp.float32)),
+    lines,
+    (B, N),
+    vmem,
+    decay,
+  )
+  dq, dk, dv = (layout.unpack(x, T, N) for x in (dq, dk, dv))
+  if plan.group > 1:
+    dk, dv = (x.reshape(B, T, K, plan.group, -1).sum(axis=3) for x in (dk, dv))
+  if slope is not None:
+    slope = slope.reshape(B, N, plan.chunks, plan.chunk)
+    slope = jnp.flip(jnp.cumsum(jnp.flip(slope, -1), -1), -1)
+    slope = slope.reshape(B, N, -1)[:, :, :T].swapaxes(1, 2)
+  return dq.astype(q.dtype), dk.astype(k.dtype), dv.astype(v.dtype), slope, first
+
+
+def _plan(tile: Tile, q, k, v, scale: float) -> Plan:
+  return Plan(
+    chunk=tile.chunk,
+    heads=tile.heads,
+    inner=tile.inner,
+    chunks=-(-q.shape[1] // tile.chunk),
+    group=q.shape[2] // k.shape[2],
+    H=q.shape[3],
+    E=v.shape[3],
+    scale=scale,
+    exact=q.dtype != jnp.bfloat16,
+  )
+
+
+def _packed(x: jax.Array, plan: Plan) -> jax.Array:
+  # The matrix unit takes bfloat16 and float32.
+  x = x.astype(jnp.float32) if x.dtype == jnp.float16 else x
+  return layout.pack(x, plan.chunks * plan.chunk)
+
+
+def _lines(log_decay, documents, plan: Plan):
+  """What `plan.decays` is given, for the whole sequence."""
+  return _sums(log_decay, plan), *_documents(documents, plan)
+
+
+def _sums(log_decay, plan: Plan):
+  """(B|1, N|1, 1, tokens), from each chunk's start, in units of ln 2."""
+  if log_decay is None:
+    return None
+  x = log_decay.astype(jnp.float32).swapaxes(1, 2) * LOG2E
+  x = pad(x, 2, plan.chunks * plan.chunk)
+  x = x.reshape(*x.shape[:2], plan.chunks, plan.chunk).cumsum(axis=-1)
+  return x.reshape(*x.shape[:2], 1, -1)
+
+
+def _documents(documents, plan: Plan):
+  """(documents (B, 1, tokens), the ones before each chunk and at the end, flat)."""
+  if documents is None:
+    return None, None
+  beyond = plan.chunks * plan.chunk - documents.shape[1]
+  x = jnp.pad(documents, ((0, 0), (0, beyond)), mode="edge").astype(jnp.int32)
+  ends = jnp.concatenate([x[:, :1], x[:, plan.chunk - 1 :: plan.chunk]], axis=1)
+  return x[:, None], ends.reshape(-1)
+
+
+def _limit(memory: int) -> int:
+  """What is asked of the compiler, which has its own needs beside the estimate."""
+  return memory + (8 << 20)

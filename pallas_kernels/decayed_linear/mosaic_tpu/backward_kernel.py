@@ -1,0 +1,228 @@
+"""The backward kernel: grid (B, heads, chunk), chunks in reverse.
+
+The gradient by the state stays in fast memory. Scores have keys down the sublanes.
+Each query head writes its own gradients by keys and values; grouped heads' are summed
+outside.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+
+from pallas_kernels.decayed_linear.mosaic_tpu.forward_kernel import lines
+from pallas_kernels.decayed_linear.mosaic_tpu.plan import (
+  Decays,
+  Plan,
+  decays,
+  read,
+  times,
+  write,
+)
+from pallas_kernels.flash.mosaic_tpu import layout
+from pallas_kernels.flash.mosaic_tpu.operands import LANES, spread
+
+
+def call(plan: Plan, arrays, decaying, shape, vmem: int, slopes: bool):
+  """Runs the kernel on packed arrays.
+
+  Args:
+    plan: what it is compiled for.
+    arrays: q, k, v, dO packed, the states before each chunk (B, N, chunks, H, E), the
+      gradient by the last state (B, N, H, E) float32.
+    decaying: as in the forward kernel.
+    shape: (B, N).
+    vmem: the bytes of fast memory that may be used.
+    slopes: whether the gradient by decays is wanted.
+
+  Returns:
+    dQ packed; dK and dV packed, of each query head, float32 if heads are grouped; the
+    terms of the gradient by decays (B, N, 1, tokens) float32 or None; the gradient by
+    the first state (B, N, H, E) float32.
+  """
+  (B, N), (sums, documents, ends) = shape, decaying
+  tokens, H, E = plan.chunks * plan.chunk, plan.H, plan.E
+  back = plan.chunks - 1
+
+  def heads(b, n, i, *_):
+    return b, n, back - i
+
+  def keys(b, n, i, *_):
+    return b, jax.lax.div(n * plan.heads, plan.group * plan.key_heads), back - i
+
+  whole = pl.BlockSpec((None, plan.heads, H, E), lambda b, n, i, *_: (b, n, 0, 0))
+  states = pl.BlockSpec(
+    (None, plan.heads, None, H, E), lambda b, n, i, *_: (b, n, back - i, 0, 0)
+  )
+  slope = jax.ShapeDtypeStruct((B, N, 1, tokens), jnp.float32) if slopes else None
+  summed = jnp.float32 if plan.group > 1 else arrays[0].dtype
+  kinds = (arrays[0].dtype, H), (summed, H), (summed, E)
+  return pl.pallas_call(
+    functools.partial(_kernel, plan),
+    out_shape=(
+      *(jax.ShapeDtypeStruct(layout.shape(B, tokens, N, s), t) for t, s in kinds),
+      slope,
+      jax.ShapeDtypeStruct((B, N, H, E), jnp.float32),
+    ),
+    grid_spec=pltpu.PrefetchScalarGridSpec(
+      num_scalar_prefetch=int(ends is not None),
+      grid=(B, N // plan.heads, plan.chunks),
+      in_specs=[
+        plan.spec(plan.heads, H, heads),
+        plan.spec(plan.key_heads, H, keys),
+        plan.spec(plan.key_heads, E, keys),
+        plan.spec(plan.heads, E, heads),
+        states,
+        whole,
+        lines(plan, sums, heads),
+        None
+        if documents is None
+        else pl.BlockSpec((None, 1, plan.chunk), lambda b, n, i, *_: (b, 0, back - i)),
+      ],
+      out_specs=(
+        *(plan.spec(plan.heads, size, heads) for _, size in kinds),
+        lines(plan, slope, heads),
+        whole,
+      ),
+      scratch_shapes=[pltpu.VMEM((plan.heads, H, E), jnp.float32)],
+    ),
+    compiler_params=pltpu.CompilerParams(
+      dimension_semantics=("parallel", "parallel", "arbitrary"),
+      vmem_limit_bytes=vmem,
+    ),
+    name="decayed_linear_backward",
+  )(*(x for x in (ends,) if x is not None), *arrays, sums, documents)
+
+
+def _kernel(plan, *refs):
+  ends = None
+  if len(refs) == 15:
+    ends, *refs = refs
+  q, k, v, g, states, last, sums, documents, dq, dk, dv, slope, first, after = refs
+  b, i = pl.program_id(0), pl.program_id(2)
+
+  @pl.when(i == 0)
+  def _():
+    after[...] = last[...]
+
+  places = None if documents is None else spread(documents[...])
+  for h in range(plan.heads):
+    own = decays(plan, h, b, plan.chunks - 1 - i, sums, documents, places, ends)
+    given = (
+      read(q, h, plan.H),
+      read(k, plan.key_head(h), plan.H),
+      read(v, plan.key_head(h), plan.E),
+      read(g, h, plan.E),
+    )
+    wanted = None if slope is None else _Slope(plan)
+    inner = _inside(plan, own, *given, wanted)
+    outer = _outside(plan, own, *given, states[h], after[h], wanted)
+    for ref, size, near, far in zip(
+      (dq, dk, dv), (plan.H, plan.H, plan.E), inner, outer[:3]
+    ):
+      for rows, part in zip(plan.parts(), near):
+        write(ref, h, size, rows, _scaled(plan, part) + far[rows])
+    if wanted is not None:
+      slope[h] = wanted.line()
+    after[h] = outer[3]
+
+  @pl.when(i == plan.chunks - 1)
+  def _():
+    first[...] = after[...]
+
+
+def _scaled(plan, x):
+  return x if plan.scale == 1 else x * plan.scale
+
+
+def _inside(plan, own: Decays, query, key, value, g, slope):
+  """dQ, dK, dV of the products within the chunk, unscaled, in lists of parts."""
+  parts = plan.parts()
+  dq: list = [None] * len(parts)
+  dk, dv = [], []
+  for j, keys in enumerate(parts):
+    key_sum = value_sum = None
+    for i, rows in enumerate(parts[j:], j):
+      power = own.inside(keys, rows, True)
+      scores = plan.product(key[keys], query[rows], 1, 1)
+      change = plan.product(value[keys], g[rows], 1, 1)
+      raw = change
+      if power is not None:
+        scores, change = scores * power, change * power
+      if slope is not None:
+        slope.add_inside(keys, rows, scores * raw)
+      scores, change = scores.astype(g.dtype), change.astype(query.dtype)
+      value_sum = _sum(value_sum, plan.product(scores, g[rows], 1, 0))
+      key_sum = _sum(key_sum, plan.product(change, query[rows], 1, 0))
+      dq[i] = _sum(dq[i], plan.product(change, key[keys], 0, 0))
+    dk.append(key_sum)
+    dv.append(value_sum)
+  return dq, dk, dv
+
+
+def _outside(plan, own: Decays, query, key, value, g, before, after, slope):
+  """dQ, dK, dV of the products with states, scaled; the gradient by `before`."""
+  reading, writing, keep = own.reading(), own.writing(), own.keeping()
+  if plan.scale != 1:
+    size = plan.chunk, LANES
+    reading = jnp.full(size, plan.scale) if reading is None else reading * plan.scale
+  rounded = after.astype(key.dtype)
+  dq = times(plan.product(g, before, 1, 1), reading)
+  dk = times(plan.product(value, rounded, 1, 1), writing)
+  dv = times(plan.product(key, rounded, 1, 0), writing)
+  kept = after if keep is None else after * keep
+  if slope is not None:
+    slope.add_outside(query, dq, key, dk, before, kept)
+  seen = times(query, reading).astype(query.dtype)
+  return dq, dk, dv, kept + plan.product(seen, g, 0, 0)
+
+
+def _sum(total, x):
+  return x if total is None else total + x
+
+
+class _Slope:
+  """The terms q . dq - k . dk of each token of a chunk, as they are made."""
+
+  def __init__(self, plan: Plan):
+    self.plan = plan
+    self.lines: list = [None] * len(plan.parts())
+    self.columns: list = [None] * len(plan.parts())
+    self.rest = jnp.zeros((1, 1), jnp.float32)
+
+  def add_inside(self, keys: slice, rows: slice, products: jax.Array) -> None:
+    """Adds scores times their gradients, keys down the sublanes."""
+    i, j = rows.start // self.plan.inner, keys.start // self.plan.inner
+    products = _scaled(self.plan, products)
+    self.lines[i] = _sum(self.lines[i], products.sum(axis=0, keepdims=True))
+    self.columns[j] = _sum(self.columns[j], -_fold(products))
+
+  def add_outside(self, query, dq, key, dk, before, kept) -> None:
+    """Adds the terms with states; those of keys also count for all tokens before."""
+    reads, writes = _fold(query * dq), _fold(key * dk)
+    for j, rows in enumerate(self.plan.parts()):
+      self.columns[j] = _sum(self.columns[j], (reads - writes)[rows])
+    rest = writes.sum(axis=0, keepdims=True)
+    rest += _fold(before * kept).sum(axis=0, keepdims=True)
+    self.rest += rest.sum(axis=1, keepdims=True)
+
+  def line(self) -> jax.Array:
+    """(1, chunk): its sums from each token to the chunk's end are the gradients."""
+    parts = [
+      line + column.T.sum(axis=0, keepdims=True)
+      for line, column in zip(self.lines, self.columns)
+    ]
+    line = jnp.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
+    end = jax.lax.broadcasted_iota(jnp.int32, line.shape, 1) == self.plan.chunk - 1
+    return line + jnp.where(end, self.rest, 0.0)
+
+
+def _fold(x: jax.Array) -> jax.Array:
+  """(rows, 128) of which the sums over lanes are those of x (rows, n)."""
+  if x.shape[1] % LANES:
+    lane = jax.lax.broadcasted_iota(jnp.int32, (x.shape[0], LANES), 1)
+    return jnp.where(lane == 0, x.sum(axis=1, keepdims=True), 0.0)
+  columns = [x[:, lane : lane + LANES] for lane in range(0, x.shape[1], LANES)]
+  return functools.reduce(jnp.add, columns)

@@ -1,0 +1,180 @@
+"""What the TPU kernels share: where heads lie, products, and a chunk's decays."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+
+from pallas_kernels.flash.mosaic_tpu.operands import LANES, across, spread
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """What a kernel is compiled for.
+
+  Attributes:
+    chunk, heads, inner: of its Tile.
+    chunks: of the sequence.
+    group: query heads that read the same key head.
+    H, E: sizes of a head of keys and of values.
+    scale: multiplies the output.
+    exact: products of float32 numbers are not rounded to bfloat16.
+  """
+
+  chunk: int
+  heads: int
+  inner: int
+  chunks: int
+  group: int
+  H: int
+  E: int
+  scale: float
+  exact: bool
+
+  @property
+  def key_heads(self) -> int:
+    """Key heads of a grid step."""
+    return max(1, self.heads // self.group)
+
+  def key_head(self, h: int) -> int:
+    """Which of the step's key heads query head h of the step reads."""
+    return h * self.key_heads // self.heads
+
+  def spec(self, heads: int, size: int, where) -> pl.BlockSpec:
+    """Chunks of heads of a packed array; `where(*grid)` gives (b, heads' block, i)."""
+    if size % LANES == 0:
+
+      def lanes(*grid):
+        b, n, i = where(*grid)
+        return b, i, n
+
+      return pl.BlockSpec((None, self.chunk, heads * size), lanes)
+
+    def major(*grid):
+      return *where(*grid), 0
+
+    return pl.BlockSpec((None, heads, self.chunk, size), major)
+
+  def product(self, a, b, left: int, right: int) -> jax.Array:
+    """Products in float32, summed over axis `left` of a and `right` of b."""
+    return jax.lax.dot_general(
+      a,
+      b,
+      (((left,), (right,)), ((), ())),
+      precision=jax.lax.Precision.HIGHEST if self.exact else None,
+      preferred_element_type=jnp.float32,
+    )
+
+  def parts(self):
+    """Slices of the chunk, `inner` tokens each."""
+    return [slice(i, i + self.inner) for i in range(0, self.chunk, self.inner)]
+
+
+def read(ref, h: int, size: int) -> jax.Array:
+  """Head h of a packed block: (chunk, size)."""
+  return ref[h] if len(ref.shape) == 3 else ref[:, h * size : (h + 1) * size]
+
+
+def write(ref, h: int, size: int, rows: slice, value: jax.Array) -> None:
+  """Sets those rows of head h of a packed block."""
+  value = value.astype(ref.dtype)
+  if len(ref.shape) == 3:
+    ref[h, rows, :] = value
+  else:
+    ref[rows, h * size : (h + 1) * size] = value
+
+
+@dataclasses.dataclass(frozen=True)
+class Decays:
+  """A head's decays in a chunk; None of an array is what has no effect.
+
+  Attributes:
+    plan: of the kernel.
+    line: (1, chunk), sums of log2 decays from the chunk's start.
+    column: the same down the sublanes, (chunk, 128).
+    documents: (1, chunk) int32.
+    places: the same down the sublanes, (chunk, 128).
+    before: the document of the state that comes in.
+    last: the document of the chunk's last token.
+  """
+
+  plan: Plan
+  line: Any
+  column: Any
+  documents: Any
+  places: Any
+  before: Any
+  last: Any
+
+  def inside(self, keys: slice, queries: slice, keys_down: bool) -> jax.Array | None:
+    """D, of queries that are at or after the first of the keys; None: all 1."""
+    rows, columns = (keys, queries) if keys_down else (queries, keys)
+    size = rows.stop - rows.start, columns.stop - columns.start
+    seen = None
+    if queries.start < keys.stop:  # the diagonal
+      down, along = (jax.lax.broadcasted_iota(jnp.int32, size, a) for a in (0, 1))
+      first = rows.start - columns.start
+      seen = along >= down + first if keys_down else down + first >= along
+    if self.documents is not None:
+      same = across(self.places[rows], size[1]) == self.documents[:, columns]
+      seen = same if seen is None else seen & same
+    if self.line is None:
+      return None if seen is None else jnp.where(seen, 1.0, 0.0)
+    exponent = across(self.column[rows], size[1]) - self.line[:, columns]
+    exponent = -exponent if keys_down else exponent
+    return jnp.exp2(exponent if seen is None else jnp.where(seen, exponent, -jnp.inf))
+
+  def reading(self) -> jax.Array | None:
+    """What each token sees of the state that comes in: (chunk, 128)."""
+    return self._power(self.column, self.before)
+
+  def writing(self) -> jax.Array | None:
+    """What the state that goes out keeps of each token: (chunk, 128)."""
+    if self.line is None:
+      return self._power(None, self.last)
+    return self._power(self.line[:, -1:] - self.column, self.last)
+
+  def keeping(self) -> jax.Array | None:
+    """What the state that goes out keeps of the one that came in: (1, 1)."""
+    power = None if self.line is None else jnp.exp2(self.line[:, -1:])
+    if self.documents is None:
+      return power
+    power = jnp.ones((1, 1), jnp.float32) if power is None else power
+    return jnp.where(self.before == self.last, power, 0.0)
+
+  def _power(self, exponent, document):
+    if self.documents is None:
+      return None if exponent is None else jnp.exp2(exponent)
+    same = self.places == document
+    if exponent is None:
+      return jnp.where(same, 1.0, 0.0)
+    return jnp.exp2(jnp.where(same, exponent, -jnp.inf))
+
+
+def times(x: jax.Array, column: jax.Array | None) -> jax.Array:
+  """Each row of x (rows, n) times a number of the column (rows, 128)."""
+  return x if column is None else x * across(column, x.shape[1])
+
+
+def decays(plan: Plan, h: int, b, i, sums, documents, places, ends) -> Decays:
+  """The decays of head h of a grid step.
+
+  Args:
+    plan: of the kernel.
+    h: of the step.
+    b: batch entry.
+    i: chunk.
+    sums: (heads or 1, 1, chunk) in fast memory, or None.
+    documents: (1, chunk) int32 in fast memory, or None.
+    places: its columns, made once a step.
+    ends: in scalar memory: of each batch entry, the document before each chunk, and of
+      the last token.
+  """
+  line = None if sums is None else sums[h if sums.shape[0] > 1 else 0]
+  column = None if line is None else spread(line)
+  if documents is None:
+    return Decays(plan, line, column, None, None, None, None)
+  at = b * (plan.chunks + 1) + i
+  return Decays(plan, line, column, documents[...], places, ends[at], ends[at + 1])

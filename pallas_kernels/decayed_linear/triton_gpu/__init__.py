@@ -1,0 +1,192 @@
+"""Linear attention with decay on GPUs: Triton kernels called through jax-triton.
+
+A pass over the states, one product a chunk, then all chunks at once: one pass that
+also makes the outputs would have B N programs of long chains, too few for a GPU where
+batch and heads are few. The backward pass makes the states again. The public layout
+(B, T, N, H) is read and written as it is: no transposed or padded copies.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from pallas_kernels import decayed_linear
+from pallas_kernels.decayed_linear.triton_gpu import launch
+from pallas_kernels.decayed_linear.triton_gpu.form import Form
+from pallas_kernels.decayed_linear.triton_gpu.gradients_kernel import (
+  keys_kernel,
+  values_kernel,
+)
+from pallas_kernels.decayed_linear.triton_gpu.output_kernel import output_kernel
+from pallas_kernels.decayed_linear.triton_gpu.states_kernel import states_kernel
+from pallas_kernels.decayed_linear.triton_gpu.tiles import (
+  KERNELS,
+  Tile,
+  Tiles,
+  check,
+  defaults,
+  device,
+  estimate,
+)
+
+__all__ = [
+  "KERNELS",
+  "Tile",
+  "Tiles",
+  "backward",
+  "check",
+  "defaults",
+  "estimate",
+  "fitting",
+  "forward",
+  "supports",
+]
+
+
+def supports(q, k, v) -> None:
+  """Raises NotImplementedError, with the reason, for what the kernels cannot do."""
+  decayed_linear.supports(q, k, v, "triton", 1024)
+
+
+def fitting(q, k, v) -> Tiles:
+  """The default tiles for arrays, or their shapes, on JAX's default device."""
+  return defaults(q, k, v, device())
+
+
+def forward(x, documents, *, scale: float, tiles: Tiles | None):
+  """(out (B, T, N, E) as v, the last state (B, N, H, E) float32).
+
+  Args:
+    x: q (B, T, N, H), k (B, T, K, H), v (B, T, K, E), the logs of decays (B|1, T, N|1)
+      or None, the first state (B, N, H, E) or None.
+    documents: (B, T) int32, numbers that change where the state is lost, or None.
+    scale: multiplies the output.
+    tiles: how the work is cut; the defaults for a device's share if None.
+
+  Raises:
+    ValueError: tiles that do not fit.
+  """
+  dtype = x[2].dtype
+  q, k, v, log_decay, state = _computable(x)
+  tiles = tiles or fitting(q, k, v)
+  check(tiles, q.dtype, device())
+  make = functools.partial(launch.form, q, k, v, log_decay, scale, tiles)
+  lines = launch.lines(log_decay, documents, tiles)
+  states, last = _states(k, v, lines, state, q.shape, make("states"), tiles.states)
+  form = make("output")
+  out = launch.call(
+    output_kernel,
+    (q, k, v, *lines, states),
+    jax.ShapeDtypeStruct((*q.shape[:3], v.shape[3]), v.dtype),
+    (-(-form.E // form.tile_e), form.chunks, q.shape[0] * form.N),
+    tiles.output,
+    "output",
+    T=q.shape[1],
+    F=form,
+  )
+  return out.astype(dtype), last
+
+
+def backward(
+  x, documents, cotangents, *, scale: float, tiles: Tiles | None, decay: bool
+):
+  """The gradients of `forward`.
+
+  Args:
+    x: as given to `forward`, as are:
+    documents: (B, T) int32 or None.
+    scale: of the output.
+    tiles: how the work is cut.
+    cotangents: of out, (B, T, N, E), and of the last state, (B, N, H, E) float32.
+    decay: whether the gradient by decays is wanted.
+
+  Returns:
+    dq, dk, dv as q, k, v; float32: of the logs of decays (B, T, N), or None, and of the
+    first state (B, N, H, E).
+  """
+  dtype = x[0].dtype
+  q, k, v, log_decay, state = _computable(x)
+  tiles = tiles or fitting(q, k, v)
+  check(tiles, q.dtype, device())
+  B, T, N, K = *q.shape[:3], k.shape[2]
+  make = functools.partial(launch.form, q, k, v, log_decay, scale, tiles)
+  lines, g = launch.lines(log_decay, documents, tiles), cotangents[0].astype(v.dtype)
+  form, back = make("states"), make("states", reverse=True)
+  states, _ = _states(k, v, lines, state, q.shape, form, tiles.states)
+  changes, first = _states(q, g, lines, cotangents[1], q.shape, back, tiles.states)
+  arrays = q, k, v, g, *lines, states, changes
+  dq, dk, slopes = _by_keys(arrays, make("keys"), tiles.keys, decay)
+  dv = _by_values(arrays, make("values"), tiles.values)
+  if N > K:
+    dk, dv = (x.reshape(B, T, K, N // K, -1).sum(axis=3) for x in (dk, dv))
+  slopes = launch.summed(slopes, form, T) if decay else None
+  return *(d.astype(dtype) for d in (dq, dk, dv)), slopes, first
+
+
+def _computable(x):
+  """The arrays with float16 as float32: states grow beyond what float16 holds."""
+  return *(a.astype("float32") if a.dtype == "float16" else a for a in x[:3]), *x[3:]
+
+
+def _by_keys(arrays, form: Form, tile: Tile, decay: bool):
+  """Gradients by queries, by keys of each query head, and terms of those by decays."""
+  q = arrays[0]
+  B, T, N, H = q.shape
+  parts = -(-H // form.tile_h)
+  terms = (parts, B, N, form.tokens) if decay else (1,)
+  return launch.call(
+    keys_kernel,
+    arrays,
+    (
+      jax.ShapeDtypeStruct(q.shape, q.dtype),
+      jax.ShapeDtypeStruct(q.shape, _summed_type(form, q)),
+      jax.ShapeDtypeStruct(terms, jnp.float32),
+    ),
+    (parts, form.chunks, B * N),
+    tile,
+    "keys",
+    T=T,
+    F=form,
+    SLOPES=decay,
+  )
+
+
+def _by_values(arrays, form: Form, tile: Tile):
+  """Gradients by the values of each query head."""
+  q, k, _, g, *lines, _, changes = arrays
+  return launch.call(
+    values_kernel,
+    (q, k, g, *lines, changes),
+    jax.ShapeDtypeStruct(g.shape, _summed_type(form, g)),
+    (-(-form.E // form.tile_e), form.chunks, q.shape[0] * form.N),
+    tile,
+    "values",
+    T=q.shape[1],
+    F=form,
+  )
+
+
+def _summed_type(form: Form, x):
+  """Grouped heads' gradients are summed outside of the kernels."""
+  return jnp.float32 if form.N > form.K else x.dtype
+
+
+def _states(x, y, lines, state, shape, form: Form, tile: Tile):
+  """(the states that each chunk is given, the one after them all)."""
+  B, T, N, _ = shape
+  tiles = -(-form.H // form.tile_h) * -(-form.E // form.tile_e)
+  return launch.call(
+    states_kernel,
+    (x, y, *lines, state),
+    (
+      jax.ShapeDtypeStruct((B, N, form.chunks, form.H, form.E), x.dtype),
+      jax.ShapeDtypeStruct((B, N, form.H, form.E), jnp.float32),
+    ),
+    (tiles, B * N),
+    tile,
+    "states",
+    T=T,
+    F=form,
+    HEADS=x.shape[2],
+  )

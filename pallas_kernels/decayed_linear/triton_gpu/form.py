@@ -1,0 +1,47 @@
+"""What a kernel is compiled for: all that is known before it runs."""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Form:
+  """Constants of a kernel.
+
+  Attributes:
+    N: query heads.
+    K: key/value heads.
+    H: size of a head of keys.
+    E: size of a head of values.
+    chunk: tokens of a chunk.
+    chunks: of the sequence.
+    tile_h: columns of a tile of queries and keys.
+    tile_e: columns of a tile of values.
+    scale: multiplies the output.
+    precision: of products of float32.
+    decay_b, decay_n: the sums of an example and a head are row b decay_b + n decay_n.
+    reverse: chunks from the last to the first, for the gradient by states.
+  """
+
+  N: int
+  K: int
+  H: int
+  E: int
+  chunk: int
+  chunks: int
+  tile_h: int
+  tile_e: int
+  scale: float
+  precision: str
+  decay_b: int
+  decay_n: int
+  reverse: bool = False
+
+  @property
+  def tokens(self) -> int:
+    """All tokens, those that fill the last chunk too."""
+    return self.chunk * self.chunks
+
+  @property
+  def state(self) -> int:
+    """Numbers of a state."""
+    return self.H * self.E

@@ -1,0 +1,120 @@
+# pyrefly: ignore-errors
+# Triton's language is typed by its own compiler.
+"""The backward kernels: gradients by queries, keys and decays, and by values.
+
+One program a chunk and a tile of columns of a head, given the state before the chunk
+and the gradient by the state after it.
+"""
+
+import triton
+import triton.language as tl
+
+from pallas_kernels.decayed_linear.triton_gpu import parts
+
+
+@triton.jit
+def keys_kernel(
+  q,
+  k,
+  v,
+  g,
+  sums,
+  documents,
+  states,
+  changes,
+  T,
+  dq,
+  dk,
+  slopes,
+  F: tl.constexpr,
+  SLOPES: tl.constexpr,
+):
+  """Grid (tiles of H, chunks, B N); dq, dk (B, T, N, H), slopes (tiles, B, N, tokens).
+
+  The sums of slopes over tiles, and from each token to its chunk's end, are the
+  gradients by the decays' logarithms.
+  """
+  row = tl.program_id(2).to(tl.int64)
+  b, n = row // F.N, row % F.N
+  i, h = tl.program_id(1), tl.program_id(0) * F.tile_h
+  head = n // (F.N // F.K)
+  q += (b * T * F.N + n) * F.H
+  k += (b * T * F.K + head) * F.H
+  v += (b * T * F.K + head) * F.E
+  g += (b * T * F.N + n) * F.E
+  dq += (b * T * F.N + n) * F.H
+  dk += (b * T * F.N + n) * F.H
+  states += (row * F.chunks + i) * F.state
+  changes += (row * F.chunks + i) * F.state
+  if sums is not None:
+    sums += (b * F.decay_b + n * F.decay_n) * F.tokens
+  if documents is not None:
+    documents += b * F.tokens
+  t = i * F.chunk + tl.arange(0, F.chunk)
+  reads = tl.zeros([F.chunk, F.tile_h], tl.float32)
+  writes = tl.zeros([F.chunk, F.tile_h], tl.float32)
+  change = tl.zeros([F.chunk, F.chunk], tl.float32)
+  passed = tl.zeros([F.tile_h], tl.float32)
+  for e in range(0, F.E, F.tile_e):
+    value = parts.load(v, t, T, e, F.K, F.E, F.tile_e)
+    slope = parts.load(g, t, T, e, F.N, F.E, F.tile_e)
+    before = parts.load_state(states, h, e, F)
+    after = parts.load_state(changes, h, e, F)
+    change = tl.dot(slope, tl.trans(value), change, input_precision=F.precision)
+    reads = tl.dot(slope, tl.trans(before), reads, input_precision=F.precision)
+    writes = tl.dot(value, tl.trans(after), writes, input_precision=F.precision)
+    if SLOPES:
+      passed += tl.sum(before.to(tl.float32) * after.to(tl.float32), 1)
+  lines = parts.chunk_lines(sums, documents, i, F)
+  query = parts.load(q, t, T, h, F.N, F.H, F.tile_h)
+  key = parts.load(k, t, T, h, F.K, F.H, F.tile_h)
+  change *= parts.inside(lines, F, False) * F.scale
+  reads *= (parts.reading(lines, F) * F.scale)[:, None]
+  writes *= parts.writing(lines, F)[:, None]
+  if SLOPES:
+    raw = tl.dot(query, tl.trans(key), input_precision=F.precision) * change
+    kept = tl.sum(writes * key, 1)
+    line = tl.sum(raw, 1) + tl.sum(reads * query, 1) - tl.sum(raw, 0) - kept
+    rest = tl.sum(kept, 0) + tl.sum(passed, 0) * parts.keeping(lines)
+    place = tl.arange(0, F.chunk)
+    line += tl.where(place == F.chunk - 1, rest, 0.0)
+    slopes += (tl.program_id(0) * tl.num_programs(2) + row) * F.tokens
+    tl.store(slopes + t, line)
+  change = change.to(key.dtype)
+  reads = tl.dot(change, key, reads, input_precision=F.precision)
+  writes = tl.dot(tl.trans(change), query, writes, input_precision=F.precision)
+  parts.store(dq, t, T, h, reads, F.N, F.H, F.tile_h)
+  parts.store(dk, t, T, h, writes, F.N, F.H, F.tile_h)
+
+
+@triton.jit
+def values_kernel(q, k, g, sums, documents, changes, T, dv, F: tl.constexpr):
+  """Grid (tiles of E, chunks, B N); dv (B, T, N, E)."""
+  row = tl.program_id(2).to(tl.int64)
+  b, n = row // F.N, row % F.N
+  i, e = tl.program_id(1), tl.program_id(0) * F.tile_e
+  head = n // (F.N // F.K)
+  q += (b * T * F.N + n) * F.H
+  k += (b * T * F.K + head) * F.H
+  g += (b * T * F.N + n) * F.E
+  dv += (b * T * F.N + n) * F.E
+  changes += (row * F.chunks + i) * F.state
+  if sums is not None:
+    sums += (b * F.decay_b + n * F.decay_n) * F.tokens
+  if documents is not None:
+    documents += b * F.tokens
+  t = i * F.chunk + tl.arange(0, F.chunk)
+  total = tl.zeros([F.chunk, F.tile_e], tl.float32)
+  scores = tl.zeros([F.chunk, F.chunk], tl.float32)
+  for h in range(0, F.H, F.tile_h):
+    query = parts.load(q, t, T, h, F.N, F.H, F.tile_h)
+    key = parts.load(k, t, T, h, F.K, F.H, F.tile_h)
+    after = parts.load_state(changes, h, e, F)
+    total = tl.dot(key, after, total, input_precision=F.precision)
+    scores = tl.dot(key, tl.trans(query), scores, input_precision=F.precision)
+  lines = parts.chunk_lines(sums, documents, i, F)
+  slope = parts.load(g, t, T, e, F.N, F.E, F.tile_e)
+  total *= parts.writing(lines, F)[:, None]
+  scores = (scores * parts.inside(lines, F, True) * F.scale).to(slope.dtype)
+  total = tl.dot(scores, slope, total, input_precision=F.precision)
+  parts.store(dv, t, T, e, total, F.N, F.E, F.tile_e)

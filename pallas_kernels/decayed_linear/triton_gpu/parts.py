@@ -1,0 +1,116 @@
+# pyrefly: ignore-errors
+# Triton's language is typed by its own compiler.
+"""Tiles of tokens and of states, and a chunk's decays."""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def load(
+  pointer, t, T, first, HEADS: tl.constexpr, SIZE: tl.constexpr, W: tl.constexpr
+):
+  """Rows t, columns first to first + W, of an array (T, HEADS, SIZE); 0 beyond."""
+  columns = first + tl.arange(0, W)
+  pointers = pointer + t[:, None] * (HEADS * SIZE) + columns[None, :]
+  mask = (t < T)[:, None]
+  if SIZE % W != 0:
+    mask = mask & (columns < SIZE)[None, :]
+  return tl.load(pointers, mask=mask, other=0.0)
+
+
+@triton.jit
+def store(
+  pointer, t, T, first, tile, HEADS: tl.constexpr, SIZE: tl.constexpr, W: tl.constexpr
+):
+  """Writes such a tile."""
+  columns = first + tl.arange(0, W)
+  pointers = pointer + t[:, None] * (HEADS * SIZE) + columns[None, :]
+  mask = (t < T)[:, None] & (columns < SIZE)[None, :]
+  tl.store(pointers, tile.to(pointer.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def _places(pointer, h, e, F: tl.constexpr):
+  rows, columns = h + tl.arange(0, F.tile_h), e + tl.arange(0, F.tile_e)
+  mask = (rows < F.H)[:, None] & (columns < F.E)[None, :]
+  return pointer + rows[:, None] * F.E + columns[None, :], mask
+
+
+@triton.jit
+def load_state(pointer, h, e, F: tl.constexpr):
+  """A tile of a state (H, E), from row h and column e; 0 beyond."""
+  pointers, mask = _places(pointer, h, e, F)
+  if F.H % F.tile_h == 0 and F.E % F.tile_e == 0:
+    return tl.load(pointers)
+  else:
+    return tl.load(pointers, mask=mask, other=0.0)
+
+
+@triton.jit
+def store_state(pointer, h, e, tile, F: tl.constexpr):
+  """Writes such a tile."""
+  pointers, mask = _places(pointer, h, e, F)
+  tl.store(pointers, tile.to(pointer.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def chunk_lines(sums, documents, i, F: tl.constexpr):
+  """(sums, last sum, documents, the one before the chunk, the last) of chunk i.
+
+  What is None has no effect.
+  """
+  first = i * F.chunk
+  t = first + tl.arange(0, F.chunk)
+  line, end, place, before, last = None, None, None, None, None
+  if sums is not None:
+    line = tl.load(sums + t)
+    end = tl.load(sums + first + F.chunk - 1)
+  if documents is not None:
+    place = tl.load(documents + t)
+    before = tl.load(documents + tl.maximum(first - 1, 0))
+    last = tl.load(documents + first + F.chunk - 1)
+  return line, end, place, before, last
+
+
+@triton.jit
+def reading(lines, F: tl.constexpr):
+  """What each token sees of the state before the chunk."""
+  line, _, place, before, _ = lines
+  power = tl.full([F.chunk], 1.0, tl.float32) if line is None else tl.exp2(line)
+  return power if place is None else tl.where(place == before, power, 0.0)
+
+
+@triton.jit
+def writing(lines, F: tl.constexpr):
+  """What the state after the chunk keeps of each token."""
+  line, end, place, _, last = lines
+  power = tl.full([F.chunk], 1.0, tl.float32) if line is None else tl.exp2(end - line)
+  return power if place is None else tl.where(place == last, power, 0.0)
+
+
+@triton.jit
+def keeping(lines):
+  """What the state after the chunk keeps of the one before it."""
+  line, end, place, before, last = lines
+  power = 1.0 if line is None else tl.exp2(end)
+  return power if place is None else tl.where(before == last, power, 0.0)
+
+
+@triton.jit
+def inside(lines, F: tl.constexpr, KEYS_DOWN: tl.constexpr):
+  """D: what a token sees of each one before it in the chunk."""
+  line, _, place, _, _ = lines
+  t = tl.arange(0, F.chunk)
+  if KEYS_DOWN:
+    seen = t[None, :] >= t[:, None]
+  else:
+    seen = t[:, None] >= t[None, :]
+  if place is not None:
+    seen = seen & (place[:, None] == place[None, :])
+  if line is None:
+    return tl.where(seen, 1.0, 0.0)
+  else:
+    exponent = line[:, None] - line[None, :]
+    exponent = -exponent if KEYS_DOWN else exponent
+    return tl.exp2(tl.where(seen, exponent, float("-inf")))

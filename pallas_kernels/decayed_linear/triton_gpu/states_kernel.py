@@ -1,0 +1,53 @@
+# pyrefly: ignore-errors
+# Triton's language is typed by its own compiler.
+"""The states' kernel: one program a tile of the state of a head, from chunk to chunk.
+
+Forward it writes the states before each chunk, in reverse the gradients by the states
+after each chunk. This is all that is sequential, one product a chunk; outputs and
+gradients of all chunks then are independent, which fills a GPU when batch and heads
+alone do not.
+"""
+
+import triton
+import triton.language as tl
+
+from pallas_kernels.decayed_linear.triton_gpu import parts
+
+
+@triton.jit
+def states_kernel(
+  x, y, sums, documents, initial, T, states, last, F: tl.constexpr, HEADS: tl.constexpr
+):
+  """Grid (tiles of H x E, B N).
+
+  x (B, T, HEADS, H), y (B, T, HEADS, E): keys and values, or in reverse queries and
+  the gradient by outputs; states (B, N, chunks, H, E); last (B, N, H, E) float32.
+  """
+  row = tl.program_id(1).to(tl.int64)
+  b, n = row // F.N, row % F.N
+  tiles = tl.cdiv(F.E, F.tile_e)
+  h = (tl.program_id(0) // tiles) * F.tile_h
+  e = (tl.program_id(0) % tiles) * F.tile_e
+  head = n // (F.N // HEADS)
+  x += (b * T * HEADS + head) * F.H
+  y += (b * T * HEADS + head) * F.E
+  states += row * F.chunks * F.state
+  if sums is not None:
+    sums += (b * F.decay_b + n * F.decay_n) * F.tokens
+  if documents is not None:
+    documents += b * F.tokens
+  state = tl.zeros([F.tile_h, F.tile_e], tl.float32)
+  if initial is not None:
+    state += parts.load_state(initial + row * F.state, h, e, F)
+  for step in range(F.chunks):
+    i = F.chunks - 1 - step if F.reverse else step
+    parts.store_state(states + i * F.state, h, e, state, F)
+    lines = parts.chunk_lines(sums, documents, i, F)
+    t = i * F.chunk + tl.arange(0, F.chunk)
+    left = parts.load(x, t, T, h, HEADS, F.H, F.tile_h)
+    right = parts.load(y, t, T, e, HEADS, F.E, F.tile_e)
+    weight = parts.reading(lines, F) * F.scale if F.reverse else parts.writing(lines, F)
+    left = (tl.trans(left) * weight[None, :]).to(right.dtype)
+    state *= parts.keeping(lines)
+    state = tl.dot(left, right, state, input_precision=F.precision)
+  parts.store_state(last + row * F.state, h, e, state, F)

@@ -1,0 +1,120 @@
+"""Tile sizes, and what they need of a GPU's shared memory."""
+
+import dataclasses
+
+import jax.numpy as jnp
+
+from pallas_kernels.flash.triton_gpu.tiles import device, limit
+
+__all__ = ["KERNELS", "Tile", "Tiles", "check", "defaults", "device", "estimate"]
+KERNELS = ("states", "output", "keys", "values")
+
+
+@dataclasses.dataclass(frozen=True)
+class Tile:
+  """One kernel's tile.
+
+  Attributes:
+    h: columns of queries and keys.
+    e: columns of values.
+    warps: of 32 threads.
+    stages: how many tiles are in flight from memory, the one at work included.
+  """
+
+  h: int
+  e: int
+  warps: int
+  stages: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Tiles:
+  """The tiles of the kernels, which share the length of a chunk."""
+
+  chunk: int
+  states: Tile
+  output: Tile
+  keys: Tile
+  values: Tile
+
+
+def check(tiles: Tiles, dtype, capability: int) -> None:
+  """Raises ValueError, naming value and rule, for tiles that cannot run."""
+  if tiles.chunk < 16 or tiles.chunk & (tiles.chunk - 1):
+    raise ValueError(
+      f"tiles.chunk is {tiles.chunk}; it must be a power of two, at least 16"
+    )
+  for name in KERNELS:
+    tile = getattr(tiles, name)
+    for field in ("h", "e"):
+      size = getattr(tile, field)
+      if size < 16 or size & (size - 1):
+        raise ValueError(
+          f"tiles.{name}.{field} is {size}; it must be a power of two, at least 16"
+        )
+    if tile.warps not in (1, 2, 4, 8, 16):
+      raise ValueError(
+        f"tiles.{name}.warps is {tile.warps}; it must be 1, 2, 4, 8 or 16"
+      )
+    if tile.stages < 1:
+      raise ValueError(f"tiles.{name}.stages is {tile.stages}; it must be at least 1")
+    need, have = estimate(tiles, name, dtype), limit(capability)
+    if need > have:
+      raise ValueError(
+        f"tiles.{name} {tile} needs {need} bytes of shared memory for"
+        f" {jnp.dtype(dtype).name}; compute capability {capability} has {have}"
+      )
+
+
+def estimate(tiles: Tiles, kernel: str, dtype) -> int:
+  """Bytes of shared memory of one program, at least what the compiler reports.
+
+  Args:
+    tiles: of all kernels.
+    kernel: one of KERNELS.
+    dtype: of the inputs.
+  """
+  tile, C = getattr(tiles, kernel), tiles.chunk
+  size = jnp.dtype(dtype).itemsize
+  moving, still = {
+    "states": (C * (tile.h + tile.e), C * tile.h + tile.h * tile.e),
+    "output": (2 * C * tile.h + tile.h * tile.e, C * (C + tile.e)),
+    "keys": (2 * C * tile.e + 2 * tile.h * tile.e, C * (C + 2 * tile.h)),
+    "values": (2 * C * tile.h + tile.h * tile.e, C * (C + tile.e)),
+  }[kernel]
+  # Tiles that are still are also held in float32 while their layout changes.
+  return size * moving * tile.stages + 4 * still + 4096
+
+
+def defaults(q, k, v, capability: int) -> Tiles:
+  """Tiles by the compiled code (`experiments.bench gpu` shows it).
+
+  Args:
+    q: (B, T, N, H), an array or its shape, as are:
+    k: (B, T, K, H).
+    v: (B, T, K, E).
+    capability: compute capability, 90 for an H100.
+  """
+  del k
+  dtype, have = jnp.dtype(q.dtype), limit(capability)
+  H, E = q.shape[3], v.shape[3]
+  sizes = ((64, 3), (64, 2), (32, 2)) if dtype.itemsize < 4 else ((32, 2),)
+  for wide, stages in (*sizes, (32, 1), (16, 1)):
+    h, e = _width(H, wide), _width(E, wide)
+    tile = Tile(h, e, 4, stages)
+    # The scores of a chunk are made once for all of these columns.
+    broad = Tile(h, _width(E, 128) if wide == 64 else e, 4, stages)
+    keys = tile
+    if capability < 90:
+      # Tensor cores before Hopper's take both factors from registers, which spill.
+      keys = Tile(h, _width(E, min(wide, 32)), 4, min(stages, 2))
+    tiles = Tiles(max(wide, 32), tile, broad, keys, broad)
+    if max(estimate(tiles, name, dtype) for name in KERNELS) <= have:
+      break
+  return tiles
+
+
+def _width(size: int, most: int) -> int:
+  """The power of two up to `most` that is filled up least; of those, the largest."""
+  sizes = [w for w in (16, 32, 64, 128) if w <= most]
+  return min(sizes, key=lambda w: (-(-size // w) * w, -w))

@@ -1,0 +1,121 @@
+"""What the contract promises around the kernels: derivatives, vmap, the choice."""
+
+from tests import simulate  # first: it sets what Triton reads on import
+
+# ruff: isort: split
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl.testing import absltest, parameterized
+
+from attnjax.core import linear
+from pallas_kernels import decayed_linear
+from pallas_kernels.decayed_linear import differentiable, triton_gpu
+from tests.decayed_linear.problems import Problem
+
+_PROBLEM = Problem(1, 6, 2, 1, 4, 4, (1, 6, 2), (4, 2))
+
+
+def _loss(function, **options):
+  q, k, v, decay, state = _PROBLEM.arrays()
+
+  def loss(k, decay):
+    out, last = function(
+      q,
+      k,
+      v,
+      decay,
+      initial_state=state,
+      segment_ids=_PROBLEM.segment_ids(),
+      **options,
+    )
+    return (out**2).sum() + jnp.sin(last).sum()
+
+  return loss, (k, decay)
+
+
+def _close(found, wanted, tolerance=1e-4):
+  jax.tree.map(
+    lambda x, y: np.testing.assert_allclose(x, y, rtol=tolerance, atol=tolerance),
+    found,
+    wanted,
+  )
+
+
+class DerivativesTest(parameterized.TestCase):
+  def test_forward_and_second_derivatives(self):
+    ours, at = _loss(decayed_linear.attend, impl="triton")
+    wanted, _ = _loss(linear.recurrent)
+    with simulate.accelerators():
+      _close(jax.jvp(ours, at, at), jax.jvp(wanted, at, at))
+
+      def twice(f):
+        return jax.grad(lambda *x: jax.grad(f)(*x).sum(), (0, 1))
+
+      _close(twice(ours)(*at), twice(wanted)(*at), 1e-3)
+
+  def test_vmap_joins_batches(self):
+    q, k, v, decay, state = _PROBLEM.arrays()
+    two = jnp.stack([v, 2 * v])
+
+    def run(function, **options):
+      def loss(v, decay):
+        out, last = function(q, k, v, decay, initial_state=state, **options)
+        return (out**2).sum() + jnp.sin(last).sum()
+
+      return jax.vmap(jax.grad(loss, (0, 1)), (0, None))(two, decay)
+
+    with simulate.accelerators():
+      found = run(decayed_linear.attend, impl="triton")
+    _close(found, run(linear.chunked))
+
+  def test_a_gradient_by_decays_is_made_if_it_is_asked_for(self):
+    asked = []
+
+    def backward(x, documents, cotangents, decay):
+      asked.append(decay)
+      return *(jnp.zeros_like(y) for y in x[:3]), jnp.zeros_like(x[3]), None
+
+    def plain(x, documents):
+      return x[0] * x[3].sum(), x[0].sum()
+
+    form = differentiable.Form(plain, backward, plain)
+    x = tuple(jnp.ones((1, 1, 1, 1)) for _ in range(4))
+
+    def loss(*x):
+      return differentiable.attend(form, (*x, None), None)[0].sum()
+
+    jax.grad(loss, (0, 2))(*x)
+    jax.grad(loss, 3)(*x)
+    self.assertEqual(asked, [False, True])
+
+  def test_refusals_name_the_type_and_who_can(self):
+    x = jnp.zeros((1, 3, 2, 4))
+    for impl in decayed_linear.BACKENDS:
+      with self.assertRaisesRegex(NotImplementedError, "q is int32.*float64"):
+        decayed_linear.supports(x.astype("int32"), x, x, impl, 64)
+      with self.assertRaisesRegex(NotImplementedError, "not of one type.*'xla'"):
+        decayed_linear.attend(x.astype("bfloat16"), x, x, impl=impl)
+      wide = jnp.zeros((1, 3, 2, 2048))
+      with self.assertRaisesRegex(NotImplementedError, "heads of q have 2048.*'xla'"):
+        decayed_linear.attend(wide, wide, wide, impl=impl)
+    with self.assertRaisesRegex(ValueError, "impl 'cuda' is none of auto, xla"):
+      decayed_linear.attend(x, x, x, impl="cuda")
+
+  def test_auto_takes_what_the_platform_has(self):
+    x = jnp.zeros((1, 3, 2, 4))
+    for platform, wanted in (("cpu", "xla"), ("tpu", "pallas"), ("gpu", "triton")):
+      with absltest.mock.patch.object(jax, "default_backend", lambda p=platform: p):
+        self.assertEqual(decayed_linear._automatic(x, x, x), wanted)
+    refuse = absltest.mock.Mock(side_effect=NotImplementedError("no such heads"))
+    with (
+      absltest.mock.patch.object(jax, "default_backend", lambda: "gpu"),
+      absltest.mock.patch.object(triton_gpu, "supports", refuse),
+      self.assertLogs(level="WARNING") as logs,
+    ):
+      self.assertEqual(decayed_linear._automatic(x, x, x), "xla")
+    self.assertIn("takes 'xla' on gpu, not 'triton': no such heads", logs.output[0])
+
+
+if __name__ == "__main__":
+  absltest.main()
