@@ -5,9 +5,10 @@
   python -m experiments.bench gpu         machine code, beside fla's kernels
   python -m experiments.bench lowering    every kernel compiled for every machine
   python -m experiments.bench tune        tiles for a shape, by the TPU's schedule
+  python -m experiments.bench length      time, FLOPs and memory against T, a picture
 
-All but `cpu` compile for machines that need not be there. Needs `pip install -e
-.[bench]` (`make bench`). The rows also go to a JSON file.
+All but `cpu` and `length` compile for machines that need not be there. Needs `pip
+install -e .[bench]` (`make bench`). The rows also go to a JSON file.
 """
 
 import argparse
@@ -20,7 +21,7 @@ from pathlib import Path
 from experiments import errors
 from experiments.bench import kernels, machines
 
-_KINDS = ("cpu", "tpu", "gpu", "lowering", "tune")
+_KINDS = ("cpu", "tpu", "gpu", "lowering", "tune", "length")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -45,6 +46,12 @@ def main(argv: list[str] | None = None) -> int:
   parser.add_argument("--T", type=int, default=4096, help="tune: queries and keys")
   parser.add_argument("--H", type=int, default=128, help="tune: size of a head")
   parser.add_argument("--topology", default="v5e", help="tune: v5e or v6e")
+  parser.add_argument(
+    "--slugs", nargs="*", default=(), help="length: the mechanisms; all if not given"
+  )
+  parser.add_argument(
+    "--lengths", nargs="*", type=int, default=(), help="length: numbers of tokens"
+  )
   flags = parser.parse_args(argv)
   machines.enable()
   rows, holds = _rows(flags)
@@ -64,6 +71,14 @@ def _rows(flags) -> tuple[list[dict], bool]:
       return cpu.rows(flags.only)
     case "tpu" | "gpu" | "lowering":
       return _compiled(flags.kind, flags.only)
+    case "length":
+      from experiments.bench import length
+
+      lengths = flags.lengths or length.LENGTHS
+      try:
+        return length.rows(flags.slugs, lengths, Path("results") / "length.png")
+      except ValueError as error:
+        raise errors.UserError(str(error)) from error
   from experiments.bench import tune
 
   return tune.rows(flags.T, flags.H, flags.topology)

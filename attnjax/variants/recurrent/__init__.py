@@ -1,0 +1,1 @@
+"""Recurrent systems: mechanisms whose past is a state of fixed size."""

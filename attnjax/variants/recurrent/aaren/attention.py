@@ -1,0 +1,178 @@
+"""The operation: its definition, its linear forms and one token of it."""
+
+import functools
+import logging
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from attnjax.contract import Case, unknown
+from attnjax.core import linear, masks, scan
+from attnjax.core.scan import State
+from attnjax.core.softmax import wide
+from pallas_kernels import prefix_softmax
+
+IMPLEMENTATIONS = ("reference", "xla", "pallas", "triton")
+_FUSED = {"tpu": "pallas", "gpu": "triton"}
+
+
+def attend(
+  query: Float[Array, "N H"],
+  k: Float[Array, "B T K H"],
+  v: Float[Array, "B T K E"],
+  initial: State | None = None,
+  *,
+  segment_ids: Int[Array, "B T"] | None = None,
+  padding: Bool[Array, "B T"] | None = None,
+  scale: float | None = None,
+  return_lse: bool = False,
+  return_state: bool = False,
+  impl: str = "auto",
+) -> Any:
+  """Attention of one query a head over every prefix; (B, T, N, E), or a tuple.
+
+  Args:
+    query: the same for all tokens.
+    k: keys; K divides N, query n reads the keys of head n K // N.
+    v: values.
+    initial: the state before the first token; it belongs to its segment.
+    segment_ids: a document is a run of equal ids; each one starts from no tokens.
+    padding: True at the real tokens. A token that is padding, or has a negative
+      segment id, is as if it were not there; its output is 0.
+    scale: of the scores; H^-0.5 if None.
+    return_lse: also the log of the softmax's denominator at each token, (B, T, N).
+    return_state: also the State after the last real token; float32, or float64.
+    impl: one of IMPLEMENTATIONS, or "auto": the fastest on this platform.
+
+  Raises:
+    ValueError: if shapes do not fit or `impl` is unknown.
+    NotImplementedError: if the implementation that is named cannot do it.
+  """
+  if impl not in ("auto", *IMPLEMENTATIONS):
+    raise ValueError(unknown("impl", impl, ("auto", *IMPLEMENTATIONS)))
+  _check(query, k, v)
+  ids = masks.segments(segment_ids, padding, k.shape[:2])
+  real = None
+  if ids is not None:
+    ids, real = linear.spans(ids)
+    k, v = (jnp.where(real[..., None, None], x, 0) for x in (k, v))
+  scores, values = _scores(query, k, v, scale)
+  if real is not None:
+    scores = jnp.where(real[..., None], scores, -jnp.inf)
+  out, lse, state = _by(impl, scores, values, initial=initial, segment_ids=ids)
+  if real is not None:
+    out = jnp.where(real[..., None, None], out, 0)
+    lse = jnp.where(real[..., None], lse, -jnp.inf)
+  found = out, *((lse,) if return_lse else ()), *((state,) if return_state else ())
+  return found if len(found) > 1 else out
+
+
+def reference(query, k, v, initial=None, **options):
+  """The definition: a softmax over the prefix in each row of a (T, T) matrix."""
+  return attend(query, k, v, initial, **options, impl="reference")
+
+
+def step(
+  query: Float[Array, "N H"],
+  k: Float[Array, "B K H"],
+  v: Float[Array, "B K E"],
+  state: State,
+  *,
+  scale: float | None = None,
+) -> tuple[Float[Array, "B N E"], State]:
+  """(out, next state) of one token; what `attend` does with T = 1."""
+  _check(query, k[:, None], v[:, None])
+  scores, values = _scores(query, k[:, None], v[:, None], scale)
+  state = scan.step(scores[:, 0], values[:, 0], state)
+  return state.out.astype(v.dtype), state
+
+
+def _by(impl, scores, values, **options):
+  if impl == "auto":
+    impl = _FUSED.get(jax.default_backend(), "xla")
+    if impl != "xla":
+      try:
+        return prefix_softmax.prefix(scores, values, **options, impl=impl)
+      except (NotImplementedError, ImportError) as reason:
+        _say_once(f"impl 'auto' takes 'xla', not {impl!r}: {reason}")
+        impl = "xla"
+  if impl == "reference":
+    return scan.reference(scores, values, **options)
+  if impl == "xla":
+    return scan.prefix(scores, values, **options, form=scan.FORMS[scan.fastest()])
+  return prefix_softmax.prefix(scores, values, **options, impl=impl)
+
+
+@functools.cache
+def _say_once(message: str) -> None:
+  logging.getLogger(__name__).warning(message)
+
+
+def _check(query, k, v):
+  if query.ndim != 2 or k.ndim != 4 or v.ndim != 4:
+    raise ValueError(
+      f"query {query.shape}, k {k.shape}, v {v.shape} must be (N, H), (B, T, K, H),"
+      " (B, T, K, E)"
+    )
+  if v.shape[:3] != k.shape[:3]:
+    raise ValueError(f"v {v.shape} differs from k {k.shape} in B, T or heads")
+  if query.shape[1] != k.shape[3]:
+    raise ValueError(f"query {query.shape} and k {k.shape} differ in H")
+  if query.shape[0] % k.shape[2]:
+    raise ValueError(
+      f"{query.shape[0]} queries do not divide by {k.shape[2]} key/value heads"
+    )
+
+
+def _scores(query, k, v, scale):
+  """Scores (B, T, N), wide, and the values of each query, (B, T, N, E)."""
+  (N, H), K = query.shape, k.shape[2]
+  scale = H**-0.5 if scale is None else scale
+  grouped = query.reshape(K, N // K, H)
+  scores = jnp.einsum("kgh,btkh->btkg", grouped, k, preferred_element_type=wide(k))
+  return scale * scores.reshape(*k.shape[:2], N), jnp.repeat(v, N // K, axis=2)
+
+
+def _shapes(B, T, N, K, H, E):
+  return {"query": (N, H), "k": (B, T, K, H), "v": (B, T, K, E)}
+
+
+def _state(B, N, E):
+  def make(key: jax.Array) -> dict[str, Any]:
+    lse, out = jax.random.split(key)
+    return {
+      "initial": State(
+        jax.random.normal(lse, (B, N)), jax.random.normal(out, (B, N, E))
+      )
+    }
+
+  return make
+
+
+def _packed(key):
+  del key
+  return jnp.repeat(jnp.array([[0, 1, -1], [3, 3, 5]]), 13, axis=1)
+
+
+def _padded(key):
+  del key
+  return jnp.array([[0], [3]]) <= jnp.arange(17) % 15  # the second on both sides
+
+
+_ALL = {"return_lse": True, "return_state": True}
+CASES = (
+  Case("whole", _shapes(2, 64, 2, 2, 16, 16)),
+  Case("one_token", _shapes(1, 1, 1, 1, 4, 4), _ALL, _state(1, 1, 4)),
+  Case("steep", _shapes(1, 63, 3, 1, 3, 7), _ALL | {"scale": 5.0}),
+  Case(
+    "segments",
+    _shapes(2, 39, 4, 2, 8, 6),
+    _ALL | {"segment_ids": _packed},
+    _state(2, 4, 6),
+  ),
+  Case(
+    "padding", _shapes(2, 17, 2, 1, 8, 5), _ALL | {"padding": _padded}, _state(2, 2, 5)
+  ),
+)

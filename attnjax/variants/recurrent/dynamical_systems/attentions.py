@@ -1,0 +1,79 @@
+"""The attentions: softmax, linear and normalised."""
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from attnjax.core.softmax import wide
+from attnjax.variants.recurrent.dynamical_systems import builders
+from attnjax.variants.recurrent.dynamical_systems.projections import INIT, linear
+from attnjax.variants.recurrent.dynamical_systems.system import System
+
+
+class Attention(nnx.Module):
+  """Queries and keys of size `state` / heads, values of size dim / heads, biases.
+
+  Linear attention drives its state with (v, 1): the last number of what is read is the
+  denominator. Normalised attention divides by a function of the token instead.
+  """
+
+  def __init__(
+    self, dim: int, *, kind: str, heads: int, state: int, eta: str, rngs: nnx.Rngs
+  ):
+    for name, size in (("dim", dim), ("state", state)):
+      if size % heads:
+        raise ValueError(f"{name} = {size} does not divide by heads = {heads}")
+    shapes = (heads, state // heads), (heads, dim // heads)
+    self.query, self.key = (linear(dim, shapes[0], rngs=rngs) for _ in range(2))
+    self.value = linear(dim, shapes[1], rngs=rngs)
+    if kind == "normalised":
+      self.normaliser = linear(dim, heads, rngs=rngs)
+    self.out = nnx.LinearGeneral(
+      shapes[1], dim, axis=(-2, -1), kernel_init=INIT, rngs=rngs
+    )
+    self.kind, self.heads, self.eta = kind, heads, eta
+    self.sizes = state // heads, dim // heads
+
+  @property
+  def state_shape(self) -> tuple[int, int, int]:
+    """(N, H, E) of the state."""
+    return self.heads, self.sizes[0], self.sizes[1] + (self.kind == "linear")
+
+  def init_cache(self, batch: int, dtype):
+    """Nothing: there is no convolution."""
+    del batch, dtype
+    return ()
+
+  def project(self, x: Float[Array, "B T D"], positions=None):
+    """The heads q, k and v; content alone decides, not positions."""
+    del positions
+    return self.query(x), self.key(x), self.value(x)
+
+  def drive(self, x: Float[Array, "B T D"], cache, segment_ids):
+    """(system, what drives it, what `finish` needs, cache)."""
+    del segment_ids
+    q, k, v = self.project(x)
+    if self.kind == "normalised":
+      system = builders.normalised(q, k, self.normaliser(x), eta=self.eta)
+      return system, v.astype(wide(v)), None, cache
+    one = jnp.ones_like(v[..., :1])
+    v = jnp.concatenate([v, one], axis=-1)
+    q, k = (builders.features(y)[..., None] for y in (q, k))
+    system = System(jnp.zeros((1, x.shape[1], 1, 1, 1), q.dtype), k, q)
+    return system, v.astype(q.dtype), None, cache
+
+  def finish(self, out, rest):
+    """(B, T, D) of what was read, (B, T, N, E)."""
+    del rest
+    if self.kind == "linear":
+      total = out[..., -1:]
+      # A token that sees nothing, not even itself, gives 0.
+      out = jnp.where(total == 0, 0, out[..., :-1] / jnp.where(total == 0, 1, total))
+    return self.out(out)
+
+  def system(self, x: Float[Array, "B T D"], **options) -> tuple[System, Array]:
+    """(system, values) with the normaliser in the system; options of the builder."""
+    q, k, v = self.project(x)
+    if self.kind == "normalised":
+      options = {"x": self.normaliser(x), "eta": self.eta} | options
+    return builders.to_dsf(self.kind, q=q, k=k, **options), v

@@ -1,0 +1,111 @@
+"""The selective state spaces: S6 (Mamba) and SSD (Mamba-2)."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from attnjax.core.softmax import wide
+from attnjax.variants.recurrent.dynamical_systems import builders
+from attnjax.variants.recurrent.dynamical_systems.projections import (
+  Convolution,
+  linear,
+  log_spaced,
+)
+
+SLOWEST, FASTEST = 1e-3, 0.1  # delta at the start
+
+
+class S6(nnx.Module):
+  """Mamba's block: y = W_out (S6(silu(conv u)) * silu(z)), (u, z) = W_in x."""
+
+  def __init__(self, dim: int, *, expand: float, state: int, conv: int, rngs: nnx.Rngs):
+    size, rank = round(expand * dim), math.ceil(dim / 16)
+    self.input = linear(dim, (2, size), bias=False, rngs=rngs)
+    self.conv = Convolution(size, conv, rngs=rngs)
+    self.select = linear(size, rank + 2 * state, bias=False, rngs=rngs)
+    self.delta = linear(rank, size, rngs=rngs)
+    steps = log_spaced(rngs.params(), size, SLOWEST, FASTEST)
+    self.delta.bias = nnx.Param(steps)
+    self.log_a = nnx.Param(
+      jnp.log(jnp.broadcast_to(jnp.arange(1.0, state + 1), (size, state)))
+    )
+    self.skip = nnx.Param(jnp.ones(size))
+    self.output = linear(size, dim, bias=False, rngs=rngs)
+    self.rank, self.state = rank, state
+
+  @property
+  def state_shape(self) -> tuple[int, int, int]:
+    """(N, H, E) of the state."""
+    return 1, self.state, self.skip.shape[0]
+
+  def init_cache(self, batch: int, dtype):
+    """The convolution's."""
+    return self.conv.init_cache(batch, dtype)
+
+  def drive(self, x: Float[Array, "B T D"], cache, segment_ids):
+    """(system, what drives it, the gate, cache)."""
+    u, gate = jnp.unstack(self.input(x), axis=-2)
+    u, cache = self.conv.step(u, cache, segment_ids)
+    u = jax.nn.silu(u)
+    rank, b, c = jnp.split(self.select(u), [self.rank, self.rank + self.state], axis=-1)
+    dtype = wide(u)
+    delta = jax.nn.softplus(self.delta(rank).astype(dtype))
+    a = -jnp.exp(self.log_a[...].astype(dtype))
+    system = builders.s6(delta, a, b.astype(dtype), c.astype(dtype), self.skip[...])
+    return system, u.astype(dtype)[:, :, None], gate, cache
+
+  def finish(self, out, rest):
+    """(B, T, D) of what was read, (B, T, 1, E), and the gate."""
+    return self.output(out[:, :, 0] * jax.nn.silu(rest))
+
+
+class SSD(nnx.Module):
+  """Mamba-2's block: one delta and decay for each head, a norm after the gate."""
+
+  def __init__(
+    self, dim: int, *, heads: int, expand: float, state: int, conv: int, rngs: nnx.Rngs
+  ):
+    size = round(expand * dim)
+    if size % heads:
+      raise ValueError(f"expand * dim = {size} does not divide by heads = {heads}")
+    self.gate = linear(dim, size, bias=False, rngs=rngs)
+    self.input = linear(dim, size + 2 * state, bias=False, rngs=rngs)
+    self.conv = Convolution(size + 2 * state, conv, rngs=rngs)
+    self.delta = linear(dim, heads, rngs=rngs)
+    steps = log_spaced(rngs.params(), heads, SLOWEST, FASTEST)
+    self.delta.bias = nnx.Param(steps)
+    self.log_a = nnx.Param(
+      jnp.log(jax.random.uniform(rngs.params(), (heads,), minval=1, maxval=16))
+    )
+    self.skip = nnx.Param(jnp.ones(heads))
+    self.norm = nnx.RMSNorm(size, epsilon=1e-5, rngs=rngs)
+    self.output = linear(size, dim, bias=False, rngs=rngs)
+    self.heads, self.size, self.state = heads, size, state
+
+  @property
+  def state_shape(self) -> tuple[int, int, int]:
+    """(N, H, E) of the state."""
+    return self.heads, self.state, self.size // self.heads
+
+  def init_cache(self, batch: int, dtype):
+    """The convolution's."""
+    return self.conv.init_cache(batch, dtype)
+
+  def drive(self, x: Float[Array, "B T D"], cache, segment_ids):
+    """(system, what drives it, the gate, cache)."""
+    u, cache = self.conv.step(self.input(x), cache, segment_ids)
+    u = jax.nn.silu(u)
+    dtype = wide(u)
+    v, b, c = jnp.split(u.astype(dtype), [self.size, self.size + self.state], axis=-1)
+    delta = jax.nn.softplus(self.delta(x).astype(dtype))
+    a = -jnp.exp(self.log_a[...].astype(dtype))
+    system = builders.ssd(delta, a, b, c, self.skip[...])
+    return system, v.reshape(*x.shape[:2], self.heads, -1), self.gate(x), cache
+
+  def finish(self, out, rest):
+    """(B, T, D) of what was read, (B, T, N, E), and the gate."""
+    y = out.reshape(*out.shape[:2], -1) * jax.nn.silu(rest)
+    return self.output(self.norm(y))

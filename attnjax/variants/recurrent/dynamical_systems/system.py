@@ -1,0 +1,196 @@
+"""The common form: its arrays, its definition, its scan and its matrix."""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from attnjax.core import linear, masks, recurrences
+from attnjax.core.softmax import wide
+
+IMPLEMENTATIONS = ("reference", "xla")
+
+
+def attend(
+  v: Float[Array, "B T N E"],
+  log_decay: Float[Array, "#B T #N #H #E"],
+  write: Float[Array, "#B T #N #H #E"],
+  read: Float[Array, "#B T #N #H #E"],
+  skip: Float[Array, "#B #T #N #E"] | None = None,
+  *,
+  initial_state: Float[Array, "B N H E"] | None = None,
+  segment_ids: Int[Array, "B T"] | None = None,
+  padding: Bool[Array, "B T"] | None = None,
+  return_state: bool = False,
+  impl: str = "auto",
+) -> Any:
+  """The output of the system, (B, T, N, E), and its state if `return_state`.
+
+  Args:
+    v: what the system is driven by.
+    log_decay: log of Lambda.
+    write: B.
+    read: C.
+    skip: D; None is 0.
+    initial_state: the state before the first token; it belongs to its segment.
+    segment_ids: a document is a run of equal ids; each one starts from a zero state.
+    padding: True at the real tokens. A token that is padding, or has a negative
+      segment id, is as if it were not there; its output is 0.
+    return_state: also the state after the last real token, (B, N, H, E), float32
+      (float64 for float64).
+    impl: one of IMPLEMENTATIONS, or "auto", which takes "xla".
+
+  Raises:
+    ValueError: if shapes do not fit or `impl` is unknown.
+  """
+  if impl not in ("auto", *IMPLEMENTATIONS):
+    raise ValueError(f"impl {impl!r} is none of auto, {', '.join(IMPLEMENTATIONS)}")
+  system = System(log_decay, write, read, skip)
+  system.check(v)
+  ids = masks.segments(segment_ids, padding, v.shape[:2])
+  if ids is not None:
+    ids, real = linear.spans(ids)
+    system, v = system.without(~real), jnp.where(real[..., None, None], v, 0)
+  compute = recurrences.recurrent if impl == "reference" else _scan
+  options = {"initial_state": initial_state, "segment_ids": ids}
+  out, state = compute(v, system.log_decay, system.write, system.read, **options)
+  out = out if system.skip is None else system.through(out, v)
+  return (out, state) if return_state else out
+
+
+def reference(v, log_decay, write, read, skip=None, **options):
+  """The definition: the state after every token, one after the other."""
+  return attend(v, log_decay, write, read, skip, **options, impl="reference")
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class System:
+  """A time-varying linear system with a diagonal transition; v (B, T, N, E) drives it.
+
+  Attributes:
+    log_decay: log of Lambda, (B, T, N, H, E); like the next two, an axis but T may be
+      1 where it does not matter.
+    write: B, (B, T, N, H, E).
+    read: C, (B, T, N, H, E).
+    skip: D, (B, T, N, E), or None for 0; T may be 1 too.
+  """
+
+  log_decay: Any
+  write: Any
+  read: Any
+  skip: Any = None
+
+  def recurrent(self, v: Float[Array, "B T N E"], **options) -> Any:
+    """The output, token by token; options are those of `attend`."""
+    return attend(v, *self._arrays(), **options, impl="reference")
+
+  def scan(self, v: Float[Array, "B T N E"], **options) -> Any:
+    """The output, in chunks that are scanned; options are those of `attend`."""
+    return attend(v, *self._arrays(), **options, impl="xla")
+
+  def step(
+    self,
+    state: Float[Array, "B N H E"],
+    v: Float[Array, "B N E"],
+    t: Int[Array, ""] | int = 0,
+  ) -> tuple[Float[Array, "B N E"], Float[Array, "B N H E"]]:
+    """(out, next state) of token t alone."""
+    log_decay, write, read = (
+      jax.lax.dynamic_index_in_dim(x, t, axis=1, keepdims=False)
+      for x in (self.log_decay, self.write, self.read)
+    )
+    out, state = recurrences.step(state, v, log_decay, write, read)
+    if self.skip is None:
+      return out, state
+    place = t if self.skip.shape[1] > 1 else 0
+    skip = jax.lax.dynamic_index_in_dim(self.skip, place, axis=1, keepdims=False)
+    return self._plus(out, skip, v), state
+
+  def matrix(
+    self, segment_ids: Int[Array, "B T"] | None = None
+  ) -> Float[Array, "B N T T #E"]:
+    """Phi: output t is the sum over s <= t of Phi[t, s] v[s]. Takes O(T^2 H) memory.
+
+    Args:
+      segment_ids: as in `attend`.
+    """
+    dtype, system, same = wide(self.read), self, jnp.array(True)
+    if segment_ids is not None:
+      ids, real = linear.spans(segment_ids)
+      documents = masks.documents(ids)
+      same = (documents[:, :, None] == documents[:, None, :])[..., None, None, None]
+      system = self.without(~real)
+    total = jnp.cumsum(system.log_decay.astype(dtype), axis=1)
+    T = total.shape[1]
+    seen = jnp.tril(jnp.ones((T, T), bool))[None, ..., None, None, None] & same
+    elapsed = total[:, :, None] - total[:, None]  # (B, t, s, N, H, E)
+    power = jnp.exp(jnp.where(seen, elapsed, -jnp.inf))
+    write, read = (x.astype(dtype) for x in (system.write, system.read))
+    weight = (read[:, :, None] * power * write[:, None]).sum(axis=-2)
+    if system.skip is not None:
+      own = jnp.eye(T, dtype=dtype)[None, ..., None, None]
+      weight = weight + own * system.skip.astype(dtype)[:, :, None]
+    return jnp.moveaxis(weight, 3, 1)
+
+  def state_size(self, size: int = 1) -> int:
+    """Numbers in the state of one sequence whose values have that size."""
+    shapes = [x.shape[2:] for x in (self.log_decay, self.write, self.read)]
+    heads, expansion, values = jnp.broadcast_shapes(*shapes)
+    return math.prod((heads, expansion, max(values, size)))
+
+  def without(self, absent: Bool[Array, "B T"]) -> "System":
+    """The system in which the absent tokens leave the state as it is."""
+    tokens = absent[..., None, None, None]
+    log_decay, write, read = (
+      jnp.where(tokens, 0, x) for x in (self.log_decay, self.write, self.read)
+    )
+    skip = self.skip
+    if skip is not None:
+      skip = jnp.where(tokens[..., 0], 0, skip)
+    return System(log_decay, write, read, skip)
+
+  def through(self, out, v):
+    """`out` and what passes beside the state."""
+    return self._plus(out, self.skip, v)
+
+  def check(self, v) -> None:
+    """Raises ValueError, naming the array, if shapes do not fit `v`."""
+    if v.ndim != 4:
+      raise ValueError(f"v has the shape {v.shape}; it must be (B, T, N, E)")
+    B, T, N, E = v.shape
+    arrays = {"log_decay": self.log_decay, "write": self.write, "read": self.read}
+    H = max((x.shape[3] for x in arrays.values() if x.ndim == 5), default=1)
+    for name, x in arrays.items():
+      _fits(name, x, (B, T, N, H, E), whole=1)
+    if self.skip is not None:
+      _fits("skip", self.skip, (B, T, N, E))
+
+  def _arrays(self):
+    return self.log_decay, self.write, self.read, self.skip
+
+  @staticmethod
+  def _plus(out, skip, v):
+    dtype = wide(v)
+    return (out.astype(dtype) + skip.astype(dtype) * v.astype(dtype)).astype(v.dtype)
+
+
+def _fits(name, x, shape, whole=None):
+  """Checks that x broadcasts to the shape, and has all of its axis `whole`."""
+  right = x.ndim == len(shape) and all(a in (1, b) for a, b in zip(x.shape, shape))
+  if not right or (whole is not None and x.shape[whole] != shape[whole]):
+    raise ValueError(f"{name} {x.shape} does not broadcast to {shape}")
+
+
+def _scan(v, log_decay, write, read, **options):
+  """By matrix products where the decay is one number for each token and head."""
+  scalar = log_decay.shape[3:] == (1, 1)
+  if not (scalar and write.shape[4] == 1 == read.shape[4]):
+    return recurrences.chunked(v, log_decay, write, read, **options)
+  B, T, N, _ = v.shape
+  H = max(write.shape[3], read.shape[3])
+  k, q = (jnp.broadcast_to(x[..., 0], (B, T, N, H)) for x in (write, read))
+  return linear.chunked(q, k, v, log_decay[..., 0, 0], **options)

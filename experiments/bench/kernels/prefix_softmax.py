@@ -1,0 +1,134 @@
+"""The prefix softmax's kernels (`pallas_kernels.prefix_softmax`), compiled and read.
+
+They do little with each value they read: memory bounds them, if they are good. The TPU
+table has, for a chunk of 128 tokens, the bundles, which are cycles, of a long grid step
+beside the cycles in which the chip's memory delivers a chunk's values. The GPU table
+has registers, spills, shared memory and, by kind, the instructions of a chunk's trip;
+`a score` is those for each number of a value. No other library has these kernels.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from attnjax.core.scan import Weights
+from experiments.bench import bundles, gpu_calls
+from experiments.bench import gpu as machine_code
+from experiments.bench import tpu as schedules
+
+HEADS = (64, 80, 96, 128, 192, 256)
+CAPABILITIES = (80, 90, 100)
+T = 4096
+# Bytes a cycle: of memory, 819 GB/s at 1.5 GHz and 1640 GB/s at 1.75 GHz.
+MEMORY = {"v5e": 546, "v6e": 937}
+# The most cycles, of those that memory takes.
+BOUND = {"forward": 1.3, "backward": 2.0}
+
+
+def arguments(kernel: str, E: int, N: int = 1, dtype="bfloat16") -> tuple[Any, ...]:
+  """Shapes of what a backend's `forward` or `backward` takes."""
+
+  def shape(*sizes, dtype="float32"):
+    return jax.ShapeDtypeStruct(sizes, jnp.dtype(dtype))
+
+  line, values, state = shape(1, T, N), shape(1, T, N, E, dtype=dtype), shape(1, N, E)
+  weights = Weights(line, line, line, shape(1, T, dtype="int32"))
+  if kernel == "forward":
+    return weights, values, state
+  return weights, values, values, line, state, shape(1, N)
+
+
+def call(module, kernel: str, tiles) -> Callable:
+  """A backend's kernel as a function of `arguments`."""
+  return lambda *arrays: getattr(module, kernel)(*arrays, tiles=tiles)
+
+
+def tpu() -> tuple[list[dict], bool]:
+  """(the table, whether all is within BOUND of what memory takes); prints it."""
+  return _shown(
+    _tpu_row(machine, kernel, 128, machine in MEMORY)
+    for machine in MEMORY
+    for kernel in BOUND
+  )
+
+
+def gpu() -> tuple[list[dict], bool]:
+  """(the table, whether nothing spills); prints it."""
+  return _table(_gpu_rows((128,)))
+
+
+def lowering() -> tuple[list[dict], bool]:
+  """(the table, whether all compile within their machines' limits); prints it."""
+  rows, holds = _shown(
+    _tpu_row(machine, kernel, E, False)
+    for machine in bundles.TOPOLOGIES
+    for E in HEADS
+    for kernel in BOUND
+  )
+  more, fine = _table(_gpu_rows(HEADS))
+  return rows + more, holds and fine
+
+
+def _tpu_row(machine: str, kernel: str, E: int, compare: bool) -> dict:
+  from pallas_kernels.prefix_softmax import mosaic_tpu
+
+  given = arguments(kernel, E)
+  tiles = mosaic_tpu.fitting(given[1])
+  _, kernels = bundles.compile_for(machine, call(mosaic_tpu, kernel, tiles), given)
+  (read,) = (x for x in kernels if x.name == f"prefix_softmax_{kernel}")
+  size = sum(read.memory.values())
+  estimate = mosaic_tpu.estimate(tiles, E, "bfloat16")
+  chunk = read.bundles * mosaic_tpu.LANES / tiles.rows
+  row = {"machine": machine, "kernel": kernel, "E": E, "rows": tiles.rows}
+  row |= {"bundles": read.bundles, "a chunk": round(chunk, 1)}
+  problem = "estimate too low" if estimate < size else ""
+  if compare:
+    # Values and results, and for the way back cotangents, of two bytes a number.
+    arrays = 2 if kernel == "forward" else 3
+    memory = 2 * arrays * E * mosaic_tpu.LANES / MEMORY[machine]
+    row |= {"memory": round(memory, 1), "ratio": round(chunk / memory, 2)}
+    problem = problem or ("slow" if chunk > BOUND[kernel] * memory else "")
+  row |= {"unit": read.bound, "slots": read.used[read.bound]}
+  row |= {"MiB": round(size / 2**20, 2), "estimate": round(estimate / 2**20, 2)}
+  return row | {"problems": problem}
+
+
+def _gpu_rows(heads) -> Iterator[dict]:
+  from pallas_kernels.prefix_softmax import triton_gpu
+
+  for capability in CAPABILITIES:
+    for E in heads:
+      for kernel in BOUND:
+        given = arguments(kernel, E, N=16)
+        tiles = triton_gpu.fitting(given[1])
+        traced = jax.make_jaxpr(call(triton_gpu, kernel, tiles))(*given)
+        found = [
+          e for e in traced.jaxpr.eqns if e.primitive.name == "triton_kernel_call"
+        ]
+        row = machine_code.row(
+          "attnjax",
+          kernel,
+          gpu_calls._call(found[0]),
+          capability,
+          (tiles.size, tiles.width),
+          E=E,
+        )
+        spilled = row["stack"] or row["spills"]
+        faults = {"spills": spilled, "no tensor cores": not row["tensor"]}
+        yield row | {"problems": ", ".join(n for n, fault in faults.items() if fault)}
+
+
+def _shown(rows) -> tuple[list[dict], bool]:
+  found: list[dict] = []
+  for row in rows:
+    schedules.show([row], head=not found)
+    found.append(row)
+  return found, not any(row["problems"] for row in found)
+
+
+def _table(rows) -> tuple[list[dict], bool]:
+  found = list(rows)
+  print(machine_code.show(found))
+  return found, not any(row["problems"] for row in found)

@@ -1,0 +1,202 @@
+"""Prefix softmax on TPUs: Pallas kernels for Mosaic, forward and backward."""
+
+import dataclasses
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+
+from attnjax.core.scan import LOWEST, Weights
+from pallas_kernels.prefix_softmax import mosaic_tpu_kernel as kernels
+
+LANES = 128
+DTYPES = ("float32", "bfloat16", "float16")
+LOG2E = math.log2(math.e)
+
+
+@dataclasses.dataclass(frozen=True)
+class Tiles:
+  """How the work is cut.
+
+  Attributes:
+    rows: tokens of a grid step, a multiple of 128, the tokens of a chunk.
+    memory: bytes of fast memory (VMEM) that a kernel may take.
+  """
+
+  rows: int
+  memory: int = 48 << 20
+
+
+def supports(scores, values) -> None:
+  """Raises NotImplementedError with the reason for what these kernels cannot do."""
+  for name, array in (("scores", scores), ("values", values)):
+    if array.dtype.name not in DTYPES:
+      raise NotImplementedError(
+        f"impl 'pallas': {name} has the type {array.dtype}; it takes {DTYPES}"
+      )
+  size = values.shape[3]
+  if estimate(Tiles(LANES), size, values.dtype) > Tiles(LANES).memory:
+    raise NotImplementedError(
+      f"impl 'pallas': E is {size}; fast memory holds no chunk of such values"
+    )
+
+
+def fitting(values) -> Tiles:
+  """The default tiles for values (B, T, N, E), an array or its shape."""
+  T, E = values.shape[1], values.shape[3]
+  rows = 1024
+  while rows > LANES and estimate(Tiles(rows), E, values.dtype) > 24 << 20:
+    rows //= 2
+  return Tiles(min(rows, _ceil(T)))
+
+
+def estimate(tiles: Tiles, size: int, dtype) -> int:
+  """Bytes of fast memory that the backward kernel, the larger one, takes at most."""
+  width = _ceil(size)
+  blocks = 2 * 3 * tiles.rows * width * jnp.dtype(dtype).itemsize
+  lines = 2 * 6 * 8 * tiles.rows * 4
+  spilled = 8 * LANES * (4 * LANES + 4 * width)
+  return blocks + lines + spilled + 4 * 8 * width * 4
+
+
+def forward(weights: Weights, values, start, *, tiles: Tiles):
+  """(out, its last row): see `attnjax.core.scan.Form`."""
+  B, T, N, E = values.shape
+  _check(tiles, E, values.dtype)
+  rows, width = -(-T // tiles.rows) * tiles.rows, _ceil(E)
+  grid = B, N, rows // tiles.rows
+  line, block, state, ids = _specs(tiles.rows, width, lambda i: i)
+  s, lse, before, first = _lines(weights, rows)
+  v = _pack(values, rows, width)
+  out, last = pl.pallas_call(
+    functools.partial(kernels.forward, first is not None),
+    out_shape=(
+      jax.ShapeDtypeStruct(v.shape, v.dtype),
+      jax.ShapeDtypeStruct((B, N, 1, width), jnp.float32),
+    ),
+    grid=grid,
+    in_specs=[line, line, line, None if first is None else ids, block, state],
+    out_specs=[block, state],
+    scratch_shapes=[pltpu.VMEM((1, width), jnp.float32)],
+    compiler_params=_parameters(tiles),
+    name="prefix_softmax_forward",
+  )(s, lse, before, first, v, _state(start, width))
+  return _unpack(out, values), last[:, :, 0, :E]
+
+
+def backward(weights: Weights, values, g, delta, a, b, *, tiles: Tiles):
+  """(dscores, dvalues, A, b): see `attnjax.core.scan.Form`."""
+  B, T, N, E = values.shape
+  _check(tiles, E, values.dtype)
+  rows, width = -(-T // tiles.rows) * tiles.rows, _ceil(E)
+  number = rows // tiles.rows
+  line, block, state, ids = _specs(tiles.rows, width, lambda i: number - 1 - i)
+  s, lse, before, first = _lines(weights, rows)
+  v, g = (_pack(x.astype(values.dtype), rows, width) for x in (values, g))
+  scalar = pl.BlockSpec((None, None, 1, LANES), lambda b, n, i: (b, n, 0, 0))
+  of_b = jnp.broadcast_to(b[:, :, None, None], (B, N, 1, LANES)).astype(jnp.float32)
+  ds, dv, a, b = pl.pallas_call(
+    functools.partial(kernels.backward, first is not None),
+    out_shape=(
+      jax.ShapeDtypeStruct((B, N, 1, rows), jnp.float32),
+      jax.ShapeDtypeStruct(v.shape, v.dtype),
+      jax.ShapeDtypeStruct((B, N, 1, width), jnp.float32),
+      jax.ShapeDtypeStruct((B, N, 1, LANES), jnp.float32),
+    ),
+    grid=(B, N, number),
+    in_specs=[
+      *(line, line, line, None if first is None else ids),
+      *(block, block, line, state, scalar),
+    ],
+    out_specs=[line, block, state, scalar],
+    scratch_shapes=[
+      pltpu.VMEM((1, width), jnp.float32),
+      pltpu.VMEM((1, LANES), jnp.float32),
+    ],
+    compiler_params=_parameters(tiles),
+    name="prefix_softmax_backward",
+  )(s, lse, before, first, v, g, _line(delta, rows), _state(a, width), of_b)
+  ds = ds[:, :, 0, :T].swapaxes(1, 2)
+  return ds, _unpack(dv, values), a[:, :, 0, :E], b[:, :, 0, 0]
+
+
+def _check(tiles: Tiles, size: int, dtype) -> None:
+  """Raises ValueError, naming value and rule, for tiles that cannot be."""
+  if tiles.rows < 1 or tiles.rows % LANES:
+    raise ValueError(f"tiles.rows {tiles.rows} is not a multiple of {LANES}")
+  need = estimate(tiles, size, dtype)
+  if need > tiles.memory:
+    raise ValueError(
+      f"tiles.rows {tiles.rows} needs {need / 2**20:.1f} MiB of fast memory for E ="
+      f" {size}, more than its limit of {tiles.memory / 2**20:.1f}"
+    )
+
+
+def _specs(rows: int, width: int, place):
+  """Blocks of a line of numbers, of values, of a state, of documents."""
+  return (
+    pl.BlockSpec((None, None, 1, rows), lambda b, n, i: (b, n, 0, place(i))),
+    pl.BlockSpec((None, rows, width), lambda b, n, i: (b, place(i), n)),
+    pl.BlockSpec((None, None, 1, width), lambda b, n, i: (b, n, 0, 0)),
+    pl.BlockSpec((None, 1, rows), lambda b, n, i: (b, 0, place(i))),
+  )
+
+
+def _parameters(tiles: Tiles):
+  return pltpu.CompilerParams(
+    dimension_semantics=("parallel", "parallel", "arbitrary"),
+    vmem_limit_bytes=tiles.memory + (8 << 20),
+  )
+
+
+def _lines(weights: Weights, rows: int):
+  """Powers of 2, (B, N, 1, rows); what fills them up weighs nothing."""
+  s, lse, before = (LOG2E * x for x in (weights.scores, weights.lse, weights.before))
+  first = weights.first
+  return (
+    _line(s, rows, 2 * LOG2E * LOWEST),
+    _line(lse, rows, None),
+    _line(before, rows, None),
+    None if first is None else _end(first[:, None], 2, rows, None),
+  )
+
+
+def _line(x, rows: int, fill: float | None = 0.0):
+  """(B, T, N) -> (B, N, 1, rows), filled up with `fill` or the last number."""
+  return _end(x.astype(jnp.float32).swapaxes(1, 2), 2, rows, fill)[:, :, None]
+
+
+def _state(x, width: int):
+  """(B, N, E) -> (B, N, 1, width)."""
+  return _end(x.astype(jnp.float32), 2, width)[:, :, None]
+
+
+def _pack(x, rows: int, width: int):
+  """(B, T, N, E) -> (B, rows, N width): a head is a slice of whole lanes."""
+  B, _, N, _ = x.shape
+  x = x.astype(jnp.float32) if x.dtype == jnp.float16 else x
+  return _end(_end(x, 1, rows), 3, width).reshape(B, rows, N * width)
+
+
+def _unpack(x, like):
+  B, T, N, E = like.shape
+  x = x.reshape(B, x.shape[1], N, -1)[:, :T, :, :E]
+  return x.astype(like.dtype)
+
+
+def _end(x, axis: int, size: int, fill: float | None = 0.0):
+  """The array with numbers appended on an axis until it has that size."""
+  if x.shape[axis] == size:
+    return x
+  widths = [(0, 0)] * x.ndim
+  widths[axis] = (0, size - x.shape[axis])
+  if fill is None:
+    return jnp.pad(x, widths, mode="edge")
+  return jnp.pad(x, widths, constant_values=fill)
+
+
+def _ceil(n: int) -> int:
+  return -(-n // LANES) * LANES

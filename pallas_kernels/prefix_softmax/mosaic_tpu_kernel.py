@@ -1,0 +1,117 @@
+"""The TPU kernels: grid (B, N, block of tokens), chunks of 128 tokens in a block.
+
+Powers are in units of ln 2, so that the exponential is 2^x. The state passes from
+chunk to chunk, in the backward kernel from the last to the first; the products of a
+chunk do not wait for it.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+
+SIZE = 128  # of a chunk
+
+
+def forward(packed, s, lse, before, first, v, start, out, last, state):
+  """One block; `packed`: there are documents, and rows see but their own."""
+  i = pl.program_id(2)
+
+  @pl.when(i == 0)
+  def _():
+    state[...] = start[...]
+
+  kept = state[...]
+  for chunk in range(v.shape[0] // SIZE):
+    part = pl.ds(chunk * SIZE, SIZE)
+    begin = i * v.shape[0] + chunk * SIZE
+    row, column = (jax.lax.broadcasted_iota(jnp.int32, (SIZE, SIZE), d) for d in (0, 1))
+    seen, goes_on = column <= row, None
+    top = _spread(lse[:, part])
+    if packed:
+      since = _spread(first[:, part])
+      seen &= since <= column + begin
+      goes_on = since < begin
+    weight = jnp.where(seen, jnp.exp2(s[:, part] - top), 0.0)
+    keep = _where(goes_on, jnp.exp2(before[:, part][:, :1] - top))
+    rows = _product(weight, v[part, :]) + _across(keep, v.shape[1]) * kept
+    out[part, :] = rows.astype(out.dtype)
+    kept = rows[SIZE - 1 :]
+  state[...] = kept
+
+  @pl.when(i == pl.num_programs(2) - 1)
+  def _():
+    last[...] = kept
+
+
+def backward(
+  packed, s, lse, before, first, v, g, delta, a0, b0, ds, dv, a, b, state, total
+):
+  """One block; the grid's last axis goes from the last block to the first."""
+  i = pl.program_id(2)
+  block = pl.num_programs(2) - 1 - i
+
+  @pl.when(i == 0)
+  def _():
+    state[...] = a0[...]
+    total[...] = b0[...]
+
+  width = v.shape[1]
+  own, sum_ = state[...], total[...]
+  for chunk in reversed(range(v.shape[0] // SIZE)):
+    part = pl.ds(chunk * SIZE, SIZE)
+    begin = block * v.shape[0] + chunk * SIZE
+    column, row = (jax.lax.broadcasted_iota(jnp.int32, (SIZE, SIZE), d) for d in (0, 1))
+    seen, reaches, reaches_line, goes_on = column <= row, None, None, None
+    line, slope = lse[:, part], delta[:, part]
+    end = line[:, SIZE - 1 :]
+    if packed:
+      since = first[:, part]
+      seen &= since <= column + begin
+      reaches = since[:, SIZE - 1 :] <= column + begin
+      reaches_line = since[:, SIZE - 1 :] <= row[:1] + begin
+      goes_on = since < begin
+    power = _spread(s[:, part])
+    weight = jnp.where(seen, jnp.exp2(power - line), 0.0)  # (column, row)
+    tail = _where(reaches, jnp.exp2(power - end))
+    into = _where(goes_on, jnp.exp2(before[:, part][:, :1] - line))
+    grad, value = g[part, :], v[part, :]
+    # The state's share is some rows more of the same product.
+    more = jnp.broadcast_to(into, (16, SIZE))
+    product = _product(jnp.concatenate([weight, more]), grad)
+    dvalue = product[:SIZE] + _across(tail, width) * own
+    dv[part, :] = dvalue.astype(dv.dtype)
+    terms = value.astype(jnp.float32) * dvalue
+    terms = sum(terms[:, k : k + SIZE] for k in range(0, width, SIZE)) - weight * slope
+    tail_line = _where(reaches_line, jnp.exp2(s[:, part] - end))
+    ds[:, part] = terms.T.sum(axis=0, keepdims=True) - tail_line * sum_
+    through = into[:, SIZE - 1 :]
+    own = product[SIZE : SIZE + 1] + through * own
+    sum_ = (into * slope).sum(axis=1, keepdims=True) + through * sum_
+  state[...] = own
+  total[...] = sum_
+
+  @pl.when(i == pl.num_programs(2) - 1)
+  def _():
+    a[...] = own
+    b[...] = sum_
+
+
+def _where(condition, x):
+  return x if condition is None else jnp.where(condition, x, 0.0)
+
+
+def _product(weight, x):
+  exact = jax.lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
+  return jax.lax.dot(
+    weight.astype(x.dtype), x, precision=exact, preferred_element_type=jnp.float32
+  )
+
+
+def _spread(line):
+  """A line (1, n) down the sublanes, the same in all lanes: (n, 128)."""
+  return jnp.broadcast_to(line, (SIZE, line.shape[1])).T
+
+
+def _across(columns, width: int):
+  """Columns (n, 128) that are the same in all lanes, as (n, width)."""
+  return columns if width == SIZE else jnp.tile(columns, (1, width // SIZE))

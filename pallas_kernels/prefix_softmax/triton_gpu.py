@@ -1,0 +1,147 @@
+"""Prefix softmax on GPUs: Triton kernels called through jax-triton."""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import jax_triton
+
+from attnjax.core.scan import LOWEST, Weights
+from pallas_kernels.prefix_softmax import triton_gpu_kernel as kernels
+
+LOG2E = math.log2(math.e)
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+@dataclasses.dataclass(frozen=True)
+class Tiles:
+  """How the work is cut.
+
+  Attributes:
+    size: tokens of a chunk.
+    width: numbers of a value that a program holds.
+    warps: of 32 threads.
+    stages: how many chunks are in flight from memory, the one at work included.
+  """
+
+  size: int
+  width: int
+  warps: int = 4
+  stages: int = 2
+
+
+def supports(scores, values) -> None:
+  """Raises NotImplementedError with the reason for what these kernels cannot do."""
+  for name, array in (("scores", scores), ("values", values)):
+    if array.dtype.name not in DTYPES:
+      raise NotImplementedError(
+        f"impl 'triton': {name} has the type {array.dtype}; it takes {DTYPES}"
+      )
+
+
+def fitting(values) -> Tiles:
+  """The default tiles for values (B, T, N, E), an array or its shape."""
+  T, E = values.shape[1], values.shape[3]
+  size = 64 if jnp.dtype(values.dtype).itemsize == 2 else 32
+  size, width = min(size, max(16, _power(T))), min(64, max(16, _power(E)))
+  return Tiles(size, width, warps=max(1, min(4, size // 16)))
+
+
+def forward(weights: Weights, values, start, *, tiles: Tiles):
+  """(out, its last row): see `attnjax.core.scan.Form`."""
+  B, T, N, E = values.shape
+  _check(tiles)
+  return jax_triton.triton_call(
+    *_lines(weights, tiles),
+    values,
+    start.astype(jnp.float32),
+    kernel=kernels.forward_kernel,
+    out_type=(
+      jax.ShapeDtypeStruct(values.shape, values.dtype),
+      jax.ShapeDtypeStruct((B, N, E), jnp.float32),
+    ),
+    grid=(-(-E // tiles.width), B * N),
+    name="prefix_softmax_forward",
+    **_constants(values, tiles),
+  )
+
+
+def backward(weights: Weights, values, g, delta, a, b, *, tiles: Tiles):
+  """(dscores, dvalues, A, b): see `attnjax.core.scan.Form`."""
+  B, T, N, E = values.shape
+  _check(tiles)
+  pieces = -(-E // tiles.width)
+  length = -(-T // tiles.size) * tiles.size
+  ds, dv, a, b = jax_triton.triton_call(
+    *_lines(weights, tiles),
+    values,
+    g.astype(values.dtype),
+    _line(delta, length, 0.0),
+    a.astype(jnp.float32),
+    b.astype(jnp.float32),
+    kernel=kernels.backward_kernel,
+    out_type=(
+      jax.ShapeDtypeStruct((pieces, B, N, length), jnp.float32),
+      jax.ShapeDtypeStruct(values.shape, values.dtype),
+      jax.ShapeDtypeStruct((B, N, E), jnp.float32),
+      jax.ShapeDtypeStruct((pieces, B, N), jnp.float32),
+    ),
+    grid=(pieces, B * N),
+    name="prefix_softmax_backward",
+    **_constants(values, tiles),
+  )
+  return ds.sum(axis=0)[:, :, :T].swapaxes(1, 2), dv, a, b[0]
+
+
+def _check(tiles: Tiles) -> None:
+  """Raises ValueError, naming value and rule, for tiles that cannot be."""
+  for field in ("size", "width"):
+    value = getattr(tiles, field)
+    if value < 16 or value & (value - 1):
+      raise ValueError(f"tiles.{field} {value} must be a power of two, at least 16")
+
+
+def _constants(values, tiles: Tiles) -> dict:
+  _, T, N, E = values.shape
+  return dict(
+    T=T,
+    N=N,
+    E=E,
+    WIDTH=tiles.width,
+    SIZE=tiles.size,
+    LENGTH=-(-T // tiles.size) * tiles.size,
+    # Three products of the tensor cores' 19-bit floats give float32's digits.
+    PRECISION="tf32x3" if values.dtype == jnp.float32 else "ieee",
+    num_warps=tiles.warps,
+    num_stages=tiles.stages,
+    backend_options=dict(enable_fp_fusion=True),
+  )
+
+
+def _lines(weights: Weights, tiles: Tiles) -> tuple[Any, ...]:
+  """Powers of 2, (B, N, length), and documents; what fills them up weighs nothing."""
+  length = -(-weights.scores.shape[1] // tiles.size) * tiles.size
+  s, lse, before = (LOG2E * x for x in (weights.scores, weights.lse, weights.before))
+  first = weights.first
+  return (
+    _line(s, length, 2 * LOG2E * LOWEST),
+    _line(lse, length),
+    _line(before, length),
+    None if first is None else _line(first[..., None], length)[:, 0],
+  )
+
+
+def _line(x, length: int, fill: float | None = None):
+  """(B, T, N) -> (B, N, length), filled up with `fill` or the last number."""
+  widths = ((0, 0), (0, 0), (0, length - x.shape[1]))
+  x = x.swapaxes(1, 2)
+  if fill is None:
+    return jnp.pad(x, widths, mode="edge")
+  return jnp.pad(x, widths, constant_values=fill)
+
+
+def _power(size: int) -> int:
+  """The least power of two that is at least size."""
+  return 1 << (size - 1).bit_length()

@@ -1,0 +1,156 @@
+# pyrefly: ignore-errors
+# Triton's language is typed by its own compiler.
+"""The GPU kernels: grid (piece of the value, B N), chunks of SIZE tokens in a loop.
+
+Powers are in units of ln 2, so that the exponential is 2^x. A program holds the state
+of a piece of WIDTH numbers of one head; the backward kernel goes from the last chunk to
+the first. Lines of numbers are (B, N, LENGTH), filled up to whole chunks.
+"""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def _load(array, t, e, T, N: tl.constexpr, E: tl.constexpr):
+  """Rows t and columns e of one head of an array (T, N, E), 0 where it has none."""
+  return tl.load(
+    array + t[:, None] * (N * E) + e[None, :],
+    mask=(t < T)[:, None] & (e < E)[None, :],
+    other=0.0,
+  )
+
+
+@triton.jit
+def _store(array, t, e, x, T, N: tl.constexpr, E: tl.constexpr):
+  tl.store(
+    array + t[:, None] * (N * E) + e[None, :],
+    x.to(array.dtype.element_ty),
+    mask=(t < T)[:, None] & (e < E)[None, :],
+  )
+
+
+@triton.jit
+def forward_kernel(
+  s,
+  lse,
+  before,
+  first,
+  v,
+  start,
+  T,
+  out,
+  last,
+  N: tl.constexpr,
+  E: tl.constexpr,
+  WIDTH: tl.constexpr,
+  SIZE: tl.constexpr,
+  LENGTH: tl.constexpr,
+  PRECISION: tl.constexpr,
+):
+  """Gives out (B, T, N, E) and its last row (B, N, E)."""
+  line = tl.program_id(1).to(tl.int64)
+  b, n = line // N, line % N
+  s, lse, before = s + line * LENGTH, lse + line * LENGTH, before + line * LENGTH
+  if first is not None:
+    first += b * LENGTH
+  v += (b * T * N + n) * E
+  out += (b * T * N + n) * E
+  e = tl.program_id(0) * WIDTH + tl.arange(0, WIDTH)
+  c = tl.arange(0, SIZE)
+  state = tl.load(start + line * E + e, mask=e < E, other=0.0)
+  for i in range(LENGTH // SIZE):
+    t = i * SIZE + c
+    top = tl.load(lse + t)
+    seen = c[None, :] <= c[:, None]
+    keep = tl.exp2(tl.load(before + i * SIZE) - top)
+    if first is not None:
+      since = tl.load(first + t)
+      seen = seen & (since[:, None] <= t[None, :])
+      keep = tl.where(since < i * SIZE, keep, 0.0)
+    weight = tl.exp2(tl.load(s + t)[None, :] - top[:, None])
+    weight = tl.where(seen, weight, 0.0)
+    value = _load(v, t, e, T, N, E)
+    rows = tl.dot(
+      weight.to(value.dtype),
+      value,
+      keep[:, None] * state[None, :],
+      input_precision=PRECISION,
+    )
+    _store(out, t, e, rows, T, N, E)
+    state = tl.sum(tl.where((c == SIZE - 1)[:, None], rows, 0.0), 0)
+  tl.store(last + line * E + e, state, mask=e < E)
+
+
+@triton.jit
+def backward_kernel(
+  s,
+  lse,
+  before,
+  first,
+  v,
+  g,
+  delta,
+  a0,
+  b0,
+  T,
+  ds,
+  dv,
+  a,
+  b,
+  N: tl.constexpr,
+  E: tl.constexpr,
+  WIDTH: tl.constexpr,
+  SIZE: tl.constexpr,
+  LENGTH: tl.constexpr,
+  PRECISION: tl.constexpr,
+):
+  """Gives dv, and ds and b for each piece of the value: they are to be summed."""
+  piece, line = tl.program_id(0), tl.program_id(1).to(tl.int64)
+  batch, n = line // N, line % N
+  s, lse, before = s + line * LENGTH, lse + line * LENGTH, before + line * LENGTH
+  delta += line * LENGTH
+  ds += (piece * tl.num_programs(1) + line) * LENGTH
+  if first is not None:
+    first += batch * LENGTH
+  v += (batch * T * N + n) * E
+  g += (batch * T * N + n) * E
+  dv += (batch * T * N + n) * E
+  e = piece * WIDTH + tl.arange(0, WIDTH)
+  c = tl.arange(0, SIZE)
+  # What does not depend on the value's numbers is for the first piece to add.
+  share = tl.where(piece == 0, 1.0, 0.0)
+  own = tl.load(a0 + line * E + e, mask=e < E, other=0.0)
+  total = tl.load(b0 + line) * share
+  for j in range(LENGTH // SIZE):
+    begin = LENGTH - (j + 1) * SIZE
+    t = begin + c
+    power, top = tl.load(s + t), tl.load(lse + t)
+    slope = tl.load(delta + t) * share
+    end, prior = tl.load(lse + begin + SIZE - 1), tl.load(before + begin)
+    seen = c[:, None] <= c[None, :]
+    tail, into = tl.exp2(power - end), tl.exp2(prior - top)
+    through = tl.exp2(prior - end)
+    if first is not None:
+      since, latest = tl.load(first + t), tl.load(first + begin + SIZE - 1)
+      seen = seen & (since[None, :] <= t[:, None])
+      tail = tl.where(latest <= t, tail, 0.0)
+      into = tl.where(since < begin, into, 0.0)
+      through = tl.where(latest < begin, through, 0.0)
+    weight = tl.exp2(power[:, None] - top[None, :])  # (column, row)
+    weight = tl.where(seen, weight, 0.0)
+    grad = _load(g, t, e, T, N, E)
+    dvalue = tl.dot(
+      weight.to(grad.dtype),
+      grad,
+      tail[:, None] * own[None, :],
+      input_precision=PRECISION,
+    )
+    _store(dv, t, e, dvalue, T, N, E)
+    terms = tl.sum(_load(v, t, e, T, N, E).to(tl.float32) * dvalue, 1)
+    terms -= tl.sum(weight * slope[None, :], 1) + tail * total
+    tl.store(ds + t, terms)
+    own = tl.sum(into[:, None] * grad.to(tl.float32), 0) + through * own
+    total = tl.sum(into * slope, 0) + through * total
+  tl.store(a + line * E + e, own, mask=e < E)
+  tl.store(b + piece * tl.num_programs(1) + line, total)

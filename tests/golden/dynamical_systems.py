@@ -1,0 +1,129 @@
+"""The models of the Dynamical Systems Framework against the authors' layers."""
+
+from collections.abc import Iterator, Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from attnjax.variants.recurrent import dynamical_systems
+
+# The file's names of the attentions, and attnjax's.
+_ATTENTIONS = {"softmax": "softmax", "linear": "linear", "norm": "normalised"}
+
+
+def compare(arrays: Mapping[str, np.ndarray], meta: dict) -> Iterator[tuple]:
+  """(key, what attnjax computes, what the file holds) for every result."""
+  kinds = [key.removeprefix("out.") for key in arrays if key.startswith("out.")]
+  found = {}
+  for kind in kinds:
+    layer = _layer(kind, arrays, meta["hyper"])
+    x = jnp.asarray(arrays["in.x" if kind in _ATTENTIONS else "in.hx"])
+    found |= _with_gradient(layer, x, kind)
+  for key in arrays:
+    if key.startswith(("out.", "grad.")):
+      yield key, found[key], arrays[key]
+
+
+def _with_gradient(layer, x, kind):
+  def total(x):
+    out = layer(x)
+    return (out * jnp.cos(jnp.arange(out.size)).reshape(out.shape)).sum(), out
+
+  run = jax.jit(jax.value_and_grad(total, has_aux=True))
+  (_, out), gradient = run(x)
+  return {f"out.{kind}": out, f"grad.{kind}_x": gradient}
+
+
+def _layer(kind, arrays, hyper):
+  prefix = f"param.{kind}."
+  weight = {
+    k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)
+  }
+  if kind in _ATTENTIONS:
+    return _attention(kind, weight, hyper)
+  return (_rglru if kind == "rglru" else _selru)(weight)
+
+
+def _attention(kind, weight, hyper):
+  heads, dim = hyper["heads"], weight["Wv.weight"].shape[1]
+  layer = dynamical_systems.Layer(
+    dim,
+    kind=_ATTENTIONS[kind],
+    heads=heads,
+    state=weight["Wqk.weight"].shape[0] // 2,
+    eta=hyper["norm"],
+    rngs=nnx.Rngs(0),
+  )
+  mixer = layer.mixer
+  # All query heads, then all key heads.
+  for i, part in enumerate((mixer.query, mixer.key)):
+    half = {k: np.split(v, 2)[i] for k, v in weight.items() if k.startswith("Wqk.")}
+    _linear(part, half, "Wqk")
+  _linear(mixer.value, weight, "Wv")
+  if kind == "norm":
+    _linear(mixer.normaliser, weight, "Wn")
+  _linear(mixer.out, weight, "out_proj")
+  return layer
+
+
+def _rglru(weight):
+  size, dim = weight["forget_base"].shape[0], weight["input.weight"].shape[1]
+  # The factor of softplus, which attnjax has as a constant.
+  np.testing.assert_allclose(weight["alpha_log_scale"], -8)
+  layer = dynamical_systems.Layer(
+    dim,
+    kind="rglru",
+    expand=size / dim,
+    conv=weight["conv.weight"].shape[-1],
+    rngs=nnx.Rngs(0),
+  )
+  mixer = layer.mixer
+  _linear(mixer.input, weight, "input")
+  _convolution(mixer.conv, weight)
+  _linear(mixer.gates, weight, "gates")
+  _set(mixer.base, weight["forget_base"])
+  _linear(mixer.output, weight, "output")
+  return layer
+
+
+def _selru(weight):
+  state, dim = weight["A"].shape
+  layer = dynamical_systems.Layer(
+    dim,
+    kind="selru",
+    state=state,
+    conv=weight["conv.weight"].shape[-1],
+    rngs=nnx.Rngs(0),
+  )
+  mixer = layer.mixer
+  _linear(mixer.input, weight, "input")
+  _convolution(mixer.conv, weight)
+  _linear(mixer.write_read, weight, "W_bc")
+  _linear(mixer.forget, weight, "W_lambda")
+  _set(mixer.base, weight["A"])
+  _linear(mixer.output, weight, "output")
+  return layer
+
+
+def _convolution(part, weight):
+  # A tap of attnjax is numbered by how far back it looks.
+  _set(part.taps.kernel, weight["conv.weight"][:, 0, ::-1].T)
+  _set(part.bias, weight.get("conv.bias", np.zeros(part.bias.size, np.float32)))
+
+
+def _linear(part, weight, name):
+  """From (outputs, inputs): each may be several axes in attnjax."""
+  _set(part.kernel, weight[f"{name}.weight"].T.reshape(part.kernel.shape))
+  if part.bias is not None:
+    bias = weight.get(f"{name}.bias", np.zeros(part.bias.size, np.float32))
+    _set(part.bias, bias.reshape(part.bias.shape))
+
+
+def _set(parameter, value):
+  if parameter.shape != value.shape:
+    raise ValueError(
+      f"a parameter of shape {parameter.shape} cannot hold {value.shape}"
+    )
+  parameter[...] = jnp.asarray(value)

@@ -1,0 +1,46 @@
+"""The TPU kernels in the simulator (NaN in its memory) against the definition."""
+
+from tests import simulate  # first: it sets what Triton reads on import
+
+# ruff: isort: split
+import jax
+from absl.testing import absltest, parameterized
+
+from pallas_kernels import prefix_softmax
+from pallas_kernels.prefix_softmax import CASES, mosaic_tpu
+from tests.prefix_softmax import conformance
+
+
+class MosaicTest(parameterized.TestCase):
+  @parameterized.named_parameters((case.name, case) for case in CASES)
+  def test_float32(self, case):
+    conformance.check(case, "pallas", "float32", 2e-5)
+
+  def test_bfloat16_in_blocks_of_two_chunks(self):
+    conformance.check(CASES[-1], "pallas", "bfloat16", 4e-2, mosaic_tpu.Tiles(256))
+
+  def test_refusals(self):
+    arrays = CASES[0].arrays()
+    for tiles, message in (
+      (mosaic_tpu.Tiles(100), "tiles.rows 100 is not a multiple of 128"),
+      (mosaic_tpu.Tiles(512, 1 << 20), "tiles.rows 512 needs .* MiB .* limit of 1.0"),
+    ):
+      with self.assertRaisesRegex(ValueError, message):
+        jax.eval_shape(
+          lambda x, t=tiles: prefix_softmax.prefix(**x, impl="pallas", tiles=t), arrays
+        )
+    double = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, "float64"), arrays)
+    with self.assertRaisesRegex(NotImplementedError, "scores has the type float64"):
+      mosaic_tpu.supports(**double)
+
+  def test_has_no_jvp(self):
+    def run(x):
+      return jax.jvp(lambda x: prefix_softmax.prefix(**x, impl="pallas")[0], (x,), (x,))
+
+    with simulate.accelerators():
+      with self.assertRaisesRegex(NotImplementedError, "'xla' has jvp"):
+        jax.jit(run).lower(CASES[1].arrays())
+
+
+if __name__ == "__main__":
+  absltest.main()

@@ -1,0 +1,35 @@
+"""The GPU kernels in Triton's interpreter against the definition."""
+
+from tests import simulate  # noqa: F401  first: it sets what Triton reads
+
+# ruff: isort: split
+import jax
+from absl.testing import absltest, parameterized
+
+from pallas_kernels import prefix_softmax
+from pallas_kernels.prefix_softmax import CASES, triton_gpu
+from tests.prefix_softmax import conformance
+
+
+class TritonTest(parameterized.TestCase):
+  @parameterized.named_parameters((case.name, case) for case in CASES)
+  def test_float32(self, case):
+    conformance.check(case, "triton", "float32", 2e-5)
+
+  def test_bfloat16(self):
+    conformance.check(CASES[-1], "triton", "bfloat16", 4e-2)
+
+  def test_refusals(self):
+    arrays = CASES[0].arrays()
+    tiles = triton_gpu.Tiles(24, 16)
+    with self.assertRaisesRegex(ValueError, "tiles.size 24 must be a power of two"):
+      jax.eval_shape(
+        lambda x: prefix_softmax.prefix(**x, impl="triton", tiles=tiles), arrays
+      )
+    double = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, "float64"), arrays)
+    with self.assertRaisesRegex(NotImplementedError, "scores has the type float64"):
+      triton_gpu.supports(**double)
+
+
+if __name__ == "__main__":
+  absltest.main()
