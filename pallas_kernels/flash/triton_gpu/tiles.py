@@ -125,8 +125,13 @@ def estimate(tile: Tile, kernel: str, H: int, V: int, dtype, capability: int) ->
   return need
 
 
-def _tiles(forward, queries, keys, apart=False) -> Tiles:
-  return Tiles(Tile(*forward), Tile(*queries), Tile(*keys), apart)
+def _tiles(forward, queries, keys) -> Tiles:
+  return Tiles(Tile(*forward), Tile(*queries), Tile(*keys), False)
+
+
+def _cut(*tiles) -> Tiles:
+  """With the gradients of keys and of values apart."""
+  return dataclasses.replace(_tiles(*tiles), apart=True)
 
 
 # By capability and bytes of a number: ((H, V) at most, tiles), as compiled with
@@ -139,11 +144,7 @@ _DEFAULTS = {
       (64, 64, _tiles((128, 128, 8, 2, 64), (128, 64, 8, 2, 32), (64, 128, 8, 2, 32))),
       (96, 96, _tiles((128, 128, 8, 2, 64), (128, 64, 8, 2, 32), (32, 128, 8, 2, 16))),
       (128, 128, _tiles((128, 64, 8, 2, 32), (64, 64, 4, 2, 32), (32, 64, 4, 2, 16))),
-      (
-        192,
-        128,
-        _tiles((128, 32, 8, 2, 32), (128, 16, 8, 2, 16), (16, 128, 8, 2, 16), True),
-      ),
+      (192, 128, _cut((128, 32, 8, 2, 32), (128, 16, 8, 2, 16), (16, 128, 8, 2, 16))),
       (512, 512, _APART),
     ),
     4: ((64, 64, _WHOLE), (512, 512, _APART)),
@@ -155,19 +156,18 @@ _DEFAULTS = {
         128,
         _tiles((128, 128, 8, 2, 64), (128, 128, 8, 2, 64), (64, 128, 8, 2, 32)),
       ),
-      (
-        192,
-        128,
-        _tiles((128, 128, 8, 2, 64), (128, 64, 8, 2, 32), (64, 128, 8, 2, 32), True),
-      ),
-      (
-        512,
-        512,
-        _tiles((128, 64, 8, 2, 32), (128, 32, 8, 2, 16), (32, 128, 8, 2, 16), True),
-      ),
+      (192, 128, _cut((128, 64, 8, 2, 32), (128, 64, 8, 2, 32), (64, 128, 8, 2, 32))),
+      (512, 512, _cut((128, 64, 8, 2, 32), (128, 32, 8, 2, 16), (32, 128, 8, 2, 16))),
     ),
     4: ((64, 64, _WHOLE), (512, 512, _APART)),
   },
+}
+_DEFAULTS[100] = {
+  2: (
+    (64, 64, _tiles((128, 128, 8, 2, 64), (128, 128, 8, 2, 64), (64, 128, 4, 2, 32))),
+    *_DEFAULTS[90][2],
+  ),
+  4: _DEFAULTS[90][4],
 }
 
 
