@@ -1,0 +1,128 @@
+"""Two softmaxes through a few agents, and the form that needs no training."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from attnjax import attention
+from attnjax.contract import Case
+from attnjax.core import masks
+from attnjax.core.scores import Scores
+
+IMPLEMENTATIONS = attention.IMPLEMENTATIONS
+
+
+def attend(
+  q: Float[Array, "B T N H"],
+  k: Float[Array, "B S K H"],
+  v: Float[Array, "B S K V"],
+  agents: Float[Array, "B A N H"],
+  *,
+  gather_bias: Float[Array, "#B #N A S"] | None = None,
+  spread_bias: Float[Array, "#B #N T A"] | None = None,
+  padding: Bool[Array, "B S"] | None = None,
+  scale: float | None = None,
+  spread_scale: float | None = None,
+  impl: str = "auto",
+) -> Float[Array, "B T N V"]:
+  """Agents gather from all keys, and queries from all agents.
+
+  Args:
+    q: queries.
+    k: keys; K divides N, agents and queries of head n use key head n K // N.
+    v: values.
+    agents: A of them for each head.
+    gather_bias: added to the scaled scores of agents and keys.
+    spread_bias: added to the scaled scores of queries and agents.
+    padding: True at the keys that agents see. Without any the output is 0.
+    scale: of agents and keys; H^-0.5 if None.
+    spread_scale: of queries and agents; `scale` if None.
+    impl: one of IMPLEMENTATIONS, or "auto", see `attnjax.attention`.
+
+  Raises:
+    ValueError: if shapes do not fit or `impl` is unknown.
+  """
+  (B, A, N, _), S = agents.shape, k.shape[1]
+  if (B, N) != (q.shape[0], q.shape[2]):
+    raise ValueError(f"agents {agents.shape} differ from q {q.shape} in B or heads")
+  scale = q.shape[-1] ** -0.5 if scale is None else scale
+  seen = None if padding is None else padding[:, None, None, :]
+  mask = masks.conjunction((B, N, A, S), array=seen)
+  gathered, _ = attention.attend(
+    agents, k, v, Scores(mask, bias=gather_bias), scale=scale, impl=impl
+  )
+  out, _ = attention.attend(
+    q,
+    agents,
+    gathered,
+    Scores(bias=spread_bias),
+    scale=scale if spread_scale is None else spread_scale,
+    impl=impl,
+  )
+  return out
+
+
+def reference(q, k, v, agents, **options):
+  """The definition: the weights of both softmaxes."""
+  return attend(q, k, v, agents, **options, impl="reference")
+
+
+def training_free(
+  q: Float[Array, "B T N H"],
+  k: Float[Array, "B T K H"],
+  v: Float[Array, "B T K V"],
+  agents: Float[Array, "B A N H"],
+  *,
+  sharpness: float = 0.3,
+  shortcut: float = 0.075,
+  impl: str = "auto",
+) -> Float[Array, "B T N V"]:
+  """What replaces the softmax attention of a trained model: `attend` + shortcut v.
+
+  Queries meet agents, which are averages, with the scale H^(-sharpness / 2). With half
+  as many agents as tokens, or more, nothing is gained, and it is softmax attention.
+
+  Args:
+    q: queries.
+    k: keys.
+    v: values.
+    agents: projected as queries are, see `attnjax.variants.linear.agent_attention`'s
+      `merged`.
+    sharpness: the paper's second scale.
+    shortcut: how much of its own value a token adds.
+    impl: as in `attend`.
+  """
+  if 2 * agents.shape[1] >= q.shape[1]:
+    return attention.attend(q, k, v, impl=impl)[0]
+  spread_scale = q.shape[-1] ** (-0.5 * sharpness)
+  out = attend(q, k, v, agents, spread_scale=spread_scale, impl=impl)
+  own = jnp.repeat(v, q.shape[2] // v.shape[2], axis=2)
+  return out + (shortcut * own).astype(out.dtype)
+
+
+def _shapes(B, T, S, A, N, K, H, V, biased=False):
+  shapes = {
+    "q": (B, T, N, H),
+    "k": (B, S, K, H),
+    "v": (B, S, K, V),
+    "agents": (B, A, N, H),
+  }
+  biases = {"gather_bias": (1, N, A, S), "spread_bias": (1, N, T, A)}
+  return shapes | (biases if biased else {})
+
+
+def _padded(key: jax.Array) -> Any:
+  del key
+  padding = jnp.array([[0], [9], [65]]) <= jnp.arange(65) % 60
+  return padding  # the second on both sides, the third everywhere
+
+
+CASES = (
+  Case("whole", _shapes(2, 64, 64, 9, 2, 2, 8, 8)),
+  Case("one_token", _shapes(1, 1, 1, 1, 1, 1, 4, 4)),
+  Case("seven", _shapes(1, 7, 7, 16, 3, 1, 8, 5), {"scale": 0.2, "spread_scale": 0.9}),
+  Case("biased", _shapes(2, 63, 33, 4, 4, 2, 3, 7, biased=True)),
+  Case("padding", _shapes(3, 65, 65, 5, 2, 1, 8, 8), {"padding": _padded}),
+)

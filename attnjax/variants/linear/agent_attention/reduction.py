@@ -1,0 +1,47 @@
+"""What is done to a grid before and after the attention: reduced, cut in windows."""
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+_INIT = nnx.initializers.truncated_normal(0.02)
+
+
+class Reduction(nnx.Module):
+  """A convolution of side and stride `ratio`, and a norm: fewer keys and values.
+
+  Wenhai Wang et al. Pyramid Vision Transformer. 2021. arXiv:2102.12122, equation 2.
+  What does not fill a cell is left out; a side shorter than a cell is filled up.
+  """
+
+  def __init__(self, dim: int, ratio: int, *, rngs: nnx.Rngs):
+    self.kernel = nnx.Param(_INIT(rngs.params(), (ratio, ratio, dim, dim)))
+    self.bias = nnx.Param(jnp.zeros(dim))
+    self.norm = nnx.LayerNorm(dim, epsilon=1e-5, use_fast_variance=False, rngs=rngs)
+
+  def grid(self, grid: tuple[int, ...]) -> tuple[int, ...]:
+    """The sides that are left of a grid."""
+    return tuple(max(side // self.kernel.shape[0], 1) for side in grid)
+
+  def __call__(self, x: Float[Array, "B H W D"]) -> Float[Array, "B h w D"]:
+    """The reduced grid."""
+    r = self.kernel.shape[0]
+    (h, w), missing = self.grid(x.shape[1:3]), (max(r - s, 0) for s in x.shape[1:3])
+    x = jnp.pad(x, ((0, 0), *((0, m) for m in missing), (0, 0)))[:, : h * r, : w * r]
+    x = x.reshape(x.shape[0], h, r, w, r, -1)
+    x = jnp.einsum("byixjc,ijcd->byxd", x, self.kernel[...].astype(x.dtype))
+    return self.norm(x + self.bias[...].astype(x.dtype))
+
+
+def windows(x: Float[Array, "B H W D"], side: int) -> Float[Array, "b w w D"]:
+  """The windows of a grid that they tile, row by row, one image after the other."""
+  B, H, W, D = x.shape
+  x = x.reshape(B, H // side, side, W // side, side, D)
+  return x.swapaxes(2, 3).reshape(-1, side, side, D)
+
+
+def whole(x: Float[Array, "b w w D"], shape: tuple[int, ...]) -> Float[Array, "..."]:
+  """The grid of that shape (B, H, W, D) of its windows."""
+  (B, H, W, D), side = shape, x.shape[1]
+  x = x.reshape(B, H // side, W // side, side, side, D)
+  return x.swapaxes(2, 3).reshape(shape)

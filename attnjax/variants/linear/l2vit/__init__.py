@@ -1,0 +1,49 @@
+"""L2ViT: linear attention that is bounded below, and made local again.
+
+Chuanyang Zheng. The Linear Attention Resurrection in Vision Transformer. 2025.
+arXiv:2501.16182. Official code: github.com/ChuanyangZheng/L2ViT (commit fad0341).
+
+  q, k <- relu(q), relu(k)
+  out[t, n] = temperature[n] q[t, n] S / max(q[t, n] . z, den_min)
+  S = sum_s k_s v_s^T,  z = sum_s k_s                    over all tokens s
+
+The matrix that this implies is not negative and too smooth; depthwise convolutions
+after the attention concentrate it:
+
+  concentrate(x) = conv7x7(norm(gelu(conv7x7(x))))
+  h = x + conv3x3(x);  h = h + attn(norm h);  h = h + concentrate(norm h);  MLP
+
+The model lets such blocks take turns with softmax attention in windows.
+
+Cost: O(T H V N) time for the attention, N H V numbers beside the tokens, in "xla"
+(packed documents: chunks, as in `attnjax.core.linear`); O(T^2 (H + V) N) and O(T^2 N)
+in "reference". The concentration: 98 T D products.
+
+Axes: B batch, T tokens, S the axes of the grid, N query heads, K key/value heads, H
+head size, V value size, D model width.
+"""
+
+from attnjax.variants.linear.l2vit.attention import (
+  CASES,
+  IMPLEMENTATIONS,
+  attend,
+  reference,
+)
+from attnjax.variants.linear.l2vit.blocks import GlobalBlock, Model, WindowBlock
+from attnjax.variants.linear.l2vit.layer import FORMS, NORMS, Concentration, Layer
+
+__all__ = [
+  "CASES",
+  "FORMS",
+  "IMPLEMENTATIONS",
+  "LAYER",
+  "NORMS",
+  "Concentration",
+  "GlobalBlock",
+  "Layer",
+  "Model",
+  "WindowBlock",
+  "attend",
+  "reference",
+]
+LAYER = {"dim": 32, "heads": 4, "local": 3}

@@ -1,0 +1,172 @@
+"""The layer: positions, linear attention and what makes it local again."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int, Num
+
+from attnjax.contract import unknown
+from attnjax.core import masks
+from attnjax.nn import projections
+from attnjax.nn.depthwise import Depthwise
+from attnjax.variants.linear.l2vit.attention import IMPLEMENTATIONS, attend
+
+FORMS = ("sequence", "image")
+NORMS = ("layer", "batch")
+EPSILON = 1e-5
+
+
+def norm(kind: str, dim: int, *, rngs: nnx.Rngs):
+  """A norm over the channels of each token, or of each channel over all tokens.
+
+  The batch norm uses running statistics, which are `nnx.BatchStat`; after `train()` of
+  a module around it, those of the batch, and it updates the running ones.
+  """
+  if kind not in NORMS:
+    raise ValueError(unknown("norm", kind, NORMS))
+  if kind == "layer":
+    return nnx.LayerNorm(dim, epsilon=EPSILON, use_fast_variance=False, rngs=rngs)
+  return nnx.BatchNorm(
+    dim, use_running_average=True, momentum=0.9, epsilon=EPSILON, rngs=rngs
+  )
+
+
+class Concentration(nnx.Module):
+  """Two depthwise convolutions (the paper's LCM): conv, GELU, norm, conv."""
+
+  def __init__(
+    self, dim: int, size: int = 7, *, kind: str = "batch", axes: int = 2, rngs: nnx.Rngs
+  ):
+    self.first, self.second = (
+      Depthwise(dim, size, axes=axes, rngs=rngs) for _ in range(2)
+    )
+    self.norm = norm(kind, dim, rngs=rngs)
+
+  def __call__(
+    self, x: Float[Array, "B *S D"], segment_ids: Int[Array, "B T"] | None = None
+  ) -> Float[Array, "B *S D"]:
+    """The convolved grid; the residual is the caller's."""
+    x = jax.nn.gelu(self.first(x, segment_ids), approximate=False)
+    return self.second(self.norm(x), segment_ids)
+
+
+class Layer(nnx.Module):
+  """Attention with what surrounds it in the paper's block, up to the MLP.
+
+    h = x + position(x)
+    h = h + project(attend(norm(h)))
+    y = h + concentrate(norm(h)) - x
+
+  A host adds y to x. x is (B, T, D) or (B, H, W, D); on sequences the convolutions have
+  one axis and do not cross segments or padding.
+
+  Args:
+    dim: D.
+    form: "sequence" or "image".
+    heads: N.
+    head_dim: H; dim / heads if 0.
+    den_min: of `attend`.
+    position: side of the position kernel; no position convolution if 0.
+    local: side of the concentration's kernels; no concentration if 0.
+    norm: within the concentration: "layer", or the paper's "batch" with its running
+      statistics, which a trainer must carry.
+    impl: as in `attend`.
+    rngs: for the parameters.
+  """
+
+  def __init__(
+    self,
+    dim: int,
+    *,
+    form: str = "image",
+    heads: int = 4,
+    head_dim: int = 0,
+    den_min: float = 100.0,
+    position: int = 3,
+    local: int = 7,
+    norm: str = "layer",
+    impl: str = "auto",
+    rngs: nnx.Rngs,
+  ):
+    for name, value, known in (
+      ("form", form, FORMS),
+      ("norm", norm, NORMS),
+      ("impl", impl, ("auto", *IMPLEMENTATIONS)),
+    ):
+      if value not in known:
+        raise ValueError(unknown(name, value, known))
+    size, axes = projections.head_size(dim, heads, head_dim), FORMS.index(form) + 1
+    self.position = Depthwise(dim, position, axes=axes, rngs=rngs) if position else None
+    self.norm = nnx.LayerNorm(dim, epsilon=EPSILON, use_fast_variance=False, rngs=rngs)
+    self.project = projections.QueryKeyValue(
+      dim, heads, heads, size, bias=True, rngs=rngs
+    )
+    self.temperature = nnx.Param(jnp.full(heads, size**-0.5))
+    self.out = projections.output(heads, size, dim, bias=True, rngs=rngs)
+    if local:
+      self.local_norm = nnx.LayerNorm(
+        dim, epsilon=EPSILON, use_fast_variance=False, rngs=rngs
+      )
+      self.concentrate = Concentration(dim, local, kind=norm, axes=axes, rngs=rngs)
+    self.local, self.axes, self.den_min, self.impl = local, axes, den_min, impl
+
+  def __call__(
+    self,
+    x: Float[Array, "B *S D"],
+    *,
+    segment_ids: Int[Array, "B T"] | None = None,
+    padding: Bool[Array, "B T"] | None = None,
+    positions: Num[Array, "..."] | None = None,
+    index: Int[Array, ""] | int = 0,
+  ) -> Float[Array, "B *S D"]:
+    """What a host adds to x; 0 at the padding.
+
+    `positions` are not used: convolutions know which tokens are neighbours.
+    """
+    del positions, index
+    ids = self._ids(x, segment_ids, padding)
+    h = self._placed(x, ids)
+    h = h + self.attend(self.norm(h), segment_ids, padding)
+    if self.local:
+      h = h + self.concentrate(self.local_norm(h), ids)
+    y = h - x
+    return y if ids is None else jnp.where((ids >= 0)[..., None], y, 0)
+
+  def attend(
+    self,
+    x: Float[Array, "B *S D"],
+    segment_ids: Int[Array, "B T"] | None = None,
+    padding: Bool[Array, "B T"] | None = None,
+  ) -> Float[Array, "B *S D"]:
+    """The attention alone, with its projections."""
+    q, k, v = self._heads(x)
+    out = self._mix(q, k, v, segment_ids, padding)
+    return self.out(out.astype(x.dtype)).reshape(x.shape)
+
+  def weights(self, x, *, segment_ids=None, padding=None, positions=None, index=0):
+    """The factors of the values, (B, N, T, T) float32; rows do not sum to 1."""
+    del positions, index
+    ids = self._ids(x, segment_ids, padding)
+    q, k, _ = self._heads(self.norm(self._placed(x, ids)))
+    eye = projections.identity_values(k)
+    return self._mix(q, k, eye, segment_ids, padding).swapaxes(1, 2)
+
+  def _placed(self, x, ids):
+    return x if self.position is None else x + self.position(x, ids)
+
+  def _heads(self, x):
+    return self.project.heads(x.reshape(x.shape[0], -1, x.shape[-1]))
+
+  def _mix(self, q, k, v, segment_ids, padding):
+    given = {"segment_ids": segment_ids, "padding": padding, "impl": self.impl}
+    return attend(q, k, v, self.temperature[...], den_min=self.den_min, **given)
+
+  def _ids(self, x, segment_ids, padding):
+    if x.ndim != self.axes + 2:
+      raise ValueError(
+        f"x has the shape {x.shape}; this form takes {self.axes} axes between batch"
+        " and width"
+      )
+    if self.axes > 1 and not (segment_ids is None and padding is None):
+      raise NotImplementedError("form 'image' takes no segment_ids and no padding")
+    return masks.segments(segment_ids, padding, x.shape[:2])

@@ -1,0 +1,207 @@
+"""The operation: its definition, its transform and its tiles."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Num
+
+from attnjax.contract import Case
+from attnjax.core import linear, masks, random_features
+from attnjax.variants.linear.nprf import forms, kernel
+
+IMPLEMENTATIONS = ("reference", "xla", "chunked")
+FEATURES = kernel.FEATURES
+# A denominator below is taken for it: the round-off of the transforms may be larger
+# than a small one, even negative.
+SMALLEST = 1e-6
+# Of tokens; for fewer ones products of matrices are cheap.
+LONG = 2048
+
+
+def attend(
+  q: Float[Array, "B *T N H"],
+  k: Float[Array, "B *T N H"],
+  v: Float[Array, "B *T N E"],
+  bias: Float[Array, "N *L"] | None = None,
+  w: Float[Array, "*N M H"] | None = None,
+  *,
+  causal: bool = False,
+  features: str = "positive",
+  normalise: bool = True,
+  scale: float | None = None,
+  segment_ids: Int[Array, "B T"] | None = None,
+  padding: Bool[Array, "B T"] | None = None,
+  positions: Num[Array, "..."] | None = None,
+  impl: str = "auto",
+) -> Float[Array, "B *T N E"]:
+  """The mixed values z, in the shape and type of v.
+
+  Args:
+    q: queries (B, T, N, H), or (B, H, W, N, H) on images.
+    k: keys.
+    v: values.
+    bias: b of the lags key - query, 2 D - 1 an axis with 0 in the middle; lags of D
+      and more count as D - 1. None is 0.
+    w: (M, H), or (N, M, H), for the features "positive" and "trigonometric".
+    causal: token t sees tokens <= t, at positions <= its own; not on images.
+    features: one of FEATURES.
+    normalise: whether q and k are divided by their lengths.
+    scale: of q . k in the exponent; None is 1 with `normalise`, else H^-0.5.
+    segment_ids: a document is a run of equal ids and sees itself only.
+    padding: True at the real tokens; the others keep their place, unseen.
+    positions: (B, T) or (T,), integers: lags are their differences; None is 0, 1, ..
+    impl: one of IMPLEMENTATIONS, or "auto": "xla", transforms, for many tokens,
+      "chunked", tiles, for others and for what "xla" cannot do.
+
+  Raises:
+    ValueError: if shapes do not fit or an option is unknown.
+    NotImplementedError: for segments or positions in "xla", all three on images.
+  """
+  grid = _check(q, k, v, bias, w, features, causal, impl)
+  placed = not (segment_ids is None and positions is None)
+  _refuse(grid, impl, placed, padding)
+  ids = documents(segment_ids, padding, (q.shape[0], grid[0]))
+  c = kernel.table(bias, q.shape[-2], len(grid), causal)
+  factors = (*_features(q, k, w, features, normalise, scale, ids), with_ones(v))
+  if impl == "auto":
+    impl = "xla" if not placed and math.prod(grid) >= LONG else "chunked"
+  ids = None if segment_ids is None else ids  # padding has no features
+  sums = _sums(map(_rows, factors), c, grid, causal, ids, positions, impl)
+  return jnp.moveaxis(divide(sums, v.dtype), 1, 2).reshape(v.shape)
+
+
+def reference(q, k, v, bias=None, w=None, **options):
+  """The definition: one (T, T) matrix of weights for each head."""
+  return attend(q, k, v, bias, w, **options, impl="reference")
+
+
+def scaled(
+  x: Float[Array, "*B N H"], normalise: bool, scale: float | None
+) -> Float[Array, "*B N H"]:
+  """Q or k as the features take it, with the square root of `scale`."""
+  scale = (1.0 if normalise else x.shape[-1] ** -0.5) if scale is None else scale
+  return (kernel.units(x) if normalise else x.astype(kernel.wide(x))) * scale**0.5
+
+
+def with_ones(v: Float[Array, "*B E"]) -> Float[Array, "*B E1"]:
+  """[v, 1]: the sums of its columns are numerators and the denominator."""
+  v = v.astype(kernel.wide(v))
+  return jnp.concatenate([v, jnp.ones((*v.shape[:-1], 1), v.dtype)], axis=-1)
+
+
+def divide(sums: Float[Array, "*B E1"], dtype) -> Float[Array, "*B E"]:
+  """Numerators by their denominator; 0 where nothing is seen."""
+  return (sums[..., :-1] / jnp.maximum(sums[..., -1:], SMALLEST)).astype(dtype)
+
+
+def documents(segment_ids, padding, shape) -> Int[Array, "B T"] | None:
+  """The number of each token's document, -1 at the padding; None for one whole."""
+  ids = masks.segments(segment_ids, padding, shape)
+  if ids is None:
+    return None
+  filled, real = linear.spans(ids)
+  return jnp.where(real, masks.documents(filled), -1)
+
+
+def _features(q, k, w, kind, normalise, scale, ids):
+  q, k = (scaled(x, normalise, scale) for x in (q, k))
+  shift = jnp.zeros(k.shape[:-1], k.dtype)
+  if not normalise:
+    # One for all keys, or it would not cancel. Unit vectors need none.
+    shift = kernel.peaks(k, w, kind)
+    if ids is not None:
+      shift = jnp.where((ids >= 0)[..., None], shift, -jnp.inf)
+    axes = tuple(range(1, shift.ndim - 1))
+    shift = shift.max(axis=axes, keepdims=True)
+    shift = jnp.broadcast_to(jnp.where(jnp.isfinite(shift), shift, 0), k.shape[:-1])
+  phi_q, phi_k = kernel.of_queries(q, w, kind), kernel.of_keys(k, w, kind, shift)
+  if ids is not None:
+    real = (ids >= 0)[..., None, None]
+    phi_q, phi_k = jnp.where(real, phi_q, 0), jnp.where(real, phi_k, 0)
+  return phi_q, phi_k
+
+
+def _rows(x):
+  """(B, *T, N, F) to (B, N, T, F)."""
+  return jnp.moveaxis(x.reshape(x.shape[0], -1, *x.shape[-2:]), 2, 1)
+
+
+def _sums(factors, c, grid, causal, ids, positions, impl):
+  phi_q, phi_k, columns = factors
+  if impl == "xla":
+    return forms.transform(phi_q, phi_k, columns, kernel.spread(c, grid, causal), grid)
+  compute = forms.tiled if impl == "chunked" else forms.whole
+  return compute(phi_q, phi_k, columns, c, grid, causal, ids, positions)
+
+
+def _refuse(grid, impl, placed, padding):
+  if len(grid) > 1 and (placed or padding is not None):
+    raise NotImplementedError("images take no segment_ids, padding or positions")
+  if impl == "xla" and placed:
+    raise NotImplementedError(
+      "impl 'xla' takes no segment_ids or positions: the weights of lags are no"
+      " Toeplitz matrix; impl 'chunked' does"
+    )
+
+
+def _check(q, k, v, bias, w, features, causal, impl) -> tuple[int, ...]:
+  """The grid of tokens; ValueError, naming the argument, if something does not fit."""
+  if impl not in ("auto", *IMPLEMENTATIONS):
+    raise ValueError(f"impl {impl!r} is none of auto, {', '.join(IMPLEMENTATIONS)}")
+  if features not in FEATURES:
+    raise ValueError(f"features {features!r} is none of {', '.join(FEATURES)}")
+  if q.ndim not in (4, 5):
+    raise ValueError(f"q {q.shape} must be (B, T, N, H) or (B, H, W, N, H)")
+  grid, N, H = q.shape[1:-2], q.shape[-2], q.shape[-1]
+  if k.shape != q.shape or v.shape[:-1] != q.shape[:-1]:
+    raise ValueError(f"q {q.shape}, k {k.shape}, v {v.shape} differ in B, T, N or H")
+  if causal and len(grid) > 1:
+    raise ValueError(f"causal with q {q.shape}: a grid has no order of tokens")
+  if bias is not None:
+    odd = all(L % 2 for L in bias.shape[1:])
+    if bias.ndim != 1 + len(grid) or bias.shape[0] != N or not odd:
+      raise ValueError(
+        f"bias {bias.shape} must be (N, 2 D - 1{', 2 D - 1' * (len(grid) - 1)}),"
+        f" N = {N}"
+      )
+  if features in random_features.KINDS:
+    if w is None:
+      raise ValueError(f"features {features!r} need w, (M, H) or (N, M, H)")
+    if w.shape[-1] != H or w.ndim not in (2, 3) or w.shape[:-2] not in ((), (N,)):
+      raise ValueError(f"w {w.shape} must be (M, H) or (N, M, H) with {(N, H)}")
+  return grid
+
+
+def _shapes(B, grid, N, H, E, M=6, D=0, each=False):
+  shape = (B, *grid, N)
+  shapes = {"q": (*shape, H), "k": (*shape, H), "v": (*shape, E)}
+  shapes |= {"bias": (N, *(2 * (D or T) - 1 for T in grid))}
+  return shapes | ({"w": (N, M, H) if each else (M, H)} if M else {})
+
+
+def _bias(*lags):
+  # Round-off is absolute: it shows where the sums of early tokens are small.
+  def make(key: jax.Array) -> dict[str, jax.Array]:
+    return {"bias": 0.3 * jax.random.normal(key, lags)}
+
+  return make
+
+
+def _padded(key):
+  del key
+  return jnp.array([[0], [7]]) <= jnp.arange(33) % 30
+
+
+_CAUSAL = {"causal": True}
+CASES = (
+  Case("whole", _shapes(2, (33,), 2, 8, 5)),
+  Case("causal", _shapes(1, (64,), 2, 8, 8, each=True), _CAUSAL, _bias(2, 127)),
+  Case("one_token", _shapes(1, (1,), 1, 3, 5, M=0, D=2), _CAUSAL | {"features": "elu"}),
+  Case(
+    "padding",
+    _shapes(2, (33,), 2, 4, 4, D=7),
+    {"padding": _padded, "normalise": False},
+  ),
+  Case("image", _shapes(1, (5, 4), 2, 4, 4, D=3)),
+)

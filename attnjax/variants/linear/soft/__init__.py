@@ -1,0 +1,44 @@
+"""SOFT and SOFT++: attention by a Gaussian kernel, without softmax, in linear time.
+
+Jiachen Lu, Junge Zhang, Xiatian Zhu, Jianfeng Feng, Tao Xiang, Li Zhang. Softmax-free
+Linear Transformers. 2022. arXiv:2207.03341. First: Jiachen Lu et al. SOFT: Softmax-free
+Transformer with Linear Complexity. 2021. arXiv:2110.11945. Official code:
+github.com/fudan-zvg/SOFT (commit d3febc3).
+
+  kappa(a, b) = exp(-|a - b|^2 / 2)
+  P = kappa(q, landmarks) (T, M),  A = kappa(landmarks, landmarks) (M, M)
+  out = P inverse(A) P^T V                    SOFT
+  out = P (d inverse(A) d) P^T V              SOFT++, d = diag(rowsum(A))^-1/2
+
+Queries are keys too: the kernel matrix of all tokens, for which P inverse(A) P^T stands
+(Nystrom's method), is symmetric and positive semi-definite. Its rows do not sum to 1.
+The inverse is Newton's, with an exact gradient: see `attnjax.core.inverse`.
+
+Cost: O(T M (H + V) N + 40 M^3 N) time for 20 iterations; memory O(T H N) in "xla",
+O(T M H N) in "reference".
+
+Axes: B batch, T tokens, S the axes of the grid, M landmarks, N heads, H head size, V
+value size, D model width.
+"""
+
+from attnjax.variants.linear.soft.attention import (
+  CASES,
+  IMPLEMENTATIONS,
+  attend,
+  gaussian,
+  reference,
+)
+from attnjax.variants.linear.soft.layer import FORMS, Block, Layer
+
+__all__ = [
+  "CASES",
+  "FORMS",
+  "IMPLEMENTATIONS",
+  "LAYER",
+  "Block",
+  "Layer",
+  "attend",
+  "gaussian",
+  "reference",
+]
+LAYER = {"dim": 32, "heads": 4, "kernel": 3}

@@ -1,0 +1,173 @@
+"""Attention by a Gaussian kernel, factorised through landmarks."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from attnjax.contract import Case, unknown
+from attnjax.core.inverse import newton_inverse
+from attnjax.core.softmax import wide
+
+IMPLEMENTATIONS = ("reference", "xla")
+# Long enough for its products to be efficient, so short that its kernel, M numbers a
+# token, stays small.
+_CHUNK = 256
+
+
+def attend(
+  q: Float[Array, "B T N H"],
+  v: Float[Array, "B T N V"],
+  landmarks: Float[Array, "B M N H"],
+  *,
+  normalise: bool = False,
+  iterations: int = 20,
+  jitter: float = 0.01,
+  gradient: str = "analytic",
+  start: str = "matrix",
+  padding: Bool[Array, "B T"] | None = None,
+  landmark_padding: Bool[Array, "B M"] | None = None,
+  impl: str = "auto",
+) -> Float[Array, "B T N V"]:
+  """P inverse(A) P^T V; every token sees all.
+
+  Args:
+    q: queries, which are the keys too; already scaled by H^-1/4.
+    v: values.
+    landmarks: M points that stand for the queries.
+    normalise: SOFT++: the inverse times rowsum(A)^-1/2 on both sides.
+    iterations: of `attnjax.core.inverse.newton_inverse`, as the next three.
+    jitter: added to A's diagonal before it is inverted.
+    gradient: "analytic" or "autodiff".
+    start: "matrix", or "batch", which couples the batch's examples.
+    padding: True at the real tokens; others are not seen and give 0.
+    landmark_padding: True at the landmarks to be used.
+    impl: one of IMPLEMENTATIONS, or "auto", which takes "xla".
+
+  Raises:
+    ValueError: if shapes do not fit or an option is unknown.
+  """
+  _check(q, v, landmarks, impl)
+  kind, dtype = v.dtype, wide(q)
+  q, v, landmarks = (x.swapaxes(1, 2).astype(dtype) for x in (q, v, landmarks))
+  if padding is not None:
+    v = jnp.where(padding[:, None, :, None], v, 0)
+  used = None
+  if landmark_padding is not None:
+    used = landmark_padding[:, None, None, :]
+  middle = _middle(landmarks, used, normalise, iterations, jitter, gradient, start)
+  compute = _definition if impl == "reference" else _chunked
+  out = compute(q, v, landmarks, middle, used).swapaxes(1, 2)
+  if padding is not None:
+    out = jnp.where(padding[:, :, None, None], out, 0)
+  return out.astype(kind)
+
+
+def reference(q, v, landmarks, **options):
+  """The definition: all differences of tokens and landmarks at once."""
+  return attend(q, v, landmarks, **options, impl="reference")
+
+
+def gaussian(
+  a: Float[Array, "*B T H"], b: Float[Array, "*B M H"]
+) -> Float[Array, "*B T M"]:
+  """exp(-|a - b|^2 / 2), by the differences themselves."""
+  return jnp.exp(-jnp.square(a[..., :, None, :] - b[..., None, :, :]).sum(-1) / 2)
+
+
+def _middle(landmarks, used, normalise, iterations, jitter, gradient, start):
+  """The inverse of the landmarks' kernel matrix, perhaps normalised."""
+  among = gaussian(landmarks, landmarks)
+  if used is not None:
+    # Unused landmarks are points apart from all others.
+    eye = jnp.eye(among.shape[-1], dtype=among.dtype)
+    among = jnp.where(used & used.mT, among, eye)
+  middle = newton_inverse(
+    among, iterations=iterations, jitter=jitter, gradient=gradient, start=start
+  )
+  if normalise:
+    root = jax.lax.rsqrt(among.sum(-1))
+    middle = root[..., :, None] * middle * root[..., None, :]
+  return middle
+
+
+def _definition(q, v, landmarks, middle, used):
+  kernel = gaussian(q, landmarks)
+  kernel = kernel if used is None else jnp.where(used, kernel, 0)
+  return kernel @ (middle @ (kernel.mT @ v))
+
+
+def _chunked(q, v, landmarks, middle, used):
+  """The kernel of a chunk is made twice, for sums and for outputs, never kept."""
+  B, N, T, _ = q.shape
+  number = -(-T // _CHUNK)
+  size = -(-T // number)
+
+  def split(x):  # beyond the end values are 0, and outputs are cut off
+    x = jnp.pad(x, ((0, 0), (0, 0), (0, number * size - T), (0, 0)))
+    return jnp.moveaxis(x.reshape(B, N, number, size, -1), 2, 0)
+
+  def kernel(q):
+    with jax.default_matmul_precision("highest"):
+      product = jnp.einsum("bnth,bnmh->bntm", q, landmarks)
+    square = jnp.square(q).sum(-1)[..., :, None]
+    far = square + jnp.square(landmarks).sum(-1)[..., None, :] - 2 * product
+    near = jnp.exp(-jnp.maximum(far, 0) / 2)
+    return near if used is None else jnp.where(used, near, 0)
+
+  def gather(total, part):
+    q, v = part
+    return total + kernel(q).mT @ v, None
+
+  def spread(_, q):
+    return None, kernel(q) @ mixed
+
+  gather, spread = (jax.checkpoint(f, prevent_cse=False) for f in (gather, spread))
+  begin = jnp.zeros((B, N, landmarks.shape[2], v.shape[-1]), v.dtype)
+  total, _ = jax.lax.scan(gather, begin, (split(q), split(v)))
+  mixed = middle @ total
+  _, out = jax.lax.scan(spread, None, split(q))
+  return jnp.moveaxis(out, 0, 2).reshape(B, N, number * size, -1)[:, :, :T]
+
+
+def _check(q, v, landmarks, impl):
+  if impl not in ("auto", *IMPLEMENTATIONS):
+    raise ValueError(unknown("impl", impl, ("auto", *IMPLEMENTATIONS)))
+  B, T, N, H = q.shape
+  if v.shape[:3] != (B, T, N):
+    raise ValueError(f"v {v.shape} differs from q {q.shape} in B, T or heads")
+  if (landmarks.shape[0], *landmarks.shape[2:]) != (B, N, H):
+    raise ValueError(f"landmarks {landmarks.shape} differ from q {q.shape}")
+
+
+def _shapes(B, T, M, N, H, V):
+  return {"q": (B, T, N, H), "v": (B, T, N, V), "landmarks": (B, M, N, H)}
+
+
+def _padded(key: jax.Array) -> Any:
+  del key
+  return jnp.array([[0], [9]]) <= jnp.arange(65) % 60  # the second on both sides
+
+
+def _some(key: jax.Array) -> Any:
+  del key
+  return jnp.array([[True] * 4 + [False] * 2, [False] + [True] * 5])
+
+
+CASES = (
+  Case("whole", _shapes(2, 64, 9, 2, 16, 16)),
+  Case("one_token", _shapes(1, 1, 1, 1, 4, 4), {"normalise": True}),
+  Case("seven", _shapes(1, 7, 7, 3, 8, 5), {"iterations": 12}),
+  Case(
+    "coupled",
+    _shapes(2, 63, 5, 1, 5, 7),
+    {"normalise": True, "jitter": 0.0, "gradient": "autodiff", "start": "batch"},
+  ),
+  Case(
+    "padding",
+    _shapes(2, 65, 6, 2, 8, 8),
+    {"normalise": True, "padding": _padded, "landmark_padding": _some},
+  ),
+  Case("chunks", _shapes(1, 300, 6, 1, 6, 4)),
+)

@@ -1,0 +1,51 @@
+"""The slow neural loss in its two forms, and the Terminator's objective."""
+
+import itertools
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int
+
+REDUCTIONS = ("channel_sum", "tile")
+
+
+def slow_neural_loss(
+  kernels: Sequence[Float[Array, "H W _"]], reduce: str = "channel_sum"
+) -> Float[Array, ""]:
+  """How far apart the slow kernels of blocks are, a sum over all pairs of blocks.
+
+  Args:
+    kernels: (H, W, C_i) of each block, of one H and W.
+    reduce: "channel_sum": mean((sum_c W_j - sum_c W_i)^2); "tile": mean((W_j tiled -
+      W_i)^2), the channels of the earlier one repeated to those of the later.
+
+  Raises:
+    ValueError: if `reduce` is unknown or channels do not divide.
+  """
+  if reduce not in REDUCTIONS:
+    raise ValueError(f"reduce {reduce!r} is none of {', '.join(REDUCTIONS)}")
+  if reduce == "channel_sum":
+    kernels = [kernel.sum(axis=-1, keepdims=True) for kernel in kernels]
+  total = jnp.zeros(())
+  for early, late in itertools.combinations(kernels, 2):
+    if late.shape[-1] % early.shape[-1]:
+      raise ValueError(f"kernels {early.shape} cannot be tiled to {late.shape}")
+    tiled = jnp.tile(early, late.shape[-1] // early.shape[-1])
+    total += jnp.square(tiled - late).mean()
+  return total
+
+
+def terminator_loss(
+  logits: Float[Array, "B classes"],
+  labels: Int[Array, "B"],
+  kernels: Sequence[Float[Array, "H W _"]],
+  *,
+  smoothing: float = 0.09,
+  weight: float = 1.0,
+  reduce: str = "channel_sum",
+) -> Float[Array, ""]:
+  """Cross-entropy with smoothed labels, and `weight` times the slow neural loss."""
+  targets = optax.smooth_labels(jnp.eye(logits.shape[-1])[labels], smoothing)
+  loss = optax.softmax_cross_entropy(logits, targets).mean()
+  return loss + weight * slow_neural_loss(kernels, reduce)

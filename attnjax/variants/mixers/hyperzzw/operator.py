@@ -1,0 +1,81 @@
+"""The HyperZ.Z.W operators: weights made of features and slow kernels, on features."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from attnjax.contract import Case
+from attnjax.core.depthwise import depthwise
+from attnjax.core.softmax import wide
+
+IMPLEMENTATIONS = ("reference", "xla")
+
+
+def attend(
+  z: Float[Array, "B H W C"],
+  w: Float[Array, "H W C"],
+  x: Float[Array, "B H W C"],
+  *,
+  impl: str = "auto",
+) -> Float[Array, "B H W C"]:
+  """(x * w) z, a product of matrices for each image and channel, in the type of z.
+
+    out[b, h, u, c] = sum_{r < min(H, W)} x[b, h, r, c] w[h, r, c] z[b, r, u, c]
+
+  Args:
+    z: features that the weights act on.
+    w: the slow net's kernel, the same for all images.
+    x: features that make weights of the kernel.
+    impl: one of IMPLEMENTATIONS, or "auto", which takes "xla".
+
+  Raises:
+    ValueError: if shapes do not fit or `impl` is unknown.
+  """
+  if impl not in ("auto", *IMPLEMENTATIONS):
+    raise ValueError(f"impl {impl!r} is none of auto, {', '.join(IMPLEMENTATIONS)}")
+  if x.shape != z.shape or w.shape != z.shape[1:]:
+    raise ValueError(
+      f"z {z.shape}, w {w.shape}, x {x.shape} must be (B, H, W, C), (H, W, C),"
+      " (B, H, W, C)"
+    )
+  side, dtype = min(z.shape[1:3]), wide(z)
+  weights = (x.astype(dtype) * w.astype(dtype))[:, :, :side]
+  rows = z[:, :side].astype(dtype)
+  if impl == "reference":
+    out = (weights[:, :, :, None] * rows[:, None]).sum(axis=2)
+  else:
+    # Products of matrices need the channels before the pixels.
+    weights, rows = jnp.moveaxis(weights, 3, 1), jnp.moveaxis(rows, 3, 1)
+    out = jnp.moveaxis(jnp.matmul(weights, rows), 1, 3)
+  return out.astype(z.dtype)
+
+
+def reference(z, w, x, **options):
+  """The definition: all H x W x W products of each channel, and their sum."""
+  return attend(z, w, x, **options, impl="reference")
+
+
+def elementwise(
+  w: Float[Array, "H W C"], x: Float[Array, "B H W C"]
+) -> Float[Array, "B H W C"]:
+  """(x * w) * x, the operator without interaction between pixels."""
+  return x * w * x
+
+
+def local(
+  kernel: Float[Array, "h w C"], x: Float[Array, "B H W C"]
+) -> Float[Array, "B H W C"]:
+  """Each channel's correlation with its own kernel, of odd sides, on zero padding."""
+  return depthwise(x, kernel)
+
+
+def _shapes(B, H, W, C):
+  return {"z": (B, H, W, C), "w": (H, W, C), "x": (B, H, W, C)}
+
+
+CASES = (
+  Case("square", _shapes(2, 8, 8, 6)),
+  Case("one_pixel", _shapes(1, 1, 1, 3)),
+  Case("wide", _shapes(2, 5, 9, 2)),
+  Case("tall", _shapes(1, 9, 4, 3)),
+  Case("odd", _shapes(1, 33, 33, 1)),
+)
