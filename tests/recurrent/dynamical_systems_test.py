@@ -146,7 +146,7 @@ class CommonFormTest(parameterized.TestCase):
       "qlstm": 24,
     }
     for name, size in sizes.items():
-      system, v = jax.eval_shape(lambda x, n=name: _layer(n).system(x), _input())
+      system, v = jax.eval_shape(_layer(name).system, _input())
       self.assertEqual(system.state_size(v.shape[-1]), size, name)
 
   def test_errors_name_the_array(self):
@@ -246,8 +246,9 @@ class LayerTest(parameterized.TestCase):
 
   def test_the_state_does_not_grow(self):
     for name in _RECURRENT:
+      layer = _layer(name)
       short, long = (
-        jax.eval_shape(lambda n=name, t=length: _layer(n).init_cache(2, t))
+        jax.eval_shape(functools.partial(layer.init_cache, 2, length))
         for length in (1, 99)
       )
       self.assertEqual(short, long, name)
