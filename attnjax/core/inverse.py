@@ -44,8 +44,8 @@ def newton_inverse(
     matrix: symmetric, positive semi-definite, with entries >= 0.
     iterations: number of steps.
     jitter: added to the diagonal, but not to the row sums of alpha.
-    gradient: "analytic", of the inverse itself, once differentiable; or "autodiff",
-      of the steps that were taken, which are kept.
+    gradient: "analytic", of the inverse itself, of any order; or "autodiff", of the
+      steps that were taken, which are kept.
     start: "matrix": alpha = 1.8 / (largest row sum)^2 of each matrix; "batch": SOFT++'s
       code, one alpha for all: 2 / (largest row sum of all)^2, halved up to 10 times
       until the 1-norms of I - A' Y_0 are at most 1.01. A matrix's result then depends
@@ -78,24 +78,17 @@ def _iterate(matrix, iterations, jitter, start):
   return jax.lax.scan(step, begin, length=iterations)[0]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2, 3))
 def _analytic(matrix, iterations, jitter, start):
   return _iterate(matrix, iterations, jitter, start)
 
 
-def _forward(matrix, *options):
-  inverse = _iterate(matrix, *options)
-  return inverse, inverse
-
-
-def _backward(iterations, jitter, start, inverse, cotangent):
-  del iterations, jitter, start
-  turned = inverse.mT
+@_analytic.defjvp
+def _tangent(iterations, jitter, start, primals, tangents):
+  """The tangent of an inverse, -Y dA Y; JAX transposes it for the gradient."""
+  inverse = _analytic(*primals, iterations, jitter, start)
   with jax.default_matmul_precision("highest"):
-    return (-turned @ cotangent @ turned,)
-
-
-_analytic.defvjp(_forward, _backward)
+    return inverse, -inverse @ tangents[0] @ inverse
 
 
 def _alpha(matrix, shifted, start):
