@@ -8,6 +8,10 @@ Claimed (arXiv:2405.15731, sections 4.1 to 4.3):
 
   python -m experiments.claims dynamical_systems
 
+Measured: all but one of the claims hold. Normalised attention stays at 0.26 of recall,
+below linear attention's 0.89, at every rate and start that was tried. The 140 steps of
+copying were chosen on the curves of both models.
+
 Recall: MQAR of 4 pairs among 64 tokens of 64 symbols, 2 layers of width 64 with one
 head of n query and key numbers. Copying: at every token the symbol that was last
 marked, among 16 symbols of which one in twenty is marked; one layer of 32 channels.

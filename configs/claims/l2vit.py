@@ -10,6 +10,9 @@ its neighbour to see. 8 x 8 tokens in images of 32 x 32; two blocks, 32 wide, 60
 The clamp is at 1: at 100 it is active for so few tokens.
 
   python -m experiments.claims l2vit
+
+Measured: that linear attention is smoother, and worse, than softmax attention does not
+hold on this task, where softmax attention learns less than both others.
 """
 
 from collections.abc import Iterator

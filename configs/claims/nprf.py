@@ -4,7 +4,7 @@ Claimed (arXiv:2106.12566, abstract and sections 3 and 4):
 - random features of unnormalised queries and keys diverge or stall when these are
   long; normalised ones do not;
 - without positions the normalised form cannot tell tokens apart, with the bias it
-  does; Performers with absolute positions are in between;
+  does; Performers with absolute positions are in between (here they copy as well);
 - T log T: the transforms beat the (T, T) form from a few thousand tokens on.
 
   python -m experiments.claims nprf

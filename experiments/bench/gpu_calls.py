@@ -87,7 +87,7 @@ def calls(
   )
   traced = jax.make_jaxpr(run)(q, k, v, g, row, operands, *lists)
   found = [e for e in traced.jaxpr.eqns if e.primitive.name == "triton_kernel_call"]
-  return dict(zip(KERNELS[tiles.apart], map(_call, found), strict=True))
+  return dict(zip(KERNELS[tiles.apart], map(from_equation, found), strict=True))
 
 
 def schedule(T: int, S: int, blocks) -> Schedule:
@@ -101,7 +101,8 @@ def schedule(T: int, S: int, blocks) -> Schedule:
   return Schedule(block_q=blocks[0], block_k=blocks[1], **dict(zip(names, arrays)))
 
 
-def _call(equation) -> Call:
+def from_equation(equation) -> Call:
+  """What a traced `triton_kernel_call` would compile."""
   import jax_triton.triton_lib as lib
 
   parameters = equation.params

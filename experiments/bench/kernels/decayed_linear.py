@@ -145,7 +145,7 @@ def _gpu_rows(capability: int, H: int, E: int) -> Iterator[dict]:
     traced = jax.make_jaxpr(function)(*given)
     for equation in traced.jaxpr.eqns:
       if equation.primitive.name == "triton_kernel_call":
-        one: Any = gpu_calls._call(equation)
+        one: Any = gpu_calls.from_equation(equation)
         name = one.function.__name__.removesuffix("_kernel")
         name += " back" if one.constants["F"].reverse else ""
         found[name] = one
