@@ -42,12 +42,12 @@ def forward(q, k, v, sinks, program, schedule, *, scale, tiles):
       return jax.lax.map(row, at)
 
     def all_rows():
-      parts = [rows(*part) for part in tiling.loops(units)]
+      parts = [rows(*part) for part in tiling.loops(units, tiles.lean)]
       return jax.tree.map(lambda *x: jnp.concatenate(x), *parts)
 
     return all_rows
 
-  if program.score is None:
+  if program.score is None and not tiles.lean:
     # Then |score| <= |q| |k|, and where that is small no maximum is needed.
     longest = [jnp.sqrt((x * x).sum(axis=a).max()) for x, a in ((query, -1), (key, -2))]
     small = _together(longest[0] * longest[1] <= BOUND)
@@ -96,8 +96,8 @@ def _row(problem, arrays, u, i, bounded):
       problem, arrays, rows, (u, i, index[at]), partial, carry
     )
 
-  if problem.program.score is None and not bounded:
-    # Rare, so the mask is made in full tiles too, which saves compiling a loop.
+  if problem.tiles.lean or problem.program.score is None and not bounded:
+    # Small or rare: the mask is made in full tiles too, which saves compiling a loop.
     carry = jax.lax.fori_loop(0, count, visit(True), carry)
   else:
     carry = jax.lax.fori_loop(0, full, visit(False), carry)

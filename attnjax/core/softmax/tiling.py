@@ -15,6 +15,8 @@ from attnjax.core.softmax.definition import wide
 from attnjax.core.softmax.tangent import pad
 
 _NARROW = (Window, Segments, Blocks)
+# Up to so many scores in all, compiling takes longer than many thousands of calls.
+SMALL = 2**16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +29,7 @@ class Tiles:
     key_heads: 0 stands for as many heads as make `scores`.
     query_heads: all of a key head's, unless key_heads is 1.
     scores: of a tile, at most, if heads are not given.
+    lean: one loop with one kind of tile: the least to compile, for small problems.
   """
 
   rows: int
@@ -34,6 +37,7 @@ class Tiles:
   key_heads: int = 0
   query_heads: int = 0
   scores: int = 2**19
+  lean: bool = False
 
   def fitted(self, N: int, K: int, apart: bool) -> "Tiles":
     """With the numbers of heads; one only if heads have lists `apart`.
@@ -155,7 +159,8 @@ def defaults(q, k, mask: Mask) -> tuple[Tiles, Tiles]:
     k: (B, S, K, H).
     mask: of the scores.
   """
-  T, S = q.shape[1], k.shape[1]
+  (B, T, N, _), S = q.shape, k.shape[1]
+  lean = B * N * T * S <= SMALL
   narrow = any(isinstance(part, _NARROW) for part in mask.conjuncts())
   if T <= 256:
     sides, scores = (128, 128), (2**20, 2**20)
@@ -164,18 +169,19 @@ def defaults(q, k, mask: Mask) -> tuple[Tiles, Tiles]:
   else:
     sides, scores = (512, 512), (2**19, 2**19)
   forward, backward = (
-    Tiles(min(T, side), min(S, side), scores=most) for side, most in zip(sides, scores)
+    Tiles(min(T, side), min(S, side), scores=most, lean=lean)
+    for side, most in zip(sides, scores)
   )
   return forward, backward
 
 
-def loops(units: int) -> list[tuple[int, int]]:
+def loops(units: int, lean: bool) -> list[tuple[int, int]]:
   """(first unit, number of units) of loops that do not depend on each other.
 
   XLA runs two such loops at a time on a processor: one works while the other waits for
   the last thread of a product.
   """
-  half = units // 2
+  half = 0 if lean else units // 2
   return [(0, half), (half, units - half)] if half else [(0, units)]
 
 
