@@ -1,0 +1,33 @@
+"""Grids cut into windows, dilated grids and overlapping blocks, and orders of tokens.
+
+Grids are x (B, *S, ...) with one to three axes S. What depends on the shape alone is
+NumPy: places, masks, orders. The cuts are pads, reshapes and transposes, so that their
+derivatives are too: nothing is gathered or scattered.
+
+Windows with cyclic shifts: Ze Liu et al. Swin Transformer. arXiv:2103.14030. Dilated
+grids: Zhengzhong Tu et al. MaxViT. arXiv:2204.01697. Wenxiao Wang et al. CrossFormer.
+arXiv:2108.00154. Blocks with halos: Ashish Vaswani et al. arXiv:2103.12731.
+
+Axes: B batch, S axes of the grid (T = prod S), W windows, P tokens of a window.
+"""
+
+from attnjax.core.partition.halos import Halos
+from attnjax.core.partition.orders import (
+  hilbert_order,
+  inverse,
+  offsets,
+  relative,
+  window_order,
+)
+from attnjax.core.partition.windows import Partition, grid
+
+__all__ = [
+  "Halos",
+  "Partition",
+  "grid",
+  "hilbert_order",
+  "inverse",
+  "offsets",
+  "relative",
+  "window_order",
+]

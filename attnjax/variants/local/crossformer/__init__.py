@@ -1,0 +1,51 @@
+"""CrossFormer: attention in near and in far groups, patches of several sizes.
+
+Wenxiao Wang, Lu Yao, Long Chen, Binbin Lin, Deng Cai, Xiaofei He, Wei Liu. CrossFormer:
+A Versatile Vision Transformer Hinging on Cross-scale Attention. 2021. arXiv:2108.00154.
+Wenxiao Wang et al. CrossFormer++. 2023. arXiv:2303.06908.
+Official code: github.com/cheerss/CrossFormer (commit 7952010).
+
+A group has G x G tokens at a distance of I on each axis, from one block of G I x G I:
+
+  short distance (SDA): I = 1, groups are windows
+  long distance (LDA):  I = ceil(side / G), groups are dilated grids, fixed in place
+  out[t] = softmax_s(scale q[t] . k[s] + b[place(t) - place(s)]) v[s]     in the group
+  b(dy, dx) = MLP(dy, dx)                       dynamic position bias (DPB), any group
+
+place() counts within the group. Layers take turns, the even ones short. The cross-scale
+embedding (CEL) concatenates convolutions of several sizes with one stride. A grid that
+groups do not tile is padded at its end, and padding is not seen.
+
+Cost: O(T G^2 (H + V) N) time and O(T (H + V) N) memory; T^2 N numbers in "reference",
+and (2 G - 1)^2 D^2 / 128 for the bias in both.
+
+Axes: B batch, S the two axes of the grid, T their tokens, P the G^2 tokens of a group,
+N query heads, K key/value heads, H head size, V value size, D model width.
+"""
+
+from attnjax.variants.local.crossformer.attention import (
+  CASES,
+  IMPLEMENTATIONS,
+  attend,
+  reference,
+)
+from attnjax.variants.local.crossformer.backbone import SIZES, Model, Size
+from attnjax.variants.local.crossformer.embedding import CrossScale
+from attnjax.variants.local.crossformer.layer import FORMS, Layer
+from attnjax.variants.local.crossformer.position import DynamicBias
+
+__all__ = [
+  "CASES",
+  "FORMS",
+  "IMPLEMENTATIONS",
+  "LAYER",
+  "SIZES",
+  "CrossScale",
+  "DynamicBias",
+  "Layer",
+  "Model",
+  "Size",
+  "attend",
+  "reference",
+]
+LAYER = {"dim": 32, "heads": 4, "group": 3, "bias_width": 4}

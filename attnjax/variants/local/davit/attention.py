@@ -1,0 +1,88 @@
+"""Attention between the channels of each group."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from attnjax.contract import Case, unknown
+from attnjax.core.softmax import wide
+
+IMPLEMENTATIONS = ("reference", "xla")
+SCALES = ("channels", "tokens")
+
+
+def attend(
+  q: Float[Array, "B T N V"],
+  k: Float[Array, "B T N H"],
+  v: Float[Array, "B T N V"],
+  *,
+  scale: float | str = "channels",
+  padding: Bool[Array, "B T"] | None = None,
+  impl: str = "auto",
+) -> Float[Array, "B T N H"]:
+  """Softmax attention of key channels to value channels, applied to the queries.
+
+  Args:
+    q: what is mixed, token by token.
+    k: its channels are the rows of the weights.
+    v: its channels are their columns.
+    scale: of the logits: "channels" is H^-0.5, "tokens" is the number of real tokens
+      to the power -0.5.
+    padding: True at the real tokens; others do not count in the weights.
+    impl: one of IMPLEMENTATIONS, or "auto", which takes "xla".
+
+  Raises:
+    ValueError: if shapes do not fit, or `scale` or `impl` is unknown.
+  """
+  if isinstance(scale, str) and scale not in SCALES:
+    raise ValueError(unknown("scale", scale, SCALES))
+  if impl not in ("auto", *IMPLEMENTATIONS):
+    raise ValueError(unknown("impl", impl, ("auto", *IMPLEMENTATIONS)))
+  if q.shape != v.shape or k.shape[:3] != v.shape[:3]:
+    raise ValueError(f"q {q.shape}, k {k.shape} and v {v.shape} do not fit")
+  if padding is not None:
+    k, v = (jnp.where(padding[..., None, None], x, 0) for x in (k, v))
+  if impl == "reference":
+    outer = k.astype(wide(k))[..., :, None] * v.astype(wide(v))[..., None, :]
+    logits = outer.sum(axis=1)
+  else:
+    logits = jnp.einsum("btnh,btnv->bnhv", k, v, preferred_element_type=wide(k))
+  weights = jax.nn.softmax(logits * _factor(scale, k, padding), axis=-1)
+  if impl == "reference":
+    mixed = q.astype(wide(q))[..., None, :] * weights[:, None]
+    return mixed.sum(axis=-1).astype(q.dtype)
+  out = jnp.einsum("btnv,bnhv->btnh", q.astype(weights.dtype), weights)
+  return out.astype(q.dtype)
+
+
+def reference(q, k, v, **options):
+  """The definition: sums over tokens and channels of all products."""
+  return attend(q, k, v, **options, impl="reference")
+
+
+def _factor(scale, k, padding):
+  if scale == "channels":
+    return k.shape[-1] ** -0.5
+  if scale != "tokens":
+    return scale
+  if padding is None:
+    return k.shape[1] ** -0.5
+  count = padding.sum(axis=1).astype(wide(k))
+  return jax.lax.rsqrt(jnp.maximum(count, 1))[:, None, None, None]
+
+
+def _shapes(B, T, N, H, V):
+  return {"q": (B, T, N, V), "k": (B, T, N, H), "v": (B, T, N, V)}
+
+
+def _padded(key: jax.Array) -> jax.Array:
+  del key
+  return jnp.arange(65) < jnp.array([[65], [9], [0]])
+
+
+CASES = (
+  Case("whole", _shapes(2, 63, 2, 8, 8)),
+  Case("one_token", _shapes(1, 1, 1, 4, 4), {"scale": "tokens"}),
+  Case("seven", _shapes(1, 7, 3, 5, 3), {"scale": 0.3}),
+  Case("padding", _shapes(3, 65, 2, 4, 4), {"padding": _padded, "scale": "tokens"}),
+)

@@ -1,0 +1,77 @@
+"""Many short independent attentions, one for each list of tokens."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from attnjax import attention
+from attnjax.contract import Case, unknown
+from attnjax.core import masks, softmax
+from attnjax.core.scores import Scores
+
+IMPLEMENTATIONS = attention.IMPLEMENTATIONS
+
+
+def attend(
+  q: Float[Array, "B P n N H"],
+  k: Float[Array, "B P n K H"],
+  v: Float[Array, "B P n K V"],
+  *,
+  padding: Bool[Array, "P n"] | None = None,
+  scale: float | None = None,
+  impl: str = "auto",
+) -> Float[Array, "B P n N V"]:
+  """Each token sees the tokens of its own list.
+
+  Args:
+    q: queries.
+    k: keys; K divides N.
+    v: values.
+    padding: True at the real tokens; the others are not seen, and give 0.
+    scale: H^-0.5 if None.
+    impl: one of IMPLEMENTATIONS, or "auto", see `attnjax.attention`.
+
+  Raises:
+    ValueError: if shapes do not fit or `impl` is unknown.
+  """
+  if impl not in ("auto", *IMPLEMENTATIONS):
+    raise ValueError(unknown("impl", impl, ("auto", *IMPLEMENTATIONS)))
+  if impl == "reference":
+    return reference(q, k, v, padding=padding, scale=scale)
+  one, two, three = (x.reshape(-1, *x.shape[2:]) for x in (q, k, v))
+  rows, n, heads, _ = one.shape
+  ids = None
+  if padding is not None:
+    ids = jnp.tile(jnp.where(padding, 0, -1), (q.shape[0], 1))
+  mask = masks.conjunction((rows, heads, n, n), segment_ids=ids)
+  out, _ = attention.attend(one, two, three, Scores(mask), scale=scale, impl=impl)
+  return out.reshape(*q.shape[:-1], v.shape[-1])
+
+
+def reference(q, k, v, *, padding=None, scale=None):
+  """The definition, list by list."""
+  P, n = q.shape[1:3]
+  padding = jnp.ones((P, n), bool) if padding is None else padding
+
+  def one(q, k, v, real):
+    seen = real[:, None] & real[None, :]
+    scores = Scores(masks.Dense(seen[None, None]))
+    return softmax.reference(q, k, v, scores, scale=scale)[0]
+
+  return jax.vmap(one, in_axes=(1, 1, 1, 0), out_axes=1)(q, k, v, padding)
+
+
+def _shapes(B, P, n, N, K, H, V):
+  return {"q": (B, P, n, N, H), "k": (B, P, n, K, H), "v": (B, P, n, K, V)}
+
+
+def _padded(key):
+  del key
+  return jnp.arange(7) < jnp.array([[7], [3], [0]])  # the last list is empty
+
+
+CASES = (
+  Case("lists", _shapes(2, 3, 6, 2, 2, 8, 8)),
+  Case("padded", _shapes(2, 3, 7, 2, 1, 4, 6), {"padding": _padded, "scale": 0.3}),
+  Case("one_token", _shapes(1, 1, 1, 1, 1, 4, 4)),
+)

@@ -1,0 +1,140 @@
+"""Scale attention with its projections, and a layer of both kinds for one map."""
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from attnjax.contract import unknown
+from attnjax.core.partition import Partition
+from attnjax.core.pooling import means
+from attnjax.nn import projections
+from attnjax.variants.local.duoformer.attention import IMPLEMENTATIONS, attend
+from attnjax.variants.local.duoformer.tokens import real_tokens
+
+FORMS = ("image",)
+_INIT = nnx.initializers.truncated_normal(0.02)
+SPREAD = 0.036  # standard deviation of learned tokens and positions
+
+
+class ScaleAttention(nnx.Module):
+  """Projections with bias and `attend`: self-attention within each list.
+
+  Args:
+    dim: D.
+    heads: N, which divides D.
+    impl: as in `attend`.
+    rngs: for the parameters.
+  """
+
+  def __init__(self, dim: int, *, heads: int, impl: str = "auto", rngs: nnx.Rngs):
+    size = projections.head_size(dim, heads)
+    self.project = projections.QueryKeyValue(
+      dim, heads, heads, size, bias=True, init=_INIT, rngs=rngs
+    )
+    self.out = projections.output(heads, size, dim, bias=True, init=_INIT, rngs=rngs)
+    self.impl = impl
+
+  def __call__(
+    self, x: Float[Array, "B P n D"], padding: Bool[Array, "P n"] | None = None
+  ) -> Float[Array, "B P n D"]:
+    """The attention's result for each token of each list."""
+    q, k, v = self.project.query(x), self.project.key(x), self.project.value(x)
+    out = attend(q, k, v, padding=padding, impl=self.impl)
+    return self.out(out.astype(x.dtype))
+
+
+class Layer(nnx.Module):
+  """Both attentions on one map, with as many channels out as in.
+
+  The official model takes the maps of a convolutional network (see `Encoder`). For a
+  host's single map the coarser ones are its means over 2 x 2, 4 x 4, ... tokens:
+
+    z = scale attention of [token, means, ..., the tokens of a cell] + positions
+    y = z of the tokens + patch attention of the scale tokens' z, added to the cell
+
+  A cell has 2^(scales - 1) tokens on each axis; what a map lacks is not seen.
+
+  Args:
+    dim: D.
+    form: "image".
+    heads: N, which divides D.
+    scales: number of maps.
+    impl: as in `attend`.
+    rngs: for the parameters.
+  """
+
+  def __init__(
+    self,
+    dim: int,
+    *,
+    form: str = "image",
+    heads: int = 4,
+    scales: int = 3,
+    impl: str = "auto",
+    rngs: nnx.Rngs,
+  ):
+    for name, value, known in (
+      ("form", form, FORMS),
+      ("impl", impl, ("auto", *IMPLEMENTATIONS)),
+    ):
+      if value not in known:
+        raise ValueError(unknown(name, value, known))
+    if scales < 1:
+      raise ValueError(f"scales = {scales}: it must be at least 1")
+    self.sides = tuple(2**number for number in range(scales))
+    draw = nnx.initializers.truncated_normal(SPREAD)
+    total = 1 + sum(side**2 for side in self.sides)
+    self.token = nnx.Param(draw(rngs.params(), (dim,)))
+    self.positions = nnx.Param(draw(rngs.params(), (total, dim)))
+    self.scale = ScaleAttention(dim, heads=heads, impl=impl, rngs=rngs)
+    self.patch = ScaleAttention(dim, heads=heads, impl=impl, rngs=rngs)
+    self.impl = impl
+
+  def __call__(
+    self, x: Float[Array, "B H W D"], *, index: Int[Array, ""] | int = 0
+  ) -> Float[Array, "B H W D"]:
+    """The layer's result."""
+    del index  # the same at every depth
+    tokens, real, parts = self._lists(x)
+    z = self.scale(tokens, real)
+    cells = self.patch(z[:, None, :, 0])[:, 0]
+    return parts.join(z[:, :, -parts.tokens :] + cells[:, :, None])
+
+  def weights(self, x: Float[Array, "B H W D"], *, index=0) -> Float[Array, "B N T T"]:
+    """What scale attention takes of each token, also through the means.
+
+    Rows sum to less than 1: the scale token has a share.
+    """
+    del index
+    tokens, real, parts = self._lists(x)
+    q, k = self.scale.project.query(tokens), self.scale.project.key(tokens)
+    grid, size = x.shape[1:3], x.shape[1] * x.shape[2]
+    eye = jnp.eye(size, dtype=jnp.float32).reshape(1, *grid, size)
+    shares = self._with_means(eye)
+    none = jnp.zeros((1, parts.number, 1, size))
+    shares = jnp.concatenate([none, *shares], axis=2)[:, :, :, None]
+    values = jnp.broadcast_to(shares, (*k.shape[:-1], size))
+    out = attend(q, k, values, padding=real, impl=self.impl)
+    out = parts.join(out[:, :, -parts.tokens :])
+    return out.reshape(out.shape[0], size, -1, size).swapaxes(1, 2)
+
+  def _lists(self, x):
+    """(tokens (B, P, n, D), which are real (P, n), the cells)."""
+    parts = Partition(x.shape[1:3], self.sides[-1])
+    lists = self._with_means(x)
+    first = jnp.broadcast_to(
+      self.token[...].astype(x.dtype), (x.shape[0], parts.number, 1, x.shape[-1])
+    )
+    tokens = jnp.concatenate([first, *lists], axis=2)
+    tokens = tokens + self.positions[...].astype(x.dtype)
+    real = jnp.asarray(real_tokens(x.shape[1:3], self.sides))
+    return tokens, jnp.pad(real, ((0, 0), (1, 0)), constant_values=True), parts
+
+  def _with_means(self, x):
+    """The lists of each map, the coarsest first."""
+    found = []
+    for side in self.sides:
+      step = self.sides[-1] // side
+      small = x if step == 1 else means(x, step)
+      found.append(Partition(small.shape[1:3], side).split(small))
+    return found

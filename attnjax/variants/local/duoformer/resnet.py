@@ -1,0 +1,113 @@
+"""The convolutional network below the encoder.
+
+Kaiming He, Xiangyu Zhang, Shaoqing Ren, Jian Sun. Deep Residual Learning for Image
+Recognition. 2015. arXiv:1512.03385, table 1; the stride is in the 3 x 3 convolutions,
+as in torchvision.
+"""
+
+import dataclasses
+
+import jax
+from flax import nnx
+from jaxtyping import Array, Float
+
+_INIT = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
+DIMS = (64, 128, 256, 512)
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+  """One of the published sizes.
+
+  Attributes:
+    depths: number of blocks of each stage.
+    expansion: channels out of a block, in those of its 3 x 3 convolutions; 1 for the
+      blocks of two convolutions, 4 for those of three.
+  """
+
+  depths: tuple[int, ...]
+  expansion: int
+
+
+SIZES = {
+  "resnet18": Size((2, 2, 2, 2), 1),
+  "resnet34": Size((3, 4, 6, 3), 1),
+  "resnet50": Size((3, 4, 6, 3), 4),
+  "resnet101": Size((3, 4, 23, 3), 4),
+}
+
+
+class ResNet(nnx.Module):
+  """images (B, H, W, C) -> maps at a fourth, 8th, 16th and 32nd of their sides.
+
+  Norms use running statistics, which are `nnx.BatchStat`; after `train()` of a module
+  around it, those of the batch.
+
+  Args:
+    channels: C.
+    size: what to build, for instance SIZES["resnet18"].
+    rngs: for the parameters.
+  """
+
+  def __init__(self, channels: int, *, size: Size, rngs: nnx.Rngs):
+    self.stem = _Unit(channels, DIMS[0], 7, 2, rngs=rngs)
+    self.stages, below = nnx.List([]), DIMS[0]
+    for stage, (dim, depth) in enumerate(zip(DIMS, size.depths)):
+      blocks = nnx.List([])
+      for number in range(depth):
+        stride = 2 if stage and not number else 1
+        blocks.append(_Block(below, dim, size.expansion, stride, rngs=rngs))
+        below = dim * size.expansion
+      self.stages.append(blocks)
+    self.dims = tuple(dim * size.expansion for dim in DIMS)
+
+  def __call__(self, images: Float[Array, "B H W C"]) -> list[Array]:
+    """The maps (B, h, w, D), the finest first."""
+    x, found = jax.nn.relu(self.stem(images)), []
+    x = nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+    for blocks in self.stages:
+      for block in blocks:
+        x = block(x)
+      found.append(x)
+    return found
+
+
+class _Unit(nnx.Module):
+  """A convolution without bias, and a norm."""
+
+  def __init__(self, below, dim, size, stride, *, rngs):
+    around = (size // 2,) * 2
+    self.convolution = nnx.Conv(
+      below,
+      dim,
+      (size, size),
+      strides=stride,
+      padding=(around, around),
+      use_bias=False,
+      kernel_init=_INIT,
+      rngs=rngs,
+    )
+    self.norm = nnx.BatchNorm(
+      dim, use_running_average=True, momentum=0.9, epsilon=1e-5, rngs=rngs
+    )
+
+  def __call__(self, x):
+    return self.norm(self.convolution(x))
+
+
+class _Block(nnx.Module):
+  def __init__(self, below, dim, expansion, stride, *, rngs):
+    out = dim * expansion
+    if expansion == 1:
+      parts = (below, dim, 3, stride), (dim, dim, 3, 1)
+    else:
+      parts = (below, dim, 1, 1), (dim, dim, 3, stride), (dim, out, 1, 1)
+    self.units = nnx.List(_Unit(*part, rngs=rngs) for part in parts)
+    change = stride > 1 or below != out
+    self.short = _Unit(below, out, 1, stride, rngs=rngs) if change else None
+
+  def __call__(self, x):
+    y = x
+    for number, unit in enumerate(self.units):
+      y = unit(jax.nn.relu(y) if number else y)
+    return jax.nn.relu(y + (x if self.short is None else self.short(x)))

@@ -1,0 +1,97 @@
+"""Attention in groups of tokens: windows, or dilated grids."""
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from attnjax import attention
+from attnjax.contract import Case, unknown
+from attnjax.core import masks, partition, softmax
+from attnjax.core.scores import Scores
+from attnjax.nn import windowed
+
+IMPLEMENTATIONS = attention.IMPLEMENTATIONS
+KINDS = ("window", "grid")
+
+
+def attend(
+  q: Float[Array, "B *S N H"],
+  k: Float[Array, "B *S K H"],
+  v: Float[Array, "B *S K V"],
+  *,
+  table: Float[Array, "N *R"] | None = None,
+  kind: str = "window",
+  size: int | Sequence[int] = 7,
+  scale: float | None = None,
+  impl: str = "auto",
+) -> Float[Array, "B *S N V"]:
+  """Each token sees the tokens of its group on a map of 1 to 3 axes.
+
+  Args:
+    q: queries.
+    k: keys; K divides N, query head n uses key head n K // N.
+    v: values.
+    table: bias of the offset of a key from a query in their group: 2 size - 1 entries
+      an axis, entry d + size - 1 for the offset d. None for no bias.
+    kind: "window" or "grid".
+    size: tokens of a group on each axis, or on all.
+    scale: H^-0.5 if None.
+    impl: one of IMPLEMENTATIONS, or "auto", see `attnjax.attention`.
+
+  Raises:
+    ValueError: if shapes do not fit, or `kind` or `impl` is unknown.
+  """
+  if kind not in KINDS:
+    raise ValueError(unknown("kind", kind, KINDS))
+  if impl not in ("auto", *IMPLEMENTATIONS):
+    raise ValueError(unknown("impl", impl, ("auto", *IMPLEMENTATIONS)))
+  shape = q.shape[1:-2]
+  parts = (partition.Partition if kind == "window" else partition.grid)(shape, size)
+  want = (q.shape[-2], *(2 * p - 1 for p in parts.size))
+  if table is not None and table.shape != want:
+    raise ValueError(f"table {table.shape} must be {want}")
+  if impl == "reference":
+    return _dense(q, k, v, table, kind, parts.size, scale)
+  bias = None if table is None else partition.relative(table)
+  return windowed.attend(q, k, v, parts, bias=bias, scale=scale, impl=impl)
+
+
+def reference(q, k, v, **options):
+  """The definition: one (T, T) matrix of scores for each head."""
+  return attend(q, k, v, **options, impl="reference")
+
+
+def _dense(q, k, v, table, kind, size, scale):
+  grid, seen, offsets = q.shape[1:-2], True, []
+  for n, p, line in zip(grid, size, np.indices(grid)):
+    step = -(-n // p)
+    line = line.ravel()
+    group, place = (
+      (line // p, line % p) if kind == "window" else divmod(line, step)[::-1]
+    )
+    seen = seen & (group[:, None] == group)
+    offsets.append(np.where(seen, place - place[:, None], 0) + p - 1)
+  bias = None if table is None else table[(slice(None), *offsets)][None]
+  scores = Scores(masks.Dense(jnp.asarray(seen)[None, None]), bias=bias)
+  flat_q, flat_k, flat_v = (x.reshape(x.shape[0], -1, *x.shape[-2:]) for x in (q, k, v))
+  out, _ = softmax.reference(flat_q, flat_k, flat_v, scores, scale=scale)
+  return out.reshape(*q.shape[:-1], v.shape[-1])
+
+
+def _shapes(B, grid, N, K, H, V, *table):
+  shapes = {"q": (B, *grid, N, H), "k": (B, *grid, K, H), "v": (B, *grid, K, V)}
+  return shapes | ({"table": (N, *table)} if table else {})
+
+
+CASES = (
+  Case(
+    "grid",
+    _shapes(2, (4, 3), 2, 2, 4, 4, 3, 5),
+    {"kind": "grid", "size": (2, 3)},
+  ),
+  Case("one_token", _shapes(1, (1, 1), 1, 1, 4, 4), {"size": 3}),
+  Case("windows", _shapes(1, (4, 5), 2, 1, 4, 6, 5, 5), {"size": 3, "scale": 0.3}),
+  Case("line", _shapes(1, (7,), 2, 2, 4, 3, 5), {"kind": "grid", "size": 3}),
+)

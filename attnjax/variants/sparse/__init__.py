@@ -1,0 +1,1 @@
+"""Softmax attention over tokens that are selected by what they hold."""

@@ -1,0 +1,59 @@
+"""Dynamic mask attention: each head keeps the keys whose values matter most.
+
+Jingze Shi et al. Trainable Dynamic Mask Sparse Attention. 2025. arXiv:2508.02124.
+Official code: github.com/SmallDoges/flash-dmattn (commit f024c28); the Doge model of
+transformers.
+
+  dt[s]    = v_flat[s] W_dt                      v_flat: the values of all key heads
+  delta[s] = exp(A softplus(dt[s]))              one number a token and key head
+  kept[t]  = the w allowed s (s <= t) of the greatest delta; of equals the earlier
+  score    = H^-0.5 q[t] . k[s] + delta[s]       for s in kept[t], else -inf
+  out[t]   = softmax(score[t]) v
+
+Nothing is learned through the choice, but delta is a bias, and so A, W_dt and v learn
+what is worth keeping. The queries of a group share the set of their key head. The
+newer official code chooses w keys of the whole sequence before the causal mask: that
+leaks the future into the choice. Here only the form "sequence", where every query sees
+all, makes one choice a document.
+
+Cost: O(T (w + 64) H N) time, O(T H) memory in "xla": for a chunk of queries the w best
+tokens before it and its own are gathered. O(T^2 N) both in "reference", and wherever
+`mask` or `block_smooth` is given. Decoding keeps w tokens a key head, exactly, since
+the least delta that is kept never falls.
+
+Axes: B batch, T query tokens, S key tokens, N query heads, K key/value heads, H head
+size, V value size, w = keep, D model width.
+"""
+
+from attnjax.variants.sparse.dynamic_mask.attention import (
+  CASES,
+  IMPLEMENTATIONS,
+  attend,
+  reference,
+)
+from attnjax.variants.sparse.dynamic_mask.decode import Cache
+from attnjax.variants.sparse.dynamic_mask.layer import FORMS, Layer
+from attnjax.variants.sparse.dynamic_mask.selection import (
+  BIAS_FORMS,
+  allowed,
+  selected,
+  smoothed,
+  value_importance,
+)
+
+__all__ = [
+  "BIAS_FORMS",
+  "CASES",
+  "FORMS",
+  "IMPLEMENTATIONS",
+  "LAYER",
+  "Cache",
+  "Layer",
+  "allowed",
+  "attend",
+  "reference",
+  "selected",
+  "smoothed",
+  "value_importance",
+]
+LAYER = {"dim": 32, "heads": 4, "kv_heads": 2, "keep": 6}

@@ -1,0 +1,112 @@
+"""The operation: attention over the keys that are kept."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from attnjax import attention
+from attnjax.contract import Case, unknown
+from attnjax.core import masks
+from attnjax.core.scores import Scores
+from attnjax.core.softmax import wide
+from attnjax.variants.sparse.dynamic_mask import gathered, selection
+
+IMPLEMENTATIONS = ("reference", "xla")
+
+
+def attend(
+  q: Float[Array, "B T N H"],
+  k: Float[Array, "B S K H"],
+  v: Float[Array, "B S K V"],
+  importance: Float[Array, "B S K"],
+  *,
+  keep: int,
+  causal: bool = True,
+  segment_ids: Int[Array, "B T"] | None = None,
+  mask: Bool[Array, "#B 1 #T #S"] | None = None,
+  block_smooth: int = 0,
+  scale: float | None = None,
+  return_lse: bool = False,
+  impl: str = "auto",
+) -> Any:
+  """Attention to the most important keys of those allowed; (B, T, N, V).
+
+  Args:
+    q: queries.
+    k: keys; K divides N, query head n reads key head n K // N.
+    v: values.
+    importance: added to the scores of its token, and what it is selected by.
+    keep: keys that a query sees, at most; at least 1.
+    causal: token t sees, and selects among, the tokens s <= t + S - T. Not causal:
+      one selection for all queries of a document.
+    segment_ids: a document is a run of equal ids, and selects for itself; negative
+      ids see nothing and are not seen. Needs T = S.
+    mask: True = may attend, in conjunction with the rest. It makes every form as
+      dear as the definition.
+    block_smooth: if not 0, in each aligned group of so many keys a query keeps all
+      that it may see where it selected more than half of the group, else none. As
+      dear as `mask`.
+    scale: H^-0.5 if None; of q . k, not of the importance.
+    return_lse: also the log of the softmax's denominator, (B, T, N) float32.
+    impl: one of IMPLEMENTATIONS, or "auto".
+
+  Raises:
+    ValueError: if shapes do not fit, keep < 1 or `impl` is unknown.
+  """
+  (B, T, N, _), (S, K) = q.shape, k.shape[1:3]
+  if impl not in ("auto", *IMPLEMENTATIONS):
+    raise ValueError(unknown("impl", impl, ("auto", *IMPLEMENTATIONS)))
+  if keep < 1:
+    raise ValueError(f"keep = {keep}; a query keeps at least 1 key")
+  if importance.shape != (B, S, K):
+    raise ValueError(
+      f"importance has the shape {importance.shape}; k has (B, S, K) {(B, S, K)}"
+    )
+  ids = selection.documents(segment_ids)
+  importance = importance.astype(wide(q))
+  if impl == "reference" or mask is not None or block_smooth or T != S:
+    seen = selection.allowed((B, T, S), causal, ids, mask)
+    kept = selection.selected(importance, seen, keep, block_smooth)
+    bias = jnp.repeat(importance, N // K, axis=2).swapaxes(1, 2)[:, :, None]
+    scores = Scores(masks.Dense(jnp.repeat(kept, N // K, axis=1)), bias=bias)
+    out, lse = attention.attend(q, k, v, scores, scale=scale, impl=impl)
+  else:
+    run = gathered.causal if causal else gathered.shared
+    out, lse = run(q, k, v, importance, keep, ids, scale, impl)
+  return (out, lse) if return_lse else out
+
+
+def reference(q, k, v, importance, **options):
+  """The definition: importances of all pairs, ranked row by row."""
+  return attend(q, k, v, importance, **options, impl="reference")
+
+
+def _shapes(B, T, N, K, H, V):
+  k = (B, T, K)
+  shapes = {"q": (B, T, N, H), "k": (*k, H), "v": (*k, V)}
+  return shapes | {"importance": k}
+
+
+def _packed(key: jax.Array) -> jax.Array:
+  del key
+  ids = [[4] * 9 + [1] * 3 + [-1] * 5 + [1] * 7 + [4] * 15, [-1] * 4 + [2] * 35]
+  return jnp.array(ids)
+
+
+CASES = (
+  Case("seven", _shapes(2, 7, 4, 2, 8, 6), {"keep": 3}),
+  Case("causal", _shapes(1, 65, 4, 2, 8, 6), {"keep": 9}),
+  Case("one_token", _shapes(1, 1, 1, 1, 4, 4), {"keep": 3, "return_lse": True}),
+  Case(
+    "packed",
+    _shapes(2, 39, 2, 2, 4, 4),
+    {"keep": 5, "segment_ids": _packed, "return_lse": True},
+  ),
+  Case(
+    "shared",
+    _shapes(2, 39, 2, 2, 4, 4),
+    {"keep": 5, "segment_ids": _packed, "causal": False, "return_lse": True},
+  ),
+)

@@ -1,0 +1,70 @@
+"""Routing Transformer: tokens attend inside clusters found by online k-means.
+
+Aurko Roy, Mohammad Saffar, Ashish Vaswani, David Grangier. Efficient Content-Based
+Sparse Attention with Routing Transformers. TACL 2021. arXiv:2003.05997.
+Official code: github.com/google-research/google-research (routing_transformer). Held to
+github.com/lucidrains/routing-transformer (commit 3f6c461), a third party's.
+
+Queries and keys on the unit sphere, centroids mu[n, c]:
+
+  selection "all" (published): cluster c takes the w queries and the w keys of greatest
+    x . mu[c], in the order of time; a token may be in several clusters, or in none
+  selection "past": query t joins the cluster of the nearest centroid, and sees the w
+    keys s <= t of greatest k[s] . mu there
+  o_c[t] = softmax over the cluster (H^-0.5 q . k) v
+  out[t] = sum of o_c[t] over the clusters of t / (their number + eps)
+
+What leaks in the published form: later tokens take places in the clusters and so drive
+earlier ones out, so the choice depends on the future although no value of it is read;
+decoding gives other outputs than training. "past" is what decoding does, and equal to
+it. Centroids are an argument and a result (`Clusters`): moving averages of the tokens
+assigned to them, with a commitment loss of 1e-4 for the tokens.
+
+Beyond the third party's: padding is routed nowhere and counts nowhere; the local heads
+have sliding windows, not blocks with a look back, so that packing and padding change
+nothing; the routing sees no positions.
+
+Cost: O(T c H + c w^2 H) a head in "all", O(T c H + T w H) in "past": T^1.5 H with
+c = T^0.5 and w = T / c. O(T^2 c) in "reference". Decoding keeps 2 N H + N c numbers a
+token.
+
+Axes: B batch, T tokens, N heads, c clusters, w tokens of a cluster, M memory keys, H
+head size, V value size, D model width.
+"""
+
+from attnjax.variants.sparse.routing_transformer.attention import (
+  CASES,
+  IMPLEMENTATIONS,
+  SELECTIONS,
+  attend,
+  reference,
+)
+from attnjax.variants.sparse.routing_transformer.decode import Cache
+from attnjax.variants.sparse.routing_transformer.kmeans import (
+  Clusters,
+  affinity,
+  assign,
+  commitment,
+  iterate,
+  unit,
+)
+from attnjax.variants.sparse.routing_transformer.layer import FORMS, Layer
+
+__all__ = [
+  "CASES",
+  "FORMS",
+  "IMPLEMENTATIONS",
+  "LAYER",
+  "SELECTIONS",
+  "Cache",
+  "Clusters",
+  "Layer",
+  "affinity",
+  "assign",
+  "attend",
+  "commitment",
+  "iterate",
+  "reference",
+  "unit",
+]
+LAYER = {"dim": 32, "heads": 4, "clusters": 3, "window": 6, "local_window": 5}

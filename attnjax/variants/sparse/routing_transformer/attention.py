@@ -1,0 +1,216 @@
+"""The operation: its two selections, and the definition of both."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from attnjax.contract import Case, unknown
+from attnjax.core import linear, masks, select
+from attnjax.core.softmax import wide
+from attnjax.variants.sparse.routing_transformer import clustered, kmeans
+
+IMPLEMENTATIONS = ("reference", "xla")
+SELECTIONS = ("past", "all")
+# Of a token to itself where queries are keys: it sees itself only if alone.
+OWN = -5e4
+
+
+def attend(
+  q: Float[Array, "B T N H"],
+  k: Float[Array, "B T N H"],
+  v: Float[Array, "B T N V"],
+  means: Float[Array, "N c R"],
+  *,
+  window: int,
+  selection: str = "past",
+  causal: bool = True,
+  share_qk: bool = False,
+  route_q: Float[Array, "B T N R"] | None = None,
+  route_k: Float[Array, "B T N R"] | None = None,
+  memory_k: Float[Array, "N c M H"] | None = None,
+  memory_v: Float[Array, "N c M V"] | None = None,
+  segment_ids: Int[Array, "B T"] | None = None,
+  mask: Bool[Array, "B T"] | None = None,
+  scale: float | None = None,
+  eps: float = 1e-5,
+  impl: str = "auto",
+) -> Float[Array, "B T N V"]:
+  """Attention inside clusters of tokens; (B, T, N, V).
+
+  Args:
+    q: queries.
+    k: keys.
+    v: values.
+    means: the centroids of each head; they have no gradient.
+    window: w, tokens of a cluster.
+    selection: "past": a query joins its nearest centroid and sees the w nearest keys
+      of its past; "all": each centroid takes the w nearest queries and keys of the
+      whole sequence, as published. With "all" later tokens can drive earlier ones out
+      of a cluster, so that the choice, not the values, tells of the future.
+    causal: no key after the query; "past" is causal anyway.
+    share_qk: keys are queries: they are put on the unit sphere, routed once, and a
+      token sees itself only where it sees no other.
+    route_q: what queries are routed by, q if None.
+    route_k: what keys are routed by, k if None.
+    memory_k: keys of each cluster that all its queries see.
+    memory_v: their values.
+    segment_ids: a document is a run of equal ids; "all" takes one document, and
+      negative ids for padding, which is routed nowhere.
+    mask: tokens that see only the memory and are not seen, but do take part in the
+      routing; "all" only.
+    scale: H^-0.5 if None.
+    eps: added to the number of clusters that a token's output is divided by.
+    impl: one of IMPLEMENTATIONS, or "auto".
+
+  Raises:
+    ValueError: if shapes do not fit or a name is unknown.
+  """
+  for name, value, known in (
+    ("impl", impl, ("auto", *IMPLEMENTATIONS)),
+    ("selection", selection, SELECTIONS),
+  ):
+    if value not in known:
+      raise ValueError(unknown(name, value, known))
+  _check(q, k, means, window, selection, causal, mask)
+  route_q = q if route_q is None else route_q
+  route_k = route_q if share_qk else k if route_k is None else route_k
+  if share_qk:
+    k = kmeans.unit(k).astype(k.dtype)
+  if memory_k is None or memory_v is None:
+    (N, c, _), (H, V) = means.shape, (k.shape[-1], v.shape[-1])
+    memory_k = jnp.zeros((N, c, 0, H), k.dtype)
+    memory_v = jnp.zeros((N, c, 0, V), v.dtype)
+  problem = clustered.Problem(
+    near_q=kmeans.affinity(route_q, means),
+    near_k=kmeans.affinity(route_k, means),
+    memory=(memory_k, memory_v),
+    ids=_documents(segment_ids, q.shape[:2]),
+    mask=jnp.ones(q.shape[:2], bool) if mask is None else mask,
+    window=min(window, q.shape[1]),
+    causal=causal,
+    own=OWN if share_qk else None,
+    scale=q.shape[-1] ** -0.5 if scale is None else scale,
+    impl=impl,
+  )
+  q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
+  if impl == "reference":
+    run = _past if selection == "past" else _all
+  else:
+    run = clustered.past if selection == "past" else clustered.balanced
+  total, count = run(q, k, v, problem)
+  out = total / (count[..., None] + eps)
+  return out.swapaxes(1, 2).astype(v.dtype)
+
+
+def reference(q, k, v, means, **options):
+  """The definition: which pairs are in one cluster, for each cluster (T, T)."""
+  return attend(q, k, v, means, **options, impl="reference")
+
+
+def _check(q, k, means, window, selection, causal, mask):
+  if window < 1:
+    raise ValueError(f"window = {window}; a cluster has at least 1 token")
+  if q.shape[:3] != k.shape[:3] or means.shape[0] != q.shape[2]:
+    raise ValueError(
+      f"q {q.shape}, k {k.shape} and means {means.shape} differ in B, T or N"
+    )
+  if selection == "past" and not causal:
+    raise ValueError("selection 'past' is causal; selection 'all' need not be")
+  if selection == "past" and mask is not None:
+    raise ValueError("selection 'past' takes no mask; segment_ids mark the padding")
+
+
+def _documents(segment_ids, shape):
+  """Numbers of the runs of equal ids, -1 at the padding."""
+  if segment_ids is None:
+    return jnp.zeros(shape, jnp.int32)
+  filled, real = linear.spans(segment_ids)
+  return jnp.where(real, masks.documents(filled), -1)
+
+
+def _all(q, k, v, problem):
+  """(sum of the clusters' outputs (B, N, T, V), number of clusters (B, N, T))."""
+  near = [
+    jnp.where(problem.ids[:, None, None] >= 0, x, -jnp.inf)
+    for x in (problem.near_q, problem.near_k)
+  ]
+  query, key = (select.kept(x, x > -jnp.inf, problem.window) for x in near)
+  T = q.shape[2]
+  pair = key[..., None, :] & (problem.mask[:, None, None, :, None])
+  pair = pair & problem.mask[:, None, None, None]
+  if problem.causal:
+    pair = pair & jnp.tril(jnp.ones((T, T), bool))
+  pair = jnp.broadcast_to(pair, (*key.shape, T))
+  out = _softmax(q, k, v, pair, problem)  # (B, N, c, T, V)
+  return (out * query[..., None]).sum(axis=2), query.sum(axis=2)
+
+
+def _past(q, k, v, problem):
+  near, ids = problem.near_k, problem.ids
+  own = problem.near_q.argmax(axis=2)  # (B, N, T)
+  T = q.shape[2]
+  allowed = (ids[:, :, None] == ids[:, None]) & (ids[:, :, None] >= 0)
+  allowed = (allowed & jnp.tril(jnp.ones((T, T), bool)))[:, None, None]
+  pair = select.kept(near[..., None, :], allowed, problem.window)
+  out = _softmax(q, k, v, pair, problem)
+  joins = (own[:, :, None] == jnp.arange(near.shape[2])[:, None]) & (
+    ids[:, None, None] >= 0
+  )
+  return (out * joins[..., None]).sum(axis=2), joins.sum(axis=2)
+
+
+def _softmax(q, k, v, pair, problem):
+  """The attention of all tokens in each cluster, (B, N, c, T, V)."""
+  T, dtype = q.shape[2], wide(q)
+  q, k, v, *memory = (x.astype(dtype) for x in (q, k, v, *problem.memory))
+  score = problem.scale * jnp.einsum("bnth,bnsh->bnts", q, k)
+  if problem.own is not None:
+    score = jnp.where(jnp.eye(T, dtype=bool), problem.own, score)
+  score = jnp.where(pair, score[:, :, None], -jnp.inf)
+  extra = problem.scale * jnp.einsum("bnth,ncmh->bnctm", q, memory[0])
+  score = jnp.concatenate([extra, score], axis=-1)
+  some = (score > -jnp.inf).any(axis=-1, keepdims=True)
+  weight = jnp.where(some, jax.nn.softmax(jnp.where(some, score, 0), axis=-1), 0)
+  M = extra.shape[-1]
+  out = jnp.einsum("bnctm,ncmv->bnctv", weight[..., :M], memory[1])
+  return out + jnp.einsum("bncts,bnsv->bnctv", weight[..., M:], v)
+
+
+def _shapes(B, T, N, c, H, V, M=0):
+  heads = {"q": (B, T, N, H), "k": (B, T, N, H), "v": (B, T, N, V)}
+  memory = {"memory_k": (N, c, M, H), "memory_v": (N, c, M, V)}
+  return heads | {"means": (N, c, H)} | (memory if M else {})
+
+
+def _packed(key: jax.Array) -> jax.Array:
+  del key
+  ids = [[4] * 9 + [1] * 3 + [-1] * 5 + [1] * 7 + [4] * 15, [-1] * 4 + [2] * 35]
+  return jnp.array(ids)
+
+
+def _padded(key: jax.Array) -> jax.Array:
+  del key
+  return jnp.where(jnp.arange(33) >= jnp.array([[0], [25]]), 0, -1)
+
+
+CASES = (
+  Case("past", _shapes(2, 65, 2, 4, 8, 6, 1), {"window": 9}),
+  Case("all", _shapes(2, 63, 2, 4, 8, 6, 1), {"window": 8, "selection": "all"}),
+  Case("one_token", _shapes(1, 1, 1, 2, 4, 4), {"window": 3}),
+  Case(
+    "packed_shared",
+    _shapes(2, 39, 2, 3, 4, 4),
+    {"window": 5, "segment_ids": _packed, "share_qk": True},
+  ),
+  Case(
+    "padded",
+    _shapes(2, 33, 1, 3, 4, 4),
+    {
+      "window": 10,
+      "segment_ids": _padded,
+      "selection": "all",
+      "causal": False,
+      "share_qk": True,
+    },
+  ),
+)

@@ -1,0 +1,118 @@
+"""Spherical k-means whose centroids are an argument and a result, never a parameter."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from attnjax.core.softmax import wide
+
+COMMITMENT = 1e-4
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Clusters:
+  """Centroids with what their moving averages need, all float32.
+
+  Attributes:
+    means: (N, c, H).
+    counts: (N, c), tokens of a cluster in a batch, averaged over batches.
+    sums: (N, c, H), the sum of a cluster's tokens, averaged over batches.
+  """
+
+  means: Any
+  counts: Any
+  sums: Any
+
+  @classmethod
+  def start(cls, means: Float[Array, "N c H"]) -> "Clusters":
+    """With averages as if each cluster had one token, its centroid."""
+    means = means.astype(jnp.float32)
+    return cls(means, jnp.ones(means.shape[:2], jnp.float32), means)
+
+  def update(
+    self,
+    x: Float[Array, "B T N H"],
+    real: Bool[Array, "B T"] | None = None,
+    *,
+    decay: float = 0.999,
+    axis_name: str | None = None,
+  ) -> "Clusters":
+    """After a batch: exponential moving averages, counts smoothed (Laplace).
+
+    Args:
+      x: queries or keys, or both one after the other in T.
+      real: which tokens count.
+      decay: of the averages. In bfloat16 0.999 would be 1: hence float32.
+      axis_name: of replicas, whose counts and sums are added.
+    """
+    count, total = _sums(self.means, x, real, axis_name)
+    counts = decay * self.counts + (1 - decay) * count
+    sums = decay * self.sums + (1 - decay) * total
+    whole = counts.sum(axis=1, keepdims=True)
+    smooth = (counts + 1e-5) / (whole + counts.shape[1] * 1e-5) * whole
+    return Clusters(sums / smooth[..., None], counts, sums)
+
+
+def unit(x: Float[Array, "*R H"]) -> Float[Array, "*R H"]:
+  """On the unit sphere, float32 (float64 for float64); 0 stays 0."""
+  x = x.astype(wide(x))
+  return x * jax.lax.rsqrt(jnp.maximum((x * x).sum(axis=-1, keepdims=True), 1e-24))
+
+
+def affinity(
+  x: Float[Array, "B T N H"], means: Float[Array, "N c H"]
+) -> Float[Array, "B N c T"]:
+  """How near unit vectors are to the centroids: x . mu, without a gradient."""
+  x, means = jax.lax.stop_gradient((unit(x), means))
+  return jnp.einsum("btnh,nch->bnct", x, means.astype(x.dtype))
+
+
+def assign(
+  x: Float[Array, "B T N H"], means: Float[Array, "N c H"]
+) -> Int[Array, "B N T"]:
+  """The nearest centroid of each token."""
+  return affinity(x, means).argmax(axis=2).astype(jnp.int32)
+
+
+def commitment(
+  x: Float[Array, "B T N H"],
+  means: Float[Array, "N c H"],
+  real: Bool[Array, "B T"] | None = None,
+) -> Float[Array, ""]:
+  """The mean of (x - mu)^2 over features, mu the nearest centroid, times 1e-4.
+
+  Its gradient draws x to the centroids; these have none.
+  """
+  means = jax.lax.stop_gradient(means)
+  near = jax.vmap(lambda m, a: m[a], in_axes=(0, 1), out_axes=1)(
+    means, assign(x, means)
+  )
+  error = ((unit(x) - near.swapaxes(1, 2)) ** 2).mean(axis=(2, 3))
+  if real is None:
+    return COMMITMENT * error.mean()
+  return COMMITMENT * jnp.where(real, error, 0).sum() / jnp.maximum(real.sum(), 1)
+
+
+def iterate(
+  means: Float[Array, "N c H"],
+  x: Float[Array, "B T N H"],
+  real: Bool[Array, "B T"] | None = None,
+  *,
+  axis_name: str | None = None,
+) -> Float[Array, "N c H"]:
+  """One iteration of spherical k-means on a batch; empty clusters stay."""
+  count, total = _sums(means, x, real, axis_name)
+  return jnp.where(count[..., None] > 0, unit(total), means)
+
+
+def _sums(means, x, real, axis_name):
+  x = jax.lax.stop_gradient(unit(x))
+  hit = jax.nn.one_hot(assign(x, means), means.shape[1], dtype=x.dtype)  # (B, N, T, c)
+  if real is not None:
+    hit = hit * real[:, None, :, None]
+  result = hit.sum(axis=(0, 2)), jnp.einsum("bntc,btnh->nch", hit, x)
+  return result if axis_name is None else jax.lax.psum(result, axis_name)

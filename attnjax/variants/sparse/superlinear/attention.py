@@ -1,0 +1,245 @@
+"""The operation: search, attention in spans, and the gate that joins them."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from attnjax import attention
+from attnjax.contract import Case, unknown
+from attnjax.core import masks, softmax
+from attnjax.core.scores import Scores
+from attnjax.core.softmax import wide
+from attnjax.variants.sparse.superlinear import search
+from attnjax.variants.sparse.superlinear.search import Geometry
+
+IMPLEMENTATIONS = ("reference", "xla")
+# Gathered numbers of one step of the loop over queries: about 4 MB.
+_GATHERED = 2**20
+# Of a span that is not there: its weight is 0 beside one that is.
+_NEVER = -1e9
+
+
+def attend(
+  q1: Float[Array, "B T N H"],
+  q2: Float[Array, "B T N H"],
+  k: Float[Array, "B S K H"],
+  v: Float[Array, "B S K V"],
+  *,
+  top: int = 3,
+  window_index: int = 3,
+  backward: float = 2.0,
+  forward: float = 0.0,
+  search_power: float = 0.5,
+  span_power: float = 0.5,
+  segment_ids: Int[Array, "B S"] | None = None,
+  offset: Int[Array, ""] | int | None = None,
+  impl: str = "auto",
+) -> Float[Array, "B T N V"]:
+  """Causal attention to a window and to the best spans; (B, T, N, V).
+
+  Args:
+    q1: queries of the search; they learn through the gate only.
+    q2: queries of the attention.
+    k: keys of both; K divides N, query head n reads key head n K // N.
+    v: values.
+    top: spans of a query.
+    window_index: w; the window has (w + 1)^(1 / search_power) - 1 keys, none if 0.
+    backward: b; a span reaches ceil(b n^span_power) keys back from its anchor, n the
+      tokens of the document so far.
+    forward: the same ahead, no farther than the window.
+    search_power: p; there are about T^p anchors, in (0, 1).
+    span_power: of the spans' lengths.
+    segment_ids: of the keys, of which the queries are the T from `offset` on. A
+      document is a run of equal ids; negative ids see nothing and are not seen.
+    offset: the place of the first query among the keys; S - T if None.
+    impl: one of IMPLEMENTATIONS, or "auto".
+
+  Raises:
+    ValueError: if shapes do not fit or a number or name is not allowed.
+  """
+  geometry = Geometry(top, window_index, backward, forward, search_power, span_power)
+  _check(q1, q2, k, geometry, impl)
+  (B, T), S = q1.shape[:2], k.shape[1]
+  offset = S - T if offset is None else offset
+  ids = jnp.zeros((B, S), jnp.int32) if segment_ids is None else segment_ids
+  where = search.rows(ids, T, offset)
+  dense = impl == "reference"
+  if dense:
+    found, score = _dense_search(q1, k, where, geometry)
+  else:
+    found, score = search.span_search(q1, k, where, geometry, offset)
+  gate = jnp.where(found.anchor >= 0, score, _NEVER)
+  gate = jax.nn.softmax(gate, axis=-1)
+  if dense:
+    out = _dense_spans(q2, k, v, found, where, geometry)
+  else:
+    seen = {"offset": offset, "segmented": segment_ids is not None}
+    out = _spans(q2, k, v, found, where, geometry, impl, **seen)
+  return (out * gate[..., None]).sum(axis=3).astype(v.dtype)
+
+
+def reference(q1, q2, k, v, **options):
+  """The definition: all (T, S) search scores, a dense mask for each span."""
+  return attend(q1, q2, k, v, **options, impl="reference")
+
+
+def _check(q1, q2, k, geometry, impl):
+  if impl not in ("auto", *IMPLEMENTATIONS):
+    raise ValueError(unknown("impl", impl, ("auto", *IMPLEMENTATIONS)))
+  if q1.shape != q2.shape:
+    raise ValueError(f"q1 {q1.shape} and q2 {q2.shape} differ")
+  if q1.shape[2] % k.shape[2]:
+    raise ValueError(
+      f"{q1.shape[2]} query heads do not divide by {k.shape[2]} kv heads"
+    )
+  for name in ("search_power", "span_power"):
+    value = getattr(geometry, name)
+    if not 0 < value < 1:
+      raise ValueError(f"{name} = {value}; it must be in (0, 1)")
+  if geometry.top < 1 or geometry.window_index < 0:
+    raise ValueError(
+      f"top = {geometry.top}, window_index = {geometry.window_index}; they must be at"
+      " least 1 and 0"
+    )
+  if geometry.backward < 0 or geometry.forward < 0:
+    raise ValueError(
+      f"backward = {geometry.backward}, forward = {geometry.forward}; they must be 0"
+      " or more"
+    )
+
+
+def _spans(q, k, v, found, where, geometry, impl, *, offset, segmented):
+  """Each span with the window, gathered; (B, T, N, top, V)."""
+  out, lse = _gathered(q, k, v, found, where, geometry, impl)
+  if geometry.window:
+    near = masks.Window(geometry.window - 1, 0)
+    if segmented:
+      near = near & masks.Segments(where.queries, where.keys)
+    # A number keeps the list of tiles static.
+    if isinstance(offset, int):
+      scores = Scores(near, start=(offset, 0))
+    else:
+      scores = Scores(near, query_positions=where.now[None])
+    beside = attention.attend(q, k, v, scores, impl=impl)
+    out, lse = softmax.combine(
+      [out, jnp.broadcast_to(beside[0][:, :, :, None], out.shape)],
+      [lse, jnp.broadcast_to(beside[1][:, :, :, None], lse.shape)],
+    )
+  return out
+
+
+def _gathered(q, k, v, found, where, geometry, impl):
+  """(out (B, T, N, top, V), lse) of the spans alone, for some queries at a time."""
+  (B, T, N, H), (S, K), top = q.shape, k.shape[1:3], geometry.top
+  reach = search.longest(geometry, S)
+  size = max(1, min(T, _GATHERED // (B * N * top * reach * H)))
+  end = -T % size
+  first = jnp.clip(found.start, 0, S - reach)
+
+  def parts(x):  # (B, T, N, ...) to (T / size, B, K, g size, ...)
+    x = jnp.pad(x, ((0, 0), (0, end)) + ((0, 0),) * (x.ndim - 2))
+    x = jnp.moveaxis(search.by_key_head(x, K), 3, 0)
+    x = x.reshape(-1, size, *x.shape[1:])
+    return jnp.moveaxis(x, 1, 4).reshape(-1, B, K, N // K * size, *x.shape[5:])
+
+  here = jnp.broadcast_to(where.queries[:, :, None], (B, T, N))
+  keys, values = k.swapaxes(1, 2), v.swapaxes(1, 2)
+
+  @jax.checkpoint
+  def visit(part):
+    query, first, start, stop, here = part  # (B, K, g size, ...)
+    at = first[..., None] + jnp.arange(reach)
+    own = jax.vmap(lambda ids, at: ids[at])(where.keys, at)
+    seen = (at >= start[..., None]) & (at <= stop[..., None])
+    seen = seen & (own == here[..., None, None]) & (own >= 0)
+    k, v = (_slices(x, first, reach) for x in (keys, values))
+    query = jnp.repeat(query.reshape(-1, 1, 1, H), top, axis=0)
+    scores = Scores(masks.Dense(seen.reshape(-1, 1, 1, reach)))
+    out, lse = attention.attend(query, k, v, scores, scale=H**-0.5, impl=impl)
+    return out.reshape(*first.shape, -1), lse.reshape(first.shape)
+
+  found = parts(q), parts(first), parts(found.start), parts(found.end), parts(here)
+  result = jax.lax.map(visit, found)
+
+  def join(x):
+    x = x.reshape(-1, B, K, N // K, size, *x.shape[4:])
+    x = jnp.moveaxis(x, 4, 1).reshape(T + end, B, N, *x.shape[5:])
+    return x[:T].swapaxes(0, 1)
+
+  return tuple(join(x) for x in result)
+
+
+def _slices(x, first, size):
+  """Rows first, ..., first + size - 1 of x (B, K, S, H), (all slices, size, 1, H)."""
+
+  def cut(x, start):
+    return jax.lax.dynamic_slice_in_dim(x, start, size, axis=0)
+
+  flat = first.reshape(*first.shape[:2], -1)
+  out = jax.vmap(jax.vmap(jax.vmap(cut, (None, 0))))(x, flat)
+  return out.reshape(-1, size, 1, x.shape[-1])
+
+
+def _dense_search(q, k, where, geometry):
+  """The same as `search.span_search` from the matrix of all scores."""
+  (B, T, N, H), (S, K) = q.shape, k.shape[1:3]
+  score = jnp.einsum(
+    "btkgh,bskh->btkgs",
+    q.reshape(B, T, K, N // K, H),
+    k,
+    preferred_element_type=wide(q),
+  ).reshape(B, T, N, S)
+  table = search.distances(geometry, S)
+  ahead = where.now[:, None] - jnp.arange(S)
+  anchor = (ahead >= 0) & table[jnp.maximum(ahead, 0)]
+  same = (where.queries[..., None] == where.keys[:, None]) & (where.keys[:, None] >= 0)
+  valid = (anchor & same)[:, :, None]
+  ranked = jnp.where(valid, jax.lax.stop_gradient(score), -jnp.inf)
+  ranked = jnp.pad(
+    ranked, ((0, 0),) * 3 + ((0, geometry.top),), constant_values=-jnp.inf
+  )
+  best, index = jax.lax.top_k(ranked, geometry.top)
+  index = jnp.where(best > -jnp.inf, index, -1).astype(jnp.int32)
+  chosen = jnp.take_along_axis(score, jnp.maximum(index, 0), axis=-1)
+  found = search.spans(index, where, geometry, S)
+  return found, jnp.where(index >= 0, chosen, 0)
+
+
+def _dense_spans(q, k, v, found, where, geometry):
+  S, top = k.shape[1], geometry.top
+  at, now = jnp.arange(S), where.now[:, None]
+  window = (at <= now) & (at > now - geometry.window)
+  same = (where.queries[..., None] == where.keys[:, None]) & (where.keys[:, None] >= 0)
+  out = []
+  for j in range(top):
+    start, end = found.start[..., j, None], found.end[..., j, None]
+    inside = (at >= start) & (at <= end) & (start >= 0)
+    seen = (inside | window[:, None]) & same[:, :, None]
+    scores = Scores(masks.Dense(seen.swapaxes(1, 2)))
+    out.append(attention.attend(q, k, v, scores, impl="reference")[0])
+  return jnp.stack(out, axis=3)
+
+
+def _shapes(B, T, N, K, H, V):
+  q, k = (B, T, N, H), (B, T, K)
+  return {"q1": q, "q2": q, "k": (*k, H), "v": (*k, V)}
+
+
+def _packed(key: jax.Array) -> jax.Array:
+  del key
+  ids = [[4] * 9 + [1] * 3 + [-1] * 5 + [1] * 7 + [4] * 15, [-1] * 4 + [2] * 35]
+  return jnp.array(ids)
+
+
+CASES = (
+  Case(
+    "no_window",
+    _shapes(1, 31, 2, 1, 4, 4),
+    {"window_index": 0, "forward": 1.0, "search_power": 0.55, "span_power": 0.45},
+  ),
+  Case("one_token", _shapes(1, 1, 1, 1, 4, 4)),
+  Case("grouped", _shapes(1, 65, 4, 2, 8, 6), {"window_index": 1, "top": 2}),
+  Case(
+    "packed", _shapes(2, 39, 2, 2, 4, 4), {"window_index": 1, "segment_ids": _packed}
+  ),
+)

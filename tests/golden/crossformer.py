@@ -1,0 +1,102 @@
+"""CrossFormer against the authors' blocks of short and of long distance."""
+
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from attnjax.nn.transformer import Block
+from attnjax.variants.local import crossformer
+
+KINDS = {"sda": "short", "lda": "long"}
+
+
+def compare(arrays: Mapping[str, np.ndarray], meta: dict) -> Iterator[tuple]:
+  """(key, what attnjax computes, what the file holds) for every result."""
+  names = [key.removeprefix("out.") for key in arrays if key.startswith("out.")]
+  blocks = {name: _block(name, arrays, meta) for name in names}
+  x = jnp.asarray(arrays["in.x"])
+  grid = _pair(meta["input_resolution"])
+
+  def total(x):
+    image, outs = x.reshape(x.shape[0], *grid, -1), {}
+    for name, block in blocks.items():
+      outs[name] = block(image).reshape(x.shape)
+    waves = (
+      (out * jnp.cos(jnp.arange(out.size)).reshape(out.shape)).sum()
+      for out in outs.values()
+    )
+    return sum(waves), outs
+
+  (_, outs), gradient = jax.jit(jax.value_and_grad(total, has_aux=True))(x)
+  for name, out in outs.items():
+    yield f"out.{name}", out, arrays[f"out.{name}"]
+  if "grad.x" in arrays:
+    yield "grad.x", gradient, arrays["grad.x"]
+
+
+def _pair(value):
+  return (value, value) if isinstance(value, int) else tuple(value)
+
+
+def _block(name, arrays, meta):
+  prefix = f"param.{name}."
+  weight = {
+    k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)
+  }
+  hidden, dim = weight["mlp.fc1.weight"].shape
+  mixer = partial(
+    crossformer.Layer,
+    dim,
+    heads=meta["num_heads"],
+    group=meta["group_size"],
+    interval=meta["interval"],
+    kind=KINDS[name.split("_")[0]],
+    bias_width=weight["attn.pos.pos_proj.weight"].shape[0],
+    qkv_bias="attn.qkv.bias" in weight,
+  )
+  block: Any = Block(dim, mixer, hidden=hidden, rngs=nnx.Rngs(0))
+  for norm, key in ((block.norm, "norm1"), (block.feed_norm, "norm2")):
+    _fill_norm(norm, weight, key)
+  for linear, key in ((block.feed.up, "mlp.fc1"), (block.feed.down, "mlp.fc2")):
+    _fill_linear(linear, weight, key)
+  _fill_attention(block.mixer, weight)
+  return block
+
+
+def _fill_attention(layer, weight):
+  dim, heads, size = layer.project.query.kernel.shape
+  kernels = weight["attn.qkv.weight"].reshape(3, heads, size, dim)
+  parts = layer.project.query, layer.project.key, layer.project.value
+  for i, part in enumerate(parts):
+    _set(part.kernel, np.moveaxis(kernels[i], -1, 0))
+    if "attn.qkv.bias" in weight:
+      _set(part.bias, weight["attn.qkv.bias"].reshape(3, heads, size)[i])
+  _set(layer.out.kernel, weight["attn.proj.weight"].T.reshape(heads, size, dim))
+  _set(layer.out.bias, weight["attn.proj.bias"])
+  _fill_linear(layer.position.linears[0], weight, "attn.pos.pos_proj")
+  for i in range(1, 4):
+    _fill_norm(layer.position.norms[i - 1], weight, f"attn.pos.pos{i}.0")
+    _fill_linear(layer.position.linears[i], weight, f"attn.pos.pos{i}.2")
+
+
+def _fill_linear(part, weight, name):
+  _set(part.kernel, weight[f"{name}.weight"].T)
+  _set(part.bias, weight[f"{name}.bias"])
+
+
+def _fill_norm(part, weight, name):
+  _set(part.scale, weight[f"{name}.weight"])
+  _set(part.bias, weight[f"{name}.bias"])
+
+
+def _set(parameter, value):
+  if parameter.shape != value.shape:
+    raise ValueError(
+      f"a parameter of shape {parameter.shape} cannot hold {value.shape}"
+    )
+  parameter[...] = jnp.asarray(value, jnp.float32)

@@ -1,0 +1,126 @@
+"""DaViT: what the paper and its code promise."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl.testing import absltest, parameterized
+from flax import nnx
+
+from attnjax.variants.local import davit
+
+
+def _close(found, wanted, tolerance=1e-5):
+  np.testing.assert_allclose(found, wanted, atol=tolerance, rtol=tolerance)
+
+
+def _heads():
+  keys = jax.random.split(jax.random.key(0), 3)
+  return [jax.random.normal(key, (1, 12, 2, 4)) for key in keys]
+
+
+def _layer(**options):
+  return davit.Layer(8, heads=2, window=3, **options, rngs=nnx.Rngs(0))
+
+
+_attend = jax.jit(davit.attend)
+_run = jax.jit(lambda layer, x, **given: layer(x, **given))
+
+
+class AttendTest(absltest.TestCase):
+  def test_tokens_have_no_order(self):
+    heads = _heads()
+    order = jax.random.permutation(jax.random.key(1), 12)
+    got = _attend(*(x[:, order] for x in heads))
+    _close(got, _attend(*heads)[:, order])
+
+  def test_without_keys_all_channels_are_the_mean_of_their_group(self):
+    q, k, v = _heads()
+    got = _attend(q, jnp.zeros_like(k), v)
+    _close(got, jnp.broadcast_to(q.mean(-1, keepdims=True), q.shape))
+
+  def test_large_products_choose_a_channel(self):
+    q, _, _ = _heads()
+    # Key channel a is value channel a + 1.
+    v = 50 * jnp.eye(4)[jnp.arange(12) % 4][None, :, None] * jnp.ones((2, 1))
+    got = _attend(q, jnp.roll(v, -1, axis=-1), v)
+    _close(got, jnp.roll(q, -1, axis=-1))
+
+  def test_errors(self):
+    q, k, v = _heads()
+    with self.assertRaisesRegex(ValueError, "unknown scale 'token'"):
+      davit.attend(q, k, v, scale="token")
+
+
+class LayerTest(parameterized.TestCase):
+  def test_layers_take_turns(self):
+    x = jax.random.normal(jax.random.key(1), (1, 5, 7, 8))
+    both, one, other = (_layer(kind=k) for k in ("alternate", "window", "channel"))
+    want = _run(one, x), _run(other, x)
+    for index in range(4):
+      _close(_run(both, x, index=jnp.int32(index)), want[index % 2])
+    _close(both(x, index=3), want[1])
+    self.assertGreater(float(abs(want[0] - want[1]).max()), 1e-4)
+
+  def test_padding_is_seen_unless_masked(self):
+    x = jax.random.normal(jax.random.key(1), (1, 4, 3, 8))
+    for masked in (False, True):
+      layer = _layer(kind="window", mask_padding=masked)
+      weights = np.asarray(jax.jit(lambda layer, x: layer.weights(x))(layer, x))[0]
+      row = np.arange(12) // 3
+      same = row[:, None] // 3 == row // 3
+      for head in weights:
+        np.testing.assert_array_equal(head > 0, same)
+      total = weights.sum(-1)
+      _close(total[:, :9], np.ones((2, 9)))
+      if masked:
+        _close(total[:, 9:], np.ones((2, 3)))
+      else:
+        self.assertLess(total[:, 9:].max(), 0.5)
+
+  def test_padding_of_a_sequence_is_as_if_not_there(self):
+    layer = _layer(kind="channel", form="sequence", scale="tokens")
+    x = jax.random.normal(jax.random.key(1), (1, 9, 8))
+    real = jnp.array([[0, 1, 1, 0, 1, 1, 1, 0, 0]], bool)
+    _close(_run(layer, x, padding=real)[real], _run(layer, x[real][None])[0])
+
+  def test_what_cannot_be_honoured_is_refused(self):
+    x = jnp.zeros((1, 6, 8))
+    with self.assertRaisesRegex(NotImplementedError, "segment_ids: channels"):
+      _layer(form="sequence")(x, segment_ids=jnp.zeros((1, 6), jnp.int32))
+    with self.assertRaisesRegex(NotImplementedError, "padding in form 'sequence'"):
+      _layer(form="sequence")(x, padding=jnp.ones((1, 6), bool))
+    with self.assertRaisesRegex(NotImplementedError, "no weights of tokens"):
+      _layer(form="sequence").weights(x, index=1)
+    with self.assertRaisesRegex(ValueError, r"\(1, 6, 8\); form 'image'"):
+      _layer()(x)
+    with self.assertRaisesRegex(ValueError, "window = 0"):
+      davit.Layer(8, heads=2, window=0, rngs=nnx.Rngs(0))
+
+
+class ModelTest(parameterized.TestCase):
+  @parameterized.named_parameters(
+    ("tiny", "tiny", 28.3), ("small", "small", 49.7), ("base", "base", 87.9)
+  )
+  def test_parameters_are_those_of_the_paper(self, size, millions):
+    model = nnx.eval_shape(
+      lambda: davit.Model(3, 1000, **davit.SIZES[size], rngs=nnx.Rngs(0))
+    )
+    leaves = jax.tree.leaves(nnx.state(model, nnx.Param))
+    count = sum(leaf.size for leaf in leaves)
+    self.assertAlmostEqual(count / 1e6 / millions, 1, delta=0.01)
+
+  def test_any_size_and_features_of_each_stage(self):
+    sizes = {"dims": (8, 16), "depths": (1, 1), "heads": (2, 2)}
+    model = davit.Model(3, 5, **sizes, window=4, drop=0.5, rngs=nnx.Rngs(0))
+    images = jax.random.normal(jax.random.key(0), (2, 37, 50, 3))
+    shapes = jax.eval_shape(lambda m, x: m.features(x), model, images)
+    self.assertEqual([x.shape for x in shapes], [(2, 10, 13, 8), (2, 5, 7, 16)])
+    run = jax.jit(lambda model, x, key: (model(x), model(x, key=key)))
+    logits, other = run(model, images, jax.random.key(1))
+    self.assertEqual(logits.shape, (2, 5))
+    self.assertTrue(np.isfinite(logits).all())
+    self.assertGreater(float(abs(logits - other).max()), 0)
+
+
+if __name__ == "__main__":
+  absltest.main()

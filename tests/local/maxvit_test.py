@@ -1,0 +1,122 @@
+"""MaxViT: what the paper and its code promise."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl.testing import absltest, parameterized
+from flax import nnx
+
+from attnjax.variants.local import maxvit
+from attnjax.variants.local.maxvit.blocks import strided
+from attnjax.variants.softmax import dot_product
+
+
+def _close(found, wanted, tolerance=1e-5):
+  np.testing.assert_allclose(found, wanted, atol=tolerance, rtol=tolerance)
+
+
+def _layer(**options):
+  return maxvit.Layer(8, head_dim=4, size=3, **options, rngs=nnx.Rngs(0))
+
+
+_run = jax.jit(lambda layer, x, index: layer(x, index=index))
+_weights = jax.jit(lambda layer, x: layer.weights(x))
+
+
+class AttendTest(absltest.TestCase):
+  def test_groups_of_the_whole_map_are_global(self):
+    keys = jax.random.split(jax.random.key(0), 4)
+    q, k, v = (jax.random.normal(key, (1, 3, 5, 2, 4)) for key in keys[:3])
+    table = jnp.full((2, 5, 9), 3.0)  # the same everywhere, it changes nothing
+    flat = (x.reshape(1, 15, 2, 4) for x in (q, k, v))
+    want = dot_product.attend(*flat).reshape(v.shape)
+    for kind in ("window", "grid"):
+      got = maxvit.attend(q, k, v, table=table, kind=kind, size=(3, 5))
+      _close(got, want)
+
+  def test_errors(self):
+    x = jnp.zeros((1, 3, 5, 2, 4))
+    with self.assertRaisesRegex(ValueError, "unknown kind 'block'"):
+      maxvit.attend(x, x, x, kind="block")
+    with self.assertRaisesRegex(ValueError, r"table \(2, 5, 5\) must be \(2, 5, 7\)"):
+      maxvit.attend(x, x, x, table=jnp.zeros((2, 5, 5)), size=(3, 4))
+
+
+class LayerTest(absltest.TestCase):
+  def test_windows_and_grids_together_reach_everything(self):
+    x = jax.random.normal(jax.random.key(1), (1, 9, 6, 8))
+    weights = [
+      np.asarray(_weights(_layer(kind=kind), x))[0, 0] for kind in ("window", "grid")
+    ]
+    row, column = np.indices((9, 6)).reshape(2, -1)
+    for found, cells in zip(weights, ((row // 3, column // 3), (row % 3, column % 2))):
+      same = [cell[:, None] == cell for cell in cells]
+      np.testing.assert_array_equal(found > 0, same[0] & same[1])
+      _close(found.sum(-1), np.ones(54))
+    self.assertGreater((weights[1] @ weights[0]).min(), 0)
+
+  def test_layers_take_turns(self):
+    x = jax.random.normal(jax.random.key(1), (1, 5, 7, 8))
+    both, one, other = (_layer(kind=k) for k in ("alternate", "window", "grid"))
+    want = _run(one, x, 0), _run(other, x, 0)
+    for index in range(3):
+      _close(_run(both, x, index), want[index % 2])
+    _close(both(x, index=1), want[1])
+    self.assertGreater(float(abs(want[0] - want[1]).max()), 1e-5)
+
+  def test_errors(self):
+    with self.assertRaisesRegex(ValueError, "dim = 8 does not divide by head_dim = 3"):
+      maxvit.Layer(8, head_dim=3, rngs=nnx.Rngs(0))
+    with self.assertRaisesRegex(NotImplementedError, "takes no segment_ids"):
+      _layer()(jnp.zeros((1, 2, 2, 8)), padding=jnp.ones((1, 4), bool))
+
+
+class ConvolutionTest(parameterized.TestCase):
+  @parameterized.parameters((6, 7, 2), (5, 4, 1), (1, 2, 2))
+  def test_strides_pad_as_xla_does(self, rows, columns, stride):
+    keys = jax.random.split(jax.random.key(0))
+    x = jax.random.normal(keys[0], (1, rows, columns, 3))
+    kernel = jax.random.normal(keys[1], (3, 3, 3))
+    want = jax.lax.conv_general_dilated(
+      x,
+      kernel[:, :, None],
+      (stride, stride),
+      "SAME",
+      dimension_numbers=("NHWC", "HWIO", "NHWC"),
+      feature_group_count=3,
+    )
+    got = jax.jit(strided, static_argnums=2)(x, kernel, stride)
+    _close(got, want)
+
+
+class ModelTest(parameterized.TestCase):
+  @parameterized.named_parameters(
+    ("tiny", "tiny", 31),
+    ("small", "small", 69),
+    ("base", "base", 120),
+    ("large", "large", 212),
+    ("xlarge", "xlarge", 475),
+  )
+  def test_parameters_are_those_of_the_paper(self, size, millions):
+    model = nnx.eval_shape(
+      lambda: maxvit.Model(3, 1000, **maxvit.SIZES[size], rngs=nnx.Rngs(0))
+    )
+    leaves = jax.tree.leaves(nnx.state(model, nnx.Param))
+    count = sum(leaf.size for leaf in leaves)
+    self.assertAlmostEqual(count / 1e6 / millions, 1, delta=0.01)
+
+  def test_any_size_and_features_of_each_stage(self):
+    sizes = {"dims": (8, 16), "depths": (1, 1), "stem": 4, "head_dim": 4}
+    model = maxvit.Model(3, 5, **sizes, partition=3, drop=0.5, rngs=nnx.Rngs(0))
+    images = jax.random.normal(jax.random.key(0), (2, 37, 50, 3))
+    shapes = jax.eval_shape(lambda m, x: m.features(x), model, images)
+    self.assertEqual([x.shape for x in shapes], [(2, 10, 13, 8), (2, 5, 7, 16)])
+    run = jax.jit(lambda model, x, key: (model(x), model(x, key=key)))
+    logits, other = run(model, images, jax.random.key(1))
+    self.assertEqual(logits.shape, (2, 5))
+    self.assertTrue(np.isfinite(logits).all())
+    self.assertGreater(float(abs(logits - other).max()), 0)
+
+
+if __name__ == "__main__":
+  absltest.main()

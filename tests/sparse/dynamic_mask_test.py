@@ -1,0 +1,114 @@
+"""Dynamic mask attention: what the paper alone promises."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl.testing import absltest, parameterized
+from flax import nnx
+
+from attnjax.variants.softmax import dot_product
+from attnjax.variants.sparse import dynamic_mask
+from tests.sparse import growth
+
+
+def _arrays(T=21, N=4, K=2, H=4):
+  keys = jax.random.split(jax.random.key(0), 4)
+  shapes = ((1, T, N, H), (1, T, K, H), (1, T, K, H), (1, T, K))
+  return [jax.random.normal(key, shape) for key, shape in zip(keys, shapes)]
+
+
+class AttendTest(parameterized.TestCase):
+  @parameterized.parameters(True, False)
+  def test_with_all_kept_it_is_attention_with_a_bias(self, causal):
+    q, k, v, importance = _arrays()
+    bias = jnp.repeat(importance, 2, axis=2).swapaxes(1, 2)[:, :, None]
+    want = dot_product.attend(q, k, v, bias=bias, causal=causal, impl="reference")
+    got = dynamic_mask.attend(q, k, v, importance, keep=21, causal=causal, impl="xla")
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+
+  def test_early_queries_keep_all_they_see_and_later_ones_so_many(self):
+    *_, importance = _arrays()
+    allowed = dynamic_mask.allowed((1, 21, 21), True)
+    kept = dynamic_mask.selected(importance, allowed, 6)
+    want = jnp.minimum(jnp.arange(21) + 1, 6)
+    np.testing.assert_array_equal(kept.sum(axis=-1)[0], jnp.stack([want, want]))
+    self.assertFalse((kept & ~allowed).any())
+
+  def test_later_importances_and_values_do_not_show_before(self):
+    q, k, v, importance = _arrays()
+    run = jax.jit(lambda *x: dynamic_mask.attend(*x, keep=4, impl="xla"))
+    before = run(q, k, v, importance)
+    after = run(q, k, v.at[:, 12:].add(1.0), importance.at[:, 12:].add(9.0))
+    np.testing.assert_allclose(after[:, :12], before[:, :12], rtol=1e-5, atol=1e-6)
+    self.assertGreater(float(abs(after - before)[:, 12:].max()), 0.1)
+
+  def test_the_gradient_of_the_importance_is_the_slope(self):
+    q, k, v, importance = _arrays(9)
+    run = jax.jit(
+      lambda x: jnp.sin(dynamic_mask.attend(q, k, v, x, keep=4, impl="reference")).sum()
+    )
+    direction, step = jnp.cos(jnp.arange(18.0)).reshape(1, 9, 2), 1e-3
+    slope = run(importance + step * direction) - run(importance - step * direction)
+    got = jnp.vdot(jax.jit(jax.grad(run))(importance), direction)
+    np.testing.assert_allclose(got, slope / (2 * step), rtol=1e-2)
+
+  def test_groups_of_keys_are_kept_whole_or_not_at_all(self):
+    kept = jnp.array([1, 1, 1, 0, 1, 1, 0, 0, 1, 1], bool).reshape(1, 1, 1, -1)
+    want = [True] * 4 + [False] * 4 + [True] * 2
+    self.assertEqual(dynamic_mask.smoothed(kept, 4).ravel().tolist(), want)
+
+  def test_work_is_linear_in_the_length(self):
+    def run(q, k, v, importance):
+      return dynamic_mask.attend(q, k, v, importance, keep=64, impl="xla")
+
+    def shapes(T):
+      return (1, T, 2, 8), (1, T, 1, 8), (1, T, 1, 8), (1, T, 1)
+
+    flops, size = growth.powers(run, shapes, (2048, 8192))
+    self.assertLess(flops, 1.05)
+    self.assertLess(size, 1.05)
+
+  def test_errors(self):
+    q, k, v, importance = _arrays()
+    with self.assertRaisesRegex(ValueError, "keep = 0; a query keeps at least 1"):
+      dynamic_mask.attend(q, k, v, importance, keep=0)
+
+
+class LayerTest(parameterized.TestCase):
+  def test_without_amplitude_it_is_attention(self):
+    layer = dynamic_mask.Layer(16, kv_heads=2, keep=50, rngs=nnx.Rngs(0))
+    layer.amplitude[...] = jnp.zeros(2)
+    plain = dot_product.Layer(16, kv_heads=2, qk_norm=True, rngs=nnx.Rngs(0))
+    plain.project, plain.out = layer.project, layer.out
+    x = jax.random.normal(jax.random.key(1), (2, 9, 16))
+    np.testing.assert_allclose(layer(x), plain(x), rtol=1e-4, atol=1e-6)
+
+  def test_a_steep_importance_stays_finite(self):
+    v = jnp.full((1, 3, 1, 2), 50.0)
+    weight, amplitude = jnp.ones((1, 2, 1)), jnp.ones(1)
+    steep = dynamic_mask.value_importance(v, weight, amplitude)
+    np.testing.assert_allclose(steep, np.exp(30.0), rtol=1e-5)
+    linear = dynamic_mask.value_importance(v, weight, amplitude, form="linear")
+    np.testing.assert_allclose(linear, 100.0, rtol=1e-5)
+
+  def test_the_cache_is_as_small_as_what_is_kept(self):
+    layer = dynamic_mask.Layer(16, kv_heads=2, keep=5, rngs=nnx.Rngs(0))
+    x = jax.random.normal(jax.random.key(1), (1, 17, 16))
+    _, cache = jax.jit(layer.step)(x, layer.init_cache(1, 17))
+    self.assertEqual(cache.k.shape, (1, 5, 2, 4))
+    importance = layer.importances(layer.project.value(x))
+    want = -jnp.sort(-importance, axis=1)[:, :5]
+    np.testing.assert_allclose(cache.importance, want, rtol=1e-6)
+
+  @parameterized.parameters(
+    ({"bias_form": "square"}, "bias_form 'square'"),
+    ({"keep": 0}, "keep = 0"),
+    ({"form": "image"}, "form 'image'"),
+  )
+  def test_errors_name_the_option(self, options, message):
+    with self.assertRaisesRegex(ValueError, message):
+      dynamic_mask.Layer(16, **options, rngs=nnx.Rngs(0))
+
+
+if __name__ == "__main__":
+  absltest.main()

@@ -1,0 +1,170 @@
+"""The routing transformer: clusters, what leaks, and centroids as a result."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl.testing import absltest, parameterized
+from flax import nnx
+
+from attnjax.variants.softmax import dot_product
+from attnjax.variants.sparse import routing_transformer as routing
+from tests.sparse import growth
+
+_EPS = 1e-2
+
+
+def _arrays(T=24, N=2, c=3, H=4):
+  keys = jax.random.split(jax.random.key(0), 4)
+  q, k, v = (jax.random.normal(key, (1, T, N, H)) for key in keys[:3])
+  return q, k, v, routing.unit(jax.random.normal(keys[3], (N, c, H)))
+
+
+def _run(selection, window, impl="xla", **options):
+  return jax.jit(
+    lambda *x: routing.attend(
+      *x, window=window, selection=selection, impl=impl, **options
+    )
+  )
+
+
+class AttendTest(parameterized.TestCase):
+  @parameterized.parameters(("past", 1), ("past", 3), ("all", 1), ("all", 3))
+  def test_a_window_of_all_tokens_is_attention(self, selection, clusters):
+    q, k, v, means = _arrays(c=clusters)
+    # With "all" every token is in every cluster, and the mean is of equal outputs.
+    count = clusters if selection == "all" else 1
+    want = dot_product.attend(q, k, v, causal=True, impl="reference")
+    got = _run(selection, 24, eps=_EPS)(q, k, v, means)
+    np.testing.assert_allclose(got, want * count / (count + _EPS), rtol=1e-4, atol=1e-5)
+
+  @parameterized.parameters("past", "all")
+  def test_the_numbers_of_clusters_mean_nothing(self, selection):
+    q, k, v, means = _arrays()
+    run = _run(selection, 5, "reference")
+    want = run(q, k, v, means)
+    np.testing.assert_allclose(run(q, k, v, means[:, ::-1]), want, atol=1e-5)
+
+  def test_a_token_in_no_cluster_gives_zero(self):
+    q, k, v, means = _arrays()
+    out = _run("all", 3)(q, k, v, means)
+    near = routing.affinity(q, means)
+    taken = (jnp.argsort(jnp.argsort(-near, axis=-1), axis=-1) < 3).any(axis=2)
+    found = (out != 0).any(axis=-1).swapaxes(1, 2)
+    np.testing.assert_array_equal(found & ~taken, False)
+    self.assertTrue((~taken).any())
+
+  def test_the_published_selection_leaks_and_that_of_the_past_does_not(self):
+    q, k, v, means = _arrays()
+    # Later queries and keys as near to the centroids as can be: they take all places.
+    near = jnp.broadcast_to(means[:, 0], (1, 12, 2, 4))
+    q_new, k_new = (x.at[:, 12:].set(near) for x in (q, k))
+    past, published = (_run(selection, 6) for selection in ("past", "all"))
+    before, after = (past(*x, v, means)[:, :12] for x in ((q, k), (q_new, k_new)))
+    np.testing.assert_array_equal(after, before)
+    before, after = (published(*x, v, means)[:, :12] for x in ((q, k), (q_new, k_new)))
+    self.assertGreater(float(abs(after - before).max()), 0.1)
+    # It is the choice alone: later values change nothing.
+    after = published(q, k, v.at[:, 12:].add(1.0), means)[:, :12]
+    np.testing.assert_array_equal(after, before)
+
+  def test_padding_is_not_routed(self):
+    q, k, v, means = _arrays()
+    ids = jnp.where(jnp.arange(24) < 17, 0, -1)[None]
+    out = _run("all", 5, causal=False, segment_ids=ids)(q, k, v, means)
+    alone = _run("all", 5, causal=False)(*(x[:, :17] for x in (q, k, v)), means)
+    np.testing.assert_allclose(out[:, :17], alone, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(out[:, 17:], 0)
+
+  @parameterized.parameters("past", "all")
+  def test_work_grows_as_the_root_of_the_cube(self, selection):
+    def run(q, k, v, means):
+      options = {"window": means.shape[1], "selection": selection, "impl": "xla"}
+      return routing.attend(q, k, v, means, **options)
+
+    def shapes(T):
+      heads, clusters = (1, T, 1, 8), round(T**0.5)
+      return heads, heads, heads, (1, clusters, 8)
+
+    flops, size = growth.powers(run, shapes, (4096, 16384))
+    self.assertLess(flops, 1.6)
+    self.assertLess(size, 1.6)
+
+  @parameterized.parameters(
+    ({"selection": "future"}, "selection 'future'"),
+    ({"causal": False}, "selection 'past' is causal"),
+    ({"window": 0}, "window = 0"),
+  )
+  def test_errors(self, options, message):
+    with self.assertRaisesRegex(ValueError, message):
+      routing.attend(*_arrays(), **({"window": 3} | options))
+
+
+class KMeansTest(parameterized.TestCase):
+  def setUp(self):
+    super().setUp()
+    x = jax.random.normal(jax.random.key(2), (4, 30, 2, 4))
+    self.x = x + 2 * jnp.sign(x[..., :1])
+    self.means = routing.unit(jax.random.normal(jax.random.key(3), (2, 5, 4)))
+
+  def test_updates_bring_centroids_nearer(self):
+    clusters = routing.Clusters.start(self.means)
+    update = jax.jit(lambda clusters: clusters.update(self.x, decay=0.9))
+    losses = []
+    for _ in range(30):
+      losses.append(float(routing.commitment(self.x, clusters.means)))
+      clusters = update(clusters)
+    self.assertLess(losses[-1], 0.5 * losses[0])
+
+  def test_replicas_update_as_one(self):
+    clusters, parts = routing.Clusters.start(self.means), self.x.reshape(2, 2, 30, 2, 4)
+    run = jax.vmap(lambda x: clusters.update(x, axis_name="data"), axis_name="data")
+    jax.tree.map(
+      lambda a, b: np.testing.assert_allclose(a[1], b, rtol=1e-5, atol=1e-6),
+      run(parts),
+      clusters.update(self.x),
+    )
+
+  def test_padding_does_not_count(self):
+    real = jnp.broadcast_to(jnp.arange(30) < 11, (4, 30))
+    clusters, part = routing.Clusters.start(self.means), self.x[:, :11]
+    jax.tree.map(
+      lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
+      (clusters.update(self.x, real), routing.commitment(self.x, self.means, real)),
+      (clusters.update(part), routing.commitment(part, self.means)),
+    )
+
+  def test_an_empty_cluster_stays(self):
+    x = jnp.broadcast_to(self.means[:, 1], (1, 3, 2, 4))
+    new = routing.iterate(self.means, x)
+    np.testing.assert_allclose(new, self.means, rtol=1e-5, atol=1e-6)
+
+  def test_the_loss_moves_tokens_and_no_centroids(self):
+    dx, dmeans = jax.grad(routing.commitment, (0, 1))(self.x, self.means)
+    self.assertGreater(float(abs(dx).max()), 0)
+    np.testing.assert_array_equal(dmeans, 0)
+
+
+class LayerTest(parameterized.TestCase):
+  def test_centroids_are_an_argument_and_a_result(self):
+    layer = routing.Layer(16, clusters=3, window=4, local_window=3, rngs=nnx.Rngs(0))
+    x = jax.random.normal(jax.random.key(1), (2, 9, 16))
+    start = routing.Clusters.start(layer.start_means(1))
+    y, loss, new = jax.jit(layer.learn)(x, start, index=1)
+    np.testing.assert_allclose(y, layer(x, index=1), rtol=1e-4, atol=1e-6)
+    self.assertGreater(float(loss), 0)
+    self.assertGreater(float(abs(new.means - start.means).max()), 0)
+
+  def test_what_it_cannot_do_it_says(self):
+    options = {"clusters": 3, "window": 4, "local_window": 3, "rngs": nnx.Rngs(0)}
+    layer = routing.Layer(16, selection="all", **options)
+    x = jnp.zeros((1, 9, 16))
+    with self.assertRaisesRegex(NotImplementedError, "takes no segment_ids"):
+      layer(x, segment_ids=jnp.zeros((1, 9), jnp.int32))
+    with self.assertRaisesRegex(NotImplementedError, "does not decode"):
+      layer.init_cache(1, 9)
+    with self.assertRaisesRegex(ValueError, "local_heads = 4; at least one of 4"):
+      routing.Layer(16, local_heads=4, **options)
+
+
+if __name__ == "__main__":
+  absltest.main()
