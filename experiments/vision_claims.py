@@ -36,9 +36,10 @@ def train(
   batch: int = 64,
   rate: float = 3e-3,
   seed: int = 0,
+  host: type[vision.Model] = vision.Model,
 ) -> vision.Model:
   """A trained model; the options are those of the host, and Adam's."""
-  model = vision.Model(
+  model = host(
     [build],
     channels=channels,
     classes=classes,
