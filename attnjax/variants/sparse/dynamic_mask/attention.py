@@ -55,27 +55,38 @@ def attend(
   Raises:
     ValueError: if shapes do not fit, keep < 1 or `impl` is unknown.
   """
-  (B, T, N, _), (S, K) = q.shape, k.shape[1:3]
-  if impl not in ("auto", *IMPLEMENTATIONS):
-    raise ValueError(unknown("impl", impl, ("auto", *IMPLEMENTATIONS)))
-  if keep < 1:
-    raise ValueError(f"keep = {keep}; a query keeps at least 1 key")
-  if importance.shape != (B, S, K):
-    raise ValueError(
-      f"importance has the shape {importance.shape}; k has (B, S, K) {(B, S, K)}"
-    )
+  _check(q, k, importance, keep, impl)
   ids = selection.documents(segment_ids)
   importance = importance.astype(wide(q))
+  (B, T), S = q.shape[:2], k.shape[1]
   if impl == "reference" or mask is not None or block_smooth or T != S:
     seen = selection.allowed((B, T, S), causal, ids, mask)
-    kept = selection.selected(importance, seen, keep, block_smooth)
-    bias = jnp.repeat(importance, N // K, axis=2).swapaxes(1, 2)[:, :, None]
-    scores = Scores(masks.Dense(jnp.repeat(kept, N // K, axis=1)), bias=bias)
-    out, lse = attention.attend(q, k, v, scores, scale=scale, impl=impl)
+    out, lse = _dense(q, k, v, importance, seen, keep, block_smooth, scale, impl)
   else:
     run = gathered.causal if causal else gathered.shared
     out, lse = run(q, k, v, importance, keep, ids, scale, impl)
   return (out, lse) if return_lse else out
+
+
+def _check(q, k, importance, keep, impl):
+  if impl not in ("auto", *IMPLEMENTATIONS):
+    raise ValueError(unknown("impl", impl, ("auto", *IMPLEMENTATIONS)))
+  if keep < 1:
+    raise ValueError(f"keep = {keep}; a query keeps at least 1 key")
+  want = (q.shape[0], *k.shape[1:3])
+  if importance.shape != want:
+    raise ValueError(
+      f"importance has the shape {importance.shape}; k has (B, S, K) {want}"
+    )
+
+
+def _dense(q, k, v, importance, seen, keep, block_smooth, scale, impl):
+  """(out, lse) by a mask of all pairs."""
+  group = q.shape[2] // k.shape[2]
+  kept = selection.selected(importance, seen, keep, block_smooth)
+  bias = jnp.repeat(importance, group, axis=2).swapaxes(1, 2)[:, :, None]
+  scores = Scores(masks.Dense(jnp.repeat(kept, group, axis=1)), bias=bias)
+  return attention.attend(q, k, v, scores, scale=scale, impl=impl)
 
 
 def reference(q, k, v, importance, **options):

@@ -56,7 +56,7 @@ def step(q, k, v, importance, ids, cache: Cache, *, keep, scale, impl):
     importance: (B, T, K).
     ids: int, (B, T), segments; negative is padding.
     cache: with room for `keep` tokens, or for the whole sequence.
-    keep: keys that a query sees, at most.
+    keep: as in `attend`, like `scale` and `impl`.
     scale: of the scores.
     impl: of the softmax.
   """
@@ -74,30 +74,24 @@ def step(q, k, v, importance, ids, cache: Cache, *, keep, scale, impl):
 
   held = heads(cache.importance, ~goes_on[:, None])
   places = jnp.arange(w + T, dtype=jnp.int32)
-  new = select.Best(
-    heads(importance.astype(held.dtype), ~real),
-    jnp.broadcast_to(places[w:], (B * K, T)),
-    jnp.repeat(runs, K, axis=0),
-  )
+  given = heads(importance.astype(held.dtype), ~real)
+  later = jnp.broadcast_to(places[w:], given.shape)
+  new = select.Best(given, later, jnp.repeat(runs, K, axis=0))
   documents = jnp.broadcast_to(jnp.repeat(old, K)[:, None], held.shape)
-  best = select.Best(held, jnp.where(held > -jnp.inf, places[:w], -1), documents)
-  whole, best = best.extend(new)
+  where = jnp.where(held > -jnp.inf, places[:w], -1)
+  whole, best = select.Best(held, where, documents).extend(new)
   k, v, importance = (
     jnp.concatenate([a, b.astype(a.dtype)], axis=1)
     for a, b in ((cache.k, k), (cache.v, v), (cache.importance, importance))
   )
-  ids = [jnp.broadcast_to(old[:, None], (B, w)), jnp.where(real, runs, -1)]
+  ids = jnp.broadcast_to(old[:, None], (B, w)), jnp.where(real, runs, -1)
+  ids = jnp.concatenate(ids, axis=1)
   # Empty places are listed nowhere, but are gathered in their stead.
   finite = jnp.where(importance > -jnp.inf, importance, 0).swapaxes(1, 2)
   index = whole.index.reshape(B, K, 1, w + T)
-  ids = jnp.concatenate(ids, axis=1)
   out, _ = gathered.chunks(q, k, v, finite, index, ids, T, keep, scale, impl)
   kept = best.index.reshape(B, K, w)
   k, v = (select.rows(x.swapaxes(1, 2), kept).swapaxes(1, 2) for x in (k, v))
-  return out, Cache(
-    k=k,
-    v=v,
-    importance=best.scores.reshape(B, K, w).swapaxes(1, 2),
-    segment_ids=jnp.where(last < 0, cache.segment_ids, last),
-    length=cache.length + T,
-  )
+  last = jnp.where(last < 0, cache.segment_ids, last)
+  scores = best.scores.reshape(B, K, w).swapaxes(1, 2)
+  return out, Cache(k, v, scores, last, cache.length + T)

@@ -1,5 +1,7 @@
 """The lean form: the listed keys of each chunk of queries, gathered."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -61,11 +63,7 @@ def chunks(q, k, v, importance, index, ids, size, keep, scale, impl):
   here = jnp.broadcast_to(ids[:, None, S - T :].reshape(B, 1, -1, size), now.shape)
   now, here = now.reshape(-1, size), here.reshape(-1, size)
 
-  def last(part):
-    time, own, now, here = part
-    may = (time <= now[:, None]) & (own == here[:, None])
-    return select.last_place(may, keep)
-
+  last = functools.partial(_last, keep=keep)
   limit = jax.lax.map(last, (time, own, now, here))
   mask = select.AtMost(limit, jnp.arange(M, dtype=jnp.int32)[None])
   mask = mask & select.AtMost(now, time) & masks.Segments(here, own)
@@ -85,6 +83,13 @@ def chunks(q, k, v, importance, index, ids, size, keep, scale, impl):
     return x.reshape(B, T, N, *x.shape[5:])
 
   return join(out), join(lse)
+
+
+def _last(part, *, keep):
+  """The place of the last key that each query of a chunk keeps."""
+  time, own, now, here = part
+  may = (time <= now[:, None]) & (own == here[:, None])
+  return select.last_place(may, keep)
 
 
 def shared(q, k, v, importance, keep, ids, scale, impl):

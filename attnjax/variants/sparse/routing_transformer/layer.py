@@ -69,15 +69,7 @@ class Layer(nnx.Module):
     impl: str = "auto",
     rngs: nnx.Rngs,
   ):
-    for name, value, known in (
-      ("form", form, FORMS),
-      ("selection", selection, ("auto", *SELECTIONS)),
-      ("impl", impl, ("auto", *IMPLEMENTATIONS)),
-    ):
-      if value not in known:
-        raise ValueError(unknown(name, value, known))
-    if form == "sequence" and selection == "past":
-      raise ValueError("selection 'past' is causal; form 'sequence' takes 'all'")
+    _check(form, selection, impl)
     size = projections.head_size(dim, heads, head_dim)
     near = heads // 2 if local_heads < 0 else local_heads
     if not 0 <= near < heads:
@@ -237,3 +229,15 @@ class Layer(nnx.Module):
         rotary.rotate(y, positions, theta=self.rope_theta) for y in (query, key)
       )
     return (query, key, v), options
+
+
+def _check(form, selection, impl):
+  for name, value, known in (
+    ("form", form, FORMS),
+    ("selection", selection, ("auto", *SELECTIONS)),
+    ("impl", impl, ("auto", *IMPLEMENTATIONS)),
+  ):
+    if value not in known:
+      raise ValueError(unknown(name, value, known))
+  if form == "sequence" and selection == "past":
+    raise ValueError("selection 'past' is causal; form 'sequence' takes 'all'")
