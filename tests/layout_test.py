@@ -35,9 +35,13 @@ UNMEASURED = {
   "duoformer",
   "dynamic_mask",
   "halo",
-  "hilo",
   "maxvit",
+  "medvitv2",
+  "msa_conv",
+  "rectified_sparse",
   "routing_transformer",
+  "scale_dit",
+  "sparsifiner",
   "superlinear",
 }
 

@@ -1,0 +1,158 @@
+"""The paper's local and global blocks."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Key
+
+from attnjax.nn import paths, transformer
+from attnjax.variants.local.medvitv2.kan import FasterKAN
+from attnjax.variants.local.medvitv2.layer import Layer
+from attnjax.variants.local.medvitv2.parts import Embed, Feed, Pooled, norm
+
+_INIT = nnx.initializers.truncated_normal(0.02)
+
+
+class LFP(nnx.Module):
+  """Local feature perception: neighbourhood attention, then `Feed`.
+
+  Args:
+    below: channels of x.
+    dim: D.
+    stride: 2 halves the map first.
+    window: of the attention.
+    dilation: as in `Layer`.
+    kernel: side of the depthwise convolution.
+    head_dim: H.
+    expand: of `Feed`.
+    drop: the share of examples whose attention is left out in training.
+    layout_bug: reads maps as the published weights' code does, see the module.
+    rngs: for the parameters.
+  """
+
+  def __init__(
+    self,
+    below: int,
+    dim: int,
+    *,
+    stride: int = 1,
+    window: int = 7,
+    dilation: int = 1,
+    kernel: int = 3,
+    head_dim: int = 32,
+    expand: int = 3,
+    drop: float = 0.0,
+    layout_bug: bool = False,
+    rngs: nnx.Rngs,
+  ):
+    self.embed = Embed(below, dim, stride, rngs=rngs)
+    self.norms = nnx.List(norm(dim, rngs=rngs) for _ in range(2))
+    self.mix = Layer(
+      dim, heads=dim // head_dim, window=window, dilation=dilation, rngs=rngs
+    )
+    self.feed = Feed(dim, expand=expand, kernel=kernel, rngs=rngs)
+    self.drop, self.layout_bug = drop, layout_bug
+
+  def __call__(
+    self,
+    x: Float[Array, "B R C D"],
+    *,
+    index: int = 0,
+    key: Key[Array, ""] | None = None,
+  ) -> Float[Array, "B r c E"]:
+    """The block's output; `key` turns dropping on, `index` goes to the attention."""
+    x = self.embed(x)
+    y = self.norms[0](x)
+    if self.layout_bug:
+      y = jnp.moveaxis(y, 3, 1).reshape(y.shape)
+    y = self.mix(y, index=index)
+    if self.layout_bug:
+      y = jnp.moveaxis(y.reshape(x.shape[0], x.shape[3], *x.shape[1:3]), 1, 3)
+    x = x + paths.drop(y, self.drop, key)
+    return x + self.feed(self.norms[1](x))
+
+
+class GFP(nnx.Module):
+  """Global feature perception: pooled attention beside a convolution, then the KAN.
+
+  Args:
+    below: channels of x.
+    dim: D.
+    stride: 2 halves the map first.
+    ratio: of `Pooled`.
+    share: of the channels that attention makes, rounded to 32.
+    expand: width of the KAN, in D.
+    head_dim: H, and the width of the convolution's groups.
+    drop: the share of examples whose residuals are left out in training.
+    layout_bug: reads maps as the published weights' code does, see the module.
+    rngs: for the parameters.
+  """
+
+  def __init__(
+    self,
+    below: int,
+    dim: int,
+    *,
+    stride: int = 1,
+    ratio: int = 1,
+    share: float = 0.75,
+    expand: float = 2.0,
+    head_dim: int = 32,
+    drop: float = 0.0,
+    layout_bug: bool = False,
+    rngs: nnx.Rngs,
+  ):
+    first = rounded(share * dim)
+    rest = dim - first
+    if rest < head_dim or rest % head_dim:
+      raise ValueError(
+        f"dim = {dim}: attention makes {first} channels, and of the {rest} that are"
+        f" left there must be groups of {head_dim}"
+      )
+    self.embed = Embed(below, first, stride, rngs=rngs)
+    self.mix = Pooled(first, head_dim=head_dim, ratio=ratio, rngs=rngs)
+    self.project = Embed(first, rest, rngs=rngs)
+    self.convolve = nnx.Conv(
+      rest,
+      rest,
+      (3, 3),
+      padding=((1, 1), (1, 1)),
+      feature_group_count=rest // head_dim,
+      use_bias=False,
+      kernel_init=_INIT,
+      rngs=rngs,
+    )
+    self.linear = nnx.Linear(rest, rest, use_bias=False, kernel_init=_INIT, rngs=rngs)
+    self.norms = nnx.List(norm(width, rngs=rngs) for width in (first, rest, dim))
+    self.kan = FasterKAN((dim, int(dim * expand), dim), rngs=rngs)
+    self.drop, self.layout_bug = drop, layout_bug
+
+  def __call__(
+    self,
+    x: Float[Array, "B R C D"],
+    *,
+    index: int = 0,
+    key: Key[Array, ""] | None = None,
+  ) -> Float[Array, "B r c E"]:
+    """The block's output; `key` turns dropping on."""
+    del index  # the same at every depth
+    one, two = transformer.keys(key, 2)
+    x = self.embed(x)
+    x = x + paths.drop(self.mix(self.norms[0](x)), self.drop, one)
+    z = self.project(x)
+    z = z + self.linear(jax.nn.relu(self.norms[1](self.convolve(z))))
+    x = jnp.concatenate([x, z], axis=-1)
+    return x + paths.drop(self._feed(self.norms[2](x)), self.drop, two)
+
+  def _feed(self, y):
+    if not self.layout_bug:
+      return self.kan(y)
+    B, R, C, D = y.shape
+    rows = self.kan(jnp.moveaxis(y, 3, 1).reshape(-1, D))
+    return jnp.moveaxis(rows.reshape(B, D, R, C), 1, 3)
+
+
+def rounded(width: float, step: int = 32) -> int:
+  """The nearest multiple of `step`, at least 0.9 of the width."""
+  near = max(step, int(width + step / 2) // step * step)
+  return near + step if near < 0.9 * width else near

@@ -1,0 +1,120 @@
+"""What the blocks are made of: merging of patches, convolutions, pooled attention."""
+
+import jax
+from flax import nnx
+from jaxtyping import Array, Float
+
+from attnjax.attention import attend
+from attnjax.core import pooling
+from attnjax.core.depthwise import depthwise
+from attnjax.nn import projections
+
+_INIT = nnx.initializers.truncated_normal(0.02)
+
+
+def norm(dim: int, *, rngs: nnx.Rngs) -> nnx.BatchNorm:
+  """The batch norm of the blocks: running statistics unless `train()`ed."""
+  return nnx.BatchNorm(
+    dim, use_running_average=True, momentum=0.9, epsilon=1e-5, rngs=rngs
+  )
+
+
+def h_sigmoid(x: Float[Array, "..."]) -> Float[Array, "..."]:
+  """relu6(x + 3) / 6."""
+  return jax.nn.relu6(x + 3) / 6
+
+
+class Embed(nnx.Module):
+  """Means of 2 x 2 with stride 2, then a linear map and a norm where anything changes.
+
+  Args:
+    below: channels of x.
+    dim: of the result.
+    stride: 1 or 2.
+    rngs: for the parameters.
+  """
+
+  def __init__(self, below: int, dim: int, stride: int = 1, *, rngs: nnx.Rngs):
+    if stride not in (1, 2):
+      raise ValueError(f"stride = {stride}: it must be 1 or 2")
+    changes = stride > 1 or below != dim
+
+    def linear():
+      return nnx.Linear(below, dim, use_bias=False, kernel_init=_INIT, rngs=rngs)
+
+    self.linear = linear() if changes else None
+    self.norm = norm(dim, rngs=rngs) if changes else None
+    self.stride = stride
+
+  def __call__(self, x: Float[Array, "B R C D"]) -> Float[Array, "B r c E"]:
+    """The map, perhaps smaller and of another width."""
+    x = pooling.means(x, 2) if self.stride > 1 else x
+    if self.linear is None or self.norm is None:
+      return x
+    return self.norm(self.linear(x))
+
+
+class Feed(nnx.Module):
+  """z + an inverted residual convolution of z, with squeeze and excitation.
+
+  Args:
+    dim: D.
+    expand: width inside, in D, and width of the squeeze.
+    kernel: side of the depthwise convolution.
+    rngs: for the parameters.
+  """
+
+  def __init__(self, dim: int, *, expand: int = 3, kernel: int = 3, rngs: nnx.Rngs):
+    def linear(a, b, bias=False):
+      return nnx.Linear(a, b, use_bias=bias, kernel_init=_INIT, rngs=rngs)
+
+    hidden = expand * dim
+    self.up, self.down = linear(dim, hidden), linear(hidden, dim)
+    self.squeeze, self.excite = (
+      linear(hidden, expand, bias=True),
+      linear(expand, hidden, bias=True),
+    )
+    self.kernel = nnx.Param(_INIT(rngs.params(), (kernel, kernel, hidden)))
+    self.norms = nnx.List(norm(width, rngs=rngs) for width in (hidden, hidden, dim))
+
+  def __call__(self, z: Float[Array, "B R C D"]) -> Float[Array, "B R C D"]:
+    """The sum; the residual around it is the caller's."""
+    y = self.norms[0](self.up(z))
+    y = y * h_sigmoid(y)
+    y = self.norms[1](depthwise(y, self.kernel[...]))
+    y = y * h_sigmoid(y)
+    gate = jax.nn.relu(self.squeeze(y.mean(axis=(1, 2))))
+    y = y * h_sigmoid(self.excite(gate))[:, None, None]
+    return z + self.norms[2](self.down(y))
+
+
+class Pooled(nnx.Module):
+  """Attention to keys that are means along the flattened map.
+
+  Args:
+    dim: D.
+    head_dim: H.
+    ratio: a key is the mean of ratio^2 tokens; what is left at the end is dropped.
+    rngs: for the parameters.
+  """
+
+  def __init__(self, dim: int, *, head_dim: int = 32, ratio: int = 1, rngs: nnx.Rngs):
+    heads = dim // head_dim
+    self.project = projections.QueryKeyValue(
+      dim, heads, heads, head_dim, bias=True, init=_INIT, rngs=rngs
+    )
+    self.out = projections.output(
+      heads, head_dim, dim, bias=True, init=_INIT, rngs=rngs
+    )
+    self.norm = norm(dim, rngs=rngs) if ratio > 1 else None
+    self.ratio = ratio
+
+  def __call__(self, x: Float[Array, "B R C D"]) -> Float[Array, "B R C D"]:
+    """The same shape as x."""
+    flat = x.reshape(x.shape[0], -1, x.shape[-1])
+    few, size = flat, min(self.ratio**2, flat.shape[1])
+    if self.norm is not None:
+      few = flat[:, : flat.shape[1] // size * size]
+      few = self.norm(few.reshape(x.shape[0], -1, size, x.shape[-1]).mean(axis=2))
+    q, k, v = self.project.query(flat), self.project.key(few), self.project.value(few)
+    return self.out(attend(q, k, v)[0].astype(x.dtype)).reshape(x.shape)

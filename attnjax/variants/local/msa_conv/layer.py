@@ -1,0 +1,202 @@
+"""The operator with its convolutions, as a layer of images."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from attnjax.contract import unknown
+from attnjax.nn import projections, windowed
+from attnjax.variants.local.msa_conv.attention import (
+  BORDERS,
+  IMPLEMENTATIONS,
+  Pair,
+  attend,
+  pair,
+)
+
+FORMS = ("image",)
+DIRECTIONS = ((-1, 0), (1, 0), (0, -1), (0, 1))
+# U(-D^-0.5, D^-0.5), what PyTorch begins with.
+_INIT = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+
+class MSAConv2d(nnx.Module):
+  """relu(convolve(attend(x) + x)): (B, R, C, below) to (B, r, c, dim).
+
+  Args:
+    below: channels of x.
+    dim: channels of the result.
+    kernel: rows and columns of the attention's and of the convolution's kernel, or one
+      number for both; odd.
+    stride: of the convolution, the same.
+    dilation: of the attention, the same.
+    padding: zeros around the convolution's input, the same; kernel div 2 if -1.
+    heads: N, which divides `below`; as many as channels for the depthwise form.
+    bias: whether the convolution has one.
+    border: as in `attend`.
+    shift: tokens by which the quarters of the channels are rolled; 0 is none.
+    pooling: as in `attend`.
+    impl: as in `attend`.
+    rngs: for the parameters.
+  """
+
+  def __init__(
+    self,
+    below: int,
+    dim: int,
+    *,
+    kernel: Pair = 3,
+    stride: Pair = 1,
+    dilation: Pair = 1,
+    padding: Pair = -1,
+    heads: int = 1,
+    bias: bool = False,
+    border: str = "zero",
+    shift: int = 0,
+    pooling: bool = False,
+    impl: str = "auto",
+    rngs: nnx.Rngs,
+  ):
+    for name, value, known in (
+      ("border", border, BORDERS),
+      ("impl", impl, ("auto", *IMPLEMENTATIONS)),
+    ):
+      if value not in known:
+        raise ValueError(unknown(name, value, known))
+    if shift < 0 or (shift and below % len(DIRECTIONS)):
+      raise ValueError(
+        f"shift = {shift} of {below} channels: at least 0, and quarters of the channels"
+      )
+    projections.head_size(below, heads)
+    sides = pair("kernel", kernel)
+    around = (padding, padding) if isinstance(padding, int) else tuple(padding)
+    around = [side // 2 if pad < 0 else pad for side, pad in zip(sides, around)]
+    self.project = nnx.Linear(below, 3 * below, kernel_init=_INIT, rngs=rngs)
+    self.convolve = nnx.Conv(
+      below,
+      dim,
+      sides,
+      strides=pair("stride", stride),
+      padding=[(pad, pad) for pad in around],
+      use_bias=bias,
+      kernel_init=_INIT,
+      rngs=rngs,
+    )
+    self.heads, self.shift = heads, shift
+    self.options = (sides, pair("dilation", dilation), border, pooling, impl)
+
+  def __call__(self, x: Float[Array, "B R C D"]) -> Float[Array, "B r c E"]:
+    """The convolution's result, not negative."""
+    q, k, v = jnp.split(self.project(x), 3, axis=-1)
+    q, k, v = (self._heads(y) for y in (q, self._rolled(k), self._rolled(v)))
+    out = self._mix(q, k, v).astype(x.dtype).reshape(x.shape)
+    return jax.nn.relu(self.convolve(out + x))
+
+  def weights(self, x: Float[Array, "B R C D"]) -> Float[Array, "B N T T"]:
+    """The softmax weights before the convolution, row by row of the image.
+
+    What falls on zeros beyond the image is missing in their sums.
+
+    Raises:
+      NotImplementedError: if quarters of one head are rolled differently.
+    """
+    if self.shift and self.heads % len(DIRECTIONS):
+      raise NotImplementedError(
+        f"weights with shift = {self.shift} and heads = {self.heads}: the channels of"
+        " a head take different tokens unless 4 divides the heads"
+      )
+    q, k, _ = jnp.split(self.project(x), 3, axis=-1)
+    q, k = self._heads(q), self._heads(self._rolled(k))
+    eye = windowed.identity(x.shape[1:3], x.shape[0], self.heads)
+    shape = eye.shape
+    eye = self._rolled(eye.reshape(*shape[:3], -1)).reshape(shape)
+    out = self._mix(q, k, eye)
+    return out.reshape(out.shape[0], -1, *out.shape[-2:]).swapaxes(1, 2)
+
+  def _mix(self, q, k, v):
+    kernel, dilation, border, pooling, impl = self.options
+    return attend(
+      q,
+      k,
+      v,
+      kernel=kernel,
+      dilation=dilation,
+      border=border,
+      pooling=pooling,
+      impl=impl,
+    )
+
+  def _heads(self, y):
+    return y.reshape(*y.shape[:3], self.heads, -1)
+
+  def _rolled(self, y):
+    """Each quarter of the channels in its direction."""
+    if not self.shift:
+      return y
+    parts = jnp.split(y, len(DIRECTIONS), axis=-1)
+    return jnp.concatenate(
+      [
+        jnp.roll(part, (self.shift * rows, self.shift * columns), axis=(1, 2))
+        for part, (rows, columns) in zip(parts, DIRECTIONS)
+      ],
+      axis=-1,
+    )
+
+
+class Layer(nnx.Module):
+  """`MSAConv2d` of one width and stride 1; with a shift the block of TiC.
+
+  Dropout of the weights, 0.1 in the code's training, is left to the host.
+
+  Args:
+    dim: D.
+    form: "image".
+    heads: N, which divides D.
+    kernel: side of the kernels, odd.
+    dilation: of the attention.
+    border: as in `attend`.
+    shift: tokens by which the quarters of the channels are rolled; 0 is none.
+    pooling: as in `attend`.
+    impl: as in `attend`.
+    rngs: for the parameters.
+  """
+
+  def __init__(
+    self,
+    dim: int,
+    *,
+    form: str = "image",
+    heads: int = 1,
+    kernel: int = 3,
+    dilation: int = 1,
+    border: str = "zero",
+    shift: int = 0,
+    pooling: bool = False,
+    impl: str = "auto",
+    rngs: nnx.Rngs,
+  ):
+    if form not in FORMS:
+      raise ValueError(unknown("form", form, FORMS))
+    self.operator = MSAConv2d(
+      dim,
+      dim,
+      heads=heads,
+      kernel=kernel,
+      dilation=dilation,
+      border=border,
+      shift=shift,
+      pooling=pooling,
+      impl=impl,
+      rngs=rngs,
+    )
+
+  def __call__(self, x: Float[Array, "B R C D"], *, index=0) -> Float[Array, "B R C D"]:
+    """The same shape as x."""
+    del index  # the same at every depth
+    return self.operator(x)
+
+  def weights(self, x: Float[Array, "B R C D"], *, index=0) -> Float[Array, "B N T T"]:
+    """As in `MSAConv2d`."""
+    del index
+    return self.operator.weights(x)

@@ -1,0 +1,70 @@
+"""Scale-DiT: local windows, text, and a small image of the whole as a guide.
+
+Yuyao Zhang, Yu-Wing Tai. Scale-DiT: Ultra-High-Resolution Image Generation with
+Hierarchical Local Attention. 2025. arXiv:2510.16325. Official code:
+github.com/PeterYYZhang/Scale-DiT (commit ef68520).
+
+Three streams of tokens, text, an image, and the same image at low resolution:
+
+  text  sees text and the image ("limited"), or everything ("all")
+  image sees text, its neighbours, and the low-resolution tokens
+          "sliding": |rows| <= w_h div 2 and |columns| <= w_w div 2, fewer at borders
+          "window":  the same window after a cyclic shift by one token, borders joined
+  low   sees text and low, never the image: it can be computed once
+
+Of more than 256 low-resolution tokens an image token sees only those of its run of
+windows, and they see each other in blocks of 256. One set of weights serves the
+streams; on low-resolution tokens low-rank terms are added (LoRA):
+
+  y = W x + [token is low] alpha / rank B A x
+
+Rotary positions of low-resolution tokens are the corners of what they stand for, their
+place times the ratio of the sizes. Image tokens lie window by window, so that what a
+block of queries sees is few blocks of keys. The paper's text orders windows along
+Hilbert curves; its code has also an index that steps between cells which are not
+neighbours, which is the order "released".
+
+Cost: O(T (w_h + 1) (w_w + 1) N H) and O(T (E + L) N H) for E text and L low-resolution
+tokens, memory O(T N H) in tiles.
+
+Axes: B batch, T tokens of all streams, N query heads, K key/value heads, H head size,
+D model width.
+"""
+
+from attnjax.variants.local.scale_dit.attention import (
+  CASES,
+  IMPLEMENTATIONS,
+  attend,
+  proportional_scale,
+  reference,
+)
+from attnjax.variants.local.scale_dit.layer import (
+  FORMS,
+  JointAttention,
+  Layer,
+  TokenLoRA,
+)
+from attnjax.variants.local.scale_dit.layout import (
+  Layout,
+  anchor_positions,
+  window_order,
+)
+from attnjax.variants.local.scale_dit.mask import hierarchical_local_mask
+
+__all__ = [
+  "CASES",
+  "FORMS",
+  "IMPLEMENTATIONS",
+  "LAYER",
+  "JointAttention",
+  "Layer",
+  "Layout",
+  "TokenLoRA",
+  "anchor_positions",
+  "attend",
+  "hierarchical_local_mask",
+  "proportional_scale",
+  "reference",
+  "window_order",
+]
+LAYER = {"dim": 32, "heads": 4, "window": 4, "ratio": 3, "rank": 2, "lora_noise": 0.1}

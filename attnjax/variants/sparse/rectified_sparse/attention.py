@@ -1,0 +1,228 @@
+"""The operation: exact attention to critical blocks, pooled attention to others."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from attnjax import attention
+from attnjax.contract import Case, unknown
+from attnjax.core import masks
+from attnjax.core.scores import Scores
+from attnjax.core.softmax import check, wide
+from attnjax.variants.sparse.rectified_sparse import pooled
+from attnjax.variants.sparse.rectified_sparse.pooled import Plan, Rule
+
+IMPLEMENTATIONS = ("reference", "xla")
+# Which corrections are applied: of the critical part, of the rest.
+CORRECTIONS = {
+  "both": (True, True),
+  "factor": (True, False),
+  "addition": (False, True),
+  "none": (False, False),
+}
+
+
+def attend(
+  q: Float[Array, "B T N H"],
+  k: Float[Array, "B T K H"],
+  v: Float[Array, "B T K V"],
+  *,
+  block: int = 128,
+  mass: float = 0.3,
+  min_blocks: int = 1,
+  neighbours: Bool[Array | np.ndarray, "n n"] | None = None,
+  text: int = 0,
+  first_blocks: int = 0,
+  padding: Bool[Array, "B T"] | None = None,
+  correction: str = "both",
+  gain_test: bool = True,
+  zero_tail: bool = False,
+  scale: float | None = None,
+  return_plan: bool = False,
+  impl: str = "auto",
+) -> Any:
+  """Rectified block-sparse attention, (B, T, N, V); every token sees all others.
+
+  Args:
+    q: queries; the tokens are in an order in which blocks are compact.
+    k: keys; K divides N, query head n reads key head n K // N.
+    v: values.
+    block: visual tokens of a block, b. Multiples of 128 skip whole tiles.
+    mass: the most probable blocks are critical until their sum passes this.
+    min_blocks: how many are critical, at least.
+    neighbours: pairs of the n = ceil((T - text) / b) blocks, critical in any case.
+    text: so many last tokens are text: seen by all token by token, and seeing all.
+    first_blocks: so many (a given first frame) are critical among themselves.
+    padding: True at the real tokens; others are not seen, and give 0.
+    correction: "both", "factor", "addition", or "none": plain block-sparse attention.
+    gain_test: whether blocks that pool badly give their mass to the critical part.
+    zero_tail: padding counts as zeros in the means of blocks, as in the authors' code.
+    scale: H^-0.5 if None.
+    return_plan: also the `Plan`.
+    impl: one of IMPLEMENTATIONS, or "auto": of the softmax.
+
+  Raises:
+    ValueError: if shapes do not fit, or a number or a name is not allowed.
+  """
+  rule = Rule(block, mass, min_blocks, text, first_blocks, gain_test, zero_tail)
+  _check(q, k, v, rule, neighbours, correction, impl)
+  scale = q.shape[-1] ** -0.5 if scale is None else scale
+  given: dict[str, Any] = {"padding": padding, "scale": scale}
+  found = pooled.plan(q, k, v, rule, neighbours=neighbours, **given)
+  out = _joined(q, k, v, found, rule, correction, impl=impl, **given)
+  return (out, found) if return_plan else out
+
+
+def reference(q, k, v, **options):
+  """The definition: the (T, T) matrix of what each token takes of each other."""
+  return attend(q, k, v, **options, impl="reference")
+
+
+def _joined(q, k, v, found: Plan, rule, correction, *, padding, scale, impl):
+  """The visual tokens and those of the text."""
+  run = _definition if impl == "reference" else _lists
+  given: dict[str, Any] = {"padding": padding, "scale": scale, "impl": impl}
+  visual, text = run(q, k, v, found, rule, correction, **given), rule.text
+  if not text:
+    return visual
+  ids = None if padding is None else jnp.where(padding, 0, -1)
+  own = None if ids is None else ids[:, -text:]
+  shape = (q.shape[0], q.shape[2], text, q.shape[1])
+  seen = Scores(masks.conjunction(shape, segment_ids=own, kv_segment_ids=ids))
+  out, _ = attention.attend(q[:, -text:], k, v, seen, scale=scale, impl=impl)
+  return jnp.concatenate([visual, out], axis=1)
+
+
+def _lists(q, k, v, found: Plan, rule, correction, *, padding, scale, impl):
+  """Visual tokens: the critical blocks as lists of the softmax engine."""
+  T, b = q.shape[1], rule.block
+  end, n = T - rule.text, found.critical.shape[2]
+  filled = ((0, 0), (0, n * b - end), (0, 0), (0, 0))
+  query = jnp.pad(q[:, :end], filled)
+  key, value = (
+    jnp.concatenate([jnp.pad(x[:, :end], filled), x[:, end:]], axis=1) for x in (k, v)
+  )
+  S = key.shape[1]
+  seen = jnp.pad(found.critical, ((0, 0),) * 3 + ((0, -(-S // b) - n),))
+  seen = seen | (jnp.arange(seen.shape[3]) >= n)
+  mask: Any = masks.Blocks(
+    jnp.argsort(~seen, axis=3, stable=True).astype(jnp.int32),
+    seen.sum(axis=3, dtype=jnp.int32),
+    b,
+    b,
+    n * b,
+    S,
+  )
+  if padding is not None or n * b != end:
+    real = np.ones((1, T), bool) if padding is None else padding
+    xp: Any = np if padding is None else jnp
+    tail = xp.pad(real[:, :end], ((0, 0), (0, n * b - end)))
+    ids = xp.concatenate([tail, real[:, end:]], axis=1).astype(np.int32) - 1
+    mask = mask & masks.Segments(ids[:, : n * b], ids)
+  out, _ = attention.attend(query, key, value, Scores(mask), scale=scale, impl=impl)
+  factor, addition = _applied(found, correction)
+
+  def rows(x):  # (B, N, n, V) of blocks to (B, T, N, V) of tokens
+    return jnp.repeat(x, b, axis=2).swapaxes(1, 2)[:, :end]
+
+  out = out[:, :end].astype(wide(q)) * rows(factor[..., None]) + rows(addition)
+  if padding is not None:
+    out = jnp.where(padding[:, :end, None, None], out, 0)
+  return out.astype(v.dtype)
+
+
+def _definition(q, k, v, found: Plan, rule, correction, *, padding, scale, impl):
+  """Visual tokens: weights of all pairs, of blocks and of tokens."""
+  del impl
+  (T, N), K, b = q.shape[1:3], k.shape[2], rule.block
+  end = T - rule.text
+  real = jnp.ones((1, T), bool) if padding is None else padding
+  key, value = (jnp.repeat(x.astype(wide(x)), N // K, axis=2) for x in (k, v))
+
+  def whole(x):  # (B, N, n, n) of pairs of blocks to (B, N, end, end) of tokens
+    return jnp.repeat(jnp.repeat(x, b, axis=2), b, axis=3)[:, :, :end, :end]
+
+  text = jnp.ones((*found.critical.shape[:2], end, rule.text), bool)
+  seen = jnp.concatenate([whole(found.critical), text], axis=3)
+  seen = seen & real[:, None, None] & real[:, None, :end, None]
+  score = scale * jnp.einsum("btnh,bsnh->bnts", q[:, :end].astype(wide(q)), key)
+  some = seen.any(axis=3, keepdims=True)
+  weight = jax.nn.softmax(jnp.where(seen, score, jnp.where(some, -jnp.inf, 0)))
+  weight = jnp.where(some, weight, 0)
+  factor, _ = _applied(found, correction)
+  weight = weight * jnp.repeat(factor, b, axis=2)[:, :, :end, None]
+  if CORRECTIONS[correction][1]:
+    inside = pooled.blocks(real[:, :end], b).sum(axis=2)[:, None, None]
+    size = jnp.where(rule.zero_tail, b, jnp.maximum(inside, 1))
+    share = jnp.where(found.rectified, found.probability[..., :-1] / size, 0)
+    pair = real[:, None, None, :end] & real[:, None, :end, None]
+    weight = weight.at[..., :end].add(jnp.where(pair, whole(share), 0))
+  return jnp.einsum("bnts,bsnv->btnv", weight, value).astype(v.dtype)
+
+
+def _applied(found: Plan, correction):
+  """(factor, addition) with those that are not applied as 1 and 0."""
+  factor, addition = CORRECTIONS[correction]
+  return (
+    found.factor if factor else jnp.ones_like(found.factor),
+    found.addition if addition else jnp.zeros_like(found.addition),
+  )
+
+
+def _check(q, k, v, rule, neighbours, correction, impl):
+  check(q, k, v)
+  for name, value, known in (
+    ("impl", impl, ("auto", *IMPLEMENTATIONS)),
+    ("correction", correction, CORRECTIONS),
+  ):
+    if value not in known:
+      raise ValueError(unknown(name, value, known))
+  T = q.shape[1]
+  if k.shape[1] != T:
+    raise ValueError(f"{T} queries and {k.shape[1]} keys; blocks are of both")
+  if rule.block < 1 or rule.min_blocks < 0 or not 0 <= rule.mass <= 1:
+    raise ValueError(
+      f"block = {rule.block}, min_blocks = {rule.min_blocks}, mass = {rule.mass}; they"
+      " must be at least 1, at least 0 and from 0 to 1"
+    )
+  if not 0 <= rule.text < T:
+    raise ValueError(f"text = {rule.text} of {T} tokens; at least one is visual")
+  n = -(-(T - rule.text) // rule.block)
+  if neighbours is not None and neighbours.shape != (n, n):
+    raise ValueError(f"neighbours {neighbours.shape} for {n} blocks")
+
+
+def _shapes(B, T, N, K, H, V):
+  return {"q": (B, T, N, H), "k": (B, T, K, H), "v": (B, T, K, V)}
+
+
+def _ends(key: jax.Array) -> Any:
+  del key
+  place = jnp.arange(43)
+  return jnp.stack([place >= 0, (place < 17) | (place > 34) & (place < 40)])
+
+
+def _line(key: jax.Array) -> Any:
+  del key
+  return abs(jnp.arange(5)[:, None] - jnp.arange(5)) < 2
+
+
+CASES = (
+  Case("whole", _shapes(2, 32, 2, 2, 8, 8), {"block": 8}),
+  Case("text", _shapes(1, 39, 4, 2, 8, 6), {"block": 8, "text": 7, "mass": 0.5}),
+  Case("one_token", _shapes(1, 1, 1, 1, 4, 4), {"block": 4}),
+  Case(
+    "padding",
+    _shapes(2, 43, 2, 1, 4, 4),
+    {"block": 8, "text": 7, "padding": _ends, "neighbours": _line},
+  ),
+  Case(
+    "zero_tail",
+    _shapes(1, 65, 2, 2, 4, 4),
+    {"block": 16, "zero_tail": True, "gain_test": False, "first_blocks": 2},
+  ),
+  Case("lists", _shapes(1, 300, 1, 1, 4, 4), {"block": 128, "gain_test": False}),
+)

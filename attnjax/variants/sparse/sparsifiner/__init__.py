@@ -1,0 +1,59 @@
+"""Sparsifiner: a cheap predictor chooses the keys of each query, image by image.
+
+Cong Wei, Brendan Duke, Ruowei Jiang, Parham Aarabi, Graham W. Taylor, Florian Shkurti.
+Sparsifiner: Learning Sparse Instance-Dependent Attention for Efficient Vision
+Transformers. CVPR 2023. arXiv:2303.13755. Official code:
+github.com/lim142857/Sparsifiner (commit 9a11e26).
+
+  C = softmax_m( (q W_a + a) (down^T (k W_b + b))^T N^-0.5 )     m = T / 6 columns
+  A~ = top(C) threshold(|up|)                                    sparse, in use
+  A~ = C up                                                      dense, to learn
+  kept[t] = the ceil(keep T) keys of the greatest A~[t]
+  out[t] = softmax_(s in kept[t]) (H^-0.5 q[t] . k[s]) v[s]
+  loss = sum (A~ - A)^2,  A = softmax attention of a teacher, or of the layer
+
+The class token, if there is one, sees all and is not predicted. The choice has no
+gradient; the predictor learns by the loss alone. That |up| is used where up was learned
+is so in the authors' code.
+
+Cost: O(T m (h + T) N) time for the prediction, h = H / 2 the reduced channels, and
+attention to ceil(keep T) keys a query. Here the kept keys are a mask on dense tiles,
+which is faster on processors with matrix units than to gather single keys: the time of
+the attention itself is that of O(T^2 H N), and memory O(T^2 N) for the prediction.
+
+Axes: B batch, T tokens, R queries that are predicted, N heads, H head size, V value
+size, m reduced tokens, D model width.
+"""
+
+from attnjax.variants.sparse.sparsifiner.attention import (
+  CASES,
+  IMPLEMENTATIONS,
+  attend,
+  most_attended,
+  reference,
+)
+from attnjax.variants.sparse.sparsifiner.connectivity import (
+  also_minimise,
+  chosen,
+  reconstruction,
+)
+from attnjax.variants.sparse.sparsifiner.layer import FORMS, MODES, Layer, dense_weights
+from attnjax.variants.sparse.sparsifiner.predictor import ConnectivityPredictor
+
+__all__ = [
+  "CASES",
+  "FORMS",
+  "IMPLEMENTATIONS",
+  "LAYER",
+  "MODES",
+  "ConnectivityPredictor",
+  "Layer",
+  "also_minimise",
+  "attend",
+  "chosen",
+  "dense_weights",
+  "most_attended",
+  "reconstruction",
+  "reference",
+]
+LAYER = {"dim": 32, "heads": 4, "grid": (4, 6), "reduce_n": 3}

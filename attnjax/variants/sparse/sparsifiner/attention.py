@@ -1,0 +1,102 @@
+"""The operation: softmax attention to the keys that are predicted to matter."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from attnjax import attention
+from attnjax.contract import Case, unknown
+from attnjax.core import masks
+from attnjax.core.scores import Scores
+from attnjax.variants.sparse.sparsifiner import connectivity
+
+IMPLEMENTATIONS = ("reference", "xla")
+
+
+def attend(
+  q: Float[Array, "B T N H"],
+  k: Float[Array, "B T N H"],
+  v: Float[Array, "B T N V"],
+  approximate: Float[Array, "B N R T"],
+  *,
+  keep: float = 0.25,
+  padding: Bool[Array, "B T"] | None = None,
+  scale: float | None = None,
+  impl: str = "auto",
+) -> Float[Array, "B T N V"]:
+  """Attention of each query to its ceil(keep T) most promising keys; (B, T, N, V).
+
+  Args:
+    q: queries.
+    k: keys.
+    v: values.
+    approximate: what the weights of the last R queries are expected to be; the first
+      T - R (the class token) see all. It has no gradient.
+    keep: the share of keys that a query sees, in (0, 1].
+    padding: True at the real tokens; others, also those that were pruned, are not
+      seen, and give 0.
+    scale: H^-0.5 if None.
+    impl: one of IMPLEMENTATIONS, or "auto".
+
+  Raises:
+    ValueError: if shapes do not fit or a number or name is not allowed.
+  """
+  B, T, N, _ = q.shape
+  if impl not in ("auto", *IMPLEMENTATIONS):
+    raise ValueError(unknown("impl", impl, ("auto", *IMPLEMENTATIONS)))
+  if not 0 < keep <= 1:
+    raise ValueError(f"keep = {keep}; it must be above 0 and at most 1")
+  rows, columns = approximate.shape[2:]
+  if approximate.shape[:2] != (B, N) or columns != T or rows > T:
+    raise ValueError(
+      f"approximate has the shape {approximate.shape}; with q {q.shape} it must be"
+      f" (B, N, R, T) = {(B, N, 'R', T)}, R <= T"
+    )
+  seen = connectivity.chosen(approximate, T - rows, keep, padding)
+  mask: Any = masks.Dense(seen)
+  if padding is not None:
+    mask = mask & masks.Dense(padding[:, None, :, None])
+  return attention.attend(q, k, v, Scores(mask), scale=scale, impl=impl)[0]
+
+
+def reference(q, k, v, approximate, **options):
+  """The definition: the (T, T) matrix of scores, of which few are seen."""
+  return attend(q, k, v, approximate, **options, impl="reference")
+
+
+def most_attended(
+  weights: Float[Array, "B T"], share: float, padding: Bool[Array, "B T"] | None = None
+) -> Bool[Array, "B T"]:
+  """The tokens that are left after pruning, as a `padding`; section 3.4.
+
+  Args:
+    weights: of the class token, token 0, which stays; the mean over the heads.
+    share: of the other tokens of the whole sequence that stays.
+    padding: the tokens that are still there.
+  """
+  T = weights.shape[1]
+  number = connectivity.count(share, T - 1)
+  real = jnp.ones_like(weights, bool) if padding is None else padding
+  order = jnp.argsort(-jnp.where(real[:, 1:], weights[:, 1:], -jnp.inf), stable=True)
+  best = (jnp.argsort(order) < number) & real[:, 1:]
+  return jnp.concatenate([real[:, :1], best], axis=1)
+
+
+def _shapes(B, T, R, N, H, V):
+  q = (B, T, N, H)
+  return {"q": q, "k": q, "v": (B, T, N, V), "approximate": (B, N, R, T)}
+
+
+def _some(key: jax.Array) -> Any:
+  del key
+  return jnp.arange(21) % jnp.array([[30], [5]]) > 0
+
+
+CASES = (
+  Case("whole", _shapes(2, 17, 17, 2, 8, 8)),
+  Case("class_token", _shapes(1, 65, 64, 2, 8, 6), {"keep": 0.1}),
+  Case("one_token", _shapes(1, 1, 0, 1, 4, 4)),
+  Case("padding", _shapes(2, 21, 20, 1, 4, 4), {"keep": 0.3, "padding": _some}),
+)

@@ -1,0 +1,114 @@
+"""The predictor's mathematics: which keys each query needs, from few numbers."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from attnjax.core import resample, select
+from attnjax.core.softmax import wide
+
+
+def coefficients(
+  q: Float[Array, "B T N h"], k: Float[Array, "B S N h"], down: Float[Array, "S m"]
+) -> Float[Array, "B N T m"]:
+  """What each query takes of each of m reduced tokens; rows sum to 1.
+
+  The scores' factor is the number of heads to the power -1/2, not their size, as in
+  the authors' code.
+  """
+  reduced = jnp.einsum("bsnh,sm->bnmh", k.astype(wide(k)), down)
+  score = jnp.einsum("btnh,bnmh->bntm", q.astype(wide(q)), reduced)
+  return jax.nn.softmax(score * q.shape[2] ** -0.5, axis=-1)
+
+
+def sparse_coefficients(
+  weight: Float[Array, "B N T m"], count: int
+) -> Float[Array, "B N T m"]:
+  """The `count` greatest of each row, others 0."""
+  return jnp.where(select.kept(weight, jnp.ones_like(weight, bool), count), weight, 0)
+
+
+def sparse_basis(up: Float[Array, "m S"], threshold: float) -> Float[Array, "m S"]:
+  """|up| where it is above the threshold, others 0."""
+  return jnp.where(abs(up) > threshold, abs(up), 0)
+
+
+def chosen(
+  approximate: Float[Array, "B N R S"],
+  rows: int,
+  rate: float,
+  padding: Bool[Array, "B S"] | None = None,
+) -> Bool[Array, "B N T S"]:
+  """The keys of the ceil(rate S) greatest approximate weights; of equals the first.
+
+  Args:
+    approximate: of the last R of T = rows + R queries.
+    rows: so many first queries keep all keys.
+    rate: the share of keys that is kept.
+    padding: True at the tokens that may be kept.
+  """
+  S = approximate.shape[-1]
+  real = jnp.ones((1, S), bool) if padding is None else padding
+  real = real[:, None, None]
+  kept = select.kept(approximate, real, count(rate, S))
+  whole = jnp.broadcast_to(real, (*kept.shape[:2], rows, S))
+  return jnp.concatenate([whole, kept], axis=2)
+
+
+def count(rate: float, S: int) -> int:
+  """ceil(rate S), not misled by rounding; at least 1."""
+  return min(S, max(1, math.ceil(rate * S - 1e-9)))
+
+
+def reconstruction(
+  approximate: Float[Array, "B N R S"], weights: Float[Array, "B N R S"]
+) -> Float[Array, ""]:
+  """The sum of squared differences from the attention that is to be predicted."""
+  return jnp.square(approximate - weights).sum()
+
+
+def resized(
+  table: Float[Array, "S m"], old: tuple[int, ...], new: tuple[int, ...], first: int
+) -> Float[Array, "T m"]:
+  """A table of a grid's tokens for another grid, by linear interpolation.
+
+  Sums over the tokens stay about the same.
+
+  Args:
+    table: of S = first + prod(old) tokens.
+    old: the grid's sides.
+    new: those wanted.
+    first: tokens before the grid, which stay as they are.
+  """
+  if old == new:
+    return table
+  x = table[first:].reshape(*old, -1) * (math.prod(old) / math.prod(new))
+  for axis, (points, size) in enumerate(zip(old, new)):
+    matrix = resample.linear(size, points)[0].astype(x.dtype)
+    x = jnp.moveaxis(jnp.tensordot(matrix, x, (1, axis)), 0, axis)
+  return jnp.concatenate([table[:first], x.reshape(-1, table.shape[1])])
+
+
+@jax.custom_vjp
+def also_minimise(y: Any, loss: Float[Array, ""]) -> Any:
+  """`y`; the gradient is that of what is made of y, plus that of `loss`.
+
+  So a layer has a loss of its own, whatever the model is trained on. Without a
+  gradient the loss is not computed. Not for `jax.jvp`: it is no derivative of y.
+  """
+  del loss
+  return y
+
+
+def _forward(y, loss):
+  return y, jnp.ones_like(loss)
+
+
+def _backward(one, dy):
+  return dy, one
+
+
+also_minimise.defvjp(_forward, _backward)

@@ -1,0 +1,98 @@
+"""The connectivity predictor, a low-rank guess of the attention weights."""
+
+import math
+
+import jax
+from flax import nnx
+from jaxtyping import Array, Float
+
+from attnjax.variants.sparse.sparsifiner import connectivity
+
+_INIT = nnx.initializers.truncated_normal(0.02)
+
+
+class ConnectivityPredictor(nnx.Module):
+  """Approximate weights of each head, from its queries and keys.
+
+  The parameters are the same for all heads.
+
+  Args:
+    grid: sides of the grid of tokens for which the tables are; others get
+      interpolated ones.
+    head_dim: H.
+    first: tokens before the grid (the class token).
+    reduce_n: tokens for each reduced one.
+    reduce_c: channels for each reduced one.
+    tie: whether one table reduces the tokens and expands them again.
+    top: coefficients of a row that are kept, when sparse.
+    threshold: of the expanding table's magnitudes, when sparse.
+    rngs: for the parameters.
+  """
+
+  def __init__(
+    self,
+    grid: tuple[int, ...],
+    head_dim: int,
+    *,
+    first: int = 0,
+    reduce_n: int = 6,
+    reduce_c: int = 2,
+    tie: bool = False,
+    top: int = 8,
+    threshold: float = 0.02,
+    rngs: nnx.Rngs,
+  ):
+    tokens = first + math.prod(grid)
+    reduced, size = max(1, tokens // reduce_n), max(1, head_dim // reduce_c)
+    self.query = nnx.Linear(head_dim, size, rngs=rngs)
+    self.key = nnx.Linear(head_dim, size, rngs=rngs)
+    self.down = nnx.Param(_INIT(rngs.params(), (tokens, reduced)))
+    if not tie:
+      self.up = nnx.Param(_INIT(rngs.params(), (tokens, reduced)))
+    self.tie, self.grid, self.first = tie, grid, first
+    self.top, self.threshold = top, threshold
+
+  def coefficients(
+    self,
+    q: Float[Array, "B T N H"],
+    k: Float[Array, "B T N H"],
+    grid: tuple[int, ...] = (),
+    *,
+    sparse: bool = True,
+  ) -> Float[Array, "B N R m"]:
+    """What the queries after the first tokens take of each reduced token.
+
+    Args:
+      q: queries.
+      k: keys.
+      grid: of the tokens; the predictor's own if ().
+      sparse: only the greatest of each row.
+    """
+    down = self._table(self.down, grid)
+    weight = connectivity.coefficients(
+      self.query(q[:, self.first :]), self.key(k), down
+    )
+    return connectivity.sparse_coefficients(weight, self.top) if sparse else weight
+
+  def scores(
+    self,
+    q: Float[Array, "B T N H"],
+    k: Float[Array, "B T N H"],
+    grid: tuple[int, ...] = (),
+    *,
+    sparse: bool = True,
+  ) -> Float[Array, "B N R T"]:
+    """The approximate weights; arguments as in `coefficients`.
+
+    Sparse: of few coefficients and of the magnitudes of few entries. If not, of all,
+    with their signs: so they are learned.
+    """
+    weight = self.coefficients(q, k, grid, sparse=sparse)
+    up = self._table(self.down if self.tie else self.up, grid).T
+    if sparse:
+      shrunk = self.down.shape[0] / up.shape[1]
+      up = connectivity.sparse_basis(up, self.threshold * shrunk)
+    return weight @ up.astype(weight.dtype)
+
+  def _table(self, table, grid) -> jax.Array:
+    return connectivity.resized(table[...], self.grid, grid or self.grid, self.first)

@@ -1,0 +1,188 @@
+"""Sparsifiner: a predictor finds the keys that matter; few of them are enough.
+
+Claimed (arXiv:2303.13755): after a short phase in which the predictor learns a trained
+network's attention, a quarter of the keys, chosen for each image and head, keeps the
+accuracy of dense attention; the same number of fixed keys does not.
+
+The task is whether two marks far apart are alike (`experiments.relation`): 64 tokens,
+24 wide, three blocks. A dense network is trained; its predictors learn its attention
+for 300 steps, while all else stays as it is; then 16 of 64 keys are seen, at once, and
+after 300 steps of fine-tuning. Fixed keys: the 16 nearest, and 16 random ones that are
+the same in all images, in the same network, fine-tuned alike. "Mass" is the share of
+the dense weights on the chosen keys, of that on the best ones.
+
+  python -m experiments.claims sparsifiner
+
+It takes two minutes.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+from attnjax.variants.softmax import dot_product
+from attnjax.variants.sparse import sparsifiner
+from experiments import relation
+from experiments.evidence import Claim, at_least, at_most, fit, reported
+
+HEADS, KEEP, PREDICTOR, TUNING, RATE = 4, 0.25, 300, 300, 1e-3
+GRID = (relation.SIDE // relation.PATCH,) * 2
+Choose = Callable[[Any, jax.Array, jax.Array], jax.Array]
+
+
+class Mixer(nnx.Module):
+  """A sparsifiner layer whose keys are chosen by a function.
+
+  `choose` of (layer, q, k) gives the approximate weights; None: attention is dense.
+  """
+
+  def __init__(self, dim: int, *, layers: int, rngs: nnx.Rngs):
+    self.inner = sparsifiner.Layer(
+      dim, layers=layers, heads=HEADS, grid=GRID, keep=KEEP, distill=0.0, rngs=rngs
+    )
+    self.choose: Any = None
+
+  def __call__(self, x: jax.Array, *, index: Any = 0) -> jax.Array:
+    """(B, H, W, D)."""
+    del index
+    q, k, v = self.heads(x)
+    if self.choose is None:
+      out = dot_product.attend(q, k, v)
+    else:
+      guess = self.choose(self.inner, q, k)
+      out = sparsifiner.attend(q, k, v, jax.lax.stop_gradient(guess), keep=KEEP)
+    return self.inner.out(out).reshape(x.shape)
+
+  def heads(self, x: jax.Array) -> Any:
+    """q, k and v, (B, T, N, H)."""
+    rows = x.reshape(x.shape[0], -1, x.shape[-1])
+    return self.inner.project(rows, jnp.arange(rows.shape[1]))
+
+
+def claims() -> Iterator[Claim]:
+  dense = relation.train([Mixer])
+  yield at_least("per cent right, dense", relation.accuracy(dense), 95)
+  yield reported("mass before the predictor learns", _mass(dense))
+  dense = _predicting(dense)
+  yield at_least("mass after the predictor learned", _mass(dense), 0.85)
+  whole = relation.accuracy(_tuned(dense, None))
+  yield reported("per cent right, dense, as long", whole)
+  points = {}
+  for name, choose in CHOICES.items():
+    before = relation.accuracy(_with(dense, choose))
+    yield reported(f"per cent right at once, {name}", before)
+    points[name] = relation.accuracy(_tuned(dense, choose))
+    yield reported(f"per cent right after fine-tuning, {name}", points[name])
+  predicted = points["16 predicted keys"]
+  yield at_most("points lost by predicted keys", whole - predicted, 1)
+  gained = predicted - points["16 nearest keys"]
+  yield at_least("points above the nearest keys", gained, 5)
+
+
+def _predicted(layer, q, k):
+  return layer.predictor.scores(q, k)
+
+
+def _nearest(layer, q, k):
+  del layer, k
+  places = np.indices(GRID).reshape(2, -1).T
+  distance = np.square(places[:, None] - places).sum(-1)
+  return _same(q, -jnp.asarray(distance, jnp.float32))
+
+
+def _random(layer, q, k):
+  del layer, k
+  T = q.shape[1]
+  return _same(q, jax.random.normal(jax.random.key(7), (T, T)))
+
+
+def _same(q, table):
+  return jnp.broadcast_to(table, (q.shape[0], q.shape[2], *table.shape))
+
+
+CHOICES: dict[str, Choose] = {
+  "16 predicted keys": _predicted,
+  "16 nearest keys": _nearest,
+  "16 random keys": _random,
+}
+
+
+def _with(model, choose):
+  """A copy of the model whose layers choose so."""
+  graph, state = nnx.split(model)
+  model = nnx.merge(graph, state)
+  for block in model.blocks:
+    block.mixer.choose = choose
+  return model
+
+
+def _tuned(model, choose):
+  """The model after more training with its keys chosen so."""
+
+  def loss(model, key):
+    images, labels = relation.draw(key, relation.BATCH)
+    logits = model(images)
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+  rate = optax.cosine_decay_schedule(RATE, TUNING)
+  optimizer = optax.adamw(rate)
+  return fit(loss, _with(model, choose), steps=TUNING, optimizer=optimizer, seed=1)
+
+
+def _predicting(model):
+  """The model with predictors that learned its attention; all else is as it was."""
+
+  def loss(predictors, key):
+    images, _ = relation.draw(key, relation.BATCH)
+    total = jnp.zeros(())
+    for layer, x, predictor in zip(*_inside(model, images), predictors):
+      q, k, _ = layer.heads(x)
+      guess = predictor.scores(q, k, sparse=False)
+      total = total + sparsifiner.reconstruction(guess, sparsifiner.dense_weights(q, k))
+    return total / len(predictors) / relation.BATCH
+
+  predictors = [block.mixer.inner.predictor for block in model.blocks]
+  optimizer = optax.adam(optax.cosine_decay_schedule(1e-2, PREDICTOR))
+  predictors = fit(loss, predictors, steps=PREDICTOR, optimizer=optimizer, seed=2)
+  model = _with(model, None)
+  for block, predictor in zip(model.blocks, predictors):
+    block.mixer.inner.predictor = predictor
+  return model
+
+
+def _inside(model, images):
+  """(the mixers, their inputs)."""
+  x = model.patches(images)
+  x = x if model.positions is None else x + model.positions[...]
+  layers, inputs = [], []
+  for block in model.blocks:
+    layers.append(block.mixer)
+    inputs.append(block.norm(x))
+    x = block(x)
+  return layers, inputs
+
+
+def _mass(model) -> float:
+  """The dense weights' mass on the predicted keys, of that on as many best ones."""
+
+  @jax.jit
+  def run(model, key):
+    images, _ = relation.draw(key, 250)
+    found = []
+    for layer, x in zip(*_inside(model, images)):
+      q, k, _ = layer.heads(x)
+      weights = sparsifiner.dense_weights(q, k)
+      guess = layer.inner.predictor.scores(q, k)
+      chosen, best = (
+        jnp.where(sparsifiner.chosen(part, 0, KEEP), weights, 0).sum()
+        for part in (guess, weights)
+      )
+      found.append(chosen / best)
+    return jnp.stack(found).mean()
+
+  return float(run(model, jax.random.key(10**6)))

@@ -1,0 +1,133 @@
+"""Sparsifiner: what the paper alone promises."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl.testing import absltest, parameterized
+from flax import nnx
+
+from attnjax.variants.softmax import dot_product
+from attnjax.variants.sparse import sparsifiner
+
+TOKENS = 17
+
+
+def _layer(**options):
+  given: dict[str, Any] = {
+    "form": "sequence",
+    "heads": 2,
+    "grid": (TOKENS - 1,),
+    "class_token": True,
+  }
+  given |= {"reduce_n": 3, "distill": 0.0, "impl": "reference", "rngs": nnx.Rngs(0)}
+  return sparsifiner.Layer(16, **given | options)
+
+
+def _input(number: int = 1):
+  return jax.random.normal(jax.random.key(1), (number, TOKENS, 16))
+
+
+def _plain(layer):
+  plain = dot_product.Layer(
+    16, form="sequence", heads=2, bias=True, impl="reference", rngs=nnx.Rngs(0)
+  )
+  plain.project, plain.out = layer.project, layer.out
+  return plain
+
+
+def _close(got, want):
+  np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-7)
+
+
+class AttendTest(absltest.TestCase):
+  def test_rows_have_so_many_keys_and_the_class_token_all(self):
+    guess = jax.random.normal(jax.random.key(0), (2, 3, 16, TOKENS))
+    kept = sparsifiner.chosen(guess, 1, 0.25)
+    number = kept.sum(axis=-1)
+    np.testing.assert_array_equal(number[:, :, 0], TOKENS)
+    np.testing.assert_array_equal(number[:, :, 1:], 5)  # ceil(17 / 4)
+    least = jnp.where(kept[:, :, 1:], guess, jnp.inf).min(axis=-1)
+    most = jnp.where(kept[:, :, 1:], -jnp.inf, guess).max(axis=-1)
+    self.assertTrue((least > most).all())
+
+  def test_an_exact_share_is_not_rounded_up(self):
+    kept = sparsifiner.chosen(jnp.zeros((1, 1, 10, 10)), 0, 0.3)
+    np.testing.assert_array_equal(kept.sum(axis=-1), 3)
+
+  def test_pruning_keeps_what_the_class_token_attends(self):
+    weights = jnp.array([[0.0, 0.5, 0.1, 0.3, 0.2]])
+    once = sparsifiner.most_attended(weights, 0.75)
+    self.assertEqual(once[0].tolist(), [True, True, False, True, True])
+    twice = sparsifiner.most_attended(weights.at[0, 2].set(9.0), 0.5, once)
+    self.assertEqual(twice[0].tolist(), [True, True, False, True, False])
+
+  def test_errors_name_the_argument(self):
+    q = jnp.zeros((1, 5, 1, 2))
+    with self.assertRaisesRegex(ValueError, "keep = 1.5"):
+      sparsifiner.attend(q, q, q, jnp.zeros((1, 1, 5, 5)), keep=1.5)
+    with self.assertRaisesRegex(ValueError, "approximate has the shape"):
+      sparsifiner.attend(q, q, q, jnp.zeros((1, 1, 6, 5)))
+
+
+class LayerTest(parameterized.TestCase):
+  @parameterized.parameters({"keep": 1.0}, {"mode": "reconstruct"})
+  def test_it_is_softmax_attention(self, **options):
+    layer, x = _layer(**options), _input()
+    got, want = (jax.jit(lambda f, x: f(x))(f, x) for f in (layer, _plain(layer)))
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-6)
+
+  def test_without_thresholds_what_is_used_is_what_is_learned(self):
+    predictor = _layer(threshold=0.0, top=99).predictor
+    predictor.up[...] = abs(predictor.up[...])
+    keys = jax.random.split(jax.random.key(2), 2)
+    q, k = (jax.random.normal(key, (1, TOKENS, 2, 8)) for key in keys)
+    run = jax.jit(lambda f: (f.scores(q, k), f.scores(q, k, sparse=False)))
+    np.testing.assert_allclose(*run(predictor), rtol=1e-5)
+
+  def test_the_task_does_not_teach_the_predictor_but_its_own_loss_does(self):
+    x = _input(2)
+    gradients, values = [], []
+    for distill in (0.0, 0.01):
+      layer = _layer(distill=distill)
+      run = jax.jit(jax.value_and_grad(lambda layer: jnp.sin(layer(x)).sum()))
+      value, gradient = run(layer)
+      gradients.append(gradient)
+      values.append(value)
+    np.testing.assert_array_equal(*values)
+    for leaf in jax.tree.leaves(gradients[0].predictor):
+      np.testing.assert_array_equal(leaf, 0)
+    own = jax.jit(jax.grad(lambda layer: 0.01 * layer.reconstruction(x)))(layer)
+    jax.tree.map(_close, gradients[1].predictor, own.predictor)
+    jax.tree.map(_close, gradients[1].project, gradients[0].project)
+
+  def test_tables_for_other_grids_are_interpolated(self):
+    layer = sparsifiner.Layer(
+      8, heads=2, grid=(4, 4), reduce_n=3, distill=0.0, rngs=nnx.Rngs(0)
+    )
+    flat = jnp.broadcast_to(jnp.arange(5.0), layer.predictor.down.shape)
+    layer.predictor.down[...] = layer.predictor.up[...] = flat
+    q = jax.random.normal(jax.random.key(3), (1, 16, 2, 4))
+
+    @jax.jit
+    def sums(predictor):
+      twice = jnp.repeat(q, 4, axis=1)
+      small = predictor.scores(q, q, sparse=False)
+      large = predictor.scores(twice, twice, (8, 8), sparse=False)
+      return small.sum(axis=-1), large.sum(axis=-1)
+
+    small, large = sums(layer.predictor)
+    np.testing.assert_allclose(large[:, :, ::4], small, rtol=1e-4)
+
+  @parameterized.parameters(
+    ({"mode": "dense"}, "mode 'dense'"),
+    ({"form": "image"}, "form 'image' takes"),
+  )
+  def test_errors_name_the_option(self, options, message):
+    with self.assertRaisesRegex(ValueError, message):
+      _layer(**options)
+
+
+if __name__ == "__main__":
+  absltest.main()
