@@ -38,7 +38,6 @@ UNMEASURED = {
   "maxvit",
   "medvitv2",
   "msa_conv",
-  "rectified_sparse",
   "routing_transformer",
   "scale_dit",
   "sparsifiner",
