@@ -31,7 +31,6 @@ LONG_MODULES: dict[str, str] = {}
 # Written, but their claims have not been run on an idle machine yet.
 UNMEASURED = {
   "crossformer",
-  "davit",
   "duoformer",
   "dynamic_mask",
   "halo",
