@@ -11,6 +11,8 @@ kind, pre-norm patch blocks. Without the finer maps the lists have one token, an
 encoder is otherwise the same. 600 steps of 16 images.
 
   python -m experiments.claims duoformer
+
+Not measured yet: thresholds, sizes and times were set before any whole run.
 """
 
 from collections.abc import Iterator

@@ -14,6 +14,8 @@ apart, are they alike (`experiments.marks`)? Two blocks, 12 x 12 tokens: without
 no token sees both marks.
 
   python -m experiments.claims msa_conv
+
+Not measured yet: thresholds, sizes and times were set before any whole run.
 """
 
 from collections.abc import Iterator

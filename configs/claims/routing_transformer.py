@@ -11,6 +11,8 @@ colour that was shown before, but not in the last 24 tokens. T = 256, 2 layers, 
 2 local heads (12 tokens) and 2 routed ones (16 clusters of 32 tokens, shared queries
 and keys, centroids by moving averages and commitment loss), trained with the selection
 of the past.
+
+Not measured yet: thresholds, sizes and times were set before any whole run.
 """
 
 import functools

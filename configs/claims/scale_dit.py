@@ -13,6 +13,8 @@ Tokens see 3 x 3 neighbours, and the guide, 4 x 4 tokens of the means of other, 
 images. All is trained from scratch, low-rank terms too, which the paper only tunes.
 
   python -m experiments.claims scale_dit
+
+Not measured yet: thresholds, sizes and times were set before any whole run.
 """
 
 from collections.abc import Iterator

@@ -10,6 +10,8 @@ first 192; the last token asks which. Convolutions of width 2 T^0.5 = 32 below l
 keys of anchors tell of the tokens before them. 64 wide, 4 heads, 2 spans, window 3;
 the baseline has the window alone, below the same convolution. Times are of the
 processor, forward, one head, H = 16.
+
+Not measured yet: thresholds, sizes and times were set before any whole run.
 """
 
 from collections.abc import Iterator
