@@ -200,10 +200,15 @@ def attend(
   raise ValueError(unknown("impl", impl, ("auto", *IMPLEMENTATIONS)))
 
 
+def kernels() -> str | None:
+  """The implementation that is made for the default device; None for CPUs."""
+  return _FUSED.get(jax.default_backend())
+
+
 def _automatic(q, k, v, scores, *, precision, **options):
   """By the platform's kernels, or, saying why once, by "xla"."""
   platform = jax.default_backend()
-  impl = _FUSED.get(platform)
+  impl = kernels()
   if impl is not None and precision is None:
     try:
       return flash.attend(q, k, v, scores, **options, impl=impl)

@@ -10,6 +10,9 @@ folders is the only register. A module has
   Layer            the NNX layer around `attend`
   FORMS            how the Layer plugs in, see below
   LAYER            tiny hyper-parameters of the Layer for the tests
+  GROWTH           p, where the matrix products of a Layer grow as T^p, T the tokens
+  scaled           not in all: the hyper-parameters for which that is so, as a function
+                   of the tokens on each axis, where the defaults are not
 
 A Layer is built as `Layer(dim, *, form, rngs, **hyper-parameters)`, every
 hyper-parameter a keyword with a default that is not None. A Layer whose

@@ -23,7 +23,9 @@ causal axes is dense attention.
 
 Cost: O(T w H N) time, w = prod of the windows (with tiles of about a window, at most
 2^axes times the products), memory O(T H) times at most 2^axes in "xla", O(T^2 N) in
-"reference". Decoding keeps 2 K H w d numbers, whatever the length.
+"reference". "pallas" and "triton" put the tokens in tiles (boxes of 256 and 128) and
+visit the tiles that `simulate.visits` counts. Decoding keeps 2 K H w d numbers,
+whatever the length.
 
 Axes: B batch, S the axes of the grid (T = prod S), N query heads, K key/value heads,
 H head size, V value size, E extra keys, D model width.
@@ -46,6 +48,7 @@ FORMS = ("causal", "sequence", "image")  # and "video", which no host uses
 __all__ = [
   "CASES",
   "FORMS",
+  "GROWTH",
   "IMPLEMENTATIONS",
   "LAYER",
   "Cache",
@@ -107,3 +110,4 @@ CASES = (
   ),
 )
 LAYER = {"dim": 32, "heads": 4, "kv_heads": 2, "window": 3}
+GROWTH = 1.0

@@ -6,12 +6,13 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from attnjax import attention
 from attnjax.core import masks, softmax, windows
 from attnjax.core.scores import Scores
-from attnjax.variants.local.neighborhood import tiled
+from attnjax.variants.local.neighborhood import fused, tiled
 from attnjax.variants.local.neighborhood.tiled import Axis
 
-IMPLEMENTATIONS = ("reference", "xla")
+IMPLEMENTATIONS = attention.IMPLEMENTATIONS
 
 
 def attend(
@@ -48,7 +49,7 @@ def attend(
     segment_ids: 1-D only. Every run of equal ids is a sequence of its own, and seen
       whole if it is shorter than the window. Tokens of negative ids give 0.
     return_lse: also the log of the softmax's denominator, (B, *S, N) float32.
-    impl: one of IMPLEMENTATIONS, or "auto", which takes "xla".
+    impl: one of IMPLEMENTATIONS, or "auto": the platform's kernels, "xla" without.
 
   Returns:
     (B, *S, N, V), and lse if `return_lse`.
@@ -73,19 +74,20 @@ def reference(q, k, v, **options):
 def run(q, k, v, axes, extra_k, extra_v, segment_ids, scale, impl):
   """(out, lse); an axis shorter than its window is seen whole."""
   check(q, k, v, extra_k, extra_v, segment_ids)
-  if impl in ("xla", "auto"):
-    return tiled.attend(
-      q,
-      k,
-      v,
-      axes,
-      extra_k=extra_k,
-      extra_v=extra_v,
-      segment_ids=segment_ids,
-      scale=scale,
-    )
-  if impl != "reference":
+  options: dict[str, Any] = {"extra_k": extra_k, "extra_v": extra_v}
+  options |= {"segment_ids": segment_ids, "scale": scale}
+  if impl not in ("auto", *IMPLEMENTATIONS):
     raise ValueError(f"impl {impl!r} is none of auto, {', '.join(IMPLEMENTATIONS)}")
+  chosen = attention.kernels() or "xla" if impl == "auto" else impl
+  if chosen in fused.TOKENS:
+    try:
+      return fused.attend(q, k, v, axes, **options, impl=chosen)
+    except (NotImplementedError, ImportError):
+      if impl != "auto":
+        raise
+      chosen = "xla"
+  if chosen == "xla":
+    return tiled.attend(q, k, v, axes, **options)
   grid = q.shape[1:-2]
   seen = dense(grid, axes, segment_ids)
   q, k, v = (x.reshape(x.shape[0], -1, *x.shape[-2:]) for x in (q, k, v))

@@ -50,9 +50,9 @@ class _Plan(NamedTuple):
 def attend(q, k, v, axes, *, extra_k, extra_v, segment_ids, scale):
   """(out, lse) of `neighborhood.attend`, its arguments checked, `axes` a tuple."""
   grid, count = q.shape[1:-2], len(axes)
-  tile = tuple(_tile(length, a, count) for length, a in zip(grid, axes))
+  tile = tuple(tile_length(length, a, count) for length, a in zip(grid, axes))
   plans = [_plan(length, a, t, segment_ids) for length, a, t in zip(grid, axes, tile)]
-  q, k, v = (_reorder(x, [p.order for p in plans]) for x in (q, k, v))
+  q, k, v = (reorder(x, [p.order for p in plans]) for x in (q, k, v))
   box = tuple(p.size for p in plans)
   query = tiles.permute(q, tile)
   query = query.reshape(q.shape[0], -1, math.prod(tile), *q.shape[-2:])
@@ -73,12 +73,12 @@ def attend(q, k, v, axes, *, extra_k, extra_v, segment_ids, scale):
 
   def join(x):
     x = tiles.unpermute(tiles.flat(x.swapaxes(0, 1), 2, 1), grid, tile)
-    return _reorder(x, [_inverse(p.order) for p in plans])
+    return reorder(x, [inverse_order(p.order) for p in plans])
 
   return join(out), join(lse)
 
 
-def _tile(length: int, axis: Axis, count: int) -> int:
+def tile_length(length: int, axis: Axis, count: int) -> int:
   """Queries of a tile: about a window, whole stride groups."""
   most = max(axis.window, SHORTEST[count - 1])
   return min(length, -(-most // axis.stride) * axis.stride)
@@ -109,8 +109,8 @@ def _plan(length, axis, tile, segment_ids) -> _Plan:
   )
 
 
-def _reorder(x, orders):
-  """The tokens of each axis in a new order, (L,) or (B, L)."""
+def reorder(x, orders):
+  """The tokens of each axis in a new order, (1, L) or (B, L); None leaves them."""
   for axis, order in enumerate(orders, start=1):
     if order is None:
       continue
@@ -121,7 +121,8 @@ def _reorder(x, orders):
   return x
 
 
-def _inverse(order):
+def inverse_order(order):
+  """The order that undoes one, None for None."""
   return None if order is None else order.argsort(axis=1)
 
 

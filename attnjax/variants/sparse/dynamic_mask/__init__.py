@@ -45,6 +45,7 @@ __all__ = [
   "BIAS_FORMS",
   "CASES",
   "FORMS",
+  "GROWTH",
   "IMPLEMENTATIONS",
   "LAYER",
   "Cache",
@@ -52,8 +53,16 @@ __all__ = [
   "allowed",
   "attend",
   "reference",
+  "scaled",
   "selected",
   "smoothed",
   "value_importance",
 ]
 LAYER = {"dim": 32, "heads": 4, "kv_heads": 2, "keep": 6}
+GROWTH = 1.0
+
+
+def scaled(shape: tuple[int, ...]) -> dict[str, int]:
+  """Few keys: the default is more than the tokens of most sequences."""
+  del shape
+  return {"keep": 64}

@@ -13,7 +13,7 @@ from attnjax.core.scores import Scores
 from attnjax.core.softmax import wide
 from attnjax.variants.sparse.dynamic_mask import gathered, selection
 
-IMPLEMENTATIONS = ("reference", "xla")
+IMPLEMENTATIONS = attention.IMPLEMENTATIONS
 
 
 def attend(

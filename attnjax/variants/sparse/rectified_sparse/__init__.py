@@ -43,6 +43,7 @@ __all__ = [
   "CASES",
   "CORRECTIONS",
   "FORMS",
+  "GROWTH",
   "IMPLEMENTATIONS",
   "LAYER",
   "Layer",
@@ -54,3 +55,4 @@ __all__ = [
   "touching",
 ]
 LAYER = {"dim": 32, "heads": 4, "block": 4}
+GROWTH = 2.0

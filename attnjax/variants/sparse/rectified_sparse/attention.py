@@ -15,7 +15,7 @@ from attnjax.core.softmax import check, wide
 from attnjax.variants.sparse.rectified_sparse import pooled
 from attnjax.variants.sparse.rectified_sparse.pooled import Plan, Rule
 
-IMPLEMENTATIONS = ("reference", "xla")
+IMPLEMENTATIONS = attention.IMPLEMENTATIONS
 # Which corrections are applied: of the critical part, of the rest.
 CORRECTIONS = {
   "both": (True, True),

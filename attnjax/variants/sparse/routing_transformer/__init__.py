@@ -53,6 +53,7 @@ from attnjax.variants.sparse.routing_transformer.layer import FORMS, Layer
 __all__ = [
   "CASES",
   "FORMS",
+  "GROWTH",
   "IMPLEMENTATIONS",
   "LAYER",
   "SELECTIONS",
@@ -65,6 +66,14 @@ __all__ = [
   "commitment",
   "iterate",
   "reference",
+  "scaled",
   "unit",
 ]
 LAYER = {"dim": 32, "heads": 4, "clusters": 3, "window": 6, "local_window": 5}
+GROWTH = 1.5
+
+
+def scaled(shape: tuple[int, ...]) -> dict[str, int]:
+  """T^1/2 clusters of as many tokens, as in the paper."""
+  side = round(shape[0] ** 0.5)
+  return {"clusters": side, "window": side}

@@ -43,6 +43,7 @@ from attnjax.variants.sparse.sparsifiner.predictor import ConnectivityPredictor
 __all__ = [
   "CASES",
   "FORMS",
+  "GROWTH",
   "IMPLEMENTATIONS",
   "LAYER",
   "MODES",
@@ -55,5 +56,13 @@ __all__ = [
   "most_attended",
   "reconstruction",
   "reference",
+  "scaled",
 ]
 LAYER = {"dim": 32, "heads": 4, "grid": (4, 6), "reduce_n": 3}
+GROWTH = 2.0
+
+
+def scaled(shape: tuple[int, ...]) -> dict[str, float]:
+  """Without the loss by which the predictor learns, and the weights that it learns."""
+  del shape
+  return {"distill": 0.0}

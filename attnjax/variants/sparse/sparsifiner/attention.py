@@ -12,7 +12,7 @@ from attnjax.core import masks
 from attnjax.core.scores import Scores
 from attnjax.variants.sparse.sparsifiner import connectivity
 
-IMPLEMENTATIONS = ("reference", "xla")
+IMPLEMENTATIONS = attention.IMPLEMENTATIONS
 
 
 def attend(

@@ -52,6 +52,7 @@ from attnjax.variants.sparse.superlinear.tables import (
 __all__ = [
   "CASES",
   "FORMS",
+  "GROWTH",
   "IMPLEMENTATIONS",
   "LAYER",
   "Geometry",
@@ -68,3 +69,4 @@ __all__ = [
   "window_length",
 ]
 LAYER = {"dim": 32, "heads": 4, "kv_heads": 2, "top": 2, "window_index": 1}
+GROWTH = 1.5

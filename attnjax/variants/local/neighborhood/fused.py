@@ -1,0 +1,181 @@
+"""The fused form: tokens in tiles, so that the kernels' blocks are boxes of the grid.
+
+The dilation groups go to the batch, and the tokens of each tile lie one after the
+other (arXiv:2504.16922, token permutation). Both ends of a window grow with the query,
+so a tile of queries sees a box of tiles of keys, which is what `masks.schedule` finds:
+as many as `simulate.visits` counts. All else is the softmax engine's.
+"""
+
+import dataclasses
+import itertools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from attnjax.core import scores, tiles, windows
+from attnjax.core.masks import Mask
+from attnjax.core.scores import Scores
+from attnjax.variants.local.neighborhood.tiled import inverse_order, reorder
+from pallas_kernels import flash
+
+# Tokens of a tile: what the kernels' blocks may have, or whole multiples of it.
+TOKENS = {"pallas": 256, "triton": 128}
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Boxes(Mask):
+  """On every axis an interval of coordinates for a query, a coordinate for a key.
+
+  Attributes:
+    low: int32, (axes, B | 1, T), the first coordinate that a query sees.
+    high: int32, (axes, B | 1, T), one past the last.
+    place: int32, (axes, S'), the coordinates of the first S' keys. All other keys are
+      seen by every query whose intervals are not empty.
+    extra: S - S'.
+  """
+
+  low: Any
+  high: Any
+  place: Any
+  extra: int = dataclasses.field(default=0, metadata={"static": True})
+
+  def operands(self):
+    """Both ends and the coordinates of each axis; which keys are extra, if any."""
+    xp = np if isinstance(self.place, np.ndarray) else jnp
+    found = []
+    for low, high, place in zip(self.low, self.high, self.place):
+      place = xp.pad(place, (0, self.extra), mode="edge")
+      found += [low[:, None, :, None], high[:, None, :, None], place[None, None, None]]
+    if self.extra:
+      number = self.place.shape[1]
+      found.append((np.arange(number + self.extra) >= number)[None, None, None])
+    return tuple(found)
+
+  def seen(self, q, k, *operands):
+    """Inside on every axis, or an extra key."""
+    del q, k
+    inside = alive = True
+    for low, high, place in zip(
+      *(operands[i : 3 * len(self.low) : 3] for i in range(3))
+    ):
+      inside = (low <= place) & (place < high) & inside
+      alive = (low < high) & alive
+    if not self.extra:
+      return inside
+    return (inside & ~operands[-1]) | (alive & operands[-1])
+
+
+def attend(q, k, v, axes, *, extra_k, extra_v, segment_ids, scale, impl):
+  """(out, lse) of `neighborhood.attend`, its arguments checked, `axes` a tuple."""
+  extra = 0 if extra_k is None else extra_k.shape[1]
+  run = _grid if segment_ids is None else _packed
+  arranged, mask, back = run(q, k, v, axes, extra, segment_ids, TOKENS[impl])
+  query, key, value = arranged
+  if extra_k is not None:
+    groups = query.shape[0] // q.shape[0]
+    key, value = (
+      jnp.concatenate([x, jnp.repeat(more, groups, axis=0)], axis=1)
+      for x, more in ((key, extra_k), (value, extra_v))
+    )
+  what, scale = Scores(mask), q.shape[-1] ** -0.5 if scale is None else scale
+  blocks = _blocks(query, key, value, what, TOKENS[impl], impl)
+  out, lse = flash.attend(query, key, value, what, scale=scale, impl=impl, tiles=blocks)
+  return back(out), back(lse)
+
+
+def tile(grid, axes, tokens: int) -> tuple[int, ...]:
+  """The tile's sides: powers of two, in proportion to the windows, `tokens` in all."""
+  sides = [1] * len(axes)
+  groups = [-(-length // a.dilation) for length, a in zip(grid, axes)]
+  while math.prod(sides) < tokens:
+    short = [i for i, side in enumerate(sides) if side < groups[i]]
+    # Grids smaller than a tile are filled up at the last axis.
+    grow = min(short, key=lambda i: sides[i] / axes[i].window, default=len(sides) - 1)
+    sides[grow] *= 2
+  return tuple(sides)
+
+
+def _grid(q, k, v, axes, extra, segment_ids, tokens):
+  """The arrays in tiles, their mask, and the way back."""
+  del segment_ids
+  grid, dilation = q.shape[1:-2], tuple(a.dilation for a in axes)
+  sides = tile(grid, axes, tokens)
+  mask = boxes(q.shape[0], grid, axes, sides, extra)
+
+  def back(x):
+    return tiles.unpermute(x, grid, sides, dilation)
+
+  return [tiles.permute(x, sides, dilation) for x in (q, k, v)], mask, back
+
+
+def boxes(B: int, grid, axes, sides: tuple[int, ...], extra: int = 0) -> Boxes:
+  """The mask of a grid whose tokens `tiles.permute` has put in tiles.
+
+  Args:
+    B: size of the batch, before the dilation groups went there.
+    grid: tokens of each axis.
+    axes: the windows.
+    sides: of a tile.
+    extra: keys behind those of the grid.
+  """
+  dilation = tuple(a.dilation for a in axes)
+  counts = tiles.counts(grid, sides, dilation)
+  lines = [np.arange(n * side) for n, side in zip(counts, sides)]
+  place = _tiled(np.meshgrid(*lines, indexing="ij"), counts, sides)
+  ends = []
+  for groups in itertools.product(*map(range, dilation)):
+    both = []
+    for length, axis, line, side, group in zip(grid, axes, lines, sides, groups):
+      size = -(-(length - group) // axis.dilation)
+      # Queries past the end, which are cut off, do as the last one does, so that a
+      # block may be full; a tile that has no others sees nothing.
+      query = line.clip(None, size - 1)
+      rule = axis.window, axis.stride, axis.causal
+      low, high = windows.bounds(query, size, *rule)
+      both.append((low, np.where(line // side * side < size, high, low)))
+    ends.append(
+      [_tiled(np.meshgrid(*e, indexing="ij"), counts, sides) for e in zip(*both)]
+    )
+  low, high = (np.stack(e, axis=1).astype(np.int32) for e in zip(*ends))
+  if all((x == x[:, :1]).all() for x in (low, high)):
+    low, high = low[:, :1], high[:, :1]
+  else:
+    low, high = (np.tile(x, (1, B, 1)) for x in (low, high))
+  return Boxes(low, high, place.astype(np.int32), extra)
+
+
+def _tiled(arrays, counts, sides) -> np.ndarray:
+  """Arrays on the padded grid, (axes, T) in the order of `tiles.permute`."""
+  n = len(sides)
+  split = tuple(itertools.chain(*zip(counts, sides)))
+  order = [*range(0, 2 * n, 2), *range(1, 2 * n, 2)]
+  return np.stack([x.reshape(split).transpose(order).ravel() for x in arrays])
+
+
+def _packed(q, k, v, axes, extra, segment_ids, tokens):
+  """The same for documents on one axis: each dilation group in a row."""
+  del tokens
+  order, low, high = windows.packed(segment_ids, *axes[0])
+  place = jnp.arange(q.shape[1], dtype=jnp.int32)[None]
+  low, high = (x.astype(jnp.int32)[None] for x in (low, high))
+  mask = Boxes(low, high, place, extra)
+
+  def back(x):
+    return reorder(x, [inverse_order(order)])
+
+  return [reorder(x, [order]) for x in (q, k, v)], mask, back
+
+
+def _blocks(q, k, v, what, tokens, impl):
+  """The backend's tiles for sequences as long as a tile of the grid.
+
+  Its blocks then are tiles, or halves of tiles again and again, which are boxes too.
+  """
+  B, T, N, _ = q.shape
+  program = scores.program(what, (B, N, T, k.shape[1]), ())
+  short = [jax.ShapeDtypeStruct((B, tokens, *x.shape[2:]), x.dtype) for x in (q, k, v)]
+  return flash.backend(impl).fitting(*short, program)
