@@ -49,7 +49,7 @@ import functools
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from types import ModuleType
 from typing import Any
 
@@ -112,8 +112,7 @@ def systems() -> dict[str, str]:
 
 def load(slug: str) -> ModuleType:
   """The module of a system; ValueError with the nearest names if there is none."""
-  if slug not in systems():
-    raise ValueError(unknown("mechanism", slug, systems()))
+  check_known("mechanism", slug, systems())
   return importlib.import_module(systems()[slug])
 
 
@@ -140,8 +139,7 @@ def constructor(slug: str, options: Mapping[str, Any], forms: Iterable[str]):
   """
   module, forms, known = load(slug), tuple(forms), defaults(slug)
   for name in options:
-    if name not in known:
-      raise ValueError(unknown(f"option of {slug}", name, known))
+    check_known(f"option of {slug}", name, known)
   form = next((f for f in forms if f in module.FORMS), None)
   if form is None:
     raise ValueError(
@@ -165,6 +163,12 @@ class Constructor:
     if "layers" in inspect.signature(make.__init__).parameters:
       return make(dim, form=self.form, layers=layers, rngs=rngs, **self.options)
     return make(dim, form=self.form, rngs=rngs, **self.options)
+
+
+def check_known(what: str, name: str, known: Collection[str]) -> None:
+  """Raises ValueError, with the nearest names and all of them, if `name` is none."""
+  if name not in known:
+    raise ValueError(unknown(what, name, known))
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> str:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from attnjax.contract import unknown
+from attnjax.contract import check_known
 
 ACTIVATIONS = {
   "sigmoid": jax.nn.sigmoid,
@@ -21,8 +21,7 @@ def check(act: str, combine: str) -> None:
     ("act", act, ACTIVATIONS),
     ("combine", combine, COMBINATIONS),
   ):
-    if value not in known:
-      raise ValueError(unknown(name, value, known))
+    check_known(name, value, known)
 
 
 def apply(

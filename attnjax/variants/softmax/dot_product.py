@@ -25,7 +25,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Num
 
 from attnjax import attention
-from attnjax.contract import Case, unknown
+from attnjax.contract import Case, check_known
 from attnjax.core import masks
 from attnjax.core.cache import KeyValueCache
 from attnjax.core.scores import Scores
@@ -100,8 +100,7 @@ class Layer(nnx.Module):
     impl: str = "auto",
     rngs: nnx.Rngs,
   ):
-    if form not in FORMS:
-      raise ValueError(unknown("form", form, FORMS))
+    check_known("form", form, FORMS)
     kv_heads, size = kv_heads or heads, projections.head_size(dim, heads, head_dim)
     self.project = projections.QueryKeyValue(
       dim,
@@ -199,3 +198,4 @@ CASES = (
   Case("tiles", _shapes(1, 530, 1030, 2, 1, 4, 4), {"causal": True}),
 )
 LAYER = {"dim": 32, "heads": 4, "kv_heads": 2}
+GROWTH = 2.0

@@ -29,7 +29,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Num
 
 from attnjax import attention
-from attnjax.contract import Case, unknown
+from attnjax.contract import Case, check_known
 from attnjax.core import masks
 from attnjax.core.cache import KeyValueCache
 from attnjax.core.scores import Scores
@@ -126,8 +126,7 @@ class Layer(nnx.Module):
     kv_heads, size = kv_heads or heads, projections.head_size(dim, heads, head_dim)
     count = kv_heads if position in ("value", "key") else heads
     shape = _gate_shape(gate, position, dim, 1 if share_heads else count, size)
-    if form not in FORMS:
-      raise ValueError(unknown("form", form, FORMS))
+    check_known("form", form, FORMS)
     if share_heads and position == "output":
       raise ValueError("share_heads: position 'output' comes after the heads' sum")
     options = {"qk_norm": qk_norm, "rope_theta": rope_theta, "bias": bias, "rngs": rngs}
@@ -207,8 +206,7 @@ class Layer(nnx.Module):
 
 def _gate_shape(gate, position, dim, heads, size):
   for name, value, known in (("gate", gate, GATES), ("position", position, POSITIONS)):
-    if value not in known:
-      raise ValueError(unknown(name, value, known))
+    check_known(name, value, known)
   whole = (dim,) if position == "output" else (heads, size)
   return whole if gate == "elementwise" else (*whole[:-1], 1)
 
@@ -239,3 +237,4 @@ CASES = (
   ),
 )
 LAYER = {"dim": 32, "heads": 4, "kv_heads": 2}
+GROWTH = 2.0

@@ -34,6 +34,7 @@ from attnjax.variants.linear.agent_attention.merging import DropIn, Matching, ma
 __all__ = [
   "CASES",
   "FORMS",
+  "GROWTH",
   "IMPLEMENTATIONS",
   "LAYER",
   "Biases",
@@ -46,3 +47,4 @@ __all__ = [
   "training_free",
 ]
 LAYER = {"dim": 32, "heads": 4, "kv_heads": 2, "agents": 4, "grid": 5}
+GROWTH = 1.0

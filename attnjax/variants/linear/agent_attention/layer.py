@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Num
 
-from attnjax.contract import unknown
+from attnjax.contract import check_known
 from attnjax.core import resample
 from attnjax.core.compaction import Compaction
 from attnjax.nn import projections
@@ -79,8 +79,7 @@ class Layer(nnx.Module):
       ("form", form, FORMS),
       ("impl", impl, ("auto", *IMPLEMENTATIONS)),
     ):
-      if value not in known:
-        raise ValueError(unknown(name, value, known))
+      check_known(name, value, known)
     axes = 2 if form == "image" or class_token else 1
     sides = (grid,) * axes if isinstance(grid, int) else tuple(grid)
     _check(form, axes, sides, agents, sr_ratio, window, class_token)

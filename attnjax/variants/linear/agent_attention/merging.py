@@ -16,7 +16,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Key
 
 from attnjax import attention
-from attnjax.contract import unknown
+from attnjax.contract import check_known
 from attnjax.nn import projections
 from attnjax.variants.linear.agent_attention.attention import (
   IMPLEMENTATIONS,
@@ -138,8 +138,7 @@ class DropIn(nnx.Module):
     for name, value in (("merged", merged), ("agents_merged", agents_merged)):
       if not 0 <= value < 1:
         raise ValueError(f"{name} = {value}; a share is in [0, 1)")
-    if impl not in ("auto", *IMPLEMENTATIONS):
-      raise ValueError(unknown("impl", impl, ("auto", *IMPLEMENTATIONS)))
+    check_known("impl", impl, ("auto", *IMPLEMENTATIONS))
     size = projections.head_size(dim, heads, head_dim)
     self.project = projections.QueryKeyValue(
       dim, heads, heads, size, bias=bias, rngs=rngs

@@ -35,6 +35,7 @@ from attnjax.variants.linear.l2vit.layer import FORMS, NORMS, Concentration, Lay
 __all__ = [
   "CASES",
   "FORMS",
+  "GROWTH",
   "IMPLEMENTATIONS",
   "LAYER",
   "NORMS",
@@ -47,3 +48,4 @@ __all__ = [
   "reference",
 ]
 LAYER = {"dim": 32, "heads": 4, "local": 3}
+GROWTH = 1.0

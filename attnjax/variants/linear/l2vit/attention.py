@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from attnjax.contract import Case, unknown
+from attnjax.contract import Case, check_known
 from attnjax.core import linear, masks
 from attnjax.core.softmax import wide
 
@@ -66,8 +66,7 @@ def reference(q, k, v, temperature=None, **options):
 
 def _check(q, k, v, temperature, den_min, impl):
   linear.check(q, k, v)
-  if impl not in ("auto", *IMPLEMENTATIONS):
-    raise ValueError(unknown("impl", impl, ("auto", *IMPLEMENTATIONS)))
+  check_known("impl", impl, ("auto", *IMPLEMENTATIONS))
   if den_min < 0:
     raise ValueError(f"den_min = {den_min}: a lower bound of sums >= 0 is not negative")
   if temperature is not None and temperature.shape != q.shape[2:3]:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Num
 
-from attnjax.contract import unknown
+from attnjax.contract import check_known
 from attnjax.core import masks
 from attnjax.nn import projections
 from attnjax.nn.depthwise import Depthwise
@@ -22,8 +22,7 @@ def norm(kind: str, dim: int, *, rngs: nnx.Rngs):
   The batch norm uses running statistics, which are `nnx.BatchStat`; after `train()` of
   a module around it, those of the batch, and it updates the running ones.
   """
-  if kind not in NORMS:
-    raise ValueError(unknown("norm", kind, NORMS))
+  check_known("norm", kind, NORMS)
   if kind == "layer":
     return nnx.LayerNorm(dim, epsilon=EPSILON, use_fast_variance=False, rngs=rngs)
   return nnx.BatchNorm(
@@ -93,8 +92,7 @@ class Layer(nnx.Module):
       ("norm", norm, NORMS),
       ("impl", impl, ("auto", *IMPLEMENTATIONS)),
     ):
-      if value not in known:
-        raise ValueError(unknown(name, value, known))
+      check_known(name, value, known)
     size, axes = projections.head_size(dim, heads, head_dim), FORMS.index(form) + 1
     self.position = Depthwise(dim, position, axes=axes, rngs=rngs) if position else None
     self.norm = nnx.LayerNorm(dim, epsilon=EPSILON, use_fast_variance=False, rngs=rngs)

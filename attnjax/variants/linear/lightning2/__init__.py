@@ -48,6 +48,7 @@ __all__ = [
   "CASES",
   "FORMS",
   "GATES",
+  "GROWTH",
   "IMPLEMENTATIONS",
   "LAYER",
   "NORMS",
@@ -60,3 +61,4 @@ __all__ = [
   "step",
 ]
 LAYER = {"dim": 32, "heads": 4}
+GROWTH = 1.0

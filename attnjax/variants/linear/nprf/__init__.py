@@ -40,6 +40,7 @@ __all__ = [
   "CASES",
   "FEATURES",
   "FORMS",
+  "GROWTH",
   "IMPLEMENTATIONS",
   "LAYER",
   "RPE",
@@ -47,6 +48,14 @@ __all__ = [
   "State",
   "attend",
   "reference",
+  "scaled",
   "step",
 ]
 LAYER = {"dim": 32, "heads": 4, "features": 12, "max_distance": 8}
+GROWTH = 1.0
+
+
+def scaled(shape: tuple[int, ...]) -> dict[str, str]:
+  """The form for many tokens, which "auto" takes from some length on."""
+  del shape
+  return {"impl": "xla"}

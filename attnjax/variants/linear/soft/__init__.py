@@ -33,6 +33,7 @@ from attnjax.variants.linear.soft.layer import FORMS, Block, Layer
 __all__ = [
   "CASES",
   "FORMS",
+  "GROWTH",
   "IMPLEMENTATIONS",
   "LAYER",
   "Block",
@@ -40,5 +41,12 @@ __all__ = [
   "attend",
   "gaussian",
   "reference",
+  "scaled",
 ]
 LAYER = {"dim": 32, "heads": 4, "kernel": 3}
+GROWTH = 1.0
+
+
+def scaled(shape: tuple[int, ...]) -> dict[str, int]:
+  """49 landmarks for any number of tokens, as in the paper."""
+  return {"ratio": max(1, shape[0] // (7 if len(shape) > 1 else 49))}

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from attnjax.contract import Case, unknown
+from attnjax.contract import Case, check_known
 from attnjax.core.inverse import newton_inverse
 from attnjax.core.softmax import wide
 
@@ -132,8 +132,7 @@ def _chunked(q, v, landmarks, middle, used):
 
 
 def _check(q, v, landmarks, impl):
-  if impl not in ("auto", *IMPLEMENTATIONS):
-    raise ValueError(unknown("impl", impl, ("auto", *IMPLEMENTATIONS)))
+  check_known("impl", impl, ("auto", *IMPLEMENTATIONS))
   B, T, N, H = q.shape
   if v.shape[:3] != (B, T, N):
     raise ValueError(f"v {v.shape} differs from q {q.shape} in B, T or heads")

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Num
 
-from attnjax.contract import unknown
+from attnjax.contract import check_known
 from attnjax.core import inverse
 from attnjax.core.compaction import Compaction
 from attnjax.core.depthwise import depthwise
@@ -68,8 +68,7 @@ class Layer(nnx.Module):
       ("start", start, inverse.STARTS),
       ("impl", impl, ("auto", *IMPLEMENTATIONS)),
     ):
-      if value not in known:
-        raise ValueError(unknown(name, value, known))
+      check_known(name, value, known)
     if ratio < 1:
       raise ValueError(f"ratio = {ratio}; a window has 1 token or more")
     size, axes = projections.head_size(dim, heads, head_dim), FORMS.index(form) + 1

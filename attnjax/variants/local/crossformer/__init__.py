@@ -37,6 +37,7 @@ from attnjax.variants.local.crossformer.position import DynamicBias
 __all__ = [
   "CASES",
   "FORMS",
+  "GROWTH",
   "IMPLEMENTATIONS",
   "LAYER",
   "SIZES",
@@ -49,3 +50,4 @@ __all__ = [
   "reference",
 ]
 LAYER = {"dim": 32, "heads": 4, "group": 3, "bias_width": 4}
+GROWTH = 1.0

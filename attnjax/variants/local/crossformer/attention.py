@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from attnjax import attention
-from attnjax.contract import Case, unknown
+from attnjax.contract import Case, check_known
 from attnjax.core import masks, softmax
 from attnjax.core.partition import Partition, offsets
 from attnjax.core.scores import Scores
@@ -43,8 +43,7 @@ def attend(
   Raises:
     ValueError: if shapes do not fit or `impl` is unknown.
   """
-  if impl not in ("auto", *IMPLEMENTATIONS):
-    raise ValueError(unknown("impl", impl, ("auto", *IMPLEMENTATIONS)))
+  check_known("impl", impl, ("auto", *IMPLEMENTATIONS))
   options = {"group": group, "interval": interval, "scale": scale}
   if impl == "reference":
     return reference(q, k, v, table, **options)

@@ -4,7 +4,7 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from attnjax.contract import unknown
+from attnjax.contract import check_known
 from attnjax.nn import projections, windowed
 from attnjax.variants.local.crossformer.attention import IMPLEMENTATIONS, attend
 from attnjax.variants.local.crossformer.position import DynamicBias
@@ -56,8 +56,7 @@ class Layer(nnx.Module):
       ("kind", kind, KINDS),
       ("impl", impl, ("auto", *IMPLEMENTATIONS)),
     ):
-      if value not in known:
-        raise ValueError(unknown(name, value, known))
+      check_known(name, value, known)
     if group < 1 or interval < 0:
       raise ValueError(
         f"group = {group}, interval = {interval}: at least 1, and at least 0"

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from attnjax.contract import Case, unknown
+from attnjax.contract import Case, check_known, unknown
 from attnjax.core.softmax import wide
 
 IMPLEMENTATIONS = ("reference", "xla")
@@ -36,8 +36,7 @@ def attend(
   """
   if isinstance(scale, str) and scale not in SCALES:
     raise ValueError(unknown("scale", scale, SCALES))
-  if impl not in ("auto", *IMPLEMENTATIONS):
-    raise ValueError(unknown("impl", impl, ("auto", *IMPLEMENTATIONS)))
+  check_known("impl", impl, ("auto", *IMPLEMENTATIONS))
   if q.shape != v.shape or k.shape[:3] != v.shape[:3]:
     raise ValueError(f"q {q.shape}, k {k.shape} and v {v.shape} do not fit")
   if padding is not None:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Num
 
-from attnjax.contract import unknown
+from attnjax.contract import check_known
 from attnjax.core.partition import Partition
 from attnjax.nn import projections, windowed
 from attnjax.variants.local.davit.attention import IMPLEMENTATIONS, SCALES, attend
@@ -53,8 +53,7 @@ class Layer(nnx.Module):
       ("scale", scale, SCALES),
       ("impl", impl, ("auto", *IMPLEMENTATIONS)),
     ):
-      if value not in known:
-        raise ValueError(unknown(name, value, known))
+      check_known(name, value, known)
     if window < 1:
       raise ValueError(f"window = {window}: it must be at least 1")
     size = projections.head_size(dim, heads)

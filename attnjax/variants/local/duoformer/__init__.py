@@ -37,6 +37,7 @@ from attnjax.variants.local.duoformer.tokens import scale_tokens
 __all__ = [
   "CASES",
   "FORMS",
+  "GROWTH",
   "IMPLEMENTATIONS",
   "LAYER",
   "SIZES",
@@ -49,3 +50,4 @@ __all__ = [
   "scale_tokens",
 ]
 LAYER = {"dim": 32, "heads": 4, "scales": 2}
+GROWTH = 2.0

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from attnjax import attention
-from attnjax.contract import Case, unknown
+from attnjax.contract import Case, check_known
 from attnjax.core import masks, softmax
 from attnjax.core.scores import Scores
 
@@ -34,8 +34,7 @@ def attend(
   Raises:
     ValueError: if shapes do not fit or `impl` is unknown.
   """
-  if impl not in ("auto", *IMPLEMENTATIONS):
-    raise ValueError(unknown("impl", impl, ("auto", *IMPLEMENTATIONS)))
+  check_known("impl", impl, ("auto", *IMPLEMENTATIONS))
   if impl == "reference":
     return reference(q, k, v, padding=padding, scale=scale)
   one, two, three = (x.reshape(-1, *x.shape[2:]) for x in (q, k, v))

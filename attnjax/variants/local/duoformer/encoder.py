@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
-from attnjax.contract import unknown
+from attnjax.contract import check_known
 from attnjax.core import resample
 from attnjax.nn.transformer import Block, keys, layer_norm
 from attnjax.variants.local.duoformer.layer import SPREAD, ScaleAttention
@@ -49,8 +49,7 @@ class Encoder(nnx.Module):
     impl: str = "auto",
     rngs: nnx.Rngs,
   ):
-    if patch_block not in PATCH_BLOCKS:
-      raise ValueError(unknown("patch_block", patch_block, PATCH_BLOCKS))
+    check_known("patch_block", patch_block, PATCH_BLOCKS)
 
     def attention(rngs):
       return ScaleAttention(dim, heads=heads, impl=impl, rngs=rngs)

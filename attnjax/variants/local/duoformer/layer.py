@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from attnjax.contract import unknown
+from attnjax.contract import check_known
 from attnjax.core.partition import Partition
 from attnjax.core.pooling import means
 from attnjax.nn import projections
@@ -77,8 +77,7 @@ class Layer(nnx.Module):
       ("form", form, FORMS),
       ("impl", impl, ("auto", *IMPLEMENTATIONS)),
     ):
-      if value not in known:
-        raise ValueError(unknown(name, value, known))
+      check_known(name, value, known)
     if scales < 1:
       raise ValueError(f"scales = {scales}: it must be at least 1")
     self.sides = tuple(2**number for number in range(scales))

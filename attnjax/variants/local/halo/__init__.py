@@ -33,6 +33,7 @@ from attnjax.variants.local.halo.layer import FORMS, Layer
 __all__ = [
   "CASES",
   "FORMS",
+  "GROWTH",
   "IMPLEMENTATIONS",
   "LAYER",
   "SIZES",
@@ -42,3 +43,4 @@ __all__ = [
   "reference",
 ]
 LAYER = {"dim": 32, "heads": 4, "head_dim": 4, "block": 4, "halo": 1}
+GROWTH = 1.0

@@ -5,7 +5,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from attnjax import attention
-from attnjax.contract import Case, unknown
+from attnjax.contract import Case, check_known
 from attnjax.core import masks, softmax
 from attnjax.core.partition import Halos, Partition
 from attnjax.core.scores import Scores
@@ -51,8 +51,7 @@ def attend(
   Raises:
     ValueError: if shapes do not fit, a number is out of range or `impl` is unknown.
   """
-  if impl not in ("auto", *IMPLEMENTATIONS):
-    raise ValueError(unknown("impl", impl, ("auto", *IMPLEMENTATIONS)))
+  check_known("impl", impl, ("auto", *IMPLEMENTATIONS))
   _check(q, k, v, row_table, column_table, block, halo, stride)
   scale = q.shape[-1] ** -0.5 if scale is None else scale
   factor = scale if scale_positions else 1.0

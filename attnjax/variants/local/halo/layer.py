@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Num
 
-from attnjax.contract import unknown
+from attnjax.contract import check_known
 from attnjax.nn import projections
 from attnjax.variants.local.halo.attention import IMPLEMENTATIONS, attend
 
@@ -137,5 +137,4 @@ class Layer(nnx.Module):
 def _known(form, impl):
   known = (("form", form, FORMS), ("impl", impl, ("auto", *IMPLEMENTATIONS)))
   for name, value, names in known:
-    if value not in names:
-      raise ValueError(unknown(name, value, names))
+    check_known(name, value, names)

@@ -33,6 +33,7 @@ from attnjax.variants.local.hilo.layer import FORMS, Layer
 __all__ = [
   "CASES",
   "FORMS",
+  "GROWTH",
   "IMPLEMENTATIONS",
   "LAYER",
   "SIZES",
@@ -43,3 +44,4 @@ __all__ = [
   "reference",
 ]
 LAYER = {"dim": 32, "heads": 4, "window": 4}
+GROWTH = 2.0

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from attnjax import attention
-from attnjax.contract import Case, unknown
+from attnjax.contract import Case, check_known
 from attnjax.core import masks, softmax
 from attnjax.core.partition import Partition
 from attnjax.core.scores import Scores
@@ -42,8 +42,7 @@ def attend(
   Raises:
     ValueError: if shapes do not fit or `impl` is unknown.
   """
-  if impl not in ("auto", *IMPLEMENTATIONS):
-    raise ValueError(unknown("impl", impl, ("auto", *IMPLEMENTATIONS)))
+  check_known("impl", impl, ("auto", *IMPLEMENTATIONS))
   high = _check(q, k, pooled_k, window)
   given = q, k, v, pooled_k, pooled_v
   if impl == "reference":

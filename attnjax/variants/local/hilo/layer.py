@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from attnjax.contract import unknown
+from attnjax.contract import check_known
 from attnjax.core.pooling import means
 from attnjax.nn import projections, windowed
 from attnjax.variants.local.hilo.attention import IMPLEMENTATIONS, attend
@@ -43,8 +43,7 @@ class Layer(nnx.Module):
       ("form", form, FORMS),
       ("impl", impl, ("auto", *IMPLEMENTATIONS)),
     ):
-      if value not in known:
-        raise ValueError(unknown(name, value, known))
+      check_known(name, value, known)
     if not 0 <= alpha <= 1:
       raise ValueError(f"alpha = {alpha}: it must be from 0 to 1")
     if window < 1:

@@ -32,6 +32,7 @@ from attnjax.variants.local.maxvit.layer import FORMS, Layer
 __all__ = [
   "CASES",
   "FORMS",
+  "GROWTH",
   "IMPLEMENTATIONS",
   "LAYER",
   "SIZES",
@@ -43,3 +44,4 @@ __all__ = [
   "reference",
 ]
 LAYER = {"dim": 32, "head_dim": 8, "size": 3}
+GROWTH = 1.0

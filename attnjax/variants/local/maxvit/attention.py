@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from attnjax import attention
-from attnjax.contract import Case, unknown
+from attnjax.contract import Case, check_known
 from attnjax.core import masks, partition, softmax
 from attnjax.core.scores import Scores
 from attnjax.nn import windowed
@@ -43,10 +43,8 @@ def attend(
   Raises:
     ValueError: if shapes do not fit, or `kind` or `impl` is unknown.
   """
-  if kind not in KINDS:
-    raise ValueError(unknown("kind", kind, KINDS))
-  if impl not in ("auto", *IMPLEMENTATIONS):
-    raise ValueError(unknown("impl", impl, ("auto", *IMPLEMENTATIONS)))
+  check_known("kind", kind, KINDS)
+  check_known("impl", impl, ("auto", *IMPLEMENTATIONS))
   shape = q.shape[1:-2]
   parts = (partition.Partition if kind == "window" else partition.grid)(shape, size)
   want = (q.shape[-2], *(2 * p - 1 for p in parts.size))

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Num
 
-from attnjax.contract import unknown
+from attnjax.contract import check_known
 from attnjax.nn import projections, windowed
 from attnjax.variants.local.maxvit.attention import IMPLEMENTATIONS, KINDS, attend
 
@@ -44,8 +44,7 @@ class Layer(nnx.Module):
       ("kind", kind, ("alternate", *KINDS)),
       ("impl", impl, ("auto", *IMPLEMENTATIONS)),
     ):
-      if value not in known:
-        raise ValueError(unknown(name, value, known))
+      check_known(name, value, known)
     if dim % head_dim:
       raise ValueError(f"dim = {dim} does not divide by head_dim = {head_dim}")
     heads = dim // head_dim

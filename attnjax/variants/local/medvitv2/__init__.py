@@ -47,6 +47,7 @@ __all__ = [
   "CASES",
   "FORMS",
   "GFP",
+  "GROWTH",
   "IMPLEMENTATIONS",
   "LAYER",
   "LFP",
@@ -61,3 +62,4 @@ __all__ = [
   "reference",
 ]
 LAYER = {"dim": 16, "heads": 2, "window": 3}
+GROWTH = 1.0

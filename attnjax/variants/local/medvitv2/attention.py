@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from attnjax import attention
-from attnjax.contract import Case, unknown
+from attnjax.contract import Case, check_known
 from attnjax.core import masks, softmax, windows
 from attnjax.core.scores import Scores
 from attnjax.nn import haloed
@@ -42,8 +42,7 @@ def attend(
   Raises:
     ValueError: if shapes do not fit, a number is out of range or `impl` is unknown.
   """
-  if impl not in ("auto", *IMPLEMENTATIONS):
-    raise ValueError(unknown("impl", impl, ("auto", *IMPLEMENTATIONS)))
+  check_known("impl", impl, ("auto", *IMPLEMENTATIONS))
   steps = _check(table, window, dilation)
   if impl == "reference":
     return reference(q, k, v, table, window=window, dilation=steps, scale=scale)

@@ -6,7 +6,7 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from attnjax.contract import unknown
+from attnjax.contract import check_known
 from attnjax.nn import projections, windowed
 from attnjax.variants.local.medvitv2.attention import IMPLEMENTATIONS, attend
 
@@ -43,8 +43,7 @@ class Layer(nnx.Module):
       ("form", form, FORMS),
       ("impl", impl, ("auto", *IMPLEMENTATIONS)),
     ):
-      if value not in known:
-        raise ValueError(unknown(name, value, known))
+      check_known(name, value, known)
     if window < 1 or dilation < 0:
       raise ValueError(
         f"window = {window}, dilation = {dilation}: at least 1, and at least 0"

@@ -39,6 +39,7 @@ from attnjax.variants.local.msa_conv.layer import FORMS, Layer, MSAConv2d
 __all__ = [
   "CASES",
   "FORMS",
+  "GROWTH",
   "IMPLEMENTATIONS",
   "LAYER",
   "Layer",
@@ -49,3 +50,4 @@ __all__ = [
   "window_qk",
 ]
 LAYER = {"dim": 8, "heads": 2, "kernel": 3, "shift": 1}
+GROWTH = 1.0

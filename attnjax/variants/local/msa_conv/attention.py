@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from attnjax import attention
-from attnjax.contract import Case, unknown
+from attnjax.contract import Case, check_known
 from attnjax.core import pooling as means
 from attnjax.core import softmax
 from attnjax.core.partition import Partition
@@ -45,8 +45,7 @@ def attend(
   Raises:
     ValueError: if shapes do not fit, a kernel is even, or a name is unknown.
   """
-  if impl not in ("auto", *IMPLEMENTATIONS):
-    raise ValueError(unknown("impl", impl, ("auto", *IMPLEMENTATIONS)))
+  check_known("impl", impl, ("auto", *IMPLEMENTATIONS))
   sides, steps = _check(q, k, v, kernel, dilation, border)
   if impl == "reference":
     return reference(
@@ -176,8 +175,7 @@ def _check(q, k, v, kernel, dilation, border="zero"):
   sides, steps = pair("kernel", kernel), pair("dilation", dilation)
   if not all(side % 2 for side in sides):
     raise ValueError(f"kernel = {kernel}: its sides must be odd")
-  if border not in BORDERS:
-    raise ValueError(unknown("border", border, BORDERS))
+  check_known("border", border, BORDERS)
   if q.shape != k.shape or k.shape[:-1] != v.shape[:-1]:
     raise ValueError(f"q {q.shape}, k {k.shape} and v {v.shape} differ in B, grid or N")
   return sides, steps

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from attnjax.contract import unknown
+from attnjax.contract import check_known
 from attnjax.nn import projections, windowed
 from attnjax.variants.local.msa_conv.attention import (
   BORDERS,
@@ -62,8 +62,7 @@ class MSAConv2d(nnx.Module):
       ("border", border, BORDERS),
       ("impl", impl, ("auto", *IMPLEMENTATIONS)),
     ):
-      if value not in known:
-        raise ValueError(unknown(name, value, known))
+      check_known(name, value, known)
     if shift < 0 or (shift and below % len(DIRECTIONS)):
       raise ValueError(
         f"shift = {shift} of {below} channels: at least 0, and quarters of the channels"
@@ -176,8 +175,7 @@ class Layer(nnx.Module):
     impl: str = "auto",
     rngs: nnx.Rngs,
   ):
-    if form not in FORMS:
-      raise ValueError(unknown("form", form, FORMS))
+    check_known("form", form, FORMS)
     self.operator = MSAConv2d(
       dim,
       dim,

@@ -54,6 +54,7 @@ from attnjax.variants.local.scale_dit.mask import hierarchical_local_mask
 __all__ = [
   "CASES",
   "FORMS",
+  "GROWTH",
   "IMPLEMENTATIONS",
   "LAYER",
   "JointAttention",
@@ -68,3 +69,4 @@ __all__ = [
   "window_order",
 ]
 LAYER = {"dim": 32, "heads": 4, "window": 4, "ratio": 3, "rank": 2, "lora_noise": 0.1}
+GROWTH = 2.0

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from attnjax import attention
-from attnjax.contract import Case, unknown
+from attnjax.contract import Case, check_known
 from attnjax.core import masks, softmax
 from attnjax.core.scores import Scores
 from attnjax.variants.local.scale_dit.layout import Layout
@@ -37,8 +37,7 @@ def attend(
   Raises:
     ValueError: if shapes do not fit or `impl` is unknown.
   """
-  if impl not in ("auto", *IMPLEMENTATIONS):
-    raise ValueError(unknown("impl", impl, ("auto", *IMPLEMENTATIONS)))
+  check_known("impl", impl, ("auto", *IMPLEMENTATIONS))
   if impl == "reference":
     return reference(q, k, v, layout=layout, scale=scale)
   _check(q, k, layout)

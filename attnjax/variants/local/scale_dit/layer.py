@@ -5,7 +5,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from attnjax.contract import unknown
+from attnjax.contract import check_known
 from attnjax.core import pooling, positions
 from attnjax.nn import projections
 from attnjax.variants.local.scale_dit.attention import IMPLEMENTATIONS, attend
@@ -99,8 +99,7 @@ class JointAttention(nnx.Module):
     impl: str = "auto",
     rngs: nnx.Rngs,
   ):
-    if impl not in ("auto", *IMPLEMENTATIONS):
-      raise ValueError(unknown("impl", impl, ("auto", *IMPLEMENTATIONS)))
+    check_known("impl", impl, ("auto", *IMPLEMENTATIONS))
     size = projections.head_size(dim, heads)
     if size % (2 * AXES):
       raise ValueError(f"head size {size}: {2 * AXES} must divide it, for {AXES} axes")
@@ -178,8 +177,7 @@ class Layer(nnx.Module):
     impl: str = "auto",
     rngs: nnx.Rngs,
   ):
-    if form not in FORMS:
-      raise ValueError(unknown("form", form, FORMS))
+    check_known("form", form, FORMS)
     if ratio < 1:
       raise ValueError(f"ratio = {ratio}: it must be at least 1")
     self.attention = JointAttention(

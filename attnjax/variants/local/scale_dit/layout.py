@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Int
 
-from attnjax.contract import unknown
+from attnjax.contract import check_known
 from attnjax.core import partition
 
 MODES, SEES = ("sliding", "window"), ("limited", "all")
@@ -48,8 +48,7 @@ class Layout:
     for name in ("grid", "low_grid", "window"):
       object.__setattr__(self, name, tuple(getattr(self, name)))
     for name, known in (("mode", MODES), ("text_sees", SEES), ("order", ORDERS)):
-      if getattr(self, name) not in known:
-        raise ValueError(unknown(name, getattr(self, name), known))
+      check_known(name, getattr(self, name), known)
     least = {"grid": 1, "low_grid": 0, "window": 1}
     for name, bound in least.items():
       value = getattr(self, name)
@@ -146,8 +145,7 @@ def window_order(
     "hilbert": lambda: partition.hilbert_order(tuple(window)),
     "released": lambda: _released(tuple(window)),
   }
-  if curve not in inner:
-    raise ValueError(unknown("curve", curve, inner))
+  check_known("curve", curve, inner)
   return partition.window_order(tuple(grid), tuple(window), inner[curve]())
 
 

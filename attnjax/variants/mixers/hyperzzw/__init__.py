@@ -56,6 +56,7 @@ from attnjax.variants.mixers.hyperzzw.terminator import Terminator
 __all__ = [
   "CASES",
   "FORMS",
+  "GROWTH",
   "IMPLEMENTATIONS",
   "LAYER",
   "REDUCTIONS",
@@ -89,3 +90,4 @@ LAYER = {
   "kernels": (3, 5, 3, 3),
   "omega0": 0.3,
 }
+GROWTH = 1.5

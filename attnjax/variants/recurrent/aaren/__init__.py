@@ -41,6 +41,7 @@ from attnjax.variants.recurrent.aaren.layer import FORMS, Cache, Layer
 __all__ = [
   "CASES",
   "FORMS",
+  "GROWTH",
   "IMPLEMENTATIONS",
   "LAYER",
   "Cache",
@@ -52,3 +53,4 @@ __all__ = [
   "step",
 ]
 LAYER = {"dim": 32, "heads": 4}
+GROWTH = 1.0

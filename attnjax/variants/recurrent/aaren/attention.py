@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from attnjax.contract import Case, unknown
+from attnjax.contract import Case, check_known
 from attnjax.core import linear, masks, scan
 from attnjax.core.scan import State
 from attnjax.core.softmax import wide
@@ -50,8 +50,7 @@ def attend(
     ValueError: if shapes do not fit or `impl` is unknown.
     NotImplementedError: if the implementation that is named cannot do it.
   """
-  if impl not in ("auto", *IMPLEMENTATIONS):
-    raise ValueError(unknown("impl", impl, ("auto", *IMPLEMENTATIONS)))
+  check_known("impl", impl, ("auto", *IMPLEMENTATIONS))
   _check(query, k, v)
   ids = masks.segments(segment_ids, padding, k.shape[:2])
   real = None

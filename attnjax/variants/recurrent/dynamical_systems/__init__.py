@@ -61,6 +61,7 @@ __all__ = [
   "CASES",
   "ETAS",
   "FORMS",
+  "GROWTH",
   "IMPLEMENTATIONS",
   "KINDS",
   "LAYER",
@@ -73,3 +74,4 @@ __all__ = [
   "to_dsf",
 ]
 LAYER = {"dim": 32, "heads": 4, "state": 32}
+GROWTH = 1.0

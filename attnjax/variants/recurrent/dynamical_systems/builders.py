@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from attnjax.contract import unknown
+from attnjax.contract import check_known, unknown
 from attnjax.core.softmax import wide
 from attnjax.variants.recurrent.dynamical_systems.system import System
 
@@ -28,8 +28,7 @@ def to_dsf(kind: str, /, **arrays) -> System:
   Raises:
     ValueError: if `kind` is none of BUILDERS.
   """
-  if kind not in BUILDERS:
-    raise ValueError(unknown("kind", kind, BUILDERS))
+  check_known("kind", kind, BUILDERS)
   return BUILDERS[kind](**arrays)
 
 

@@ -9,7 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Num
 
 from attnjax import attention
-from attnjax.contract import unknown
+from attnjax.contract import check_known
 from attnjax.core import linear, masks
 from attnjax.core.cache import KeyValueCache
 from attnjax.core.scores import Scores
@@ -71,8 +71,7 @@ class Layer(nnx.Module):
       ("eta", eta, ETAS),
       ("impl", impl, ("auto", *IMPLEMENTATIONS)),
     ):
-      if value not in known:
-        raise ValueError(unknown(name, value, known))
+      check_known(name, value, known)
     self.mixer: Any = _mixer(
       dim,
       kind,

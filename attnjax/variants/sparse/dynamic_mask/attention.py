@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from attnjax import attention
-from attnjax.contract import Case, unknown
+from attnjax.contract import Case, check_known
 from attnjax.core import masks
 from attnjax.core.scores import Scores
 from attnjax.core.softmax import wide
@@ -69,8 +69,7 @@ def attend(
 
 
 def _check(q, k, importance, keep, impl):
-  if impl not in ("auto", *IMPLEMENTATIONS):
-    raise ValueError(unknown("impl", impl, ("auto", *IMPLEMENTATIONS)))
+  check_known("impl", impl, ("auto", *IMPLEMENTATIONS))
   if keep < 1:
     raise ValueError(f"keep = {keep}; a query keeps at least 1 key")
   want = (q.shape[0], *k.shape[1:3])

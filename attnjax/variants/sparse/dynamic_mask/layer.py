@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Num
 
-from attnjax.contract import unknown
+from attnjax.contract import check_known
 from attnjax.core import masks
 from attnjax.nn import projections, self_attention
 from attnjax.variants.sparse.dynamic_mask import decode, selection
@@ -53,8 +53,7 @@ class Layer(nnx.Module):
       ("bias_form", bias_form, selection.BIAS_FORMS),
       ("impl", impl, ("auto", *IMPLEMENTATIONS)),
     ):
-      if value not in known:
-        raise ValueError(unknown(name, value, known))
+      check_known(name, value, known)
     if keep < 1:
       raise ValueError(f"keep = {keep}; a query keeps at least 1 key")
     kv_heads, size = kv_heads or heads, projections.head_size(dim, heads, head_dim)

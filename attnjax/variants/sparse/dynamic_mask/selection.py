@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from attnjax.contract import unknown
+from attnjax.contract import check_known
 from attnjax.core import linear, masks, select
 from attnjax.core.softmax import wide
 
@@ -31,8 +31,7 @@ def value_importance(
     form: "exp": exp(A softplus(dt)), its exponent at most 30; "linear": A
       softplus(dt). Both float32 (float64 for float64).
   """
-  if form not in BIAS_FORMS:
-    raise ValueError(unknown("bias_form", form, BIAS_FORMS))
+  check_known("bias_form", form, BIAS_FORMS)
   v, weight, amplitude = (x.astype(wide(v)) for x in (v, weight, amplitude))
   dt = jnp.einsum("bskv,kvn->bsn", v, weight)
   dt = dt if offset is None else dt + offset

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from attnjax import attention
-from attnjax.contract import Case, unknown
+from attnjax.contract import Case, check_known
 from attnjax.core import masks
 from attnjax.core.scores import Scores
 from attnjax.core.softmax import check, wide
@@ -178,8 +178,7 @@ def _check(q, k, v, rule, neighbours, correction, impl):
     ("impl", impl, ("auto", *IMPLEMENTATIONS)),
     ("correction", correction, CORRECTIONS),
   ):
-    if value not in known:
-      raise ValueError(unknown(name, value, known))
+    check_known(name, value, known)
   T = q.shape[1]
   if k.shape[1] != T:
     raise ValueError(f"{T} queries and {k.shape[1]} keys; blocks are of both")

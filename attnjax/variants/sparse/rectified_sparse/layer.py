@@ -8,7 +8,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Num
 
-from attnjax.contract import unknown
+from attnjax.contract import check_known
 from attnjax.core import partition
 from attnjax.core.compaction import Compaction
 from attnjax.nn import projections
@@ -66,8 +66,7 @@ class Layer(nnx.Module):
       ("form", form, AXES),
       ("impl", impl, ("auto", *IMPLEMENTATIONS)),
     ):
-      if value not in known:
-        raise ValueError(unknown(name, value, known))
+      check_known(name, value, known)
     if form != "sequence" and (text or rope_theta):
       raise ValueError(
         f"text = {text}, rope_theta = {rope_theta} in form {form!r}; form 'sequence'"

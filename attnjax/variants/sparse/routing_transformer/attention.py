@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from attnjax import attention
-from attnjax.contract import Case, unknown
+from attnjax.contract import Case, check_known
 from attnjax.core import linear, masks, select
 from attnjax.core.softmax import wide
 from attnjax.variants.sparse.routing_transformer import clustered, kmeans
@@ -72,8 +72,7 @@ def attend(
     ("impl", impl, ("auto", *IMPLEMENTATIONS)),
     ("selection", selection, SELECTIONS),
   ):
-    if value not in known:
-      raise ValueError(unknown(name, value, known))
+    check_known(name, value, known)
   _check(q, k, means, window, selection, causal, mask)
   if selection == "past":
     if impl in ("pallas", "triton"):

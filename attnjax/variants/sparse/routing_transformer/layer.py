@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Num
 
-from attnjax.contract import unknown
+from attnjax.contract import check_known
 from attnjax.core import masks
 from attnjax.core import positions as rotary
 from attnjax.nn import projections
@@ -237,7 +237,6 @@ def _check(form, selection, impl):
     ("selection", selection, ("auto", *SELECTIONS)),
     ("impl", impl, ("auto", *IMPLEMENTATIONS)),
   ):
-    if value not in known:
-      raise ValueError(unknown(name, value, known))
+    check_known(name, value, known)
   if form == "sequence" and selection == "past":
     raise ValueError("selection 'past' is causal; form 'sequence' takes 'all'")

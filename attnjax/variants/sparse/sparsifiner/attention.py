@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from attnjax import attention
-from attnjax.contract import Case, unknown
+from attnjax.contract import Case, check_known
 from attnjax.core import masks
 from attnjax.core.scores import Scores
 from attnjax.variants.sparse.sparsifiner import connectivity
@@ -44,8 +44,7 @@ def attend(
     ValueError: if shapes do not fit or a number or name is not allowed.
   """
   B, T, N, _ = q.shape
-  if impl not in ("auto", *IMPLEMENTATIONS):
-    raise ValueError(unknown("impl", impl, ("auto", *IMPLEMENTATIONS)))
+  check_known("impl", impl, ("auto", *IMPLEMENTATIONS))
   if not 0 < keep <= 1:
     raise ValueError(f"keep = {keep}; it must be above 0 and at most 1")
   rows, columns = approximate.shape[2:]

@@ -10,7 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Num
 
 from attnjax import attention
-from attnjax.contract import unknown
+from attnjax.contract import check_known
 from attnjax.nn import projections
 from attnjax.variants.sparse.sparsifiner import connectivity
 from attnjax.variants.sparse.sparsifiner.attention import IMPLEMENTATIONS, attend
@@ -76,8 +76,7 @@ class Layer(nnx.Module):
       ("mode", mode, MODES),
       ("impl", impl, ("auto", *IMPLEMENTATIONS)),
     ):
-      if value not in known:
-        raise ValueError(unknown(name, value, known))
+      check_known(name, value, known)
     if form == "image" and (class_token or len(grid) != 2):
       raise ValueError(
         f"grid = {grid}, class_token = {class_token}; form 'image' takes (H, W), False"

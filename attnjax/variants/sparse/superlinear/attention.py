@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from attnjax import attention
-from attnjax.contract import Case, unknown
+from attnjax.contract import Case, check_known
 from attnjax.core import masks, softmax
 from attnjax.core.scores import Scores
 from attnjax.core.softmax import wide
@@ -85,8 +85,7 @@ def reference(q1, q2, k, v, **options):
 
 
 def _check(q1, q2, k, geometry, impl):
-  if impl not in ("auto", *IMPLEMENTATIONS):
-    raise ValueError(unknown("impl", impl, ("auto", *IMPLEMENTATIONS)))
+  check_known("impl", impl, ("auto", *IMPLEMENTATIONS))
   if q1.shape != q2.shape:
     raise ValueError(f"q1 {q1.shape} and q2 {q2.shape} differ")
   if q1.shape[2] % k.shape[2]:

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Num
 
-from attnjax.contract import unknown
+from attnjax.contract import check_known
 from attnjax.core import masks
 from attnjax.core import positions as rotary
 from attnjax.core.cache import KeyValueCache
@@ -48,8 +48,7 @@ class Layer(nnx.Module):
       ("form", form, FORMS),
       ("impl", impl, ("auto", *IMPLEMENTATIONS)),
     ):
-      if value not in known:
-        raise ValueError(unknown(name, value, known))
+      check_known(name, value, known)
     kv_heads, size = kv_heads or heads, projections.head_size(dim, heads, head_dim)
     self.search = nnx.LinearGeneral(
       dim, (heads, size), use_bias=bias, kernel_init=_SEARCH_INIT, rngs=rngs
