@@ -3,10 +3,14 @@
 import math
 import tempfile
 from pathlib import Path
+from unittest import mock
 
+import jax
 from absl.testing import absltest, parameterized
 
+from attnjax import contract
 from experiments.bench import length
+from experiments.training import cost
 
 
 class LengthTest(parameterized.TestCase):
@@ -34,7 +38,8 @@ class LengthTest(parameterized.TestCase):
   def test_a_run(self):
     picture = Path(self.enterContext(tempfile.TemporaryDirectory())) / "length.png"
     slugs = ["dynamical_systems", "dot_product"]
-    rows, _ = length.rows(slugs, (128, 64), picture)
+    with mock.patch.object(length, "forms", lambda slug: ["causal"]):
+      rows, _ = length.rows(slugs, (128, 64), picture)
     names = [(row["name"], row["pass"]) for row in rows]
     self.assertEqual(names, [(s, p) for s in slugs for p in length.PASSES])
     for row in rows:
@@ -44,17 +49,50 @@ class LengthTest(parameterized.TestCase):
     self.assertLess(linear, 1.1)
     self.assertGreater(softmax, linear)
     self.assertEqual(picture.read_bytes()[:4], b"\x89PNG")
-    self.assertNotIn("bound", rows[2])
+    self.assertNotIn("seconds", rows[2]["bound"])
+    self.assertEqual([row["expected"] for row in rows], [1, 1, 2, 2])
     text = length.table(rows)
     self.assertLen(text.splitlines(), 5)
+    self.assertIn("FLOPs <= T^2.1  holds", text.splitlines()[3])
 
-  def test_a_bound_that_is_missed_does_not_hold(self):
-    verdicts = [length._verdict("lightning2", p) for p in (1.0, 1.4, None)]
-    self.assertEqual([v["holds"] for v in verdicts], [True, False, True])
+  @parameterized.parameters(
+    ("lightning2", 1.0, 1.0, True),
+    ("lightning2", 1.0, 1.4, False),
+    ("lightning2", 1.2, 1.0, False),
+    ("lightning2", None, None, True),
+    ("routing_transformer", 1.55, 9.0, True),
+    ("routing_transformer", 1.65, 1.0, False),
+  )
+  def test_a_bound_that_is_missed_does_not_hold(self, slug, flops, seconds, holds):
+    verdict = length._verdict(slug, {"flops": flops, "seconds": seconds})
+    self.assertEqual(verdict["holds"], holds)
 
-  def test_sequence_mechanisms_are_listed(self):
-    found = length.mechanisms()
-    self.assertIn("lightning2", found)
+  def test_images_have_a_row_of_their_own(self):
+    self.assertEqual(length.forms("lightning2"), ["causal"])
+    self.assertEqual(length.forms("halo"), ["image"])
+    self.assertEqual(length.forms("dot_product"), ["causal", "image"])
+
+  @parameterized.parameters(*contract.systems())
+  def test_a_mechanism_says_how_it_grows(self, slug):
+    module = contract.load(slug)
+    self.assertBetween(module.GROWTH, 1, 2)
+    scaled = getattr(module, "scaled", None)
+    if scaled is not None:
+      options = scaled((64,)) | scaled((16, 16))
+      self.assertContainsSubset(options, contract.defaults(slug))
+
+  def test_flops_of_layers_grow_as_their_modules_say(self):
+    for slug, form in (("halo", "image"), ("routing_transformer", "causal")):
+      counts = []
+      run = length._images if form == "image" else length._forward
+      for tokens in (64, 256):
+        layer, x = length._problem(slug, form, tokens)
+        jaxpr = jax.make_jaxpr(run)(layer, x).jaxpr
+        counts.append(cost.flops(jaxpr, jax.tree.leaves((layer, x))))
+      power = math.log(counts[1] / counts[0]) / math.log(4)
+      self.assertLessEqual(power, contract.load(slug).GROWTH + length.SLACK, slug)
+
+  def test_an_unknown_mechanism(self):
     with self.assertRaisesRegex(ValueError, "unknown mechanism 'lightening'"):
       length.rows(["lightening"], (8,))
 

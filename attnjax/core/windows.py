@@ -69,6 +69,42 @@ def inverse(
   return low * (j >= window), high + last * (length - high)
 
 
+def visits(
+  length: int,
+  window: int,
+  stride: int,
+  dilation: int,
+  causal: bool,
+  *,
+  query: int,
+  key: int,
+  dynamic: bool = False,
+) -> tuple[int, int]:
+  """(tiles of keys that tiles of queries visit, those that dense attention visits).
+
+  Args:
+    length: of the axis; each dilation group is cut in tiles of its own.
+    window: and what follows, as in `ordered`.
+    stride: as there.
+    dilation: as there.
+    causal: as there.
+    query: queries of a tile.
+    key: keys of a tile.
+    dynamic: tiles of keys begin where the first window does, not at multiples of `key`.
+  """
+  visited = dense = 0
+  for group in range(dilation):
+    size = -(-(length - group) // dilation)
+    first = np.arange(0, size, query)
+    last = np.minimum(first + query, size) - 1
+    rule = size, window, stride, causal
+    low, high = bounds(first, *rule)[0], bounds(last, *rule)[1]
+    found = -(-(high - low) // key) if dynamic else -(-high // key) - low // key
+    visited += int(np.sum(found))
+    dense += first.size * -(-size // key)
+  return visited, dense
+
+
 def ordered(
   length: int, window: int, stride: int, dilation: int, causal: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -4,15 +4,18 @@ Claimed (arXiv:2506.12982): attention across the scales of each place, before at
 between the places, classifies better than attention between the places of the
 coarsest map alone.
 
-The task: grey images of 56 x 56 with two large discs and a patch of fine stripes, of a
-disc's size; is the patch on a disc? Three convolutions of stride 2 give the maps of 28,
-14 and 7 cells a side and are trained with the encoder: 32 wide, two blocks of each
-kind, pre-norm patch blocks. Without the finer maps the lists have one token, and the
-encoder is otherwise the same. 600 steps of 16 images.
+The task: grey images of 56 x 56 in noise. A quarter may hold a large disc and a round
+patch of fine stripes, each with a chance of 0.71, the patch where the disc would be;
+which quarters hold both? Three convolutions of stride 2 give the maps of 28, 14 and 7
+cells a side. They are drawn and not trained, as the authors' are frozen. The encoder is
+32 wide, two blocks of each kind, pre-norm patch blocks. Without the finer maps the
+lists have one token, and the encoder is otherwise the same. 300 steps of 16 images.
 
   python -m experiments.claims duoformer
 
-Not measured yet: thresholds, sizes and times were set before any whole run.
+Measured: the claim does not come out. Within these 300 steps neither learns the task
+(49 per cent of either, what one answer for all images gives), so that it tells nothing
+of the scales: it needs longer training, or to be easier. It takes two minutes.
 """
 
 from collections.abc import Iterator
@@ -26,9 +29,9 @@ from flax import nnx
 from attnjax.variants.local import duoformer
 from experiments.evidence import Claim, at_least, fit, reported
 
-SIDE, RADIUS, NOISE, STRIPES = 56, 8, 0.5, 0.5
+SIDE, RADIUS, NOISE, STRIPES, CHANCE = 56, 8, 1.0, 1.0, 0.5**0.5
 CHANNELS, DIM, HEADS, DEPTH = (16, 32, 64), 32, 4, 2
-STEPS, BATCH, RATE = 600, 16, 2e-3
+STEPS, BATCH, RATE = 300, 16, 3e-3
 
 
 def claims() -> Iterator[Claim]:
@@ -39,13 +42,9 @@ def claims() -> Iterator[Claim]:
 
 
 class Net(nnx.Module):
-  """Three convolutions, lists of as many scales, the encoder, a linear head."""
+  """Lists of as many scales, the encoder, a linear head with a logit a quarter."""
 
   def __init__(self, scales: int, *, rngs: nnx.Rngs):
-    below = (1, *CHANNELS)
-    self.convolutions = nnx.List(
-      nnx.Conv(a, b, (3, 3), strides=2, rngs=rngs) for a, b in zip(below, CHANNELS)
-    )
     self.projections = nnx.List(
       nnx.Linear(width, DIM, rngs=rngs) for width in CHANNELS[::-1][:scales]
     )
@@ -54,15 +53,11 @@ class Net(nnx.Module):
     self.encoder = duoformer.Encoder(
       DIM, heads=HEADS, depth=DEPTH, tokens=count, rngs=rngs
     )
-    self.head = nnx.Linear(DIM, 2, rngs=rngs)
+    self.head = nnx.Linear(DIM, 4, rngs=rngs)
     self.scales = scales
 
-  def __call__(self, x):
-    """Logits of "apart" and "together"."""
-    maps = []
-    for part in self.convolutions:
-      x = jax.nn.relu(part(x))
-      maps.append(x)
+  def __call__(self, maps):
+    """The logits; `maps` from fine to coarse."""
     parts = [project(x) for project, x in zip(self.projections, maps[::-1])]
     lists = duoformer.scale_tokens(parts)
     if self.scales > 1:
@@ -71,22 +66,36 @@ class Net(nnx.Module):
     return self.head(self.encoder(lists, maps[-1].shape[1:3]))
 
 
+class Backbone(nnx.Module):
+  """Three convolutions of stride 2."""
+
+  def __init__(self, *, rngs: nnx.Rngs):
+    below = (1, *CHANNELS)
+    self.convolutions = nnx.List(
+      nnx.Conv(a, b, (3, 3), strides=2, rngs=rngs) for a, b in zip(below, CHANNELS)
+    )
+
+  def __call__(self, x):
+    """The maps, from fine to coarse."""
+    maps = []
+    for part in self.convolutions:
+      x = jax.nn.relu(part(x))
+      maps.append(x)
+    return maps
+
+
 def draw(key: jax.Array, number: int) -> tuple[jax.Array, jax.Array]:
-  """Images (B, 56, 56, 1), and 1 where the stripes are on a disc."""
-  keys = jax.random.split(key, 5)
-  # Centres in three of the four quarters, so that nothing overlaps.
-  quarter = jax.random.uniform(keys[0], (number, 4)).argsort(axis=-1)[:, :3]
-  spot = jax.random.randint(keys[1], (number, 3, 2), RADIUS, SIDE // 2 - RADIUS + 1)
-  corner = jnp.stack([quarter // 2, quarter % 2], axis=-1) * (SIDE // 2)
-  round_ = _discs(corner + spot)  # (B, 3, S, S)
-  together = jax.random.bernoulli(keys[2], 0.5, (number,))
+  """Images (B, 56, 56, 1), and 1 for each quarter that holds both (B, 4)."""
+  keys = jax.random.split(key, 4)
+  spot = jax.random.randint(keys[0], (number, 4, 2), RADIUS, SIDE // 2 - RADIUS + 1)
+  corner = jnp.stack(jnp.divmod(jnp.arange(4), 2), axis=-1) * (SIDE // 2)
+  disc, fine = jax.random.bernoulli(keys[1], CHANCE, (2, number, 4, 1, 1))
   wave = jnp.where(jnp.arange(SIDE) % 2, 1.0, -1.0)
-  upright = jax.random.bernoulli(keys[3], 0.5, (number, 1, 1))
+  upright = jax.random.bernoulli(keys[2], 0.5, (number, 4, 1, 1))
   stripes = STRIPES * jnp.where(upright, wave[None, :], wave[:, None])
-  place = jnp.where(together[:, None, None], round_[:, 0], round_[:, 2])
-  image = round_[:, 0] + round_[:, 1] + stripes * place
-  image = image + NOISE * jax.random.normal(keys[4], image.shape)
-  return image[..., None], together.astype(jnp.int32)
+  image = (_discs(corner + spot) * (disc + fine * stripes)).sum(axis=1)
+  image = image + NOISE * jax.random.normal(keys[3], image.shape)
+  return image[..., None], (disc & fine)[..., 0, 0].astype(jnp.int32)
 
 
 def _discs(centres):
@@ -98,11 +107,11 @@ def _discs(centres):
 
 def _points(scales: int) -> float:
   """Per cent of right answers of a trained net."""
+  backbone = Backbone(rngs=nnx.Rngs(1))
 
   def loss(model, key):
     images, labels = draw(key, BATCH)
-    logits = model(images)
-    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+    return optax.sigmoid_binary_cross_entropy(model(backbone(images)), labels).mean()
 
   rate = optax.cosine_onecycle_schedule(STEPS, RATE)
   optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(rate))
@@ -112,7 +121,7 @@ def _points(scales: int) -> float:
   @jax.jit
   def right(model, key):
     images, labels = draw(key, 100)
-    return (model(images).argmax(-1) == labels).mean()
+    return ((model(backbone(images)) > 0) == labels).mean()
 
   keys = jax.random.split(jax.random.key(10**6), 20)
   return 100 * float(np.mean([right(model, key) for key in keys]))

@@ -7,14 +7,17 @@ do not; a cache of w tokens is enough for decoding.
   python -m experiments.claims dynamic_mask
 
 The task is recall: 4 pairs of adjacent tokens (8 keys, 8 values, paired anew in each
-text) among noise, then the 4 keys; 48 tokens, the loss on the 4 answers. 2 layers, 32
-wide, 2 heads; the first layer is dense, the second one sees 12 keys. One of 4 values
-guessed is right in 1/4. The random set ranks places, the same in all texts.
+text) among noise, then the 4 keys; 48 tokens, the loss on the 4 answers. One layer, 32
+wide, 2 heads, sees 12 keys; below it a convolution of width 2, which begins as a sum,
+tells the place of a value its key. 480 steps of 64 texts. One of 4 values guessed is
+right in 1/4. The random set ranks places, the same in all texts. Without the
+convolution two dense layers still guessed after 800 steps.
 
-Not measured yet: thresholds, sizes and times were set before any whole run.
+It takes four minutes of one core.
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +31,8 @@ from attnjax.variants.sparse import dynamic_mask
 from experiments.evidence import Claim, at_least, at_most, fit, reported
 
 PAIRS, KINDS, NOISE, LENGTH = 4, 8, 16, 48
-WIDTH, KEEP, BATCH, STEPS, RATE = 32, 12, 64, 1000, 4e-3
+THETA = 1e4  # of the rotary positions
+WIDTH, CONV, KEEP, BATCH, STEPS, RATE = 32, 2, 12, 64, 480, 4e-3
 
 
 def claims() -> Iterator[Claim]:
@@ -39,7 +43,7 @@ def claims() -> Iterator[Claim]:
   yield reported("the same, a window of 12", window)
   chance = _accuracy(_Random)
   yield reported("the same, 12 random places", chance)
-  ours = _constructor("dynamic_mask", keep=KEEP)
+  ours = _constructor("dynamic_mask", keep=KEEP, impl="reference")
   found = _accuracy(ours)
   yield reported("the same, 12 kept by importance", found)
   yield at_least("the same, above the window", found - window, 0.2)
@@ -49,7 +53,9 @@ def claims() -> Iterator[Claim]:
 
 
 def _constructor(slug: str, **options):
-  return contract.constructor(slug, {"heads": 2} | options, language.FORMS)
+  return contract.constructor(
+    slug, {"heads": 2, "rope_theta": THETA} | options, language.FORMS
+  )
 
 
 class _Random(nnx.Module):
@@ -57,7 +63,7 @@ class _Random(nnx.Module):
 
   def __init__(self, dim: int, *, layers: int, rngs: nnx.Rngs):
     del layers
-    self.inner = dot_product.Layer(dim, heads=2, rngs=rngs)
+    self.inner = dot_product.Layer(dim, heads=2, rope_theta=THETA, rngs=rngs)
 
   def __call__(self, x, *, index=0):
     del index
@@ -71,9 +77,12 @@ class _Random(nnx.Module):
 def _accuracy(build, steps: int = STEPS) -> float:
   """The share of right answers after training."""
   vocab = 2 * KINDS + NOISE
-  model = language.Model(
-    [_constructor("dot_product"), build], vocab=vocab, dim=WIDTH, rngs=nnx.Rngs(0)
+  model: Any = language.Model(
+    [build], vocab=vocab, dim=WIDTH, depth=1, conv=CONV, tied=False, rngs=nnx.Rngs(0)
   )
+  # Near the identity, where it begins, a value's place hardly tells its key.
+  taps = model.stack.blocks[0].conv.kernel
+  taps[...] = jnp.full(taps.shape, CONV**-0.5)
 
   def loss(model, key):
     tokens, answers = _texts(key)

@@ -3,9 +3,9 @@
 Claimed (arXiv:2205.13213): splitting the heads costs no accuracy against softmax
 attention of all tokens, which is slower; windows alone see too little.
 
-The task is whether two marks far apart are alike (`experiments.relation`): 8 x 8
-tokens, windows of 4 x 4, three blocks, 24 wide, 500 steps. That detail finer than the
-windows needs the high heads is not shown: low heads alone solve this task.
+The task is what a mark far away says (`experiments.relation`): 8 x 8 tokens, windows
+of 4 x 4, two blocks, 24 wide, 300 steps. That detail finer than the windows needs the
+high heads is not shown: low heads alone solve this task.
 
   python -m experiments.claims hilo
 """

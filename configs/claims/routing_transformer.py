@@ -5,14 +5,14 @@ for T^1.5 pairs; local attention alone does not reach so far.
 
   python -m experiments.claims routing_transformer
 
-The task: tokens have one of 32 colours, each colour one of 10 digits in each text; half
+The task: tokens have one of 16 colours, each colour one of 10 digits in each text; half
 of the tokens show the digit, the others ask for it. The loss is on those that ask for a
-colour that was shown before, but not in the last 24 tokens. T = 256, 2 layers, 64 wide,
-2 local heads (12 tokens) and 2 routed ones (16 clusters of 32 tokens, shared queries
-and keys, centroids by moving averages and commitment loss), trained with the selection
-of the past.
+colour that was shown before, but not in the last 24 tokens. T = 128, 2 layers, 64 wide,
+2 local heads (12 tokens) and 2 routed ones (8 clusters of 22 tokens, shared queries and
+keys, centroids by moving averages and commitment loss), trained with the selection of
+the past, 400 steps of 8 texts.
 
-Not measured yet: thresholds, sizes and times were set before any whole run.
+Not measured yet as a whole: only that dense attention learns the task.
 """
 
 import functools
@@ -32,9 +32,9 @@ from attnjax.variants.sparse import routing_transformer as routing
 from experiments.evidence import Claim, at_least, at_most, reported
 from experiments.training import cost
 
-COLOURS, DIGITS, LENGTH, FAR = 32, 10, 256, 24
-WIDTH, HEADS, CLUSTERS, WINDOW, NEAR = 64, 4, 16, 32, 12
-BATCH, STEPS, RATE = 8, 1200, 3e-3
+COLOURS, DIGITS, LENGTH, FAR = 16, 10, 128, 24
+WIDTH, HEADS, CLUSTERS, WINDOW, NEAR = 64, 4, 8, 22, 12
+BATCH, STEPS, RATE = 8, 400, 4e-3
 LENGTHS = (4096, 16384)
 
 

@@ -4,20 +4,23 @@ Claimed (arXiv:2303.13755): after a short phase in which the predictor learns a 
 network's attention, a quarter of the keys, chosen for each image and head, keeps the
 accuracy of dense attention; the same number of fixed keys does not.
 
-The task is whether two marks far apart are alike (`experiments.relation`): 64 tokens,
-24 wide, three blocks. A dense network is trained; its predictors learn its attention
-for 300 steps, while all else stays as it is; then 16 of 64 keys are seen, at once, and
-after 300 steps of fine-tuning. Fixed keys: the 16 nearest, and 16 random ones that are
-the same in all images, in the same network, fine-tuned alike. "Mass" is the share of
-the dense weights on the chosen keys, of that on the best ones.
+The task is what a mark at least six tokens away says (`experiments.relation`): 64
+tokens, 24 wide, two blocks; which key matters differs from image to image. A dense
+network is trained; its predictors learn its attention for 200 steps, while all else
+stays as it is; then 16 of 64 keys are seen, at once, and after 100 steps of
+fine-tuning. Fixed keys: the 16 nearest, and 16 random ones that are the same in all
+images, in the same network, fine-tuned alike. "Mass" is the share of the dense weights
+on the chosen keys, of that on the best ones.
 
   python -m experiments.claims sparsifiner
 
-It takes two minutes.
-
-Not measured yet: thresholds, sizes and times were set before any whole run.
+It takes three minutes. Measured: after these steps, fewer than the paper's, the
+predicted keys hold 79 % of the mass and lose 4.5 points. The nearest keys see too
+little to answer; random ones are better than those predicted once they are fine-tuned,
+as two blocks of 16 keys reach most tokens.
 """
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -32,8 +35,10 @@ from attnjax.variants.sparse import sparsifiner
 from experiments import relation
 from experiments.evidence import Claim, at_least, at_most, fit, reported
 
-HEADS, KEEP, PREDICTOR, TUNING, RATE = 4, 0.25, 300, 300, 1e-3
+HEADS, KEEP, PREDICTOR, TUNING, RATE = 4, 0.25, 200, 100, 1e-3
 GRID = (relation.SIDE // relation.PATCH,) * 2
+CHOSEN: Any = {"keep": KEEP, "impl": "reference"}
+FAR = relation.Task(apart=6)
 Choose = Callable[[Any, jax.Array, jax.Array], jax.Array]
 
 
@@ -54,10 +59,10 @@ class Mixer(nnx.Module):
     del index
     q, k, v = self.heads(x)
     if self.choose is None:
-      out = dot_product.attend(q, k, v)
+      out = dot_product.attend(q, k, v, impl="reference")
     else:
       guess = self.choose(self.inner, q, k)
-      out = sparsifiner.attend(q, k, v, jax.lax.stop_gradient(guess), keep=KEEP)
+      out = sparsifiner.attend(q, k, v, jax.lax.stop_gradient(guess), **CHOSEN)
     return self.inner.out(out).reshape(x.shape)
 
   def heads(self, x: jax.Array) -> Any:
@@ -67,18 +72,18 @@ class Mixer(nnx.Module):
 
 
 def claims() -> Iterator[Claim]:
-  dense = relation.train([Mixer])
-  yield at_least("per cent right, dense", relation.accuracy(dense), 95)
+  dense = relation.train([Mixer], FAR)
+  yield at_least("per cent right, dense", relation.accuracy(dense, FAR), 95)
   yield reported("mass before the predictor learns", _mass(dense))
   dense = _predicting(dense)
   yield at_least("mass after the predictor learned", _mass(dense), 0.85)
-  whole = relation.accuracy(_tuned(dense, None))
+  whole = relation.accuracy(_tuned(dense, None), FAR)
   yield reported("per cent right, dense, as long", whole)
   points = {}
   for name, choose in CHOICES.items():
-    before = relation.accuracy(_with(dense, choose))
+    before = relation.accuracy(_with(dense, choose), FAR)
     yield reported(f"per cent right at once, {name}", before)
-    points[name] = relation.accuracy(_tuned(dense, choose))
+    points[name] = relation.accuracy(_tuned(dense, choose), FAR)
     yield reported(f"per cent right after fine-tuning, {name}", points[name])
   predicted = points["16 predicted keys"]
   yield at_most("points lost by predicted keys", whole - predicted, 1)
@@ -125,14 +130,8 @@ def _with(model, choose):
 
 def _tuned(model, choose):
   """The model after more training with its keys chosen so."""
-
-  def loss(model, key):
-    images, labels = relation.draw(key, relation.BATCH)
-    logits = model(images)
-    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-
-  rate = optax.cosine_decay_schedule(RATE, TUNING)
-  optimizer = optax.adamw(rate)
+  loss = functools.partial(relation.loss, task=FAR)
+  optimizer = optax.adamw(optax.cosine_decay_schedule(RATE, TUNING))
   return fit(loss, _with(model, choose), steps=TUNING, optimizer=optimizer, seed=1)
 
 
@@ -140,12 +139,12 @@ def _predicting(model):
   """The model with predictors that learned its attention; all else is as it was."""
 
   def loss(predictors, key):
-    images, _ = relation.draw(key, relation.BATCH)
+    images = relation.draw(key, relation.BATCH, FAR)[0]
     total = jnp.zeros(())
     for layer, x, predictor in zip(*_inside(model, images), predictors):
       q, k, _ = layer.heads(x)
       guess = predictor.scores(q, k, sparse=False)
-      total = total + sparsifiner.reconstruction(guess, sparsifiner.dense_weights(q, k))
+      total = total + sparsifiner.reconstruction(guess, _weights(q, k))
     return total / len(predictors) / relation.BATCH
 
   predictors = [block.mixer.inner.predictor for block in model.blocks]
@@ -159,8 +158,7 @@ def _predicting(model):
 
 def _inside(model, images):
   """(the mixers, their inputs)."""
-  x = model.patches(images)
-  x = x if model.positions is None else x + model.positions[...]
+  x = model.embed(images)
   layers, inputs = [], []
   for block in model.blocks:
     layers.append(block.mixer)
@@ -169,16 +167,20 @@ def _inside(model, images):
   return layers, inputs
 
 
+def _weights(q, k):
+  return sparsifiner.dense_weights(q, k, impl="reference")
+
+
 def _mass(model) -> float:
   """The dense weights' mass on the predicted keys, of that on as many best ones."""
 
   @jax.jit
   def run(model, key):
-    images, _ = relation.draw(key, 250)
+    images = relation.draw(key, 250, FAR)[0]
     found = []
     for layer, x in zip(*_inside(model, images)):
       q, k, _ = layer.heads(x)
-      weights = sparsifiner.dense_weights(q, k)
+      weights = _weights(q, k)
       guess = layer.inner.predictor.scores(q, k)
       chosen, best = (
         jnp.where(sparsifiner.chosen(part, 0, KEEP), weights, 0).sum()

@@ -7,11 +7,13 @@ keys; the time grows as T^1.5.
 
 The task: 256 tokens of noise, in which one of 8 values stands at a random place of the
 first 192; the last token asks which. Convolutions of width 2 T^0.5 = 32 below let the
-keys of anchors tell of the tokens before them. 64 wide, 4 heads, 2 spans, window 3;
-the baseline has the window alone, below the same convolution. Times are of the
-processor, forward, one head, H = 16.
+keys of anchors tell of the tokens before them; they begin as sums. 64 wide, 4 heads, 2
+spans, window 3, 600 steps of 16 texts. Dense attention and the window alone stand on
+the same convolution; one value guessed is right in 1/8. Times are of the processor,
+forward, one head, H = 16.
 
-Not measured yet: thresholds, sizes and times were set before any whole run.
+It takes two minutes of one core. After 300 steps of 32 texts spans had found 0.82 of
+the values, dense attention all of them: the search is learned later.
 """
 
 from collections.abc import Iterator
@@ -30,7 +32,7 @@ from experiments.vision_claims import jitted, seconds
 
 LENGTH, NOISE, VALUES, PLACES = 256, 16, 8, 192
 WIDTH, HEADS, TOP, WINDOW_INDEX, REACH = 64, 4, 2, 1, 32
-BATCH, STEPS, RATE = 64, 2000, 3e-3
+BATCH, STEPS, RATE = 16, 600, 4e-3
 SHORT, LONG = 4096, 16384
 
 
@@ -39,8 +41,9 @@ def claims() -> Iterator[Claim]:
   yield at_most("keys that a query reads / T, T = 256", share[0], 0.35)
   power = np.log(share[2] / share[0]) / np.log(16)
   yield at_most("the same: power of T, 256 to 4096", power, -0.45)
-  yield at_least("values found", _accuracy(True), 0.9)
-  yield at_most("the same, window only", _accuracy(False), 0.25)
+  yield at_least("values found, dense attention", _accuracy("dense"), 0.95)
+  yield at_least("the same, spans", _accuracy("spans"), 0.9)
+  yield at_most("the same, window only", _accuracy("window"), 0.25)
   ours, dense = (_growth(run) for run in (_superlinear, _dense))
   yield at_most("time, T = 4k to 16k", ours, 9)
   yield reported("the same, dense", dense)
@@ -54,18 +57,23 @@ def _read(T: int) -> int:
 
 
 class _Model(nnx.Module):
-  """Embeddings, a convolution, and one query of one layer."""
+  """Embeddings, a convolution, and one query of one layer.
 
-  def __init__(self, spans: bool):
+  It sees the "window", the "spans" with it, or all tokens ("dense").
+  """
+
+  def __init__(self, form: str):
     rngs = nnx.Rngs(0)
     self.embed = nnx.Embed(NOISE + VALUES + 1, WIDTH, rngs=rngs)
     self.convolution = ShortConvolution(WIDTH, REACH, rngs=rngs)
+    # It begins as a sum of what it reaches, not as the identity.
+    self.convolution.kernel[...] = jnp.full((REACH, WIDTH), REACH**-0.5)
     self.norm = nnx.RMSNorm(WIDTH, rngs=rngs)
     self.layer = superlinear.Layer(
       WIDTH, heads=HEADS, top=TOP, window_index=WINDOW_INDEX, rope_theta=0.0, rngs=rngs
     )
     self.head = nnx.Linear(WIDTH, VALUES, rngs=rngs)
-    self.spans = spans
+    self.form = form
 
   def __call__(self, tokens):
     x = self.embed(tokens)
@@ -73,16 +81,17 @@ class _Model(nnx.Module):
     last = x[:, -1:]
     q1, (q2, k, v) = self.layer.search(last), self.layer.project.heads(x)
     q2 = q2[:, -1:]
-    if self.spans:
+    if self.form == "spans":
       options = self.layer.geometry._asdict()
       out = superlinear.attend(q1, q2, k, v, **options)
     else:
-      near = superlinear.window_length(WINDOW_INDEX)
+      window = superlinear.window_length(WINDOW_INDEX)
+      near = window if self.form == "window" else LENGTH
       out = dot_product.attend(q2, k[:, -near:], v[:, -near:])
     return self.head(last + self.layer.out(out))[:, 0]
 
 
-def _accuracy(spans: bool) -> float:
+def _accuracy(form: str) -> float:
   """The share of values found after training."""
 
   def loss(model, key):
@@ -92,7 +101,7 @@ def _accuracy(spans: bool) -> float:
 
   rate = optax.warmup_cosine_decay_schedule(0, RATE, STEPS // 10, STEPS)
   optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
-  model = fit(loss, _Model(spans), steps=STEPS, optimizer=optimizer)
+  model = fit(loss, _Model(form), steps=STEPS, optimizer=optimizer)
 
   @jax.jit
   def right(model, key):

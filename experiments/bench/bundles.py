@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ TOPOLOGIES = {
 }
 # Moves to and from spilled registers are counted among all of theirs.
 _UNITS = ("MATMUL", "MATPUSH", "XLU", "VALU", "VPOP", "EUP", "VLOAD", "VSTORE", "SALU")
-_BUNDLE = re.compile(r"^\s*(?:0x[0-9a-f]+|0)\s+(?:[A-Z]{2})?:\s*((?:>\s*)*)\{")
+_BUNDLE = re.compile(r"^\s*(?:0x[0-9a-f]+|0)\s+([A-Z]{2})?:\s*((?:>\s*)*)\{")
 _ALLOCATION = re.compile(
   r"#(\S+) \[shape = '[^']*', space=vmem, size = (0x[0-9a-f]+)[^']*tag = '([^']*)"
 )
@@ -43,12 +43,14 @@ class Kernel:
     bundles: all that it has; a loop's are counted once.
     used: by unit, the part of its slots that is used.
     memory: bytes of fast memory (VMEM), by what they are for.
+    regions: bundles of each part that only some grid steps run, in order.
   """
 
   name: str
   bundles: int
   used: dict[str, float]
   memory: dict[str, int]
+  regions: tuple[int, ...] = ()
 
   @property
   def bound(self) -> str:
@@ -114,13 +116,31 @@ def read(folder: Path) -> list[Kernel]:
       continue
     prefix, name = match.groups()
     with path.open(encoding="utf-8") as lines:
-      bundles = sum(bool(_BUNDLE.match(line)) for line in lines)
+      bundles, regions = _counted(lines)
     pattern = f"{prefix}*-final_hlo-static-per-bundle-utilization.txt"
     utilization = next(folder.glob(pattern), None)
     if utilization is not None:
       used = _used(utilization.read_text(encoding="utf-8"))
-      kernels.append(Kernel(name, bundles, used, _memory(folder, prefix)))
+      kernels.append(Kernel(name, bundles, used, _memory(folder, prefix), regions))
   return kernels
+
+
+def _counted(lines: Iterable[str]) -> tuple[int, tuple[int, ...]]:
+  """(bundles, those of the regions that a branch may jump over).
+
+  The bundles behind a branch that it takes along stand outside the loop of the grid; a
+  region goes from there to the bundle marked as where its branch goes.
+  """
+  count, start, outside, regions = 0, None, False, []
+  for match in filter(None, map(_BUNDLE.match, lines)):
+    count += 1
+    if outside and match.group(2):
+      start = count
+    outside = not match.group(2)
+    if match.group(1) == "PF" and start is not None:
+      regions.append(count - start)
+      start = None
+  return count, tuple(regions)
 
 
 def _used(text: str) -> dict[str, float]:

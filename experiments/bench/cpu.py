@@ -8,18 +8,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from attnjax import dot_product_attention, masks
-from experiments.bench import torch_peer
-from experiments.bench.race import Time, race
-
-PARTS = ("attention", "small", "window", "documents", "decoding", "memory")
+from attnjax import contract, dot_product_attention, masks
+from experiments import errors
+from experiments.bench import local, torch_peer
+from experiments.bench.race import Time, both, forward, race
 
 
 def rows(only: str = "") -> tuple[list[dict], bool]:
   """(the table, whether all bounds hold); prints each row when it is measured.
 
   Args:
-    only: one of PARTS; all if empty.
+    only: the name of a part; all if empty.
+
+  Raises:
+    UserError: if there is no such part.
   """
   parts = {
     "attention": _attention,
@@ -28,7 +30,11 @@ def rows(only: str = "") -> tuple[list[dict], bool]:
     "documents": _documents,
     "decoding": _decoding,
     "memory": _memory,
+    "windows": local.windows,
+    "neighbourhood": local.neighbourhood,
   }
+  if only and only not in parts:
+    raise errors.UserError(contract.unknown("part", only, parts))
   found: list[dict] = []
   for name, part in parts.items():
     if only in ("", name):
@@ -68,26 +74,12 @@ def _arrays(B, T, N, H, S=None, dtype="float32"):
 def _ours(q, k, v, g, **options) -> dict[str, Callable]:
   options = {"is_causal": True} | options
   own = functools.partial(dot_product_attention, impl="xla", **options)
-  return {"forward": _jitted(own, (q, k, v)), "both": _both(own, (q, k, v), g)}
-
-
-def _jitted(function, arrays):
-  run = jax.jit(function)
-  return lambda: jax.block_until_ready(run(*arrays))
-
-
-def _both(function, arrays, g):
-  """The value and the gradients of sum(out g)."""
-
-  def loss(*arrays):
-    return jnp.sum(function(*arrays).astype(jnp.float32) * g)
-
-  return _jitted(jax.value_and_grad(loss, (0, 1, 2)), arrays)
+  return {"forward": forward(own, (q, k, v)), "both": both(own, (q, k, v), g)}
 
 
 def _jax_nn(q, k, v, g):
   peer = functools.partial(jax.nn.dot_product_attention, is_causal=True)
-  return {"forward": _jitted(peer, (q, k, v)), "both": _both(peer, (q, k, v), g)}
+  return {"forward": forward(peer, (q, k, v)), "both": both(peer, (q, k, v), g)}
 
 
 def _attention():
@@ -153,8 +145,8 @@ def _documents():
 
   dense = _ours(*arrays)
   own = {
-    "forward": _jitted(packed, (q, k, v, ids)),
-    "both": _jitted(jax.value_and_grad(loss, (0, 1, 2)), (q, k, v, ids)),
+    "forward": forward(packed, (q, k, v, ids)),
+    "both": forward(jax.value_and_grad(loss, (0, 1, 2)), (q, k, v, ids)),
   }
   for what, name in (("forward", "forward"), ("both", "forward + backward")):
     runs = {"attnjax": own[what], "attnjax dense": dense[what]}
@@ -174,7 +166,7 @@ def _decoding():
     return jax.nn.dot_product_attention(q, k, v, key_value_seq_lengths=lengths)
 
   arrays = (q, k, v, lengths)
-  runs = {"attnjax": _jitted(own, arrays), "jax.nn": _jitted(peer, arrays)}
+  runs = {"attnjax": forward(own, arrays), "jax.nn": forward(peer, arrays)}
   yield _row("one query, 4,096 keys, half full", race(runs, seconds=5, most=60))
 
 

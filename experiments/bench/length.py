@@ -1,12 +1,17 @@
-"""How time, products and memory of every sequence mechanism grow with the length.
+"""How time, products and memory of every mechanism grow with the number of tokens.
 
-A Layer of width 64 with its defaults, one sequence, float32, on the default device: the
-causal form where there is one. Seconds are by the clock, the fastest of several calls;
-FLOPs those of matrix products and convolutions (scans and FFTs are not among them);
-bytes the temporary memory of XLA's executable. An exponent p says that a number grows
-as T^p: the slope in log-log over the upper half of the lengths.
+A Layer of width 64, one sequence, float32, on the default device: the causal form where
+there is one; and, for images, two layers in a row, so that those that alternate show
+both kinds, on the square that is nearest in tokens. Hyper-parameters are the Layer's
+defaults, or what its module's `scaled` says for so many tokens. Seconds are by the
+clock, the fastest of several calls; FLOPs those of matrix products and convolutions
+(scans and FFTs are not among them), loops as often as they turn; bytes the temporary
+memory of XLA's executable. An exponent p says that a number grows as T^p: the slope in
+log-log over the upper half of the lengths. FLOPs must not grow faster than the module's
+`GROWTH` says, but for SLACK.
 """
 
+import functools
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -32,6 +37,8 @@ PATIENCE = 3.0
 # What is linear in the length, or nearly so, and the most that its time may grow.
 LINEAR = ("aaren", "dynamical_systems", "lightning2", "nprf")
 BOUND = 1.15
+# By so much an exponent of FLOPs may be above the one that is expected.
+SLACK = 0.1
 
 
 def rows(
@@ -39,29 +46,32 @@ def rows(
   lengths: Sequence[int] = LENGTHS,
   picture: Path = Path("results/length.png"),
 ) -> tuple[list[dict], bool]:
-  """(a row for each mechanism and pass, whether all bounds hold).
+  """(a row for each mechanism, form and pass, whether all bounds hold).
 
   Args:
-    slugs: the mechanisms; all that take sequences if empty.
+    slugs: the mechanisms; all if empty.
     lengths: numbers of tokens, ascending.
     picture: where the numbers are drawn.
 
   Raises:
-    ValueError: for an unknown slug, or one that takes images only.
+    ValueError: for an unknown slug.
   """
   lengths = sorted(lengths)
   found: list[dict] = []
-  for slug in slugs or mechanisms():
-    found += _mechanism(slug, lengths)
+  for slug in slugs or contract.systems():
+    for form in forms(slug):
+      found += _mechanism(slug, form, lengths)
   print(table(found), flush=True)
   draw(found, picture)
   print(f"picture in {picture}", flush=True)
   return found, all(row["holds"] for row in found)
 
 
-def mechanisms() -> list[str]:
-  """The slugs of all systems whose Layer takes sequences."""
-  return [slug for slug in contract.systems() if _form(slug) is not None]
+def forms(slug: str) -> list[str]:
+  """The forms that are measured: the first one of sequences, and that of images."""
+  known = contract.load(slug).FORMS
+  found = [form for form in ("causal", "sequence") if form in known]
+  return found[:1] + ["image"] * ("image" in known)
 
 
 def exponent(lengths: Sequence[int], values: Sequence[float]) -> float | None:
@@ -77,16 +87,16 @@ def exponent(lengths: Sequence[int], values: Sequence[float]) -> float | None:
 
 
 def table(found: Sequence[dict]) -> str:
-  """The exponents, a line for each row."""
-  lines = [f"{'exponents of T':24s} {'pass':8s} {'T up to':>8s}"]
-  lines[0] += "".join(f" {name:>8s}" for name in NUMBERS)
+  """The exponents, a line for each row, and the one that is expected of FLOPs."""
+  lines = [f"{'exponents of T':29s} {'pass':8s} {'T up to':>8s}"]
+  lines[0] += "".join(f" {name:>8s}" for name in (*NUMBERS, "expected"))
   for row in found:
     last = row["lengths"][-1] if row["lengths"] else 0
-    cells = (row["exponents"][name] for name in NUMBERS)
+    cells = [row["exponents"][name] for name in NUMBERS] + [row["expected"]]
     text = "".join(f" {'-' if p is None else f'{p:.2f}':>8s}" for p in cells)
-    bound = f"  {row['bound']}" if "bound" in row else ""
-    bound += "" if row["holds"] else "  DOES NOT HOLD"
-    lines.append(f"{row['name']:24s} {row['pass']:8s} {last:8d}{text}{bound}")
+    verdict = "holds" if row["holds"] else "DOES NOT HOLD"
+    bound = f"  {row['bound']}  {verdict}" if "bound" in row else ""
+    lines.append(f"{_label(row):29s} {row['pass']:8s} {last:8d}{text}{bound}")
   return "\n".join(lines)
 
 
@@ -94,14 +104,14 @@ def draw(found: Sequence[dict], path: Path) -> None:
   """Writes the picture: a panel for each number and pass, both axes logarithmic."""
   figure = Figure(figsize=(15, 8), layout="constrained")
   panels = figure.subplots(len(PASSES), len(NUMBERS), sharex=True, squeeze=False)
-  names = list(dict.fromkeys(row["name"] for row in found))
+  names = list(dict.fromkeys(_label(row) for row in found))
   colors = matplotlib.colormaps["turbo"](np.linspace(0.05, 0.95, max(len(names), 1)))
   for line, kind in zip(panels, PASSES):
     for panel, number in zip(line, NUMBERS):
       for row in (row for row in found if row["pass"] == kind):
-        color = colors[names.index(row["name"])]
+        color = colors[names.index(_label(row))]
         drawn = [v if v > 0 else math.nan for v in row[number]]
-        panel.plot(row["lengths"], drawn, "o-", color=color, label=row["name"])
+        panel.plot(row["lengths"], drawn, "o-", color=color, label=_label(row))
       panel.set(xscale="log", yscale="log", xlabel="T", ylabel=NUMBERS[number])
       panel.set_title(PASSES[kind])
       panel.grid(alpha=0.3)
@@ -111,69 +121,91 @@ def draw(found: Sequence[dict], path: Path) -> None:
   figure.savefig(path, dpi=120)
 
 
-def _form(slug: str) -> str | None:
-  forms = contract.load(slug).FORMS
-  return next((form for form in ("causal", "sequence") if form in forms), None)
+def _label(row) -> str:
+  return f"{row['name']} {row['form']}"
 
 
-def _mechanism(slug: str, lengths: Sequence[int]) -> list[dict]:
+def _mechanism(slug: str, form: str, lengths: Sequence[int]) -> list[dict]:
   """The rows of one mechanism; prints each length when it is measured."""
-  form = _form(slug)
-  if form is None:
-    raise ValueError(f"{slug!r} takes images only; there are: {mechanisms()}")
-  build = contract.constructor(slug, {}, (form,))
-  layer = build(WIDTH, layers=1, rngs=nnx.Rngs(0))
-  passes: dict[str, Callable] = {"forward": _forward, "both": jax.grad(_loss, (0, 1))}
+  run = _images if form == "image" else _forward
+  passes: dict[str, Callable] = {"forward": run, "both": _gradient(run)}
   found = []
   for kind, function in passes.items():
     row: dict[str, Any] = {"name": slug, "form": form, "pass": kind, "lengths": []}
     row |= {name: [] for name in NUMBERS}
-    for length, numbers in _points(function, layer, lengths):
+    for length, numbers in _points(function, slug, form, lengths):
       shown = "  ".join(f"{name} {value:.3g}" for name, value in numbers.items())
-      print(f"{slug:24s} {kind:8s} T {length:6d}  {shown}", flush=True)
+      print(f"{_label(row):29s} {kind:8s} T {length:6d}  {shown}", flush=True)
       row["lengths"].append(length)
       for name, value in numbers.items():
         row[name].append(value)
     row["exponents"] = {name: exponent(row["lengths"], row[name]) for name in NUMBERS}
-    found.append(row | _verdict(slug, row["exponents"]["seconds"]))
+    found.append(row | _verdict(slug, row["exponents"]))
   return found
 
 
-def _verdict(slug: str, grows: float | None) -> dict:
-  if slug not in LINEAR or grows is None:
-    return {"holds": True}
-  return {"bound": f"seconds <= T^{BOUND:g}", "holds": grows <= BOUND}
+def _verdict(slug: str, grows: dict[str, float | None]) -> dict:
+  """What is expected, the bounds, and whether those that can be judged hold."""
+  expected = getattr(contract.load(slug), "GROWTH", None)
+  bounds = {} if expected is None else {"flops": expected + SLACK}
+  if slug in LINEAR:
+    bounds["seconds"] = BOUND
+  fitted = {name: grows[name] for name in bounds}
+  found = {name: p for name, p in fitted.items() if p is not None}
+  row = {"expected": expected, "holds": all(p <= bounds[n] for n, p in found.items())}
+  if found:
+    words = {"flops": "FLOPs"}
+    row["bound"] = ", ".join(
+      f"{words.get(name, name)} <= T^{bounds[name]:g}" for name in found
+    )
+  return row
 
 
 def _forward(layer, x):
   return layer(x)
 
 
-def _loss(layer, x):
-  return jnp.sum(jnp.sin(layer(x)))
+def _images(layer, x):
+  return layer(layer(x, index=0), index=1)
 
 
-def _points(function, layer, lengths) -> Iterator[tuple[int, dict[str, float]]]:
+def _gradient(run):
+  return jax.grad(lambda layer, x: jnp.sum(jnp.sin(run(layer, x))), (0, 1))
+
+
+def _problem(slug, form, length):
+  """(a layer, what it takes) for so many tokens, or for about so many of an image."""
+  side = round(math.sqrt(length))
+  shape = (side, side) if form == "image" else (length,)
+  scaled = getattr(contract.load(slug), "scaled", None)
+  options = scaled(shape) if scaled else {}
+  build = contract.constructor(slug, options, (form,))
+  layer = build(WIDTH, layers=2 if form == "image" else 1, rngs=nnx.Rngs(0))
+  return layer, jax.random.normal(jax.random.key(0), (1, *shape, WIDTH))
+
+
+def _points(function, slug, form, lengths) -> Iterator[tuple[int, dict[str, float]]]:
   """(length, its numbers), as far as patience reaches."""
   for length in lengths:
-    x = jax.random.normal(jax.random.key(0), (1, length, WIDTH))
+    layer, x = _problem(slug, form, length)
     try:
       jaxpr = jax.make_jaxpr(function)(layer, x).jaxpr
     except (NotImplementedError, ValueError) as refusal:
-      print(f"{'':24s} T {length:6d}  refused: {refusal}", flush=True)
+      print(f"{'':29s} T {length:6d}  refused: {refusal}", flush=True)
       continue
     compiled: Any = jax.jit(function).lower(layer, x).compile()
-    seconds = _seconds(lambda run=compiled, x=x: jax.block_until_ready(run(layer, x)))
+    call = functools.partial(compiled, layer, x)
+    seconds = _seconds(lambda run=call: jax.block_until_ready(run()))
     yield (
-      length,
+      math.prod(x.shape[1:-1]),
       {
         "seconds": seconds,
-        "flops": cost.flops(jaxpr),
+        "flops": cost.flops(jaxpr, jax.tree.leaves((layer, x))),
         "bytes": cost.memory(compiled)["bytes_temporary"],
       },
     )
     if seconds > PATIENCE:
-      print(f"{'':24s} no longer sequences: {seconds:.3g} s a call", flush=True)
+      print(f"{'':29s} no longer sequences: {seconds:.3g} s a call", flush=True)
       return
 
 

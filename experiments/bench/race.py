@@ -3,7 +3,10 @@
 import dataclasses
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,3 +50,20 @@ def race(
     name: Time(statistics.median(times), min(times), len(times))
     for name, times in found.items()
   }
+
+
+def forward(function: Callable, arrays: Sequence[jax.Array]) -> Callable[[], object]:
+  """A run of the function, compiled."""
+  run = jax.jit(function)
+  return lambda: jax.block_until_ready(run(*arrays))
+
+
+def both(
+  function: Callable, arrays: Sequence[jax.Array], g: jax.Array
+) -> Callable[[], object]:
+  """A run of the value and the gradients of sum(out g)."""
+
+  def loss(*arrays):
+    return jnp.sum(function(*arrays).astype(jnp.float32) * g)
+
+  return forward(jax.value_and_grad(loss, tuple(range(len(arrays)))), arrays)

@@ -10,14 +10,15 @@ from collections.abc import Callable
 import numpy as np
 
 
-def start(q, k, v, g) -> dict[str, Callable]:
-  """Its causal attention, "forward" and "both", or nothing if it is not installed.
+def start(q, k, v, g, *, causal: bool = True) -> dict[str, Callable]:
+  """Its attention, "forward" and "both", or nothing if it is not installed.
 
   Args:
     q: (B, T, N, H), as are k and v.
     k: keys.
     v: values.
     g: the cotangent of the result.
+    causal: whether a query sees no later keys.
   """
   if importlib.util.find_spec("torch") is None:
     print("PyTorch is not installed (extra `bench`): its column is left out")
@@ -25,7 +26,7 @@ def start(q, k, v, g) -> dict[str, Callable]:
   context = multiprocessing.get_context("spawn")
   ours, theirs = context.Pipe()
   arrays = [np.asarray(x, "float32") for x in (q, k, v, g)]
-  process = context.Process(target=_serve, args=(theirs, arrays), daemon=True)
+  process = context.Process(target=_serve, args=(theirs, arrays, causal), daemon=True)
   process.start()
 
   def ask(what):
@@ -35,7 +36,7 @@ def start(q, k, v, g) -> dict[str, Callable]:
   return {what: lambda w=what: ask(w) for what in ("forward", "both")}
 
 
-def _serve(pipe, arrays) -> None:
+def _serve(pipe, arrays, causal) -> None:
   """Runs what is asked for, until the asking process ends."""
   import torch
 
@@ -45,11 +46,11 @@ def _serve(pipe, arrays) -> None:
 
   def forward():
     with torch.no_grad():
-      attention(q, k, v, is_causal=True)
+      attention(q, k, v, is_causal=causal)
 
   def both():
     given = [x.detach().requires_grad_() for x in (q, k, v)]
-    torch.autograd.grad((attention(*given, is_causal=True) * g).sum(), given)
+    torch.autograd.grad((attention(*given, is_causal=causal) * g).sum(), given)
 
   runs = {"forward": forward, "both": both}
   while True:

@@ -1,18 +1,24 @@
 """What the TPU kernels are measured beside."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from experiments.bench import bundles
 
 
-def splash(machine: str, T: int, step: tuple[int, int]) -> dict[str, bundles.Kernel]:
-  """Jax's splash attention, causal, with its fused backward kernel.
+def splash(
+  machine: str, T: int, step: tuple[int, int], seen: np.ndarray | None = None
+) -> dict[str, bundles.Kernel]:
+  """Jax's splash attention with its fused backward kernel.
 
   Args:
     machine: a key of `bundles.TOPOLOGIES`.
     T: queries and keys.
     step: of them, those of a grid step.
+    seen: a mask (T, T) as an array; causal if None.
   """
   from jax.experimental.pallas.ops.tpu.splash_attention import (
     splash_attention_kernel,
@@ -20,16 +26,20 @@ def splash(machine: str, T: int, step: tuple[int, int]) -> dict[str, bundles.Ker
   )
 
   block_q, block_k = step
+  inner = min(512, block_k)
   sizes = splash_attention_kernel.BlockSizes(
     block_q=block_q,
     block_kv=block_k,
-    block_kv_compute=512,
+    block_kv_compute=inner,
     block_q_dkv=block_q,
     block_kv_dkv=block_k,
-    block_kv_dkv_compute=512,
+    block_kv_dkv_compute=inner,
     use_fused_bwd_kernel=True,
   )
-  mask = splash_attention_mask.CausalMask((T, T))
+  if seen is None:
+    mask: Any = splash_attention_mask.CausalMask((T, T))
+  else:
+    mask = splash_attention_mask.NumpyMask(seen)
   attend = splash_attention_kernel.make_splash_mha(
     splash_attention_mask.MultiHeadMask([mask]),
     block_sizes=sizes,

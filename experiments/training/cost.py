@@ -5,17 +5,38 @@ products are counted in the jaxpr; memory is from XLA's analysis of the executab
 """
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
-from jax.extend.core import jaxprs_in_params
+import jax
+from jax.extend.core import jaxpr_as_fun, jaxprs_in_params
+from jax.interpreters import partial_eval
+
+from experiments.training import turns
 
 
-def flops(jaxpr) -> int:
+def flops(jaxpr, arguments: Sequence[Any] = ()) -> int:
   """Multiplications and additions in the matrix products of a jaxpr.
 
-  Of the branches of a condition the dearest counts; a while loop of unknown length
-  counts once.
+  Products that no result needs do not count. Of the branches of a condition the
+  dearest counts, and a loop as often as it turns. Where that depends on the arguments
+  of the program it is as often as with those given; without any, once.
+
+  Args:
+    jaxpr: with its constants.
+    arguments: what the program takes, its leaves in order.
   """
-  return sum(_equation(equation) for equation in jaxpr.eqns)
+  jaxpr, _ = partial_eval.dce_jaxpr(jaxpr, True, True)  # as XLA does
+  if not turns.loops(jaxpr):
+    return total(jaxpr)
+  kinds: list[Any] = [v.aval for v in jaxpr.invars]
+  shapes = [jax.ShapeDtypeStruct(kind.shape, kind.dtype) for kind in kinds]
+  counting = jax.make_jaxpr(lambda *given: turns.counted(jaxpr, given, equation)[1])
+  small, used = partial_eval.dce_jaxpr(counting(*shapes).jaxpr, [True])
+  if any(used) and not arguments:
+    return total(jaxpr)
+  given = [x for x, needed in zip(arguments, used) if needed]
+  return round(float(jax.jit(jaxpr_as_fun(small))(*given)[0]))
 
 
 def memory(compiled) -> dict[str, int]:
@@ -27,17 +48,23 @@ def memory(compiled) -> dict[str, int]:
   }
 
 
-def _equation(equation) -> int:
-  name = equation.primitive.name
+def total(jaxpr) -> int:
+  """The same, where a while loop counts once."""
+  return sum(equation(one) for one in jaxpr.eqns)
+
+
+def equation(one) -> int:
+  """The products of one equation."""
+  name = one.primitive.name
   if name == "dot_general":
-    contracted = equation.params["dimension_numbers"][0][0]
-    shape = equation.invars[0].aval.shape
-    return 2 * equation.outvars[0].aval.size * math.prod(shape[a] for a in contracted)
+    contracted = one.params["dimension_numbers"][0][0]
+    shape = one.invars[0].aval.shape
+    return 2 * one.outvars[0].aval.size * math.prod(shape[a] for a in contracted)
   if name == "conv_general_dilated":
-    kernel = equation.invars[1].aval
-    channels = equation.params["dimension_numbers"].rhs_spec[0]
-    return 2 * equation.outvars[0].aval.size * kernel.size // kernel.shape[channels]
+    kernel = one.invars[1].aval
+    channels = one.params["dimension_numbers"].rhs_spec[0]
+    return 2 * one.outvars[0].aval.size * kernel.size // kernel.shape[channels]
   if name == "cond":
-    return max(flops(branch.jaxpr) for branch in equation.params["branches"])
-  inner = sum(flops(jaxpr) for jaxpr in jaxprs_in_params(equation.params))
-  return inner * equation.params["length"] if name == "scan" else inner
+    return max(total(branch) for branch in one.params["branches"])
+  inner = sum(total(jaxpr) for jaxpr in jaxprs_in_params(one.params))
+  return inner * one.params["length"] if name == "scan" else inner

@@ -62,7 +62,7 @@ class Trainer:
       self._update = traced.lower().compile()
       evaluate = jax.jit(a.evaluate())
       self._evaluate = evaluate.lower(a.state["model"], a.batch).compile()
-    flops = cost.flops(traced.jaxpr.jaxpr)
+      flops = cost.flops(traced.jaxpr.jaxpr)
     self.cost = {"flops_per_step": flops, **cost.memory(self._update)}
     self.cost["parameters"] = a.parameters()
     self.say(

@@ -21,8 +21,9 @@ from attnjax.core.scores import Scores
 from attnjax.variants.local.neighborhood.tiled import inverse_order, reorder
 from pallas_kernels import flash
 
-# Tokens of a tile: what the kernels' blocks may have, or whole multiples of it.
-TOKENS = {"pallas": 256, "triton": 128}
+# Tokens of a tile: as many as the kernels' blocks have, or halved again and again.
+TOKENS = {"pallas": 512, "triton": 128}
+LEAST = 128
 
 
 @jax.tree_util.register_dataclass
@@ -73,7 +74,9 @@ def attend(q, k, v, axes, *, extra_k, extra_v, segment_ids, scale, impl):
   """(out, lse) of `neighborhood.attend`, its arguments checked, `axes` a tuple."""
   extra = 0 if extra_k is None else extra_k.shape[1]
   run = _grid if segment_ids is None else _packed
-  arranged, mask, back = run(q, k, v, axes, extra, segment_ids, TOKENS[impl])
+  sides = tile(q.shape[1:-2], axes, TOKENS[impl])
+  tokens = math.prod(sides)
+  arranged, mask, back = run(q, k, v, axes, extra, segment_ids, sides)
   query, key, value = arranged
   if extra_k is not None:
     groups = query.shape[0] // q.shape[0]
@@ -82,28 +85,34 @@ def attend(q, k, v, axes, *, extra_k, extra_v, segment_ids, scale, impl):
       for x, more in ((key, extra_k), (value, extra_v))
     )
   what, scale = Scores(mask), q.shape[-1] ** -0.5 if scale is None else scale
-  blocks = _blocks(query, key, value, what, TOKENS[impl], impl)
+  blocks = _blocks(query, key, value, what, tokens, impl)
   out, lse = flash.attend(query, key, value, what, scale=scale, impl=impl, tiles=blocks)
   return back(out), back(lse)
 
 
 def tile(grid, axes, tokens: int) -> tuple[int, ...]:
-  """The tile's sides: powers of two, in proportion to the windows, `tokens` in all."""
-  sides = [1] * len(axes)
-  groups = [-(-length // a.dilation) for length, a in zip(grid, axes)]
-  while math.prod(sides) < tokens:
-    short = [i for i, side in enumerate(sides) if side < groups[i]]
-    # Grids smaller than a tile are filled up at the last axis.
-    grow = min(short, key=lambda i: sides[i] / axes[i].window, default=len(sides) - 1)
-    sides[grow] *= 2
-  return tuple(sides)
+  """The tile's sides: powers of two, `tokens` in all or what holds a smaller grid.
+
+  Of all such boxes the one whose tiles, as queries and as keys, visit the fewest.
+  """
+  most = [1 << (-(-n // a.dilation) - 1).bit_length() for n, a in zip(grid, axes)]
+  tokens = min(tokens, max(LEAST, math.prod(most)))
+  # A grid that is smaller than LEAST is filled up at its last axis.
+  most[-1] = max(most[-1], tokens // math.prod(most[:-1]))
+  lengths = ([2**i for i in range(side.bit_length())] for side in most)
+  boxes = [s for s in itertools.product(*lengths) if math.prod(s) == tokens]
+
+  def visited(sides):
+    lines = zip(grid, axes, sides)
+    return math.prod(windows.visits(n, *a, query=s, key=s)[0] for n, a, s in lines)
+
+  return min(boxes, key=visited)
 
 
-def _grid(q, k, v, axes, extra, segment_ids, tokens):
+def _grid(q, k, v, axes, extra, segment_ids, sides):
   """The arrays in tiles, their mask, and the way back."""
   del segment_ids
   grid, dilation = q.shape[1:-2], tuple(a.dilation for a in axes)
-  sides = tile(grid, axes, tokens)
   mask = boxes(q.shape[0], grid, axes, sides, extra)
 
   def back(x):
@@ -156,9 +165,9 @@ def _tiled(arrays, counts, sides) -> np.ndarray:
   return np.stack([x.reshape(split).transpose(order).ravel() for x in arrays])
 
 
-def _packed(q, k, v, axes, extra, segment_ids, tokens):
+def _packed(q, k, v, axes, extra, segment_ids, sides):
   """The same for documents on one axis: each dilation group in a row."""
-  del tokens
+  del sides
   order, low, high = windows.packed(segment_ids, *axes[0])
   place = jnp.arange(q.shape[1], dtype=jnp.int32)[None]
   low, high = (x.astype(jnp.int32)[None] for x in (low, high))

@@ -21,7 +21,6 @@ import numpy as np
 
 from attnjax.core import windows
 from attnjax.variants.local.neighborhood import attention
-from attnjax.variants.local.neighborhood.tiled import Axis
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +76,7 @@ def visits(
   operations = math.prod(grid) / math.prod(a.window for a in axes)
   if tiles == {len(grid)}:
     lines = [
-      _line(length, axis, q, k, dynamic)
+      windows.visits(length, *axis, query=q, key=k, dynamic=dynamic)
       for length, axis, q, k in zip(grid, axes, query_tile, key_tile)
     ]
     visited, dense = (math.prod(column) for column in zip(*lines))
@@ -89,21 +88,6 @@ def visits(
       f" {len(grid)} axes, or one in all with static tiles and without dilation"
     )
   return Visits(visited, dense, operations)
-
-
-def _line(length: int, axis: Axis, query: int, key: int, dynamic: bool):
-  """(visited, dense) tiles on one axis, summed over dilation groups."""
-  visited = dense = 0
-  for group in range(axis.dilation):
-    size = -(-(length - group) // axis.dilation)
-    first = np.arange(0, size, query)
-    last = np.minimum(first + query, size) - 1
-    form = (size, axis.window, axis.stride, axis.causal)
-    low, high = windows.bounds(first, *form)[0], windows.bounds(last, *form)[1]
-    found = -(-(high - low) // key) if dynamic else -(-high // key) - low // key
-    visited += int(np.sum(found))
-    dense += first.size * -(-size // key)
-  return visited, dense
 
 
 def _flattened(grid, axes, query: int, key: int):
