@@ -31,9 +31,6 @@ LONG_MODULES: dict[str, str] = {}
 # Written, but their claims have not been run on an idle machine yet.
 UNMEASURED = {
   "duoformer",
-  "halo",
-  "maxvit",
-  "medvitv2",
   "routing_transformer",
   "scale_dit",
 }

@@ -34,7 +34,7 @@ from experiments.evidence import Claim, at_least, at_most, fit, reported
 
 SIDE, PATCH, CELL = 32, 2, 4  # pixels, pixels of a token, tokens of a guide's token
 DIM, HEADS, DEPTH, WINDOW = 48, 2, 3, 2
-STEPS, BATCH, RATE, EULER = 600, 24, 2e-3, 12
+STEPS, BATCH, RATE, EULER = 300, 16, 3e-3, 12
 NOISE, TEST = 0.1, 200
 
 

@@ -168,7 +168,7 @@ def _inside(model, images):
 
 
 def _weights(q, k):
-  return sparsifiner.dense_weights(q, k, impl="reference")
+  return sparsifiner.dense_weights(q, k)
 
 
 def _mass(model) -> float:

@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, Num
 
 from attnjax import attention
 from attnjax.contract import check_known
+from attnjax.core.softmax import wide
 from attnjax.nn import projections
 from attnjax.variants.sparse.sparsifiner import connectivity
 from attnjax.variants.sparse.sparsifiner.attention import IMPLEMENTATIONS, attend
@@ -119,7 +120,7 @@ class Layer(nnx.Module):
     out = self._attend(q, k, v, grid)
     if self.distill:
       given = jax.lax.stop_gradient((q, k))
-      loss = self._loss(*given, grid, dense_weights(*given, self.impl))
+      loss = self._loss(*given, grid, dense_weights(*given))
       out = connectivity.also_minimise(out, self.distill * loss)
     return self.out(out.astype(x.dtype)).reshape(x.shape)
 
@@ -142,7 +143,7 @@ class Layer(nnx.Module):
       weights: a teacher's; the layer's own, which then have a gradient, if None.
     """
     q, k, _, grid = self._heads(x, None, None)
-    weights = dense_weights(q, k, self.impl) if weights is None else weights
+    weights = dense_weights(q, k) if weights is None else weights
     return self._loss(q, k, grid, weights)
 
   def _heads(self, x, segment_ids, padding) -> tuple[Any, ...]:
@@ -174,8 +175,8 @@ class Layer(nnx.Module):
 
 
 def dense_weights(
-  q: Float[Array, "B T N H"], k: Float[Array, "B S N H"], impl: str = "auto"
+  q: Float[Array, "B T N H"], k: Float[Array, "B S N H"]
 ) -> Float[Array, "B N T S"]:
-  """The weights of softmax attention, what the predictor learns."""
-  eye = projections.identity_values(k)
-  return attention.attend(q, k, eye, impl=impl)[0].swapaxes(1, 2)
+  """The weights of softmax attention, what the predictor learns; at least float32."""
+  score = jnp.einsum("btnh,bsnh->bnts", q, k, preferred_element_type=wide(q))
+  return jax.nn.softmax(q.shape[-1] ** -0.5 * score, axis=-1)
