@@ -213,12 +213,13 @@ def _automatic(q, k, v, scores, *, precision, **options):
     try:
       return flash.attend(q, k, v, scores, **options, impl=impl)
     except (NotImplementedError, ImportError) as reason:
-      _say_once(f"impl 'auto' takes 'xla' on {platform}, not {impl!r}: {reason}")
+      say_once(f"impl 'auto' takes 'xla' on {platform}, not {impl!r}: {reason}")
   return softmax.chunked(q, k, v, scores, **options, precision=precision)
 
 
 @functools.cache
-def _say_once(message: str) -> None:
+def say_once(message: str) -> None:
+  """Logs a warning, the first time that it is given."""
   logging.getLogger(__name__).warning(message)
 
 

@@ -237,10 +237,10 @@ class RefusalTest(parameterized.TestCase):
       )
 
   def test_auto_says_once_why_it_fell_back(self):
-    attention._say_once.cache_clear()
+    attention.say_once.cache_clear()
     with self.assertLogs("attnjax.attention", logging.WARNING) as logs:
-      attention._say_once("impl 'auto' takes 'xla'")
-      attention._say_once("impl 'auto' takes 'xla'")
+      attention.say_once("impl 'auto' takes 'xla'")
+      attention.say_once("impl 'auto' takes 'xla'")
     self.assertLen(logs.output, 1)
 
 

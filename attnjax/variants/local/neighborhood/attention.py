@@ -82,9 +82,10 @@ def run(q, k, v, axes, extra_k, extra_v, segment_ids, scale, impl):
   if chosen in fused.TOKENS:
     try:
       return fused.attend(q, k, v, axes, **options, impl=chosen)
-    except (NotImplementedError, ImportError):
+    except (NotImplementedError, ImportError) as reason:
       if impl != "auto":
         raise
+      attention.say_once(f"impl 'auto' takes 'xla', not {chosen!r}: {reason}")
       chosen = "xla"
   if chosen == "xla":
     return tiled.attend(q, k, v, axes, **options)

@@ -1,21 +1,19 @@
 """The operation: its definition, its linear forms and one token of it."""
 
-import functools
-import logging
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from attnjax import attention
 from attnjax.contract import Case, check_known
 from attnjax.core import linear, masks, scan
 from attnjax.core.scan import State
 from attnjax.core.softmax import wide
 from pallas_kernels import prefix_softmax
 
-IMPLEMENTATIONS = ("reference", "xla", "pallas", "triton")
-_FUSED = {"tpu": "pallas", "gpu": "triton"}
+IMPLEMENTATIONS = attention.IMPLEMENTATIONS
 
 
 def attend(
@@ -90,23 +88,18 @@ def step(
 
 def _by(impl, scores, values, **options):
   if impl == "auto":
-    impl = _FUSED.get(jax.default_backend(), "xla")
+    impl = attention.kernels() or "xla"
     if impl != "xla":
       try:
         return prefix_softmax.prefix(scores, values, **options, impl=impl)
       except (NotImplementedError, ImportError) as reason:
-        _say_once(f"impl 'auto' takes 'xla', not {impl!r}: {reason}")
+        attention.say_once(f"impl 'auto' takes 'xla', not {impl!r}: {reason}")
         impl = "xla"
   if impl == "reference":
     return scan.reference(scores, values, **options)
   if impl == "xla":
     return scan.prefix(scores, values, **options, form=scan.FORMS[scan.fastest()])
   return prefix_softmax.prefix(scores, values, **options, impl=impl)
-
-
-@functools.cache
-def _say_once(message: str) -> None:
-  logging.getLogger(__name__).warning(message)
 
 
 def _check(query, k, v):
