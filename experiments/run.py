@@ -38,7 +38,7 @@ import jax
 import numpy as np
 from absl import flags
 
-from experiments import errors, generation, settings
+from experiments import errors, generation, memory, settings
 from experiments.assembly import assemble
 from experiments.pages import report
 from experiments.training import loop, metrics, objective
@@ -54,6 +54,7 @@ def main() -> int:
   if {"--help", "-help", "-h"} & set(sys.argv):
     print(__doc__)
     return 0
+  memory.keep()
   values = settings.parse(_define)
   config = settings.read_config(values)
   if not values.workdir:

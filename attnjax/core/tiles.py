@@ -1,4 +1,4 @@
-"""Tiles of grids: tokens in tile order, and boxes of keys around tiles.
+"""Tiles of grids: tokens in tile order, or in any other one.
 
 Grids are (B, *S, ...) with one to three axes S.
 """
@@ -9,7 +9,7 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int
 
 
 def permute(
@@ -70,36 +70,26 @@ def counts(
   )
 
 
-def spans(
-  x: Array, starts: Int[Array | np.ndarray, "..."], size: int, *, axis: int, out: int
-) -> Array:
-  """Slices of an axis, which may overlap.
+def rows(
+  x: Float[Array, "B T K H"], index: Int[Array | np.ndarray, "b W P"]
+) -> Float[Array, "BW P K H"]:
+  """Windows of tokens as a batch: (b W + w, p) holds x[b, index[b, w, p]].
+
+  A head's tokens come to lie one after the other, as the products of attention read
+  them.
 
   Args:
-    x: (B, ...).
-    starts: (n,), or (B, n) if they differ in the batch.
-    size: tokens of each slice.
-    axis: the axis of x that is cut, not the first one.
-    out: where the new axis, of length n, goes in the result.
+    x: tokens.
+    index: in 0..T-1; b is B or 1.
   """
-
-  def cut(x, start, axis=axis):
-    return jax.lax.dynamic_slice_in_dim(x, start, size, axis)
-
-  starts = jnp.asarray(starts)
-  if starts.ndim == 1:
-    return jax.vmap(cut, in_axes=(None, 0), out_axes=out)(x, starts)
-  if out:
-    raise ValueError(f"out = {out}; starts that differ in the batch need out = 0")
-  each = jax.vmap(lambda x, start: cut(x, start, axis - 1), in_axes=(None, 0))
-  return jax.vmap(each, out_axes=1)(x, starts)
-
-
-def flat(x: Array, axes: int, first: int = 0) -> Array:
-  """With `axes` axes from `first` on joined to one."""
-  shape = x.shape
-  joined = math.prod(shape[first : first + axes])
-  return x.reshape(*shape[:first], joined, *shape[first + axes :])
+  (B, T, K, H), (_, W, P) = x.shape, index.shape
+  first = (np.arange(B)[:, None] * K + np.arange(K)) * T
+  at = first[:, None, :, None] + index[:, :, None, :]
+  # Behind barriers XLA copies rows; fused, it computes an index for each number.
+  flat = jax.lax.optimization_barrier(x.swapaxes(1, 2).reshape(-1, H))
+  found = flat.at[at.astype(np.int32)].get(mode="promise_in_bounds")
+  found = jax.lax.optimization_barrier(found.reshape(B * W, K, P, H))
+  return found.swapaxes(1, 2)
 
 
 def _order(axes: int, tail: int) -> list[int]:

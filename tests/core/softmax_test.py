@@ -2,6 +2,7 @@
 
 import functools
 from typing import Any
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ from absl.testing import absltest, parameterized
 
 from attnjax.core import masks, softmax
 from attnjax.core.scores import Scores
+from attnjax.core.softmax import whole
 from attnjax.core.softmax.tiling import Tiles
 
 _KEY = jax.random.key(5)
@@ -81,6 +83,23 @@ class ChunkedTest(parameterized.TestCase):
   def test_any_tile_gives_the_definition(self, *tile):
     got = _all(softmax.chunked, _arrays(), _mask(), **_tiles(*tile))
     jax.tree.map(_close, got, self.want)
+
+  @parameterized.parameters(whole.STEP, 4 * 33 * 47, 1)
+  def test_whole_matrices_in_any_number_of_steps(self, step):
+    with mock.patch.object(whole, "STEP", step):
+      got = _all(softmax.chunked, _arrays(), _mask())
+    jax.tree.map(_close, got, self.want)
+
+  def test_whole_matrices_of_examples_that_fill_no_last_step(self):
+    arrays = {n: x for n, x in _arrays().items() if n != "bias"}
+    more = jax.tree.map(lambda x: jnp.concatenate([x, -x, x[:1]]), arrays)
+    keys = jax.random.split(_KEY, 2)
+    more["bias"] = jax.random.normal(keys[0], (5, 1, 33, 47))
+    ids = jnp.arange(33)[None] // jnp.array([[3], [5], [8], [9], [20]])
+    mask = masks.Segments(ids, jnp.arange(47)[None] // 8)
+    with mock.patch.object(whole, "STEP", 2 * 4 * 33 * 47):
+      got = _all(softmax.chunked, more, mask)
+    jax.tree.map(_close, got, _all(softmax.reference, more, mask))
 
   def test_no_bias_no_mask(self):
     arrays = _arrays()

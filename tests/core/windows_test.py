@@ -149,18 +149,15 @@ class TilesTest(parameterized.TestCase):
     np.testing.assert_array_equal(y[0, :6], [1, 3, 5, 11, 13, 15])
     np.testing.assert_array_equal(y[1, 6:12], [8, 10, 0, 18, 20, 0])
 
-  def test_spans_may_overlap(self):
-    x = jnp.arange(20).reshape(2, 10)
-    got = tiles.spans(x, np.array([0, 3, 4]), 4, axis=1, out=0)
-    self.assertEqual(got.shape, (3, 2, 4))
-    np.testing.assert_array_equal(got[1], [[3, 4, 5, 6], [13, 14, 15, 16]])
-
-  def test_spans_that_differ_in_the_batch(self):
-    x = jnp.arange(20).reshape(2, 10)
-    got = tiles.spans(x, jnp.array([[0, 3], [1, 6]]), 2, axis=1, out=0)
-    np.testing.assert_array_equal(got, [[[0, 1], [11, 12]], [[3, 4], [16, 17]]])
-    with self.assertRaisesRegex(ValueError, "out = 1"):
-      tiles.spans(x, jnp.array([[0], [1]]), 2, axis=1, out=1)
+  @parameterized.parameters(1, 2)
+  def test_rows_are_windows_of_each_example(self, size):
+    x = jax.random.normal(jax.random.key(0), (2, 10, 3, 4))
+    index = np.array([[[0, 3, 3], [9, 1, 0]], [[5, 5, 5], [2, 8, 4]]])[:size]
+    got = tiles.rows(x, index)
+    self.assertEqual(got.shape, (4, 3, 3, 4))
+    for b in range(2):
+      want = x[b, index[b % size]]
+      np.testing.assert_array_equal(got[2 * b : 2 * b + 2], want)
 
 
 if __name__ == "__main__":

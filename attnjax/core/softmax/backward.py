@@ -54,7 +54,7 @@ def backward(q, k, v, g, lse, delta, program, schedule, *, scale, tiles):
     sums = [_zeros(x, wide(q)) for x in problem.program.operands]
     return jax.lax.fori_loop(0, number * share * blocks, row, (*found, sums))
 
-  parts = [part(*loop) for loop in tiling.loops(key.shape[0], tiles.lean)]
+  parts = [part(*loop) for loop in tiling.loops(key.shape[0])]
   *found, sums = zip(*parts)
   dq, dk, dv = (jnp.concatenate(x) for x in found)
   sums = jax.tree.map(lambda *x: sum(x[1:], x[0]), *sums)
@@ -87,10 +87,7 @@ def _row(problem, arrays, u, i, carry, start):
 
   dq, *rest = carry
   inner = jnp.zeros_like(query), *rest
-  if problem.tiles.lean:
-    full = 0  # the mask is made in full tiles too, which saves compiling a loop
-  else:
-    inner = jax.lax.fori_loop(0, full, visit(False), inner)
+  inner = jax.lax.fori_loop(0, full, visit(False), inner)
   dquery, *rest = jax.lax.fori_loop(full, count, visit(True), inner)
   own = tiling.place(dq, u - start[0], i)
   dq = jax.lax.dynamic_update_slice(dq, dquery[None, None], own)

@@ -1,4 +1,7 @@
-"""Softmax attention in tiles, in plain JAX: memory linear in T and S, on any device."""
+"""Softmax attention in plain JAX, on any device: memory linear in T and S.
+
+Small matrices of scores are made whole, larger ones in tiles.
+"""
 
 import functools
 from typing import Any
@@ -9,7 +12,7 @@ from jaxtyping import Array, Float
 from attnjax.core.scores import Scores
 from attnjax.core.softmax import backward as backward_pass
 from attnjax.core.softmax import forward as forward_pass
-from attnjax.core.softmax import planned, tiling
+from attnjax.core.softmax import planned, tiling, whole
 from attnjax.core.softmax import tangent as tangent_map
 from attnjax.core.softmax.definition import check, reference
 from attnjax.core.softmax.fused import Form
@@ -40,7 +43,7 @@ def chunked(
     sinks: logits in the denominator only.
     scale: H^-0.5 if None.
     precision: of the products.
-    tiles: of the forward and of the backward pass.
+    tiles: of the forward and of the backward pass, whatever the size.
   """
   scores = Scores() if scores is None else scores
   check(q, k, v, scores, sinks)
@@ -48,14 +51,19 @@ def chunked(
   if tiles is None and q.shape[1] <= FEW:
     with jax.default_matmul_precision(precision):
       return reference(q, k, v, scores, sinks=sinks, scale=scale)
-  tiles = tiling.defaults(q, k, scores.mask) if tiles is None else tiles
-  form = Form(
-    functools.partial(_exact, forward_pass.forward, precision, tiles[0]),
-    functools.partial(_exact, backward_pass.backward, precision, tiles[1]),
-    functools.partial(_exact, tangent_map.tangent, precision, None),
+  given = {"sinks": sinks, "scale": scale}
+  if tiles is None and q.shape[1] * k.shape[1] > whole.MATRIX:
+    tiles = tiling.defaults(q, k, scores.mask)
+  passes: Any = (whole.forward, None), (whole.backward, None)
+  if tiles is not None:
+    passes = (forward_pass.forward, tiles[0]), (backward_pass.backward, tiles[1])
+  forward, backward = (
+    functools.partial(_exact, function, precision, sides) for function, sides in passes
   )
-  blocks = tuple((t.rows, t.columns) for t in tiles)
-  return planned.attend(form, q, k, v, scores, sinks=sinks, scale=scale, blocks=blocks)
+  tangent = functools.partial(_exact, tangent_map.tangent, precision, None)
+  form = Form(forward, backward, tangent)
+  blocks = tuple(t and (t.rows, t.columns) for _, t in passes)
+  return planned.attend(form, q, k, v, scores, **given, blocks=blocks)
 
 
 def _exact(function, precision, tiles, *arguments, **options):

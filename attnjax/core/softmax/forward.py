@@ -42,12 +42,12 @@ def forward(q, k, v, sinks, program, schedule, *, scale, tiles):
       return jax.lax.map(row, at)
 
     def all_rows():
-      parts = [rows(*part) for part in tiling.loops(units, tiles.lean)]
+      parts = [rows(*part) for part in tiling.loops(units)]
       return jax.tree.map(lambda *x: jnp.concatenate(x), *parts)
 
     return all_rows
 
-  if program.score is None and not tiles.lean:
+  if program.score is None:
     # Then |score| <= |q| |k|, and where that is small no maximum is needed.
     longest = [jnp.sqrt((x * x).sum(axis=a).max()) for x, a in ((query, -1), (key, -2))]
     small = _together(longest[0] * longest[1] <= BOUND)
@@ -56,7 +56,7 @@ def forward(q, k, v, sinks, program, schedule, *, scale, tiles):
     out, lse = run(False)()
   out, lse = (x.reshape(units, blocks, *x.shape[1:]) for x in (out, lse[..., None]))
   out, lse = (tiling.join(x, B, T, N) for x in (out, lse))
-  out, lse = _with_sinks(out, lse[..., 0], sinks)
+  out, lse = with_sinks(out, lse[..., 0], sinks)
   return out.astype(v.dtype), lse
 
 
@@ -72,7 +72,8 @@ def _(size, batched, small):
   return _together(small.all(axis=0)), False
 
 
-def _with_sinks(out, lse, sinks):
+def with_sinks(out, lse, sinks):
+  """(out, lse) with logits (N,) in the denominator, or without if None."""
   if sinks is None:
     return out, lse
   whole = jnp.logaddexp(lse, sinks.astype(lse.dtype))
@@ -96,8 +97,8 @@ def _row(problem, arrays, u, i, bounded):
       problem, arrays, rows, (u, i, index[at]), partial, carry
     )
 
-  if problem.tiles.lean or problem.program.score is None and not bounded:
-    # Small or rare: the mask is made in full tiles too, which saves compiling a loop.
+  if problem.program.score is None and not bounded:
+    # Rare: the mask is made in full tiles too, which saves compiling a loop.
     carry = jax.lax.fori_loop(0, count, visit(True), carry)
   else:
     carry = jax.lax.fori_loop(0, full, visit(False), carry)

@@ -25,17 +25,19 @@ def attend(form: Form, q, k, v, scores: Scores, *, sinks, scale, blocks):
     scores: what is done to scores.
     sinks: (N,) or None.
     scale: of q . k.
-    blocks: (block_q, block_k) of the forward and of the backward schedule.
+    blocks: (block_q, block_k) of the forward and of the backward schedule; None for a
+      form that takes no schedule.
   """
   shape = (q.shape[0], q.shape[2], q.shape[1], k.shape[1])
-  program = scores_of.program(scores, shape, blocks, wide(q))
-  less = len(scores_of.tested(scores.mask, blocks).conjuncts())
+  given = [sides for sides in blocks if sides is not None]
+  program = scores_of.program(scores, shape, given, wide(q))
+  less = len(scores_of.tested(scores.mask, given).conjuncts())
   same = less == len(scores.mask.conjuncts())
   whole = program if same else scores_of.program(scores, shape, (), wide(q))
   begins = scores.begins()
   schedules = tuple(
-    masks.schedule(scores.mask, shape, rows, columns, begins[0], begins[1])
-    for rows, columns in blocks
+    None if sides is None else masks.schedule(scores.mask, shape, *sides, *begins)
+    for sides in blocks
   )
   own = Form(
     _shared(form.forward, q, k, forward=True),

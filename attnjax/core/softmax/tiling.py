@@ -12,11 +12,10 @@ import jax.numpy as jnp
 
 from attnjax.core.masks import Blocks, Mask, Segments, Window
 from attnjax.core.softmax.definition import wide
+from attnjax.core.softmax.scored import score_and_pull
 from attnjax.core.softmax.tangent import pad
 
 _NARROW = (Window, Segments, Blocks)
-# Up to so many scores in all, compiling takes longer than many thousands of calls.
-SMALL = 2**16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +28,6 @@ class Tiles:
     key_heads: 0 stands for as many heads as make `scores`.
     query_heads: all of a key head's, unless key_heads is 1.
     scores: of a tile, at most, if heads are not given.
-    lean: one loop with one kind of tile: the least to compile, for small problems.
   """
 
   rows: int
@@ -37,7 +35,6 @@ class Tiles:
   key_heads: int = 0
   query_heads: int = 0
   scores: int = 2**19
-  lean: bool = False
 
   def fitted(self, N: int, K: int, apart: bool) -> "Tiles":
     """With the numbers of heads; one only if heads have lists `apart`.
@@ -102,20 +99,12 @@ class Problem:
     operands = [
       self._cut(self.program.operands[p], start, sizes) for p in part.operands
     ]
-    floats = [jnp.issubdtype(x.dtype, jnp.floating) for x in operands]
-    floating = [x.astype(self.dtype) for x, f in zip(operands, floats) if f]
-
-    def score(raw, *floating):
-      left = iter(floating)
-      whole = [next(left) if f else x for x, f in zip(operands, floats)]
-      return jnp.broadcast_to(part(raw, *self._indices(i, j), *whole), raw.shape)
-
-    value, vjp = jax.vjp(score, raw, *floating)
+    value, change = score_and_pull(part, raw, self._indices(i, j), operands)
 
     def pull(dscore, sums):
-      draw, *parts = vjp(dscore)
+      draw, found = change(dscore)
       sums = list(sums)
-      for p, x in zip((p for p, f in zip(part.operands, floats) if f), parts):
+      for p, x in found.items():
         sums[p] = self._add(sums[p], x, start, sizes)
       return draw, sums
 
@@ -159,8 +148,7 @@ def defaults(q, k, mask: Mask) -> tuple[Tiles, Tiles]:
     k: (B, S, K, H).
     mask: of the scores.
   """
-  (B, T, N, _), S = q.shape, k.shape[1]
-  lean = B * N * T * S <= SMALL
+  T, S = q.shape[1], k.shape[1]
   narrow = any(isinstance(part, _NARROW) for part in mask.conjuncts())
   if T <= 256:
     sides, scores = (128, 128), (2**20, 2**20)
@@ -169,19 +157,18 @@ def defaults(q, k, mask: Mask) -> tuple[Tiles, Tiles]:
   else:
     sides, scores = (512, 512), (2**19, 2**19)
   forward, backward = (
-    Tiles(min(T, side), min(S, side), scores=most, lean=lean)
-    for side, most in zip(sides, scores)
+    Tiles(min(T, side), min(S, side), scores=most) for side, most in zip(sides, scores)
   )
   return forward, backward
 
 
-def loops(units: int, lean: bool) -> list[tuple[int, int]]:
+def loops(units: int) -> list[tuple[int, int]]:
   """(first unit, number of units) of loops that do not depend on each other.
 
   XLA runs two such loops at a time on a processor: one works while the other waits for
   the last thread of a product.
   """
-  half = 0 if lean else units // 2
+  half = units // 2
   return [(0, half), (half, units - half)] if half else [(0, units)]
 
 

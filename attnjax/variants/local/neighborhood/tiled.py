@@ -8,7 +8,7 @@ long as a window, so that all boxes together are O(prod S) keys, whatever the wi
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +20,6 @@ from attnjax.core.scores import Scores
 # Shortest tile for one, two and three axes: below it the products are too small to
 # be fast.
 SHORTEST = (64, 8, 4)
-# Scores of one step of the loop over tiles: about 1 MB.
-SCORES = 2**18
 
 
 class Axis(NamedTuple):
@@ -36,77 +34,78 @@ class Axis(NamedTuple):
 class _Plan(NamedTuple):
   """One axis cut in n tiles of t queries; b is B or 1.
 
-  order (b, L): the token at each place, None if it stays. starts (b, n): first key of
-  a tile's span of `size` keys. low, high (b, n, t): the window, from the span's start.
+  queries (b, n, t): their tokens. keys (b, n, size): those of the box of keys. low,
+  high (b, n, t): the window, from the box's start. tile, inner (b, L): where the
+  query of each token is.
   """
 
-  order: object
-  starts: object
-  low: object
-  high: object
-  size: int
+  queries: Any
+  keys: Any
+  low: Any
+  high: Any
+  tile: Any
+  inner: Any
 
 
 def attend(q, k, v, axes, *, extra_k, extra_v, segment_ids, scale):
   """(out, lse) of `neighborhood.attend`, its arguments checked, `axes` a tuple."""
-  grid, count = q.shape[1:-2], len(axes)
-  tile = tuple(tile_length(length, a, count) for length, a in zip(grid, axes))
-  plans = [_plan(length, a, t, segment_ids) for length, a, t in zip(grid, axes, tile)]
-  q, k, v = (reorder(x, [p.order for p in plans]) for x in (q, k, v))
-  box = tuple(p.size for p in plans)
-  query = tiles.permute(q, tile)
-  query = query.reshape(q.shape[0], -1, math.prod(tile), *q.shape[-2:])
-  low, high = _intervals(plans, "low"), _intervals(plans, "high")
-  scores = q.shape[0] * q.shape[-2] * math.prod(tile) * math.prod(box)
-  together = max(1, SCORES // scores)
-
-  def visit(part):
-    query, key, value, low, high = part
-    if extra_k is not None:
-      key = jnp.concatenate([key, extra_k], axis=1)
-      value = jnp.concatenate([value, extra_v], axis=1)
-    scores = Scores(windows.Windows(low, high, box))
-    return softmax.chunked(query, key, value, scores, scale=scale)
-
-  parts = (query.swapaxes(0, 1), _boxes(k, plans), _boxes(v, plans), low, high)
-  out, lse = jax.lax.map(visit, parts, batch_size=None if together == 1 else together)
+  grid, B = q.shape[1:-2], q.shape[0]
+  sides = tuple(tile_length(n, a, len(axes)) for n, a in zip(grid, axes))
+  plans = [_plan(n, a, t, segment_ids) for n, a, t in zip(grid, axes, sides)]
+  flat = (x.reshape(B, -1, *x.shape[-2:]) for x in (q, k, v))
+  index = _numbers([p.queries for p in plans], grid)
+  box = _numbers([p.keys for p in plans], grid)
+  query, key, value = map(tiles.rows, flat, (index, box, box))
+  if extra_k is not None:
+    number = box.shape[1]
+    key, value = (
+      jnp.concatenate([x, jnp.repeat(extra, number, axis=0)], axis=1)
+      for x, extra in ((key, extra_k), (value, extra_v))
+    )
+  low, high = (_intervals(ends, B) for ends in zip(*((p.low, p.high) for p in plans)))
+  scores = Scores(windows.Windows(low, high, tuple(p.keys.shape[2] for p in plans)))
+  out, lse = softmax.chunked(query, key, value, scores, scale=scale)
+  counts = [p.queries.shape[1] for p in plans]
+  place = _numbers([p.tile[..., None] for p in plans], counts) * math.prod(sides)
+  place = place + _numbers([p.inner[..., None] for p in plans], sides)
 
   def join(x):
-    x = tiles.unpermute(tiles.flat(x.swapaxes(0, 1), 2, 1), grid, tile)
-    return reorder(x, [inverse_order(p.order) for p in plans])
+    x = x.reshape(B, -1, *x.shape[2:])
+    return tiles.rows(x, place).reshape(B, *grid, *x.shape[2:])
 
-  return join(out), join(lse)
+  return join(out), join(lse[..., None])[..., 0]
 
 
 def tile_length(length: int, axis: Axis, count: int) -> int:
-  """Queries of a tile: about a window, whole stride groups."""
-  most = max(axis.window, SHORTEST[count - 1])
+  """Queries of a tile: a power of two of at most a window, whole stride groups."""
+  most = 1 << max(axis.window, SHORTEST[count - 1]).bit_length() - 1
   return min(length, -(-most // axis.stride) * axis.stride)
 
 
 def _plan(length, axis, tile, segment_ids) -> _Plan:
-  window, stride, dilation, causal = axis
   number = -(-length // tile)
   pad = ((0, 0), (0, number * tile - length))
   if segment_ids is None:
-    order, low, high = windows.ordered(length, window, stride, dilation, causal)
-    order, low, high, xp = order[None], low[None], high[None], np
-    size = int((xp.pad(high, pad, "edge")[:, tile - 1 :: tile] - low[:, ::tile]).max())
+    xp: Any = np
+    order, low, high = windows.ordered(length, *axis)
+    order, low, high = order[None], low[None], high[None]
+    last = np.pad(high, pad, "edge")[:, tile - 1 :: tile]
+    size = int((last - low[:, ::tile]).max())
   else:
-    order, low, high = windows.packed(segment_ids, window, stride, dilation, causal)
     xp = jnp
+    order, low, high = windows.packed(segment_ids, *axis)
     # A tile may begin at a document's last token and end at another one's first.
-    size = min(length, tile + (window if causal else 2 * window - 1) - 1)
-  starts = low[:, ::tile].clip(None, length - size)
+    reach = axis.window if axis.causal else 2 * axis.window - 1
+    size = min(length, tile + reach - 1)
+  starts = low[:, ::tile].clip(None, length - size)[..., None]
+  queries = xp.pad(order, pad).reshape(-1, number, tile)
+  keys: Any = starts + np.arange(size)
+  keys = xp.take_along_axis(order, keys.reshape(keys.shape[0], -1), axis=1)
   # Queries past the end have an empty interval.
-  low, high = (xp.pad(x, pad).reshape(-1, number, tile) for x in (low, high))
-  return _Plan(
-    order if dilation > 1 else None,
-    starts,
-    low - starts[..., None],
-    high - starts[..., None],
-    size,
-  )
+  low, high = (xp.pad(x, pad).reshape(-1, number, tile) - starts for x in (low, high))
+  place = xp.argsort(order, axis=1)
+  keys = keys.reshape(-1, number, size)
+  return _Plan(queries, keys, low, high, place // tile, place % tile)
 
 
 def reorder(x, orders):
@@ -126,24 +125,26 @@ def inverse_order(order):
   return None if order is None else order.argsort(axis=1)
 
 
-def _intervals(plans, name):
-  """(tiles, axes, b, prod t) int32: an axis's intervals at every query of a tile."""
-  number = [p.low.shape[1] for p in plans]
-  length = [p.low.shape[2] for p in plans]
-  found = []
-  for axis, plan in enumerate(plans):
-    x = jnp.asarray(getattr(plan, name), jnp.int32)
-    shape = [x.shape[0]] + [1] * (2 * len(plans))
-    shape[1 + axis], shape[1 + len(plans) + axis] = x.shape[1:]
-    x = jnp.broadcast_to(x.reshape(shape), (x.shape[0], *number, *length))
-    found.append(x.reshape(-1, math.prod(number), math.prod(length)).swapaxes(0, 1))
-  return jnp.stack(found, axis=1)
+def _spread(lines):
+  """Arrays (b, n, p), one an axis, as (b, *n, *p) of length 1 on other axes' places."""
+  for axis, line in enumerate(lines):
+    shape = [line.shape[0]] + [1] * (2 * len(lines))
+    shape[1 + axis], shape[1 + len(lines) + axis] = line.shape[1:]
+    yield line.reshape(shape)
 
 
-def _boxes(x, plans):
-  """(B, *S, K, H) to (tiles, B, prod sizes, K, H)."""
-  for i, plan in enumerate(plans):
-    starts = plan.starts[0] if plan.starts.shape[0] == 1 else plan.starts
-    x = tiles.spans(x, starts, plan.size, axis=1 + 2 * i, out=i)
-  n = len(plans)
-  return tiles.flat(tiles.flat(x, n), n, 2)
+def _numbers(lines, lengths):
+  """Row-major numbers of points, (b, prod n, prod p), from (b, n, p) of each axis."""
+  total: Any = 0
+  for part, length in zip(_spread(lines), lengths):
+    total = total * length + part
+  tiles = math.prod(line.shape[1] for line in lines)
+  return total.reshape(total.shape[0], tiles, -1).astype(np.int32)
+
+
+def _intervals(lines, B):
+  """(axes, B tiles, prod t) int32: an axis's intervals at every query of a tile."""
+  parts = [jnp.asarray(part, jnp.int32) for part in _spread(lines)]
+  whole = (B, *jnp.broadcast_shapes(*(part.shape for part in parts))[1:])
+  tokens = math.prod(line.shape[2] for line in lines)
+  return jnp.stack([jnp.broadcast_to(x, whole).reshape(-1, tokens) for x in parts])

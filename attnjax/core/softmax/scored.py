@@ -1,0 +1,34 @@
+"""A program's score with its derivatives, on a tile or on whole matrices."""
+
+import jax
+import jax.numpy as jnp
+
+from attnjax.core.softmax.definition import wide
+
+
+def score_and_pull(part, raw, places, operands):
+  """(score, pull) of an Elementwise of scores.
+
+  pull(dscore) is (draw, the gradients of the operands by their number in the program).
+
+  Args:
+    part: the Elementwise.
+    raw: scores before it, with the axes of the operands.
+    places: numbers of the queries and of the keys, which broadcast to raw.
+    operands: those that it reads, which broadcast to raw.
+  """
+  floats = [jnp.issubdtype(x.dtype, jnp.floating) for x in operands]
+  floating = [x.astype(wide(raw)) for x, f in zip(operands, floats) if f]
+
+  def score(raw, *floating):
+    left = iter(floating)
+    whole = [next(left) if f else x for x, f in zip(operands, floats)]
+    return jnp.broadcast_to(part(raw, *places, *whole), raw.shape)
+
+  value, vjp = jax.vjp(score, raw, *floating)
+
+  def pull(dscore):
+    draw, *parts = vjp(dscore)
+    return draw, dict(zip((p for p, f in zip(part.operands, floats) if f), parts))
+
+  return value, pull

@@ -1,0 +1,188 @@
+"""Small problems with whole matrices of scores, as many at a time as caches hold.
+
+Where T S of a head is small, products of whole matrices in one batch are several times
+faster on CPUs than loops over tiles. The backward pass makes the weights again from
+lse, so that no matrix is kept between the passes.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from attnjax.core.softmax.definition import wide
+from attnjax.core.softmax.exponential import LOG2E, power, rounder
+from attnjax.core.softmax.forward import with_sinks
+from attnjax.core.softmax.scored import score_and_pull
+
+# Scores of one head, at most; beyond it tiles are as fast, and need less memory.
+MATRIX = 2**17
+# Scores of one step of the loop over the batch: 8 MB, which stay in caches.
+STEP = 2**21
+
+_barrier = jax.lax.optimization_barrier
+
+
+def forward(q, k, v, sinks, program, schedule, *, scale):
+  """(out, lse) as `attnjax.core.softmax.fused` describes them."""
+  del schedule
+  unit = scale * LOG2E if program.score is None else scale
+
+  def part(arrays, operands):
+    query, key, value = arrays
+    raw = _scores(query, key)
+    score = raw
+    if program.score is not None:
+      given = _read(program.score, operands)
+      score = program.score(raw, *_places(raw), *given) * LOG2E
+    seen = _seen(program, operands, raw)
+    if seen is not None:
+      score = jnp.where(seen, score, -jnp.inf)
+    score = _barrier(score)
+    top = score.max(axis=-1, keepdims=True)
+    top = _barrier(jnp.where(top == -jnp.inf, 0.0, top))
+    weight = power(score - top, rounder())
+    total = weight.sum(axis=-1, keepdims=True)
+    if program.keep is not None:
+      weight = weight * program.keep(*_places(raw), *_read(program.keep, operands))
+    some = total != 0
+    safe = jnp.where(some, total, 1.0)
+    out = _sums(weight, value) / safe
+    lse = jnp.where(some, (top + jnp.log2(safe)) / LOG2E, -jnp.inf)
+    return (out, lse), [None] * len(operands)
+
+  arrays = _by_head(q) * unit, _by_head(k), _by_head(v)
+  start = [None] * len(program.operands)
+  (out, lse), _ = _in_parts(part, arrays, (), program, start)
+  out, lse = with_sinks(_by_token(out), _by_token(lse)[..., 0], sinks)
+  return out.astype(v.dtype), lse
+
+
+def backward(q, k, v, g, lse, delta, program, schedule, *, scale):
+  """(dq, dk, dv, doperands) as `attnjax.core.softmax.fused` describes them."""
+  del schedule
+  unit = scale * LOG2E if program.score is None else scale
+  lse = jnp.where(lse == -jnp.inf, jnp.inf, lse * LOG2E)
+
+  def part(arrays, operands):
+    query, key, value, lse, g, delta = arrays
+    raw = _scores(query, key)
+    score, pull = raw, None
+    if program.score is not None:
+      given = _read(program.score, operands)
+      score, pull = score_and_pull(program.score, raw, _places(raw), given)
+      score = score * LOG2E
+    weight = power(score - lse, rounder())
+    seen = _seen(program, operands, raw)
+    if seen is not None:
+      weight = jnp.where(seen, weight, 0.0)
+    weight = _barrier(weight)
+    dweight, kept = _scores(g, value), weight
+    if program.keep is not None:
+      keep = program.keep(*_places(raw), *_read(program.keep, operands))
+      kept, dweight = weight * keep, dweight * keep
+    draw, sums = weight * (dweight - delta), [_zeros(x, wide(q)) for x in operands]
+    if pull is not None:
+      draw, read = pull(draw)
+      sums = [read.get(p, x) for p, x in enumerate(sums)]
+    dkey, dvalue = _pulled(draw, query, key), _pulled(kept, g, value)
+    return (_sums(draw, key) * scale, dkey * (scale / unit), dvalue), sums
+
+  rows = _by_head(g), *(_by_head(x[..., None]) for x in (lse, delta))
+  arrays = _by_head(q) * unit, _by_head(k), _by_head(v), rows[1]
+  start = [_zeros(x, wide(q)) for x in program.operands]
+  found, sums = _in_parts(part, arrays, rows[::2], program, start)
+  found = (_by_token(x) for x in found)
+  return *(d.astype(x.dtype) for d, x in zip(found, (q, k, v))), sums
+
+
+def _scores(query, key):
+  """Scores of (b, N, T, H) and (b, K, S, H): (b, N, T, S)."""
+  one = _grouped(query, key)
+  return jnp.einsum("bkth,bksh->bkts", one, key).reshape(*query.shape[:3], -1)
+
+
+def _sums(weight, value):
+  """Sums over keys, (b, N, T, V), of (b, N, T, S) and (b, K, S, V)."""
+  one = _grouped(weight, value)
+  return jnp.einsum("bkts,bksv->bktv", one, value).reshape(*weight.shape[:3], -1)
+
+
+def _pulled(weight, rows, like):
+  """Sums over queries and the heads of a group: (b, K, S, H) as `like` is."""
+  one, two = (_grouped(x, like) for x in (weight, rows))
+  return jnp.einsum("bkts,bkth->bksh", one, two)
+
+
+def _grouped(x, like):
+  """(b, N, T, ...) to (b, K, G T, ...)."""
+  return x.reshape(x.shape[0], like.shape[1], -1, x.shape[3])
+
+
+def _in_parts(function, arrays, zeros, program, start):
+  """(results, sums) of function((*arrays, *zeros), operands) over parts of the batch.
+
+  Results have the batch as their first axis. Sums belong to operands: what the parts
+  give for one that the whole batch shares is added to `start`, the others' is joined.
+  The last part is filled up with its last example, in which `zeros` are 0.
+  """
+  (B, N, T), S = arrays[0].shape[:3], arrays[1].shape[2]
+  size = -(-B // min(B, -(-B * N * T * S // STEP)))
+  number = -(-B // size)
+  if number == 1:
+    results, sums = function((*arrays, *zeros), program.operands)
+    return results, tuple(sums)
+  shared = [x.shape[0] == 1 for x in program.operands]
+
+  def cut(x, mode="edge"):
+    x = jnp.pad(x, ((0, number * size - B), *((0, 0),) * (x.ndim - 1)), mode)
+    return x.reshape(number, size, *x.shape[1:])
+
+  def chosen(which, parts):
+    return [x if one is which else None for one, x in zip(shared, parts)]
+
+  def merged(common, own):
+    return tuple(x if one else y for one, x, y in zip(shared, common, own))
+
+  def step(total, part):
+    given, own = part
+    results, sums = function(given, merged(program.operands, own))
+    total = jax.tree.map(jnp.add, total, chosen(True, sums))
+    return total, (results, chosen(False, sums))
+
+  own = [None if x is None else cut(x) for x in chosen(False, program.operands)]
+  given = (*map(cut, arrays), *(cut(x, "constant") for x in zeros))
+  total, found = jax.lax.scan(step, chosen(True, start), (given, own))
+  found = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:B], found)
+  return found[0], merged(total, found[1])
+
+
+def _by_head(x):
+  """(b, T, N, H) to (b, N, T, H), the type that sums have."""
+  return x.astype(wide(x)).swapaxes(1, 2)
+
+
+def _by_token(x):
+  """(b, N, T, H) to (b, T, N, H)."""
+  return x.swapaxes(1, 2)
+
+
+def _zeros(x, dtype):
+  """Where the gradient of an operand is summed; None if it has none."""
+  return jnp.zeros(x.shape, dtype) if jnp.issubdtype(x.dtype, jnp.floating) else None
+
+
+def _places(raw):
+  """The numbers of the queries, (T, 1), and of the keys, (1, S)."""
+  T, S = raw.shape[2:]
+  return jnp.arange(T, dtype=jnp.int32)[:, None], jnp.arange(S, dtype=jnp.int32)[None]
+
+
+def _read(part, operands):
+  return [operands[p] for p in part.operands]
+
+
+def _seen(program, operands, raw):
+  """The mask, made once for all heads that it serves; None where all is seen."""
+  if program.seen is None:
+    return None
+  part = program.seen
+  return _barrier(part(*_places(raw), *_read(part, operands)))
