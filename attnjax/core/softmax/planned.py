@@ -36,7 +36,9 @@ def attend(form: Form, q, k, v, scores: Scores, *, sinks, scale, blocks):
   whole = program if same else scores_of.program(scores, shape, (), wide(q))
   begins = scores.begins()
   schedules = tuple(
-    None if sides is None else masks.schedule(scores.mask, shape, *sides, *begins)
+    None
+    if sides is None
+    else masks.schedule(scores.mask, shape, sides[0], sides[1], begins[0], begins[1])
     for sides in blocks
   )
   own = Form(
