@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
+from attnjax.contract import check_known
 from attnjax.core import masks
 from attnjax.nn import mlp
 from attnjax.nn.convolution import ShortConvolution
@@ -122,8 +123,7 @@ class Stack(nnx.Module):
       raise ValueError(
         f"depth = {depth} does not divide by the pattern of {len(builds)} mechanisms"
       )
-    if remat not in REMAT:
-      raise ValueError(f"remat = {remat!r} is none of {', '.join(REMAT)}")
+    check_known("remat", remat, REMAT)
 
     def block(build):
       def make(key):

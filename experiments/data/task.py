@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, Literal, Protocol
 
+from attnjax.contract import check_known
+
 SPLITS = ("train", "validation", "test")
 
 
@@ -53,8 +55,7 @@ class Task:
 
 def check_split(split: str) -> str:
   """The split; ValueError if there is none of that name."""
-  if split not in SPLITS:
-    raise ValueError(f"split {split!r} is none of {', '.join(SPLITS)}")
+  check_known("split", split, SPLITS)
   return split
 
 

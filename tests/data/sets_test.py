@@ -129,7 +129,7 @@ class CorpusTest(parameterized.TestCase):
     self.assertLen(metadata["sha256"], 64)
 
   def test_unknown_split(self):
-    with self.assertRaisesRegex(ValueError, "'dev' is none of train, validation"):
+    with self.assertRaisesRegex(ValueError, "unknown split 'dev'"):
       load("kjv").source("dev")
 
 

@@ -134,7 +134,7 @@ class AttendTest(parameterized.TestCase):
       ((q, k, v, bias), {}, "features 'positive' need w"),
       ((q, k, v, bias[:, 1:], w), {}, r"bias \(2, 8\) must be \(N, 2 D - 1\)"),
       ((q, k, v, bias, jnp.ones((3, 6, 4))), {}, r"w \(3, 6, 4\) must be"),
-      ((q, k, v, bias, w), {"features": "cosine"}, "features 'cosine' is none of"),
+      ((q, k, v, bias, w), {"features": "cosine"}, "unknown features 'cosine'"),
     ):
       with self.assertRaisesRegex(ValueError, message):
         nprf.attend(*arguments, **options)
@@ -196,9 +196,9 @@ class LayerTest(parameterized.TestCase):
     np.testing.assert_array_equal(past, [31, 17, 9, 8, 3, 1, 0, 0, 0, 0, 0, 0, 0])
 
   @parameterized.parameters(
-    ({"rpe": "rotary"}, "rpe 'rotary' is none of full, bucket, none"),
-    ({"kind": "cosine"}, "kind 'cosine' is none of positive"),
-    ({"form": "video"}, "form 'video' is none of causal"),
+    ({"rpe": "rotary"}, "unknown rpe 'rotary'"),
+    ({"kind": "cosine"}, "unknown kind 'cosine'"),
+    ({"form": "video"}, "unknown form 'video'"),
     ({"max_distance": 0}, "max_distance = 0 must be 1 or more"),
     ({"rpe": "bucket", "buckets": 1}, "buckets = 1: at least 2"),
   )

@@ -183,8 +183,8 @@ class LayerTest(parameterized.TestCase):
       both.init_cache(1, 7)
 
   @parameterized.parameters(
-    ({"impl": "cuda"}, "impl 'cuda' is none of auto, reference, xla, pallas, triton"),
-    ({"form": "image"}, "form 'image' is none of causal, sequence"),
+    ({"impl": "cuda"}, "unknown impl 'cuda'"),
+    ({"form": "image"}, "unknown form 'image'"),
     ({"heads": 3}, "dim = 16 does not divide by heads = 3"),
     ({"kv_heads": 3}, "heads = 4 do not divide by kv_heads = 3"),
   )

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from attnjax.contract import Case
+from attnjax.contract import Case, check_known
 from attnjax.core import linear, masks
 from attnjax.core.softmax import wide
 from attnjax.variants.linear.lightning2.decay import slopes as make_slopes
@@ -52,8 +52,7 @@ def attend(
   """
   linear.check(q, k, v, slopes=slopes, initial_state=initial_state)
   ids = masks.segments(segment_ids, padding, (q.shape[0], q.shape[1]))
-  if impl not in ("auto", *IMPLEMENTATIONS):
-    raise ValueError(f"impl {impl!r} is none of auto, {', '.join(IMPLEMENTATIONS)}")
+  check_known("impl", impl, ("auto", *IMPLEMENTATIONS))
   real = None
   if ids is not None:
     ids, real = linear.spans(ids)

@@ -5,6 +5,8 @@ import math
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from attnjax.contract import check_known
+
 SLOPE_KINDS = ("alibi", "minimax", "fla", "none")
 
 
@@ -29,8 +31,7 @@ def slopes(
   Raises:
     ValueError: if `kind` is unknown or `index` is not below `layers`.
   """
-  if kind not in SLOPE_KINDS:
-    raise ValueError(f"slope_kind {kind!r} is none of {', '.join(SLOPE_KINDS)}")
+  check_known("slope_kind", kind, SLOPE_KINDS)
   if isinstance(index, int) and not 0 <= index < layers:
     raise ValueError(f"index = {index} is not a layer of layers = {layers}")
   index = jnp.float32(0) if layers == 1 else jnp.asarray(index, jnp.float32)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Num
 
+from attnjax.contract import check_known
 from attnjax.core import linear, masks
 from attnjax.nn import projections
 from attnjax.variants.linear.lightning2.attention import IMPLEMENTATIONS, attend
@@ -65,8 +66,7 @@ class Layer(nnx.Module):
       ("norm", norm, NORMS),
       ("impl", impl, ("auto", *IMPLEMENTATIONS)),
     ):
-      if value not in known:
-        raise ValueError(f"{name} {value!r} is none of {', '.join(known)}")
+      check_known(name, value, known)
     size = projections.head_size(dim, heads, head_dim)
     merged = heads * size
     self.project = projections.QueryKeyValue(dim, heads, heads, size, rngs=rngs)

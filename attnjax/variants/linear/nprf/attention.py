@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Num
 
-from attnjax.contract import Case
+from attnjax.contract import Case, check_known
 from attnjax.core import linear, masks, random_features
 from attnjax.variants.linear.nprf import forms, kernel
 
@@ -147,10 +147,8 @@ def _refuse(grid, impl, placed, padding):
 
 def _check(q, k, v, bias, w, features, causal, impl) -> tuple[int, ...]:
   """The grid of tokens; ValueError, naming the argument, if something does not fit."""
-  if impl not in ("auto", *IMPLEMENTATIONS):
-    raise ValueError(f"impl {impl!r} is none of auto, {', '.join(IMPLEMENTATIONS)}")
-  if features not in FEATURES:
-    raise ValueError(f"features {features!r} is none of {', '.join(FEATURES)}")
+  check_known("impl", impl, ("auto", *IMPLEMENTATIONS))
+  check_known("features", features, FEATURES)
   if q.ndim not in (4, 5):
     raise ValueError(f"q {q.shape} must be (B, T, N, H) or (B, H, W, N, H)")
   grid, N, H = q.shape[1:-2], q.shape[-2], q.shape[-1]

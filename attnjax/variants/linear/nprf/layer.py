@@ -6,6 +6,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Num
 
+from attnjax.contract import check_known
 from attnjax.core import masks, random_features
 from attnjax.nn import projections
 from attnjax.variants.linear.nprf import decode
@@ -67,8 +68,7 @@ class Layer(nnx.Module):
       ("rpe", rpe, RPE),
       ("impl", impl, ("auto", *IMPLEMENTATIONS)),
     ):
-      if value not in known:
-        raise ValueError(f"{name} {value!r} is none of {', '.join(known)}")
+      check_known(name, value, known)
     if max_distance < 1:
       raise ValueError(f"max_distance = {max_distance} must be 1 or more")
     size = projections.head_size(dim, heads, head_dim)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from attnjax import attention
+from attnjax.contract import check_known
 from attnjax.core import masks, softmax, windows
 from attnjax.core.scores import Scores
 from attnjax.variants.local.neighborhood import fused, tiled
@@ -76,8 +77,7 @@ def run(q, k, v, axes, extra_k, extra_v, segment_ids, scale, impl):
   check(q, k, v, extra_k, extra_v, segment_ids)
   options: dict[str, Any] = {"extra_k": extra_k, "extra_v": extra_v}
   options |= {"segment_ids": segment_ids, "scale": scale}
-  if impl not in ("auto", *IMPLEMENTATIONS):
-    raise ValueError(f"impl {impl!r} is none of auto, {', '.join(IMPLEMENTATIONS)}")
+  check_known("impl", impl, ("auto", *IMPLEMENTATIONS))
   chosen = attention.kernels() or "xla" if impl == "auto" else impl
   if chosen in fused.TOKENS:
     try:

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Num
 
+from attnjax.contract import check_known
 from attnjax.core import masks
 from attnjax.nn import projections
 from attnjax.variants.local.neighborhood import attention, decode
@@ -55,8 +56,7 @@ class Layer(nnx.Module):
     impl: str = "auto",
     rngs: nnx.Rngs,
   ):
-    if form not in AXES:
-      raise ValueError(f"form {form!r} is none of {', '.join(AXES)}")
+    check_known("form", form, AXES)
     axes = attention.broadcast(AXES[form], window, stride, dilation, causal)
     if form == "sequence" and axes[0].causal:
       raise ValueError("causal = True in form 'sequence'; form 'causal' is for that")

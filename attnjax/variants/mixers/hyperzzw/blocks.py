@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
+from attnjax.contract import check_known
 from attnjax.core.softmax import wide
 from attnjax.variants.mixers.hyperzzw.branches import MultiBranch
 from attnjax.variants.mixers.hyperzzw.standardise import Pool, gibs, of_batch
@@ -87,8 +88,7 @@ class Layer(nnx.Module):
     omega0: float = 2000.0,
     rngs: nnx.Rngs,
   ):
-    if form not in FORMS:
-      raise ValueError(f"form {form!r} is none of {', '.join(FORMS)}")
+    check_known("form", form, FORMS)
     self.block = SFNEBlock(
       dim,
       dim,

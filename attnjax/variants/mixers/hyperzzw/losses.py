@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
+from attnjax.contract import check_known
+
 REDUCTIONS = ("channel_sum", "tile")
 
 
@@ -23,8 +25,7 @@ def slow_neural_loss(
   Raises:
     ValueError: if `reduce` is unknown or channels do not divide.
   """
-  if reduce not in REDUCTIONS:
-    raise ValueError(f"reduce {reduce!r} is none of {', '.join(REDUCTIONS)}")
+  check_known("reduce", reduce, REDUCTIONS)
   if reduce == "channel_sum":
     kernels = [kernel.sum(axis=-1, keepdims=True) for kernel in kernels]
   total = jnp.zeros(())

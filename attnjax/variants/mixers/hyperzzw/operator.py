@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from attnjax.contract import Case
+from attnjax.contract import Case, check_known
 from attnjax.core.depthwise import depthwise
 from attnjax.core.softmax import wide
 
@@ -30,8 +30,7 @@ def attend(
   Raises:
     ValueError: if shapes do not fit or `impl` is unknown.
   """
-  if impl not in ("auto", *IMPLEMENTATIONS):
-    raise ValueError(f"impl {impl!r} is none of auto, {', '.join(IMPLEMENTATIONS)}")
+  check_known("impl", impl, ("auto", *IMPLEMENTATIONS))
   if x.shape != z.shape or w.shape != z.shape[1:]:
     raise ValueError(
       f"z {z.shape}, w {w.shape}, x {x.shape} must be (B, H, W, C), (H, W, C),"

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Num
 
+from attnjax.contract import check_known
 from attnjax.core import linear, masks
 from attnjax.core.scan import State
 from attnjax.nn import projections
@@ -55,8 +56,7 @@ class Layer(nnx.Module):
       ("form", form, FORMS),
       ("impl", impl, ("auto", *IMPLEMENTATIONS)),
     ):
-      if value not in known:
-        raise ValueError(f"{name} {value!r} is none of {', '.join(known)}")
+      check_known(name, value, known)
     size = projections.head_size(dim, heads, head_dim)
     self.token = nnx.Param(_INIT(rngs.params(), (dim,)))
     self.project = projections.QueryKeyValue(

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from attnjax.contract import check_known
 from attnjax.core import linear, masks, recurrences
 from attnjax.core.softmax import wide
 
@@ -46,8 +47,7 @@ def attend(
   Raises:
     ValueError: if shapes do not fit or `impl` is unknown.
   """
-  if impl not in ("auto", *IMPLEMENTATIONS):
-    raise ValueError(f"impl {impl!r} is none of auto, {', '.join(IMPLEMENTATIONS)}")
+  check_known("impl", impl, ("auto", *IMPLEMENTATIONS))
   system = System(log_decay, write, read, skip)
   system.check(v)
   ids = masks.segments(segment_ids, padding, v.shape[:2])
