@@ -23,6 +23,7 @@ def _leaves(xp=np):
   count = xp.asarray(_RANDOM.integers(0, 3, (_B, _N, 5)).astype(np.int32))
   bits = _RANDOM.integers(0, 2**32, (_T, 2), dtype=np.uint32)
   flags = [xp.asarray(_RANDOM.random((1, n)) < 0.1) for n in (_T, _S)]
+  ends = _RANDOM.integers(0, _S // 2, (2, _B, _T))
   return {
     "full": Full(),
     "causal": Causal(),
@@ -36,6 +37,7 @@ def _leaves(xp=np):
     "lengths": Lengths(xp.asarray([13, 45]), xp.asarray([37, 20])),
     "prefix": masks.prefix_lm(xp.asarray([9, 20])),
     "segments": masks.Segments(ids, kv_ids),
+    "intervals": masks.Intervals(xp.asarray(ends[0]), xp.asarray(ends.sum(axis=0))),
     "dense": Dense(xp.asarray(_RANDOM.random((_T, _S)) < 0.4)),
     "keys": Dense(xp.asarray(_RANDOM.random((_B, 1, 1, _S)) < 0.5)),
     "bits": masks.packed_bits(xp.asarray(bits), _S),

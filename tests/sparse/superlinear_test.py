@@ -6,8 +6,11 @@ import numpy as np
 from absl.testing import absltest, parameterized
 from flax import nnx
 
+from attnjax.core import masks
 from attnjax.variants.softmax import dot_product
 from attnjax.variants.sparse import superlinear
+from attnjax.variants.sparse.superlinear import paired
+from experiments.training import cost
 from tests.sparse import growth
 
 
@@ -96,15 +99,26 @@ class AttendTest(parameterized.TestCase):
     self.assertTrue(jnp.isfinite(out).all())
 
   def test_work_grows_as_the_root_of_the_cube(self):
-    def run(q1, q2, k, v):
-      return superlinear.attend(q1, q2, k, v, impl="xla")
+    flops, sizes = [], []
+    for T in (2048, 8192):
+      arrays = _arrays(T, N=1, H=8)
+      shapes = [x.shape for x in arrays]
+      jaxpr = growth.traced(lambda *x: superlinear.attend(*x, impl="xla"), *shapes)
+      flops.append(cost.flops(jaxpr, arrays))
+      sizes.append(growth.largest(jaxpr))
+    self.assertLess(np.log(flops[1] / flops[0]) / np.log(4), 1.6)
+    self.assertLess(np.log(sizes[1] / sizes[0]) / np.log(4), 1.3)
 
-    def shapes(T):
-      return ((1, T, 1, 8),) * 4
-
-    flops, size = growth.powers(run, shapes, (4096, 16384))
-    self.assertLess(flops, 1.6)
-    self.assertLess(size, 1.3)
+  def test_blocks_of_sorted_pairs_visit_few_blocks_of_keys(self):
+    q1, _, k, _ = _arrays(4096)
+    geometry = superlinear.Geometry(3, 3, 2.0, 0.0, 0.5, 0.5)
+    where = superlinear.rows(jnp.zeros((1, 4096), jnp.int32), 4096, 0)
+    found, _ = superlinear.span_search(q1, k, where, geometry, 0)
+    order, mask = paired.pairs(found, 1, 4096)
+    self.assertEqual(sorted(np.asarray(order[0, 0])), list(range(2 * 4096 * 3)))
+    schedule = masks.schedule(mask, (1, 1, 2 * 4096 * 3, 4096), 128, 128)
+    # A span has up to 129 keys, in two or three blocks; of all there are 32.
+    self.assertLess(float(schedule.density()), 3.2 / 32)
 
   @parameterized.parameters(
     ({"search_power": 1.0}, "search_power = 1.0"),

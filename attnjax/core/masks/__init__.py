@@ -16,7 +16,14 @@ from attnjax.core.masks.algebra import (
   per_head,
   permute,
 )
-from attnjax.core.masks.arrays import Dense, Global, Segments, packed_bits, tree
+from attnjax.core.masks.arrays import (
+  Dense,
+  Global,
+  Intervals,
+  Segments,
+  packed_bits,
+  tree,
+)
 from attnjax.core.masks.draw import draw, text
 from attnjax.core.masks.grids import Neighborhood
 from attnjax.core.masks.lists import Blocks, select
@@ -57,6 +64,7 @@ __all__ = [
   "Dilated",
   "Full",
   "Global",
+  "Intervals",
   "Lengths",
   "Mask",
   "Neighborhood",

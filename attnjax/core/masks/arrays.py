@@ -36,6 +36,30 @@ class Segments(Mask):
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
+class Intervals(Mask):
+  """Each query sees the keys at positions low, ..., high - 1; none if high <= low.
+
+  Attributes:
+    low: int, (B|1, T).
+    high: int, (B|1, T).
+  """
+
+  low: Any
+  high: Any
+
+  def operands(self):
+    """Both ends."""
+    return self.low[:, None, :, None], self.high[:, None, :, None]
+
+  def seen(self, q, k, *operands):
+    """The key is between the query's ends."""
+    del q
+    low, high = operands
+    return (low <= k) & (k < high)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class Dense(Mask):
   """True = may attend; boolean, (T, S), (N, T, S) or (B, N, T, S), broadcastable.
 

@@ -10,12 +10,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from attnjax.core.masks import Blocks, Mask, Segments, Window
+from attnjax.core.masks import Blocks, Intervals, Mask, Segments, Window
 from attnjax.core.softmax.definition import wide
 from attnjax.core.softmax.scored import score_and_pull
 from attnjax.core.softmax.tangent import pad
 
-_NARROW = (Window, Segments, Blocks)
+_NARROW = (Window, Segments, Blocks, Intervals)
 
 
 @dataclasses.dataclass(frozen=True)

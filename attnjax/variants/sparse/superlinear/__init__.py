@@ -21,8 +21,8 @@ Not known from the code: which weights make q1 (here a projection that starts a 
 large as the others) and the positions (here rotary, q1 rotated as well).
 
 Cost: O(T^(1 + p) H) products of the search and O(T (top (b + c) T^r + W) H) of the
-attention: T^1.5 for p = r = 1/2; memory O(T top N) and 4 MB of gathered keys. O(T^2 N)
-in "reference". Decoding keeps 2 K H numbers a token and reads O(T^1/2) of them.
+attention: T^1.5 for p = r = 1/2; memory O(T top N (H + V)). O(T^2 N) in "reference".
+Decoding keeps 2 K H numbers a token and reads O(T^1/2) of them.
 
 Axes: B batch, T query tokens, S key tokens, N query heads, K key/value heads, H head
 size, V value size, D model width.

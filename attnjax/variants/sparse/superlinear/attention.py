@@ -9,12 +9,10 @@ from attnjax.contract import Case, check_known
 from attnjax.core import masks, softmax
 from attnjax.core.scores import Scores
 from attnjax.core.softmax import wide
-from attnjax.variants.sparse.superlinear import search
+from attnjax.variants.sparse.superlinear import paired, search
 from attnjax.variants.sparse.superlinear.search import Geometry
 
 IMPLEMENTATIONS = attention.IMPLEMENTATIONS
-# Gathered numbers of one step of the loop over queries: about 4 MB.
-_GATHERED = 2**20
 # Of a span that is not there: its weight is 0 beside one that is.
 _NEVER = -1e9
 
@@ -52,8 +50,8 @@ def attend(
     segment_ids: of the keys, of which the queries are the T from `offset` on. A
       document is a run of equal ids; negative ids see nothing and are not seen.
     offset: the place of the first query among the keys; S - T if None.
-    impl: one of IMPLEMENTATIONS, or "auto": of the window. Spans, which each query has
-      for itself, are gathered by XLA in all but the "reference".
+    impl: one of IMPLEMENTATIONS, or "auto", see `attnjax.attention`; of the window and
+      of the spans. The search is XLA's in all but the "reference".
 
   Raises:
     ValueError: if shapes do not fit or a number or name is not allowed.
@@ -109,8 +107,9 @@ def _check(q1, q2, k, geometry, impl):
 
 
 def _spans(q, k, v, found, where, geometry, impl, *, offset, segmented):
-  """Each span with the window, gathered; (B, T, N, top, V)."""
-  out, lse = _gathered(q, k, v, found, where, geometry)
+  """Each span with the window; (B, T, N, top, V)."""
+  real = where.keys >= 0 if segmented else None
+  out, lse = paired.attend(q, k, v, found, real=real, impl=impl)
   if geometry.window:
     near = masks.Window(geometry.window - 1, 0)
     if segmented:
@@ -126,58 +125,6 @@ def _spans(q, k, v, found, where, geometry, impl, *, offset, segmented):
       [lse, jnp.broadcast_to(beside[1][:, :, :, None], lse.shape)],
     )
   return out
-
-
-def _gathered(q, k, v, found, where, geometry):
-  """(out (B, T, N, top, V), lse) of the spans alone, for some queries at a time."""
-  (B, T, N, H), (S, K), top = q.shape, k.shape[1:3], geometry.top
-  reach = search.longest(geometry, S)
-  size = max(1, min(T, _GATHERED // (B * N * top * reach * H)))
-  end = -T % size
-  first = jnp.clip(found.start, 0, S - reach)
-
-  def parts(x):  # (B, T, N, ...) to (T / size, B, K, g size, ...)
-    x = jnp.pad(x, ((0, 0), (0, end)) + ((0, 0),) * (x.ndim - 2))
-    x = jnp.moveaxis(search.by_key_head(x, K), 3, 0)
-    x = x.reshape(-1, size, *x.shape[1:])
-    return jnp.moveaxis(x, 1, 4).reshape(-1, B, K, N // K * size, *x.shape[5:])
-
-  here = jnp.broadcast_to(where.queries[:, :, None], (B, T, N))
-  keys, values = k.swapaxes(1, 2), v.swapaxes(1, 2)
-
-  @jax.checkpoint
-  def visit(part):
-    query, first, start, stop, here = part  # (B, K, g size, ...)
-    at = first[..., None] + jnp.arange(reach)
-    own = jax.vmap(lambda ids, at: ids[at])(where.keys, at)
-    seen = (at >= start[..., None]) & (at <= stop[..., None])
-    seen = seen & (own == here[..., None, None]) & (own >= 0)
-    k, v = (_slices(x, first, reach) for x in (keys, values))
-    query = jnp.repeat(query.reshape(-1, 1, 1, H), top, axis=0)
-    scores = Scores(masks.Dense(seen.reshape(-1, 1, 1, reach)))
-    out, lse = attention.attend(query, k, v, scores, scale=H**-0.5, impl="xla")
-    return out.reshape(*first.shape, -1), lse.reshape(first.shape)
-
-  found = parts(q), parts(first), parts(found.start), parts(found.end), parts(here)
-  result = jax.lax.map(visit, found)
-
-  def join(x):
-    x = x.reshape(-1, B, K, N // K, size, *x.shape[4:])
-    x = jnp.moveaxis(x, 4, 1).reshape(T + end, B, N, *x.shape[5:])
-    return x[:T].swapaxes(0, 1)
-
-  return tuple(join(x) for x in result)
-
-
-def _slices(x, first, size):
-  """Rows first, ..., first + size - 1 of x (B, K, S, H), (all slices, size, 1, H)."""
-
-  def cut(x, start):
-    return jax.lax.dynamic_slice_in_dim(x, start, size, axis=0)
-
-  flat = first.reshape(*first.shape[:2], -1)
-  out = jax.vmap(jax.vmap(jax.vmap(cut, (None, 0))))(x, flat)
-  return out.reshape(-1, size, 1, x.shape[-1])
 
 
 def _dense_search(q, k, where, geometry):

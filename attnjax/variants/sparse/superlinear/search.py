@@ -160,13 +160,6 @@ def by_key_head(x: Array, K: int) -> Array:
   return jnp.moveaxis(x, 1, 3)
 
 
-def longest(geometry: Geometry, S: int) -> int:
-  """Keys of the longest span of a sequence of S tokens."""
-  factors = (geometry.backward, geometry.forward)
-  reach = sum(int(tables.reaches(S, f, geometry.span_power)[-1]) for f in factors)
-  return min(S, reach + 1)
-
-
 def distances(geometry: Geometry, S: int) -> Array:
   """Whether a key at a distance of 0, ..., S - 1 is an anchor; bool, (S,)."""
   table = tables.stripes(S, geometry.window_index, geometry.search_power)
