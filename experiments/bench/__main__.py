@@ -18,7 +18,7 @@ import pkgutil
 import sys
 from pathlib import Path
 
-from experiments import errors, memory
+from experiments import errors
 from experiments.bench import kernels, machines
 
 _KINDS = ("cpu", "tpu", "gpu", "lowering", "tune", "length")
@@ -54,7 +54,6 @@ def main(argv: list[str] | None = None) -> int:
   )
   flags = parser.parse_args(argv)
   machines.enable()
-  memory.keep()
   rows, holds = _rows(flags)
   path = flags.json or Path("results") / f"bench_{flags.kind}.json"
   path.parent.mkdir(parents=True, exist_ok=True)
