@@ -24,7 +24,7 @@ from jaxtyping import Array, Bool, Float, Int
 from attnjax.core.positions import sinusoids
 from attnjax.nn.patches import Patches
 from attnjax.nn.transformer import Block, layer_norm
-from experiments.evidence import fit
+from experiments.evidence import fit, spread
 
 SIDE, PATCH, CELL = 16, 2, 4
 HEIGHT, NOISE, GAIN = 2.5, 0.4, 0.5
@@ -151,15 +151,11 @@ def accuracy(model: Any, task: Task = Task(), number: int = 2000) -> float:
 
 
 def _spread(weight: Array) -> Array:
-  """A matrix of the same spread in every net; others as they are.
-
-  Papers begin with 0.02, for hundreds of channels: 24 then learn nothing for long.
-  """
-  found = np.asarray(weight)
-  if found.ndim not in (2, 3) or not found.std():
+  """A matrix of the same spread in every net; others as they are."""
+  if weight.ndim not in (2, 3):
     return weight
-  inputs = found.shape[0] if found.ndim == 2 else DIM  # or heads of the width DIM
-  return weight * (GAIN * inputs**-0.5 / found.std())
+  # Or heads of the width DIM.
+  return spread(weight, weight.shape[0] if weight.ndim == 2 else DIM, GAIN)
 
 
 def _point(place, h: int) -> Array:

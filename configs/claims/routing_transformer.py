@@ -7,12 +7,16 @@ for T^1.5 pairs; local attention alone does not reach so far.
 
 The task: tokens have one of 16 colours, each colour one of 10 digits in each text; half
 of the tokens show the digit, the others ask for it. The loss is on those that ask for a
-colour that was shown before, but not in the last 24 tokens. T = 128, 2 layers, 64 wide,
-2 local heads (12 tokens) and 2 routed ones (8 clusters of 22 tokens, shared queries and
-keys, centroids by moving averages and commitment loss), trained with the selection of
-the past, 400 steps of 8 texts.
+colour that was shown before, but not in the last 24 tokens. T = 256, 2 layers of
+attention alone, 64 wide, 2 local heads (12 tokens) and 2 routed ones (16 clusters of 16
+tokens, shared queries and keys, centroids by moving averages and commitment loss), 250
+steps of 4 texts. Where not said otherwise the selection is of the past, so that nothing
+leaks. In all models alike colours are embedded larger than digits, and nothing has
+positions. (With a SwiGLU in each block dense attention is at chance after 200 steps.)
 
-Not measured yet as a whole: only that dense attention learns the task.
+It took 535 s on 2 cores that three times as much work shared. Centroids that stay as
+they were drawn answer 85 % where those that learn answer over 99 %.
+One seed.
 """
 
 import functools
@@ -25,31 +29,36 @@ import numpy as np
 import optax
 from flax import nnx
 
-from attnjax.nn import mlp
 from attnjax.variants.local import neighborhood
 from attnjax.variants.softmax import dot_product
 from attnjax.variants.sparse import routing_transformer as routing
 from experiments.evidence import Claim, at_least, at_most, reported
 from experiments.training import cost
 
-COLOURS, DIGITS, LENGTH, FAR = 16, 10, 128, 24
-WIDTH, HEADS, CLUSTERS, WINDOW, NEAR = 64, 4, 8, 22, 12
-BATCH, STEPS, RATE = 8, 400, 4e-3
+COLOURS, DIGITS, LENGTH, FAR = 16, 10, 256, 24
+WIDTH, HEADS, CLUSTERS, WINDOW, NEAR = 64, 4, 16, 16, 12
+BATCH, STEPS, RATE, DECAY = 4, 250, 5e-3, 0.99
+SHARED: dict[str, Any] = {"heads": HEADS, "rope_theta": 0.0}
 LENGTHS = (4096, 16384)
 
 
 def claims() -> Iterator[Claim]:
-  yield at_most("pairs in clusters / all pairs", CLUSTERS * WINDOW**2 / LENGTH**2, 0.25)
+  seen = np.minimum(np.arange(LENGTH) + 1, WINDOW).sum()
+  share = seen / (LENGTH * (LENGTH + 1) / 2)
+  yield at_most("pairs of a routed head / pairs of causal attention", share, 0.25)
   for selection in routing.SELECTIONS:
     name = f"products of the selection {selection!r}: power of T, 4k to 16k"
     yield at_most(name, _power(selection), 1.6)
-  dense = _accuracy(functools.partial(dot_product.Layer, heads=HEADS))
+  dense = _accuracy(functools.partial(dot_product.Layer, **SHARED))
   yield at_least("digits right, dense", dense, 0.95)
-  local = _accuracy(functools.partial(neighborhood.Layer, heads=HEADS, window=NEAR))
+  local = _accuracy(functools.partial(neighborhood.Layer, window=NEAR, **SHARED))
   yield at_most("the same, local heads only", local, 0.5)
   options = {"clusters": CLUSTERS, "window": WINDOW, "local_window": NEAR}
-  routed = functools.partial(routing.Layer, heads=HEADS, share_qk=True, **options)
+  routed = functools.partial(routing.Layer, share_qk=True, **SHARED, **options)
   yield at_least("the same, local and routed heads", _accuracy(routed), 0.95)
+  yield reported("the same, centroids as drawn", _accuracy(routed, decay=1.0))
+  published = functools.partial(routed, selection="all")
+  yield reported("the same, selection 'all'", _accuracy(published))
   yield reported("the same, one guess in", DIGITS)
 
 
@@ -68,18 +77,16 @@ def _power(selection: str) -> float:
 
 class _Block(nnx.Module):
   def __init__(self, mixer, *, rngs: nnx.Rngs):
-    self.norms = nnx.List(nnx.RMSNorm(WIDTH, rngs=rngs) for _ in range(2))
+    self.norm = nnx.RMSNorm(WIDTH, rngs=rngs)
     self.mixer = mixer(WIDTH, rngs=rngs)
-    self.mlp = mlp.KINDS["swiglu"](WIDTH, 2 * WIDTH, rngs=rngs)
 
-  def __call__(self, x, clusters, index):
-    y, loss = self.norms[0](x), 0.0
+  def __call__(self, x, clusters, index, decay):
+    y, loss = self.norm(x), 0.0
     if clusters is None:
       y = self.mixer(y)
     else:
-      y, loss, clusters = self.mixer.learn(y, clusters, index=index, decay=0.99)
-    x = x + y
-    return x + self.mlp(self.norms[1](x)), loss, clusters
+      y, loss, clusters = self.mixer.learn(y, clusters, index=index, decay=decay)
+    return x + y, loss, clusters
 
 
 class _Model(nnx.Module):
@@ -87,8 +94,9 @@ class _Model(nnx.Module):
 
   def __init__(self, mixer):
     rngs = nnx.Rngs(0)
-    self.colour = nnx.Embed(COLOURS, WIDTH, rngs=rngs)
-    self.digit = nnx.Embed(DIGITS + 1, WIDTH, rngs=rngs)
+    large, small = (nnx.initializers.normal(spread) for spread in (1.0, 0.3))
+    self.colour = nnx.Embed(COLOURS, WIDTH, embedding_init=large, rngs=rngs)
+    self.digit = nnx.Embed(DIGITS + 1, WIDTH, embedding_init=small, rngs=rngs)
     self.blocks = nnx.List(_Block(mixer, rngs=rngs) for _ in range(2))
     self.norm = nnx.RMSNorm(WIDTH, rngs=rngs)
     self.head = nnx.Linear(WIDTH, DIGITS, rngs=rngs)
@@ -101,23 +109,23 @@ class _Model(nnx.Module):
       for i, m in enumerate(mixers)
     )
 
-  def __call__(self, colour, digit, clusters):
+  def __call__(self, colour, digit, clusters, decay=DECAY):
     x, total, new = self.colour(colour) + self.digit(digit), 0.0, []
     for index, (block, own) in enumerate(zip(self.blocks, clusters)):
-      x, loss, own = block(x, own, index)
+      x, loss, own = block(x, own, index, decay)
       total, new = total + loss, [*new, own]
     return self.head(self.norm(x)), total, tuple(new)
 
 
-def _accuracy(mixer) -> float:
-  """The share of right digits after training."""
+def _accuracy(mixer, decay: float = DECAY) -> float:
+  """The share of right digits after training; decay: of the clusters' averages."""
   model: Any = _Model(mixer)
   rate = optax.warmup_cosine_decay_schedule(0, RATE, STEPS // 10, STEPS)
   optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
 
   def loss(model, clusters, key):
     colour, digit, answer, asked = _texts(key)
-    logits, commitment, new = model(colour, digit, clusters)
+    logits, commitment, new = model(colour, digit, clusters, decay)
     each = optax.softmax_cross_entropy_with_integer_labels(logits, answer)
     return (each * asked).sum() / asked.sum() + commitment, new
 

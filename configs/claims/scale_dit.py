@@ -4,17 +4,21 @@ Claimed (arXiv:2510.16325): with a low-resolution image as a guide local attenti
 images that are right as a whole, for a small part of dense attention's pairs; the guide
 needs its tokens at the corners of what they stand for.
 
-Images of 32 x 32 pixels hold four blobs, one in each quarter, all of one sign: that is
-the global rule. A transformer of three blocks, 48 wide, on 16 x 16 tokens learns to
-turn noise into them (x_t = (1 - t) x + t noise, the velocity noise - x, t a sigmoid of
-a normal number), and 12 steps of Euler from t = 1 make new ones. Consistent are images
+Images of 24 x 24 pixels hold four blobs, one in each quarter, all of one sign: that is
+the global rule. A transformer of two blocks, 32 wide, on 12 x 12 tokens learns to turn
+noise into them (x_t = (1 - t) x + t noise, the velocity noise - x, t a sigmoid of a
+normal number), and 12 steps of Euler from t = 1 make new ones. Consistent are images
 whose four blobs, by the sums over their quarters, have one sign; by chance 1 in 8 has.
-Tokens see 3 x 3 neighbours, and the guide, 4 x 4 tokens of the means of other, true
-images. All is trained from scratch, low-rank terms too, which the paper only tunes.
+Tokens see 3 x 3 neighbours, and the guide, 3 x 3 tokens of the means of other, true
+images. How far new images are from it is the distance in L2 of their means, relative to
+the guide. All is trained from scratch, low-rank terms too, which the paper only tunes;
+matrices begin with a spread for 32 channels. A guide at positions 0, 1, 2, not at the
+corners of what its tokens stand for, is tried in training and after it.
 
   python -m experiments.claims scale_dit
 
-Not measured yet: thresholds, sizes and times were set before any whole run.
+It takes a minute and a half on 2 cores. Measured: a model trained with the guide at
+wrong positions is as consistent as with right ones and hardly farther from its guide.
 """
 
 from collections.abc import Iterator
@@ -30,10 +34,10 @@ from attnjax.nn.mlp import GELU
 from attnjax.nn.patches import Patches
 from attnjax.nn.transformer import layer_norm
 from attnjax.variants.local import scale_dit
-from experiments.evidence import Claim, at_least, at_most, fit, reported
+from experiments.evidence import Claim, at_least, at_most, fit, reported, spread
 
-SIDE, PATCH, CELL = 32, 2, 4  # pixels, pixels of a token, tokens of a guide's token
-DIM, HEADS, DEPTH, WINDOW = 48, 2, 3, 2
+SIDE, PATCH, CELL = 24, 2, 4  # pixels, pixels of a token, tokens of a guide's token
+DIM, HEADS, DEPTH, WINDOW = 32, 2, 2, 2
 STEPS, BATCH, RATE, EULER = 300, 16, 3e-3, 12
 NOISE, TEST = 0.1, 200
 
@@ -48,18 +52,27 @@ def claims() -> Iterator[Claim]:
   pairs = {name: forms[name].pairs() for name in ("dense", "guided")}
   share = 100 * pairs["guided"] / pairs["dense"]
   yield at_most("per cent of dense attention's pairs", share, 15)
-  found = {name: _consistent(_train(model)) for name, model in forms.items()}
+  models = {name: _train(model) for name, model in forms.items()}
+  made = {name: _made(model) for name, model in models.items()}
+  found = {name: consistent for name, (consistent, _) in made.items()}
   yield reported("per cent consistent, dense attention", found["dense"])
   yield at_most("per cent consistent, windows alone", found["local"], 60)
   yield at_least("per cent consistent, windows and a guide", found["guided"], 90)
   wrong = found["guided"] - found["shrunk"]
-  yield at_least("points above a guide at positions 0, 1, 2, 3", wrong, 0)
+  yield at_least("points above a guide at positions 0, 1, 2", wrong, 0)
+  far, near = made["shrunk"][1], made["guided"][1]
+  yield at_least("times as far from a guide at those positions", far / near, 1)
+  models["guided"].anchor_scale = 1
+  far = _made(models["guided"])[1]
+  yield at_least("times as far, moved there after training", far / near, 1)
 
 
 class _Block(nnx.Module):
   def __init__(self, rngs: nnx.Rngs):
     self.norms = nnx.List(layer_norm(DIM, rngs=rngs) for _ in range(2))
-    self.mix = scale_dit.JointAttention(DIM, heads=HEADS, lora_noise=0.1, rngs=rngs)
+    self.mix = scale_dit.JointAttention(
+      DIM, heads=HEADS, lora_noise=0.1, impl="reference", rngs=rngs
+    )
     self.feed = GELU(DIM, 2 * DIM, rngs=rngs)
 
   def __call__(self, x, layout, scale):
@@ -68,7 +81,7 @@ class _Block(nnx.Module):
 
 
 class _Model(nnx.Module):
-  """Noisy images (B, 32, 32, 1), times (B,) and a guide to the velocity."""
+  """Noisy images (B, 24, 24, 1), times (B,) and a guide to the velocity."""
 
   def __init__(self, window: int, guided: bool, anchor_scale: int):
     rngs = nnx.Rngs(0)
@@ -113,11 +126,11 @@ class _Model(nnx.Module):
 
 
 def _draw(key, number):
-  """(B, 32, 32, 1): a blob in each quarter, all of one sign."""
+  """(B, 24, 24, 1): a blob in each quarter, all of one sign."""
   one, two, three = jax.random.split(key, 3)
   half = SIDE // 2
   sign = jax.random.bernoulli(one, 0.5, (number, 1, 1, 1, 1)) * 2.0 - 1
-  centre = jax.random.uniform(two, (number, 2, 2, 2), minval=5.0, maxval=half - 5.0)
+  centre = jax.random.uniform(two, (number, 2, 2, 2), minval=4.0, maxval=half - 4.0)
   line = jnp.arange(half)
   squares = (line - centre[..., None]) ** 2
   distance = squares[..., 0, :, None] + squares[..., 1, None, :]
@@ -143,11 +156,17 @@ def _train(model: _Model) -> _Model:
 
   rate = optax.warmup_cosine_decay_schedule(0, RATE, STEPS // 10, STEPS)
   optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
+  model = jax.tree.map(_spread, model)
   return fit(loss, model, steps=STEPS, optimizer=optimizer)
 
 
-def _consistent(model: _Model) -> float:
-  """Per cent of new images whose blobs have one sign."""
+def _spread(weight: jax.Array) -> jax.Array:
+  """A matrix of the same spread everywhere; others as they are."""
+  return spread(weight, weight.shape[0]) if weight.ndim == 2 else weight
+
+
+def _made(model: _Model) -> tuple[float, float]:
+  """Per cent of new images that are consistent, and how far they are from a guide."""
 
   @jax.jit
   def run(model, key):
@@ -160,6 +179,8 @@ def _consistent(model: _Model) -> float:
     start = jax.random.normal(two, (TEST, SIDE, SIDE, 1))
     x, _ = jax.lax.scan(step, start, 1 - jnp.arange(EULER) / EULER)
     sums = x.reshape(TEST, 2, SIDE // 2, 2, SIDE // 2).sum(axis=(2, 4))
-    return (abs(jnp.sign(sums).sum(axis=(1, 2))) == 4).mean()
+    consistent = (abs(jnp.sign(sums).sum(axis=(1, 2))) == 4).mean()
+    return consistent, jnp.linalg.norm(_guide(x) - guide) / jnp.linalg.norm(guide)
 
-  return 100 * float(run(model, jax.random.key(10**6)))
+  consistent, distance = run(model, jax.random.key(10**6))
+  return 100 * float(consistent), float(distance)
