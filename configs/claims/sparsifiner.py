@@ -5,19 +5,24 @@ network's attention, a quarter of the keys, chosen for each image and head, keep
 accuracy of dense attention; the same number of fixed keys does not.
 
 The task is what a mark at least six tokens away says (`experiments.relation`): 64
-tokens, 24 wide, two blocks; which key matters differs from image to image. A dense
-network is trained; its predictors learn its attention for 200 steps, while all else
-stays as it is; then 16 of 64 keys are seen, at once, and after 100 steps of
-fine-tuning. Fixed keys: the 16 nearest, and 16 random ones that are the same in all
+tokens, 24 wide, one block, so that a query must see the mark itself; which key matters
+differs from image to image. A dense network is trained; its predictor learns its
+attention for 300 steps, while all else stays as it is; then 16 of 64 keys are seen, at
+once, and after 100 steps of fine-tuning. The predictor has 32 reduced tokens, as many
+as the paper's. Fixed keys: the 16 nearest, and 16 random ones that are the same in all
 images, in the same network, fine-tuned alike. "Mass" is the share of the dense weights
-on the chosen keys, of that on the best ones.
+on the chosen keys, of that on the best ones; it counts all queries, also those that are
+not asked.
 
   python -m experiments.claims sparsifiner
 
-It takes three minutes. Measured: after these steps, fewer than the paper's, the
-predicted keys hold 79 % of the mass and lose 4.5 points. The nearest keys see too
-little to answer; random ones are better than those predicted once they are fine-tuned,
-as two blocks of 16 keys reach most tokens.
+It took 278 s on 2 cores that four times as much work shared. Predicted keys answer as
+well as all keys, with and without fine-tuning, though they hold 81 % of the mass where
+85 % are asked for. With 10 reduced tokens, a sixth as in the paper, it is 69 %, and
+62 % after twice the steps; undiminished channels, or a rate of 5e-3, do not raise it.
+What is learned has signs and all coefficients, what is used has not; that this costs
+the rest is a guess. Random keys are worse than predicted ones, but better than the
+nearest, as these never hold the mark. One seed.
 """
 
 import functools
@@ -35,7 +40,8 @@ from attnjax.variants.sparse import sparsifiner
 from experiments import relation
 from experiments.evidence import Claim, at_least, at_most, fit, reported
 
-HEADS, KEEP, PREDICTOR, TUNING, RATE = 4, 0.25, 200, 100, 1e-3
+HEADS, KEEP, PREDICTOR, TUNING, RATE = 4, 0.25, 300, 100, 1e-3
+REDUCE = 2  # 64 tokens to 32; the paper reduces 197 to as many
 GRID = (relation.SIDE // relation.PATCH,) * 2
 CHOSEN: Any = {"keep": KEEP, "impl": "reference"}
 FAR = relation.Task(apart=6)
@@ -49,8 +55,9 @@ class Mixer(nnx.Module):
   """
 
   def __init__(self, dim: int, *, layers: int, rngs: nnx.Rngs):
+    options: dict[str, Any] = {"heads": HEADS, "grid": GRID, "keep": KEEP}
     self.inner = sparsifiner.Layer(
-      dim, layers=layers, heads=HEADS, grid=GRID, keep=KEEP, distill=0.0, rngs=rngs
+      dim, layers=layers, reduce_n=REDUCE, distill=0.0, rngs=rngs, **options
     )
     self.choose: Any = None
 
@@ -72,7 +79,7 @@ class Mixer(nnx.Module):
 
 
 def claims() -> Iterator[Claim]:
-  dense = relation.train([Mixer], FAR)
+  dense = relation.train([Mixer], FAR, depth=1)
   yield at_least("per cent right, dense", relation.accuracy(dense, FAR), 95)
   yield reported("mass before the predictor learns", _mass(dense))
   dense = _predicting(dense)
@@ -87,8 +94,9 @@ def claims() -> Iterator[Claim]:
     yield reported(f"per cent right after fine-tuning, {name}", points[name])
   predicted = points["16 predicted keys"]
   yield at_most("points lost by predicted keys", whole - predicted, 1)
-  gained = predicted - points["16 nearest keys"]
-  yield at_least("points above the nearest keys", gained, 5)
+  for name in ("nearest", "random"):
+    gained = predicted - points[f"16 {name} keys"]
+    yield at_least(f"points above the {name} keys", gained, 5)
 
 
 def _predicted(layer, q, k):
