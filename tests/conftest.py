@@ -17,5 +17,23 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 
 import jaxtyping  # noqa: E402
+import pytest  # noqa: E402
 
 jaxtyping.install_import_hook("attnjax", "beartype.beartype")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+  """The tests of a file run in one process: what they share is compiled once."""
+  from xdist.scheduler import LoadScopeScheduling
+
+  class OfFiles(LoadScopeScheduling):
+    """Lowering waits for child processes, shares nothing, and fills what is left."""
+
+    def _split_scope(self, nodeid: str) -> str:
+      file = nodeid.partition("::")[0]
+      if file.startswith("tests/data/"):
+        return "data"
+      return nodeid if file.endswith("lowering_test.py") else file
+
+  return OfFiles(config, log)

@@ -73,6 +73,11 @@ def finite_loss(out):
   return sum(jnp.sum(jnp.sin(jnp.where(jnp.isfinite(y), y, 0))) for y in leaves)
 
 
+@functools.cache
+def _layer(module, form):
+  return module.Layer(**module.LAYER, form=form, rngs=nnx.Rngs(0))
+
+
 class FunctionTest(parameterized.TestCase):
   @parameterized.named_parameters(*listing.each(_problems))
   def test_value_and_gradients(self, module, error, case: Any = None, impl=None):
@@ -131,7 +136,7 @@ class LayerTest(parameterized.TestCase):
   def test_composes_with_jax(self, module, error, form=None):
     listing.check(error)
     dim = module.LAYER["dim"]
-    layer = module.Layer(**module.LAYER, form=form, rngs=nnx.Rngs(0))
+    layer = _layer(module, form)
     shape = (2, 9, 10, dim) if form == "image" else (2, 21, dim)
     x = jax.random.normal(jax.random.key(1), shape)
 
@@ -153,14 +158,14 @@ class LayerTest(parameterized.TestCase):
   @parameterized.named_parameters(*listing.each(_forms))
   def test_holds_only_float_parameters(self, module, error, form=None):
     listing.check(error)
-    layer = module.Layer(**module.LAYER, form=form, rngs=nnx.Rngs(0))
+    layer = _layer(module, form)
     for path, leaf in jax.tree_util.tree_leaves_with_path(layer):
       self.assertEqual(leaf.dtype, jnp.float32, jax.tree_util.keystr(path))
 
   @parameterized.named_parameters(*listing.each(_causal))
   def test_causal_form_sees_no_future(self, module, error, form=None):
     listing.check(error)
-    layer = module.Layer(**module.LAYER, form=form, rngs=nnx.Rngs(0))
+    layer = _layer(module, form)
     x = jax.random.normal(jax.random.key(1), (1, 21, module.LAYER["dim"]))
     run = jax.jit(lambda x: layer(x))
     before, after = run(x), run(x.at[:, 13:].add(1.0))
@@ -170,7 +175,7 @@ class LayerTest(parameterized.TestCase):
   @parameterized.named_parameters(*listing.each(_sequences))
   def test_packed_documents_are_as_if_alone(self, module, error, form=None):
     listing.check(error)
-    layer = module.Layer(**module.LAYER, form=form, rngs=nnx.Rngs(0))
+    layer = _layer(module, form)
     run = jax.jit(lambda x, **context: layer(x, **context))
     x = jax.random.normal(jax.random.key(1), (1, 24, module.LAYER["dim"]))
     ids = jnp.repeat(jnp.array([[4, 7, 2]]), jnp.array([11, 2, 11]), axis=1)
@@ -184,7 +189,7 @@ class LayerTest(parameterized.TestCase):
   @parameterized.named_parameters(*listing.each(_sequences))
   def test_padding_on_either_side_changes_nothing(self, module, error, form=None):
     listing.check(error)
-    layer = module.Layer(**module.LAYER, form=form, rngs=nnx.Rngs(0))
+    layer = _layer(module, form)
     run = jax.jit(lambda x, **context: layer(x, **context))
     x = jax.random.normal(jax.random.key(1), (1, 24, module.LAYER["dim"]))
     for start, stop in ((5, 24), (0, 19)):

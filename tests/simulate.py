@@ -15,6 +15,7 @@ import jax
 import jax_triton
 import numpy as np
 import triton.language as tl
+from jax._src import callback
 from jax.experimental.pallas import tpu as pltpu
 from triton.runtime import interpreter
 from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
@@ -30,11 +31,30 @@ def accelerators(detect_races: bool = True):
     uninitialized_memory="nan", detect_races=detect_races
   )
   try:
-    with pltpu.force_tpu_interpret_mode(parameters):
+    with pltpu.force_tpu_interpret_mode(parameters), _callbacks_in_numpy():
       yield
   finally:
     jax_triton.triton_call = real
     InterpreterBuilder.create_dot = product
+
+
+@contextlib.contextmanager
+def _callbacks_in_numpy():
+  """Callbacks get copies as NumPy arrays: to put those on a device first is slow.
+
+  The TPU simulator makes a callback of each access to memory.
+  """
+  real = callback.io_callback_impl
+
+  def call(*args, **options):
+    results = options["callback"](*(np.array(x) for x in args))
+    return [np.asarray(x) for x in results]
+
+  setattr(callback, "io_callback_impl", call)  # noqa: B010
+  try:
+    yield
+  finally:
+    setattr(callback, "io_callback_impl", real)  # noqa: B010
 
 
 def _create_dot(self, a, b, *rest, original=InterpreterBuilder.create_dot):

@@ -4,12 +4,8 @@ import atexit
 import functools
 import tempfile
 
-import pytest
-
 from experiments import data
 from experiments.data import text
-
-one_process = pytest.mark.xdist_group("data")
 
 
 @functools.cache

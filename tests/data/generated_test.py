@@ -6,9 +6,6 @@ import numpy as np
 from absl.testing import absltest, parameterized
 
 from experiments import data
-from tests.data import one_process
-
-pytestmark = one_process
 
 
 def _mqar_queries(example, vocab, length, pairs, filled):

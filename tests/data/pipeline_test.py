@@ -9,9 +9,7 @@ from orbax.checkpoint import v1 as ocp
 
 from experiments import data
 from experiments.data import pipeline
-from tests.data import load, one_process
-
-pytestmark = one_process
+from tests.data import load
 
 
 class _Numbers:

@@ -14,10 +14,7 @@ from unittest import mock
 from absl.testing import absltest, parameterized
 
 from experiments.data import packaged, prepare, progress
-from tests.data import one_process
 from tests.data.tiny import LINES, TinyText
-
-pytestmark = one_process
 
 _ROOT = Path(__file__).parent.parent.parent
 # Prints what a process reads, and whether it loaded what it should not need.

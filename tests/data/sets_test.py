@@ -13,9 +13,7 @@ from absl.testing import absltest, parameterized
 
 from experiments import data
 from experiments.data import sets
-from tests.data import content, decode, folder, load, one_process
-
-pytestmark = one_process
+from tests.data import content, decode, folder, load
 
 
 def _file(package, end):

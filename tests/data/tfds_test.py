@@ -16,10 +16,8 @@ import numpy as np
 from absl.testing import absltest, parameterized
 
 from experiments import data
-from tests.data import content, decode, folder, one_process
+from tests.data import content, decode, folder
 from tests.data.tiny import LINES, TinyImage, TinyText
-
-pytestmark = one_process
 
 
 @functools.cache

@@ -4,9 +4,6 @@ import numpy as np
 from absl.testing import absltest, parameterized
 
 from experiments.data import text
-from tests.data import one_process
-
-pytestmark = one_process
 
 _TEXTS = [b"abc", b"", b"defghijk", b"l", b"", b"mnopq", b"r" * 11, b""]
 

@@ -10,6 +10,9 @@ from attnjax.core import linear
 from pallas_kernels import decayed_linear
 from tests import simulate
 
+# A loop over tokens with states in each step takes a minute if LLVM does nothing.
+_OPTIMIZED = {"xla_backend_optimization_level": 1}
+
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
@@ -50,7 +53,7 @@ class Problem:
     ids = np.repeat(np.arange(len(self.runs)) % 2, self.runs)
     return jnp.tile(jnp.asarray(ids, jnp.int32), (self.B, 1))
 
-  def run(self, function, arrays, **options):
+  def run(self, function, arrays, compiler=None, **options):
     """(results, gradients by the arrays that are there) of a weighted sum."""
 
     def total(arrays):
@@ -68,7 +71,8 @@ class Problem:
       sums = (jnp.sum(_weights(x.shape) * x.astype("float32")) for x in (out, last))
       return sum(sums), (out, last)
 
-    (_, results), gradients = jax.jit(jax.value_and_grad(total, has_aux=True))(arrays)
+    both = jax.jit(jax.value_and_grad(total, has_aux=True), compiler_options=compiler)
+    (_, results), gradients = both(arrays)
     return jax.tree.map(np.asarray, (results, gradients))
 
 
@@ -81,7 +85,7 @@ def errors(problem: Problem, impl: str, tiles=None, races: bool = False):
   """Largest errors relative to the largest element: out, state, gradients."""
   arrays = problem.arrays()
   exact = jax.tree.map(lambda x: x.astype("float32"), arrays)
-  wanted = problem.run(linear.recurrent, exact)
+  wanted = problem.run(linear.recurrent, exact, _OPTIMIZED)
   with simulate.accelerators(detect_races=races):
     found = problem.run(decayed_linear.attend, arrays, impl=impl, tiles=tiles)
   for array, gradient in zip(jax.tree.leaves(arrays), jax.tree.leaves(found[1])):

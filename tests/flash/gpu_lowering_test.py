@@ -50,8 +50,10 @@ class GpuLoweringTest(parameterized.TestCase):
 
   def test_bench_against_peer(self):
     """Not more instructions a score than the flash kernel of fla, as it was read."""
-    table = child(HEADER + "print(json.dumps(gpu.rows((90,))[0]))")
-    ours = {line["part"]: line["a score"] for line in table if line["kernel"] != "fla"}
+    # Its numbers are below; compiling it takes twice as long as our kernels.
+    alone = "gpu.gpu_peer.calls = lambda *_: []\n"
+    table = child(HEADER + alone + "print(json.dumps(gpu.rows((90,))[0]))")
+    ours = {line["part"]: line["a score"] for line in table}
     self.assertLess(ours["forward"], 0.434)
     self.assertLess(ours["queries"], 0.346)
     self.assertLess(ours["keys"], 0.553)

@@ -1,5 +1,8 @@
 """The TPU kernels in the simulator (NaN in its memory) against the definition."""
 
+from tests import simulate  # first: it sets what Triton reads on import
+
+# ruff: isort: split
 import dataclasses
 
 import jax
@@ -7,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
 from jax._src.pallas.mosaic.interpret import interpret_pallas_call
-from jax.experimental.pallas import tpu as pltpu
 
 from attnjax.core.elementwise import elementwise
 from attnjax.core.masks import Schedule
@@ -207,12 +209,6 @@ def problems():
   )
 
 
-def simulator():
-  return pltpu.force_tpu_interpret_mode(
-    pltpu.InterpretParams(uninitialized_memory="nan", detect_races=True)
-  )
-
-
 def races():
   """Whether the simulator's last run had any."""
   return interpret_pallas_call.races.races_found
@@ -225,8 +221,8 @@ class MosaicTpuTest(parameterized.TestCase):
     B, T, S, N, *_ = shape
     sinks = normal(1, N) if with_sinks else None
     blocks = schedule(dense(program, B, N, T, S), TILES.forward)
-    want = reference(q, k, v, sinks, program, 0.3)
-    with simulator():
+    want = jax.jit(lambda *x: reference(*x, program, 0.3))(q, k, v, sinks)
+    with simulate.accelerators():
       got = jax.jit(
         lambda q, k, v: mosaic_tpu.forward(
           q, k, v, sinks, program, blocks, scale=0.3, tiles=TILES
@@ -257,11 +253,10 @@ class MosaicTpuTest(parameterized.TestCase):
       return total, (out, lse)
 
     chosen = [program.operands[i].astype(jnp.float32) for i in smooth]
-    want, (out, lse) = jax.grad(loss, range(3 + len(smooth)), has_aux=True)(
-      q, k, v, *chosen
-    )
+    gradients = jax.jit(jax.grad(loss, range(3 + len(smooth)), has_aux=True))
+    want, (out, lse) = gradients(q, k, v, *chosen)
     delta = (g * out).sum(-1) - g_lse
-    with simulator():
+    with simulate.accelerators():
       *got, slopes = jax.jit(
         lambda *x: mosaic_tpu.backward(*x, program, blocks, scale=0.3, tiles=TILES)
       )(q, k, v, g, lse, delta)
@@ -285,11 +280,11 @@ class MosaicTpuTest(parameterized.TestCase):
       out, lse = reference(q, k, v, None, causally, 0.1)
       return (g * out).sum(), (out, lse)
 
-    want, (out, lse) = jax.grad(loss, (0, 1, 2), has_aux=True)(
+    want, (out, lse) = jax.jit(jax.grad(loss, (0, 1, 2), has_aux=True))(
       *(x.astype(jnp.float32) for x in (q, k, v))
     )
     run = {"program": causally, "schedule": blocks, "scale": 0.1, "tiles": TILES}
-    with simulator():
+    with simulate.accelerators():
       got = mosaic_tpu.forward(q, k, v, None, **run)
       delta = (g * out).sum(-1)
       *slopes, _ = mosaic_tpu.backward(q, k, v, g, lse, delta, **run)
@@ -311,11 +306,13 @@ class MosaicTpuTest(parameterized.TestCase):
     self.assertTrue(memory.resident)
     tight = dataclasses.replace(TILES, memory=memory.backward - 1)
     self.assertFalse(mosaic_tpu.check(tight, q, k, v, causally).resident)
-    with simulator():
+    with simulate.accelerators():
       want, got = (
-        mosaic_tpu.backward(
-          q, k, v, g, lse, delta, causally, blocks, scale=0.3, tiles=tiles
-        )
+        jax.jit(
+          lambda *x, tiles=tiles: mosaic_tpu.backward(
+            *x, causally, blocks, scale=0.3, tiles=tiles
+          )
+        )(q, k, v, g, lse, delta)
         for tiles in (TILES, tight)
       )
     self.assertFalse(races())
@@ -327,12 +324,12 @@ class MosaicTpuTest(parameterized.TestCase):
     q, k, v, g = arrays(*shape)
     blocks = schedule(dense(program(), B, N, T, S), TILES.forward)
     run = {"program": program(), "schedule": blocks, "scale": 0.3, "tiles": TILES}
-    with simulator():
-      one, two = (mosaic_tpu.forward(q, k, v, None, **run) for _ in range(2))
+    forward = jax.jit(lambda *x: mosaic_tpu.forward(*x, None, **run))
+    backward = jax.jit(lambda *x: mosaic_tpu.backward(*x, **run))
+    with simulate.accelerators():
+      one, two = (forward(q, k, v) for _ in range(2))
       delta = (one[0] * g).sum(-1)
-      three, four = (
-        mosaic_tpu.backward(q, k, v, g, one[1], delta, **run) for _ in range(2)
-      )
+      three, four = (backward(q, k, v, g, one[1], delta) for _ in range(2))
     self.assertFalse(races())
     for a, b in zip(jax.tree.leaves((one, three)), jax.tree.leaves((two, four))):
       np.testing.assert_array_equal(a, b)
