@@ -101,6 +101,13 @@ class ChunkedTest(parameterized.TestCase):
       got = _all(softmax.chunked, more, mask)
     jax.tree.map(_close, got, _all(softmax.reference, more, mask))
 
+  @parameterized.parameters(({},), (_tiles(8, 16),))
+  def test_a_scale_of_nothing(self, tiles):
+    arrays = {n: x for n, x in _arrays().items() if n != "bias"}
+    got = _all(softmax.chunked, arrays, masks.Causal(9), scale=0.0, **tiles)
+    want = _all(softmax.reference, arrays, masks.Causal(9), scale=0.0)
+    jax.tree.map(_close, got, want)
+
   def test_no_bias_no_mask(self):
     arrays = _arrays()
     del arrays["bias"]

@@ -59,7 +59,7 @@ def forward(q, k, v, sinks, program, schedule, *, scale):
 def backward(q, k, v, g, lse, delta, program, schedule, *, scale):
   """(dq, dk, dv, doperands) as `attnjax.core.softmax.fused` describes them."""
   del schedule
-  unit = scale * LOG2E if program.score is None else scale
+  power_of_two = LOG2E if program.score is None else 1.0
   lse = jnp.where(lse == -jnp.inf, jnp.inf, lse * LOG2E)
 
   def part(arrays, operands):
@@ -84,10 +84,11 @@ def backward(q, k, v, g, lse, delta, program, schedule, *, scale):
       draw, read = pull(draw)
       sums = [read.get(p, x) for p, x in enumerate(sums)]
     dkey, dvalue = _pulled(draw, query, key), _pulled(kept, g, value)
-    return (_sums(draw, key) * scale, dkey * (scale / unit), dvalue), sums
+    return (_sums(draw, key) * scale, dkey / power_of_two, dvalue), sums
 
   rows = _by_head(g), *(_by_head(x[..., None]) for x in (lse, delta))
-  arrays = _by_head(q) * unit, _by_head(k), _by_head(v), rows[1]
+  query = _by_head(q) * (scale * power_of_two)
+  arrays = query, _by_head(k), _by_head(v), rows[1]
   start = [_zeros(x, wide(q)) for x in program.operands]
   found, sums = _in_parts(part, arrays, rows[::2], program, start)
   found = (_by_token(x) for x in found)
