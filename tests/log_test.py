@@ -194,6 +194,8 @@ class ProgressTest(absltest.TestCase):
     program = (
       "import signal, sys, threading\n"
       "from experiments.training.progress import Progress\n"
+      # A shell's background jobs, and what they start, ignore this signal.
+      "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
       "try:\n"
       "  with Progress(10) as progress:\n"
       "    progress.update(3, loss=2.5)\n"
