@@ -14,6 +14,7 @@ size of one y[i]. Transforms are float32 (float64 for float64) whatever x is.
 Gene H. Golub, Charles F. Van Loan. Matrix Computations, 4th edition, section 4.8.2.
 """
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -42,9 +43,21 @@ def multiply(
   widths = [(0, 0)] * (c.ndim - axes)
   widths += [(0, F - 2 * T + 1) for F, T in zip(lengths, grid)]
   column = jnp.roll(jnp.pad(column, widths), [1 - T for T in grid], where)
-  spectrum = jnp.fft.rfftn(column, axes=where)
-  product = spectrum * jnp.fft.rfftn(x.astype(dtype), lengths, where)
+  # One transform of both: XLA's processor backend runs two at a time, each of which
+  # waits for threads of one pool, for ever if there are no more than two.
+  ends = [(0, 0)] * (x.ndim - axes) + [(0, F - T) for F, T in zip(lengths, grid)]
+  parts = column, jnp.pad(x.astype(dtype), ends)
+  rows = [part.reshape(-1, *lengths) for part in parts]
+  both = jnp.fft.rfftn(jnp.concatenate(rows), axes=where)
+  spectra = jnp.split(both, [rows[0].shape[0]])
+  column, row = (
+    part.reshape(*whole.shape[: whole.ndim - axes], *part.shape[1:])
+    for part, whole in zip(spectra, parts)
+  )
+  product = column * row
   y = jnp.fft.irfftn(product, lengths, where)
+  # So does the transform of the cotangent wait where y is made again beside it.
+  y = y * (1 + 0 * jax.lax.stop_gradient(y.ravel()[0]))
   return y[(..., *(slice(T) for T in grid))].astype(x.dtype)
 
 

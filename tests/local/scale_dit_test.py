@@ -154,6 +154,11 @@ class LayerTest(parameterized.TestCase):
     _close(run(tuned, x)[:, :27], run(base, x)[:, :27])
     self.assertGreater(jnp.abs(run(tuned, x) - run(base, x))[:, low].min(), 0)
 
+  def test_without_rotary_positions(self):
+    layer = scale_dit.Layer(8, heads=1, rope_theta=0.0, rngs=nnx.Rngs(0))
+    y = layer(jax.random.normal(jax.random.key(0), (1, 5, 4, 8)))
+    self.assertTrue(jnp.isfinite(y).all())
+
   def test_only_relative_positions_count(self):
     keys = jax.random.split(jax.random.key(0))
     q, k = (jax.random.normal(key, (1, 6, 1, 16)) for key in keys)

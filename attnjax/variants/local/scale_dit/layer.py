@@ -79,7 +79,7 @@ class JointAttention(nnx.Module):
     rank: of the low-rank terms on low-resolution tokens.
     alpha: of those.
     lora_noise: of those, see `TokenLoRA`.
-    rope_theta: of the rotary positions.
+    rope_theta: of the rotary positions; 0 for none.
     ask_low: whether there are results of the low-resolution tokens too. Otherwise
       their queries are not made, and only keys and values have low-rank terms.
     impl: as in `attend`.
@@ -156,7 +156,7 @@ class Layer(nnx.Module):
     rank: of the low-rank terms.
     alpha: of those.
     lora_noise: of those, see `TokenLoRA`.
-    rope_theta: of the rotary positions.
+    rope_theta: of the rotary positions; 0 for none.
     impl: as in `attend`.
     rngs: for the parameters.
   """
@@ -219,8 +219,10 @@ def rotate(
   Args:
     x: queries or keys.
     ids: (T, A), as of `Layout.positions`; 2 A divides H.
-    theta: of the frequencies of each share.
+    theta: of the frequencies of each share; 0 for no rotation.
   """
+  if not theta:
+    return x
   parts = jnp.split(x, ids.shape[1], axis=-1)
   turned = [
     positions.rotate(part, jnp.asarray(ids[:, axis]), theta=theta)
