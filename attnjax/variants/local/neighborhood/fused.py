@@ -18,7 +18,6 @@ import numpy as np
 from attnjax.core import scores, tiles, windows
 from attnjax.core.masks import Mask
 from attnjax.core.scores import Scores
-from attnjax.variants.local.neighborhood.tiled import inverse_order, reorder
 from pallas_kernels import flash
 
 # Tokens of a tile: as many as the kernels' blocks have, or halved again and again.
@@ -174,9 +173,9 @@ def _packed(q, k, v, axes, extra, segment_ids, sides):
   mask = Boxes(low, high, place, extra)
 
   def back(x):
-    return reorder(x, [inverse_order(order)])
+    return jax.vmap(jnp.take, (0, 0, None))(x, order.argsort(axis=1), 0)
 
-  return [reorder(x, [order]) for x in (q, k, v)], mask, back
+  return [jax.vmap(jnp.take, (0, 0, None))(x, order, 0) for x in (q, k, v)], mask, back
 
 
 def _blocks(q, k, v, what, tokens, impl):

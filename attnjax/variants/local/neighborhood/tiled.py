@@ -10,7 +10,6 @@ long as a window, so that all boxes together are O(prod S) keys, whatever the wi
 import math
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -106,23 +105,6 @@ def _plan(length, axis, tile, segment_ids) -> _Plan:
   place = xp.argsort(order, axis=1)
   keys = keys.reshape(-1, number, size)
   return _Plan(queries, keys, low, high, place // tile, place % tile)
-
-
-def reorder(x, orders):
-  """The tokens of each axis in a new order, (1, L) or (B, L); None leaves them."""
-  for axis, order in enumerate(orders, start=1):
-    if order is None:
-      continue
-    if order.shape[0] == 1:
-      x = jnp.take(x, order[0], axis=axis)
-    else:
-      x = jax.vmap(lambda x, order: jnp.take(x, order, axis=0))(x, order)
-  return x
-
-
-def inverse_order(order):
-  """The order that undoes one, None for None."""
-  return None if order is None else order.argsort(axis=1)
 
 
 def _spread(lines):
