@@ -70,7 +70,6 @@ class Problem:
   program: Any
   tiles: Tiles
   shape: tuple[int, ...]  # B, T, N, S, K
-  dtype: Any
 
   @classmethod
   def of(cls, program, tiles, q, k):
@@ -79,7 +78,7 @@ class Problem:
     sizes = (0, tiles.rows), (0, tiles.columns)
     operands = tuple(pad(x, *sizes) for x in program.operands)
     own = dataclasses.replace(program, operands=operands)
-    return cls(own, tiles, (B, T, N, S, K), wide(q))
+    return cls(own, tiles, (B, T, N, S, K))
 
   def whole(self, raw):
     """The shape (k, g, t, s) of a tile (k, g t, s)."""
