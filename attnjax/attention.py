@@ -30,6 +30,7 @@ from jaxtyping import Array, Float, Int
 from attnjax.contract import unknown
 from attnjax.core import inputs, masks, softmax
 from attnjax.core.masks import Mask
+from attnjax.core.platform import target_platform
 from attnjax.core.scores import Scores
 from pallas_kernels import flash
 
@@ -201,13 +202,13 @@ def attend(
 
 
 def kernels() -> str | None:
-  """The implementation that is made for the default device; None for CPUs."""
-  return _FUSED.get(jax.default_backend())
+  """The implementation that is made for the device it will run on; None for CPUs."""
+  return _FUSED.get(target_platform())
 
 
 def _automatic(q, k, v, scores, *, precision, **options):
   """By the platform's kernels, or, saying why once, by "xla"."""
-  platform = jax.default_backend()
+  platform = target_platform()
   impl = kernels()
   if impl is not None and precision is None:
     try:

@@ -43,6 +43,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from attnjax.core import linear, masks
+from attnjax.core.platform import target_platform
 from pallas_kernels.decayed_linear import differentiable, sharing
 
 BACKENDS = {"pallas": "mosaic_tpu", "triton": "triton_gpu"}
@@ -112,7 +113,7 @@ def _fused(x, segment_ids, *, scale: float, impl: str, tiles):
 
 
 def _automatic(q, k, v) -> str:
-  platform = jax.default_backend()
+  platform = target_platform()
   impl = _FUSED.get(platform)
   if impl is None:
     return "xla"

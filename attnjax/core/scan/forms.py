@@ -5,6 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 
+from attnjax.core.platform import target_platform
 from attnjax.core.scan.prefix import Form, Weights
 from attnjax.core.scan.state import LOWEST
 
@@ -14,11 +15,11 @@ _UNROLL = 4
 
 
 def fastest() -> str:
-  """The name in FORMS of the fastest on JAX's default device.
+  """The name in FORMS of the fastest on the device it will run on.
 
   A step of a loop costs a CPU next to nothing, an accelerator a launch.
   """
-  return "sequential" if jax.default_backend() == "cpu" else "chunked"
+  return "sequential" if target_platform() == "cpu" else "chunked"
 
 
 def normaliser(scores, initial, first):

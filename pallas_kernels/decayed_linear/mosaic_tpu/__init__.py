@@ -8,6 +8,7 @@ chunk, and then goes through the chunks in reverse: nothing is kept for it.
 import jax
 import jax.numpy as jnp
 
+from attnjax.core.platform import target_kind, target_platform
 from pallas_kernels import decayed_linear
 from pallas_kernels.decayed_linear.mosaic_tpu import backward_kernel, forward_kernel
 from pallas_kernels.decayed_linear.mosaic_tpu.plan import Plan
@@ -41,9 +42,8 @@ def supports(q, k, v) -> None:
 
 
 def fitting(q, k, v) -> Tiles:
-  """The default tiles for arrays, or their shapes, on JAX's default device."""
-  device = jax.devices()[0]
-  return defaults(q, k, v, device.device_kind if device.platform == "tpu" else "")
+  """The default tiles for arrays, or their shapes, on the device they will be on."""
+  return defaults(q, k, v, target_kind() if target_platform() == "tpu" else "")
 
 
 def forward(x, documents, *, scale: float, tiles: Tiles | None):

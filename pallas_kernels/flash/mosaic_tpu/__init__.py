@@ -9,6 +9,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from attnjax.core.platform import target_kind, target_platform
 from pallas_kernels.flash.mosaic_tpu import (
   backward_kernel,
   decode,
@@ -42,9 +43,8 @@ __all__ = [
 
 
 def fitting(q, k, v, program) -> Tiles:
-  """The default tiles for arrays, or their shapes, on JAX's default device."""
-  device = jax.devices()[0]
-  kind = device.device_kind if device.platform == "tpu" else ""
+  """The default tiles for arrays, or their shapes, on the device they will be on."""
+  kind = target_kind() if target_platform() == "tpu" else ""
   return defaults(q, k, v, program, kind)
 
 

@@ -2,9 +2,9 @@
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 
+from attnjax.core.platform import target_capability
 from pallas_kernels.flash.triton_gpu.form import Width
 
 # Bytes of shared memory that one program may have, by compute capability.
@@ -172,12 +172,8 @@ _DEFAULTS[100] = {
 
 
 def device() -> int:
-  """The compute capability of JAX's default device; an H100's where that is no GPU."""
-  for found in jax.local_devices():
-    capability = getattr(found, "compute_capability", None)
-    if capability is not None:
-      return int(float(capability) * 10)
-  return 90
+  """The compute capability of the GPU to run on; an H100's where that is no GPU."""
+  return target_capability() or 90
 
 
 def defaults(shape: tuple[int, ...], dtype, device: int) -> Tiles:
