@@ -6,9 +6,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import jax_triton
 
 from attnjax.core.scan import LOWEST, Weights
+from pallas_kernels import calling
 from pallas_kernels.prefix_softmax import triton_gpu_kernel as kernels
 
 LOG2E = math.log2(math.e)
@@ -53,7 +53,7 @@ def forward(weights: Weights, values, start, *, tiles: Tiles):
   """(out, its last row): see `attnjax.core.scan.Form`."""
   B, T, N, E = values.shape
   _check(tiles)
-  return jax_triton.triton_call(
+  return calling.triton(
     *_lines(weights, tiles),
     values,
     start.astype(jnp.float32),
@@ -74,7 +74,7 @@ def backward(weights: Weights, values, g, delta, a, b, *, tiles: Tiles):
   _check(tiles)
   pieces = -(-E // tiles.width)
   length = -(-T // tiles.size) * tiles.size
-  ds, dv, a, b = jax_triton.triton_call(
+  ds, dv, a, b = calling.triton(
     *_lines(weights, tiles),
     values,
     g.astype(values.dtype),
@@ -114,9 +114,8 @@ def _constants(values, tiles: Tiles) -> dict:
     LENGTH=-(-T // tiles.size) * tiles.size,
     # Three products of the tensor cores' 19-bit floats give float32's digits.
     PRECISION="tf32x3" if values.dtype == jnp.float32 else "ieee",
-    num_warps=tiles.warps,
-    num_stages=tiles.stages,
-    backend_options=dict(enable_fp_fusion=True),
+    warps=tiles.warps,
+    stages=tiles.stages,
   )
 
 

@@ -1,8 +1,8 @@
 """The calls of the kernels: constants from shapes, and what lies along the tokens."""
 
 import jax.numpy as jnp
-import jax_triton
 
+from pallas_kernels import calling
 from pallas_kernels.decayed_linear.triton_gpu.form import Form
 from pallas_kernels.decayed_linear.triton_gpu.tiles import Tile, Tiles
 
@@ -11,15 +11,14 @@ LOG2E = 1.4426950408889634
 
 def call(kernel, arguments, out_type, grid, tile: Tile, name: str, **constants):
   """Runs a kernel; its outputs follow the arguments."""
-  return jax_triton.triton_call(
+  return calling.triton(
     *arguments,
     kernel=kernel,
     out_type=out_type,
     grid=grid,
     name=f"decayed_linear_{name}",
-    num_warps=tile.warps,
-    num_stages=tile.stages,
-    backend_options=dict(enable_fp_fusion=True),
+    warps=tile.warps,
+    stages=tile.stages,
     **constants,
   )
 

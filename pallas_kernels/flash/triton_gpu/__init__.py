@@ -9,8 +9,8 @@ import math
 
 import jax
 import jax.numpy as jnp
-import jax_triton
 
+from pallas_kernels import calling
 from pallas_kernels.flash.triton_gpu import launch
 from pallas_kernels.flash.triton_gpu.forward_kernel import forward_kernel
 from pallas_kernels.flash.triton_gpu.program import write
@@ -87,7 +87,7 @@ def forward(q, k, v, sinks, program, schedule, *, scale: float, tiles: Tiles):
   S, V = v.shape[1], v.shape[3]
   check(tiles, H, V, q.dtype, device())
   source, tile = write(program, launch.shape_of(q, k)), tiles.forward
-  return jax_triton.triton_call(
+  return calling.triton(
     q,
     k,
     v,
@@ -106,7 +106,8 @@ def forward(q, k, v, sinks, program, schedule, *, scale: float, tiles: Tiles):
     T=T,
     S=S,
     F=launch.form(q, v, source, scale, tile, schedule, "k"),
-    **launch.options(tile),
+    warps=tile.warps,
+    stages=tile.stages,
   )
 
 

@@ -2,8 +2,8 @@
 
 import jax
 import jax.numpy as jnp
-import jax_triton
 
+from pallas_kernels import calling
 from pallas_kernels.flash.triton_gpu.form import Form, Width
 from pallas_kernels.flash.triton_gpu.keys_kernel import keys_kernel
 from pallas_kernels.flash.triton_gpu.program import Sums
@@ -16,7 +16,7 @@ def queries(given, program, source, schedule, scale, tile):
   q, k, v, *_ = given
   B, N, T, S = shape_of(q, k)
   sums = source.along_queries
-  return jax_triton.triton_call(
+  return calling.triton(
     *given,
     schedule.index,
     schedule.full,
@@ -47,7 +47,8 @@ def queries(given, program, source, schedule, scale, tile):
       apart=B * N * T * S,
       queries=given[4].shape[2],
     ),
-    **options(tile),
+    warps=tile.warps,
+    stages=tile.stages,
   )
 
 
@@ -65,7 +66,7 @@ def _keys_of(given, program, source, schedule, scale, tile, wanted: str):
   B, N, T, S = shape_of(q, k)
   sums = source.along_keys if "k" in wanted else Sums((), None, None, None)
   nothing = jax.ShapeDtypeStruct((1,), k.dtype)
-  return jax_triton.triton_call(
+  return calling.triton(
     *given,
     schedule.index_t,
     schedule.full_t,
@@ -96,7 +97,8 @@ def _keys_of(given, program, source, schedule, scale, tile, wanted: str):
       want_k="k" in wanted,
       want_v="v" in wanted,
     ),
-    **options(tile),
+    warps=tile.warps,
+    stages=tile.stages,
   )
 
 
@@ -138,15 +140,6 @@ def form(q, v, source, scale, tile: Tile, schedule, walked: str, **more) -> Form
     precision="tf32x3" if q.dtype == jnp.float32 else "ieee",
     ragged=length % block != 0,
     **more,
-  )
-
-
-def options(tile: Tile) -> dict:
-  """How a kernel is compiled."""
-  return dict(
-    num_warps=tile.warps,
-    num_stages=tile.stages,
-    backend_options=dict(enable_fp_fusion=True),
   )
 
 

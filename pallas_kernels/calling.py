@@ -1,0 +1,46 @@
+"""The one way to call a Triton kernel.
+
+Triton writes the PTX version of its own assembler, and jaxlib assembles that text with
+the one that it finds: CUDA 13.0 refuses what Triton 3.9 writes of itself for an H100.
+"""
+
+# PTX 8.8, of CUDA 12.9: the least that describes all chips that the tiles are for.
+PTX_VERSION = 88
+
+
+def triton(
+  *arguments, kernel, out_type, grid, name: str, warps: int, stages: int, **constants
+):
+  """The outputs of a kernel, in the structure of `out_type`.
+
+  Args:
+    *arguments: arrays, None or tuples of arrays, in the kernel's order; the outputs
+      follow them.
+    kernel: a function of triton.jit.
+    out_type: the outputs' shapes and types.
+    grid: programs along each axis.
+    name: of the call in profiles.
+    warps: of 32 threads, of a program.
+    stages: how many tiles are in flight from memory, the one at work included.
+    **constants: the kernel's numbers and constants by name.
+
+  Raises:
+    ImportError: without jax-triton, naming what is missing.
+  """
+  try:
+    import jax_triton
+  except ImportError as error:
+    raise ImportError(
+      f"impl 'triton' needs {error.name}: pip install attnjax[cuda]"
+    ) from error
+  return jax_triton.triton_call(
+    *arguments,
+    kernel=kernel,
+    out_type=out_type,
+    grid=grid,
+    name=name,
+    num_warps=warps,
+    num_stages=stages,
+    backend_options=dict(enable_fp_fusion=True, ptx_version=PTX_VERSION),
+    **constants,
+  )
