@@ -15,9 +15,10 @@ WORKDIR ?= runs/lm
 export JAX_PLATFORMS ?= cpu
 
 .PHONY: run test lint bench clean
-# Compilers for machines that need not be there: libtpu, and the CUDA plugin without
-# CUDA. They lie apart, since JAX would look for a TPU wherever it finds libtpu.
-MACHINES := libtpu==0.0.52 jax-cuda13-plugin==0.11.2
+# Compilers for machines that need not be there: libtpu, the CUDA plugin without CUDA,
+# and the oldest assembler that jax[cuda13] allows, which must take our kernels too.
+# They lie apart, since JAX would look for a TPU wherever it finds libtpu.
+MACHINES := libtpu==0.0.52 jax-cuda13-plugin==0.11.2 'nvidia-cuda-nvcc==13.0.*'
 
 run: .venv/ready
 	$(BIN)/python -m experiments.run --config configs/lm.py --workdir $(WORKDIR)

@@ -1,7 +1,8 @@
 """What the machine code of a GPU kernel says, read without a GPU.
 
-The Triton wheel carries NVIDIA's `cuobjdump` and `nvdisasm`. A loop is a branch to an
-earlier address; the innermost loops with tensor-core instructions are the kernel's
+It is assembled as jaxlib does on the user's machine, with the oldest assembler that
+jax[cuda13] allows. The Triton wheel carries NVIDIA's `nvdisasm`. A loop is a branch to
+an earlier address; the innermost loops with tensor-core instructions are the kernel's
 steady state.
 """
 
@@ -10,6 +11,8 @@ import pathlib
 import re
 import subprocess
 import tempfile
+
+from experiments.bench import machines
 
 KINDS = {
   "tensor": r"[HIQO]?G?MMA|UTC\w*MMA",
@@ -23,23 +26,31 @@ KINDS = {
 }
 
 
-def read(cubin: bytes) -> dict:
-  """Registers, stack bytes, instructions, and the loops of a compiled kernel.
+def read(ptx: str) -> dict:
+  """Registers, spills, instructions, and the loops of a kernel.
 
   Args:
-    cubin: of one kernel.
+    ptx: of one kernel.
 
   Returns:
-    {registers, stack, instructions, spills, loops}; `stack` counts the bytes of local
-    memory a thread has, `loops` are those of `steady`.
+    {registers, stack, spilled, instructions, spills, serialized, loops}: `stack`
+    counts the bytes of local memory a thread has, `spilled` those that it stores and
+    loads there, as the assembler says, `spills` the instructions; `serialized` is its
+    word that products of Hopper's tensor cores wait for each other; `loops` are those
+    of `steady`.
   """
-  usage, text = _dump(cubin)
+  report, text = _assemble(ptx)
   code, labels = _parse(text)
+  numbers = {
+    "registers": r"Used (\d+) registers",
+    "stack": r"(\d+) bytes stack frame",
+    "spilled": r"(\d+) bytes spill (?:stores|loads)",
+  }
   return {
-    "registers": int(re.findall(r"REG:(\d+)", usage)[0]),
-    "stack": int(re.findall(r"STACK:(\d+)", usage)[0]),
+    **{k: sum(map(int, re.findall(p, report))) for k, p in numbers.items()},
     "instructions": len(code),
     "spills": sum(_kind(name) == "spill" for name, _ in code),
+    "serialized": "wgmma.mma_async instructions are serialized" in report,
     "loops": steady(code, labels),
   }
 
@@ -82,18 +93,26 @@ def _parse(text: str):
   return code, labels
 
 
-def _dump(cubin: bytes) -> tuple[str, str]:
+def _assemble(ptx: str) -> tuple[str, str]:
+  """(the assembler's report, the machine code as text).
+
+  Raises:
+    RuntimeError: the assembler refuses the text, or is not there.
+  """
   import triton
 
-  tools = pathlib.Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+  if not machines.PTXAS.exists():
+    raise RuntimeError(f"{machines.PTXAS} is missing: `make` installs it")
+  target = re.findall(r"\.target (\w+)", ptx)[0]
+  reader = pathlib.Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
   with tempfile.TemporaryDirectory() as folder:
-    path = pathlib.Path(folder) / "kernel.cubin"
-    path.write_bytes(cubin)
-    commands = (["cuobjdump", "--dump-resource-usage"], ["nvdisasm", "-c"])
-    usage, text = (
-      subprocess.run(
-        [tools / name, option, path], capture_output=True, text=True, check=True
-      ).stdout
-      for name, option in commands
-    )
-  return usage, text
+    source, code = (pathlib.Path(folder) / n for n in ("kernel.ptx", "kernel.cubin"))
+    source.write_text(ptx, encoding="utf-8")
+    command = [machines.PTXAS, "-v", f"-arch={target}", "-o", code, source]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+      raise RuntimeError(f"ptxas: {done.stderr[-2000:]}")
+    text = subprocess.run(
+      [reader / "nvdisasm", "-c", code], capture_output=True, text=True, check=True
+    ).stdout
+  return done.stderr, text

@@ -29,11 +29,11 @@ def row(name, kernel: str, call: Call, capability: int, block, loop=0, **more) -
     **more: columns to add.
   """
   compiled = call.compile(capability)
-  found = cubin.read(compiled.asm["cubin"])
+  found = cubin.read(compiled.ptx)
   warps = call.options["num_warps"]
   steady = found.pop("loops")[loop]
   scores = block[0] * block[1]
-  shared = compiled.metadata.shared
+  shared = compiled.shared
   return {
     "kernel": name,
     "part": kernel,

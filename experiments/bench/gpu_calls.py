@@ -1,6 +1,7 @@
 """The GPU kernels as jax-triton would compile them, for chips that are not here."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,15 @@ KERNELS: dict[bool, tuple[str, ...]] = {
 
 
 @dataclasses.dataclass(frozen=True)
+class Compiled:
+  """A compiled kernel: its text, bytes of shared memory, and Triton's own code."""
+
+  ptx: str
+  shared: int
+  ttgir: str
+
+
+@dataclasses.dataclass(frozen=True)
 class Call:
   """A kernel as jax-triton would compile it."""
 
@@ -26,17 +36,25 @@ class Call:
   attributes: dict
   options: dict
 
-  def compile(self, capability: int):
-    """Triton's compiled kernel for a compute capability."""
-    import triton
+  def compile(self, capability: int) -> Compiled:
+    """What jax-triton makes of the kernel for a compute capability."""
+    import jax_triton.triton_lib as lib
+    from triton._C.libtriton import ir
     from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
+    from triton.compiler import ASTSource, make_backend
 
-    source = ASTSource(self.function, self.signature, self.constants, self.attributes)
     target = GPUTarget("cuda", capability, 32)
-    with triton.knobs.compilation.scope():
-      triton.knobs.compilation.always_compile = True
-      return triton.compile(source, target=target, options=self.options)
+    backend: Any = make_backend(target)
+    options = backend.parse_options(dict(self.options))
+    context = ir.context()
+    ir.load_dialects(context)
+    backend.load_dialects(context)
+    source = ASTSource(self.function, self.signature, self.constants, self.attributes)
+    functions = backend.get_codegen_implementation(options)
+    modules = backend.get_module_map()
+    module = source.make_ir(target, options, functions, modules, context)
+    made = lib.compile_ttir_inplace(module, backend, options, target)
+    return Compiled(made.binary, made.shared_mem_bytes, made.ttgir)
 
 
 def causal_program() -> Program:

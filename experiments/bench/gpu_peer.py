@@ -46,5 +46,5 @@ def _call(function, H, V, BT, BS, warps) -> Call:
     for i, kind in enumerate(signature.values())
     if kind.startswith("*")
   }
-  options = dict(num_warps=warps, num_stages=3)
+  options = dict(num_warps=warps, num_stages=3, ptx_version=88)
   return Call(function, signature, constants, attributes, options)

@@ -1,7 +1,7 @@
 """Compilers for TPUs and GPUs that need not be there.
 
-`make` puts libtpu and jax's CUDA plugin in a folder apart, `machines` in the virtual
-environment, since JAX would look for a TPU wherever it finds libtpu.
+`make` puts libtpu, jax's CUDA plugin and CUDA's assembler in a folder apart, `machines`
+in the virtual environment, since JAX would look for a TPU wherever it finds libtpu.
 """
 
 import os
@@ -9,6 +9,9 @@ import sys
 from pathlib import Path
 
 FOLDER = Path(sys.prefix) / "machines"
+# Of CUDA 13.0, the oldest that jax[cuda13] allows: jaxlib assembles a kernel with the
+# user's own, whatever Triton carries.
+PTXAS = FOLDER / "nvidia" / "cu13" / "bin" / "ptxas"
 # What libtpu asks the network for on a machine that is no TPU host, and several
 # processes at a time, which may compile though they could not share a chip.
 SETTINGS = {

@@ -165,7 +165,7 @@ def _gpu_rows(capability: int, H: int, E: int) -> Iterator[dict]:
 
 def _gpu_row(whose, part, one, chunk, tile_h, tile_e, H, E, capability) -> dict:
   compiled = one.compile(capability)
-  found = cubin.read(compiled.asm["cubin"])
+  found = cubin.read(compiled.ptx)
   loops, warps = found.pop("loops"), one.options["num_warps"]
   down, along = -(-H // tile_h), -(-E // tile_e)
   kind = part.split()[0]
@@ -184,11 +184,11 @@ def _gpu_row(whose, part, one, chunk, tile_h, tile_e, H, E, capability) -> dict:
     "warps": warps,
     "stages": one.options["num_stages"],
     **found,
-    "shared": compiled.metadata.shared,
+    "shared": compiled.shared,
     "resident": machine_code.occupancy(
-      capability, found["registers"], warps, compiled.metadata.shared
+      capability, found["registers"], warps, compiled.shared
     ),
-    "tensor": len(re.findall(r"wgmma\.mma_async|mma\.sync", compiled.asm["ptx"])),
+    "tensor": len(re.findall(r"wgmma\.mma_async|mma\.sync", compiled.ptx)),
     "a token": round(issued * warps * programs / chunk, 1),
   }
 
@@ -238,7 +238,7 @@ def _peer(function, width: int, kinds) -> gpu_calls.Call:
     for i, kind in enumerate(signature.values())
     if kind.startswith("*")
   }
-  how = dict(num_warps=4, num_stages=3)
+  how = dict(num_warps=4, num_stages=3, ptx_version=88)
   return gpu_calls.Call(function, signature, constants, attributes, how)
 
 
