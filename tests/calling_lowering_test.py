@@ -41,7 +41,7 @@ found = [
 for name, call in gpu_calls.calls(90, 64, 64, shape=(1, 64, 64, 2, 1)).items():
   found.append([f"flash_{name}", call.options["ptx_version"]])
   if name == "forward":
-    ptx = call.compile(90).asm["ptx"]
+    ptx = call.compile(90).ptx
     version = [line for line in ptx.splitlines() if line.startswith(".version")]
 print(json.dumps([found, version]))
 """
