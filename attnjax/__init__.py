@@ -14,8 +14,19 @@ from types import ModuleType
 from attnjax.attention import combine, dot_product_attention
 from attnjax.contract import load, systems
 from attnjax.core import masks
+from attnjax.flex import and_masks, create_block_mask, flex_attention, or_masks
 
-__all__ = ["combine", "dot_product_attention", "load", "masks", "systems"]
+__all__ = [
+  "and_masks",
+  "combine",
+  "create_block_mask",
+  "dot_product_attention",
+  "flex_attention",
+  "load",
+  "masks",
+  "or_masks",
+  "systems",
+]
 
 
 def __getattr__(name: str) -> ModuleType:

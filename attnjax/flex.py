@@ -1,0 +1,207 @@
+"""FlexAttention's interface: functions of your own for the scores and for the mask.
+
+Juechu Dong et al. Flex Attention. 2024. arXiv:2412.05496. The names, the layout and the
+meaning are those of `torch.nn.attention.flex_attention`:
+
+  def alibi(score, b, h, q_idx, kv_idx):
+    return score - slopes[h] * (q_idx - kv_idx)
+
+  def causal(b, h, q_idx, kv_idx):
+    return q_idx >= kv_idx
+
+  block_mask = attnjax.create_block_mask(causal, None, None, T, S)
+  attnjax.flex_attention(q, k, v, score_mod=alibi, block_mask=block_mask)
+
+Both functions may read arrays that they capture; a score function's get gradients.
+
+Not here: `kernel_options` and block sizes, which are chosen for the shape and device.
+"""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from attnjax.attention import dot_product_attention
+from attnjax.core import captured
+from attnjax.core.masks import Mask
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class MaskMod(Mask):
+  """The mask of a traced function, at the places 0, 1, 2, ... of queries and keys.
+
+  Attributes:
+    values: arrays (B|1, N|1, T|1, S|1) that were read outside of the tiles.
+    inner: what runs on tiles.
+  """
+
+  values: Any
+  inner: Any = dataclasses.field(metadata={"static": True})
+
+  def operands(self):
+    """The arrays."""
+    return self.values
+
+  def seen(self, q, k, *operands):
+    """The function's value."""
+    return self.inner(q, k, *operands)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Inner:
+  """What a mask function computes from positions; equal if its text is."""
+
+  function: captured.Function
+  run: Callable = dataclasses.field(compare=False)
+
+  def __call__(self, q, k, *values):
+    return self.run(jnp.zeros((), jnp.float32), q, k, *values)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class BlockMask:
+  """A mask function for one shape; made by `create_block_mask`.
+
+  A block mask that a jitted function closes over is static: its blocks are listed when
+  the function is traced. One that is an argument is data, and may change.
+
+  Attributes:
+    mask: the same as a `Mask`.
+    shape: (B|1, H|1, T, S).
+  """
+
+  mask: Mask
+  shape: tuple[int, int, int, int] = dataclasses.field(metadata={"static": True})
+
+  def to_dense(self) -> Bool[Array, "B H T S"]:
+    """The whole mask."""
+    return jnp.broadcast_to(self.mask.dense(*self.shape[2:]), self.shape)
+
+  def sparsity(self) -> Float[Array, ""]:
+    """The percentage of scores that are not seen."""
+    return 100.0 * (1.0 - self.to_dense().mean())
+
+  def __str__(self) -> str:
+    return str(self.mask)
+
+
+def create_block_mask(
+  mask_mod: Callable[..., Array],
+  B: int | None,
+  H: int | None,
+  Q_LEN: int,
+  KV_LEN: int,
+) -> BlockMask:
+  """Trace a mask function; where it is True, a query may attend.
+
+  Args:
+    mask_mod: (b, h, q_idx, kv_idx), integer scalars, to a boolean; in jax.numpy.
+    B: number of examples; None if they all have the same mask (b is then 0).
+    H: number of query heads; None if they all have the same mask (h is then 0).
+    Q_LEN: number of queries.
+    KV_LEN: number of keys.
+
+  Raises:
+    ValueError: if `mask_mod` does not return one boolean.
+  """
+  shape = (B or 1, H or 1, Q_LEN, KV_LEN)
+
+  def function(score, b, h, q_idx, kv_idx):
+    del score
+    return jnp.asarray(mask_mod(b, h, q_idx, kv_idx))
+
+  traced, consts = captured.trace(function)
+  dtype = traced.closed.out_avals[0].dtype
+  if not jnp.issubdtype(dtype, jnp.bool_):
+    raise ValueError(f"mask_mod returns {dtype}; it must return a boolean")
+  known = not any(isinstance(x, jax.core.Tracer) for x in consts)
+  with jax.ensure_compile_time_eval() if known else contextlib.nullcontext():
+    b, n, q, k = (jnp.arange(size, dtype=jnp.int32) for size in shape)
+    inner, values = captured.hoisted(traced, consts, (b, n), q[None], k[None])
+    values = tuple(map(np.asarray if known else jnp.asarray, values))
+  return BlockMask(MaskMod(values, _Inner(traced, inner)), shape)
+
+
+def and_masks(*mask_mods: Callable[..., Array]) -> Callable[..., Array]:
+  """Combine mask functions to one that is True where all of them are."""
+
+  def both(b, h, q_idx, kv_idx):
+    result = jnp.asarray(True)
+    for mask_mod in mask_mods:
+      result = result & mask_mod(b, h, q_idx, kv_idx)
+    return result
+
+  return both
+
+
+def or_masks(*mask_mods: Callable[..., Array]) -> Callable[..., Array]:
+  """Combine mask functions to one that is True where any of them is."""
+
+  def either(b, h, q_idx, kv_idx):
+    result = jnp.asarray(False)
+    for mask_mod in mask_mods:
+      result = result | mask_mod(b, h, q_idx, kv_idx)
+    return result
+
+  return either
+
+
+def flex_attention(
+  query: Float[Array, "B H T D"],
+  key: Float[Array, "B K S D"],
+  value: Float[Array, "B K S V"],
+  score_mod: Callable[..., Array] | None = None,
+  block_mask: BlockMask | Mask | None = None,
+  scale: float | None = None,
+  enable_gqa: bool = False,
+  return_lse: bool = False,
+  *,
+  impl: str = "auto",
+) -> Any:
+  """Softmax attention of heads before tokens; (B, H, T, V), lse (B, H, T) if asked for.
+
+  A query that may attend to nothing gives 0, and its lse is -inf.
+
+  Args:
+    query: one head after the other.
+    key: as many heads, or, with `enable_gqa`, K that divide H.
+    value: as many heads as `key`.
+    score_mod: (score, b, h, q_idx, kv_idx), scalars, to a score; in jax.numpy. It may
+      read arrays that it captures; they get gradients.
+    block_mask: from `create_block_mask`, for this shape; or a `Mask`.
+    scale: D^-0.5 if None; scores are scaled before `score_mod`.
+    enable_gqa: whether `key` and `value` may have fewer heads.
+    return_lse: also the natural log of the softmax's denominator, differentiable.
+    impl: as for `attnjax.dot_product_attention`.
+
+  Raises:
+    ValueError: if shapes do not fit.
+    NotImplementedError: if the implementation that is named lacks what a function does.
+  """
+  (B, H, T, _), (K, S) = query.shape, key.shape[1:3]
+  if H != K and not enable_gqa:
+    raise ValueError(f"query has {H} heads and key {K}; that needs enable_gqa=True")
+  if isinstance(block_mask, BlockMask):
+    sizes = block_mask.shape
+    fits = all(size in (1, whole) for size, whole in zip(sizes[:2], (B, H)))
+    if not fits or sizes[2:] != (T, S):
+      raise ValueError(f"block_mask is for {sizes}; (B, H, T, S) is {(B, H, T, S)}")
+    block_mask = block_mask.mask
+  out, lse = dot_product_attention(
+    *(x.swapaxes(1, 2) for x in (query, key, value)),
+    mask=block_mask,
+    score=score_mod,
+    scale=scale,
+    return_lse=True,
+    impl=impl,
+  )
+  out, lse = out.swapaxes(1, 2), lse.swapaxes(1, 2)
+  return (out, lse) if return_lse else out

@@ -1,0 +1,5 @@
+"""Public conformance suites, each through a small adapter."""
+
+from pathlib import Path
+
+FOLDER = Path(__file__).parent
