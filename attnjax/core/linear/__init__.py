@@ -10,8 +10,10 @@ r, columns c and G_r = g_0 + ... + g_r, S being the state before the chunk:
   S <- exp(G_last) S + (exp(G_last - G) * K)^T V
 
 Zhen Qin et al. Lightning Attention-2. 2024. arXiv:2401.04658, algorithm 1.
-Every exponent is a difference that is <= 0 before it is exponentiated: exp(G_r) and
-exp(-G_c) apart would overflow. States, decays and sums are float32 (float64 for
+Every exponent is <= 0 before it is exponentiated: exp(G_r) and exp(-G_c) apart would
+overflow. G_r - G_c is summed over what lies between, not subtracted, so that no decay
+between two tokens is lost in the rounding of one before them: g may be anything from 0
+to -inf, which resets the state. States, decays and sums are float32 (float64 for
 float64) whatever the input is.
 
 Cost for chunks of C tokens: O(T C (H + E) + T H E) time for each head, and T / C
@@ -25,6 +27,7 @@ A sequence may also be cut in pieces, one on each device: `Transfer`, `combine`.
 
 from attnjax.core.linear.chunks import (
   CHUNK,
+  LOWEST,
   check,
   chunked,
   each_token,
@@ -36,6 +39,7 @@ from attnjax.core.linear.pieces import Transfer, combine, inherited, past
 
 __all__ = [
   "CHUNK",
+  "LOWEST",
   "Transfer",
   "check",
   "chunked",

@@ -12,6 +12,9 @@ from attnjax.core.softmax import wide
 # Long enough for matrix units to be busy, short enough for the products inside a
 # chunk, which grow with its length, not to outweigh those with the state.
 CHUNK = 64
+# Log decays whose exponential is 0 with room for rounding: the least number that the
+# type holds is exp(-103.3), for float64 exp(-744.5).
+LOWEST = {"float32": -128.0, "float64": -1024.0}
 
 
 def chunked(
@@ -43,9 +46,11 @@ def chunked(
     ValueError: if shapes do not fit.
   """
   check(q, k, v, initial_state=initial_state)
-  T = q.shape[1]
-  number = -(-T // chunk)
+  (B, T, N, _), E = q.shape, v.shape[3]
+  number = max(1, -(-T // chunk))
   size = -(-T // number)
+  if not B * T:
+    return jnp.zeros((B, T, N, E), v.dtype), _initial(q, v, initial_state)
   log_decay = each_token(log_decay, q)
   documents = None if segment_ids is None else masks.documents(segment_ids)
   state = _initial(q, v, initial_state)
@@ -59,7 +64,7 @@ def chunked(
   body = jax.checkpoint(functools.partial(_chunk, scale), prevent_cse=False)
   (state, _), out = jax.lax.scan(body, start, parts)
   out = jnp.moveaxis(out, (0, 3), (1, 2))  # (i, B, N, C, E) -> (B, i, C, N, E)
-  return out.reshape(out.shape[0], -1, *out.shape[3:])[:, :T], state
+  return out.reshape(B, number * size, N, E)[:, :T], state
 
 
 def recurrent(
@@ -154,7 +159,7 @@ def _chunk(scale, carry, part):
   C = g.shape[-1]
   # Fused with the sum, XLA's exponentials run one number at a time on CPUs.
   total = jax.lax.optimization_barrier(jnp.cumsum(g, axis=-1))
-  end = total[..., -1:]
+  between = _between(g)
   inside = jnp.tril(jnp.ones((C, C), bool))
   read = write = keep = True
   if ids is not None:
@@ -165,13 +170,28 @@ def _chunk(scale, carry, part):
     before = ids[:, -1]
 
   scores = jnp.einsum("bnrh,bnch->bnrc", q, k)
-  scores = scores * _power(total[..., :, None] - total[..., None, :], inside)
+  scores = scores * _power(between, inside)
   out = jnp.einsum("bnrc,bnce->bnre", scores, v)
   past = jnp.einsum("bnrh,bnhe->bnre", q, state)
   out = scale * (out + _power(total, read)[..., None] * past)
-  added = jnp.einsum("bnch,bnce->bnhe", k * _power(end - total, write)[..., None], v)
-  state = _power(end, keep)[..., None] * state + added
+  kept = k * _power(between[..., -1, :], write)[..., None]
+  added = jnp.einsum("bnch,bnce->bnhe", kept, v)
+  state = _power(total[..., -1:], keep)[..., None] * state + added
   return (state, before), out.astype(dtype)
+
+
+def _between(g):
+  """Sums (..., r, c) of g (..., C) over the tokens after c up to r; 0 for r <= c.
+
+  A difference of two sums from the chunk's start would lose, behind a token that
+  resets the state, the digits of the small decays. A product with ones adds only what
+  lies between, and its transpose does so for the gradient. Where a token resets, no
+  more is lost than what exp rounds to 0: see `each_token`.
+  """
+  inside = jnp.tril(jnp.ones((g.shape[-1],) * 2, bool))
+  rows = jnp.where(inside, g[..., None, :], 0)
+  after = jnp.tril(jnp.ones_like(inside), -1).astype(g.dtype)
+  return jnp.einsum("...rj,jc->...rc", rows, after, precision="highest")
 
 
 def _power(exponent, where):
@@ -180,10 +200,17 @@ def _power(exponent, where):
 
 
 def each_token(log_decay, q):
-  """Log decays (B|1, T, N|1) of any that broadcast to it; zeros for None."""
+  """Log decays (B|1, T, N|1) of any that broadcast to it; zeros for None.
+
+  They are raised, in the type of the sums, to where exp is still 0 exactly: whatever a
+  sum holds of them, -inf too, is 0 as a weight, and their own gradient is 0.
+  """
+  dtype = wide(q)
   if log_decay is None:
-    return jnp.zeros((1, q.shape[1], 1), wide(q))
+    return jnp.zeros((1, q.shape[1], 1), dtype)
   B, _, N = log_decay.shape
+  least = LOWEST[jnp.dtype(dtype).name]
+  log_decay = jnp.maximum(log_decay.astype(dtype), least)
   return jnp.broadcast_to(log_decay, (B, q.shape[1], N))
 
 

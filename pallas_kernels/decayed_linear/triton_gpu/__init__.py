@@ -120,7 +120,7 @@ def backward(
   dv = _by_values(arrays, make("values"), tiles.values)
   if N > K:
     dk, dv = (x.reshape(B, T, K, N // K, -1).sum(axis=3) for x in (dk, dv))
-  slopes = launch.summed(slopes, form, T) if decay else None
+  slopes = slopes.sum(axis=0)[:, :, :T].swapaxes(1, 2) if decay else None
   return *(d.astype(dtype) for d in (dq, dk, dv)), slopes, first
 
 
@@ -130,7 +130,7 @@ def _computable(x):
 
 
 def _by_keys(arrays, form: Form, tile: Tile, decay: bool):
-  """Gradients by queries, by keys of each query head, and terms of those by decays."""
+  """Gradients by queries, by keys of each query head, and, in parts, by decays."""
   q = arrays[0]
   B, T, N, H = q.shape
   parts = -(-H // form.tile_h)

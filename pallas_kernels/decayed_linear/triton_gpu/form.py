@@ -18,7 +18,7 @@ class Form:
     tile_e: columns of a tile of values.
     scale: multiplies the output.
     precision: of products of float32.
-    decay_b, decay_n: the sums of an example and a head are row b decay_b + n decay_n.
+    decay_b, decay_n: the sums of an example and a head are pair b decay_b + n decay_n.
     reverse: chunks from the last to the first, for the gradient by states.
   """
 

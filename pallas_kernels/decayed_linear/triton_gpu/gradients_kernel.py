@@ -31,8 +31,8 @@ def keys_kernel(
 ):
   """Grid (tiles of H, chunks, B N); dq, dk (B, T, N, H), slopes (tiles, B, N, tokens).
 
-  The sums of slopes over tiles, and from each token to its chunk's end, are the
-  gradients by the decays' logarithms.
+  The sums of slopes over tiles are the gradients by the decays' logarithms: for each
+  token, all that passes it, what is written before it and read at or after it.
   """
   row = tl.program_id(2).to(tl.int64)
   b, n = row // F.N, row % F.N
@@ -47,7 +47,7 @@ def keys_kernel(
   states += (row * F.chunks + i) * F.state
   changes += (row * F.chunks + i) * F.state
   if sums is not None:
-    sums += (b * F.decay_b + n * F.decay_n) * F.tokens
+    sums += (b * F.decay_b + n * F.decay_n) * (2 * F.tokens)
   if documents is not None:
     documents += b * F.tokens
   t = i * F.chunk + tl.arange(0, F.chunk)
@@ -73,11 +73,16 @@ def keys_kernel(
   writes *= parts.writing(lines, F)[:, None]
   if SLOPES:
     raw = tl.dot(query, tl.trans(key), input_precision=F.precision) * change
-    kept = tl.sum(writes * key, 1)
-    line = tl.sum(raw, 1) + tl.sum(reads * query, 1) - tl.sum(raw, 0) - kept
-    rest = tl.sum(kept, 0) + tl.sum(passed, 0) * parts.keeping(lines)
     place = tl.arange(0, F.chunk)
-    line += tl.where(place == F.chunk - 1, rest, 0.0)
+    # Only what passes a token is added: a difference of sums of all would leave the
+    # rounding of the largest, of whichever document, in each.
+    later = tl.where(place[None, :] >= place[:, None], 1.0, 0.0)
+    pairs = tl.dot(later, raw, input_precision="tf32x3")
+    pairs += tl.sum(writes * key, 1)[None, :]
+    ahead = tl.sum(reads * query, 1)[None, :]
+    earlier = place[None, :] < place[:, None]
+    line = tl.sum(tl.where(earlier, pairs, ahead), 1)
+    line += tl.sum(passed, 0) * parts.keeping(lines)
     slopes += (tl.program_id(0) * tl.num_programs(2) + row) * F.tokens
     tl.store(slopes + t, line)
   change = change.to(key.dtype)
@@ -100,7 +105,7 @@ def values_kernel(q, k, g, sums, documents, changes, T, dv, F: tl.constexpr):
   dv += (b * T * F.N + n) * F.E
   changes += (row * F.chunks + i) * F.state
   if sums is not None:
-    sums += (b * F.decay_b + n * F.decay_n) * F.tokens
+    sums += (b * F.decay_b + n * F.decay_n) * (2 * F.tokens)
   if documents is not None:
     documents += b * F.tokens
   t = i * F.chunk + tl.arange(0, F.chunk)

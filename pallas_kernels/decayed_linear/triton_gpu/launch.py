@@ -3,10 +3,9 @@
 import jax.numpy as jnp
 
 from pallas_kernels import calling
+from pallas_kernels.decayed_linear import decays
 from pallas_kernels.decayed_linear.triton_gpu.form import Form
 from pallas_kernels.decayed_linear.triton_gpu.tiles import Tile, Tiles
-
-LOG2E = 1.4426950408889634
 
 
 def call(kernel, arguments, out_type, grid, tile: Tile, name: str, **constants):
@@ -49,21 +48,9 @@ def form(q, k, v, log_decay, scale, tiles: Tiles, kernel: str, **more) -> Form:
 
 
 def lines(log_decay, documents, tiles: Tiles):
-  """Sums (B|1, N|1, tokens) of log2 decays from each chunk's start; (B, tokens)."""
-  sums = None
-  if log_decay is not None:
-    x = log_decay.astype(jnp.float32).swapaxes(1, 2) * LOG2E
-    x = jnp.pad(x, ((0, 0), (0, 0), (0, -x.shape[2] % tiles.chunk)))
-    sums = x.reshape(*x.shape[:2], -1, tiles.chunk).cumsum(axis=-1).reshape(x.shape)
+  """(the sums of decays, of documents (B, tokens)), whole chunks of each, or None."""
+  sums = None if log_decay is None else decays.sums(log_decay, tiles.chunk)
   if documents is not None:
     beyond = -documents.shape[1] % tiles.chunk
     documents = jnp.pad(documents, ((0, 0), (0, beyond)), mode="edge")
   return sums, documents
-
-
-def summed(slopes, of: Form, T: int):
-  """(parts, B, N, tokens) summed over parts and to the end of each chunk."""
-  x = slopes.sum(axis=0)
-  x = x.reshape(*x.shape[:2], of.chunks, of.chunk)
-  x = jnp.flip(jnp.cumsum(jnp.flip(x, -1), -1), -1)
-  return x.reshape(*x.shape[:2], -1)[:, :, :T].swapaxes(1, 2)

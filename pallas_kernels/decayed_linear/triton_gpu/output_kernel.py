@@ -21,7 +21,7 @@ def output_kernel(q, k, v, sums, documents, states, T, out, F: tl.constexpr):
   out += (b * T * F.N + n) * F.E
   states += (row * F.chunks + i) * F.state
   if sums is not None:
-    sums += (b * F.decay_b + n * F.decay_n) * F.tokens
+    sums += (b * F.decay_b + n * F.decay_n) * (2 * F.tokens)
   if documents is not None:
     documents += b * F.tokens
   t = i * F.chunk + tl.arange(0, F.chunk)

@@ -58,14 +58,15 @@ def store_state(pointer, h, e, tile, F: tl.constexpr):
 def chunk_lines(sums, documents, i, F: tl.constexpr):
   """(sums, last sum, documents, the one before the chunk, the last) of chunk i.
 
-  What is None has no effect.
+  A sum is a high and a low part. What is None has no effect.
   """
   first = i * F.chunk
   t = first + tl.arange(0, F.chunk)
   line, end, place, before, last = None, None, None, None, None
   if sums is not None:
-    line = tl.load(sums + t)
-    end = tl.load(sums + first + F.chunk - 1)
+    low = sums + F.tokens
+    line = tl.load(sums + t), tl.load(low + t)
+    end = tl.load(sums + first + F.chunk - 1), tl.load(low + first + F.chunk - 1)
   if documents is not None:
     place = tl.load(documents + t)
     before = tl.load(documents + tl.maximum(first - 1, 0))
@@ -74,10 +75,16 @@ def chunk_lines(sums, documents, i, F: tl.constexpr):
 
 
 @triton.jit
+def _power(line):
+  high, low = line
+  return tl.exp2(high + low)
+
+
+@triton.jit
 def reading(lines, F: tl.constexpr):
   """What each token sees of the state before the chunk."""
   line, _, place, before, _ = lines
-  power = tl.full([F.chunk], 1.0, tl.float32) if line is None else tl.exp2(line)
+  power = tl.full([F.chunk], 1.0, tl.float32) if line is None else _power(line)
   return power if place is None else tl.where(place == before, power, 0.0)
 
 
@@ -85,7 +92,10 @@ def reading(lines, F: tl.constexpr):
 def writing(lines, F: tl.constexpr):
   """What the state after the chunk keeps of each token."""
   line, end, place, _, last = lines
-  power = tl.full([F.chunk], 1.0, tl.float32) if line is None else tl.exp2(end - line)
+  if line is None:
+    power = tl.full([F.chunk], 1.0, tl.float32)
+  else:
+    power = tl.exp2((end[0] - line[0]) + (end[1] - line[1]))
   return power if place is None else tl.where(place == last, power, 0.0)
 
 
@@ -93,7 +103,7 @@ def writing(lines, F: tl.constexpr):
 def keeping(lines):
   """What the state after the chunk keeps of the one before it."""
   line, end, place, before, last = lines
-  power = 1.0 if line is None else tl.exp2(end)
+  power = 1.0 if line is None else _power(end)
   return power if place is None else tl.where(before == last, power, 0.0)
 
 
@@ -111,6 +121,10 @@ def inside(lines, F: tl.constexpr, KEYS_DOWN: tl.constexpr):
   if line is None:
     return tl.where(seen, 1.0, 0.0)
   else:
-    exponent = line[:, None] - line[None, :]
-    exponent = -exponent if KEYS_DOWN else exponent
+    high, low = line
+    # The high parts' difference is exact.
+    if KEYS_DOWN:
+      exponent = (high[None, :] - high[:, None]) + (low[None, :] - low[:, None])
+    else:
+      exponent = (high[:, None] - high[None, :]) + (low[:, None] - low[None, :])
     return tl.exp2(tl.where(seen, exponent, float("-inf")))

@@ -33,7 +33,7 @@ def states_kernel(
   y += (b * T * HEADS + head) * F.E
   states += row * F.chunks * F.state
   if sums is not None:
-    sums += (b * F.decay_b + n * F.decay_n) * F.tokens
+    sums += (b * F.decay_b + n * F.decay_n) * (2 * F.tokens)
   if documents is not None:
     documents += b * F.tokens
   state = tl.zeros([F.tile_h, F.tile_e], tl.float32)
