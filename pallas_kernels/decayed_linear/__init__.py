@@ -15,8 +15,10 @@ and in reverse, with R the gradient by the state after the chunk and M = dO V^T 
   R <- exp(G_last) R + scale (exp(G) * Q)^T dO
   dg_t = sum_{r >= t} (q_r . dq_r - k_r . dk_r) + <R, S after the chunk>, R before it
 
-where the last sum runs to the chunk's end, so that nothing cancels over more than one
-chunk. Every exponent is a difference that is <= 0 before it is exponentiated.
+where the last line is made as a sum of what is written before t and read at t or
+later: none of its terms is subtracted again, whose rounding other tokens would feel.
+Every exponent is <= 0 before it is exponentiated, and as exact as if it were summed
+over the tokens between two alone (`decays`): g may be -inf, which resets the state.
 
 Zhen Qin et al. Lightning Attention-2. 2024. arXiv:2401.04658, algorithms 1 and 2.
 Songlin Yang et al. Gated Linear Attention. 2023. arXiv:2312.06635 (decays that are
@@ -87,7 +89,7 @@ def attend(
   linear.check(q, k, v, initial_state=initial_state)
   if impl == "auto":
     impl = _automatic(q, k, v)
-  if impl == "xla":
+  if impl == "xla" or (impl in BACKENDS and not q.shape[0] * q.shape[1]):
     options = {"initial_state": initial_state, "segment_ids": segment_ids}
     return linear.chunked(q, k, v, log_decay, **options, scale=scale)
   if impl not in BACKENDS:

@@ -6,6 +6,7 @@ import numpy as np
 from absl.testing import absltest, parameterized
 
 from attnjax.core import linear
+from tests.decayed_linear import recurrence
 
 
 def _arrays(B, T, N, K, H, E, dtype="float32"):
@@ -70,6 +71,26 @@ class LinearTest(parameterized.TestCase):
       )
       slope = jax.grad(lambda r: jnp.abs(run(r)[0]).sum())(rate)
       self.assertTrue(jnp.isfinite(slope), slope)
+
+  @parameterized.parameters(linear.chunked, linear.recurrent)
+  def test_a_reset_hides_no_decay(self, function):
+    recurrence.check(function, *recurrence.hard(70, N=2))
+
+  def test_resets_in_float64(self):
+    arrays, cotangents = recurrence.hard(70)
+    with jax.enable_x64(True):
+      arrays, cotangents = jax.tree.map(
+        lambda x: jnp.asarray(np.asarray(x, np.float64)), (arrays, cotangents)
+      )
+      recurrence.check(linear.chunked, arrays, cotangents, 1e-12)
+
+  @parameterized.parameters((0, 5), (2, 0))
+  def test_of_nothing(self, B, T):
+    q, k, v, g, state = _arrays(B, T, 2, 1, 3, 5)
+    for function in (linear.chunked, linear.recurrent):
+      out, last = function(q, k, v, g, initial_state=state)
+      self.assertEqual(out.shape, (B, T, 2, 5))
+      _close(last, state, 0)
 
   def test_second_and_forward_derivatives(self):
     *arrays, state = _arrays(1, 9, 2, 2, 2, 2)

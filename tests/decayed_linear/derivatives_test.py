@@ -102,6 +102,14 @@ class DerivativesTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, "impl 'cuda' is none of auto, xla"):
       decayed_linear.attend(x, x, x, impl="cuda")
 
+  @parameterized.parameters((0, 5), (2, 0))
+  def test_of_nothing(self, B, T):
+    x, state = jnp.zeros((B, T, 2, 4)), jnp.ones((B, 2, 4, 4))
+    for impl in ("auto", *decayed_linear.IMPLEMENTATIONS):
+      out, last = decayed_linear.attend(x, x, x, initial_state=state, impl=impl)
+      self.assertEqual(out.shape, (B, T, 2, 4))
+      np.testing.assert_array_equal(last, state)
+
   def test_auto_takes_what_the_platform_has(self):
     x = jnp.zeros((1, 3, 2, 4))
     for platform, wanted in (("cpu", "xla"), ("tpu", "pallas"), ("gpu", "triton")):

@@ -3,6 +3,8 @@
 from tests import simulate  # first: it sets what Triton reads on import
 
 # ruff: isort: split
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +13,7 @@ from absl.testing import absltest, parameterized
 from pallas_kernels import decayed_linear
 from pallas_kernels.decayed_linear import mosaic_tpu
 from pallas_kernels.decayed_linear.mosaic_tpu import Tile, Tiles
+from tests.decayed_linear import recurrence
 from tests.decayed_linear.problems import Problem, errors
 
 # Several chunks, parts of a chunk, and heads of a step in few tokens.
@@ -29,6 +32,12 @@ class MosaicTpuTest(parameterized.TestCase):
   def test_is_the_definition(self, problem, tiles=None):
     for error in errors(problem, "pallas", tiles, races=problem.T == 300):
       self.assertLess(error, 2e-5)
+
+  def test_a_reset_hides_no_decay(self):
+    tiles = Tiles(Tile(128, 1, 128), Tile(256, 1, 128))
+    run = functools.partial(decayed_linear.attend, impl="pallas", tiles=tiles)
+    with simulate.accelerators(detect_races=False):
+      recurrence.check(run, *recurrence.hard(140))
 
   def test_bfloat16(self):
     problem = Problem(1, 200, 2, 2, 128, 128, (1, 200, 1), dtype="bfloat16")

@@ -4,6 +4,7 @@ from tests import simulate  # first: sets TRITON_INTERPRET
 
 # ruff: isort: split
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from absl.testing import absltest, parameterized
 from pallas_kernels import decayed_linear
 from pallas_kernels.decayed_linear import triton_gpu
 from pallas_kernels.decayed_linear.triton_gpu import Tile, Tiles
+from tests.decayed_linear import recurrence
 from tests.decayed_linear.problems import Problem, errors
 
 # Several tiles each way in few columns.
@@ -30,6 +32,11 @@ class TritonGpuTest(parameterized.TestCase):
   def test_is_the_definition(self, problem, tiles=None):
     for error in errors(problem, "triton", tiles):
       self.assertLess(error, 2e-5)
+
+  def test_a_reset_hides_no_decay(self):
+    run = functools.partial(decayed_linear.attend, impl="triton", tiles=SMALL)
+    with simulate.accelerators(detect_races=False):
+      recurrence.check(run, *recurrence.hard(40))
 
   def test_bfloat16(self):
     problem = Problem(1, 100, 2, 2, 64, 64, (1, 100, 1), dtype="bfloat16")

@@ -10,7 +10,12 @@ import jax.numpy as jnp
 
 from attnjax.core.platform import target_kind, target_platform
 from pallas_kernels import decayed_linear
-from pallas_kernels.decayed_linear.mosaic_tpu import backward_kernel, forward_kernel
+from pallas_kernels.decayed_linear import decays
+from pallas_kernels.decayed_linear.mosaic_tpu import (
+  backward_kernel,
+  forward_kernel,
+  slopes,
+)
 from pallas_kernels.decayed_linear.mosaic_tpu.plan import Plan
 from pallas_kernels.decayed_linear.mosaic_tpu.tiles import (
   Tile,
@@ -20,7 +25,6 @@ from pallas_kernels.decayed_linear.mosaic_tpu.tiles import (
   estimate,
 )
 from pallas_kernels.flash.mosaic_tpu import layout
-from pallas_kernels.flash.mosaic_tpu.operands import pad
 
 __all__ = [
   "Tile",
@@ -33,7 +37,6 @@ __all__ = [
   "forward",
   "supports",
 ]
-LOG2E = 1.4426950408889634
 
 
 def supports(q, k, v) -> None:
@@ -117,9 +120,7 @@ def backward(
   if plan.group > 1:
     dk, dv = (x.reshape(B, T, K, plan.group, -1).sum(axis=3) for x in (dk, dv))
   if slope is not None:
-    slope = slope.reshape(B, N, plan.chunks, plan.chunk)
-    slope = jnp.flip(jnp.cumsum(jnp.flip(slope, -1), -1), -1)
-    slope = slope.reshape(B, N, -1)[:, :, :T].swapaxes(1, 2)
+    slope = slopes.passing(slope, plan.inner)[:, :, :T].swapaxes(1, 2)
   return dq.astype(q.dtype), dk.astype(k.dtype), dv.astype(v.dtype), slope, first
 
 
@@ -145,17 +146,8 @@ def _packed(x: jax.Array, plan: Plan) -> jax.Array:
 
 def _lines(log_decay, documents, plan: Plan):
   """What `plan.decays` is given, for the whole sequence."""
-  return _sums(log_decay, plan), *_documents(documents, plan)
-
-
-def _sums(log_decay, plan: Plan):
-  """(B|1, N|1, 1, tokens), from each chunk's start, in units of ln 2."""
-  if log_decay is None:
-    return None
-  x = log_decay.astype(jnp.float32).swapaxes(1, 2) * LOG2E
-  x = pad(x, 2, plan.chunks * plan.chunk)
-  x = x.reshape(*x.shape[:2], plan.chunks, plan.chunk).cumsum(axis=-1)
-  return x.reshape(*x.shape[:2], 1, -1)
+  sums = None if log_decay is None else decays.sums(log_decay, plan.chunk)
+  return sums, *_documents(documents, plan)
 
 
 def _documents(documents, plan: Plan):

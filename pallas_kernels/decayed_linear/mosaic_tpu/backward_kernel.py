@@ -16,11 +16,13 @@ from pallas_kernels.decayed_linear.mosaic_tpu.forward_kernel import lines
 from pallas_kernels.decayed_linear.mosaic_tpu.plan import (
   Decays,
   Plan,
+  added,
   decays,
   read,
   times,
   write,
 )
+from pallas_kernels.decayed_linear.mosaic_tpu.slopes import Slope
 from pallas_kernels.flash.mosaic_tpu import layout
 from pallas_kernels.flash.mosaic_tpu.operands import LANES, spread
 
@@ -39,8 +41,9 @@ def call(plan: Plan, arrays, decaying, shape, vmem: int, slopes: bool):
 
   Returns:
     dQ packed; dK and dV packed, of each query head, float32 if heads are grouped; the
-    terms of the gradient by decays (B, N, 1, tokens) float32 or None; the gradient by
-    the first state (B, N, H, E) float32.
+    gradient by decays (B, N, 3, tokens) float32, to be added up by
+    `slopes.passing`, or None;
+    the gradient by the first state (B, N, H, E) float32.
   """
   (B, N), (sums, documents, ends) = shape, decaying
   tokens, H, E = plan.chunks * plan.chunk, plan.H, plan.E
@@ -56,7 +59,7 @@ def call(plan: Plan, arrays, decaying, shape, vmem: int, slopes: bool):
   states = pl.BlockSpec(
     (None, plan.heads, None, H, E), lambda b, n, i, *_: (b, n, back - i, 0, 0)
   )
-  slope = jax.ShapeDtypeStruct((B, N, 1, tokens), jnp.float32) if slopes else None
+  slope = jax.ShapeDtypeStruct((B, N, 3, tokens), jnp.float32) if slopes else None
   summed = jnp.float32 if plan.group > 1 else arrays[0].dtype
   kinds = (arrays[0].dtype, H), (summed, H), (summed, E)
   return pl.pallas_call(
@@ -116,25 +119,21 @@ def _kernel(plan, *refs):
       read(v, plan.key_head(h), plan.E),
       read(g, h, plan.E),
     )
-    wanted = None if slope is None else _Slope(plan)
+    wanted = None if slope is None else Slope(plan)
     inner = _inside(plan, own, *given, wanted)
     outer = _outside(plan, own, *given, states[h], after[h], wanted)
     for ref, size, near, far in zip(
       (dq, dk, dv), (plan.H, plan.H, plan.E), inner, outer[:3]
     ):
       for rows, part in zip(plan.parts(), near):
-        write(ref, h, size, rows, _scaled(plan, part) + far[rows])
+        write(ref, h, size, rows, plan.scaled(part) + far[rows])
     if wanted is not None:
-      slope[h] = wanted.line()
+      slope[h] = wanted.lines()
     after[h] = outer[3]
 
   @pl.when(i == plan.chunks - 1)
   def _():
     first[...] = after[...]
-
-
-def _scaled(plan, x):
-  return x if plan.scale == 1 else x * plan.scale
 
 
 def _inside(plan, own: Decays, query, key, value, g, slope):
@@ -154,9 +153,9 @@ def _inside(plan, own: Decays, query, key, value, g, slope):
       if slope is not None:
         slope.add_inside(keys, rows, scores * raw)
       scores, change = scores.astype(g.dtype), change.astype(query.dtype)
-      value_sum = _sum(value_sum, plan.product(scores, g[rows], 1, 0))
-      key_sum = _sum(key_sum, plan.product(change, query[rows], 1, 0))
-      dq[i] = _sum(dq[i], plan.product(change, key[keys], 0, 0))
+      value_sum = added(value_sum, plan.product(scores, g[rows], 1, 0))
+      key_sum = added(key_sum, plan.product(change, query[rows], 1, 0))
+      dq[i] = added(dq[i], plan.product(change, key[keys], 0, 0))
     dk.append(key_sum)
     dv.append(value_sum)
   return dq, dk, dv
@@ -177,52 +176,3 @@ def _outside(plan, own: Decays, query, key, value, g, before, after, slope):
     slope.add_outside(query, dq, key, dk, before, kept)
   seen = times(query, reading).astype(query.dtype)
   return dq, dk, dv, kept + plan.product(seen, g, 0, 0)
-
-
-def _sum(total, x):
-  return x if total is None else total + x
-
-
-class _Slope:
-  """The terms q . dq - k . dk of each token of a chunk, as they are made."""
-
-  def __init__(self, plan: Plan):
-    self.plan = plan
-    self.lines: list = [None] * len(plan.parts())
-    self.columns: list = [None] * len(plan.parts())
-    self.rest = jnp.zeros((1, 1), jnp.float32)
-
-  def add_inside(self, keys: slice, rows: slice, products: jax.Array) -> None:
-    """Adds scores times their gradients, keys down the sublanes."""
-    i, j = rows.start // self.plan.inner, keys.start // self.plan.inner
-    products = _scaled(self.plan, products)
-    self.lines[i] = _sum(self.lines[i], products.sum(axis=0, keepdims=True))
-    self.columns[j] = _sum(self.columns[j], -_fold(products))
-
-  def add_outside(self, query, dq, key, dk, before, kept) -> None:
-    """Adds the terms with states; those of keys also count for all tokens before."""
-    reads, writes = _fold(query * dq), _fold(key * dk)
-    for j, rows in enumerate(self.plan.parts()):
-      self.columns[j] = _sum(self.columns[j], (reads - writes)[rows])
-    rest = writes.sum(axis=0, keepdims=True)
-    rest += _fold(before * kept).sum(axis=0, keepdims=True)
-    self.rest += rest.sum(axis=1, keepdims=True)
-
-  def line(self) -> jax.Array:
-    """(1, chunk): its sums from each token to the chunk's end are the gradients."""
-    parts = [
-      line + column.T.sum(axis=0, keepdims=True)
-      for line, column in zip(self.lines, self.columns)
-    ]
-    line = jnp.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
-    end = jax.lax.broadcasted_iota(jnp.int32, line.shape, 1) == self.plan.chunk - 1
-    return line + jnp.where(end, self.rest, 0.0)
-
-
-def _fold(x: jax.Array) -> jax.Array:
-  """(rows, 128) of which the sums over lanes are those of x (rows, n)."""
-  if x.shape[1] % LANES:
-    lane = jax.lax.broadcasted_iota(jnp.int32, (x.shape[0], LANES), 1)
-    return jnp.where(lane == 0, x.sum(axis=1, keepdims=True), 0.0)
-  columns = [x[:, lane : lane + LANES] for lane in range(0, x.shape[1], LANES)]
-  return functools.reduce(jnp.add, columns)

@@ -28,7 +28,7 @@ def call(plan: Plan, arrays, decaying, initial, shape, vmem: int):
   Args:
     plan: what it is compiled for.
     arrays: q, k, v packed; without q, states are written, not outputs.
-    decaying: sums of log2 decays from each chunk's start (B|1, N|1, 1, tokens) or None;
+    decaying: sums of decays (B|1, N|1, 2, tokens), from `decays.sums`, or None;
       documents (B, 1, tokens) int32 and their ends (B (chunks + 1),), or None, see
       `plan.decays`.
     initial: (B, N, H, E) or None.
@@ -94,16 +94,16 @@ def _in_specs(plan: Plan, sums, initial, documents, queries: bool):
 
 
 def lines(plan: Plan, sums, where) -> pl.BlockSpec | None:
-  """Blocks of the heads' decays; one serves all where batches or heads share it."""
+  """Blocks of the heads' lines; one serves all where batches or heads share it."""
   if sums is None:
     return None
-  batches, heads = sums.shape[:2]
+  batches, heads, number = sums.shape[:3]
 
   def index(*grid):
     b, n, i = where(*grid)
     return b if batches > 1 else 0, n if heads > 1 else 0, 0, i
 
-  return pl.BlockSpec((None, min(heads, plan.heads), 1, plan.chunk), index)
+  return pl.BlockSpec((None, min(heads, plan.heads), number, plan.chunk), index)
 
 
 def _kernel(plan, *refs):

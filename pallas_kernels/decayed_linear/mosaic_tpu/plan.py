@@ -67,6 +67,10 @@ class Plan:
       preferred_element_type=jnp.float32,
     )
 
+  def scaled(self, x: jax.Array) -> jax.Array:
+    """X times the scale."""
+    return x if self.scale == 1 else x * self.scale
+
   def parts(self):
     """Slices of the chunk, `inner` tokens each."""
     return [slice(i, i + self.inner) for i in range(0, self.chunk, self.inner)]
@@ -92,8 +96,9 @@ class Decays:
 
   Attributes:
     plan: of the kernel.
-    line: (1, chunk), sums of log2 decays from the chunk's start.
-    column: the same down the sublanes, (chunk, 128).
+    line: the high and the low part, (1, chunk) each, of sums of log2 decays from the
+      chunk's start.
+    column: the same down the sublanes, (chunk, 128) each.
     documents: (1, chunk) int32.
     places: the same down the sublanes, (chunk, 128).
     before: the document of the state that comes in.
@@ -122,23 +127,30 @@ class Decays:
       seen = same if seen is None else seen & same
     if self.line is None:
       return None if seen is None else jnp.where(seen, 1.0, 0.0)
-    exponent = across(self.column[rows], size[1]) - self.line[:, columns]
-    exponent = -exponent if keys_down else exponent
+    exponent = None
+    for down, along in zip(self.column, self.line):
+      down, along = across(down[rows], size[1]), along[:, columns]
+      part = along - down if keys_down else down - along
+      # The high parts' difference is exact.
+      exponent = part if exponent is None else exponent + part
     return jnp.exp2(exponent if seen is None else jnp.where(seen, exponent, -jnp.inf))
 
   def reading(self) -> jax.Array | None:
     """What each token sees of the state that comes in: (chunk, 128)."""
-    return self._power(self.column, self.before)
+    return self._power(None if self.line is None else sum(self.column), self.before)
 
   def writing(self) -> jax.Array | None:
     """What the state that goes out keeps of each token: (chunk, 128)."""
     if self.line is None:
       return self._power(None, self.last)
-    return self._power(self.line[:, -1:] - self.column, self.last)
+    parts = (line[:, -1:] - column for line, column in zip(self.line, self.column))
+    return self._power(sum(parts), self.last)
 
   def keeping(self) -> jax.Array | None:
     """What the state that goes out keeps of the one that came in: (1, 1)."""
-    power = None if self.line is None else jnp.exp2(self.line[:, -1:])
+    power = None
+    if self.line is not None:
+      power = jnp.exp2(sum(line[:, -1:] for line in self.line))
     if self.documents is None:
       return power
     power = jnp.ones((1, 1), jnp.float32) if power is None else power
@@ -151,6 +163,11 @@ class Decays:
     if exponent is None:
       return jnp.where(same, 1.0, 0.0)
     return jnp.exp2(jnp.where(same, exponent, -jnp.inf))
+
+
+def added(total: jax.Array | None, x: jax.Array) -> jax.Array:
+  """The sum; None is nothing yet."""
+  return x if total is None else total + x
 
 
 def times(x: jax.Array, column: jax.Array | None) -> jax.Array:
@@ -166,14 +183,17 @@ def decays(plan: Plan, h: int, b, i, sums, documents, places, ends) -> Decays:
     h: of the step.
     b: batch entry.
     i: chunk.
-    sums: (heads or 1, 1, chunk) in fast memory, or None.
+    sums: (heads or 1, 2, chunk) in fast memory, or None.
     documents: (1, chunk) int32 in fast memory, or None.
     places: its columns, made once a step.
     ends: in scalar memory: of each batch entry, the document before each chunk, and of
       the last token.
   """
-  line = None if sums is None else sums[h if sums.shape[0] > 1 else 0]
-  column = None if line is None else spread(line)
+  line = column = None
+  if sums is not None:
+    own = sums[h if sums.shape[0] > 1 else 0]
+    line = own[:1], own[1:]
+    column = tuple(spread(part) for part in line)
   if documents is None:
     return Decays(plan, line, column, None, None, None, None)
   at = b * (plan.chunks + 1) + i
