@@ -9,14 +9,17 @@ from absl.testing import absltest, parameterized
 
 from attnjax.core import scan
 from attnjax.core.scan import State
+from tests.prefix_softmax import hard
 
 
 def _problem(B=2, T=70, N=2, E=3, scale=1.0):
-  keys = jax.random.split(jax.random.key(0), 4)
+  keys = jax.random.split(jax.random.key(0), 5)
   s = scale * jax.random.normal(keys[0], (B, T, N))
   v = jax.random.normal(keys[1], (B, T, N, E))
   state = State(
-    jax.random.normal(keys[2], (B, N)), jax.random.normal(keys[3], (B, N, E))
+    jax.random.normal(keys[2], (B, N)),
+    1 + jnp.abs(jax.random.normal(keys[4], (B, N))),
+    jax.random.normal(keys[3], (B, N, E)),
   )
   ids = jnp.arange(T)[None] // jnp.array([[T], [27]])[:B]
   return s, v, state, jnp.broadcast_to(ids, (B, T))
@@ -71,14 +74,14 @@ class PrefixTest(parameterized.TestCase):
       weight = jax.nn.softmax(s[:, : t + 1], axis=1)
       _close(out[:, t], (weight[..., None] * v[:, : t + 1]).sum(axis=1))
     _close(lse[:, -1], jax.nn.logsumexp(s, axis=1))
-    _close(last, State(lse[:, -1], out[:, -1]), 0)
+    _close((last.lse, last.out), (lse[:, -1], out[:, -1]), 0)
 
   @parameterized.parameters(*scan.FORMS)
   def test_tokens_that_do_not_count(self, form):
     s, v, state, ids = _problem()
     absent = (jnp.arange(70) < 30) | (jnp.arange(70) > 66)
     s = jnp.where(absent[:, None], -jnp.inf, s)
-    nothing = State(jnp.full_like(state.lse, -jnp.inf), state.out)
+    nothing = State(jnp.full_like(state.top, -jnp.inf), state.total, state.out)
     (_, (out, lse, _)), gradients = _run(form)(s, v, nothing, ids)
     nothing = State.empty(state.out.shape)
     (_, (want, want_lse, _)), _ = _run("definition")(s, v, nothing, ids)
@@ -88,6 +91,31 @@ class PrefixTest(parameterized.TestCase):
       self.assertTrue(jnp.isfinite(gradient).all())
     _close(gradients[0][:, :30], jnp.zeros((2, 30, 2)), 0)
     _close(gradients[2], jax.tree.map(jnp.zeros_like, state), 0)
+
+  @parameterized.parameters(*scan.FORMS)
+  def test_scores_of_any_size(self, form):
+    hard.check(functools.partial(scan.prefix, form=scan.FORMS[form]), 70)
+
+  def test_definition_of_scores_of_any_size(self):
+    hard.check(scan.reference, 20)
+
+  @parameterized.parameters(*scan.FORMS)
+  def test_decodes_scores_of_any_size(self, form):
+    (s, v), _, _ = hard.problem(30)
+    out, _, last = jax.jit(functools.partial(scan.prefix, form=scan.FORMS[form]))(s, v)
+    state, step = State.empty((len(s), 1, v.shape[3])), jax.jit(scan.step)
+    for t in range(30):
+      state = step(s[:, t], v[:, t], state)
+      _close(state.out, out[:, t], 1e-5)
+    _close(state, last)
+
+  @parameterized.parameters((0, 5), (2, 0))
+  def test_of_nothing(self, B, T):
+    s, v, state = jnp.zeros((B, T, 2)), jnp.zeros((B, T, 2, 3)), State.empty((B, 2, 3))
+    for form in scan.FORMS.values():
+      out, lse, last = scan.prefix(s, v, form=form, initial=state)
+      self.assertEqual((out.shape, lse.shape), (v.shape, s.shape))
+      _close(last, state, 0)
 
   @parameterized.parameters(*scan.FORMS)
   def test_derivatives_of_any_order(self, form):
@@ -122,7 +150,7 @@ class PrefixTest(parameterized.TestCase):
     out, lse, last = jax.jit(functools.partial(scan.prefix, form=scan.FORMS[form]))(
       s, v
     )
-    found = out.dtype, lse.dtype, last.lse.dtype, last.out.dtype
+    found = out.dtype, lse.dtype, last.total.dtype, last.out.dtype
     self.assertEqual(found, ("bfloat16", "float32", "float32", "float32"))
     _close(last.out, [[[1 + 1 / 3000]]], 1e-5)
 
@@ -133,7 +161,9 @@ class PrefixTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, r"values \(2, 69, 2, 3\) must be"):
       scan.check(s, v[:, 1:])
     with self.assertRaisesRegex(ValueError, r"initial.out \(2, 1, 3\) must be"):
-      scan.check(s, v, State(state.lse, state.out[:, 1:]))
+      scan.check(s, v, State(state.top, state.total, state.out[:, 1:]))
+    with self.assertRaisesRegex(ValueError, r"initial.total \(2, 1\) must be"):
+      scan.check(s, v, State(state.top, state.total[:, 1:], state.out))
 
 
 class StateTest(parameterized.TestCase):

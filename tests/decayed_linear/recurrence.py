@@ -1,4 +1,4 @@
-"""The recurrence and its gradients in float64 NumPy, and inputs that are hard for it."""
+"""The recurrence and its gradients in float64 NumPy, and inputs that are hard."""
 
 import jax
 import jax.numpy as jnp

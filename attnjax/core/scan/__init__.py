@@ -1,24 +1,27 @@
 """Prefix softmax: at every token, the softmax-weighted mean of the values so far.
 
-  lse[k] = log sum_{i <= k} exp(s[i])
-  out[k] = sum_{i <= k} exp(s[i] - lse[k]) v[i]
+  top[k]   = max_{i <= k} s[i]          total[k] = sum_{i <= k} exp(s[i] - top[k])
+  out[k]   = sum_{i <= k} exp(s[i] - top[k]) v[i] / total[k],  lse = top + log(total)
 
 Leo Feng et al. Attention as an RNN. 2024. arXiv:2405.13956. The paper scans elements
 (m, u, w) with A + B = (m = max(m_A, m_B), u_A e^(m_A - m) + u_B e^(m_B - m), the same
-of w). Here they are (lse, out) = (m + log u, w / u): the same element with u = 1,
-whose numbers do not depend on which maximum was taken, so that each has a derivative.
+of w). Here they are (top, total, out) = (m, u, w / u). The maximum is that of what a
+token sees, never of its future or of another document: their scores, however large,
+take no digit from it.
 
-Given lse, all is linear in the values, with weights that are at most 1:
+Given top and total, all is linear in the values, with weights that are at most 1:
 
-  out[k] = exp(lse[k-1] - lse[k]) out[k-1] + exp(s[k] - lse[k]) v[k]
+  own[k]  = exp(s[k] - top[k]) / total[k]
+  keep[k] = exp(top[k-1] - top[k]) total[k-1] / total[k]
+  out[k]  = keep[k] out[k-1] + own[k] v[k]
 
 With do and dlse the cotangents and delta = do . out - dlse, the way back is
 
-  A[i] = do[i] + exp(lse[i] - lse[i+1]) A[i+1],   b[i] = delta[i] + (the same) b[i+1]
-  dv[i] = exp(s[i] - lse[i]) A[i],                ds[i] = v[i] . dv[i] - (the same) b[i]
+  A[i] = do[i] + keep[i+1] A[i+1],   b[i] = delta[i] + keep[i+1] b[i+1]
+  dv[i] = own[i] A[i],               ds[i] = v[i] . dv[i] - own[i] b[i]
 
 and (A, b) after the last token are the cotangents of the state: linear time, and no
-more is kept than s, v, lse and out. Sums are float32 (float64 for float64).
+more is kept than s, v, top, total and out. Sums are float32 (float64 for float64).
 
 Axes: B batch, T tokens, N heads, E value size.
 """
@@ -26,11 +29,10 @@ Axes: B batch, T tokens, N heads, E value size.
 from attnjax.core.scan.definition import reference
 from attnjax.core.scan.forms import FORMS, fastest
 from attnjax.core.scan.prefix import Form, Weights, across, beginnings, check, prefix
-from attnjax.core.scan.state import LOWEST, State, combine, step
+from attnjax.core.scan.state import State, combine, step
 
 __all__ = [
   "FORMS",
-  "LOWEST",
   "Form",
   "State",
   "Weights",

@@ -14,16 +14,24 @@ def reference(scores, values, *, initial=None, segment_ids=None):
   scores = scores.astype(jnp.promote_types(wide(scores), wide(values)))
   (B, T, N), E = scores.shape, values.shape[3]
   start = State.empty((B, N, E), scores.dtype) if initial is None else initial
-  # The initial state is one more token: its score is its lse.
-  s = jnp.concatenate([start.lse[:, None].astype(scores.dtype), scores], axis=1)
-  v = jnp.concatenate([start.out[:, None].astype(s.dtype), values], axis=1)
+  start = jax.tree.map(lambda x: x[:, None].astype(scores.dtype), start)
+  # The initial state is one more token, which counts as often as its total says.
+  s = jnp.concatenate([start.top, scores], axis=1)
+  often = jnp.concatenate([start.total, jnp.ones_like(scores)], axis=1)
+  v = jnp.concatenate([start.out, values.astype(s.dtype)], axis=1)
+  v = jnp.where(s[..., None] > -jnp.inf, v, 0)
   row, column = jnp.arange(T)[:, None], jnp.arange(-1, T)
   ids = jnp.zeros((1, T), jnp.int32) if segment_ids is None else segment_ids
   seen = (column <= row) & (column >= beginnings(ids)[..., None])
   power = jnp.where(seen[:, :, :, None], s[:, None], -jnp.inf)
-  some = (power > -jnp.inf).any(axis=2)
-  power = jnp.where(some[:, :, None], power, 0)  # no NaN in an empty row's gradient
-  weight = jnp.where(some[:, :, None], jax.nn.softmax(power, axis=2), 0)
-  lse = jnp.where(some, jax.nn.logsumexp(power, axis=2), -jnp.inf)
+  top = jax.lax.stop_gradient(power.max(axis=2))
+  some = top > -jnp.inf
+  # No NaN in an empty row's gradient.
+  power = jnp.where(some[:, :, None], power - jnp.where(some, top, 0)[:, :, None], 0)
+  weight = jnp.where(some[:, :, None], jnp.exp(power), 0) * often[:, None]
+  total = weight.sum(axis=2)
+  weight = weight / jnp.where(some, total, 1)[:, :, None]
   out = jnp.einsum("btsn,bsne->btne", weight, v)
-  return out.astype(values.dtype), lse, State(lse[:, -1], out[:, -1])
+  rows = State(top, total, out)
+  last = jax.tree.map(lambda x: x[:, -1], rows) if T else initial
+  return out.astype(values.dtype), rows.lse, last

@@ -1,13 +1,11 @@
 """Implementations in plain JAX: token by token, by an associative scan, in chunks."""
 
-import math
-
 import jax
 import jax.numpy as jnp
 
 from attnjax.core.platform import target_platform
+from attnjax.core.scan.normalisers import normaliser, normaliser_in_two, split
 from attnjax.core.scan.prefix import Form, Weights
-from attnjax.core.scan.state import LOWEST
 
 CHUNK = 64
 # Steps of a loop that are compiled as one.
@@ -22,64 +20,24 @@ def fastest() -> str:
   return "sequential" if target_platform() == "cpu" else "chunked"
 
 
-def normaliser(scores, initial, first):
-  """Gives lse (B, T, N) by an associative scan."""
-  new = jnp.zeros_like(scores, bool)
-  if first is not None:
-    start = first == jnp.arange(first.shape[1])
-    new = jnp.broadcast_to(start[..., None], scores.shape)
-
-  def join(left, right):
-    (old, begun), (lse, new) = left, right
-    return jnp.where(new, lse, jnp.logaddexp(old, lse)), begun | new
-
-  lse = jnp.maximum(scores, LOWEST)
-  lse = lse.at[:, 0].set(jnp.logaddexp(initial, lse[:, 0]))
-  return jax.lax.associative_scan(join, (lse, new), axis=1)[0]
+def _power(exponent):
+  """exp(exponent), 1 beyond; its derivative at 0 is that from below."""
+  return jnp.exp(jnp.where(exponent > 0, 0, exponent))
 
 
-def normaliser_in_two(scores, initial, first):
-  """Gives lse (B, T, N) by two loops of sqrt(T) steps: inside of chunks, over them."""
-  T = scores.shape[1]
-  size = math.isqrt(T - 1) + 1
-  number = -(-T // size)
-  lse = _split(jnp.maximum(scores, LOWEST), number, size, LOWEST).swapaxes(0, 2)
-  begin = (jnp.arange(number) * size)[:, None, None]  # chunk, B, N
-  if first is None:
-    since = jnp.full((size, 1, number, 1), -1)
-  else:
-    since = _split(first, number, size, mode="edge").swapaxes(0, 2)[..., None]
-  lse, since = (x.swapaxes(1, 2) for x in (lse, since))  # (token, chunk, B, N)
-
-  def inside(carry, part):
-    lse, new = part
-    lse = jnp.where(new, lse, jnp.logaddexp(carry, lse))
-    return lse, lse
-
-  new = since == begin + jnp.arange(size)[:, None, None, None]
-  _, lse = jax.lax.scan(inside, jnp.full(lse.shape[1:], LOWEST, lse.dtype), (lse, new))
-  seen = since < begin
-
-  def over(carry, part):
-    lse, seen = part
-    return jnp.where(seen, jnp.logaddexp(carry, lse), lse), carry
-
-  _, before = jax.lax.scan(over, initial, (lse[-1], seen[-1]))
-  lse = jnp.where(seen, jnp.logaddexp(before, lse), lse)
-  return (
-    jnp.moveaxis(lse, 2, 0)
-    .swapaxes(1, 2)
-    .reshape(scores.shape[0], -1, scores.shape[2])[:, :T]
-  )
+def _over(x, total):
+  """X / total, 0 where total is."""
+  return jnp.where(total > 0, x, 0) / jnp.where(total > 0, total, 1)
 
 
 def _powers(weights: Weights):
   """(what is kept of the result before, the share of a token's own value)."""
-  keep = jnp.exp(weights.before - weights.lse)
+  top, total, (before, sums) = weights.top, weights.total, weights.before
+  keep = _over(_power(before - top) * sums, total)
   if weights.first is not None:
     new = weights.first == jnp.arange(weights.first.shape[1])
     keep = jnp.where(new[..., None], 0, keep)
-  return keep, jnp.exp(weights.scores - weights.lse)
+  return keep, _over(_power(weights.scores - top), total)
 
 
 def _sequential_forward(weights: Weights, values, start):
@@ -146,7 +104,7 @@ def _chunked_forward(weights: Weights, values, start):
     rows += before[..., None] * out[:, None]
     return rows[:, -1], rows.astype(value.dtype)
 
-  parts = _parts(weights, number, size), _split(values, number, size)
+  parts = _parts(weights, number, size), split(values, number, size)
   last, out = jax.lax.scan(jax.checkpoint(body, prevent_cse=False), start, parts)
   return _whole(out, values), last
 
@@ -165,7 +123,7 @@ def _chunked_backward(weights: Weights, values, g, delta, a, b):
     b = through * b + (before * delta).sum(axis=1)
     return (a, b), (ds, wide.astype(value.dtype))
 
-  parts = (_split(x, number, size) for x in (values, g, delta))
+  parts = (split(x, number, size) for x in (values, g, delta))
   (a, b), (ds, dv) = jax.lax.scan(
     jax.checkpoint(body, prevent_cse=False),
     (a, b),
@@ -183,17 +141,19 @@ def _matrix(part):
     and of its values in the state after; (B, N) of the state before in that after.
   """
   weights, begin = part
-  s, lse, before = weights.scores, weights.lse, weights.before[:, :1]
-  size = s.shape[1]
+  s, (before, sums) = weights.scores, (x[:, :1] for x in weights.before)
+  top, total, size = weights.top, weights.total, s.shape[1]
   seen = jnp.tril(jnp.ones((size, size), bool))[None]
   goes_on = True
   if weights.first is not None:
     place = begin + jnp.arange(size)
     seen &= weights.first[..., None] <= place
     goes_on = (weights.first < begin)[..., None]
-  power = s.swapaxes(1, 2)[:, :, None] - lse.swapaxes(1, 2)[..., None]
-  inside = jnp.exp(jnp.where(seen[:, None], power, -jnp.inf))
-  carried = jnp.exp(jnp.where(goes_on, before - lse, -jnp.inf))
+  power = s.swapaxes(1, 2)[:, :, None] - top.swapaxes(1, 2)[..., None]
+  inside = _power(jnp.where(seen[:, None], power, -jnp.inf))
+  inside = _over(inside, total.swapaxes(1, 2)[..., None])
+  carried = _over(_power(before - top) * sums, total)
+  carried = jnp.where(goes_on, carried, 0)
   return inside, carried, inside[:, :, -1].swapaxes(1, 2), carried[:, -1]
 
 
@@ -206,24 +166,16 @@ def _parts(weights: Weights, number, size):
   """The weights by chunks, and where each begins; what fills them up weighs nothing."""
   first = weights.first
   parts = Weights(
-    _split(weights.scores, number, size, 2 * LOWEST),
-    _split(weights.lse, number, size, mode="edge"),
-    _split(weights.before, number, size, mode="edge"),
-    None if first is None else _split(first, number, size, mode="edge"),
+    split(weights.scores, number, size, -jnp.inf),
+    *(split(x, number, size, mode="edge") for x in (weights.top, weights.total)),
+    tuple(split(x, number, size, mode="edge") for x in weights.before),
+    None if first is None else split(first, number, size, mode="edge"),
   )
   return parts, size * jnp.arange(number)
 
 
-def _split(x, number, size, fill=0.0, mode="constant"):
-  """(B, T, ...) to (number, B, size, ...), filled up with `fill` or the last entry."""
-  widths = ((0, 0), (0, number * size - x.shape[1])) + ((0, 0),) * (x.ndim - 2)
-  more = {"constant_values": fill} if mode == "constant" else {}
-  x = jnp.pad(x, widths, mode=mode, **more)
-  return jnp.moveaxis(x.reshape(x.shape[0], number, size, *x.shape[2:]), 1, 0)
-
-
 def _whole(x, like):
-  """The inverse of `_split`, with T as in `like`."""
+  """The inverse of `split`, with T as in `like`."""
   x = jnp.moveaxis(x, 0, 1)
   return x.reshape(x.shape[0], -1, *x.shape[3:])[:, : like.shape[1]]
 

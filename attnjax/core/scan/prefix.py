@@ -10,25 +10,27 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from attnjax.core import derivatives
-from attnjax.core.scan.state import LOWEST, State, combine, finite
+from attnjax.core.scan.state import State, combine
 from attnjax.core.softmax import wide
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Weights:
-  """The powers whose exponentials weigh values; LOWEST stands for -inf.
+  """What values are weighed by: of token c in row r, exp(scores_c - top_r) / total_r.
 
   Attributes:
-    scores: (B, T, N), twice LOWEST where a token does not count.
-    lse: (B, T, N).
-    before: (B, T, N), lse of the token before; of the initial state at the first.
+    scores: (B, T, N), -inf where a token does not count.
+    top: (B, T, N), the greatest score up to each token, of its document; finite.
+    total: (B, T, N), the sum of exp(score - top) up to each token; 0 if none counts.
+    before: (top, total) of the token before; of the initial state at the first.
     first: int32, (B, T), where the token's document begins, -1 if it goes on from the
       initial state; None for one document.
   """
 
   scores: Any
-  lse: Any
+  top: Any
+  total: Any
   before: Any
   first: Any
 
@@ -38,7 +40,8 @@ class Form:
   """An implementation.
 
   Attributes:
-    normaliser: (scores, before, initial (B, N), first) to lse.
+    normaliser: (scores, (top, total) (B, N) of the initial state, first) to (top,
+      total) (B, T, N), top being -inf for no tokens.
     forward: (weights, values, start (B, N, E)) to out in the values' type and, wide,
       the last row of it.
     backward: (weights, values, g, delta, A (B, N, E), b (B, N)) to dscores and, in the
@@ -63,7 +66,7 @@ def prefix(
   """(out in the values' type, lse, the state after the last token), differentiable.
 
   Args:
-    scores: s; -inf for a token that does not count.
+    scores: s; -inf for a token that does not count, whatever its value is.
     values: v.
     form: how, of `FORMS` for plain JAX.
     initial: the state before the first token; it belongs to the first document.
@@ -73,21 +76,26 @@ def prefix(
     ValueError: if shapes do not fit.
   """
   check(scores, values, initial)
-  (B, _, N), E = scores.shape, values.shape[3]
+  rows, last = _rows(scores, values, form, initial, segment_ids)
+  return rows.out, rows.lse, last
+
+
+def _rows(scores, values, form: Form, initial, segment_ids) -> tuple[State, State]:
+  """(each token's state, `out` in the values' type, and the last one, wide)."""
+  (B, T, N), E = scores.shape, values.shape[3]
   dtype = jnp.promote_types(wide(scores), wide(values))
   start = State.empty((B, N, E), dtype) if initial is None else initial
-  s, before, start = (x.astype(dtype) for x in (scores, start.lse, start.out))
+  s, start = jax.tree.map(lambda x: x.astype(dtype), (scores, start))
+  if not B * T:
+    return State(s, s, values), start
   first = None if segment_ids is None else beginnings(segment_ids)
-  # Powers of small numbers keep their digits; no result depends on this shift.
-  top = jax.lax.stop_gradient(jnp.maximum(s.max(axis=1), before))
-  top = jnp.where(jnp.isfinite(top), top, 0)
-  out, lse, last = derivatives.differentiable(
+  values = jnp.where(s[..., None] > -jnp.inf, values, 0)
+  out, top, total, last = derivatives.differentiable(
     functools.partial(_run, form),
     functools.partial(_tangent, form),
     functools.partial(_transposed, form),
-  )((s - top[:, None], values, before - top, start), first)
-  lse = finite(lse) + top[:, None]
-  return out, lse, State(lse[:, -1], last)
+  )((s, values, start), first)
+  return State(top, total, out), State(top[:, -1], total[:, -1], last)
 
 
 def across(scores, values, axis: str, *, form: Form):
@@ -99,28 +107,34 @@ def across(scores, values, axis: str, *, form: Form):
   Returns:
     (out, lse) of this piece's tokens, and the state after this piece.
   """
-  out, lse, own = prefix(scores, values, form=form)
+  check(scores, values)
+  own_rows, own = _rows(scores, values, form, None, None)
   pieces = jax.lax.all_gather(own, axis)
-  earlier = jnp.arange(pieces.lse.shape[0]) < jax.lax.axis_index(axis)
-  lses = jnp.where(earlier[:, None, None], pieces.lse, -jnp.inf)
+  earlier = jnp.arange(pieces.top.shape[0]) < jax.lax.axis_index(axis)
   before = State.empty(own.out.shape, own.out.dtype)
-  for piece in range(lses.shape[0]):
-    before = combine(before, State(lses[piece], pieces.out[piece]))
-  wide_rows = State(lse, out.astype(own.out.dtype))
-  rows = combine(jax.tree.map(lambda x: x[:, None], before), wide_rows)
-  return rows.out.astype(out.dtype), rows.lse, combine(before, own)
+  for piece, counts in enumerate(earlier):
+    state = jax.tree.map(lambda x, i=piece: x[i], pieces)
+    top, total = jnp.where(counts, state.top, -jnp.inf), state.total * counts
+    before = combine(before, State(top, total, state.out))
+  rows = combine(
+    jax.tree.map(lambda x: x[:, None], before),
+    State(own_rows.top, own_rows.total, own_rows.out.astype(own.out.dtype)),
+  )
+  return rows.out.astype(values.dtype), rows.lse, combine(before, own)
 
 
 def check(scores, values, initial=None) -> None:
   """Raises ValueError, naming the argument, if shapes do not fit."""
-  if scores.ndim != 3 or not scores.shape[1]:
-    raise ValueError(f"scores {scores.shape} must be (B, T, N) with T of at least 1")
+  if scores.ndim != 3:
+    raise ValueError(f"scores {scores.shape} must be (B, T, N)")
   if values.ndim != 4 or values.shape[:3] != scores.shape:
     raise ValueError(f"values {values.shape} must be (B, T, N, E), B, T, N as scores")
   (B, _, N), E = scores.shape, values.shape[3]
   if initial is not None:
-    if initial.lse.shape != (B, N):
-      raise ValueError(f"initial.lse {initial.lse.shape} must be (B, N) = {(B, N)}")
+    for name in ("top", "total"):
+      shape = getattr(initial, name).shape
+      if shape != (B, N):
+        raise ValueError(f"initial.{name} {shape} must be (B, N) = {(B, N)}")
     if initial.out.shape != (B, N, E):
       raise ValueError(f"initial.out {initial.out.shape} must be {(B, N, E)}")
 
@@ -134,53 +148,65 @@ def beginnings(segment_ids: Int[Array, "B T"]) -> Int[Array, "B T"]:
   return jax.lax.cummax(starts, axis=1)
 
 
-def _weights(s, initial, first, lse) -> Weights:
-  """The weights; lse is a function of the lowest scores, or its result."""
-  s, initial = jnp.maximum(s, 2 * LOWEST), jnp.maximum(initial, LOWEST)
-  lse = lse(s, initial, first) if callable(lse) else lse
-  before = jnp.concatenate([initial[:, None], lse[:, :-1]], axis=1)
-  return Weights(s, lse, before, first)
+def _weights(s, start: State, first, known) -> Weights:
+  """The weights; `known` gives (top, total) of the scores, or is these."""
+  total = jnp.where(start.top > -jnp.inf, start.total, 0)
+  top, totals = known(s, (start.top, total), first) if callable(known) else known
+  before, top = (jnp.where(x > -jnp.inf, x, 0) for x in (start.top, top))
+  before = (
+    jnp.concatenate([x[:, None], rows[:, :-1]], axis=1)
+    for x, rows in ((before, top), (total, totals))
+  )
+  return Weights(s, top, totals, tuple(before), first)
 
 
 def _run(form, x, first):
-  s, values, initial, start = x
-  weights = _weights(s, initial, first, form.normaliser)
-  start = jnp.where(initial[..., None] > LOWEST / 2, start, 0)
-  out, last = form.forward(weights, values, start)
-  return out, weights.lse, last
+  s, values, start = x
+  top, total = form.normaliser(s, (start.top, start.total), first)
+  weights = _weights(s, start, first, (top, total))
+  out, last = form.forward(weights, values, _counting(start.out, start))
+  return out, top, total, last
+
+
+def _counting(x, start: State):
+  """Of a state's `out` or what is like it, 0 if there are no tokens."""
+  return jnp.where((start.total > 0)[..., None], x, 0)
 
 
 def _tangent(form, known, dx):
   """The weighted means of dv + ds v - ds out, and of ds."""
   if form.tangent is not None:
     return form.tangent()
-  (s, values, initial, start), first, (out, lse, last) = known
-  ds, dvalues, dinitial, dstart = dx
-  ds, dinitial = (
-    jnp.where(x > LOWEST / 2, dx, 0)[..., None]
-    for x, dx in ((s, ds), (initial, dinitial))
-  )
+  (s, values, start), first, (out, top, total, last) = known
+  ds, dvalues, dstart = dx
+  ds = jnp.where(s > -jnp.inf, ds, 0)[..., None]
+  some = start.total > 0
+  dlse = dstart.top + dstart.total / jnp.where(some, start.total, 1)
+  dlse = jnp.where(some, dlse, 0)[..., None]
   moved = dvalues.astype(ds.dtype) + ds * values.astype(ds.dtype)
   sums, end = form.forward(
-    _weights(s, initial, first, lse),
+    _weights(s, start, first, (top, total)),
     jnp.concatenate([moved, ds], axis=-1),
-    jnp.concatenate([dstart + dinitial * start, dinitial], axis=-1),
+    jnp.concatenate([_counting(dstart.out + dlse * start.out, start), dlse], axis=-1),
   )
   dlse, dend = sums[..., -1:], end[..., -1:]
   dout = sums[..., :-1] - dlse * out.astype(ds.dtype)
-  return dout.astype(out.dtype), dlse[..., 0], end[..., :-1] - dend * last
+  dtotal = dlse[..., 0] * total
+  dlast = end[..., :-1] - dend * last
+  return dout.astype(out.dtype), jnp.zeros_like(top), dtotal, dlast
 
 
 def _transposed(form, known, cotangents):
-  (s, values, initial, start), first, (out, lse, last) = known
-  g, dlse, dlast = cotangents
-  delta = (g.astype(dlse.dtype) * out.astype(dlse.dtype)).sum(axis=-1) - dlse
-  delta = jnp.where(lse > LOWEST / 2, delta, 0)
-  weights = _weights(s, initial, first, lse)
+  (s, values, start), first, (out, top, total, last) = known
+  g, _, dtotal, dlast = cotangents
+  delta = (g.astype(total.dtype) * out.astype(total.dtype)).sum(axis=-1)
+  delta = jnp.where(total > 0, delta - total * dtotal, 0)
+  weights = _weights(s, start, first, (top, total))
   ds, dvalues, a, b = form.backward(
     weights, values, g, delta, dlast, (dlast * last).sum(axis=-1)
   )
-  some = initial > LOWEST / 2
-  a = jnp.where(some[..., None], a, 0)
-  dinitial = jnp.where(some, (start * a).sum(axis=-1) - b, 0)
-  return jnp.where(s > LOWEST / 2, ds, 0), dvalues, dinitial, a
+  some = start.total > 0
+  a = _counting(a, start)
+  dlse = jnp.where(some, (start.out * a).sum(axis=-1) - b, 0)
+  dstart = State(dlse, dlse / jnp.where(some, start.total, 1), a)
+  return jnp.where(s > -jnp.inf, ds, 0), dvalues, dstart

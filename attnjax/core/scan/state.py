@@ -9,35 +9,47 @@ from jaxtyping import Array, Float
 
 from attnjax.core.softmax import wide
 
-# For the log of 0: its power is 0, and the difference of two of them is not NaN.
-LOWEST = -1e30
-
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class State:
-  """The element (m, u, w) of a stretch of tokens, with u = 1.
+  """The element (m, u, w) of a stretch of tokens, with the mean w / u in place of w.
+
+  Not lse = m + log u: of a large m it would have lost u to rounding.
 
   Attributes:
-    lse: (*B, N), log of the sum of exp(scores); -inf for no tokens.
+    top: (*B, N), the greatest of the scores; -inf for no tokens. Derivatives take it
+      for a constant: what is made of a state does not change with it, if total does.
+    total: (*B, N), the sum of exp(scores - top); 0 for no tokens.
     out: (*B, N, E), the weighted mean of their values; 0 for no tokens.
   """
 
-  lse: Any
+  top: Any
+  total: Any
   out: Any
 
   @classmethod
   def empty(cls, shape: tuple[int, ...], dtype: Any = jnp.float32) -> "State":
     """The state of no tokens; shape (*B, N, E)."""
-    return cls(jnp.full(shape[:-1], -jnp.inf, dtype), jnp.zeros(shape, dtype))
+    top = jnp.full(shape[:-1], -jnp.inf, dtype)
+    return cls(top, jnp.zeros_like(top), jnp.zeros(shape, dtype))
+
+  @property
+  def lse(self) -> jax.Array:
+    """(*B, N), log of the sum of exp(scores); -inf for no tokens."""
+    some = self.total > 0
+    return jnp.where(some, self.top + jnp.log(jnp.where(some, self.total, 1)), -jnp.inf)
 
 
 def combine(first: State, second: State) -> State:
   """The state of two stretches, of whatever stream or device, in any order."""
-  a, b = (jnp.maximum(x.lse, LOWEST) for x in (first, second))
-  lse = jnp.logaddexp(a, b)
-  a, b = (jnp.exp(x - lse)[..., None] for x in (a, b))
-  return State(finite(lse), a * first.out + b * second.out)
+  top = jax.lax.stop_gradient(jnp.maximum(first.top, second.top))
+  shift = jnp.where(top > -jnp.inf, top, 0)
+  a, b = (jnp.exp(x.top - shift) * x.total for x in (first, second))
+  total = a + b
+  some = jnp.where(total > 0, total, 1)
+  a, b = ((x / some)[..., None] for x in (a, b))
+  return State(top, total, a * first.out + b * second.out)
 
 
 def step(
@@ -45,9 +57,7 @@ def step(
 ) -> State:
   """The state with one token more; its `out` is the token's result."""
   dtype = jnp.promote_types(wide(values), state.out.dtype)
-  return combine(state, State(scores.astype(dtype), values.astype(dtype)))
-
-
-def finite(lse):
-  """Gives lse with -inf for what is as low as LOWEST."""
-  return jnp.where(lse > LOWEST / 2, lse, -jnp.inf)
+  scores = scores.astype(dtype)
+  some = jnp.where(scores > -jnp.inf, 1, 0).astype(dtype)
+  values = jnp.where(some[..., None] > 0, values, 0).astype(dtype)
+  return combine(state, State(scores, some, values))
