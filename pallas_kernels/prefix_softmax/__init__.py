@@ -1,24 +1,26 @@
 """Prefix softmax with scores and states that never leave fast memory: one contract.
 
-  lse[k] = log sum_{i <= k} exp(s[i])
-  out[k] = sum_{i <= k} exp(s[i] - lse[k]) v[i]
+  top[k] = max_{i <= k} s[i],  total[k] = sum_{i <= k} exp(s[i] - top[k])
+  out[k] = sum_{i <= k} exp(s[i] - top[k]) v[i] / total[k]
 
 Leo Feng et al. Attention as an RNN. 2024. arXiv:2405.13956. The algebra and its way
-back are those of `attnjax.core.scan`. lse, T N numbers, is made before by XLA, so that
-a chunk of C tokens is one product of matrices, and nothing has to be rescaled:
+back are those of `attnjax.core.scan`. top and total, T N numbers each, are made before
+by XLA, so that a chunk of C tokens is one product of matrices, and nothing has to be
+rescaled:
 
-  W[r, c] = exp(s[c] - lse[r]), c <= r       keep[r] = exp(lse[before] - lse[r])
-  out     = W v + keep state                 state <- the last row of out
+  W[r, c] = exp(s[c] - top[r]) / total[r], c <= r
+  keep[r] = exp(top[before] - top[r]) total[before] / total[r]
+  out     = W v + keep state         state <- the last row of out
 
 and back, from the last chunk to the first, with delta = do . out - dlse:
 
-  tail[c] = exp(s[c] - lse[last])
-  dv      = W^T do + tail A                  A <- keep^T do + keep[last] A
-  ds      = v . dv - W^T delta - tail b      b <- keep^T delta + keep[last] b
+  tail[c] = W[last, c]
+  dv      = W^T do + tail A          A <- keep^T do + keep[last] A
+  ds      = v . dv - W^T delta - tail b    b <- keep^T delta + keep[last] b
 
-All powers are at most 0. The state is carried in as (lse, out), which is (m, u, w)
-with u = 1, and carried out, with gradients through both. The entries for rows and
-columns of different documents are 0.
+All powers are at most 0. The state is carried in as (top, total, out), and carried
+out, with gradients through both. The entries for rows and columns of different
+documents are 0.
 
   pallas   mosaic_tpu, for TPUs
   triton   triton_gpu, for NVIDIA GPUs, through jax-triton
@@ -38,7 +40,7 @@ from attnjax import sharding
 from attnjax.contract import Case
 from attnjax.core import scan
 from attnjax.core.scan import Form, Weights
-from attnjax.core.scan.forms import normaliser
+from attnjax.core.scan.normalisers import normaliser
 
 BACKENDS = {"pallas": "mosaic_tpu", "triton": "triton_gpu"}
 
@@ -126,7 +128,7 @@ def _placed(function, values):
 
   def run(weights, *arrays):
     first = None if weights.first is None else P(batch)
-    given = Weights(row, row, row, first)
+    given = Weights(row, row, row, (row, row), first)
     if len(arrays) == 2:  # values, start
       inputs, output = (given, array, state), (array, state)
     else:  # values, g, delta, A, b
@@ -143,9 +145,9 @@ def _shapes(B, T, N, E):
 
 def _state(B, N, E):
   def make(key: jax.Array) -> dict[str, Any]:
-    lse, out = jax.random.split(key)
-    lse, out = jax.random.normal(lse, (B, N)), jax.random.normal(out, (B, N, E))
-    return {"initial": scan.State(lse, out)}
+    top, total, out = jax.random.split(key, 3)
+    top, total = jax.random.normal(top, (B, N)), jax.random.uniform(total, (B, N))
+    return {"initial": scan.State(top, 1 + total, jax.random.normal(out, (B, N, E)))}
 
   return make
 

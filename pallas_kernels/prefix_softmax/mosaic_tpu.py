@@ -2,19 +2,17 @@
 
 import dataclasses
 import functools
-import math
 
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from attnjax.core.scan import LOWEST, Weights
+from attnjax.core.scan import Weights
 from pallas_kernels.prefix_softmax import mosaic_tpu_kernel as kernels
 
 LANES = 128
 DTYPES = ("float32", "bfloat16", "float16")
-LOG2E = math.log2(math.e)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +55,7 @@ def estimate(tiles: Tiles, size: int, dtype) -> int:
   """Bytes of fast memory that the backward kernel, the larger one, takes at most."""
   width = _ceil(size)
   blocks = 2 * 3 * tiles.rows * width * jnp.dtype(dtype).itemsize
-  lines = 2 * 6 * 8 * tiles.rows * 4
+  lines = 2 * 9 * 8 * tiles.rows * 4
   spilled = 8 * LANES * (4 * LANES + 4 * width)
   return blocks + lines + spilled + 4 * 8 * width * 4
 
@@ -69,7 +67,8 @@ def forward(weights: Weights, values, start, *, tiles: Tiles):
   rows, width = -(-T // tiles.rows) * tiles.rows, _ceil(E)
   grid = B, N, rows // tiles.rows
   line, block, state, ids = _specs(tiles.rows, width, lambda i: i)
-  s, lse, before, first = _lines(weights, rows)
+  lines = _lines(weights, rows)
+  first = lines[-1]
   v = _pack(values, rows, width)
   out, last = pl.pallas_call(
     functools.partial(kernels.forward, first is not None),
@@ -78,12 +77,12 @@ def forward(weights: Weights, values, start, *, tiles: Tiles):
       jax.ShapeDtypeStruct((B, N, 1, width), jnp.float32),
     ),
     grid=grid,
-    in_specs=[line, line, line, None if first is None else ids, block, state],
+    in_specs=[*(line,) * 5, None if first is None else ids, block, state],
     out_specs=[block, state],
     scratch_shapes=[pltpu.VMEM((1, width), jnp.float32)],
     compiler_params=_parameters(tiles),
     name="prefix_softmax_forward",
-  )(s, lse, before, first, v, _state(start, width))
+  )(*lines, v, _state(start, width))
   return _unpack(out, values), last[:, :, 0, :E]
 
 
@@ -94,7 +93,8 @@ def backward(weights: Weights, values, g, delta, a, b, *, tiles: Tiles):
   rows, width = -(-T // tiles.rows) * tiles.rows, _ceil(E)
   number = rows // tiles.rows
   line, block, state, ids = _specs(tiles.rows, width, lambda i: number - 1 - i)
-  s, lse, before, first = _lines(weights, rows)
+  lines = _lines(weights, rows)
+  first = lines[-1]
   v, g = (_pack(x.astype(values.dtype), rows, width) for x in (values, g))
   scalar = pl.BlockSpec((None, None, 1, LANES), lambda b, n, i: (b, n, 0, 0))
   of_b = jnp.broadcast_to(b[:, :, None, None], (B, N, 1, LANES)).astype(jnp.float32)
@@ -108,7 +108,7 @@ def backward(weights: Weights, values, g, delta, a, b, *, tiles: Tiles):
     ),
     grid=(B, N, number),
     in_specs=[
-      *(line, line, line, None if first is None else ids),
+      *(*(line,) * 5, None if first is None else ids),
       *(block, block, line, state, scalar),
     ],
     out_specs=[line, block, state, scalar],
@@ -118,7 +118,7 @@ def backward(weights: Weights, values, g, delta, a, b, *, tiles: Tiles):
     ],
     compiler_params=_parameters(tiles),
     name="prefix_softmax_backward",
-  )(s, lse, before, first, v, g, _line(delta, rows), _state(a, width), of_b)
+  )(*lines, v, g, _line(delta, rows), _state(a, width), of_b)
   ds = ds[:, :, 0, :T].swapaxes(1, 2)
   return ds, _unpack(dv, values), a[:, :, 0, :E], b[:, :, 0, 0]
 
@@ -153,13 +153,11 @@ def _parameters(tiles: Tiles):
 
 
 def _lines(weights: Weights, rows: int):
-  """Powers of 2, (B, N, 1, rows); what fills them up weighs nothing."""
-  s, lse, before = (LOG2E * x for x in (weights.scores, weights.lse, weights.before))
+  """The weights as lines (B, N, 1, rows); what fills them up weighs nothing."""
   first = weights.first
   return (
-    _line(s, rows, 2 * LOG2E * LOWEST),
-    _line(lse, rows, None),
-    _line(before, rows, None),
+    _line(weights.scores, rows, -jnp.inf),
+    *(_line(x, rows, None) for x in (weights.top, weights.share, *weights.before)),
     None if first is None else _end(first[:, None], 2, rows, None),
   )
 

@@ -1,18 +1,22 @@
 """The TPU kernels: grid (B, N, block of tokens), chunks of 128 tokens in a block.
 
-Powers are in units of ln 2, so that the exponential is 2^x. The state passes from
+The scores' distance to the greatest is exact, and is brought to units of ln 2 after
+that, so that the exponential is 2^x. The state passes from
 chunk to chunk, in the backward kernel from the last to the first; the products of a
 chunk do not wait for it.
 """
+
+import math
 
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
 SIZE = 128  # of a chunk
+LOG2E = math.log2(math.e)
 
 
-def forward(packed, s, lse, before, first, v, start, out, last, state):
+def forward(packed, s, top, share, before, sums, first, v, start, out, last, state):
   """One block; `packed`: there are documents, and rows see but their own."""
   i = pl.program_id(2)
 
@@ -26,14 +30,15 @@ def forward(packed, s, lse, before, first, v, start, out, last, state):
     begin = i * v.shape[0] + chunk * SIZE
     row, column = (jax.lax.broadcasted_iota(jnp.int32, (SIZE, SIZE), d) for d in (0, 1))
     seen, goes_on = column <= row, None
-    top = _spread(lse[:, part])
+    greatest, part_of = _spread(top[:, part]), _spread(share[:, part])
     if packed:
       since = _spread(first[:, part])
       seen &= since <= column + begin
       goes_on = since < begin
-    weight = jnp.where(seen, jnp.exp2(s[:, part] - top), 0.0)
-    keep = _where(goes_on, jnp.exp2(before[:, part][:, :1] - top))
+    weight = jnp.where(seen, _power(s[:, part] - greatest), 0.0)
+    keep = _keep(before[:, part], sums[:, part], greatest, goes_on)
     rows = _product(weight, v[part, :]) + _across(keep, v.shape[1]) * kept
+    rows *= _across(part_of, v.shape[1])
     out[part, :] = rows.astype(out.dtype)
     kept = rows[SIZE - 1 :]
   state[...] = kept
@@ -44,7 +49,24 @@ def forward(packed, s, lse, before, first, v, start, out, last, state):
 
 
 def backward(
-  packed, s, lse, before, first, v, g, delta, a0, b0, ds, dv, a, b, state, total
+  packed,
+  s,
+  top,
+  share,
+  before,
+  sums,
+  first,
+  v,
+  g,
+  delta,
+  a0,
+  b0,
+  ds,
+  dv,
+  a,
+  b,
+  state,
+  total,
 ):
   """One block; the grid's last axis goes from the last block to the first."""
   i = pl.program_id(2)
@@ -62,8 +84,8 @@ def backward(
     begin = block * v.shape[0] + chunk * SIZE
     column, row = (jax.lax.broadcasted_iota(jnp.int32, (SIZE, SIZE), d) for d in (0, 1))
     seen, reaches, reaches_line, goes_on = column <= row, None, None, None
-    line, slope = lse[:, part], delta[:, part]
-    end = line[:, SIZE - 1 :]
+    line, part_of, slope = top[:, part], share[:, part], delta[:, part]
+    end, part_of_end = line[:, SIZE - 1 :], part_of[:, SIZE - 1 :]
     if packed:
       since = first[:, part]
       seen &= since <= column + begin
@@ -71,9 +93,10 @@ def backward(
       reaches_line = since[:, SIZE - 1 :] <= row[:1] + begin
       goes_on = since < begin
     power = _spread(s[:, part])
-    weight = jnp.where(seen, jnp.exp2(power - line), 0.0)  # (column, row)
-    tail = _where(reaches, jnp.exp2(power - end))
-    into = _where(goes_on, jnp.exp2(before[:, part][:, :1] - line))
+    # (column, row)
+    weight = jnp.where(seen, _power(power - line), 0.0) * part_of
+    tail = _where(reaches, _power(power - end)) * part_of_end
+    into = _keep(before[:, part], sums[:, part], line, goes_on) * part_of
     grad, value = g[part, :], v[part, :]
     # The state's share is some rows more of the same product.
     more = jnp.broadcast_to(into, (16, SIZE))
@@ -82,7 +105,7 @@ def backward(
     dv[part, :] = dvalue.astype(dv.dtype)
     terms = value.astype(jnp.float32) * dvalue
     terms = sum(terms[:, k : k + SIZE] for k in range(0, width, SIZE)) - weight * slope
-    tail_line = _where(reaches_line, jnp.exp2(s[:, part] - end))
+    tail_line = _where(reaches_line, _power(s[:, part] - end)) * part_of_end
     ds[:, part] = terms.T.sum(axis=0, keepdims=True) - tail_line * sum_
     through = into[:, SIZE - 1 :]
     own = product[SIZE : SIZE + 1] + through * own
@@ -94,6 +117,17 @@ def backward(
   def _():
     a[...] = own
     b[...] = sum_
+
+
+def _power(distance):
+  return jnp.exp2(LOG2E * distance)
+
+
+def _keep(before, sums, top, goes_on):
+  """What rows keep of the state before the chunk, times their totals."""
+  # If there is none, before is no lower bound of top.
+  power = _power(jnp.minimum(before[:, :1] - top, 0.0))
+  return _where(goes_on, power * sums[:, :1])
 
 
 def _where(condition, x):

@@ -1,17 +1,15 @@
 """Prefix softmax on GPUs: Triton kernels called through jax-triton."""
 
 import dataclasses
-import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from attnjax.core.scan import LOWEST, Weights
+from attnjax.core.scan import Weights
 from pallas_kernels import calling
 from pallas_kernels.prefix_softmax import triton_gpu_kernel as kernels
 
-LOG2E = math.log2(math.e)
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -120,14 +118,12 @@ def _constants(values, tiles: Tiles) -> dict:
 
 
 def _lines(weights: Weights, tiles: Tiles) -> tuple[Any, ...]:
-  """Powers of 2, (B, N, length), and documents; what fills them up weighs nothing."""
+  """Weights (B, N, length), and documents; what fills them up weighs nothing."""
   length = -(-weights.scores.shape[1] // tiles.size) * tiles.size
-  s, lse, before = (LOG2E * x for x in (weights.scores, weights.lse, weights.before))
   first = weights.first
   return (
-    _line(s, length, 2 * LOG2E * LOWEST),
-    _line(lse, length),
-    _line(before, length),
+    _line(weights.scores, length, -jnp.inf),
+    *(_line(x, length) for x in (weights.top, weights.share, *weights.before)),
     None if first is None else _line(first[..., None], length)[:, 0],
   )
 

@@ -2,13 +2,26 @@
 # Triton's language is typed by its own compiler.
 """The GPU kernels: grid (piece of the value, B N), chunks of SIZE tokens in a loop.
 
-Powers are in units of ln 2, so that the exponential is 2^x. A program holds the state
+The scores' distance to the greatest is exact, and is brought to units of ln 2 after
+that, so that the exponential is 2^x. A program holds the state
 of a piece of WIDTH numbers of one head; the backward kernel goes from the last chunk to
 the first. Lines of numbers are (B, N, LENGTH), filled up to whole chunks.
 """
 
 import triton
 import triton.language as tl
+
+
+@triton.jit
+def _power(distance):
+  return tl.exp2(distance * 1.4426950408889634)
+
+
+@triton.jit
+def _keep(before, sums, top):
+  """What rows keep of the state before the chunk, times their totals."""
+  # If there is none, before is no lower bound of top.
+  return _power(tl.minimum(before - top, 0.0)) * sums
 
 
 @triton.jit
@@ -33,8 +46,10 @@ def _store(array, t, e, x, T, N: tl.constexpr, E: tl.constexpr):
 @triton.jit
 def forward_kernel(
   s,
-  lse,
+  top,
+  share,
   before,
+  sums,
   first,
   v,
   start,
@@ -51,7 +66,8 @@ def forward_kernel(
   """Gives out (B, T, N, E) and its last row (B, N, E)."""
   line = tl.program_id(1).to(tl.int64)
   b, n = line // N, line % N
-  s, lse, before = s + line * LENGTH, lse + line * LENGTH, before + line * LENGTH
+  s, top, share = s + line * LENGTH, top + line * LENGTH, share + line * LENGTH
+  before, sums = before + line * LENGTH, sums + line * LENGTH
   if first is not None:
     first += b * LENGTH
   v += (b * T * N + n) * E
@@ -61,14 +77,14 @@ def forward_kernel(
   state = tl.load(start + line * E + e, mask=e < E, other=0.0)
   for i in range(LENGTH // SIZE):
     t = i * SIZE + c
-    top = tl.load(lse + t)
+    greatest = tl.load(top + t)
     seen = c[None, :] <= c[:, None]
-    keep = tl.exp2(tl.load(before + i * SIZE) - top)
+    keep = _keep(tl.load(before + i * SIZE), tl.load(sums + i * SIZE), greatest)
     if first is not None:
       since = tl.load(first + t)
       seen = seen & (since[:, None] <= t[None, :])
       keep = tl.where(since < i * SIZE, keep, 0.0)
-    weight = tl.exp2(tl.load(s + t)[None, :] - top[:, None])
+    weight = _power(tl.load(s + t)[None, :] - greatest[:, None])
     weight = tl.where(seen, weight, 0.0)
     value = _load(v, t, e, T, N, E)
     rows = tl.dot(
@@ -77,6 +93,7 @@ def forward_kernel(
       keep[:, None] * state[None, :],
       input_precision=PRECISION,
     )
+    rows *= tl.load(share + t)[:, None]
     _store(out, t, e, rows, T, N, E)
     state = tl.sum(tl.where((c == SIZE - 1)[:, None], rows, 0.0), 0)
   tl.store(last + line * E + e, state, mask=e < E)
@@ -85,8 +102,10 @@ def forward_kernel(
 @triton.jit
 def backward_kernel(
   s,
-  lse,
+  top,
+  share,
   before,
+  sums,
   first,
   v,
   g,
@@ -108,7 +127,8 @@ def backward_kernel(
   """Gives dv, and ds and b for each piece of the value: they are to be summed."""
   piece, line = tl.program_id(0), tl.program_id(1).to(tl.int64)
   batch, n = line // N, line % N
-  s, lse, before = s + line * LENGTH, lse + line * LENGTH, before + line * LENGTH
+  s, top, share = s + line * LENGTH, top + line * LENGTH, share + line * LENGTH
+  before, sums = before + line * LENGTH, sums + line * LENGTH
   delta += line * LENGTH
   ds += (piece * tl.num_programs(1) + line) * LENGTH
   if first is not None:
@@ -119,26 +139,30 @@ def backward_kernel(
   e = piece * WIDTH + tl.arange(0, WIDTH)
   c = tl.arange(0, SIZE)
   # What does not depend on the value's numbers is for the first piece to add.
-  share = tl.where(piece == 0, 1.0, 0.0)
+  once = tl.where(piece == 0, 1.0, 0.0)
   own = tl.load(a0 + line * E + e, mask=e < E, other=0.0)
-  total = tl.load(b0 + line) * share
+  total = tl.load(b0 + line) * once
   for j in range(LENGTH // SIZE):
     begin = LENGTH - (j + 1) * SIZE
     t = begin + c
-    power, top = tl.load(s + t), tl.load(lse + t)
-    slope = tl.load(delta + t) * share
-    end, prior = tl.load(lse + begin + SIZE - 1), tl.load(before + begin)
+    score, greatest, part_of = tl.load(s + t), tl.load(top + t), tl.load(share + t)
+    slope = tl.load(delta + t) * once
+    end = tl.load(top + begin + SIZE - 1)
+    part_of_end = tl.load(share + begin + SIZE - 1)
+    prior, often = tl.load(before + begin), tl.load(sums + begin)
     seen = c[:, None] <= c[None, :]
-    tail, into = tl.exp2(power - end), tl.exp2(prior - top)
-    through = tl.exp2(prior - end)
+    tail = _power(score - end) * part_of_end
+    into = _keep(prior, often, greatest) * part_of
+    through = _keep(prior, often, end) * part_of_end
     if first is not None:
       since, latest = tl.load(first + t), tl.load(first + begin + SIZE - 1)
       seen = seen & (since[None, :] <= t[:, None])
       tail = tl.where(latest <= t, tail, 0.0)
       into = tl.where(since < begin, into, 0.0)
       through = tl.where(latest < begin, through, 0.0)
-    weight = tl.exp2(power[:, None] - top[None, :])  # (column, row)
-    weight = tl.where(seen, weight, 0.0)
+    # (column, row)
+    weight = _power(score[:, None] - greatest[None, :])
+    weight = tl.where(seen, weight, 0.0) * part_of[None, :]
     grad = _load(g, t, e, T, N, E)
     dvalue = tl.dot(
       weight.to(grad.dtype),

@@ -3,12 +3,15 @@
 from tests import simulate  # first: it sets what Triton reads on import
 
 # ruff: isort: split
+import functools
+
 import jax
+import jax.numpy as jnp
 from absl.testing import absltest, parameterized
 
 from pallas_kernels import prefix_softmax
 from pallas_kernels.prefix_softmax import CASES, mosaic_tpu
-from tests.prefix_softmax import conformance
+from tests.prefix_softmax import conformance, hard
 
 
 class MosaicTest(parameterized.TestCase):
@@ -18,6 +21,18 @@ class MosaicTest(parameterized.TestCase):
 
   def test_bfloat16_in_blocks_of_two_chunks(self):
     conformance.check(CASES[-1], "pallas", "bfloat16", 4e-2, mosaic_tpu.Tiles(256))
+
+  def test_scores_of_any_size(self):
+    run = functools.partial(prefix_softmax.prefix, impl="pallas")
+    with simulate.accelerators(detect_races=False):
+      hard.check(run, 140)
+
+  @parameterized.parameters((0, 5), (2, 0))
+  def test_of_nothing(self, B, T):
+    s, v = jnp.zeros((B, T, 2)), jnp.zeros((B, T, 2, 3))
+    out, lse, last = prefix_softmax.prefix(s, v, impl="pallas")
+    self.assertEqual((out.shape, lse.shape), (v.shape, s.shape))
+    self.assertEqual(last.out.shape, (B, 2, 3))
 
   def test_refusals(self):
     arrays = CASES[0].arrays()

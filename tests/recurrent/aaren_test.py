@@ -126,7 +126,7 @@ class AttendTest(parameterized.TestCase):
     query, k, v = _arrays(1, 5, 4, 2, 4, 3)
     wrong: Any = (
       ((query[:3], k, v), "3 queries do not divide by 2 key/value heads"),
-      ((query, k, v, State.empty((1, 2, 3))), r"initial.lse \(1, 2\) must be"),
+      ((query, k, v, State.empty((1, 2, 3))), r"initial.top \(1, 2\) must be"),
     )
     for arguments, message in wrong:
       with self.assertRaisesRegex(ValueError, message):

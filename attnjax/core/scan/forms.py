@@ -26,7 +26,7 @@ def _power(exponent):
 
 
 def _over(x, total):
-  """X / total, 0 where total is."""
+  """The quotient x / total, 0 where total is."""
   return jnp.where(total > 0, x, 0) / jnp.where(total > 0, total, 1)
 
 

@@ -34,6 +34,11 @@ class Weights:
   before: Any
   first: Any
 
+  @property
+  def share(self) -> jax.Array:
+    """(B, T, N), 1 / total; 0 if no token counts."""
+    return jnp.where(self.total > 0, 1 / jnp.where(self.total > 0, self.total, 1), 0)
+
 
 @dataclasses.dataclass(frozen=True)
 class Form:

@@ -35,7 +35,7 @@ def arguments(kernel: str, E: int, N: int = 1, dtype="bfloat16") -> tuple[Any, .
     return jax.ShapeDtypeStruct(sizes, jnp.dtype(dtype))
 
   line, values, state = shape(1, T, N), shape(1, T, N, E, dtype=dtype), shape(1, N, E)
-  weights = Weights(line, line, line, shape(1, T, dtype="int32"))
+  weights = Weights(line, line, line, (line, line), shape(1, T, dtype="int32"))
   if kernel == "forward":
     return weights, values, state
   return weights, values, values, line, state, shape(1, N)

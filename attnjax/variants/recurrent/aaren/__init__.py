@@ -8,9 +8,9 @@ jax.nn.dot_product_attention gives, causal, with the same query in every row.
   s[t, n] = scale query[n] . k[t, n K / N]
   out[t]  = sum_{i <= t} exp(s[i]) v[i] / sum_{i <= t} exp(s[i])
 
-A new token changes (log of the denominator, out), N (E + 1) numbers, and nothing else
-is kept (`attnjax.core.scan`; the paper's (m, u, w) with u = 1). `combine` joins the
-states of any two stretches of tokens. In the layer
+A new token changes (greatest score, denominator, out), N (E + 2) numbers, and nothing
+else is kept (`attnjax.core.scan`; the paper's (m, u, w) with w / u for w). `combine`
+joins the states of any two stretches of tokens. In the layer
 
   query = W_q token,  k = W_k x,  v = W_v x,  y = W_out merge_heads(out)
 
@@ -21,7 +21,7 @@ Beyond the paper: fewer key/value heads than queries (several learned queries re
 same keys), and the form "sequence", which adds the results of both directions.
 
 Cost: O(T N E) time after the projections and O(T) memory, in O(log T) steps if need be;
-O(T^2 N E) and O(T^2) in "reference". Decoding keeps N (E + 1) numbers in float32,
+O(T^2 N E) and O(T^2) in "reference". Decoding keeps N (E + 2) numbers in float32,
 whatever the number of tokens.
 
 Axes: B batch, T tokens, N query heads, K key/value heads, H head size, E value size,

@@ -133,12 +133,9 @@ def _shapes(B, T, N, K, H, E):
 
 def _state(B, N, E):
   def make(key: jax.Array) -> dict[str, Any]:
-    lse, out = jax.random.split(key)
-    return {
-      "initial": State(
-        jax.random.normal(lse, (B, N)), jax.random.normal(out, (B, N, E))
-      )
-    }
+    top, total, out = jax.random.split(key, 3)
+    top, total = jax.random.normal(top, (B, N)), jax.random.uniform(total, (B, N))
+    return {"initial": State(top, 1 + total, jax.random.normal(out, (B, N, E)))}
 
   return make
 

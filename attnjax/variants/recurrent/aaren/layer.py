@@ -24,7 +24,7 @@ class Cache:
   """What decoding keeps; its size does not depend on the number of tokens.
 
   Attributes:
-    state: (B, N) and (B, N, H), float32 (float64 for float64).
+    state: (B, N) twice and (B, N, H), float32 (float64 for float64).
     segment_ids: int32, (B,), of the last real token; -1 before the first one.
   """
 
