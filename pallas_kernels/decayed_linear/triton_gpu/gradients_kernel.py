@@ -72,6 +72,14 @@ def keys_kernel(
   reads *= (parts.reading(lines, F) * F.scale)[:, None]
   writes *= parts.writing(lines, F)[:, None]
   if SLOPES:
+    kept = tl.sum(writes * key, 1)[None, :]
+    ahead = tl.sum(reads * query, 1)[None, :]
+  scores = change.to(key.dtype)
+  reads = tl.dot(scores, key, reads, input_precision=F.precision)
+  writes = tl.dot(tl.trans(scores), query, writes, input_precision=F.precision)
+  parts.store(dq, t, T, h, reads, F.N, F.H, F.tile_h)
+  parts.store(dk, t, T, h, writes, F.N, F.H, F.tile_h)
+  if SLOPES:
     raw = tl.dot(query, tl.trans(key), input_precision=F.precision) * change
     place = tl.arange(0, F.chunk)
     # Only what passes a token is added: a difference of sums of all would leave the
@@ -85,18 +93,12 @@ def keys_kernel(
       pairs = tl.dot(later.to(tl.bfloat16), high)
       low = (raw - high.to(tl.float32)).to(tl.bfloat16)
       pairs = tl.dot(later.to(tl.bfloat16), low, pairs)
-    pairs += tl.sum(writes * key, 1)[None, :]
-    ahead = tl.sum(reads * query, 1)[None, :]
+    pairs += kept
     earlier = place[None, :] < place[:, None]
     line = tl.sum(tl.where(earlier, pairs, ahead), 1)
     line += tl.sum(passed, 0) * parts.keeping(lines)
     slopes += (tl.program_id(0) * tl.num_programs(2) + row) * F.tokens
     tl.store(slopes + t, line)
-  change = change.to(key.dtype)
-  reads = tl.dot(change, key, reads, input_precision=F.precision)
-  writes = tl.dot(tl.trans(change), query, writes, input_precision=F.precision)
-  parts.store(dq, t, T, h, reads, F.N, F.H, F.tile_h)
-  parts.store(dk, t, T, h, writes, F.N, F.H, F.tile_h)
 
 
 @triton.jit
