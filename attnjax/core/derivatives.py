@@ -19,6 +19,7 @@ def differentiable(
   function: Callable[[Any, Any], Any],
   tangent: Callable[[Any, Any], Any],
   transpose: Callable[[Any, Any], Any],
+  named: Callable[[Any], Any] = lambda y: y,
 ) -> Callable[[Any, Any], Any]:
   """function(x, data) with derivatives by x.
 
@@ -26,6 +27,7 @@ def differentiable(
     function: of pytrees x, of floats, and data, which has no derivative.
     tangent: ((x, data, y), dx) to dy, where y = function(x, data); linear in dx.
     transpose: ((x, data, y), dy) to dx, the transposed map.
+    named: y with the names by which `jax.checkpoint` may save it.
   """
 
   @jax.custom_jvp
@@ -35,7 +37,7 @@ def differentiable(
   @call.defjvp
   def _(primals, tangents):
     x, data = primals
-    y = call(x, data)
+    y = named(call(x, data))
     return y, linear(tangent, transpose, (x, data, y), tangents[0], like=y)
 
   return call

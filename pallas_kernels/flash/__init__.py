@@ -15,6 +15,8 @@ import functools
 import importlib
 from typing import Any
 
+import jax.numpy as jnp
+
 from attnjax.core import scores as scores_of
 from attnjax.core.scores import Scores
 from attnjax.core.softmax import fused, planned
@@ -66,10 +68,12 @@ def backend(impl: str):
 
 
 def _forward(module, tiles, scale, q, k, v, sinks, program, schedule):
-  return module.forward(q, k, v, sinks, program, schedule, scale=scale, tiles=tiles)
+  out, lse = module.forward(q, k, v, sinks, program, schedule, scale=scale, tiles=tiles)
+  return out, lse, (lse != -jnp.inf).astype(lse.dtype)
 
 
-def _backward(module, tiles, scale, q, k, v, g, lse, delta, program, schedule):
+def _backward(module, tiles, scale, q, k, v, g, top, total, delta, program, schedule):
+  lse = jnp.where(total == 0, -jnp.inf, top)
   return module.backward(
     q, k, v, g, lse, delta, program, schedule, scale=scale, tiles=tiles
   )

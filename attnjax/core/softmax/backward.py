@@ -7,13 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from attnjax.core.softmax import tiling
+from attnjax.core.softmax import forward as forward_pass
+from attnjax.core.softmax import tiling, unseen
 from attnjax.core.softmax.definition import wide
-from attnjax.core.softmax.exponential import LOG2E, power, rounder
+from attnjax.core.softmax.exponential import exponential, rounder
 from attnjax.core.softmax.tiling import Problem
 
 
-def backward(q, k, v, g, lse, delta, program, schedule, *, scale, tiles):
+def backward(q, k, v, g, top, total, delta, program, schedule, *, scale, tiles):
   """(dq, dk, dv, doperands) as `attnjax.core.softmax.fused` describes them.
 
   Gradients of keys and values lie as (H, s), so that no tile is transposed, and are
@@ -21,22 +22,27 @@ def backward(q, k, v, g, lse, delta, program, schedule, *, scale, tiles):
   """
   B, _, N, H = q.shape
   K = k.shape[2]
-  problem = Problem.of(program, tiles, q, k)
-  power_of_two = LOG2E if program.score is None else 1.0
+  hidden = forward_pass.hides(program, schedule)
+  problem = Problem.of(program, tiles, q, k, hidden)
   queries = tiles.rows, tiles.key_heads, tiles.query_heads, K
   keys = tiles.columns, tiles.key_heads, 1, K
-  query = _rows(tiling.split(q, *queries) * (scale * power_of_two))
-  key, value = (tiling.split(x, *keys)[:, :, :, 0] for x in (k, v))
+  query = _rows(tiling.split(q, *queries) * scale)
+  given = (unseen.infected(k, v), unseen.clean(v)) if hidden else (k, v)
+  key, value = (tiling.split(x, *keys)[:, :, :, 0] for x in given)
   key_t, value_t = key.swapaxes(3, 4), value.swapaxes(3, 4)
-  # A row that sees nothing, or lies beyond T, has no weight.
-  lse = jnp.where(lse == -jnp.inf, jnp.inf, lse * LOG2E)
-  lse = _rows(tiling.split(lse[..., None], *queries, fill=jnp.inf))[..., 0]
-  delta = _rows(tiling.split(delta[..., None], *queries))[..., 0]
-  g = _rows(tiling.split(g, *queries))
+  if hidden:
+    key = unseen.clean(key)
+  # A row that sees nothing, or lies beyond T, has no weight. What a row's weights are
+  # divided by is taken out of g and delta instead.
+  top = jnp.where(total == 0, jnp.inf, top)
+  share = jnp.where(total == 0, 0.0, 1 / jnp.where(total == 0, 1.0, total))
+  top = _rows(tiling.split(top[..., None], *queries, fill=jnp.inf))[..., 0]
+  delta = _rows(tiling.split((delta * share)[..., None], *queries))[..., 0]
+  g = _rows(tiling.split(g * share[..., None], *queries))
   units, blocks = query.shape[:2]
   lists = schedule.index, schedule.full, schedule.count
   lists = [tiling.by_unit(x, B, N, units) for x in lists]
-  arrays = (query, g, lse, delta), (key, key_t, value_t), lists, rounder()
+  arrays = (query, g, top, delta), (key, key_t, value_t), lists, rounder()
 
   share = units // key.shape[0]
 
@@ -59,7 +65,7 @@ def backward(q, k, v, g, lse, delta, program, schedule, *, scale, tiles):
   dq, dk, dv = (jnp.concatenate(x) for x in found)
   sums = jax.tree.map(lambda *x: sum(x[1:], x[0]), *sums)
   dq = dq.reshape(*dq.shape[:3], tiles.query_heads, tiles.rows, H) * scale
-  dk, dv = (x.swapaxes(3, 4)[:, :, :, None] for x in (dk / power_of_two, dv))
+  dk, dv = (x.swapaxes(3, 4)[:, :, :, None] for x in (dk, dv))
   dq, dk, dv = (_join(*x, B) for x in ((dq, q), (dk, k), (dv, v)))
   return dq, dk, dv, tuple(_cropped(*x) for x in zip(sums, program.operands))
 
@@ -67,11 +73,12 @@ def backward(q, k, v, g, lse, delta, program, schedule, *, scale, tiles):
 def _row(problem, arrays, u, i, carry, start):
   """`carry`, which begins at the units `start`, and what a block of queries adds."""
   parts, keys, lists, lift = arrays
-  query, g, lse, delta = (tiling.pick(x, u, i) for x in parts)
-  query_t, g_t = (jax.lax.optimization_barrier(x.swapaxes(1, 2)) for x in (query, g))
+  query, g, top, delta = (tiling.pick(x, u, i) for x in parts)
+  finite = unseen.clean(query) if problem.hidden else query
+  query_t, g_t = (jax.lax.optimization_barrier(x.swapaxes(1, 2)) for x in (finite, g))
   index, full, count = (x[u * (x.shape[0] > 1), i] for x in lists)
   owner = u // (parts[0].shape[0] // keys[0].shape[0])
-  rows = query, query_t, g, g_t, lse, delta
+  rows = query, query_t, g, g_t, top, delta
 
   def visit(partial):
     def step(at, carry):
@@ -96,19 +103,20 @@ def _row(problem, arrays, u, i, carry, start):
 
 def _tile(problem, rows, tile, at, partial, lift, sums):
   """What a tile adds to dq, dk and dv, and the sums with its operands' gradients."""
-  query, query_t, g, g_t, lse, delta = rows
+  query, query_t, g, g_t, top, delta = rows
   key, key_t, value_t = tile
   program, (u, i, j) = problem.program, at
   raw = jnp.einsum("kth,khs->kts", query, key_t)
   whole = problem.whole(raw)
+  seen = tiling.seen_in(problem, raw, u, i, j) if partial else None
   score, pull = raw, None
   if program.score is not None:
+    # Of what is not seen the function reads 0: its derivatives there are finite.
+    raw = tiling.only(seen, raw)
     score, pull = problem.score_and_pull(raw.reshape(whole), u, i, j)
-    score = score.reshape(raw.shape) * LOG2E
-  weight = power(score - lse[..., None], lift)
-  seen = tiling.seen_in(problem, raw, u, i, j) if partial else None
-  if seen is not None:
-    weight = jnp.where(seen, weight, 0.0)
+    score = score.reshape(raw.shape)
+  weight = exponential(jnp.minimum(score - top[..., None], 0.0), lift)
+  weight = tiling.only(seen, weight)
   # Behind a barrier it is made once, not again for each of its two readers.
   weight = jax.lax.optimization_barrier(weight)
   dweight = jnp.einsum("ktv,kvs->kts", g, value_t)
@@ -117,7 +125,7 @@ def _tile(problem, rows, tile, at, partial, lift, sums):
     keep = problem.tile(program.keep, unit=u, i=i, j=j)
     keep = jnp.broadcast_to(keep, whole).reshape(raw.shape)
     kept, dweight = weight * keep, dweight * keep
-  dscore = weight * (dweight - delta[..., None])
+  dscore = tiling.only(seen, weight * (dweight - delta[..., None]))
   if pull is not None:
     dscore, sums = pull(dscore.reshape(whole), sums)
     dscore = dscore.reshape(raw.shape)

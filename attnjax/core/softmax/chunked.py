@@ -18,9 +18,6 @@ from attnjax.core.softmax.definition import check, reference
 from attnjax.core.softmax.fused import Form
 from attnjax.core.softmax.tiling import Tiles
 
-# Up to so many queries the whole matrix of scores is as small as the keys, and faster.
-FEW = 8
-
 
 def chunked(
   q: Float[Array, "B T N H"],
@@ -48,7 +45,8 @@ def chunked(
   scores = Scores() if scores is None else scores
   check(q, k, v, scores, sinks)
   scale = q.shape[-1] ** -0.5 if scale is None else scale
-  if tiles is None and q.shape[1] <= FEW:
+  if any(not isinstance(size, int) for x in (q, k, v) for size in x.shape):
+    # Sizes that `jax.export` leaves open have no tiles.
     with jax.default_matmul_precision(precision):
       return reference(q, k, v, scores, sinks=sinks, scale=scale)
   given = {"sinks": sinks, "scale": scale}

@@ -23,13 +23,18 @@ def reference(
   check(q, k, v, scores, sinks)
   (B, T, N, H), (S, K) = q.shape, k.shape[1:3]
   scale = H**-0.5 if scale is None else scale
-  heads = q.reshape(B, T, K, N // K, H)  # query head n reads key head n K // N
-  raw = jnp.einsum("btkgh,bskh->bkgts", heads, k, preferred_element_type=wide(q))
+  heads = _clean(q).reshape(B, T, K, N // K, H)  # query head n reads key head n K // N
+  raw = jnp.einsum(
+    "btkgh,bskh->bkgts", heads, _clean(k), preferred_element_type=wide(q)
+  )
   raw = scale * raw.reshape(B, N, T, S)
   query, key = scores.positions(T, S)
   places = jnp.arange(B), jnp.arange(N), query, key
-  score = scores.modified(raw, scores.bias, scores.consts, *places)
   seen = scores.mask.dense(T, S, query, key)
+  # What is not seen has harmless scores, so that no derivative is NaN.
+  raw = jnp.where(seen, raw, 0.0)
+  score = scores.modified(raw, scores.bias, scores.consts, *places)
+  score = jnp.where(_infected(q, k, v, N), jnp.nan, score)
   score = jnp.where(seen, score, -jnp.inf)
   sink = None if sinks is None else sinks.astype(score.dtype)[:, None, None]
   if sink is not None:
@@ -43,8 +48,22 @@ def reference(
   if scores.rate:
     weight = weight * scores.kept(scores.seeds, query, key)
   weight = weight.reshape(B, K, N // K, T, S)
-  out = jnp.einsum("bkgts,bskv->btkgv", weight, v, preferred_element_type=wide(q))
+  out = jnp.einsum(
+    "bkgts,bskv->btkgv", weight, _clean(v), preferred_element_type=wide(q)
+  )
   return out.reshape(B, T, N, -1).astype(v.dtype), lse.swapaxes(1, 2)
+
+
+def _clean(x):
+  """NaN and infinity as 0: in a product they would spread to what does not see them."""
+  return jnp.where(jnp.isfinite(x), x, 0)
+
+
+def _infected(q, k, v, N):
+  """Where a query, key or value is not finite, (B, N, T, S): scores there are NaN."""
+  rows, keys, values = (~jnp.isfinite(x).all(axis=-1) for x in (q, k, v))
+  keys = jnp.repeat(keys | values, N // k.shape[2], axis=2)
+  return rows.swapaxes(1, 2)[:, :, :, None] | keys.swapaxes(1, 2)[:, :, None]
 
 
 def check(q, k, v, scores=None, sinks=None) -> None:
@@ -80,16 +99,15 @@ def combine(
     lses: of each part, -inf where a query saw nothing there.
   """
   out, lse = jnp.stack(list(outs)), jnp.stack(list(lses))
-  total = jax.nn.logsumexp(_harmless(lse), axis=0)
-  some = (lse != -jnp.inf).any(axis=0)
-  weight = jnp.where(lse == -jnp.inf, 0.0, jnp.exp(_harmless(lse) - total))
-  whole = (weight[..., None] * out.astype(wide(out))).sum(axis=0)
-  return whole.astype(out.dtype), jnp.where(some, total, -jnp.inf)
-
-
-def _harmless(lses):
-  """-inf as a number so low that its weight is 0, with no NaN in a derivative."""
-  return jnp.where(lses == -jnp.inf, -1e30, lses)
+  some = lse != -jnp.inf
+  top = jax.lax.stop_gradient(jnp.where(some.any(axis=0), lse.max(axis=0), 0))
+  # Differences first: at -1e9 the log of their sum would be lost to rounding.
+  weight = jnp.where(some, jnp.exp(jnp.where(some, lse, top) - top), 0)
+  total = weight.sum(axis=0)
+  share = weight / jnp.where(total == 0, 1, total)
+  whole = (share[..., None] * out.astype(wide(out))).sum(axis=0)
+  log = jnp.where(total == 0, -jnp.inf, top + jnp.log(jnp.where(total == 0, 1, total)))
+  return whole.astype(out.dtype), log
 
 
 def wide(x: Array) -> jnp.dtype:

@@ -1,44 +1,53 @@
-"""Cheap powers of 2 for XLA's processor backend."""
+"""Cheap exponentials for XLA's processor backend."""
 
 import math
 
 import jax
 import jax.numpy as jnp
 
-LOG2E = math.log2(math.e)
-# 2^f for |f| <= 1/2 with a relative error of 1e-7, exactly 1 at 0.
-_SERIES = (1.0, 0.6931469, 0.24022171, 0.05550713, 0.00967554, 0.00132765)
+LN2 = math.log(2.0)
+LOG2E = 1 / LN2
+# e^r for |r| <= ln(2) / 2 with a relative error of 1e-7, exactly 1 at 0.
+_SERIES = tuple(
+  term * LOG2E**power
+  for power, term in enumerate(
+    (1.0, 0.6931469, 0.24022171, 0.05550713, 0.00967554, 0.00132765)
+  )
+)
 # Added to a number below 2^22 it leaves that number, rounded, in the lowest bits.
 _ROUNDER = 1.5 * 2**23
+# Below it e^y is no normal number.
+_LEAST = -126 * LN2
 
 
 def rounder():
-  """What `power` takes: behind a barrier, lest XLA simplify the rounding away."""
+  """What `exponential` takes: behind a barrier, lest XLA simplify the rounding away."""
   return jax.lax.optimization_barrier(jnp.float32(_ROUNDER))
 
 
-def power(y, rounder):
-  """2^y for y <= 64 to 2e-7, and 0 below the normal numbers; exact for float64.
+def exponential(y, rounder):
+  """e^y for y <= 44 to 2e-7, 0 below the normal numbers, NaN for NaN.
 
-  A polynomial on the fraction of y, whose whole part goes into the exponent's bits.
+  A polynomial on what y exceeds a multiple of ln(2) by; that multiple goes into the
+  exponent's bits. Exact for float64.
   """
   if y.dtype == jnp.float64:
-    return jnp.exp2(y)
-  lifted = y + rounder
-  fraction = y - (lifted - rounder)
+    return jnp.exp(y)
+  lifted = y * jnp.float32(LOG2E) + rounder
+  rest = y - (lifted - rounder) * jnp.float32(LN2)
   series = jnp.float32(_SERIES[-1])
   for term in _SERIES[-2::-1]:
-    series = series * fraction + jnp.float32(term)
+    series = series * rest + jnp.float32(term)
   cast = jax.lax.bitcast_convert_type
   bits = cast(series, jnp.int32) + (cast(lifted, jnp.int32) << 23)
-  return jnp.where(y < -126.0, 0.0, cast(bits, jnp.float32))
+  return jnp.where(y < _LEAST, 0.0, cast(bits, jnp.float32))
 
 
 def row_max(x, pieces=8):
   """max(x, axis=-1): XLA's own reduction is not vectorized for a maximum."""
 
   def larger(a, b):
-    return jnp.where(a > b, a, b)
+    return jnp.where((a > b) | (a != a), a, b)
 
   parts = jnp.split(x, pieces, axis=-1) if x.shape[-1] % pieces == 0 else [x]
   while len(parts) > 1:

@@ -8,22 +8,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from attnjax.core.softmax import tiling
-from attnjax.core.softmax.exponential import LOG2E, power, rounder, row_max
+from attnjax.core.softmax import fused, tiling, unseen
+from attnjax.core.softmax.exponential import exponential, rounder, row_max
 from attnjax.core.softmax.tiling import Problem
 
-# Sums of 2^score are taken as they are while all |score| are at most this.
-BOUND = 60.0
+# Sums of e^score are taken as they are while all |score| are at most this.
+BOUND = 40.0
 
 
 def forward(q, k, v, sinks, program, schedule, *, scale, tiles):
-  """(out, lse) as `attnjax.core.softmax.fused` describes them."""
+  """(out, top, total) as `attnjax.core.softmax.fused` describes them."""
   B, T, N, _ = q.shape
   K = k.shape[2]
   problem = Problem.of(program, tiles, q, k)
-  # Scores are in powers of 2 where nothing else reads them.
-  unit = scale * LOG2E if program.score is None else scale
-  query = tiling.split(q, tiles.rows, tiles.key_heads, tiles.query_heads, K) * unit
+  if hides(program, schedule):
+    k, v = unseen.infected(k, v), unseen.clean(v)
+  query = tiling.split(q, tiles.rows, tiles.key_heads, tiles.query_heads, K) * scale
   key, value = (
     tiling.split(x, tiles.columns, tiles.key_heads, 1, K)[:, :, :, 0] for x in (k, v)
   )
@@ -51,13 +51,22 @@ def forward(q, k, v, sinks, program, schedule, *, scale, tiles):
     # Then |score| <= |q| |k|, and where that is small no maximum is needed.
     longest = [jnp.sqrt((x * x).sum(axis=a).max()) for x, a in ((query, -1), (key, -2))]
     small = _together(longest[0] * longest[1] <= BOUND)
-    out, lse = jax.lax.cond(small, run(True), run(False))
+    found = jax.lax.cond(small, run(True), run(False))
   else:
-    out, lse = run(False)()
-  out, lse = (x.reshape(units, blocks, *x.shape[1:]) for x in (out, lse[..., None]))
-  out, lse = (tiling.join(x, B, T, N) for x in (out, lse))
-  out, lse = with_sinks(out, lse[..., 0], sinks)
-  return out.astype(v.dtype), lse
+    found = run(False)()
+  found = (x.reshape(units, blocks, *x.shape[1:]) for x in found)
+  out, top, total = (tiling.join(x, B, T, N) for x in found)
+  out, top, total = fused.with_sinks(out, top[..., 0], total[..., 0], sinks)
+  return out.astype(v.dtype), top, total
+
+
+def hides(program, schedule) -> bool:
+  """Whether some query may not see some key."""
+  return (
+    program.seen is not None
+    or not isinstance(schedule.count, np.ndarray)
+    or (int(schedule.count.min(initial=0)) < schedule.count_t.shape[-1])
+  )
 
 
 @jax.custom_batching.custom_vmap
@@ -72,16 +81,8 @@ def _(size, batched, small):
   return _together(small.all(axis=0)), False
 
 
-def with_sinks(out, lse, sinks):
-  """(out, lse) with logits (N,) in the denominator, or without if None."""
-  if sinks is None:
-    return out, lse
-  whole = jnp.logaddexp(lse, sinks.astype(lse.dtype))
-  return out * jnp.exp(lse - whole)[..., None], whole
-
-
 def _row(problem, arrays, u, i, bounded):
-  """(out, lse) of a block of queries."""
+  """(out, top, total) of a block of queries."""
   query, _, value, lists, _ = arrays
   index, full, count = (x[u * (x.shape[0] > 1), i] for x in lists)
   rows = tiling.pick(query, u, i)
@@ -105,31 +106,34 @@ def _row(problem, arrays, u, i, bounded):
     carry = jax.lax.fori_loop(full, count, visit(True), carry)
   top, total, acc = carry
   some = total != 0
-  total = jnp.where(some, total, 1.0)
-  lse = jnp.where(some, (top + jnp.log2(total)) / LOG2E, -jnp.inf)
-  out = acc / total[..., None]
-  return out.reshape(k, g, t, -1), lse.reshape(k, g, t)
+  out = acc / jnp.where(some, total, 1.0)[..., None]
+  if bounded:
+    # A whole number near the scores, from which they differ without rounding.
+    top = jnp.ceil(jnp.log(jnp.where(some, total, 1.0)))
+    total = total * jnp.exp(-top)
+  out, top, total = (x.reshape(k, g, t, -1) for x in (out, top, total))
+  return out, top, total
 
 
 def _bounded(problem, arrays, rows, at, partial, carry):
-  """A tile whose scores are small: sums of 2^score."""
+  """A tile whose scores are small: sums of e^score."""
   top, total, acc = carry
   score, value = _scores_and_values(problem, arrays, rows, at, partial)
-  weight = power(score, arrays[-1])
+  weight = exponential(score, arrays[-1])
   total = total + weight.sum(axis=-1)
   weight = _kept(problem, weight, at)
   return top, total, acc + jnp.einsum("kts,ksv->ktv", weight, value)
 
 
 def _running(problem, arrays, rows, at, partial, carry):
-  """A tile of any scores: sums of 2^(score - top), top a whole number."""
+  """A tile of any scores: sums of e^(score - top)."""
   top, total, acc = carry
   score, value = _scores_and_values(problem, arrays, rows, at, partial)
-  new = jnp.maximum(top, jnp.ceil(row_max(score)))
+  new = jnp.maximum(top, row_max(score))
   safe = jnp.where(new == -jnp.inf, 0.0, new)
-  weight = power(score - safe[..., None], arrays[-1])
+  weight = exponential(score - safe[..., None], arrays[-1])
   # Behind a barrier it is made once a row, not once for each cell of acc.
-  old = jax.lax.optimization_barrier(power(top - safe, arrays[-1]))
+  old = jax.lax.optimization_barrier(exponential(top - safe, arrays[-1]))
   total = total * old + weight.sum(axis=-1)
   acc = acc * old[..., None]
   weight = _kept(problem, weight, at)
@@ -142,12 +146,13 @@ def _scores_and_values(problem, arrays, rows, at, partial):
   owner = u // (query.shape[0] // key.shape[0])
   score = jnp.einsum("kth,khs->kts", rows, tiling.pick(key, owner, j))
   whole = problem.whole(score)
-  if problem.program.score is not None:
-    score = problem.tile(
-      problem.program.score, unit=u, i=i, j=j, raw=score.reshape(whole)
-    )
-    score = jnp.broadcast_to(score * LOG2E, whole).reshape(rows.shape[0], -1, whole[3])
   seen = tiling.seen_in(problem, score, u, i, j) if partial else None
+  if problem.program.score is not None:
+    # Of what is not seen the function reads 0: it is finite there.
+    score = score if seen is None else jnp.where(seen, score, 0.0)
+    part = problem.program.score
+    score = problem.tile(part, unit=u, i=i, j=j, raw=score.reshape(whole))
+    score = jnp.broadcast_to(score, whole).reshape(rows.shape[0], -1, whole[3])
   if seen is not None:
     score = jnp.where(seen, score, -jnp.inf)
   return score, tiling.pick(value, owner, j)

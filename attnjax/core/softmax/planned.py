@@ -64,10 +64,10 @@ def _shared(function, q, k, *, forward: bool):
   def run(*arguments, scale):
     *arrays, program, schedule = arguments
     spec = [P(heads)] if forward and arrays[3] is not None else [None]
-    own = [array] * 3 + (spec if forward else [array, line, line])
+    own = [array] * 3 + (spec if forward else [array, line, line, line])
     trees = jax.tree.map(operand, (program, schedule))
     if forward:
-      out: Any = (array, line)
+      out: Any = (array, line, line)
     else:
       floats = fused.places(program)
       out = (

@@ -1,5 +1,6 @@
 """The tangent map of softmax attention, in tiles: memory linear in T and S.
 
+  weight[t, s] = exp(score - top) / total
   dscore[t, s] = score'(raw) (scale (dq.k + q.dk)) + (operands' part)
   dlse[t]      = sum_s weight dscore                  [+ weight of the sink x dsink]
   dout[t]      = sum_s weight keep (dscore v + dv) - dlse out
@@ -11,51 +12,64 @@ it further: derivatives of any order rest on it.
 import jax
 import jax.numpy as jnp
 
+from attnjax.core.softmax import unseen
 from attnjax.core.softmax.definition import wide
+from attnjax.core.softmax.fused import sink_weight
 
 ROWS, COLUMNS = 128, 512  # of a tile
 
 
 def tangent(x, program, y, dx, *, scale):
-  """(dout, dlse); x and dx are (q, k, v, sinks[, float operands]), y is (out, lse)."""
-  (q, k, v, sinks), (out, lse) = x, y
+  """(dout, dlse) of y = (out, top, total).
+
+  Args:
+    x: (q, k, v, sinks).
+    program: what is done to scores.
+    y: what the forward pass gave.
+    dx: tangents of (q, k, v, sinks, float operands).
+    scale: of q . k.
+  """
+  (q, k, v, sinks), (out, top, total) = x, y
+  # A row that sees a NaN has it in `total`.
+  q, k, v = unseen.clean(q), unseen.clean(k), unseen.clean(v)
   # Wide, since their transposes are sums over all tiles.
   dq, dk, dv, dsinks, dfloats = jax.tree.map(lambda a: a.astype(wide(a)), dx)
   T, S, K = q.shape[1], k.shape[1], k.shape[2]
   rows, columns = even(T, ROWS), even(S, COLUMNS)
-  tiles = [_tiles(a, K, rows) for a in (q, dq, out, lse[..., None])]
+  tiles = [_tiles(a, K, rows) for a in (q, dq, out, top[..., None], total[..., None])]
   keys = [_tiles(a, K, columns)[:, :, :, 0] for a in (k, v, dk, dv)]
   operands = [pad(a, rows, columns) for a in program.operands]
   shape = (S, q.shape[2] // K, scale)
 
   @jax.checkpoint  # the weights of a tile are made again, not kept
-  def row(query, dquery, out, lse, i):
+  def row(query, dquery, out, top, total, i):
     @jax.checkpoint
     def step(carry, part):
       *part, j = part
       place = i, j, rows[1], columns[1]
-      change = _tile(program, operands, dfloats, place, query, dquery, lse, part, shape)
+      own = query, dquery, top, total
+      change = _tile(program, operands, dfloats, place, own, part, shape)
       return (carry[0] + change[0], carry[1] + change[1]), None
 
-    start = jnp.zeros(lse.shape[:-1], wide(q)), jnp.zeros(out.shape, wide(q))
+    start = jnp.zeros(top.shape[:-1], wide(q)), jnp.zeros(out.shape, wide(q))
     (dlse, dout), _ = jax.lax.scan(step, start, (*keys, jnp.arange(columns[0])))
     return dlse, dout
 
   dlse, dout = jax.lax.map(lambda a: row(*a), (*tiles, jnp.arange(rows[0])))
   dlse, dout = join(dlse[..., None], T)[..., 0], join(dout, T)
   if sinks is not None:
-    weight = jnp.exp(sinks.astype(lse.dtype) - lse)
-    dlse = dlse + weight * dsinks
-  return (dout - dlse[..., None] * out).astype(v.dtype), dlse.astype(lse.dtype)
+    dlse = dlse + sink_weight(sinks, top, total) * dsinks
+  return (dout - dlse[..., None] * out).astype(v.dtype), dlse.astype(total.dtype)
 
 
-def _tile(program, operands, dfloats, place, query, dquery, lse, part, shape):
+def _tile(program, operands, dfloats, place, rows, part, shape):
   """The changes of (lse, out + dlse out) that one tile of scores brings."""
+  query, dquery, top, total = rows
   key, value, dkey, dvalue = part
   i, j, t_size, s_size = place
   S, group, scale = shape
-  t = (i * t_size + jnp.arange(t_size))[:, None]
-  s = (j * s_size + jnp.arange(s_size))[None]
+  t = (i * t_size + jnp.arange(t_size))[None, None, None, :, None]
+  s = (j * s_size + jnp.arange(s_size))[None, None, None, None]
   given = [by_head(cut(a, place), group) for a in operands]
   floats = iter(dfloats)
   changes = [
@@ -67,13 +81,12 @@ def _tile(program, operands, dfloats, place, query, dquery, lse, part, shape):
   raw = scale * _product("bkgth,bksh->bkgts", query, key)
   draw = scale * _product("bkgth,bksh->bkgts", dquery, key)
   draw = draw + scale * _product("bkgth,bksh->bkgts", query, dkey)
-  score, dscore = _scored(program, raw, draw, given, changes, t, s)
-  seen = s < S
+  seen = (s < S) & (total != 0)
   if program.seen is not None:
     seen = seen & program.seen(t, s, *(given[p] for p in program.seen.operands))
-  # A weight that is 0 has no derivative, whatever the score of an empty row is.
-  seen = seen & (lse != -jnp.inf)
-  weight = jnp.exp(jnp.where(seen, score - jnp.where(seen, lse, 0.0), -jnp.inf))
+  raw, draw = (jnp.where(seen, x, 0.0) for x in (raw, draw))
+  score, dscore = _scored(program, raw, draw, given, changes, t, s)
+  weight = _weight(jnp.where(seen, score, 0.0), top, total, seen)
   change = jnp.where(seen, weight * dscore, 0.0)
   kept, dkept = weight, change
   if program.keep is not None:
@@ -82,6 +95,13 @@ def _tile(program, operands, dfloats, place, query, dquery, lse, part, shape):
   dout = _product("bkgts,bksv->bkgtv", dkept, value)
   dout = dout + _product("bkgts,bksv->bkgtv", kept, dvalue)
   return change.sum(axis=-1), dout
+
+
+def _weight(score, top, total, seen):
+  """The weights; top stands still, in derivatives too."""
+  apart = score - jnp.where(seen, jax.lax.stop_gradient(top), 0.0)
+  apart = jnp.where(apart > 0, 0.0, apart)
+  return jnp.where(seen, jnp.exp(apart) / jnp.where(seen, total, 1.0), 0.0)
 
 
 def _scored(program, raw, draw, given, changes, t, s):

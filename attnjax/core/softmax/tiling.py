@@ -70,15 +70,16 @@ class Problem:
   program: Any
   tiles: Tiles
   shape: tuple[int, ...]  # B, T, N, S, K
+  hidden: bool = True  # whether some query may not see some key
 
   @classmethod
-  def of(cls, program, tiles, q, k):
+  def of(cls, program, tiles, q, k, hidden=True):
     """A problem whose operands are padded to whole tiles."""
     (B, T, N, _), (S, K) = q.shape, k.shape[1:3]
     sizes = (0, tiles.rows), (0, tiles.columns)
     operands = tuple(pad(x, *sizes) for x in program.operands)
     own = dataclasses.replace(program, operands=operands)
-    return cls(own, tiles, (B, T, N, S, K))
+    return cls(own, tiles, (B, T, N, S, K), hidden)
 
   def whole(self, raw):
     """The shape (k, g, t, s) of a tile (k, g t, s)."""
@@ -112,7 +113,7 @@ class Problem:
   def _indices(self, i, j):
     t = i * self.tiles.rows + jnp.arange(self.tiles.rows, dtype=jnp.int32)
     s = j * self.tiles.columns + jnp.arange(self.tiles.columns, dtype=jnp.int32)
-    return t[:, None], s[None]
+    return t[None, None, :, None], s[None, None, None]
 
   def _place(self, unit, i, j):
     N, heads = self.shape[2], self.tiles.key_heads * self.tiles.query_heads
@@ -179,10 +180,23 @@ def seen_in(problem, raw, u, i, j):
     seen = problem.tile(problem.program.seen, unit=u, i=i, j=j)
   if S % tiles.columns:
     inside = j * tiles.columns + jnp.arange(tiles.columns, dtype=jnp.int32) < S
-    seen = inside if seen is None else seen & inside
+    seen = inside if seen is None else jnp.logical_and(*_alike(seen, inside))
   if seen is None:
     return None
-  return jnp.broadcast_to(seen, problem.whole(raw)).reshape(raw.shape)
+  whole = problem.whole(raw)
+  seen = seen.reshape((1,) * (len(whole) - seen.ndim) + seen.shape)
+  return jnp.broadcast_to(seen, whole).reshape(raw.shape)
+
+
+def only(seen, x):
+  """0 where not seen; all is seen if None."""
+  return x if seen is None else jnp.where(seen, x, 0.0)
+
+
+def _alike(*arrays):
+  """With as many axes each."""
+  most = max(x.ndim for x in arrays)
+  return [x.reshape((1,) * (most - x.ndim) + x.shape) for x in arrays]
 
 
 def pick(x, u, j):

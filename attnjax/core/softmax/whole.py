@@ -1,16 +1,16 @@
 """Small problems with whole matrices of scores, as many at a time as caches hold.
 
 Where T S of a head is small, products of whole matrices in one batch are several times
-faster on CPUs than loops over tiles. The backward pass makes the weights again from
-lse, so that no matrix is kept between the passes.
+faster on CPUs than loops over tiles. The backward pass makes the weights again, so
+that no matrix is kept between the passes.
 """
 
 import jax
 import jax.numpy as jnp
 
+from attnjax.core.softmax import fused, tiling, unseen
 from attnjax.core.softmax.definition import wide
-from attnjax.core.softmax.exponential import LOG2E, power, rounder
-from attnjax.core.softmax.forward import with_sinks
+from attnjax.core.softmax.exponential import exponential, rounder
 from attnjax.core.softmax.scored import score_and_pull
 
 # Scores of one head, at most; beyond it tiles are as fast, and need less memory.
@@ -22,77 +22,80 @@ _barrier = jax.lax.optimization_barrier
 
 
 def forward(q, k, v, sinks, program, schedule, *, scale):
-  """(out, lse) as `attnjax.core.softmax.fused` describes them."""
+  """(out, top, total) as `attnjax.core.softmax.fused` describes them."""
   del schedule
-  unit = scale * LOG2E if program.score is None else scale
 
   def part(arrays, operands):
     query, key, value = arrays
-    raw = _scores(query, key)
-    score = raw
-    if program.score is not None:
-      given = _read(program.score, operands)
-      score = program.score(raw, *_places(raw), *given) * LOG2E
-    seen = _seen(program, operands, raw)
-    if seen is not None:
-      score = jnp.where(seen, score, -jnp.inf)
-    score = _barrier(score)
+    seen = _seen(program, operands, (query, key))
+    score, _ = _scored(program, operands, _scores(query, key), seen)
+    score = _barrier(score if seen is None else jnp.where(seen, score, -jnp.inf))
     top = score.max(axis=-1, keepdims=True)
     top = _barrier(jnp.where(top == -jnp.inf, 0.0, top))
-    weight = power(score - top, rounder())
+    weight = exponential(score - top, rounder())
     total = weight.sum(axis=-1, keepdims=True)
     if program.keep is not None:
-      weight = weight * program.keep(*_places(raw), *_read(program.keep, operands))
-    some = total != 0
-    safe = jnp.where(some, total, 1.0)
-    out = _sums(weight, value) / safe
-    lse = jnp.where(some, (top + jnp.log2(safe)) / LOG2E, -jnp.inf)
-    return (out, lse), [None] * len(operands)
+      weight = weight * program.keep(*_places(score), *_read(program.keep, operands))
+    out = _sums(weight, value) / jnp.where(total != 0, total, 1.0)
+    return (out, top, total), [None] * len(operands)
 
-  arrays = _by_head(q) * unit, _by_head(k), _by_head(v)
+  if program.seen is not None:
+    k, v = unseen.infected(k, v), unseen.clean(v)
+  arrays = _by_head(q) * scale, _by_head(k), _by_head(v)
   start = [None] * len(program.operands)
-  (out, lse), _ = _in_parts(part, arrays, (), program, start)
-  out, lse = with_sinks(_by_token(out), _by_token(lse)[..., 0], sinks)
-  return out.astype(v.dtype), lse
+  found, _ = _in_parts(part, arrays, (), program, start)
+  out, top, total = map(_by_token, found)
+  out, top, total = fused.with_sinks(out, top[..., 0], total[..., 0], sinks)
+  return out.astype(v.dtype), top, total
 
 
-def backward(q, k, v, g, lse, delta, program, schedule, *, scale):
+def backward(q, k, v, g, top, total, delta, program, schedule, *, scale):
   """(dq, dk, dv, doperands) as `attnjax.core.softmax.fused` describes them."""
   del schedule
-  power_of_two = LOG2E if program.score is None else 1.0
-  lse = jnp.where(lse == -jnp.inf, jnp.inf, lse * LOG2E)
+  hidden = program.seen is not None
 
   def part(arrays, operands):
-    query, key, value, lse, g, delta = arrays
-    raw = _scores(query, key)
-    score, pull = raw, None
-    if program.score is not None:
-      given = _read(program.score, operands)
-      score, pull = score_and_pull(program.score, raw, _places(raw), given)
-      score = score * LOG2E
-    weight = power(score - lse, rounder())
-    seen = _seen(program, operands, raw)
-    if seen is not None:
-      weight = jnp.where(seen, weight, 0.0)
-    weight = _barrier(weight)
+    query, key, value, top, g, delta = arrays
+    seen = _seen(program, operands, (query, key))
+    score, pull = _scored(program, operands, _scores(query, key), seen)
+    weight = exponential(jnp.minimum(score - top, 0.0), rounder())
+    weight = _barrier(tiling.only(seen, weight))
     dweight, kept = _scores(g, value), weight
     if program.keep is not None:
-      keep = program.keep(*_places(raw), *_read(program.keep, operands))
+      keep = program.keep(*_places(score), *_read(program.keep, operands))
       kept, dweight = weight * keep, dweight * keep
-    draw, sums = weight * (dweight - delta), [_zeros(x, wide(q)) for x in operands]
+    draw = tiling.only(seen, weight * (dweight - delta))
+    sums = [_zeros(x, wide(q)) for x in operands]
     if pull is not None:
       draw, read = pull(draw)
       sums = [read.get(p, x) for p, x in enumerate(sums)]
+    if hidden:
+      query, key = unseen.clean(query), unseen.clean(key)
     dkey, dvalue = _pulled(draw, query, key), _pulled(kept, g, value)
-    return (_sums(draw, key) * scale, dkey / power_of_two, dvalue), sums
+    return (_sums(draw, key) * scale, dkey, dvalue), sums
 
-  rows = _by_head(g), *(_by_head(x[..., None]) for x in (lse, delta))
-  query = _by_head(q) * (scale * power_of_two)
-  arrays = query, _by_head(k), _by_head(v), rows[1]
+  # What a row's weights are divided by is taken out of g and delta instead.
+  share = jnp.where(total == 0, 0.0, 1 / jnp.where(total == 0, 1.0, total))
+  top = jnp.where(total == 0, jnp.inf, top)
+  rows = (g * share[..., None], top[..., None], (delta * share)[..., None])
+  g, top, delta = map(_by_head, rows)
+  given = (unseen.infected(k, v), unseen.clean(v)) if hidden else (k, v)
+  arrays = _by_head(q) * scale, *map(_by_head, given), top
   start = [_zeros(x, wide(q)) for x in program.operands]
-  found, sums = _in_parts(part, arrays, rows[::2], program, start)
+  found, sums = _in_parts(part, arrays, (g, delta), program, start)
   found = (_by_token(x) for x in found)
   return *(d.astype(x.dtype) for d, x in zip(found, (q, k, v))), sums
+
+
+def _scored(program, operands, raw, seen):
+  """(scores where they are seen; how their gradients become those of raw ones)."""
+  score, pull = raw, None
+  if program.score is not None:
+    # Of what is not seen the function reads 0: its derivatives there are finite.
+    raw = tiling.only(seen, raw)
+    given = _read(program.score, operands)
+    score, pull = score_and_pull(program.score, raw, _places(raw), given)
+  return score, pull
 
 
 def _scores(query, key):
@@ -173,17 +176,22 @@ def _zeros(x, dtype):
 
 def _places(raw):
   """The numbers of the queries, (T, 1), and of the keys, (1, S)."""
-  T, S = raw.shape[2:]
-  return jnp.arange(T, dtype=jnp.int32)[:, None], jnp.arange(S, dtype=jnp.int32)[None]
+  return _numbers(*raw.shape[2:])
+
+
+def _numbers(T, S):
+  rows, columns = (jnp.arange(n, dtype=jnp.int32) for n in (T, S))
+  return rows[None, None, :, None], columns[None, None, None]
 
 
 def _read(part, operands):
   return [operands[p] for p in part.operands]
 
 
-def _seen(program, operands, raw):
+def _seen(program, operands, arrays):
   """The mask, made once for all heads that it serves; None where all is seen."""
   if program.seen is None:
     return None
-  part = program.seen
-  return _barrier(part(*_places(raw), *_read(part, operands)))
+  part, (T, S) = program.seen, (x.shape[2] for x in arrays)
+  seen = part(*_numbers(T, S), *_read(part, operands))
+  return _barrier(seen.reshape((1,) * (4 - seen.ndim) + seen.shape))
