@@ -100,7 +100,8 @@ def _tile(program, operands, dfloats, place, rows, part, shape):
 def _weight(score, top, total, seen):
   """The weights; top stands still, in derivatives too."""
   apart = score - jnp.where(seen, jax.lax.stop_gradient(top), 0.0)
-  apart = jnp.where(apart > 0, 0.0, apart)
+  # At most 0, with the derivative of what rounding has put above.
+  apart = apart - jax.lax.stop_gradient(jnp.maximum(apart, 0.0))
   return jnp.where(seen, jnp.exp(apart) / jnp.where(seen, total, 1.0), 0.0)
 
 
