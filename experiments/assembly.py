@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
 from attnjax import contract, sharding
-from experiments import data, settings
+from experiments import checks, data, errors, settings
 from experiments.errors import UserError
 from experiments.training import optimizer, step
 
@@ -87,7 +87,7 @@ def assemble(config: ConfigDict) -> Assembly:
       not fit or divide; the message names the value and the rule.
   """
   try:
-    _check(config)
+    checks.check(config)
     options = {k: v for k, v in config.data.items() if k not in ("name", "batch")}
     task = _load(config.data.name, options)
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.model)
@@ -100,6 +100,10 @@ def assemble(config: ConfigDict) -> Assembly:
       jax.eval_shape(assembly.update(), state, assembly.batch)
   except _USER as error:
     raise UserError(str(error)) from error
+  except (TypeError, ArithmeticError) as error:
+    if wrong := _wrong(config):
+      raise UserError(f"{wrong}: {errors.one_line(error)}") from error
+    raise  # a bug of a layer or a host
   return assembly
 
 
@@ -129,6 +133,22 @@ def model(config: ConfigDict, task: Any) -> nnx.Module:
     if name not in known:
       raise ValueError(contract.unknown(f"option of host {config.host}", name, known))
   return host.Model(builds, **sizes, **options, rngs=nnx.Rngs(config.seed))
+
+
+def _wrong(config: ConfigDict) -> str:
+  """The options of host and layers whose type or sign is not that of their defaults."""
+  sections = [("model", config.model, settings.host_defaults(config.host))]
+  slugs = dict.fromkeys(settings.split(config.mechanism))
+  for slug in slugs:
+    held = config.attention if len(slugs) == 1 else config.attention[slug]
+    sections.append(("attention", held, contract.defaults(slug)))
+  found = [
+    f"{section}.{name} = {value!r}"
+    for section, held, defaults in sections
+    for name, value in _plain(held).items()
+    if not checks.is_like(value, defaults.get(name, value))
+  ]
+  return ", ".join(found)
 
 
 def _load(name, options):
@@ -171,20 +191,6 @@ def _batch(config, task, mesh):
     )
     for name, leaf in example.items()
   }
-
-
-def _check(config):
-  for name in ("steps", "log_every", "eval_every", "save_every", "keep"):
-    if config[name] < 1:
-      raise ValueError(f"{name} = {config[name]}; it must be 1 or more")
-  for name, value in (
-    ("data.batch", config.data.batch),
-    ("optimizer.accumulate", config.optimizer.accumulate),
-  ):
-    if value < 1:
-      raise ValueError(f"{name} = {value}; it must be 1 or more")
-  if config.dtype not in ("float32", "bfloat16"):
-    raise ValueError(f"dtype = {config.dtype!r}; it must be float32 or bfloat16")
 
 
 def _check_batch(config, mesh):

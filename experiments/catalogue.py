@@ -8,9 +8,26 @@ import re
 from pathlib import Path
 
 from attnjax import contract
+from experiments.errors import UserError
 from experiments.evidence import REPORTED
 
 _BEGIN, _END = "<!-- systems -->", "<!-- end of systems -->"
+
+
+def check(root: Path) -> None:
+  """Raises UserError if a folder has no README.md and results to keep claims in."""
+  path = root / "README.md"
+  if not path.is_file():
+    raise UserError(f"--root {root}: there is no README.md")
+  text = path.read_text(encoding="utf-8")
+  if text.count(_BEGIN) != 1 or _END not in text.partition(_BEGIN)[2]:
+    raise UserError(f"{path} has no place for the table: {_BEGIN} ... {_END}")
+  try:
+    held = read(root)
+  except ValueError as error:
+    raise UserError(f"results/claims.json of {root} cannot be read: {error}") from None
+  if not isinstance(held, dict):
+    raise UserError(f"results/claims.json of {root} holds no JSON object")
 
 
 def keep(root: Path, slug: str, claims: list[dict], seconds: int) -> None:

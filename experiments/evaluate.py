@@ -30,6 +30,10 @@ def main(argv: list[str] | None = None) -> int:
     "--batches", type=int, default=0, help="how many batches; default 0: all"
   )
   flags = parser.parse_args(argv)
+  if flags.batches < 0:
+    raise errors.UserError(
+      f"--batches = {flags.batches}; it must be 0, which is all, or more"
+    )
   saved = open_run(flags.workdir, flags.checkpoint)
   saved.assembly.config.eval_batches = flags.batches
   with jax.set_mesh(saved.assembly.mesh):

@@ -34,12 +34,7 @@ def sample(
     UserError: if the prompt is empty, the length or the temperature is out of range,
       or a mechanism of the model has no step form.
   """
-  if prompt.size == 0:
-    raise UserError("the prompt is empty; give at least one character")
-  if length < 1:
-    raise UserError(f"length = {length}; it must be 1 or more")
-  if temperature < 0:
-    raise UserError(f"temperature = {temperature}; it must not be negative")
+  check(prompt, length, temperature)
   try:
     draw = functools.partial(_sample, length=length, dtype=dtype)
     tokens = jax.jit(draw)(
@@ -48,6 +43,16 @@ def sample(
   except NotImplementedError as error:
     raise UserError(str(error)) from error
   return np.asarray(tokens)
+
+
+def check(prompt: np.ndarray, length: int, temperature: float) -> None:
+  """Raises UserError for a prompt, length or temperature that cannot be sampled."""
+  if prompt.size == 0:
+    raise UserError("the prompt is empty; give at least one character")
+  if length < 1:
+    raise UserError(f"length = {length}; it must be 1 or more")
+  if not temperature >= 0:  # nor NaN
+    raise UserError(f"temperature = {temperature}; it must be 0 or more")
 
 
 def _sample(model, prompt, temperature, key, *, length, dtype):

@@ -7,10 +7,12 @@ r"""Trains, evaluates and saves a model, and ends with a report.
 The word after the colon is a mechanism of the catalogue; several with commas between
 are the pattern in which the layers repeat. Every value of the config can be overridden.
 The same command goes on after an interruption. SIGTERM saves and ends with status 0.
+One run at a time may have a workdir: WORKDIR/lock is its mark.
 
   --config FILE[:MECHANISM]   the config; --config.NAME=VALUE overrides a value
   --workdir DIR               checkpoints, metrics.jsonl, report.html, summary.json
-  --resume=force              go on although the workdir holds another config
+  --resume=force              go on although the workdir holds another config; of
+                              other shapes of arrays it is refused
   --distributed=HOW           several processes: auto on a pod, or
                               ADDRESS:PORT,COUNT,INDEX
 """
@@ -38,12 +40,21 @@ import jax
 import numpy as np
 from absl import flags
 
-from experiments import errors, generation, memory, settings
+from experiments import (
+  errors,
+  finished,
+  generation,
+  locking,
+  memory,
+  settings,
+)
+from experiments import (
+  workdir as workdirs,
+)
 from experiments.assembly import assemble
 from experiments.pages import report
 from experiments.training import loop, metrics, objective
 from experiments.training.stopping import Sigterm
-from experiments.workdir import claim
 
 _MAPS = 4  # heads, at most 64 tokens, in the report
 _SHOWN = 24  # predictions in the report
@@ -76,13 +87,19 @@ def _define(values: flags.FlagValues):
 
 def run(config, workdir: Path, *, force: bool = False) -> str:
   """Trains to the end of the config's steps; "finished" or "stopped"."""
-  workdir = Path(workdir)
+  workdir, held = Path(workdir), settings.to_json(config)
   with Sigterm() as stop, contextlib.ExitStack() as stack:
     assembly = assemble(config)
-    claim(workdir, settings.to_json(config), force=force)
     say = print if jax.process_index() == 0 else lambda text: None
-    trainer = loop.Trainer(assembly, workdir, say=say)
+    changes = workdirs.changes(workdir, held, force=force)
+    if not changes and (words := finished.report(assembly, workdir)):
+      say(words)
+      return "finished"
+    may_save = stack.enter_context(locking.held(workdir, say))
+    workdirs.changes(workdir, held, force=force)  # another run may have come before
+    trainer = loop.Trainer(assembly, workdir, say, may_save)
     stack.callback(trainer.close)
+    workdirs.claim(workdir, held)
     outcome = trainer.run(stop)
     if outcome == "finished":
       _finish(trainer, say)
@@ -196,17 +213,19 @@ def _maps(weights, inputs):
 
 
 def _distribute(how: str):
-  if how == "auto":
-    jax.distributed.initialize()
-  elif how:
-    try:
-      address, count, index = how.split(",")
-      where = {"num_processes": int(count), "process_id": int(index)}
-    except ValueError:
-      raise errors.UserError(
-        f"--distributed={how}: it must be auto or ADDRESS:PORT,COUNT,INDEX"
-      ) from None
-    jax.distributed.initialize(address, **where)
+  if not how:
+    return
+  try:
+    if how == "auto":
+      jax.distributed.initialize()
+      return
+    address, count, index = how.split(",")
+    where = {"num_processes": int(count), "process_id": int(index)}
+  except ValueError:
+    raise errors.UserError(
+      f"--distributed={how}: it must be ADDRESS:PORT,COUNT,INDEX, or auto on a pod"
+    ) from None
+  jax.distributed.initialize(address, **where)
 
 
 if __name__ == "__main__":

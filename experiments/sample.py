@@ -8,7 +8,7 @@ import sys
 
 import numpy as np
 
-from experiments import errors, generation
+from experiments import checks, errors, generation
 from experiments.saved import open_run
 
 
@@ -29,11 +29,11 @@ def main(argv: list[str] | None = None) -> int:
     "--checkpoint", default="latest", help="latest, best, or a step; default latest"
   )
   flags = parser.parse_args(argv)
+  prompt = _checked(flags)
   saved = open_run(flags.workdir, flags.checkpoint)
   task = saved.assembly.task
   if task.decode is None:
     raise errors.UserError(f"data set {task.name!r} is no text: nothing to sample")
-  prompt = np.frombuffer(flags.prompt.encode(), np.uint8).astype(np.int32)
   for seed in range(flags.seed, flags.seed + flags.count):
     tokens = generation.sample(
       saved.model,
@@ -47,6 +47,21 @@ def main(argv: list[str] | None = None) -> int:
       print(f"--- seed {seed}")
     print(flags.prompt + task.decode(tokens))
   return 0
+
+
+def _checked(flags) -> np.ndarray:
+  """The prompt's bytes; what cannot be sampled is said before the model is read."""
+  if flags.count < 1:
+    raise errors.UserError(f"--count = {flags.count}; it must be 1 or more")
+  try:
+    prompt = np.frombuffer(checks.utf8("--prompt", flags.prompt), np.uint8)
+    generation.check(prompt, flags.length, flags.temperature)
+    for seed in (flags.seed, flags.seed + flags.count - 1):
+      if not -(2**63) <= seed < 2**63:
+        raise ValueError(f"--seed = {seed}; it must have 64 bits")
+  except ValueError as error:
+    raise errors.UserError(str(error)) from None
+  return prompt.astype(np.int32)
 
 
 if __name__ == "__main__":

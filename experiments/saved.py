@@ -42,7 +42,12 @@ def open_run(workdir: str, checkpoint: str = "latest") -> Saved:
     step = _choose(checkpoint, kept, checkpoints)
     source = assembly.task.source("train")
     data = pipeline.training(source, seed=config.seed, batch=config.data.batch)
-    state = checkpoints.load(step, assembly.state, data)
+    try:
+      state = checkpoints.load(step, assembly.state, data)
+    except UserError as error:
+      others = ", ".join(str(other) for other in kept if other != step)
+      more = f"; other checkpoints: {others}" if others else ""
+      raise UserError(f"{error}{more}") from error
     return Saved(assembly, step, state["model"])
   finally:
     checkpoints.close()
@@ -51,7 +56,7 @@ def open_run(workdir: str, checkpoint: str = "latest") -> Saved:
 def _choose(checkpoint, kept, checkpoints):
   if checkpoint in ("latest", "best"):
     return kept[-1] if checkpoint == "latest" else checkpoints.best()
-  if not checkpoint.isdigit() or int(checkpoint) not in kept:
+  if checkpoint not in map(str, kept):
     raise UserError(
       f"checkpoint {checkpoint!r}: there are latest, best, {', '.join(map(str, kept))}"
     )

@@ -17,7 +17,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from attnjax import contract
-from experiments import data
+from experiments import checks, config_file, data
 from experiments.errors import UserError
 
 # What a host's constructor gets from the task, not from the config.
@@ -38,31 +38,12 @@ def default(mechanisms: str, *, host: str, dataset: str) -> ConfigDict:
   sections = {slug: ConfigDict(contract.defaults(slug)) for slug in slugs}
   return ConfigDict(
     {
-      "seed": 0,
-      "steps": 500,
-      "dtype": "float32",  # of the computation; parameters are float32
+      **copy.deepcopy(checks.TRAINER),
       "host": host,
       "mechanism": mechanisms,
       "model": host_defaults(host),
       "attention": sections[slugs[0]] if len(sections) == 1 else sections,
       "data": {"name": dataset, "batch": 16} | data.defaults(dataset),
-      "optimizer": {
-        "rate": 1e-3,
-        "warmup": 50,
-        "final": 0.1,  # the last rate, as a share of `rate`
-        "weight_decay": 0.1,
-        "b1": 0.9,
-        "b2": 0.95,
-        "clip": 1.0,  # of the gradient's global norm; 0: none
-        "accumulate": 1,
-      },
-      "mesh": {"data": -1, "model": 1},
-      "log_every": 10,
-      "eval_every": 100,
-      "eval_batches": 0,  # 0: the whole split
-      "save_every": 100,
-      "keep": 2,
-      "sample": {"prompt": "", "length": 200, "temperature": 0.8},
     }
   )
 
@@ -110,16 +91,15 @@ def parse(define: Callable[[flags.FlagValues], None]) -> flags.FlagValues:
   """
   values = flags.FlagValues()
   what = "A config file, `path.py` or `path.py:argument`."
-  config_flags.DEFINE_config_file(
-    "config", None, what, flag_values=values, lock_config=True
-  )
-  define(values)
-  # config_flags reads the overrides from sys.argv, so nothing else can be parsed.
   try:
+    config_flags.DEFINE_config_file("config", None, what, flag_values=values)
+    flag: Any = values["config"]
+    flag.parser = config_file.Parser()
+    define(values)
+    # config_flags reads the overrides from sys.argv, so nothing else can be parsed.
     rest = values(sys.argv)
   except (AttributeError, KeyError):
-    flag: Any = values["config"]
-    config = flag.parser.parse(_named(sys.argv))
+    config = config_file.read(_named(sys.argv))
     raise UserError(_unknown_option(sys.argv, config)) from None
   except (flags.Error, ValueError, TypeError) as error:
     raise UserError(str(error)) from None
@@ -129,17 +109,10 @@ def parse(define: Callable[[flags.FlagValues], None]) -> flags.FlagValues:
 
 
 def read_config(values: flags.FlagValues) -> ConfigDict:
-  """The value of --config.
-
-  Raises:
-    UserError: if the flag is missing or its file is not there.
-  """
+  """The value of --config; UserError if the flag is missing."""
   if values["config"].value is None:
     raise UserError("--config is missing; for example --config configs/lm.py")
-  try:
-    return copy.deepcopy(values["config"].value)
-  except OSError:
-    raise UserError(f"config file {_named(sys.argv)} is not there") from None
+  return copy.deepcopy(values["config"].value)
 
 
 def _named(argv: list[str]) -> str:

@@ -10,6 +10,7 @@ cannot take, or whose run fails, is named on the page with the reason.
 """
 
 import argparse
+import contextlib
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from attnjax import contract
-from experiments import compare, errors
+from experiments import compare, config_file, errors, locking
 from experiments.pages import page
 from experiments.pages.columns import columns, remarks
 from experiments.pages.records import SUMMARY
@@ -43,9 +44,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
   for argument in overrides:
     if not argument.startswith("--config."):
       raise errors.UserError(f"argument {argument!r} is no flag; see --help")
-  if not Path(options.config).exists():
-    raise errors.UserError(f"config file {options.config} is not there")
-  found, reasons = chosen(options.mechanisms), {}
+  found = chosen(options.mechanisms)
+  _check_config(options.config, found)
+  with locking.Lock(options.workdir):
+    return _sweep(options, overrides, found)
+
+
+def _sweep(options, overrides, found):
+  reasons = {}
   for number, slug in enumerate(found, start=1):
     print(f"{slug} ({number} of {len(found)})", flush=True)
     reason = train(options.config, slug, options.workdir / slug, overrides)
@@ -58,6 +64,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1
   report(trained, reasons, options.workdir / PAGE)
   return 0
+
+
+def _check_config(path: str, slugs: list[str]) -> None:
+  """Raises UserError if the config program runs for none of the mechanisms."""
+  for slug in slugs[:-1]:
+    with contextlib.suppress(errors.UserError):
+      config_file.read(f"{path}:{slug}")
+      return
+  config_file.read(f"{path}:{slugs[-1]}")
 
 
 def chosen(names: str) -> list[str]:

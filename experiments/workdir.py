@@ -6,31 +6,36 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
-from experiments import settings
+from experiments import checks, settings
 from experiments.errors import UserError
 
 
-def claim(workdir: Path, config: dict, *, force: bool) -> None:
-  """Makes a workdir this config's own.
+def changes(workdir: Path, config: dict, *, force: bool) -> list[str]:
+  """How the config differs from that of the workdir's run; a new workdir has none.
 
   Raises:
-    UserError: if it holds another config, unless `force`; the message has the
-      differences.
+    UserError: if it differs, unless `force`; the message has the differences.
   """
-  path = Path(workdir) / "config.json"
-  if path.exists():
-    held = settings.to_json(load(workdir))
-    changes = difference(held, config)
-    if changes and not force:
-      raise UserError(
-        f"{workdir} holds a run of another config ({'; '.join(changes)});"
-        " --resume=force goes on with the new one, or choose another --workdir"
-      )
-  if jax.process_index() == 0:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".new")
-    temporary.write_text(json.dumps(config, indent=2) + "\n")
-    temporary.replace(path)
+  if not _path(workdir).exists():
+    return []
+  found = difference(settings.to_json(load(workdir)), config)
+  if found and not force:
+    raise UserError(
+      f"{workdir} holds a run of another config ({'; '.join(found)});"
+      " --resume=force goes on with the new one, or choose another --workdir"
+    )
+  return found
+
+
+def claim(workdir: Path, config: dict) -> None:
+  """Makes a workdir this config's own."""
+  if jax.process_index():
+    return
+  path = _path(workdir)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  temporary = path.with_suffix(".new")
+  temporary.write_text(json.dumps(config, indent=2) + "\n")
+  temporary.replace(path)
 
 
 def difference(old: dict, new: dict, prefix: str = "") -> list[str]:
@@ -49,12 +54,23 @@ def load(workdir: Path) -> ConfigDict:
   """The config of a saved run.
 
   Raises:
-    UserError: if the folder holds no run.
+    UserError: if the folder holds no run, or its config is damaged.
   """
-  path = Path(workdir) / "config.json"
+  path = _path(workdir)
   try:
-    return ConfigDict(json.loads(path.read_text()))
-  except FileNotFoundError:
+    held = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(held, dict):
+      raise ValueError(
+        f"it holds a {type(held).__name__}, not the sections of a config"
+      )
+    config = ConfigDict(held)
+    checks.check(config)
+  except (FileNotFoundError, NotADirectoryError):
     raise UserError(f"{workdir} holds no run: it has no config.json") from None
-  except json.JSONDecodeError as error:
+  except ValueError as error:
     raise UserError(f"{path} cannot be read: {error}") from None
+  return config
+
+
+def _path(workdir: Path) -> Path:
+  return Path(workdir) / "config.json"

@@ -11,7 +11,7 @@ from unittest import mock
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from experiments import errors, evaluate, run, sample
+from experiments import claims, data, errors, evaluate, run, sample
 from experiments.training.checkpoints import Checkpoints
 from tests.run_test import losses, tiny
 
@@ -28,6 +28,12 @@ def command(*arguments):
 
 
 class CommandTest(parameterized.TestCase):
+  @classmethod
+  def setUpClass(cls):
+    super().setUpClass()
+    for name in ("kjv", "mnist5k"):
+      data.load(name)  # making them says so on stderr
+
   def setUp(self):
     super().setUp()
     self.workdir = Path(self.enterContext(tempfile.TemporaryDirectory())) / "run"
@@ -52,6 +58,22 @@ class CommandTest(parameterized.TestCase):
     ("steps", "lm.py", ["--config.steps=0"], "steps = 0.*1 or more"),
     ("remat", "lm.py", ["--config.model.remat=some"], "'some'.*full"),
     ("host_name", "lm.py", ["--config.host=langage"], "langage"),
+    ("seed", "lm.py", ["--config.seed=-1"], "seed = -1.*0 or more"),
+    ("large_seed", "lm.py", [f"--config.seed={2**63}"], "seed = .*below"),
+    ("eval_batches", "lm.py", ["--config.eval_batches=-1"], "eval_batches = -1"),
+    ("rate", "lm.py", ["--config.optimizer.rate=nan"], "optimizer.rate = nan"),
+    ("b2", "lm.py", ["--config.optimizer.b2=1.0"], "optimizer.b2 = 1.0.*below 1"),
+    ("warmup", "lm.py", ["--config.optimizer.warmup=-2"], "warmup = -2"),
+    ("warm", "lm.py", ["--config.sample.temperature=nan"], "temperature = nan"),
+    ("prompt", "lm.py", ["--config.sample.prompt=a\udcff"], "not UTF-8 .*character 1"),
+    ("no_dim", "lm.py", ["--config.model.dim=0"], "model.dim = 0: ZeroDivision"),
+    (
+      "no_heads",
+      "lm.py",
+      ["--config.attention.heads=-1"],
+      "attention.heads = -1: Type",
+    ),
+    ("pod", "lm.py", ["--distributed=a:1,x,2"], "ADDRESS:PORT,COUNT,INDEX"),
   )
   def test_is_one_line_and_status_2(self, config, changes, message):
     path = f"{_ROOT}/configs/{config}"
@@ -67,8 +89,44 @@ class CommandTest(parameterized.TestCase):
 
   def test_a_folder_that_is_no_run(self):
     for program in (evaluate, sample):
-      with self.assertRaisesRegex(errors.UserError, "holds no run"):
-        program.main(["--workdir", str(self.workdir)])
+      for folder in (self.workdir, Path(__file__), Path(__file__) / "a"):
+        with self.assertRaisesRegex(errors.UserError, "holds no run"):
+          program.main(["--workdir", str(folder)])
+
+  @parameterized.parameters(
+    ("--count", "0", "--count = 0; it must be 1 or more"),
+    ("--count", "-1", "--count = -1"),
+    ("--temperature", "nan", "temperature = nan; it must be 0 or more"),
+    ("--temperature", "-1", "temperature = -1"),
+    ("--length", "0", "length = 0"),
+    ("--prompt", "a\udcff", "--prompt = 'a.udcff' is not UTF-8 from character 1 on"),
+    ("--prompt", "", "prompt is empty"),
+    ("--seed", str(2**63), "--seed = 9223372036854775808; it must have 64 bits"),
+  )
+  def test_what_cannot_be_sampled(self, flag, value, message):
+    with self.assertRaisesRegex(errors.UserError, message):
+      sample.main(["--workdir", str(self.workdir), flag, value])
+
+  def test_a_number_of_batches_below_0(self):
+    with self.assertRaisesRegex(errors.UserError, "--batches = -1; it must be 0"):
+      evaluate.main(["--workdir", str(self.workdir), "--batches", "-1"])
+
+  def test_claims_that_nothing_could_keep(self):
+    self.workdir.mkdir()
+    for name, text, message in (
+      ("README.md", None, "there is no README.md"),
+      ("README.md", "# x", "has no place for the table"),
+      ("README.md", "<!-- systems --><!-- end of systems -->", None),
+      ("results/claims.json", "[]", "holds no JSON object"),
+      ("results/claims.json", "{", "claims.json of .* cannot be read"),
+    ):
+      if text is not None:
+        path = self.workdir / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+      if message is not None:
+        with self.assertRaisesRegex(errors.UserError, message):
+          claims.main(["halo", "--root", str(self.workdir)])
 
 
 class RunTest(absltest.TestCase):

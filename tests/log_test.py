@@ -1,6 +1,7 @@
 """The log of a run, its progress display, and errors of one line."""
 
 import contextlib
+import errno
 import importlib
 import io
 import os
@@ -36,6 +37,44 @@ class ErrorsTest(absltest.TestCase):
   def test_status_of_main(self):
     self.assertEqual(self.guard(lambda: None), (0, ""))
     self.assertEqual(self.guard(lambda: 3), (3, ""))
+
+  def test_files_and_disks(self):
+    with tempfile.TemporaryDirectory() as folder:
+      for name, words in (("", "Is a directory"), ("a/b", "No such file or directory")):
+        path = Path(folder, name)
+        want = (2, f"error: '{path}': {words}\n")
+        self.assertEqual(self.guard(path.read_text), want)
+
+    def full():
+      raise OSError(errno.ENOSPC, "No space left on device")
+
+    self.assertEqual(self.guard(full), (2, "error: No space left on device\n"))
+
+    def unknown():
+      raise OSError("cannot connect")
+
+    with self.assertRaisesRegex(OSError, "cannot connect"):
+      self.guard(unknown)
+
+  def test_an_interrupt(self):
+    def main():
+      raise KeyboardInterrupt
+
+    self.assertEqual(self.guard(main), (130, "interrupted\n"))
+
+  def test_nobody_reads_stdout(self):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w") as stdout, contextlib.redirect_stdout(stdout):
+      self.assertEqual(self.guard(print, "a line"), (141, ""))
+      print("more, when the program ends")
+
+  def test_what_a_terminal_cannot_show(self):
+    raw = io.BytesIO()
+    stdout = io.TextIOWrapper(raw, encoding="ascii")
+    with contextlib.redirect_stdout(stdout):
+      self.assertEqual(self.guard(print, "caf\u00e9 \udcff"), (0, ""))
+    self.assertEqual(raw.getvalue(), b"caf\\xe9 \\udcff\n")
 
   def test_bugs_keep_their_traceback(self):
     with self.assertRaises(ZeroDivisionError):

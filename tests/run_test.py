@@ -15,7 +15,7 @@ import numpy as np
 from absl.testing import absltest
 
 from configs import induction, vit
-from experiments import compare, errors, evaluate, run, sample
+from experiments import compare, errors, evaluate, locking, run, sample
 from experiments.assembly import assemble
 from experiments.training import loop, metrics
 from experiments.training.progress import Progress
@@ -75,8 +75,14 @@ class RunTest(absltest.TestCase):
     self.assertEqual(losses(self.whole), before)
 
   def test_sigterm_saves_and_the_same_command_goes_on_bit_equal(self):
-    with _every_step(lambda: os.kill(os.getpid(), signal.SIGTERM), at=6):
+    def stop():
+      with self.assertRaisesRegex(errors.UserError, f"in use by process {os.getpid()}"):
+        run.run(tiny(), self.workdir)
+      os.kill(os.getpid(), signal.SIGTERM)
+
+    with _every_step(stop, at=6):
       self.assertEqual(run.run(tiny(), self.workdir), "stopped")
+    self.assertFalse((self.workdir / locking.FILE).exists())
     self.assertLess(losses(self.workdir)[-1][1], 9)
     self.assertEqual(run.run(tiny(), self.workdir), "finished")
     self.assertEqual(losses(self.workdir), losses(self.whole))
@@ -117,6 +123,10 @@ class RunTest(absltest.TestCase):
     batch = {n: np.asarray(x)[:2] for n, x in next(trainer.data).items()}
     with self.assertRaises(TypeError):
       trainer._update(trainer.state, batch)
+    trainer._may_save = mock.Mock(side_effect=errors.UserError("taken over"))
+    with self.assertRaisesRegex(errors.UserError, "taken over"):
+      trainer._save()
+    self.assertEmpty(trainer.checkpoints.steps())
     trainer.close()
 
   def test_evaluate_sample_and_compare(self):

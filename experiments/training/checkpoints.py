@@ -4,6 +4,8 @@ The config is `config.json` in the workdir and travels in every checkpoint's met
 """
 
 import contextlib
+import functools
+import logging as python_logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,12 +17,16 @@ from orbax.checkpoint import v1 as ocp
 
 from attnjax import sharding
 from experiments.errors import UserError
+from experiments.training import damage
 
 _policies = ocp.training.preservation_policies
 
 
 class Checkpoints:
-  """The folder `checkpoints` of a workdir: the last `keep` saves and the best one."""
+  """The folder `checkpoints` of a workdir: the last `keep` saves and the best one.
+
+  Nothing is written, or removed, before `restore` or `save`.
+  """
 
   def __init__(
     self, workdir: Path, *, keep: int, metric: str, say: Callable[[str], None] = print
@@ -30,8 +36,12 @@ class Checkpoints:
       get_metric_fn=self._value, n=1, keep_checkpoints_without_metrics=False
     )
     self._keep: Any = _policies.AnyPreservationPolicy([_policies.LatestN(keep), best])
-    self._clear_unfinished()
-    self._open()
+
+  @functools.cached_property
+  def _manager(self) -> Any:
+    return ocp.training.Checkpointer(
+      str(self.folder.absolute()), preservation_policy=self._keep
+    )
 
   def save(self, step: int, state: Any, data: Any, config: dict, metrics: dict | None):
     """Saves after step `step`; earlier checkpoints stay if it fails.
@@ -50,6 +60,8 @@ class Checkpoints:
           custom_metadata={"config": config},
           force=True,
         )
+      if jax.process_index() == 0:
+        damage.record(self.folder / str(step))
     except Exception as error:
       if not _is_disk(error):
         raise
@@ -62,32 +74,90 @@ class Checkpoints:
       ) from error
 
   def restore(self, abstract: Any, data: Any) -> tuple[int, Any]:
-    """(step, state) of the newest checkpoint that can be read; (0, None) without one.
+    """(step, state) of the newest whole checkpoint; (0, None) if there is none at all.
 
-    A checkpoint that cannot be read is said, and moved to `unreadable/` beside the
-    folder. `data`, a Grain iterator, is set to where it was.
+    A checkpoint whose files are damaged is said, and moved to `unreadable/` beside the
+    folder, once an older one has been read. `data`, a Grain iterator, is set to where
+    it was.
+
+    Raises:
+      UserError: if no checkpoint can be read, or the newest whole one is of another
+        model. Then all of them stay where they are.
     """
+    damaged = {}
     for step in reversed(self.steps()):
-      try:
-        return step, self.load(step, abstract, data)
-      except Exception as error:  # whatever Orbax meets in a damaged folder
-        reason = _first_line(error)
-      self.say(f"the checkpoint of step {step} cannot be read ({reason}): falling back")
-      self._set_aside(step)
+      if reason := damage.find(self.folder / str(step)):
+        damaged[step] = reason
+        continue
+      state = self.load(step, abstract, data)
+      for step_of, reason in damaged.items():
+        self.say(f"the checkpoint of step {step_of} cannot be read ({reason}):"
+                 " falling back")  # fmt: skip
+        self._set_aside(step_of)
+      self._clear_unfinished()
+      return step, state
+    if damaged:
+      step, reason = max(damaged.items())
+      raise UserError(
+        f"no checkpoint in {self.folder} can be read; that of step {step}: {reason}."
+        " Remove the folder to begin anew"
+      )
+    self._clear_unfinished()
     return 0, None
 
   def load(self, step: int, abstract: Any, data: Any) -> Any:
-    """The state after `step` steps; `data` is set to where it was then."""
-    with _quiet():
-      found = self._manager.load_checkpointables(
-        step, {"state": flatten(abstract), "data": data}
+    """The state after `step` steps; `data` is set to where it was then.
+
+    Raises:
+      UserError: if its files are damaged, it is of another model, or of a run of
+        another number of processes, or it cannot be read.
+    """
+    where = f"the checkpoint of step {step} in {self.folder}"
+    if reason := damage.find(self.folder / str(step)):
+      raise UserError(f"{where} is damaged: {reason}")
+    self.check_shapes(step, abstract)
+    processes = len(list((self.folder / str(step) / "data").glob("process_*")))
+    if processes != jax.process_count():
+      raise UserError(
+        f"{where} is of {processes} processes; there are {jax.process_count()}"
       )
+    try:
+      with _quiet():
+        found = ocp.load_checkpointables(
+          str(self.folder.absolute() / str(step)),
+          {"state": flatten(abstract), "data": data},
+        )
+    except Exception as error:  # whatever Orbax meets
+      raise UserError(
+        f"{where} cannot be read: {_first_line(error)}. It stays; try again, or move"
+        " it away"
+      ) from error
     return unflatten(abstract, found["state"])
+
+  def check_shapes(self, step: int, abstract: Any) -> None:
+    """Raises UserError if a checkpoint has other arrays than these."""
+    try:
+      with _quiet():
+        held = ocp.checkpointables_metadata(str(self.folder.absolute() / str(step)))
+      saved = {name: leaf.shape for name, leaf in held.metadata["state"].items()}
+    except Exception:  # then loading says why
+      return
+    wanted = {name: leaf.shape for name, leaf in flatten(abstract).items()}
+    for name in sorted(saved.keys() | wanted.keys()):
+      a, b = saved.get(name, "none"), wanted.get(name, "none")
+      if a != b:
+        raise UserError(
+          f"the checkpoint of step {step} in {self.folder} is of another model than"
+          f" the config: {name} has the shape {a}, not {b}"
+        )
 
   def steps(self) -> list[int]:
     """The steps with a checkpoint, ascending, by their folders."""
-    names = [p.name for p in self.folder.iterdir()] if self.folder.exists() else []
-    return sorted(int(name) for name in names if name.isdigit())
+    paths = self.folder.iterdir() if self.folder.exists() else []
+    names = [path.name for path in paths if path.is_dir()]
+    return sorted(
+      int(name) for name in names if name.isdecimal() and name == str(int(name))
+    )
 
   def best(self) -> int:
     """The step with the best metric; the latest if none was measured."""
@@ -99,25 +169,21 @@ class Checkpoints:
     """Ends Orbax's threads."""
     # It raises a failed save's error once more.
     with _quiet(), contextlib.suppress(Exception):
-      self._manager.close()
+      if manager := self.__dict__.pop("_manager", None):
+        manager.close()
 
   def _value(self, metrics: Any) -> float:
     """What is to be high in the best checkpoint."""
     return metrics[self.metric] * (1 if self.metric == "accuracy" else -1)
 
-  def _open(self):
-    self._manager = ocp.training.Checkpointer(
-      str(self.folder.absolute()), preservation_policy=self._keep
-    )
-
   def _set_aside(self, step):
-    self._manager.close()
+    if jax.process_index():
+      return
     aside = self.folder.parent / "unreadable"
     aside.mkdir(exist_ok=True)
     target = aside / str(step)
     shutil.rmtree(target, ignore_errors=True)
     shutil.move(self.folder / str(step), target)
-    self._open()
 
   def _clear_unfinished(self):
     if not self.folder.exists() or jax.process_index():
@@ -160,12 +226,15 @@ def _is_disk(error: BaseException | None) -> bool:
 @contextlib.contextmanager
 def _quiet():
   """Keeps Orbax from logging the traceback of an error that is handled here."""
-  before = logging.get_verbosity()
+  threads = python_logging.getLogger("asyncio")
+  before, before_threads = logging.get_verbosity(), threads.level
   logging.set_verbosity(logging.FATAL)
+  threads.setLevel(python_logging.CRITICAL)
   try:
     yield
   finally:
     logging.set_verbosity(before)
+    threads.setLevel(before_threads)
 
 
 def _first_line(error: BaseException) -> str:

@@ -26,12 +26,24 @@ class Trainer:
 
   Two functions are compiled, once, before the first step; other shapes than those of
   the first batch are an error, not a second compilation.
+
+  Args:
+    assembly: what is trained.
+    workdir: the run's folder.
+    say: where lines for the user go.
+    may_save: called before each save; it raises a UserError if the folder is not this
+      run's any more.
   """
 
   def __init__(
-    self, assembly: Assembly, workdir: Path, say: Callable[[str], None] = print
+    self,
+    assembly: Assembly,
+    workdir: Path,
+    say: Callable[[str], None] = print,
+    may_save: Callable[[], None] = lambda: None,
   ):
     self.assembly, self.workdir, self.say = assembly, Path(workdir), say
+    self._may_save = may_save
     self.config, self.task = assembly.config, assembly.task
     self.metric = self.task.metric
     self.checkpoints = Checkpoints(
@@ -46,6 +58,11 @@ class Trainer:
     )
     self.step, state = self.checkpoints.restore(assembly.state, self.data)
     self.state = assembly.init() if state is None else state
+    if self.step > self.config.steps:
+      raise UserError(
+        f"steps = {self.config.steps}; the checkpoint in {self.workdir} is of step"
+        f" {self.step} already"
+      )
     if self.step:
       say(f"going on from the checkpoint of step {self.step}")
     self.validation: dict[str, float] | None = None
@@ -177,6 +194,7 @@ class Trainer:
 
   def _save(self):
     self._settle()
+    self._may_save()
     evaluated = self._due(self.config.eval_every)
     self.checkpoints.save(
       self.step,
