@@ -21,6 +21,7 @@ import numpy as np
 
 from attnjax import attention, masks
 from attnjax.core.softmax import whole
+from tests.suites import HEADING
 
 B = 2
 FEATURES = {
@@ -304,7 +305,9 @@ def main() -> None:
       print(index, {impl: f"{e:.1e}" for impl, e in errors_.items()}, flush=True)
   PAGE.parent.mkdir(exist_ok=True)
   head = HEAD.format(count=len(problems()), single=SINGLE_BOUND, **BOUNDS)
-  PAGE.write_text(head + table(found) + "\n", encoding="utf-8")
+  _, heading, rest = PAGE.read_text(encoding="utf-8").partition(HEADING)
+  text = f"{head}{table(found)}\n\n{heading}{rest}"
+  PAGE.write_text(text.rstrip() + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -19,10 +19,34 @@ def rotate(
   if H % 2:
     raise ValueError(f"head size {H}: rotary positions turn pairs, H must be even")
   rate = theta ** (-jnp.arange(0, H, 2, dtype=jnp.float32) / H)
-  angle = positions[..., None, None].astype(jnp.float32) * rate  # ([B,] T, 1, H/2)
-  cos, sin = jnp.cos(angle), jnp.sin(angle)
-  a, b = jnp.split(x, 2, axis=-1)
-  return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], -1).astype(x.dtype)
+  angle = positions[..., None].astype(jnp.float32) * rate  # ([B,] T, H/2)
+  return turn(x, jnp.cos(angle), jnp.sin(angle))
+
+
+def turn(
+  x: Float[Array, "B T N H"],
+  cos: Float[Array, "..."],
+  sin: Float[Array, "..."],
+  *,
+  interleaved: bool = False,
+) -> Float[Array, "B T N H"]:
+  """Rotate pairs of features by angles whose cosines and sines are given.
+
+  Args:
+    x: queries or keys.
+    cos: of each token's angles.
+    sin: of the same.
+    interleaved: whether pairs are (2 h, 2 h + 1), not (h, h + H/2).
+  """
+  cos, sin = (table[..., None, :] for table in (cos, sin))
+  if interleaved:
+    a, b = x[..., ::2], x[..., 1::2]
+  else:
+    a, b = jnp.split(x, 2, axis=-1)
+  turned = a * cos - b * sin, b * cos + a * sin
+  if interleaved:
+    return jnp.stack(turned, axis=-1).reshape(x.shape).astype(x.dtype)
+  return jnp.concatenate(turned, axis=-1).astype(x.dtype)
 
 
 def sinusoids(grid: tuple[int, ...], dim: int, *, theta: float = 10000.0) -> Array:

@@ -1,0 +1,127 @@
+"""Softmax attention and its gradients in NumPy, sharing no code with attnjax.
+
+`exact` is in float64, but for scores, which are float32 numbers by contract: a bias of
+-1e9 leaves no digits to them. `plain` is the same formula computed in a type, each
+result rounded to it: what an implementation's error may be measured by.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+TYPES = {
+  "float16": np.float16,
+  "bfloat16": ml_dtypes.bfloat16,
+  "float32": np.float32,
+  "float64": np.float64,
+}
+
+
+def exact(problem: dict[str, Any], dtype: str = "float32") -> dict[str, np.ndarray]:
+  """out, lse and all gradients of a problem in `dtype`, as `attend` has them."""
+  wide = np.float64 if dtype == "float64" else np.float32
+  return attend(problem, lambda x: x, lambda x: x.astype(wide).astype(np.float64))
+
+
+def plain(problem: dict[str, Any], dtype: str) -> dict[str, np.ndarray]:
+  """The same, each step rounded to `dtype`; products sum in float32."""
+  kind, wide = TYPES[dtype], np.float64 if dtype == "float64" else np.float32
+
+  def rounded(x):
+    return np.asarray(x, wide).astype(kind).astype(wide)
+
+  narrow = {
+    n: x.astype(wide) if isinstance(x, np.ndarray) and x.dtype == np.float64 else x
+    for n, x in problem.items()
+  }
+  return attend(narrow, rounded, rounded)
+
+
+def attend(
+  problem: dict[str, Any], rounded: Callable, scored: Callable
+) -> dict[str, np.ndarray]:
+  """The formula.
+
+  Args:
+    problem: q (B, T, N, H), k (B, S, K, H), v (B, S, K, V), scale, g (B, T, N, V) and
+      g_lse (B, T, N), the cotangents; if given: seen, bias and keep, which broadcast
+      to (B, N, T, S), sinks (N,), softcap, and function: x to (value, slope, dict of
+      the values' slopes by what it captures), all (B, N, T, S).
+    rounded: what happens to every result.
+    scored: what happens to scores.
+  """
+  with np.errstate(all="ignore"):
+    return _attend(problem, rounded, scored)
+
+
+def _attend(p, rounded, scored):
+  group = p["q"].shape[2] // p["k"].shape[2]
+  q = p["q"].swapaxes(1, 2)
+  k, v = (np.repeat(p[n].swapaxes(1, 2), group, axis=1) for n in "kv")
+  raw = rounded(p["scale"] * rounded(q @ k.swapaxes(2, 3)))
+  score, slope = raw, np.ones_like(raw)
+  cap = p.get("softcap", 0.0)
+  if cap:
+    ratio = np.tanh(raw / cap)
+    score, slope = rounded(cap * ratio), rounded(1 - ratio**2)
+  bias = p.get("bias")
+  if bias is not None:
+    score = rounded(score + bias)
+  learned: dict[str, Any] = {}
+  inner = np.ones_like(raw)
+  if p.get("function") is not None:
+    score, inner, learned = p["function"](score)
+  seen = np.broadcast_to(p.get("seen", True), raw.shape)
+  score = np.where(seen, scored(score), -np.inf)
+  weight, lse, sunk = _softmax(score, p.get("sinks"), rounded)
+  keep = np.broadcast_to(p.get("keep", np.ones((), raw.dtype)), raw.shape)
+  dropped = rounded(weight * keep)
+  out = rounded(dropped @ v)
+  g, g_lse = p["g"].swapaxes(1, 2), p["g_lse"].swapaxes(1, 2)[..., None]
+  dweight = rounded(rounded(g @ v.swapaxes(2, 3)) * keep)
+  delta = rounded((weight * dweight).sum(-1, keepdims=True)) - g_lse
+  dscore = np.where(seen & (weight > 0), rounded(weight * (dweight - delta)), 0)
+  found = {"out": out.swapaxes(1, 2), "lse": lse[..., 0].swapaxes(1, 2)}
+  for name, by in learned.items():
+    found[f"d{name}"] = np.where(dscore != 0, dscore * by, 0)
+  dscore = rounded(dscore * inner)
+  if bias is not None:
+    found["dbias"] = _unbroadcast(dscore, bias.shape)
+  if p.get("sinks") is not None:
+    found["dsinks"] = rounded(-(sunk * delta).sum((0, 2, 3)))
+  draw = rounded(p["scale"] * rounded(dscore * slope))
+  found["dq"] = rounded(draw @ k).swapaxes(1, 2)
+  for name, by_head in (
+    ("dk", draw.swapaxes(2, 3) @ q),
+    ("dv", dropped.swapaxes(2, 3) @ g),
+  ):
+    B, N, S, size = by_head.shape
+    grouped = by_head.reshape(B, N // group, group, S, size).sum(2)
+    found[name] = rounded(grouped).swapaxes(1, 2)
+  return found
+
+
+def _softmax(score, sinks, rounded):
+  """(weights, lse (B, N, T, 1), the sinks' weights); empty rows have weights 0."""
+  top = score.max(-1, keepdims=True, initial=-np.inf)
+  if sinks is not None:
+    sinks = sinks[:, None, None].astype(score.dtype)
+    top = np.maximum(top, sinks)
+  empty = np.isneginf(top)
+  shifted = np.where(empty, -np.inf, score - np.where(empty, 0, top))
+  power = rounded(np.exp(shifted))
+  total = power.sum(-1, keepdims=True)
+  sunk = np.zeros_like(total)
+  if sinks is not None:
+    sunk = np.exp(sinks - np.where(empty, 0, top))
+    total = total + sunk
+  total = np.where(empty, 1, total)
+  lse = np.where(empty, -np.inf, top + np.log(total))
+  return rounded(power / total), lse, sunk / total
+
+
+def _unbroadcast(x, shape):
+  axes = tuple(i for i, size in enumerate(shape) if size == 1 and x.shape[i] != 1)
+  return x.sum(axes, keepdims=True)
