@@ -14,6 +14,7 @@ from types import ModuleType
 from attnjax.attention import combine, dot_product_attention
 from attnjax.contract import load, systems
 from attnjax.core import masks
+from attnjax.exporting import export
 from attnjax.flex import and_masks, create_block_mask, flex_attention, or_masks
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
   "combine",
   "create_block_mask",
   "dot_product_attention",
+  "export",
   "flex_attention",
   "load",
   "masks",

@@ -6,6 +6,9 @@
   python -m experiments.bench lowering    every kernel compiled for every machine
   python -m experiments.bench tune        tiles for a shape, by the TPU's schedule
   python -m experiments.bench length      time, FLOPs and memory against T, a picture
+  python -m experiments.bench device --export FOLDER   the GPU kernels, to be proved and
+      timed by FOLDER/check.py on a machine without Triton
+  python -m experiments.bench device --collect OUT     what it found, as results
 
 All but `cpu` and `length` compile for machines that need not be there. Needs `pip
 install -e .[bench]` (`make bench`). The rows also go to a JSON file.
@@ -21,7 +24,7 @@ from pathlib import Path
 from experiments import errors
 from experiments.bench import kernels, machines
 
-_KINDS = ("cpu", "tpu", "gpu", "lowering", "tune", "length")
+_KINDS = ("cpu", "tpu", "gpu", "lowering", "tune", "length", "device")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -40,7 +43,8 @@ def main(argv: list[str] | None = None) -> int:
   parser.add_argument(
     "--only",
     default="",
-    help="cpu: the part of that name (attention, window, ...); "
+    help="cpu: the part of that name (attention, window, ...); device: a regular "
+    "expression of the cases; "
     f"tpu, gpu, lowering: the kernels of that name ({', '.join(_kernels())})",
   )
   parser.add_argument("--T", type=int, default=4096, help="tune: queries and keys")
@@ -52,10 +56,34 @@ def main(argv: list[str] | None = None) -> int:
   parser.add_argument(
     "--lengths", nargs="*", type=int, default=(), help="length: numbers of tokens"
   )
+  parser.add_argument("--export", type=Path, help="device: where the kernels go")
+  parser.add_argument("--collect", type=Path, help="device: where check.py wrote")
   flags = parser.parse_args(argv)
   machines.enable()
+  if flags.kind == "device":
+    return _device(flags)
   rows, holds = _rows(flags)
-  path = flags.json or Path("results") / f"bench_{flags.kind}.json"
+  return _written(
+    flags.json or Path("results") / f"bench_{flags.kind}.json", rows, holds
+  )
+
+
+def _device(flags) -> int:
+  """Exports the kernels, or collects what was found with them."""
+  from experiments.bench.device import collecting, exporting
+
+  if (flags.export is None) == (flags.collect is None):
+    raise errors.UserError("device takes one of --export FOLDER and --collect OUT")
+  if flags.export is not None:
+    return 0 if exporting.rows(flags.export, flags.only)[1] else 1
+  chip, rows, holds = collecting.rows(flags.collect)
+  return _written(
+    flags.json or Path("results") / f"bench_device_{chip}.json", rows, holds
+  )
+
+
+def _written(path: Path, rows: list[dict], holds: bool) -> int:
+  """Writes the rows; 0 if all holds."""
   path.parent.mkdir(parents=True, exist_ok=True)
   path.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
   print(f"rows in {path}")

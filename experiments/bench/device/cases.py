@@ -1,0 +1,254 @@
+"""The cases: what is proved, what is timed, which tiles are tried; and their functions.
+
+A case is a dictionary that JSON can hold. Its `inputs` are {name: [shape, type, how it
+is drawn]}; those of `wrt` have gradients, for the cotangents `g_...` of the outputs.
+"""
+
+import functools
+import zlib
+
+import jax
+import jax.numpy as jnp
+
+from attnjax import dot_product_attention
+from attnjax.core import linear, scan
+from attnjax.core.masks import Causal
+from attnjax.core.scores import Scores
+from experiments.bench.device import limits
+from pallas_kernels import decayed_linear, flash, prefix_softmax
+from pallas_kernels.flash.triton_gpu import Tile, Tiles, estimate
+from pallas_kernels.flash.triton_gpu.tiles import limit as memory
+
+TOKENS = 16384  # of a timed case, in all batches
+
+
+def cases() -> list[dict]:
+  """All cases; those that share kernels share a `key`."""
+  return [*_right(), *limits.cases(_case), *_timed(), *_tuned()]
+
+
+def function(case: dict, impl: str):
+  """{input: array} to {output or gradient: array}; impl may be "plain", see there."""
+  if case["group"] == "limit":
+    return limits.function(case, impl)
+  forward = functools.partial(_KINDS[case["kind"]], impl)
+  if impl == "plain":
+    forward = functools.partial(plain, case["kind"])
+
+  def run(x):
+    def outputs(wrt):
+      return forward(case["options"], x | wrt)
+
+    if not case["wrt"]:
+      return outputs({})
+    out, pull = jax.vjp(outputs, {name: x[name] for name in case["wrt"]})
+    (slopes,) = pull({n: x[f"g_{n}"].astype(a.dtype) for n, a in out.items()})
+    return out | {f"d_{name}": slope for name, slope in slopes.items()}
+
+  return run
+
+
+def shapes(case: dict) -> dict:
+  """The inputs as jax.export takes them."""
+  return {n: jax.ShapeDtypeStruct(s, d) for n, (s, d, _) in case["inputs"].items()}
+
+
+def plain(kind: str, options: dict, x: dict) -> dict:
+  """Weights, rounded to the inputs' type, times the values: the yardstick.
+
+  The weights are the outputs for the values of an identity matrix.
+  """
+  values = x["v"]
+  _, S, heads, _ = values.shape
+  eye = jnp.eye(S, dtype=values.dtype)[None, :, None]
+  eye = jnp.broadcast_to(eye, (*values.shape[:3], S))
+  impl = "xla" if kind == "decayed" else "reference"
+  out = _KINDS[kind](impl, options, x | {"v": eye})
+  values = jnp.repeat(values, out["out"].shape[2] // heads, axis=2)
+  out["out"] = jnp.einsum("btns,bsnv->btnv", out["out"], values)
+  if "state" in out:
+    state = out["state"].astype(values.dtype)
+    out["state"] = jnp.einsum("bnhs,bsnv->bnhv", state, values).astype(jnp.float32)
+  return out
+
+
+def _flash(impl: str, options: dict, x: dict) -> dict:
+  own = dict(options)
+  tiles, timed = own.pop("tiles", None), own.pop("timed", False)
+  if tiles:  # an argument of the kernels' package, not of the public function
+    forward, queries, keys = (Tile(*tile) for tile in tiles)
+    tiles = Tiles(forward, queries, keys)
+    mask = Scores(mask=Causal()) if own.get("is_causal") else Scores()
+    how = {"scale": x["q"].shape[-1] ** -0.5, "impl": impl, "tiles": tiles}
+    return {"out": flash.attend(x["q"], x["k"], x["v"], mask, **how)[0]}
+  if own.get("dropout_rate"):
+    own["dropout_rng"] = jax.random.key(5)
+  if "table" in x:
+    own["score"] = lambda score, b, n, q, k: score * x["slope"][n] + x["table"][k]
+  extra = {"bias": x.get("bias"), "segment_ids": x.get("ids"), "sinks": x.get("sinks")}
+  arrays = x["q"], x["k"], x["v"]
+  out, lse = dot_product_attention(*arrays, **extra, **own, return_lse=True, impl=impl)
+  return {"out": out} if timed else {"out": out, "lse": lse}
+
+
+def _decayed(impl: str, options: dict, x: dict) -> dict:
+  call = functools.partial(decayed_linear.attend, impl=impl)
+  if impl == "reference":
+    call = linear.recurrent
+  more = {"segment_ids": x.get("ids"), "scale": x["q"].shape[-1] ** -0.5}
+  out, state = call(x["q"], x["k"], x["v"], x.get("decay"), **more)
+  return {"out": out} if options.get("timed") else {"out": out, "state": state}
+
+
+def _prefix(impl: str, options: dict, x: dict) -> dict:
+  call = functools.partial(prefix_softmax.prefix, impl=impl)
+  calls = {"xla": functools.partial(scan.prefix, form=scan.FORMS["chunked"])}
+  call = (calls | {"reference": scan.reference}).get(impl, call)
+  out, lse, _ = call(x["s"], x["v"], segment_ids=x.get("ids"))
+  return {"out": out, "lse": lse}
+
+
+_KINDS = {"flash": _flash, "decayed": _decayed, "prefix": _prefix}
+
+
+def _case(group, kind, name, inputs, wrt, options, *, key=None, **more) -> dict:
+  name = f"{group}_{kind}_{name}"
+  inputs = {n: [list(shape), dtype, draw] for n, (shape, dtype, draw) in inputs.items()}
+  fields = {"name": name, "key": key or name, "group": group, "kind": kind}
+  fields |= {"seed": zlib.crc32(name.encode()), "inputs": inputs, "wrt": wrt}
+  return fields | {"options": options, "dry": False} | more
+
+
+def _attention(shape, V, dtype):
+  """q, k, v and the cotangents."""
+  B, T, S, N, K, H = shape
+  inputs = {"q": (B, T, N, H), "k": (B, S, K, H), "v": (B, S, K, V)}
+  inputs = {n: (shape, dtype, "normal") for n, shape in inputs.items()}
+  inputs["g_out"] = (B, T, N, V), dtype, "normal"
+  return inputs | {"g_lse": ((B, T, N), "float32", "normal")}
+
+
+def _right():
+  """Small problems whose numbers are checked, forward and all gradients."""
+
+  def attention(name, shape=(2, 300, 300, 4, 2, 64), dtype="bfloat16", V=None, **more):
+    B, T, S, N, _, H = shape
+    dry = more.pop("dry", False)
+    inputs = _attention(shape, V or H, dtype)
+    extra = {
+      "ids": ((B, T), "int32", "ids"),
+      "bias": ((B, N, T, S), "float32", "normal"),
+      "sinks": ((N,), "float32", "normal"),
+      "slope": ((N,), "float32", "normal"),
+      "table": ((S,), "float32", "normal"),
+    }
+    inputs |= {n: extra[n] for n in extra if more.pop(n, False)}
+    wrt = [n for n in inputs if not n.startswith("g_") and n != "ids"]
+    return _case("right", "flash", name, inputs, wrt, more, dry=dry)
+
+  for dtype in ("float32", "bfloat16", "float16"):
+    yield attention(f"{dtype}_h64", dtype=dtype, is_causal=True, dry=True)
+  for H in (32, 80, 128, 256):
+    yield attention(f"h{H}", (2, 300, 300, 4, 2, H), is_causal=True)
+  yield attention("h192_128", (1, 300, 300, 4, 4, 192), V=128, is_causal=True)
+  for H in (128, 256):
+    yield attention(f"float32_h{H}", (1, 200, 200, 2, 2, H), "float32")
+  for T in (1, 49, 777, 2048):
+    yield attention(f"t{T}", (1, T, T, 4, 2, 64), is_causal=T > 49, dry=T < 50)
+  yield attention("one_query", (2, 1, 8192, 8, 2, 128))
+  yield attention("gqa_8_2", (2, 333, 333, 8, 2, 64), is_causal=True)
+  yield attention("full", (2, 300, 500, 4, 2, 64))
+  yield attention("window", is_causal=True, local_window_size=70, dry=True)
+  yield attention("segments", is_causal=True, ids=True, dry=True)
+  yield attention("bias", (2, 200, 200, 4, 2, 64), bias=True, dry=True)
+  yield attention("bias_float32", (1, 200, 200, 2, 2, 64), "float32", bias=True)
+  yield attention("score", softcap=5.0, slope=True, table=True, dry=True)
+  yield attention("dropout", is_causal=True, dropout_rate=0.2, dry=True)
+  yield attention("sinks", is_causal=True, sinks=True, dry=True)
+  yield attention("empty_rows", (2, 300, 170, 4, 2, 64), is_causal=True, dry=True)
+  yield attention("many_programs", (8192, 16, 16, 8, 8, 16), is_causal=True)
+
+  def other(kind, name, B, T, N, K, H, E, dtype="bfloat16", decay=True, ids=False):
+    inputs = _attention((B, T, T, N, K, H), E, dtype)
+    inputs["s"] = (B, T, N), "float32", "normal"
+    inputs["decay"] = (B, T, N), "float32", "decay"
+    inputs["g_state"] = (B, N, H, E), "float32", "normal"
+    taken = "s v g_out g_lse" if kind == "prefix" else "q k v g_out g_state"
+    taken = [*taken.split(), *["decay"] * (decay and kind == "decayed")]
+    inputs = {n: i for n, i in inputs.items() if n in taken}
+    wrt = [n for n in inputs if not n.startswith("g_")]
+    inputs |= {"ids": ((B, T), "int32", "ids")} if ids else {}
+    return _case("right", kind, name, inputs, wrt, {}, dry=T < 400)
+
+  yield other("decayed", "bfloat16", 2, 300, 4, 4, 64, 64)
+  yield other("decayed", "float32", 1, 300, 4, 4, 64, 64, "float32")
+  yield other("decayed", "no_decay", 2, 300, 4, 4, 128, 128, decay=False)
+  yield other("decayed", "documents", 2, 300, 4, 4, 64, 64, ids=True)
+  yield other("decayed", "gqa", 1, 777, 8, 2, 128, 64)
+  for dtype in ("float32", "bfloat16"):
+    yield other("prefix", f"documents_{dtype}", 2, 300, 4, 4, 1, 160, dtype, ids=True)
+  yield other("prefix", "t777", 2, 777, 4, 4, 1, 64)
+
+
+def _timing(group, kind, name, shape, backward, options, *, key=None):
+  """A case that is only timed, in bfloat16; flops count what is seen."""
+  B, T, S, N, K, H = shape
+  inputs = _attention(shape, H, "bfloat16")
+  wrt = ["q", "k", "v"] if backward else []
+  inputs = {n: inputs[n] for n in ("q", "k", "v", *["g_out"] * backward)}
+  if kind == "decayed":
+    inputs["decay"] = (B, T, N), "float32", "decay"
+    wrt += ["decay"] * backward
+  seen = T * S / (2 if options.get("is_causal") else 1)
+  if window := options.get("local_window_size"):
+    seen = T * (sum(window) + 1)
+  if kind == "decayed":
+    seen = T * H  # the products with the states alone
+  flops = 4 * B * N * seen * H * (3.5 if backward else 1)
+  size = 2 * B * H * (2 * S * K + 2 * T * N)  # bytes, each array once
+  more = {"key": key, "shape": shape, "flops": flops, "bytes": size}
+  name = f"{name}_{'both' if backward else 'forward'}"
+  return _case(group, kind, name, inputs, wrt, options | {"timed": True}, **more)
+
+
+def _timed():
+  """Problems of 16k tokens, decoding, and a window; the most telling ones first."""
+  softmax = functools.partial(_timing, "time", "flash")
+  rows = [(T, H, causal) for causal in (True, False) for H in (128, 64)
+          for T in (2048, 8192, 512, 32768)]  # fmt: skip
+  for T, H, causal in [*rows[:4], (TOKENS, 128, True), *rows[4:]]:
+    name = f"{'causal' if causal else 'full'}_t{T}_h{H}"
+    shape, options = (max(1, TOKENS // T), T, T, 16, 16, H), {"is_causal": causal}
+    yield from (softmax(name, shape, both, options, key=name) for both in (False, True))
+  for B, S in ((1, 8192), (1, 131072), (32, 8192), (32, 131072)):
+    yield softmax(f"decode_b{B}_s{S}", (B, 1, S, 32, 8, 128), False, {})
+  for both in (False, True):
+    options = {"is_causal": True, "local_window_size": (1023, 0)}
+    yield softmax("window", (1, 32768, 32768, 16, 16, 128), both, options, key="window")
+    shape = (1, TOKENS, TOKENS, 16, 16, 128)
+    yield _timing("time", "decayed", "t16384_h128", shape, both, {}, key="decayed")
+
+
+def _tuned():
+  """Tiles of (queries, keys, warps, stages, the walked part where a mask applies)."""
+  usual = {"forward": (128, 128, 8, 2, 64), "queries": (128, 128, 8, 2, 64)}
+  usual["keys"] = (64, 128, 8, 2, 32)
+  tried = [("forward", (q, k, warps, stages, min(64, k)))
+           for q, k, warps in ((128, 128, 8), (128, 64, 8), (64, 128, 4))
+           for stages in (2, 3, 4)]  # fmt: skip
+  tried += [("queries", (128, k, 8, stages, min(64, k)))
+            for k, stages in ((128, 2), (128, 3), (64, 2), (64, 3))]  # fmt: skip
+  tried += [("keys", (q, 128, 8, stages, 32))
+            for q, stages in ((64, 3), (32, 3), (32, 4))]  # fmt: skip
+  for H in (128, 64):
+    for part, tile in tried:
+      tiles = list((usual | {part: tile}).values())
+      shape, options = (2, 8192, 8192, 16, 16, H), {"is_causal": True, "tiles": tiles}
+      name = f"h{H}_{part}_{tile[0]}x{tile[1]}_warps{tile[2]}_stages{tile[3]}"
+      if estimate(Tile(*tile), part, H, H, "bfloat16", 90) <= memory(90):
+        yield _timing("tune", "flash", name, shape, part != "forward", options)
+  for k, warps, stages in ((128, 1, 2), (128, 4, 3), (64, 4, 4)):
+    one = (16, k, warps, stages, min(64, k))
+    options = {"tiles": [one, one, (16, k, 1, 2, 16)]}
+    name = f"decode_16x{k}_warps{warps}_stages{stages}"
+    yield _timing("tune", "flash", name, (1, 1, 131072, 32, 8, 128), False, options)

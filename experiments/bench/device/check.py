@@ -1,0 +1,226 @@
+"""Proves and times exported kernels on an NVIDIA machine, without Triton there.
+
+  python3 check.py --out OUT [--folder FOLDER] [--seconds 450] [--only REGEX]
+
+Reads what `python -m experiments.bench device --export` wrote; needs numpy, jax with
+its CUDA plugin, flatbuffers and a `ptxas`, and for PyTorch's numbers torch. Each step's
+result is a line of OUT/results.jsonl as soon as it is there, tables come last.
+
+A case is right if each output's largest error against the definition in float64 is at
+most twice that of plain JAX in the same type on the same GPU, and each gradient's three
+times (the factors of FlashAttention's tests), plus 1e-5, in units of the largest number
+(1 if that is less), and if a second run is equal to the bit.
+Groups of steps run in child processes: a step that hangs or breaks the GPU's context
+ends its process, and a new one goes on with the next step.
+"""
+
+import argparse
+import gzip
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+try:
+  from experiments.bench.device import edges, peers
+except ImportError:  # as it lies beside the exports, without the project
+  import edges  # pyrefly: ignore[missing-import]
+  import peers  # pyrefly: ignore[missing-import]
+
+PLACES = 8192  # of a large array that are compared
+
+
+def inputs(case: dict) -> dict:
+  """The arrays of a case, drawn from its seed."""
+  import ml_dtypes  # noqa: F401  (names bfloat16 to NumPy)
+
+  random, arrays = np.random.default_rng(case["seed"]), {}
+  for name, (shape, dtype, draw) in case["inputs"].items():
+    match draw:
+      case "normal":
+        array = random.standard_normal(shape, np.float32)
+      case "decay":  # mostly slow, sometimes all is forgotten at once
+        array = -(random.exponential(0.5, shape) ** 4)
+      case _:  # "ids"
+        array = np.sort(random.integers(0, 5, shape), axis=1)
+        array[:, -(shape[1] // 10) :] = -1
+    arrays[name] = array.astype(dtype)
+  return arrays
+
+
+def checksum(arrays: dict) -> int:
+  """Of the inputs, which another NumPy might draw differently."""
+  return zlib.crc32(b"".join(a.tobytes() for a in arrays.values()))
+
+
+def places(size: int):
+  """Which numbers of an array, laid flat, are compared."""
+  if size <= PLACES:
+    return slice(None)
+  return np.sort(np.random.default_rng(size).choice(size, PLACES, replace=False))
+
+
+def error(got, want) -> float:
+  """The largest error at the places in units of the largest number, or of 1."""
+  got = np.asarray(got, np.float64).ravel()[places(got.size)]
+  finite = np.isfinite(want)
+  if not np.array_equal(got[~finite], want[~finite]):
+    return float("inf")
+  got, want = got[finite], want[finite]
+  most = float(np.abs(got - want).max(initial=0) / np.abs(want).max(initial=1))
+  return most if np.isfinite(got).all() else float("inf")
+
+
+def loaded(folder: Path, case: dict, kind: str):
+  """The function of a case, {input: array} to {output: array}."""
+  from jax import export
+
+  data = gzip.decompress((folder / case["files"][kind]).read_bytes())
+  return export.deserialize(bytearray(data)).call
+
+
+def right(folder: Path, case: dict, platform: str) -> dict:
+  """Errors of a case's results, of plain JAX's, and whether two runs are equal."""
+  import jax
+
+  drawn = inputs(case)
+  if checksum(drawn) != case["checksum"]:
+    raise RuntimeError("the inputs are not those of the reference: another NumPy?")
+  arrays = jax.tree.map(jax.numpy.asarray, drawn)
+  kernel = jax.jit(loaded(folder, case, "kernel" if platform == "gpu" else "dry"))
+  first, second = (jax.tree.map(np.asarray, kernel(arrays)) for _ in range(2))
+  common = jax.jit(loaded(folder, case, "plain"))(arrays)
+  want = np.load(folder / case["files"]["reference"])
+  errors = {n: (error(first[n], want[n]), error(common[n], want[n])) for n in want}
+  equal = all(first[n].tobytes() == second[n].tobytes() for n in first)
+  bounds = {n: (3 if n[:2] == "d_" else 2) * b + 1e-5 for n, (_, b) in errors.items()}
+  worst = max(errors, key=lambda n: errors[n][0] / bounds[n])
+  ok = equal and all(errors[n][0] <= bounds[n] for n in errors)
+  return {"ok": ok, "equal": equal, "worst": worst, "errors": errors}
+
+
+def timed(folder: Path, case: dict, who: str, platform: str) -> dict:
+  """Milliseconds of a call, the kernels' or a peer's; the best of five."""
+  # About 30 ms on the chip at least, so that starting it does not count.
+  calls = int(np.clip(1e13 / case["flops"], 3, 20)) if platform == "gpu" else 2
+  if who.startswith("torch"):
+    seconds = peers.torch_seconds(case, who, calls)
+  else:
+    run = loaded(folder, case, "kernel") if who == "kernel" else peers.jax(case, who)
+    seconds = peers.jax_seconds(case, run, calls)
+  rates = {"TFLOP/s": case["flops"] / seconds / 1e12}
+  rates |= {"GB/s": case["bytes"] / seconds / 1e9}
+  return {"ms": 1e3 * seconds, "calls": calls} | rates
+
+
+def child(flags) -> None:
+  """Does the steps that come in as JSON; each result is a line of the file."""
+  cases = {case["name"]: case for case in _manifest(flags.folder)["cases"]}
+  for who, name, limit in json.loads(sys.stdin.read()):
+    signal.alarm(limit)  # ends this process, wherever it is
+    start = time.time()
+    try:
+      found = step(flags, cases[name], who, limit)
+    except Exception as problem:
+      found = {"failed": f"{type(problem).__name__}: {problem}"[:400]}
+    signal.alarm(0)
+    _write(flags, {"case": name, "who": who} | found, start)
+    if "CUDA_ERROR" in found.get("failed", "") or "illegal" in found.get("failed", ""):
+      sys.exit(3)  # the context may be broken
+
+
+def step(flags, case: dict, who: str, seconds: int) -> dict:
+  """What a step finds."""
+  if who == "right":
+    return right(flags.folder, case, flags.platform)
+  if who == "limit":
+    return edges.limit(loaded(flags.folder, case, "kernel"))
+  if who in edges.TOOLS:
+    return edges.sanitized(__file__, flags.folder, case["name"], who, seconds - 5)
+  return timed(flags.folder, case, who, flags.platform)
+
+
+def drive(flags, steps: list, deadline: float) -> None:
+  """Runs steps in child processes, a new one where one ends before its time."""
+  own = ["--folder", flags.folder, "--out", flags.out, "--platform", flags.platform]
+  while steps and time.time() < deadline:
+    started = time.time()
+    with (flags.out / "log.txt").open("a") as log:
+      process = subprocess.Popen(
+        [sys.executable, __file__, "--child", *map(str, own)],
+        stdin=subprocess.PIPE,
+        stderr=log,
+      )
+      try:
+        process.communicate(json.dumps(steps).encode(), deadline - started)
+      except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        break
+    done = {(row["who"], row["case"]) for row in _rows(flags.out)}
+    left = [step for step in steps if tuple(step[:2]) not in done]
+    if left and process.returncode != 3:
+      who, name, limit = left.pop(0)
+      ended = f"over {limit} s" if process.returncode == -signal.SIGALRM else "crashed"
+      what = {"failed": f"{ended} (status {process.returncode})"}
+      _write(flags, {"case": name, "who": who} | what, started)
+    steps = left
+  for who, name, _ in steps:
+    if (who, name) not in {(row["who"], row["case"]) for row in _rows(flags.out)}:
+      _write(flags, {"case": name, "who": who, "failed": "no time left"}, time.time())
+
+
+def main() -> None:
+  """All steps, right ones first and several at a time, and the tables."""
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument("--out", type=Path, required=True, help="where results go")
+  parser.add_argument("--folder", type=Path, default=Path(__file__).parent / "exported")
+  parser.add_argument("--seconds", type=int, default=450, help="for everything")
+  parser.add_argument("--only", default="", help="cases whose names match this")
+  parser.add_argument("--platform", choices=["gpu", "cpu"], default="gpu")
+  parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+  flags = parser.parse_args()
+  if flags.platform == "cpu":
+    os.environ["JAX_PLATFORMS"] = "cpu"
+  os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
+  os.environ["PATH"] += os.pathsep + "/usr/local/cuda/bin"
+  if flags.child:
+    return child(flags)
+  start = time.time()
+  flags.out.mkdir(parents=True, exist_ok=True)
+  (flags.out / "results.jsonl").unlink(missing_ok=True)
+  _write(flags, {"who": "machine", "case": ""} | peers.machine(), start)
+  cases = _manifest(flags.folder)["cases"]
+  cases = [c for c in cases if re.search(flags.only, c["name"])]
+  for group in peers.groups(cases, flags.platform):
+    running = [(g, start + flags.seconds) for g in group]
+    peers.together(lambda steps, end: drive(flags, steps, end), running)
+  print(peers.tables(cases, _rows(flags.out)))
+  print(f"{time.time() - start:.0f} s")
+
+
+def _manifest(folder: Path) -> dict:
+  return json.loads((folder / "manifest.json").read_text())
+
+
+def _rows(out: Path) -> list[dict]:
+  path = out / "results.jsonl"
+  return [json.loads(x) for x in path.read_text().splitlines()] if path.exists() else []
+
+
+def _write(flags, row: dict, start: float) -> None:
+  row |= {"seconds": round(time.time() - start, 2)}
+  with (flags.out / "results.jsonl").open("a") as file:
+    file.write(json.dumps(row) + "\n")
+  print(json.dumps(row)[:300], flush=True)
+
+
+if __name__ == "__main__":
+  main()

@@ -1,0 +1,52 @@
+"""The steps of check.py beside numbers and times: limits, and memory errors."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+TOOLS = ("memcheck", "racecheck")
+
+
+def limit(call) -> dict:
+  """Whether a problem at a limit agrees with a small one; half a bfloat16 digit."""
+  import jax
+  import numpy as np
+
+  found = jax.tree.map(float, jax.jit(call)({"seed": np.int32(7)}))
+  return {"ok": found["error"] <= 2**-8 * found["size"], **found}
+
+
+def sanitized(check: str, folder: Path, name: str, tool: str, seconds: int) -> dict:
+  """What compute-sanitizer says of a case.
+
+  Args:
+    check: the file check.py.
+    folder: of the exports.
+    name: of the case.
+    tool: one of TOOLS.
+    seconds: that it may take.
+  """
+  sanitizer = shutil.which("compute-sanitizer")
+  if sanitizer is None:
+    return {"failed": "compute-sanitizer is not on the PATH"}
+  with tempfile.TemporaryDirectory() as out:
+    ran = subprocess.run(
+      [
+        *(sanitizer, "--tool", tool, "--target-processes", "all"),
+        *(sys.executable, check, "--child"),
+        *("--folder", str(folder), "--out", out, "--platform", "gpu"),
+      ],
+      input=json.dumps([["right", name, seconds]]),
+      capture_output=True,
+      text=True,
+      timeout=seconds,
+      check=False,
+    )
+  said = re.findall(r"(?:ERROR|RACECHECK) SUMMARY: (\d+)", ran.stdout + ran.stderr)
+  if not said:
+    return {"failed": (ran.stdout + ran.stderr)[-300:]}
+  return {"ok": not any(map(int, said)), "found": max(map(int, said))}

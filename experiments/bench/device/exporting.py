@@ -1,0 +1,165 @@
+"""Exports the GPU kernels on a host without a GPU, with what proves them elsewhere.
+
+Each case is one function, {input: array} to {output or gradient: array}, exported for
+an H100 with the kernels' PTX in it: `check.py`, which is copied beside them, runs it
+where neither this library nor Triton is installed. With it lie, for the cases whose
+numbers are checked, the same in plain JAX in the same type, for the GPU and this CPU,
+and the definition's results in float64 (of large arrays, those at places drawn from a
+seed). Inputs are drawn again from the seed. manifest.json lists it all.
+"""
+
+import concurrent.futures
+import gzip
+import importlib.util
+import json
+import multiprocessing
+import re
+import shutil
+import time
+import zlib
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import export
+
+from attnjax import exporting
+from experiments import errors
+from experiments.bench import cubin, machines
+from experiments.bench.device import cases, check, edges, peers
+
+DEVICE = "NVIDIA H100"
+
+
+def rows(folder: Path, only: str = "", jobs: int = 2) -> tuple[list[dict], bool]:
+  """(the manifest's cases, whether all could be exported), written to a folder.
+
+  Args:
+    folder: made if need be; it is all that the other machine needs.
+    only: a regular expression of the names of cases.
+    jobs: processes.
+  """
+  if importlib.util.find_spec("flatbuffers") is None:
+    raise errors.UserError("jax.export needs flatbuffers: pip install flatbuffers")
+  chosen = [c for c in cases.cases() if re.search(only, c["name"])]
+  if not chosen:
+    raise errors.UserError(f"--only {only!r} is in no case's name")
+  folder.mkdir(parents=True, exist_ok=True)
+  for module in (check, edges, peers):
+    shutil.copy(str(module.__file__), folder)
+  start, done = time.time(), []
+  context = multiprocessing.get_context("spawn")
+  with concurrent.futures.ProcessPoolExecutor(jobs, context, machines.enable) as pool:
+    # Cases of one key share kernels, which a process compiles once.
+    keys = list(dict.fromkeys(c["key"] for c in chosen))
+    groups = [[c for c in chosen if c["key"] == key] for key in keys]
+    futures = [pool.submit(write_all, g, folder) for g in groups]
+    for future in concurrent.futures.as_completed(futures):
+      for case in future.result():
+        done.append(case)
+        now = time.time() - start
+        print(f"{now:6.0f} s  {case['name']}: {case['said']}", flush=True)
+  names = [c["name"] for c in chosen]
+  done.sort(key=lambda case: names.index(case["name"]))
+  made = {"jax": jax.__version__, "device": DEVICE, "cases": done}
+  (folder / "manifest.json").write_text(json.dumps(made, indent=1) + "\n")
+  size = sum(p.stat().st_size for p in folder.iterdir()) / 1e6
+  failed = [case["name"] for case in done if "failed" in case]
+  print(f"{len(done) - len(failed)} cases, {size:.1f} MB, {time.time() - start:.0f} s")
+  if failed:
+    print(f"not exported: {', '.join(failed)}")
+  return done, not failed
+
+
+def write_all(group: list[dict], folder: Path) -> list[dict]:
+  """The manifest's entries of a group of cases, once their files are written."""
+  return [written(case, folder) for case in group]
+
+
+def written(case: dict, folder: Path) -> dict:
+  """A case's entry in the manifest; `failed` says why there is no export."""
+  start, case = time.process_time(), case | {"files": {}}
+  try:
+    shapes = cases.shapes(case)
+    function = cases.function(case, "triton")
+    exported = exporting.export(function, device=DEVICE)(shapes)
+    _save(case, "kernel", exported, folder)
+    if case["group"] == "right":
+      _references(case, shapes, folder)
+    case["kernels"] = [assembled(ptx) for ptx in kernels(exported)]
+    spills = sum(kernel.get("spilled", 0) for kernel in case["kernels"])
+    said = f"{len(case['kernels'])} kernels, {spills} bytes spilled"
+  except Exception as error:  # the other cases go on
+    while error.__cause__ is not None:  # compilers quote the source before the reason
+      error = error.__cause__
+    case["failed"] = said = f"{type(error).__name__}: {error}"[:300]
+  size = sum((folder / f).stat().st_size for f in case["files"].values())
+  used = time.process_time() - start
+  return case | {"said": f"{said}, {size / 1e3:.0f} kB, {used:.0f} s of CPU time"}
+
+
+def _references(case: dict, shapes: dict, folder: Path) -> None:
+  """Saves plain JAX's program, this CPU's, and the definition's results."""
+  with jax.default_matmul_precision("highest"):
+    plain = export.export(
+      jax.jit(cases.function(case, "plain")), platforms=["cpu", "cuda"]
+    )(shapes)
+    _save(case, "plain", plain, folder)
+  if case["dry"]:
+    other = jax.jit(cases.function(case, "xla"))
+    _save(case, "dry", export.export(other, platforms=["cpu"])(shapes), folder)
+  arrays = check.inputs(case)
+  case["checksum"] = check.checksum(arrays)
+  with jax.enable_x64(True):
+    wide = {
+      n: jnp.asarray(a, jnp.float64 if jnp.issubdtype(a.dtype, jnp.floating) else None)
+      for n, a in arrays.items()
+    }
+    found = jax.jit(cases.function(case, "reference"))(wide)
+    found = {n: np.asarray(a).ravel()[check.places(a.size)] for n, a in found.items()}
+  case["files"]["reference"] = f"{case['name']}.npz"
+  found = {n: a.astype(np.float32) for n, a in found.items()}
+  np.savez_compressed(folder / case["files"]["reference"], allow_pickle=False, **found)
+
+
+def _save(case: dict, kind: str, exported, folder: Path) -> None:
+  """Writes an export, compressed: block lists are long and simple."""
+  case["files"][kind] = f"{case['name']}.{kind}.gz"
+  data = gzip.compress(bytes(exported.serialize()), 6, mtime=0)
+  (folder / case["files"][kind]).write_bytes(data)
+
+
+def kernels(exported: export.Exported) -> list[str]:
+  """The PTX of the Triton kernels that an export carries, each once."""
+  found = {}
+  for text in re.findall(r'opaque = "((?:[^"\\]|\\.)*)"', exported.mlir_module()):
+    data = zlib.decompress(_bytes(text))
+    ptx = re.search(rb"\.version \d[^\0]*?\.entry[^\0]*?\n}", data)
+    assert ptx, "a kernel's call holds no PTX"
+    # Without the lines of the source, whose names come behind the code.
+    found[re.sub(r"\n\s*\.loc\s.*", "", ptx[0].decode())] = None
+  return list(found)
+
+
+def _bytes(text: str) -> bytes:
+  """What MLIR wrote as a string: a backslash and two digits for a byte."""
+  plain = re.sub(
+    r"\\([0-9A-Fa-f]{2}|.)",
+    lambda m: chr(int(m[1], 16)) if len(m[1]) == 2 else m[1],
+    text,
+  )
+  return plain.encode("latin-1")
+
+
+def assembled(ptx: str) -> dict:
+  """What the oldest assembler that users have says: registers, spilled bytes."""
+  name = re.search(r"\.entry (\w+)", ptx)
+  version = re.search(r"\.version ([\d.]+)", ptx)
+  chip = re.search(r"\.target (\w+)", ptx)
+  assert name and version and chip, ptx[:200]
+  found = {"name": name[1], "ptx": version[1], "chip": chip[1]}
+  if not machines.PTXAS.exists():
+    return found
+  numbers = cubin.read(ptx)
+  return found | {k: numbers[k] for k in ("registers", "spilled")}

@@ -1,0 +1,89 @@
+"""Problems at the limits of addresses and launches, which no simulator has.
+
+Each is made, run and judged on the device: the arrays have more than 2^31 elements, so
+only the errors leave it. The rows at the far end must be those of a small problem that
+has the same queries and all the keys that they see.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from pallas_kernels import decayed_linear
+
+WINDOW, ROWS = 511, 128
+
+
+def cases(make) -> list[dict]:
+  """The cases; `make(group, kind, name, inputs, wrt, options)` is the cases' own."""
+  shapes = {
+    "flash_elements": {"T": 300_000, "N": 64, "H": 128},  # 2.5e9 in q, 4.9 GB
+    "flash_backward_elements": {"T": 300_000, "N": 64, "H": 128, "backward": True},
+    "decayed_elements": {"T": 300_000, "N": 64, "H": 128},
+  }
+  inputs = {"seed": ((), "int32", "seed")}
+  return [
+    make("limit", name.split("_")[0], name, inputs, [], options)
+    for name, options in shapes.items()
+  ]
+
+
+def function(case: dict, impl: str):
+  """{"seed"} to {"error", "size"}: the greatest difference, the greatest number."""
+  run = {"flash": _flash, "decayed": _decayed}[case["kind"]]
+  return functools.partial(run, impl, case["options"])
+
+
+def _flash(impl: str, options: dict, x: dict) -> dict:
+  from attnjax import dot_product_attention
+
+  q, k, v = _drawn(x["seed"], options)
+  attend = functools.partial(
+    dot_product_attention, is_causal=True, local_window_size=(WINDOW, 0), impl=impl
+  )
+  near = ROWS + WINDOW
+  few = q[:, -ROWS:], k[:, -near:], v[:, -near:]
+  if not options.get("backward"):
+    return _compared([(attend(q, k, v)[:, -ROWS:], attend(*few))])
+  # Only the last rows have a cotangent, so that both have the same gradients there.
+  slope = jnp.zeros_like(q).at[:, -ROWS:].set(q[:, -ROWS:])
+  many, (dq, dk, dv) = _pulled(attend, (q, k, v), slope)
+  some, (eq, ek, ev) = _pulled(attend, few, q[:, -ROWS:])
+  pairs = [(many[:, -ROWS:], some), (dq[:, -ROWS:], eq)]
+  return _compared([*pairs, (dk[:, -near:], ek), (dv[:, -near:], ev)])
+
+
+def _pulled(attend, arrays, slope):
+  out, pull = jax.vjp(attend, *arrays)
+  return out, pull(slope)
+
+
+def _decayed(impl: str, options: dict, x: dict) -> dict:
+  q, k, v = _drawn(x["seed"], options)
+  k, v = (jnp.repeat(a, options["N"], axis=2) for a in (k, v))
+  fade = jnp.full(
+    q.shape[:3], -0.5, jnp.float32
+  )  # of what lies 256 back e^-128 is left
+  attend = functools.partial(decayed_linear.attend, impl=impl)
+  near = ROWS + 256
+  many = attend(q, k, v, fade)[0][:, -ROWS:]
+  some = attend(*(a[:, -near:] for a in (q, k, v, fade)))[0][:, -ROWS:]
+  return _compared([(many, some)])
+
+
+def _drawn(seed, options):
+  """Queries of all heads, keys and values of one, in bfloat16."""
+  T, N, H = (options[name] for name in "TNH")
+  keys = jax.random.split(jax.random.key(seed), 3)
+  shapes = (1, T, N, H), (1, T, 1, H), (1, T, 1, H)
+  return [jax.random.normal(k, s, jnp.bfloat16) for k, s in zip(keys, shapes)]
+
+
+def _compared(pairs) -> dict:
+  pairs = [(a.astype(jnp.float32), b.astype(jnp.float32)) for a, b in pairs]
+  wrong = [jnp.where(jnp.isfinite(a), jnp.abs(a - b), jnp.inf).max() for a, b in pairs]
+  return {
+    "error": jnp.stack(wrong).max(),
+    "size": jnp.stack([jnp.abs(b).max() for _, b in pairs]).max(),
+  }

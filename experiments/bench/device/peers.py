@@ -1,0 +1,224 @@
+"""What the kernels are timed beside, the order of the steps, and the tables."""
+
+import concurrent.futures
+import functools
+import importlib.metadata
+import subprocess
+import time
+from typing import Any
+
+WORKERS = 4  # processes that check numbers at the same time
+# Seconds that a step may take.
+LIMITS = {"right": 60, "torch_flex": 90, "memcheck": 75, "racecheck": 75}
+# What the sanitizer, which is slow, is shown.
+TINY = ("right_flash_t49", "right_decayed_bfloat16", "right_prefix_documents_bfloat16")
+# A peer that makes all scores gets no more than this many bytes of them.
+SCORES = 5e9
+
+
+def groups(cases: list[dict], platform: str):
+  """Lists of lists of steps (who, case, seconds); those of one list run together."""
+  cases = [c for c in cases if "failed" not in c]
+  kind = "kernel" if platform == "gpu" else "dry"
+  right = [("right", c) for c in cases if c["group"] == "right" and kind in c["files"]]
+  timed = [c for c in cases if c["group"] == "time"] if platform == "gpu" else []
+  tuned = [c for c in cases if c["group"] == "tune"] if platform == "gpu" else []
+  softmax = [c for c in timed if c["kind"] == "flash"]
+  square = [c for c in softmax if c["shape"][1] > 1]
+  scores = [c for c in softmax if _scores(c) <= SCORES]
+  flex = [c for c in square if c["shape"][1] in (8192, 32768) and c["shape"][5] == 128]
+  flex = [c for c in flex if c["options"].get("is_causal")]
+  sdpa = [c for c in softmax if "local_window_size" not in c["options"]]
+  own = [("kernel", c) for c in timed]
+  yield [_limited(right[i::WORKERS]) for i in range(WORKERS)]
+  if platform == "gpu":
+    yield [_limited([("limit", c) for c in cases if c["group"] == "limit"])]
+    tiny = [c for c in cases if c["name"] in TINY]
+    yield [_limited([(tool, c) for c in tiny]) for tool in ("memcheck", "racecheck")]
+  yield [_limited([*own, *(("cudnn", c) for c in softmax)])]
+  yield [_limited([("kernel", c) for c in tuned])]
+  yield [_limited([(w, c) for c in sdpa for w in ("torch_flash", "torch_cudnn")])]
+  yield [_limited([("xla", c) for c in scores])]
+  yield [_limited([("torch_flex", c) for c in flex])]
+
+
+def machine() -> dict:
+  """The GPU, its driver, the assembler, and the versions of packages."""
+  query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
+  found = {}
+  for name, command in (("gpu", query), ("ptxas", ["ptxas", "--version"])):
+    try:
+      ran = subprocess.run(command, capture_output=True, text=True, check=True)
+      found[name] = ran.stdout.strip().splitlines()[-1]
+    except (OSError, subprocess.CalledProcessError) as problem:
+      found[name] = str(problem)
+  for name in ("numpy", "jax", "jaxlib", "jax-cuda13-plugin", "flatbuffers", "torch"):
+    try:
+      found[name] = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+      found[name] = "absent"
+  return found
+
+
+def _limited(steps):
+  return [(who, case["name"], LIMITS.get(who, 45)) for who, case in steps]
+
+
+def _scores(case) -> float:
+  B, T, S, N, _, _ = case["shape"]
+  return 4.0 * B * N * T * S
+
+
+def together(function, arguments) -> None:
+  """Calls the function with each of the arguments, all at the same time."""
+  with concurrent.futures.ThreadPoolExecutor() as pool:
+    list(pool.map(lambda given: function(*given), arguments))
+
+
+def jax(case: dict, implementation: str):
+  """The case's function by jax.nn.dot_product_attention."""
+  import jax
+
+  how = {"is_causal": case["options"].get("is_causal", False)}
+  how["local_window_size"] = case["options"].get("local_window_size")
+  if how["local_window_size"]:
+    how["local_window_size"] = tuple(how["local_window_size"])
+
+  def run(x):
+    def attend(q, k, v):
+      given: Any = how | {"implementation": implementation}
+      return jax.nn.dot_product_attention(q, k, v, **given)
+
+    arrays = x["q"], x["k"], x["v"]
+    if not case["wrt"]:
+      return attend(*arrays)
+    out, pull = jax.vjp(attend, *arrays)
+    return out, pull(x["g_out"])
+
+  return run
+
+
+def jax_seconds(case: dict, run, calls: int) -> float:
+  """Seconds of a call of `run`, in a loop in which each waits for the one before."""
+  import jax
+  import jax.numpy as jnp
+
+  @jax.jit
+  def loop(x):
+    def body(q, _):
+      out = jax.lax.optimization_barrier(run(x | {"q": q}))  # all of it is computed
+      firsts = [a.ravel()[0].astype(jnp.float32) for a in jax.tree.leaves(out)]
+      one = jnp.stack(firsts).sum()
+      return q.at[0, 0, 0, 0].set(one.astype(q.dtype)), None
+
+    return jax.lax.scan(body, x["q"], length=calls)[0][0, 0, 0, 0]
+
+  def drawn(key, shape, dtype, draw):
+    x = jax.random.normal(key, (1, *shape[1:]), dtype)  # for all batches
+    return jnp.repeat(-jnp.abs(x) * 0.1 if draw == "decay" else x, shape[0], axis=0)
+
+  keys = jax.random.split(jax.random.key(0), len(case["inputs"]))
+  x = {n: drawn(k, *i) for k, (n, i) in zip(keys, case["inputs"].items(), strict=True)}
+  compiled = loop.lower(x).compile()
+  return _best(lambda: compiled(x).block_until_ready(), calls)
+
+
+def torch_seconds(case: dict, who: str, calls: int) -> float:
+  """Seconds of a call of PyTorch's attention, by the backend that `who` names."""
+  import torch
+  from torch.nn import attention, functional
+  from torch.nn.attention import flex_attention as flex
+
+  B, T, S, N, K, H = case["shape"]
+  sizes = (B, T, N, H), (B, S, K, H), (B, S, K, H)
+  how = {"dtype": torch.bfloat16, "device": "cuda", "requires_grad": bool(case["wrt"])}
+  arrays = [torch.randn(s, **how).transpose(1, 2) for s in sizes]
+  causal, window = (case["options"].get(n) for n in ("is_causal", "local_window_size"))
+  if who == "torch_flex":
+
+    def seen(b, h, q, k):
+      near = q >= k
+      return near & (q - k <= window[0]) if window else near
+
+    mask = flex.create_block_mask(seen, None, None, T, S, device="cuda")
+    call = torch.compile(flex.flex_attention)
+    forward, backend = functools.partial(call, *arrays, block_mask=mask), None
+  else:
+    name = {"torch_flash": "FLASH_ATTENTION", "torch_cudnn": "CUDNN_ATTENTION"}[who]
+    backend = getattr(attention.SDPBackend, name)
+    call = functional.scaled_dot_product_attention
+    how = {"is_causal": bool(causal), "enable_gqa": N != K}
+    forward = functools.partial(call, *arrays, **how)
+  slope = torch.randn_like(arrays[0])
+
+  def once():
+    out = forward()
+    if case["wrt"]:
+      torch.autograd.grad(out, arrays, slope)
+
+  def several():
+    for _ in range(calls):
+      once()
+    torch.cuda.synchronize()
+
+  if backend is None:
+    return _best(several, calls)
+  with attention.sdpa_kernel(backend):
+    once()
+    if not case["wrt"]:  # a graph, since starting a short kernel takes longer than it
+      graph = torch.cuda.CUDAGraph()
+      with torch.cuda.graph(graph):
+        for _ in range(calls):
+          once()
+      return _best(lambda: (graph.replay(), torch.cuda.synchronize()), calls)
+    return _best(several, calls)
+
+
+def _best(function, calls: int) -> float:
+  """The least seconds of a call, of five runs after one that does not count."""
+  times = []
+  for _ in range(6):
+    start = time.perf_counter()
+    function()
+    times.append(time.perf_counter() - start)
+  return min(times[1:]) / calls
+
+
+def tables(cases: list[dict], rows: list[dict]) -> str:
+  """What was right, and milliseconds with TFLOP/s of the kernels and their peers."""
+  lines = ["", f"{'case':42} right equal  worst      error  plain's"]
+  by = {(row["who"], row["case"]): row for row in rows}
+  checked = ("right", "limit", "memcheck", "racecheck")
+  found = [row for row in rows if row["who"] in checked]
+  for row in sorted(found, key=lambda row: row["case"]):
+    if "failed" in row:
+      lines.append(f"{row['case']:42} {row['failed'][:60]}")
+      continue
+    if row["who"] != "right":
+      lines.append(f"{row['case']:42} {row['ok']!s:5} {row['who']}")
+      continue
+    a, b = row["errors"][row["worst"]]
+    said = f"{row['ok']!s:5} {row['equal']!s:5}  {row['worst']:8} {a:8.1e} {b:8.1e}"
+    lines.append(f"{row['case']:42} {said}")
+  absent = [c for c in cases if "failed" in c]
+  lines += [f"{c['name']:42} not exported: {c['failed'][:60]!r}" for c in absent]
+  good = sum(row.get("ok", False) for row in found)
+  lines += [f"{good} of {len(found)} are right", ""]
+  people = dict.fromkeys(row["who"] for row in rows)
+  people = [who for who in people if who not in (*checked, "machine")]
+  if people:
+    lines.append(f"{'ms (TFLOP/s)':46}" + "".join(f"{who:>17}" for who in people))
+  for case in cases:
+    own = [by.get((who, case["name"])) for who in people]
+    if any(own):
+      lines.append(f"{case['name']:46}" + "".join(map(_cell, own)))
+  failures = {(r["who"], r["failed"][:110]) for r in rows if "failed" in r}
+  return "\n".join([*lines, "", *(f"{who}: {why}" for who, why in sorted(failures))])
+
+
+def _cell(row) -> str:
+  if row is None:
+    return f"{'':>17}"
+  if "failed" in row:
+    return f"{'-':>17}"
+  return f"{row['ms']:>9.3f} ({row['TFLOP/s']:5.0f})"
