@@ -8,6 +8,7 @@ EXTRAS = {
   # An accelerator.
   "tpu": ["jax[tpu]>=0.11.2,<0.12"],
   "cuda": ["jax[cuda13]>=0.11.2,<0.12", "jax-triton==0.4.1", "triton==3.9.*"],
+  "export": ["flatbuffers>=25"],  # which jax.export writes with
   "tokamax": ["tokamax"],
   # What the application in experiments/ reads and writes.
   "data": [
@@ -31,6 +32,7 @@ EXTRAS = {
     # Triton's interpreter and compiler, which need no GPU.
     "jax-triton==0.4.1",
     "triton==3.9.*",
+    "flatbuffers>=25",  # which jax.export writes with
   ],
   # The peers that benchmarks print beside attnjax.
   "bench": ["torch>=2.14", "flash-linear-attention>=0.6"],

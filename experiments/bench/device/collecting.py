@@ -31,8 +31,8 @@ def rows(out: Path) -> tuple[str, list[dict], bool]:
 
 def chip(name: str) -> str:
   """A GPU's name as part of a file's: h100, h200, rtx4090."""
-  short = re.search(r"[A-Z]*\s?[A-Z]+\d+\w*", name.removeprefix("NVIDIA").strip())
-  return (short[0] if short else name).replace(" ", "").split("-")[0].lower()
+  short = re.search(r"RTX (PRO )?\d+|[A-Z]+\d+", name)
+  return (short[0] if short else name.split(",")[0]).replace(" ", "").lower()
 
 
 def fastest(found: list[dict]) -> str:

@@ -1,0 +1,134 @@
+"""Exports carry their kernels: they run where neither Triton nor attnjax can be had."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from absl.testing import absltest, parameterized
+
+from experiments.bench.device import collecting
+from tests.compiling import child
+
+# A machine that has jax alone.
+BLOCK = """
+import sys
+
+class Absent:
+  def find_spec(self, name, path=None, target=None):
+    if name.split(".")[0] in ("triton", "jax_triton", "attnjax", "pallas_kernels",
+                              "experiments"):
+      raise ImportError(f"{name} is not on this machine")
+
+sys.meta_path.insert(0, Absent())
+"""
+EXPORT = """
+import json
+from pathlib import Path
+from experiments.bench.device import cases, exporting
+found, fine = exporting.rows(Path({folder!r}), "right_flash_t49$", jobs=1)
+print(json.dumps([fine, found]))
+"""
+LOWER = """
+import gzip, json, sys
+import jax
+from jax import export
+data = gzip.decompress(open(sys.argv[1], "rb").read())
+loaded = export.deserialize(bytearray(data))
+arguments, named = jax.tree.unflatten(loaded.in_tree, loaded.in_avals)
+
+def loop(x):
+  def body(carry, _):
+    out = loaded.call(x | {"q": carry})
+    return out["d_q"].astype(carry.dtype), None
+  return jax.lax.scan(body, x["q"], length=3)[0]
+
+shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), arguments)
+lowered = jax.jit(loop).trace(*shapes).lower(lowering_platforms=("cuda",))
+print(lowered.as_text().count("@triton_kernel_call_ffi"))
+"""
+OTHERS = """
+import json
+import jax
+import jax.numpy as jnp
+import attnjax
+
+def norm(x):
+  return attnjax.dot_product_attention(x, x, x, is_causal=True).sum()
+
+shape = jax.ShapeDtypeStruct((1, 16, 2, 64), jnp.float32)
+made = [attnjax.export(jax.grad(norm), device=d)(shape) for d in ("cpu", "TPU v5 lite")]
+try:
+  attnjax.export(norm, device="Voodoo 3")
+except ValueError as error:
+  said = str(error)
+print(json.dumps([
+  [list(e.platforms), "tpu_custom_call" in e.mlir_module(), e.nr_devices] for e in made
+] + [said]))
+"""
+
+
+class DeviceTest(parameterized.TestCase):
+  def test_kernels_run_where_there_is_only_jax(self):
+    with tempfile.TemporaryDirectory() as folder:
+      fine, (case,) = child(EXPORT.format(folder=folder))
+      self.assertTrue(fine, case["said"])
+      self.assertLen(case["kernels"], 3)
+      for kernel in case["kernels"]:
+        self.assertEqual((kernel["ptx"], kernel["chip"]), ("8.8", "sm_90a"))
+        self.assertEqual(kernel["spilled"], 0)
+      (Path(folder) / "sitecustomize.py").write_text(BLOCK)
+      own = os.environ | {"PYTHONPATH": folder, "JAX_PLATFORMS": "cpu"}
+      run = {"cwd": folder, "env": own, "capture_output": True, "text": True}
+      kernel = str(Path(folder) / case["files"]["kernel"])
+      lowered = subprocess.run([sys.executable, "-c", LOWER, kernel], **run)
+      self.assertEqual(lowered.stdout.strip(), "3", lowered.stderr[-2000:])
+      done = subprocess.run(
+        [
+          sys.executable,
+          "check.py",
+          "--platform",
+          "cpu",
+          "--folder",
+          ".",
+          "--out",
+          "o",
+        ],
+        **run,
+      )
+      self.assertIn("1 of 1 are right", done.stdout, done.stderr[-2000:])
+      name, rows, holds = collecting.rows(Path(folder) / "o")
+      self.assertTrue(holds)
+      self.assertEqual([row["who"] for row in rows], ["machine", "right"])
+
+  def test_other_devices(self):
+    cpu, tpu, said = child(OTHERS)
+    self.assertEqual(cpu, [["cpu"], False, 1])
+    self.assertEqual(tpu, [["tpu"], True, 1])
+    self.assertIn("'Voodoo 3'", said)
+
+  @parameterized.parameters(
+    ("NVIDIA H100 80GB HBM3, 580.95.05", "h100"),
+    ("NVIDIA H200, 580.95.05", "h200"),
+    ("NVIDIA GeForce RTX 5090, 580.1", "rtx5090"),
+    ("NVIDIA A100-SXM4-80GB, 580.1", "a100"),
+  )
+  def test_the_file_is_named_for_the_chip(self, machine, name):
+    self.assertEqual(collecting.chip(machine), name)
+
+  def test_what_is_wrong_does_not_hold(self):
+    with tempfile.TemporaryDirectory() as folder:
+      rows = [
+        {"who": "machine", "case": "", "gpu": "NVIDIA H100"},
+        {"who": "right", "case": "right_flash_t1", "ok": True},
+        {"who": "limit", "case": "limit_flash", "failed": "CUDA_ERROR"},
+      ]
+      lines = "\n".join(map(json.dumps, rows))
+      (Path(folder) / "results.jsonl").write_text(lines)
+      self.assertFalse(collecting.rows(Path(folder))[2])
+
+
+if __name__ == "__main__":
+  absltest.main()
