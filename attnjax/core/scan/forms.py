@@ -167,7 +167,8 @@ def _parts(weights: Weights, number, size):
   first = weights.first
   parts = Weights(
     split(weights.scores, number, size, -jnp.inf),
-    *(split(x, number, size, mode="edge") for x in (weights.top, weights.total)),
+    split(weights.top, number, size, mode="edge"),
+    split(weights.total, number, size, mode="edge"),
     tuple(split(x, number, size, mode="edge") for x in weights.before),
     None if first is None else split(first, number, size, mode="edge"),
   )
