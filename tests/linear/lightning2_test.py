@@ -52,6 +52,25 @@ class AttendTest(parameterized.TestCase):
     state, out = jax.lax.scan(body, state, tokens)
     _close(found, (out.swapaxes(0, 1), state), 1e-4)
 
+  @parameterized.parameters("reference", "xla")
+  def test_a_slope_of_infinity_keeps_nothing(self, impl):
+    q, k, v, state = _arrays(1, 70, 2, 2, 3, 5)
+    slopes = jnp.array([jnp.inf, 0.1])
+    padding = jnp.arange(70) % 9 > 0
+
+    def run(slopes, state):
+      options = {"initial_state": state, "padding": padding[None]}
+      return lightning2.attend(q, k, v, slopes, **options, impl=impl)
+
+    out, pull = jax.vjp(run, slopes, state)
+    own = jnp.einsum("bth,bth->bt", q[:, :, 0], k[:, :, 0])[..., None] * v[:, :, 0]
+    _close(out[:, :, 0], jnp.where(padding[:, None], own, 0))
+    _close(out[:, :, 1], run(jnp.array([0.5, 0.1]), state)[:, :, 1])
+    by_slopes, by_state = pull(out)
+    self.assertEqual(float(by_slopes[0]), 0)
+    self.assertTrue(jnp.isfinite(by_slopes).all())
+    _close(by_state[:, 0], jnp.zeros((1, 3, 5)), 0)
+
   @parameterized.parameters(1, 30, 64, 69)
   def test_the_state_hands_over(self, cut):
     q, k, v, state = _arrays(1, 70, 2, 2, 3, 5)

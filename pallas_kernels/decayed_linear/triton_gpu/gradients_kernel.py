@@ -84,15 +84,7 @@ def keys_kernel(
     place = tl.arange(0, F.chunk)
     # Only what passes a token is added: a difference of sums of all would leave the
     # rounding of the largest, of whichever document, in each.
-    later = tl.where(place[None, :] >= place[:, None], 1.0, 0.0)
-    if key.dtype == tl.float32:
-      pairs = tl.dot(later, raw, input_precision=F.precision)
-    else:
-      # Two numbers of 8 bits each: the scores themselves have as many.
-      high = raw.to(tl.bfloat16)
-      pairs = tl.dot(later.to(tl.bfloat16), high)
-      low = (raw - high.to(tl.float32)).to(tl.bfloat16)
-      pairs = tl.dot(later.to(tl.bfloat16), low, pairs)
+    pairs = tl.cumsum(raw, 0, reverse=True)
     pairs += kept
     earlier = place[None, :] < place[:, None]
     line = tl.sum(tl.where(earlier, pairs, ahead), 1)

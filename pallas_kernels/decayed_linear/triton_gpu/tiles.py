@@ -107,7 +107,7 @@ def defaults(q, k, v, capability: int) -> Tiles:
     keys = tile
     if capability < 90:
       # Tensor cores before Hopper's take both factors from registers, which spill.
-      keys = Tile(h, _width(E, min(wide, 32)), 4, min(stages, 2))
+      keys = Tile(_width(H, min(wide, 32)), e, 4, min(stages, 2))
     tiles = Tiles(max(wide, 32), tile, broad, keys, broad)
     if max(estimate(tiles, name, dtype) for name in KERNELS) <= have:
       break

@@ -34,7 +34,8 @@ def attend(
     q: queries.
     k: keys; K divides N, query head n reads key head n K // N.
     v: values.
-    slopes: -log of the decay per token of each head, >= 0; None is no decay.
+    slopes: -log of the decay per token of each head, >= 0; None is no decay, infinity
+      keeps nothing of the tokens before.
     initial_state: the state before the first token; it belongs to its segment.
     segment_ids: a document is a run of equal ids; each one starts from a zero state.
     padding: True at the real tokens. A token that is padding, or has a negative
@@ -84,7 +85,9 @@ def step(
 def _chunked(q, k, v, slopes, state, ids, real, scale, impl):
   log_decay = None
   if slopes is not None:
-    log_decay = -slopes * (jnp.ones((1, 1)) if real is None else real)[..., None]
+    log_decay = -slopes[None, None]
+    if real is not None:
+      log_decay = jnp.where(real[..., None], log_decay, 0)
   return decayed_linear.attend(
     q,
     k,
@@ -106,7 +109,9 @@ def _definition(q, k, v, slopes, state, ids, real, scale):
   age = jnp.cumsum(jnp.ones((1, T), int) if real is None else real, axis=1)
 
   def decay(elapsed, seen):  # (B, t, s) -> (B, N, t, s)
-    power = jnp.exp(-rate * jnp.where(seen, elapsed, 0)[:, None])
+    elapsed = jnp.where(seen, elapsed, 0)[:, None]
+    # A slope of infinity forgets all that is past, not the token itself.
+    power = jnp.exp(-jnp.where(elapsed > 0, rate, 0) * elapsed)
     return jnp.where(seen[:, None], power, 0)
 
   same = document[:, :, None] == document[:, None, :]
