@@ -3,8 +3,8 @@
   A' = A + jitter I,   Y_0 = alpha A',   Y <- 2 Y - Y A' Y
 
 It converges where the norm of I - alpha A'^2 is below 1, quadratically in the end: a
-condition number c takes about 2 log2(c) steps. alpha comes from row sums, which bound
-the norm of a symmetric matrix with entries >= 0.
+condition number c takes about 2 log2(c) steps, and jitter bounds it: see `steps`. alpha
+comes from row sums, which bound the norm of a symmetric matrix with entries >= 0.
 
 Jiachen Lu et al. Softmax-free Linear Transformers. 2022. arXiv:2207.03341; Jiachen Lu
 et al. SOFT. 2021. arXiv:2110.11945. The iteration: Guenther Schulz. 1933; Adi
@@ -19,6 +19,7 @@ Cost: two products of (M, M) matrices a step.
 """
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +34,7 @@ STARTS = ("matrix", "batch")
 def newton_inverse(
   matrix: Float[Array, "*B M M"],
   *,
-  iterations: int = 20,
+  iterations: int = 0,
   jitter: float = 0.01,
   gradient: str = "analytic",
   start: str = "matrix",
@@ -42,7 +43,7 @@ def newton_inverse(
 
   Args:
     matrix: symmetric, positive semi-definite, with entries >= 0.
-    iterations: number of steps.
+    iterations: number of steps; 0 is as many as any such matrix needs, `steps`.
     jitter: added to the diagonal, but not to the row sums of alpha.
     gradient: "analytic", of the inverse itself, of any order; or "autodiff", of the
       steps that were taken, which are kept.
@@ -63,9 +64,36 @@ def newton_inverse(
   if iterations < 0:
     raise ValueError(f"iterations = {iterations}; it must be 0 or more")
   matrix = matrix.astype(wide(matrix))
+  iterations = iterations or steps(matrix.shape[-1], jitter, matrix.dtype, start)
   run = _analytic if gradient == "analytic" else _iterate
   with jax.default_matmul_precision("highest"):
     return run(matrix, iterations, jitter, start)
+
+
+def steps(size: int, jitter: float, dtype=jnp.float32, start: str = "matrix") -> int:
+  """The steps after which Newton's iteration is right to the type's digits.
+
+  The entries are at most 1, so that eigenvalues are from jitter to size + jitter.
+  Each step squares the residual of the least, 1 - alpha jitter^2 at first.
+
+  Args:
+    size: M.
+    jitter: added to the diagonal.
+    dtype: of the sums.
+    start: as in `newton_inverse`; "batch" may halve alpha 10 times.
+
+  Raises:
+    ValueError: without a jitter, which alone bounds the eigenvalues from below.
+  """
+  if jitter <= 0:
+    raise ValueError(
+      f"iterations = 0 needs a jitter above 0, not {jitter}: a singular matrix takes"
+      " no number of steps"
+    )
+  digits = -math.log(float(jnp.finfo(dtype).eps))
+  condition = max(size / jitter, 1.0)
+  extra = 10 if start == "batch" else 0
+  return math.ceil(math.log2(digits / 1.8) + 2 * math.log2(condition)) + extra
 
 
 def _iterate(matrix, iterations, jitter, start):

@@ -41,8 +41,8 @@ def claims() -> Iterator[Claim]:
   yield at_most("memory for 16 times the tokens: times", growth, 1.1 * long / short)
   builds = {
     "softmax": mechanism("dot_product", heads=4, rope_theta=0.0),
-    "soft": mechanism("soft", heads=4, kernel=0),
-    "soft++": mechanism("soft", heads=4, kernel=0, normalise=True),
+    "soft": mechanism("soft", heads=4, kernel=0, **soft.PUBLISHED),
+    "soft++": mechanism("soft", heads=4, kernel=0, normalise=True, **soft.PUBLISHED),
     "nystrom": _Nystrom,
   }
   options = {"channels": 3, "classes": 2, "patch": PATCH, "steps": STEPS, "host": _Host}
@@ -135,4 +135,6 @@ class _Nystrom(nnx.Module):
 
 def _pseudo_inverse(matrix):
   """By the normal equations, for a matrix that is not symmetric."""
-  return newton_inverse(matrix.mT @ matrix, gradient="autodiff") @ matrix.mT
+  return (
+    newton_inverse(matrix.mT @ matrix, iterations=20, gradient="autodiff") @ matrix.mT
+  )

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
 
+from attnjax.core import inverse
 from attnjax.core.inverse import newton_inverse
 
 
@@ -31,6 +32,21 @@ class NewtonTest(parameterized.TestCase):
     self.assertLess(errors[20], errors[8])
     self.assertLessEqual(errors[40], errors[20])
 
+  @parameterized.parameters((1, 0.01), (16, 0.01), (196, 0.01), (16, 1e-3))
+  def test_enough_steps_for_equal_points(self, M, jitter):
+    found = newton_inverse(jnp.ones((1, M, M)), jitter=jitter)[0]
+    # That of 1 1^T + jitter I.
+    wanted = (np.eye(M) - 1 / (M + jitter)) / jitter
+    self.assertLess(_error(found, wanted), 2e-6 * M / jitter)
+    number = inverse.steps(M, jitter)
+    fewer = newton_inverse(jnp.ones((1, M, M)), jitter=jitter, iterations=number - 5)[0]
+    if M > 1:
+      self.assertGreater(_error(fewer, wanted), 0.1)
+
+  def test_no_number_of_steps_is_enough_without_jitter(self):
+    with self.assertRaisesRegex(ValueError, "iterations = 0 needs a jitter above 0"):
+      newton_inverse(jnp.ones((2, 2)), jitter=0.0)
+
   @parameterized.parameters("analytic", "autodiff")
   def test_gradient_is_that_of_the_inverse(self, gradient):
     matrix = _kernels(2, 7, 4)
@@ -53,8 +69,8 @@ class NewtonTest(parameterized.TestCase):
       return jax.grad(run)(matrix)
 
     self.assertGreater(_error(gradient("analytic"), gradient("autodiff")), 1e-2)
-    inverse = newton_inverse(matrix, iterations=2)
-    wanted = -inverse.mT @ jnp.ones_like(matrix) @ inverse.mT
+    found = newton_inverse(matrix, iterations=2)
+    wanted = -found.mT @ jnp.ones_like(matrix) @ found.mT
     self.assertLess(_error(gradient("analytic"), wanted), 1e-5)
 
   def test_only_the_batch_start_couples_matrices(self):

@@ -34,7 +34,7 @@ class AttendTest(parameterized.TestCase):
   def test_all_tokens_as_landmarks_give_the_kernel_itself(self):
     q, v, _ = _arrays(2, 9, 1, 2, 6)
     kernel = soft.gaussian(*[q.swapaxes(1, 2)] * 2)
-    got = soft.attend(q, v, q, iterations=40, jitter=1e-5)
+    got = soft.attend(q, v, q, jitter=1e-5)
     _close(got, (kernel @ v.swapaxes(1, 2)).swapaxes(1, 2), 1e-3)
 
   @parameterized.parameters(False, True)
@@ -46,6 +46,27 @@ class AttendTest(parameterized.TestCase):
     self.assertGreater(values.min(), -1e-4 * values.max())
     self.assertEqual(int((values > 1e-4 * values.max()).sum(-1).max()), 5)  # rank
     self.assertGreater(float(abs(matrix.sum(-1) - 1).max()), 0.1)
+
+  @parameterized.parameters(16, 196)
+  def test_landmarks_that_are_alike(self, M):
+    q, v, landmarks = _arrays(1, 30, M, 1, 4)
+    alike = jnp.broadcast_to(landmarks[:, :1], landmarks.shape)
+    near = 0.1 * landmarks  # a smooth image
+
+    def truth(q, v, landmarks):
+      q, v, landmarks = (np.asarray(x, np.float64)[0, :, 0] for x in (q, v, landmarks))
+      kernel, among = (
+        np.exp(-np.square(x[:, None] - landmarks[None]).sum(-1) / 2)
+        for x in (q, landmarks)
+      )
+      return kernel @ np.linalg.solve(among + 0.01 * np.eye(M), kernel.T @ v)
+
+    for points in (alike, near):
+      wanted = truth(q, v, points)
+      found = jax.jit(soft.attend)(q, v, points)[0, :, 0]
+      np.testing.assert_allclose(found, wanted, rtol=0, atol=2e-3 * abs(wanted).max())
+    published = soft.attend(q, v, near, **soft.PUBLISHED)[0, :, 0]
+    self.assertGreater(abs(published - wanted).max(), 5e-3 * abs(wanted).max())
 
   def test_only_distances_count(self):
     q, v, landmarks = _arrays(1, 20, 5, 2, 6)

@@ -12,9 +12,12 @@ github.com/fudan-zvg/SOFT (commit d3febc3).
 
 Queries are keys too: the kernel matrix of all tokens, for which P inverse(A) P^T stands
 (Nystrom's method), is symmetric and positive semi-definite. Its rows do not sum to 1.
-The inverse is Newton's, with an exact gradient: see `attnjax.core.inverse`.
+The inverse is Newton's, with an exact gradient: see `attnjax.core.inverse`. By default
+it takes as many steps as M landmarks need, however alike; the authors take 20, which is
+not the inverse on smooth images: `PUBLISHED`.
 
-Cost: O(T M (H + V) N + 40 M^3 N) time for 20 iterations; memory O(T H N) in "xla",
+Cost: O(T M (H + V) N + 2 I M^3 N) time for I iterations, 25 for M = 16, 29 for M = 49;
+memory O(T H N) in "xla",
 O(T M H N) in "reference".
 
 Axes: B batch, T tokens, S the axes of the grid, M landmarks, N heads, H head size, V
@@ -24,6 +27,7 @@ value size, D model width.
 from attnjax.variants.linear.soft.attention import (
   CASES,
   IMPLEMENTATIONS,
+  PUBLISHED,
   attend,
   gaussian,
   reference,
@@ -36,6 +40,7 @@ __all__ = [
   "GROWTH",
   "IMPLEMENTATIONS",
   "LAYER",
+  "PUBLISHED",
   "Block",
   "Layer",
   "attend",

@@ -37,7 +37,7 @@ class Layer(nnx.Module):
     ratio: side of a window of tokens that becomes one landmark.
     kernel: side of the values' convolution, one kernel for each head; none if 0.
     normalise: SOFT++'s normalisation, as the next four options of `attend`.
-    iterations: of the inverse.
+    iterations: of the inverse; 0 is as many as it needs, `PUBLISHED` the authors'.
     jitter: before the inverse.
     gradient: of the inverse.
     start: of the inverse.
@@ -55,7 +55,7 @@ class Layer(nnx.Module):
     ratio: int = 2,
     kernel: int = 5,
     normalise: bool = False,
-    iterations: int = 20,
+    iterations: int = 0,
     jitter: float = 0.01,
     gradient: str = "analytic",
     start: str = "matrix",
