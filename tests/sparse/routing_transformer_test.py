@@ -115,6 +115,27 @@ class KMeansTest(parameterized.TestCase):
       clusters = update(clusters)
     self.assertLess(losses[-1], 0.5 * losses[0])
 
+  def test_empty_clusters_keep_their_centroids(self):
+    near, away = jnp.array([[[1.0, 0, 0]]]), jnp.array([[[0, 1.0, 0]]])
+    clusters = routing.Clusters.start(jnp.concatenate([near, away], axis=1))
+    x = jnp.broadcast_to(near, (1, 4, 1, 3))
+
+    @jax.jit
+    def after(clusters, number):
+      step = lambda _, c: c.update(x, decay=0.9)  # noqa: E731
+      return jax.lax.fori_loop(0, number, step, clusters)
+
+    clusters = after(clusters, 2000)
+    np.testing.assert_allclose(clusters.means[0], [[1, 0, 0], [0, 1, 0]], atol=1e-4)
+    # A token that is far from both is nearer to the one that is not opposite.
+    token = jnp.array([[[[-0.6, -0.5, 0.62]]]])
+    self.assertEqual(int(routing.assign(token, clusters.means)[0, 0, 0]), 1)
+    token = jnp.array([[[[-0.5, -0.6, 0.62]]]])
+    self.assertEqual(int(routing.assign(token, clusters.means)[0, 0, 0]), 0)
+    # When one comes in its turn, it draws the centroid at once.
+    new = clusters.update(jnp.broadcast_to(away, (1, 4, 1, 3)), decay=0.9)
+    np.testing.assert_allclose(new.means[0, 1], [0, 1, 0], atol=1e-3)
+
   def test_replicas_update_as_one(self):
     clusters, parts = routing.Clusters.start(self.means), self.x.reshape(2, 2, 30, 2, 4)
     run = jax.vmap(lambda x: clusters.update(x, axis_name="data"), axis_name="data")

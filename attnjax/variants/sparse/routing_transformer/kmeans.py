@@ -15,7 +15,7 @@ COMMITMENT = 1e-4
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Clusters:
-  """Centroids with what their moving averages need, all float32.
+  """Centroids with what their moving averages need, float32 (float64 for float64).
 
   Attributes:
     means: (N, c, H).
@@ -30,8 +30,8 @@ class Clusters:
   @classmethod
   def start(cls, means: Float[Array, "N c H"]) -> "Clusters":
     """With averages as if each cluster had one token, its centroid."""
-    means = means.astype(jnp.float32)
-    return cls(means, jnp.ones(means.shape[:2], jnp.float32), means)
+    means = means.astype(wide(means))
+    return cls(means, jnp.ones(means.shape[:2], means.dtype), means)
 
   def update(
     self,
@@ -42,6 +42,9 @@ class Clusters:
     axis_name: str | None = None,
   ) -> "Clusters":
     """After a batch: exponential moving averages, counts smoothed (Laplace).
+
+    A cluster without a token keeps its centroid. Smoothing alone would shrink it, and
+    at length 0 it is nearer than all centroids that point away from a token.
 
     Args:
       x: queries or keys, or both one after the other in T.
@@ -54,7 +57,8 @@ class Clusters:
     sums = decay * self.sums + (1 - decay) * total
     whole = counts.sum(axis=1, keepdims=True)
     smooth = (counts + 1e-5) / (whole + counts.shape[1] * 1e-5) * whole
-    return Clusters(sums / smooth[..., None], counts, sums)
+    means = jnp.where(count[..., None] > 0, sums / smooth[..., None], self.means)
+    return Clusters(means, counts, sums)
 
 
 def unit(x: Float[Array, "*R H"]) -> Float[Array, "*R H"]:
