@@ -23,7 +23,7 @@ def bins(
   total = _length(size, length)
   i, point = jnp.arange(number)[:, None], jnp.arange(size)
   low, high = i * total // number, -(-(i + 1) * total // number)
-  inside = ((low <= point) & (point < high)).astype(jnp.float32)
+  inside = ((low <= point) & (point < high)).astype(float)
   return inside / jnp.maximum(inside.sum(-1, keepdims=True), 1)
 
 

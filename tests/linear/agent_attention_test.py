@@ -81,6 +81,21 @@ class LayerTest(parameterized.TestCase):
       for j, columns in enumerate((slice(0, 2), slice(1, 4), slice(3, 5))):
         _close(got[i, j], grid[rows, columns].mean((0, 1)))
 
+  def test_agents_keep_float64(self):
+    with jax.enable_x64(True):
+      for form, grid, cells in (("image", (3, 4), 4), ("sequence", (12,), 4)):
+        q = jnp.asarray(np.random.default_rng(0).normal(size=(1, 12, 2, 8)))
+        layer = _layer(form=form, agents=cells)
+        got = layer._agents(q, grid, None)
+        self.assertEqual(got.dtype, "float64")
+        wanted = np.asarray(q).reshape(*grid, 2, 8)
+        if form == "image":
+          wanted = np.stack([wanted[r, c].mean((0, 1)) for r in (slice(2), slice(1, 3))
+                             for c in (slice(2), slice(2, 4))])  # fmt: skip
+        else:
+          wanted = wanted.reshape(4, 3, 2, 8).mean(1)
+        np.testing.assert_allclose(got[0], wanted, rtol=1e-13, atol=1e-13)
+
   def test_biases_at_their_own_grid_are_not_smoothed(self):
     biases = agent_attention.Biases(2, 4, (3, 5), rngs=nnx.Rngs(0))
     rows, columns = (side[...] for side in biases.sides)

@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, Int, Num
 from attnjax.contract import check_known
 from attnjax.core import resample
 from attnjax.core.compaction import Compaction
+from attnjax.core.softmax import wide
 from attnjax.nn import projections
 from attnjax.nn.depthwise import Depthwise
 from attnjax.variants.linear.agent_attention.attention import IMPLEMENTATIONS, attend
@@ -198,11 +199,11 @@ class Layer(nnx.Module):
     if len(grid) == 1:
       mean = resample.bins(self.sides[0], grid[0], length)
       mean = jnp.broadcast_to(mean, (q.shape[0], *mean.shape[1:]))
-      out = jnp.einsum("bpt,btnh->bpnh", mean, q.astype(jnp.float32))
+      out = jnp.einsum("bpt,btnh->bpnh", mean, q.astype(wide(q)))
     else:
       rows, columns = (resample.bins(p, s)[0] for p, s in zip(self.sides, grid))
-      q32 = q.reshape(q.shape[0], *grid, *q.shape[2:]).astype(jnp.float32)
-      out = jnp.einsum("py,rx,byxnh->bprnh", rows, columns, q32)
+      points = q.reshape(q.shape[0], *grid, *q.shape[2:]).astype(wide(q))
+      out = jnp.einsum("py,rx,byxnh->bprnh", rows, columns, points)
       out = out.reshape(q.shape[0], -1, *q.shape[2:])
     return out.astype(q.dtype)
 

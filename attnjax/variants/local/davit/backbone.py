@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
+from attnjax.core.softmax import wide
 from attnjax.nn import paths, transformer
 from attnjax.nn.depthwise import Depthwise
 from attnjax.variants.local.davit.layer import Layer
@@ -131,7 +132,8 @@ class Model(nnx.Module):
   ) -> Float[Array, "B classes"]:
     """Logits of the classes."""
     pooled = self.features(images, key=key)[-1].mean(axis=(1, 2))
-    return self.head(self.norm(pooled)).astype(jnp.float32)
+    logits = self.head(self.norm(pooled))
+    return logits.astype(wide(logits))
 
   def features(
     self, images: Float[Array, "B H W C"], *, key: Key[Array, ""] | None = None

@@ -4,6 +4,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
+from attnjax.core.softmax import wide
 from attnjax.variants.local.duoformer.encoder import Encoder
 from attnjax.variants.local.duoformer.layer import SPREAD
 from attnjax.variants.local.duoformer.resnet import SIZES, ResNet, Size
@@ -66,7 +67,8 @@ class Model(nnx.Module):
     """Logits of the classes."""
     maps = self._maps(images)
     tokens = self.encoder(self._lists(maps), maps[-1].shape[1:3], key=key)
-    return self.head(tokens).astype("float32")
+    logits = self.head(tokens)
+    return logits.astype(wide(logits))
 
   def features(
     self, images: Float[Array, "B H W C"], *, key: Key[Array, ""] | None = None

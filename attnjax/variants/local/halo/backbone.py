@@ -3,10 +3,10 @@
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from attnjax.core.softmax import wide
 from attnjax.variants.local.halo.layer import Layer
 
 WIDTHS, HEADS = (64, 128, 256, 512), (4, 8, 8, 8)
@@ -148,7 +148,8 @@ class Model(nnx.Module):
     """Logits of the classes."""
     x = self.features(images)[-1]
     x = x if self.last is None else jax.nn.silu(self.last(x))
-    return self.head(x.mean(axis=(1, 2))).astype(jnp.float32)
+    logits = self.head(x.mean(axis=(1, 2)))
+    return logits.astype(wide(logits))
 
   def features(self, images: Float[Array, "B H W C"]) -> list[Array]:
     """The map (B, h, w, D) after every stage, for dense tasks."""

@@ -7,6 +7,7 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
+from attnjax.core.softmax import wide
 from attnjax.nn.patches import Patches
 from attnjax.nn.transformer import Block, keys, layer_norm, rates
 from attnjax.variants.local.hilo.layer import Layer
@@ -99,7 +100,8 @@ class Model(nnx.Module):
   ) -> Float[Array, "B classes"]:
     """Logits of the classes; `key` turns the dropping of paths on."""
     pooled = self.features(images, key=key)[-1].mean(axis=(1, 2))
-    return self.head(pooled).astype("float32")
+    logits = self.head(pooled)
+    return logits.astype(wide(logits))
 
   def features(
     self, images: Float[Array, "B H W C"], *, key: Key[Array, ""] | None = None

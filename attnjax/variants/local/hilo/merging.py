@@ -10,6 +10,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from attnjax.core.softmax import wide
+
 TAPS = 4  # of a kernel of 2 x 2
 
 
@@ -47,7 +49,7 @@ class DeformableMerge(nnx.Module):
       moves = self.move(cells.reshape(*shape[:3], -1)).reshape(*shape, 2)
       rows, columns = jnp.indices((H, W)).reshape(2, H // 2, 2, W // 2, 2)
       at = jnp.stack([rows, columns], -1).swapaxes(1, 2).reshape(shape[1:] + (2,))
-      cells = jax.vmap(interpolated)(x, at + moves.astype(jnp.float32))
+      cells = jax.vmap(interpolated)(x, at + moves.astype(wide(moves)))
     y = self.project(cells.reshape(B, H // 2, W // 2, -1))
     return jax.nn.gelu(self.norm(y), approximate=False)
 
@@ -57,7 +59,7 @@ def interpolated(
 ) -> Float[Array, "*P C"]:
   """What a map has between its pixels, bilinearly; zero beyond its border."""
   low = jnp.floor(places)
-  total = jnp.zeros((*places.shape[:-1], x.shape[-1]), jnp.float32)
+  total = jnp.zeros((*places.shape[:-1], x.shape[-1]), wide(x))
   for corner in ((0, 0), (0, 1), (1, 0), (1, 1)):
     at = low + jnp.asarray(corner, low.dtype)
     weight = jnp.prod(1 - jnp.abs(places - at), axis=-1, keepdims=True)

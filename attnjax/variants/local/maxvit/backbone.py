@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
+from attnjax.core.softmax import wide
 from attnjax.nn import transformer
 from attnjax.variants.local.maxvit.blocks import Block, norm
 
@@ -101,7 +102,8 @@ class Model(nnx.Module):
   ) -> Float[Array, "B classes"]:
     """Logits of the classes."""
     pooled = self.norm(self.features(images, key=key)[-1].mean(axis=(1, 2)))
-    return self.head(jnp.tanh(self.last(pooled))).astype(jnp.float32)
+    logits = self.head(jnp.tanh(self.last(pooled)))
+    return logits.astype(wide(logits))
 
   def features(
     self, images: Float[Array, "B H W C"], *, key: Key[Array, ""] | None = None

@@ -7,6 +7,7 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
+from attnjax.core.softmax import wide
 from attnjax.nn import transformer
 from attnjax.variants.local.medvitv2.blocks import GFP, LFP
 from attnjax.variants.local.medvitv2.parts import norm
@@ -97,7 +98,8 @@ class Model(nnx.Module):
   ) -> Float[Array, "B classes"]:
     """Logits of the classes; `key` turns the dropping of paths on."""
     pooled = self.features(images, key=key)[-1].mean(axis=(1, 2))
-    return self.head(pooled).astype("float32")
+    logits = self.head(pooled)
+    return logits.astype(wide(logits))
 
   def features(
     self, images: Float[Array, "B H W C"], *, key: Key[Array, ""] | None = None
