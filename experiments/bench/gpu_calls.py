@@ -108,6 +108,39 @@ def calls(
   return dict(zip(KERNELS[tiles.apart], map(from_equation, found), strict=True))
 
 
+def decode(
+  capability: int,
+  H: int = 128,
+  V: int = 128,
+  dtype="bfloat16",
+  program: Program | None = None,
+  shape: tuple[int, int, int, int, int] = (1, 1, 8192, 32, 8),
+) -> Call:
+  """The kernel of few queries; arguments as for `calls`."""
+  from pallas_kernels.flash import triton_gpu
+  from pallas_kernels.flash.triton_gpu import decode as few
+  from pallas_kernels.flash.triton_gpu.program import write
+
+  B, T, S, N, K = shape
+  program = causal_program() if program is None else program
+  tile = triton_gpu.defaults((T, S, H, V), dtype, capability).forward
+  q, k, v = (
+    jax.ShapeDtypeStruct(size, dtype)
+    for size in ((B, T, N, H), (B, S, K, H), (B, S, K, V))
+  )
+  lists = schedule(T, S, (tile.block_q, tile.block_k))
+  split: Any = few.Split.of(q, k, v, lists, tile, capability)
+  source = write(program, (B, N, T, S))
+
+  def run(q, k, v, operands, lists):
+    p = dataclasses.replace(program, operands=operands)
+    return few.forward(q, k, v, None, p, source, lists, split, H**-0.5)
+
+  traced = jax.make_jaxpr(run)(q, k, v, program.operands, lists)
+  (found,) = [e for e in traced.jaxpr.eqns if e.primitive.name == "triton_kernel_call"]
+  return from_equation(found)
+
+
 def schedule(T: int, S: int, blocks) -> Schedule:
   """The shapes of a schedule that may visit every block."""
   counts = [-(-n // b) for n, b in zip((T, S), blocks)]

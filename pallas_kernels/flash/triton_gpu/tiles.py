@@ -9,7 +9,10 @@ from pallas_kernels.flash.triton_gpu.form import Width
 
 # Bytes of shared memory that one program may have, by compute capability.
 _LARGE, _SMALL = 227 * 1024, 99 * 1024
-SHARED = {80: 163 * 1024, 86: _SMALL, 89: _SMALL, 90: _LARGE, 100: _LARGE, 120: _SMALL}
+SHARED = {75: 64 * 1024, 80: 163 * 1024, 86: _SMALL, 89: _SMALL}
+SHARED |= {90: _LARGE, 100: _LARGE, 120: _SMALL}
+# So many queries are few: their keys are split among programs.
+FEW = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -215,7 +218,7 @@ def _fitted(tile: Tile, name: str, H: int, V: int, dtype, device: int) -> Tile:
       tile = dataclasses.replace(tile, stages=tile.stages - 1)
     elif getattr(tile, held) > 16:
       rows = getattr(tile, held) // 2
-      warps = max(1, min(tile.warps, rows // 16))
+      warps = max(4, min(tile.warps, rows // 16))
       tile = dataclasses.replace(tile, **{held: rows}, warps=warps)
     else:
       break
@@ -229,11 +232,14 @@ def _walking(tile: Tile, side: str, most: int) -> Tile:
 
 
 def _shortened(tile: Tile, T: int, S: int, held: str) -> Tile:
-  """The tile for short sequences; a warp takes 16 rows or more of what is held."""
+  """The tile for short sequences; a warp takes 16 rows or more of what is held.
+
+  Four warps at least: registers of fewer would not hold the walked tile.
+  """
   most = {"block_q": max(16, power(T)), "block_k": max(16, power(S))}
   sizes = {side: min(getattr(tile, side), most[side]) for side in most}
   walked = sizes["block_k" if held == "block_q" else "block_q"]
-  warps = max(1, min(tile.warps, sizes[held] // 16))
+  warps = max(4, min(tile.warps, sizes[held] // 16))
   return Tile(**sizes, warps=warps, stages=tile.stages, masked=min(tile.masked, walked))
 
 

@@ -1,0 +1,109 @@
+"""Few queries, which alone would leave most of a GPU idle: the keys are split too.
+
+A group's heads become rows of one tile, and the blocks that a row of the schedule
+lists are divided among programs. Each gives its own weighted sum; XLA joins them, in a
+fixed order. Masks that differ by head are not split: their rows have different lists.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from pallas_kernels import calling
+from pallas_kernels.flash.triton_gpu import launch
+from pallas_kernels.flash.triton_gpu.decode_kernel import decode_kernel
+from pallas_kernels.flash.triton_gpu.tiles import (
+  FEW,
+  Tile,
+  estimate,
+  limit,
+  power,
+)
+
+# Programs that keep the largest GPU busy, two a processor, and rows of a tile.
+PROGRAMS, ROWS = 264, 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+  """How the work is divided.
+
+  Attributes:
+    tile: of a program.
+    blocks: tiles that hold the rows of a group.
+    parts: programs that share the keys of a head.
+  """
+
+  tile: Tile
+  blocks: int
+  parts: int
+
+  @classmethod
+  def of(cls, q, k, v, schedule, tile: Tile, capability: int) -> "Split | None":
+    """The split of these queries; None where they are many or heads' masks differ."""
+    (B, T, N, H), K = q.shape, k.shape[2]
+    _, heads, lines, most = schedule.index.shape
+    if T > FEW or heads > 1 or lines > 1:
+      return None
+    rows, V = N // K * T, v.shape[3]
+    tile = dataclasses.replace(
+      tile,
+      block_q=min(ROWS, max(16, power(rows))),
+      block_k=schedule.block_k,
+      masked=schedule.block_k,
+    )
+    problem = "forward", H, V, q.dtype, capability
+    while tile.block_q > 16 and estimate(tile, *problem) > limit(capability):
+      tile = dataclasses.replace(tile, block_q=tile.block_q // 2)
+    blocks = -(-rows // tile.block_q)
+    # A part has two blocks at least: its own beginning and end are work too.
+    parts = min(-(-PROGRAMS // (B * K * blocks)), -(-most // 2))
+    return cls(tile, blocks, parts)
+
+
+def forward(q, k, v, sinks, program, source, schedule, split: Split, scale: float):
+  """(out, top, total), as `triton_gpu.forward`."""
+  (B, T, N, _), (_, S, K, V) = q.shape, v.shape
+  lines = B, K, split.parts, N // K, T
+  acc, top, total = calling.triton(
+    q,
+    k,
+    v,
+    schedule.index,
+    schedule.full,
+    schedule.count,
+    program.operands,
+    kernel=decode_kernel,
+    out_type=(
+      jax.ShapeDtypeStruct((*lines, V), jnp.float32),
+      jax.ShapeDtypeStruct(lines, jnp.float32),
+      jax.ShapeDtypeStruct(lines, jnp.float32),
+    ),
+    grid=(B * K * split.blocks * split.parts,),
+    name="flash_decode",
+    warps=split.tile.warps,
+    stages=split.tile.stages,
+    T=T,
+    S=S,
+    PARTS=split.parts,
+    F=launch.form(q, v, source, scale, split.tile, schedule, "k"),
+  )
+  sinks = None if sinks is None else sinks.reshape(K, N // K, 1)
+  out, top, total = joined(acc, top, total, sinks)
+  out = out.transpose(0, 3, 1, 2, 4).reshape(B, T, N, V)
+  top, total = (x.transpose(0, 3, 1, 2).reshape(B, T, N) for x in (top, total))
+  return out.astype(v.dtype), top, total
+
+
+def joined(acc, top, total, sinks):
+  """(out, top, total) of all parts, which are the third axis, and of the sinks."""
+  whole = top.max(axis=2)
+  whole = whole if sinks is None else jnp.maximum(whole, sinks)
+  pivot = jnp.where(jnp.isneginf(whole), 0.0, whole)
+  shrink = jnp.exp(top - pivot[:, :, None])
+  total = (total * shrink).sum(axis=2)
+  if sinks is not None:
+    total += jnp.exp(sinks - pivot)
+  out = (acc * shrink[..., None]).sum(axis=2)
+  return out / jnp.where(total == 0, 1.0, total)[..., None], whole, total
