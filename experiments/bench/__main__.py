@@ -22,7 +22,7 @@ import sys
 from pathlib import Path
 
 from experiments import errors
-from experiments.bench import kernels, machines
+from experiments.bench import kernels, lowering, machines
 
 _KINDS = ("cpu", "tpu", "gpu", "lowering", "tune", "length", "device")
 
@@ -123,13 +123,19 @@ def _compiled(kind: str, only: str) -> tuple[list[dict], bool]:
   if only and only not in _kernels():
     raise errors.UserError(contract.unknown("package of kernels", only, _kernels()))
   rows: list[dict] = []
+  jobs: list[lowering.Job] = []
   holds = True
   for name in [only] if only else _kernels():
     print(f"{name}: {kind}", flush=True)
     module = importlib.import_module(f"experiments.bench.kernels.{name}")
+    if kind == "lowering":
+      jobs += module.jobs()
+      continue
     found, right = getattr(module, kind)()
     rows += [{"package": name} | row for row in found]
     holds &= right
+  if kind == "lowering":
+    return lowering.rows(jobs)
   return rows, holds
 
 

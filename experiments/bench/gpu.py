@@ -6,14 +6,21 @@ loop over full blocks. Those times the warps, over the scores of a trip, compare
 kernels of different tiles: `a score`.
 """
 
+import dataclasses
+
+import jax
+
 from experiments.bench import cubin, gpu_peer
+from experiments.bench import tpu as schedules
 from experiments.bench.gpu_calls import Call, calls
 
 CAPABILITIES = (80, 90, 100)
-HEADS = ((64, 64), (80, 80), (96, 96), (128, 128), (192, 128), (256, 256))
+# Of kernels that share the other's estimate of memory.
+PARTS = {"values": "keys", "decode": "forward"}
 # Threads, blocks and bytes of shared memory of a processor.
 _PROCESSOR = {80: (2048, 32, 164 * 1024), 90: (2048, 32, 228 * 1024)}
 _PROCESSOR[100] = _PROCESSOR[90]
+_PROCESSOR[89] = _PROCESSOR[120] = 1536, 24, 100 * 1024
 
 
 def row(name, kernel: str, call: Call, capability: int, block, loop=0, **more) -> dict:
@@ -31,7 +38,8 @@ def row(name, kernel: str, call: Call, capability: int, block, loop=0, **more) -
   compiled = call.compile(capability)
   found = cubin.read(compiled.ptx)
   warps = call.options["num_warps"]
-  steady = found.pop("loops")[loop]
+  loops = found.pop("loops")
+  steady = loops[loop] if loops else {"total": 0}
   scores = block[0] * block[1]
   shared = compiled.shared
   return {
@@ -88,30 +96,55 @@ def rows(capabilities=CAPABILITIES, H: int = 128, V: int = 128):
   return table, holds
 
 
-def lowering(heads=HEADS, capabilities=CAPABILITIES, dtype="bfloat16") -> list[dict]:
-  """Every kernel with its default tiles for all head sizes; `problems` names faults."""
+def lowered(
+  capability: int, H: int, V: int, dtype="bfloat16", case="causal", T: int = 4001
+) -> list[dict]:
+  """Every kernel of a case with its default tiles; `problems` names faults.
+
+  Args:
+    capability: compute capability.
+    H: size of a head of queries and keys.
+    V: size of a head of values.
+    dtype: of the inputs.
+    case: one of `tpu.features()`.
+    T: queries and, where they are not few, keys. By default a number that no tile
+      divides, for which the kernels have more to do.
+  """
   from pallas_kernels.flash.triton_gpu import tiles as sizes
 
+  problem = schedules.features()[case]
+  S = 4001 if T <= sizes.FEW else T
+  operands = tuple(_resized(x, T, S) for x in problem.program.operands)
+  program = dataclasses.replace(problem.program, operands=operands)
+  shape = 1, T, S, 16, 4
+  given = dict(dtype=dtype, program=program, shape=shape, sinks=problem.sinks)
   table = []
-  for capability in capabilities:
-    for H, V in heads:
-      chosen = sizes.defaults((4096, 4096, H, V), dtype, capability)
-      for kernel, call in calls(capability, H, V, dtype, tiles=chosen).items():
-        form = call.constants["F"]
-        block = form.block_q, form.block_k
-        line = row("attnjax", kernel, call, capability, block, H=H, V=V)
-        part = "keys" if kernel == "values" else kernel
-        tile = getattr(chosen, part)
-        line["estimate"] = sizes.estimate(tile, part, H, V, dtype, capability)
-        line["problems"] = _problems(line, sizes.limit(capability))
-        table.append(line)
+  for kernel, call in calls(capability, H, V, **given).items():
+    form, options = call.constants["F"], call.options
+    block = form.block_q, form.block_k
+    more = {"dtype": dtype, "case": case, "T": T, "H": H, "V": V}
+    line = row("attnjax", kernel, call, capability, block, **more)
+    part = PARTS.get(kernel, kernel)
+    warps, stages = options["num_warps"], options["num_stages"]
+    tile = sizes.Tile(*block, warps, stages, form.masked)
+    line["estimate"] = sizes.estimate(tile, part, H, V, dtype, capability)
+    line["problems"] = problems(line, sizes.limit(capability))
+    table.append(line)
   return table
 
 
-def _problems(line: dict, limit: int) -> str:
+def _resized(x, T: int, S: int):
+  """An operand's shape for T queries and S keys."""
+  shape = *x.shape[:2], min(x.shape[2], T), min(x.shape[3], S)
+  return jax.ShapeDtypeStruct(shape, x.dtype)
+
+
+def problems(line: dict, limit: int) -> str:
+  """The faults of a line, by name."""
   faults = {
     "spills": line["stack"] or line["spills"],
     "no tensor cores": not line["tensor"],
+    "products wait": line["serialized"],
     "shared memory": line["shared"] > limit,
     "estimate too low": line["estimate"] < line["shared"],
   }

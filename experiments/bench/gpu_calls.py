@@ -5,16 +5,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import AbstractDevice, AbstractMesh
 
 from attnjax.core.elementwise import elementwise
 from attnjax.core.masks.schedule import Schedule
 from attnjax.core.scores import Program
-
-# The kernel that makes both, or one that makes each, as the tiles say.
-KERNELS: dict[bool, tuple[str, ...]] = {
-  False: ("forward", "queries", "keys"),
-  True: ("forward", "queries", "keys", "values"),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,8 +65,11 @@ def calls(
   program: Program | None = None,
   tiles=None,
   shape: tuple[int, int, int, int, int] = (1, 4096, 4096, 16, 16),
+  sinks: bool = False,
 ) -> dict[str, Call]:
   """The kernels of a problem, by name, traced through the package itself.
+
+  Where the gradients of keys and of values are made apart, these are "values".
 
   Args:
     capability: compute capability, 90 for an H100.
@@ -81,12 +79,14 @@ def calls(
     program: between q.k and the weights; causal if not given.
     tiles: the defaults if not given.
     shape: (B, T, S, N, K).
+    sinks: whether there are any.
   """
   from pallas_kernels.flash import triton_gpu
 
   B, T, S, N, K = shape
   program = causal_program() if program is None else program
-  tiles = tiles or triton_gpu.defaults((T, S, H, V), dtype, capability)
+  heavy = program.score is not None or program.keep is not None
+  tiles = tiles or triton_gpu.defaults((T, S, H, V), dtype, capability, heavy)
   q, k, v, g = (
     jax.ShapeDtypeStruct(size, dtype)
     for size in ((B, T, N, H), (B, S, K, H), (B, S, K, V), (B, T, N, V))
@@ -94,51 +94,32 @@ def calls(
   row = jax.ShapeDtypeStruct((B, T, N), jnp.float32)
   given = dict(scale=H**-0.5, tiles=tiles)
 
-  def run(q, k, v, g, row, operands, first, second):
+  def run(q, k, v, g, row, sinks, operands, first, second):
     p = dataclasses.replace(program, operands=operands)
-    out = triton_gpu.forward(q, k, v, None, p, first, **given)
+    out = triton_gpu.forward(q, k, v, sinks, p, first, **given)
     return out, triton_gpu.backward(q, k, v, g, row, row, p, second, **given)
 
   lists = [schedule(T, S, b) for b in (tiles.forward_blocks, tiles.backward_blocks)]
   operands = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), program.operands
   )
-  traced = jax.make_jaxpr(run)(q, k, v, g, row, operands, *lists)
-  found = [e for e in traced.jaxpr.eqns if e.primitive.name == "triton_kernel_call"]
-  return dict(zip(KERNELS[tiles.apart], map(from_equation, found), strict=True))
+  extra = jax.ShapeDtypeStruct((N,), jnp.float32) if sinks else None
+  with target(capability):
+    traced = jax.make_jaxpr(run)(q, k, v, g, row, extra, operands, *lists)
+  made: dict[str, Call] = {}
+  for equation in traced.jaxpr.eqns:
+    if equation.primitive.name == "triton_kernel_call":
+      name = equation.params["name"].removeprefix("flash_").removeprefix("backward_")
+      made["values" if name in made else name] = from_equation(equation)
+  return made
 
 
-def decode(
-  capability: int,
-  H: int = 128,
-  V: int = 128,
-  dtype="bfloat16",
-  program: Program | None = None,
-  shape: tuple[int, int, int, int, int] = (1, 1, 8192, 32, 8),
-) -> Call:
-  """The kernel of few queries; arguments as for `calls`."""
-  from pallas_kernels.flash import triton_gpu
-  from pallas_kernels.flash.triton_gpu import decode as few
-  from pallas_kernels.flash.triton_gpu.program import write
-
-  B, T, S, N, K = shape
-  program = causal_program() if program is None else program
-  tile = triton_gpu.defaults((T, S, H, V), dtype, capability).forward
-  q, k, v = (
-    jax.ShapeDtypeStruct(size, dtype)
-    for size in ((B, T, N, H), (B, S, K, H), (B, S, K, V))
-  )
-  lists = schedule(T, S, (tile.block_q, tile.block_k))
-  split: Any = few.Split.of(q, k, v, lists, tile, capability)
-  source = write(program, (B, N, T, S))
-
-  def run(q, k, v, operands, lists):
-    p = dataclasses.replace(program, operands=operands)
-    return few.forward(q, k, v, None, p, source, lists, split, H**-0.5)
-
-  traced = jax.make_jaxpr(run)(q, k, v, program.operands, lists)
-  (found,) = [e for e in traced.jaxpr.eqns if e.primitive.name == "triton_kernel_call"]
-  return from_equation(found)
+def target(capability: int):
+  """A context in which programs are made for a GPU that is not here."""
+  kind = {80: "A100", 89: "L40S", 90: "H100", 100: "B200", 120: "GeForce RTX 5090"}
+  device = AbstractDevice(f"NVIDIA {kind[capability]}", None, "gpu")
+  mesh = AbstractMesh((1,), ("x",), abstract_device=device)
+  return jax.sharding.use_abstract_mesh(mesh)
 
 
 def schedule(T: int, S: int, blocks) -> Schedule:

@@ -12,6 +12,7 @@ from jax.sharding import AbstractDevice, AbstractMesh
 
 from attnjax import attention
 from attnjax.core import platform, scan
+from attnjax.core.scores import Program
 from pallas_kernels import decayed_linear
 from pallas_kernels.flash import triton_gpu
 from pallas_kernels.flash.triton_gpu import tiles as gpu_tiles
@@ -101,7 +102,7 @@ class PlatformTest(parameterized.TestCase):
     shape = jax.ShapeDtypeStruct((1, 2048, 4, 128), "bfloat16")
     for kind, capability in (("NVIDIA L4", 89), ("NVIDIA B200", 100)):
       with _described(kind, "gpu"):
-        tiles = triton_gpu.fitting(shape, shape, shape, None)
+        tiles = triton_gpu.fitting(shape, shape, shape, Program())
       gpu_tiles.check(tiles, 128, 128, "bfloat16", capability)
       wanted = gpu_tiles.defaults((2048, 2048, 128, 128), "bfloat16", capability)
       self.assertEqual(tiles, wanted)

@@ -15,8 +15,7 @@ _GPU = """
 import json
 from experiments.bench.kernels import prefix_softmax as bench
 
-bench.CAPABILITIES = ({capability},)
-print(json.dumps(list(bench._gpu_rows(({E},)))))
+print(json.dumps(bench.gpu_rows({capability}, {E}, {dtype!r})))
 """
 _MESH = """
 import json
@@ -55,9 +54,9 @@ class LoweringTest(parameterized.TestCase):
     self.assertGreaterEqual(found["kernels"], 2)
     self.assertEqual(found["sent"], [])
 
-  @parameterized.parameters((80, 128), (90, 96))
-  def test_gpu_without_spills(self, capability, E):
-    rows = child(_GPU.format(capability=capability, E=E))
+  @parameterized.parameters((120, 128, "bfloat16"), (90, 160, "float32"))
+  def test_gpu_without_spills(self, capability, E, dtype):
+    rows = child(_GPU.format(capability=capability, E=E, dtype=dtype))
     self.assertEqual([row["part"] for row in rows], ["forward", "backward"])
     for row in rows:
       self.assertEqual(row["problems"], "", row)

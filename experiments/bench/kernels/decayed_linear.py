@@ -12,19 +12,18 @@ often as it turns.
 
 import functools
 import re
-import warnings
 from collections.abc import Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from experiments.bench import bundles, cubin, gpu_calls
+from experiments.bench import bundles, cubin, gpu_calls, linear_peer, lowering
 from experiments.bench import gpu as machine_code
 from experiments.bench import tpu as schedules
 
 HEADS = ((64, 64), (80, 80), (96, 96), (128, 128), (192, 128), (256, 256))
-CAPABILITIES = (80, 90)
+CAPABILITIES, CHIPS = (80, 90), (80, 89, 90, 100, 120)
 KERNELS = ("forward", "states", "backward")
 T, N = 4096, 16
 # Products a cycle of the matrix units, and bytes a cycle of the memory: 819 GB/s at
@@ -65,7 +64,10 @@ def gpu() -> tuple[list[dict], bool]:
   rows, holds = [], True
   for capability in CAPABILITIES:
     ours = list(_gpu_rows(capability, 128, 128))
-    theirs = list(_peers(capability))
+    theirs = [
+      _gpu_row("fla", part, one, 64, width, width, 128, 128, capability)
+      for part, one, width in linear_peer.calls(capability, N)
+    ]
     sums = (sum(row["a token"] for row in part) for part in (ours, theirs))
     holds &= not theirs or next(sums) <= next(sums)
     holds &= not any(row["problems"] for row in ours)
@@ -74,14 +76,25 @@ def gpu() -> tuple[list[dict], bool]:
   return rows, holds
 
 
-def lowering() -> tuple[list[dict], bool]:
-  """(the table, whether all compile within their machines' limits); prints it."""
-  rows, fine = _shown(
-    row for m in bundles.TOPOLOGIES for H, E in HEADS for row in _tpu_rows(m, H, E)
-  )
-  more = [row for c in CAPABILITIES for H, E in HEADS for row in _gpu_rows(c, H, E)]
-  print(machine_code.show(more))
-  return rows + more, fine and not any(row["problems"] for row in more)
+def jobs() -> list[lowering.Job]:
+  """All sizes of heads on all machines, in float32 two of them."""
+  found = []
+  for H, E in HEADS:
+    found += [(tpu_rows, machine, H, E) for machine in bundles.TOPOLOGIES]
+    found += [(gpu_rows, chip, H, E) for chip in CHIPS]
+  for chip in CHIPS:
+    found += [(gpu_rows, chip, size, size, "float32") for size in (64, 256)]
+  return [("decayed_linear", functools.partial(*job)) for job in found]
+
+
+def tpu_rows(machine: str, H: int, E: int) -> list[dict]:
+  """Every kernel for a TPU."""
+  return list(_tpu_rows(machine, H, E))
+
+
+def gpu_rows(capability: int, H: int, E: int, dtype="bfloat16") -> list[dict]:
+  """Every kernel for a GPU."""
+  return list(_gpu_rows(capability, H, E, dtype))
 
 
 def _tpu_rows(machine: str, H: int, E: int) -> Iterator[dict]:
@@ -136,13 +149,14 @@ def _bytes(kernel: str, tile, H: int, E: int) -> float:
   )
 
 
-def _gpu_rows(capability: int, H: int, E: int) -> Iterator[dict]:
+def _gpu_rows(capability: int, H: int, E: int, dtype="bfloat16") -> Iterator[dict]:
   from pallas_kernels.decayed_linear import triton_gpu
 
   found: dict[str, Any] = {}
   for direction in ("forward", "backward"):
-    function, given = call(triton_gpu, direction, H, E, capability=capability)
-    traced = jax.make_jaxpr(function)(*given)
+    function, given = call(triton_gpu, direction, H, E, dtype, capability)
+    with gpu_calls.target(capability):
+      traced = jax.make_jaxpr(function)(*given)
     for equation in traced.jaxpr.eqns:
       if equation.primitive.name == "triton_kernel_call":
         one: Any = gpu_calls.from_equation(equation)
@@ -154,11 +168,12 @@ def _gpu_rows(capability: int, H: int, E: int) -> Iterator[dict]:
     form = one.constants["F"]
     row = _gpu_row("attnjax", name, one, form.chunk, form.tile_h, form.tile_e, H, E,
                    capability)  # fmt: skip
-    row["estimate"] = triton_gpu.estimate(tiles, name.split()[0], "bfloat16")
+    row["estimate"] = triton_gpu.estimate(tiles, name.split()[0], dtype)
     faults = {
       "spills": row["stack"] or row["spills"],
       "no tensor cores": not row["tensor"],
-      "shared memory": row["shared"] > row["estimate"],
+      "products wait": row["serialized"],
+      "estimate too low": row["shared"] > row["estimate"],
     }
     yield row | {"problems": ", ".join(k for k, fault in faults.items() if fault)}
 
@@ -191,55 +206,6 @@ def _gpu_row(whose, part, one, chunk, tile_h, tile_e, H, E, capability) -> dict:
     "tensor": len(re.findall(r"wgmma\.mma_async|mma\.sync", compiled.ptx)),
     "a token": round(issued * warps * programs / chunk, 1),
   }
-
-
-def _peers(capability: int) -> Iterator[dict]:
-  """Rows of fla's kernels, with its choices."""
-  try:
-    with warnings.catch_warnings():
-      warnings.simplefilter("ignore")
-      from fla.ops.common import chunk_h, chunk_o
-  except ImportError:
-    return
-  wide = 128 if capability >= 90 else 64
-  kernels = {
-    "states": (chunk_h.chunk_fwd_kernel_h, 64, {}),
-    "output": (chunk_o.chunk_fwd_kernel_o, 64, {}),
-    "states back": (chunk_h.chunk_bwd_kernel_dh, 64, {"dh": "*fp32"}),
-    "keys": (chunk_o.chunk_bwd_kernel_dqkwg, wide, {"h": "*fp32", "dh": "*fp32"}),
-    "values": (chunk_o.chunk_bwd_kernel_dv, wide, {"dh": "*fp32"}),
-  }
-  for part, (kernel, width, kinds) in kernels.items():
-    while not hasattr(kernel, "params"):
-      kernel = kernel.fn
-    one = _peer(kernel, width, kinds)
-    yield _gpu_row("fla", part, one, 64, width, width, 128, 128, capability)
-
-
-def _peer(function, width: int, kinds) -> gpu_calls.Call:
-  constants: dict[str, Any] = dict(H=N, HV=N, HQ=N, NG=1, B=1, K=128, V=128)
-  constants |= dict(BT=64, BS=64, BK=width, BV=width, USE_G=True)
-  constants |= dict(USE_INITIAL_STATE=True, STORE_FINAL_STATE=True)
-  constants |= dict(STORE_INITIAL_STATE_GRADIENT=True, USE_FINAL_STATE_GRADIENT=True)
-  names = [p.name for p in function.params]
-  wide = dict.fromkeys(("g", "dg", "h0", "ht", "dht", "dh0"), "*fp32")
-  kinds = {"scale": "fp32", "T": "i32"} | wide | kinds
-  absent = ("g_gamma", "gk", "gv", "cu_seqlens", "split_offsets", "chunk_indices", "dw")
-  absent += ("dv",) if "dw" in names else ()
-  constants |= dict.fromkeys(absent)
-  switches = [n for n in names if n.isupper() and n not in constants and len(n) > 2]
-  constants = {n: c for n, c in constants.items() if n in names}
-  constants |= dict.fromkeys(switches, False)
-  signature = {
-    n: "constexpr" if n in constants else kinds.get(n, "*bf16") for n in names
-  }
-  attributes = {
-    (i,): [["tt.divisibility", 16]]
-    for i, kind in enumerate(signature.values())
-    if kind.startswith("*")
-  }
-  how = dict(num_warps=4, num_stages=3, ptx_version=88)
-  return gpu_calls.Call(function, signature, constants, attributes, how)
 
 
 def _shown(rows) -> tuple[list[dict], bool]:

@@ -1,7 +1,15 @@
 """The softmax engine's kernels (`pallas_kernels.flash`)."""
 
+import functools
+from typing import Any
+
+from experiments.bench import bundles, lowering
 from experiments.bench import gpu as machine_code
 from experiments.bench import tpu as schedules
+
+HEADS = (32, 64, 80, 96, 128, (192, 128), 256)
+# Of GPUs; a feature is compiled for the second, which have the four kinds of products.
+CAPABILITIES, KINDS = (80, 89, 90, 100, 120), (80, 90, 100, 120)
 
 
 def tpu() -> tuple[list[dict], bool]:
@@ -14,16 +22,50 @@ def gpu() -> tuple[list[dict], bool]:
   return machine_code.rows()
 
 
-def lowering() -> tuple[list[dict], bool]:
-  """(the table, whether all compile within their machines' limits); prints it."""
-  found: list[dict] = []
-  for row in schedules.lowering():
+def jobs() -> list[lowering.Job]:
+  """All head sizes on all machines; each feature by itself with heads of 128.
+
+  The numbers of queries, and features in float32, are tried where they choose tiles
+  that the rest does not have.
+  """
+  found = []
+  heads = [head if isinstance(head, tuple) else (head, head) for head in HEADS]
+  for machine in bundles.TOPOLOGIES:
+    found += [(tpu_rows, machine, H, V, "causal") for H, V in heads]
+    found += [(tpu_rows, machine, 128, 128, name) for name in schedules.features()]
+  gpu_rows = machine_code.lowered
+  for chip in CAPABILITIES:
+    found += [(gpu_rows, chip, H, V) for H, V in heads]
+  for chip in KINDS:
+    found += [(gpu_rows, chip, H, V, "float32") for H, V in heads]
+    for name in schedules.features():
+      found.append((gpu_rows, chip, 128, 128, "bfloat16", name))
+    for name in ("bias", "softcap", "dropout"):
+      found.append((gpu_rows, chip, 64, 64, "float32", name))
+      found.append((gpu_rows, chip, 256, 256, "bfloat16", name))
+    for size in (64, 128, 256):
+      for dtype in ("bfloat16", "float32"):
+        found.append((gpu_rows, chip, size, size, dtype, "causal", 1))
+    found.append((gpu_rows, chip, 128, 128, "bfloat16", "causal", 16))
+    found += [(gpu_rows, chip, 128, 128, "bfloat16", "causal", T) for T in (300, 50)]
+  return [("flash", functools.partial(*job)) for job in found]
+
+
+def tpu_rows(machine: str, H: int, V: int, feature: str) -> list[dict]:
+  """Both kernels with a feature, by default tiles."""
+  given = schedules.features()[feature]
+  sizes = {"N": 4, "K": 2, "H": H, "V": V}
+  problem = schedules.Problem(given.program, given.sinks, **sizes)
+  kind = bundles.TOPOLOGIES[machine][1]
+  cut = schedules.mosaic_tpu.defaults(*problem.arrays(), problem.program, kind)
+  estimate = schedules.mosaic_tpu.estimate(cut, *problem.arrays(), problem.program)
+  rows = []
+  for kernel in schedules.KERNELS:
+    read = schedules.compiled(machine, kernel, problem, cut)
+    row: dict[str, Any] = {"machine": machine, "kernel": kernel, "case": feature}
+    row |= {"H": H, "V": V, "bundles": read.bundles, "unit": read.bound}
+    row["MiB"] = round(sum(read.memory.values()) / 2**20, 1)
+    row["estimate"] = round(getattr(estimate, kernel) / 2**20, 1)
     row["problems"] = "estimate too low" if row["estimate"] < row["MiB"] else ""
-    schedules.show([row], head=not found)
-    found.append(row)
-  table = machine_code.lowering()
-  print(machine_code.show(table))
-  found += table
-  faults = [row for row in found if row["problems"]]
-  print(f"{len(found)} kernels compiled, {len(faults)} with problems")
-  return found, not faults
+    rows.append(row)
+  return rows

@@ -30,7 +30,7 @@ from attnjax.core import masks
 from attnjax.core import scores as scores_of
 from attnjax.core.scores import Scores
 from attnjax.variants.local import neighborhood
-from experiments.bench import bundles, tpu_peer
+from experiments.bench import bundles, lowering, tpu_peer
 from experiments.bench import tpu as schedules
 from pallas_kernels.flash import mosaic_tpu
 
@@ -66,9 +66,23 @@ def gpu() -> tuple[list[dict], bool]:
   return [], True
 
 
-def lowering() -> tuple[list[dict], bool]:
-  """The same."""
-  return [], True
+def jobs() -> list[lowering.Job]:
+  """Both kernels with the mask as a rule, on every TPU."""
+  return [
+    ("neighbourhood", functools.partial(lowered, machine))
+    for machine in bundles.TOPOLOGIES
+  ]
+
+
+def lowered(machine: str) -> list[dict]:
+  """Rows of the kernels for a machine."""
+  rows = []
+  for kernel in schedules.KERNELS:
+    read, _ = _own(kernel, STEPS[1], masks.Neighborhood(GRID, WINDOW), machine)
+    memory = round(sum(read.memory.values()) / 2**20, 1)
+    row = {"machine": machine, "kernel": kernel, "bundles": read.bundles}
+    rows.append(row | {"MiB": memory, "problems": ""})
+  return rows
 
 
 def _rows() -> Iterator[dict]:
@@ -113,7 +127,7 @@ def _row(
   return row | own | {"ends": ends, "total": total, "sums": 0, "unit": read.bound}
 
 
-def _own(kernel: str, step: tuple[int, int], mask: masks.Mask):
+def _own(kernel: str, step: tuple[int, int], mask: masks.Mask, machine=MACHINE):
   """(our compiled kernel, its visits of full and of partial blocks)."""
   T = math.prod(GRID)
   inner = min(step)
@@ -129,6 +143,6 @@ def _own(kernel: str, step: tuple[int, int], mask: masks.Mask):
   line = jax.ShapeDtypeStruct((1, T, 1), jnp.float32)
   given = (q, q, q, None) if kernel == "forward" else (q, q, q, q, line, line)
   run = functools.partial(getattr(mosaic_tpu, kernel), scale=SIZE**-0.5, tiles=cut)
-  _, kernels = bundles.compile_for(MACHINE, run, (*given, *lists))
+  _, kernels = bundles.compile_for(machine, run, (*given, *lists))
   (read,) = (x for x in kernels if x.name == f"flash_{kernel}")
   return read, {"full": full, "partial": count - full}

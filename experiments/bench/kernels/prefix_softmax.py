@@ -7,19 +7,22 @@ has registers, spills, shared memory and, by kind, the instructions of a chunk's
 `a score` is those for each number of a value. No other library has these kernels.
 """
 
-from collections.abc import Callable, Iterator
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from attnjax.core.scan import Weights
-from experiments.bench import bundles, gpu_calls
+from experiments.bench import bundles, gpu_calls, lowering
 from experiments.bench import gpu as machine_code
 from experiments.bench import tpu as schedules
+from pallas_kernels.flash.triton_gpu.tiles import limit
 
 HEADS = (64, 80, 96, 128, 192, 256)
-CAPABILITIES = (80, 90, 100)
+CAPABILITIES, CHIPS = (80, 90, 100), (80, 89, 90, 100, 120)
+_CALL = "triton_kernel_call"
 T = 4096
 # Bytes a cycle: of memory, 819 GB/s at 1.5 GHz and 1640 GB/s at 1.75 GHz.
 MEMORY = {"v5e": 546, "v6e": 937}
@@ -57,19 +60,22 @@ def tpu() -> tuple[list[dict], bool]:
 
 def gpu() -> tuple[list[dict], bool]:
   """(the table, whether nothing spills); prints it."""
-  return _table(_gpu_rows((128,)))
+  return _table(row for chip in CAPABILITIES for row in gpu_rows(chip, 128))
 
 
-def lowering() -> tuple[list[dict], bool]:
-  """(the table, whether all compile within their machines' limits); prints it."""
-  rows, holds = _shown(
-    _tpu_row(machine, kernel, E, False)
-    for machine in bundles.TOPOLOGIES
-    for E in HEADS
-    for kernel in BOUND
-  )
-  more, fine = _table(_gpu_rows(HEADS))
-  return rows + more, holds and fine
+def jobs() -> list[lowering.Job]:
+  """All sizes of a value on all machines, in float32 those that differ in tiles."""
+  found = []
+  for E in HEADS:
+    found += [(tpu_rows, machine, E) for machine in bundles.TOPOLOGIES]
+    found += [(gpu_rows, chip, E) for chip in CHIPS]
+  found += [(gpu_rows, chip, E, "float32") for chip in CHIPS for E in (16, 64, 160)]
+  return [("prefix_softmax", functools.partial(*job)) for job in found]
+
+
+def tpu_rows(machine: str, E: int) -> list[dict]:
+  """Both kernels."""
+  return [_tpu_row(machine, kernel, E, False) for kernel in BOUND]
 
 
 def _tpu_row(machine: str, kernel: str, E: int, compare: bool) -> dict:
@@ -96,29 +102,25 @@ def _tpu_row(machine: str, kernel: str, E: int, compare: bool) -> dict:
   return row | {"problems": problem}
 
 
-def _gpu_rows(heads) -> Iterator[dict]:
+def gpu_rows(capability: int, E: int, dtype="bfloat16") -> list[dict]:
+  """Both kernels."""
   from pallas_kernels.prefix_softmax import triton_gpu
 
-  for capability in CAPABILITIES:
-    for E in heads:
-      for kernel in BOUND:
-        given = arguments(kernel, E, N=16)
-        tiles = triton_gpu.fitting(given[1])
-        traced = jax.make_jaxpr(call(triton_gpu, kernel, tiles))(*given)
-        found = [
-          e for e in traced.jaxpr.eqns if e.primitive.name == "triton_kernel_call"
-        ]
-        row = machine_code.row(
-          "attnjax",
-          kernel,
-          gpu_calls.from_equation(found[0]),
-          capability,
-          (tiles.size, tiles.width),
-          E=E,
-        )
-        spilled = row["stack"] or row["spills"]
-        faults = {"spills": spilled, "no tensor cores": not row["tensor"]}
-        yield row | {"problems": ", ".join(n for n, fault in faults.items() if fault)}
+  rows = []
+  for kernel in BOUND:
+    given = arguments(kernel, E, N=16, dtype=dtype)
+    with gpu_calls.target(capability):
+      tiles = triton_gpu.fitting(given[1])
+      traced = jax.make_jaxpr(call(triton_gpu, kernel, tiles))(*given)
+    (found,) = (e for e in traced.jaxpr.eqns if e.primitive.name == _CALL)
+    one, block = gpu_calls.from_equation(found), (tiles.size, tiles.width)
+    more = {"E": E, "dtype": dtype}
+    row = machine_code.row("attnjax", kernel, one, capability, block, **more)
+    # Small enough for all of them: nothing chooses tiles by memory.
+    row["estimate"] = limit(89)
+    row["problems"] = machine_code.problems(row, row["estimate"])
+    rows.append(row)
+  return rows
 
 
 def _shown(rows) -> tuple[list[dict], bool]:

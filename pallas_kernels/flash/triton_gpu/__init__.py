@@ -62,9 +62,9 @@ def supports(q, k, v, program) -> None:
 
 def fitting(q, k, v, program) -> Tiles:
   """The default tiles for arrays, or their shapes, on the device they will be on."""
-  del program  # its operands stay in registers
   shape = q.shape[1], k.shape[1], q.shape[3], v.shape[3]
-  return defaults(shape, q.dtype, device())
+  heavy = program.score is not None or program.keep is not None
+  return defaults(shape, q.dtype, device(), heavy)
 
 
 def forward(q, k, v, sinks, program, schedule, *, scale: float, tiles: Tiles):

@@ -137,41 +137,66 @@ def _cut(*tiles) -> Tiles:
   return dataclasses.replace(_tiles(*tiles), apart=True)
 
 
-# By capability and bytes of a number: ((H, V) at most, tiles), as compiled with
-# `experiments.bench.gpu.lowering`: no spills, then the fewest instructions a score.
-_WHOLE = _tiles((64, 32, 4, 2, 16), (64, 16, 4, 2, 16), (16, 64, 4, 2, 16))
-_APART = dataclasses.replace(_WHOLE, apart=True)
+# By capability and bytes of a number: ((H, V) at most, tiles). `experiments.bench
+# lowering` shows that none of them spills where jaxlib's oldest assembler makes the
+# machine code. Three tiles in flight or more: with two the loop begins by waiting for
+# what it has just asked for.
+_SINGLE = (
+  (64, 64, _tiles((64, 16, 4, 3, 16), (32, 32, 4, 2, 16), (16, 32, 4, 2, 16))),
+  (512, 512, _cut((16, 32, 4, 2, 16), (16, 16, 4, 2, 16), (16, 16, 4, 2, 16))),
+)
 _DEFAULTS = {
   80: {
     2: (
-      (64, 64, _tiles((128, 128, 8, 2, 64), (128, 64, 8, 2, 32), (64, 128, 8, 2, 32))),
-      (96, 96, _tiles((128, 128, 8, 2, 64), (128, 64, 8, 2, 32), (32, 128, 8, 2, 16))),
-      (128, 128, _tiles((128, 64, 8, 2, 32), (64, 64, 4, 2, 32), (32, 64, 4, 2, 16))),
-      (192, 128, _cut((128, 32, 8, 2, 32), (128, 16, 8, 2, 16), (16, 128, 8, 2, 16))),
-      (512, 512, _APART),
+      (64, 64, _tiles((128, 128, 8, 3, 64), (128, 64, 8, 3, 32), (64, 128, 8, 3, 32))),
+      (96, 96, _tiles((128, 64, 8, 3, 64), (128, 64, 8, 3, 32), (32, 128, 8, 3, 16))),
+      (128, 128, _tiles((128, 64, 8, 3, 32), (64, 64, 4, 3, 32), (32, 64, 4, 2, 16))),
+      (192, 128, _cut((128, 32, 8, 3, 32), (128, 16, 8, 3, 16), (16, 128, 8, 3, 16))),
+      (512, 512, _cut((64, 32, 4, 3, 16), (64, 16, 4, 3, 16), (16, 64, 4, 3, 16))),
     ),
-    4: ((64, 64, _WHOLE), (512, 512, _APART)),
+    4: _SINGLE,
+  },
+  # As fast as 80, with 99 KiB.
+  86: {
+    2: (
+      (64, 64, _tiles((128, 64, 8, 3, 64), (128, 64, 8, 3, 32), (64, 128, 8, 3, 32))),
+      (96, 96, _tiles((128, 64, 8, 3, 64), (128, 32, 8, 3, 32), (32, 128, 8, 3, 16))),
+      (128, 128, _tiles((128, 32, 8, 3, 32), (64, 32, 4, 3, 32), (16, 64, 4, 3, 16))),
+      (192, 128, _cut((128, 32, 8, 2, 32), (64, 16, 4, 3, 16), (16, 64, 4, 3, 16))),
+      (512, 512, _cut((64, 16, 4, 3, 16), (64, 16, 4, 2, 16), (16, 64, 4, 2, 16))),
+    ),
+    4: _SINGLE,
   },
   90: {
     2: (
+      (64, 64, _tiles((128, 128, 8, 4, 64), (128, 128, 8, 4, 64), (64, 128, 8, 4, 32))),
       (
         128,
         128,
-        _tiles((128, 128, 8, 2, 64), (128, 128, 8, 2, 64), (64, 128, 8, 2, 32)),
+        _tiles((128, 128, 8, 3, 64), (128, 64, 8, 3, 64), (64, 128, 8, 3, 32)),
       ),
-      (192, 128, _cut((128, 64, 8, 2, 32), (128, 64, 8, 2, 32), (64, 128, 8, 2, 32))),
-      (512, 512, _cut((128, 64, 8, 2, 32), (128, 32, 8, 2, 16), (32, 128, 8, 2, 16))),
+      (192, 128, _cut((128, 64, 8, 3, 32), (128, 64, 8, 3, 32), (64, 128, 8, 3, 32))),
+      (512, 512, _cut((128, 64, 8, 2, 32), (128, 32, 8, 3, 16), (32, 128, 8, 3, 16))),
     ),
-    4: ((64, 64, _WHOLE), (512, 512, _APART)),
+    4: (
+      (64, 64, _tiles((64, 32, 4, 3, 16), (64, 32, 4, 2, 16), (16, 64, 4, 3, 16))),
+      (512, 512, _cut((64, 32, 4, 2, 16), (16, 32, 4, 2, 16), (16, 16, 4, 2, 16))),
+    ),
   },
 }
 _DEFAULTS[100] = {
   2: (
-    (64, 64, _tiles((128, 128, 8, 2, 64), (128, 128, 8, 2, 64), (64, 128, 4, 2, 32))),
-    *_DEFAULTS[90][2],
+    (64, 64, _tiles((128, 128, 8, 3, 64), (128, 128, 8, 3, 64), (64, 128, 4, 3, 32))),
+    (128, 128, _tiles((128, 128, 8, 3, 64), (128, 64, 8, 3, 64), (64, 128, 8, 3, 32))),
+    (192, 128, _cut((128, 64, 8, 3, 32), (128, 64, 8, 2, 32), (64, 128, 8, 2, 32))),
+    (512, 512, _cut((128, 64, 8, 2, 32), (128, 32, 8, 2, 16), (32, 128, 8, 2, 16))),
   ),
   4: _DEFAULTS[90][4],
 }
+# No tensor memory and no products of warp groups: those of 86, with its memory.
+_DEFAULTS[120] = _DEFAULTS[86]
+# What few queries walk; their rows are fewer than a warp group's.
+_FEW = {2: (16, 64, 4, 3, 64), 4: (16, 32, 4, 3, 32)}
 
 
 def device() -> int:
@@ -179,18 +204,24 @@ def device() -> int:
   return target_capability() or 90
 
 
-def defaults(shape: tuple[int, ...], dtype, device: int) -> Tiles:
+def defaults(shape: tuple[int, ...], dtype, device: int, heavy: bool = False) -> Tiles:
   """Tiles without spills, with the fewest instructions a score that were found.
 
   Args:
     shape: (T, S, H, V).
     dtype: of the inputs.
-    device: compute capability: 80, 90 or 100; others take those of the next lower.
+    device: compute capability; others than those listed take the next lower one's.
+    heavy: whether a function of scores or weights needs registers of its own.
   """
   T, S, H, V = shape
+  size = jnp.dtype(dtype).itemsize
   chip = max((c for c in _DEFAULTS if c <= device), default=min(_DEFAULTS))
-  chosen = _DEFAULTS[chip][jnp.dtype(dtype).itemsize]
+  chosen = _DEFAULTS[chip][size]
   tiles = next(tiles for h, v, tiles in chosen if H <= h and V <= v)
+  if T <= FEW:
+    tiles = dataclasses.replace(tiles, forward=Tile(*_FEW[size]))
+  if heavy:
+    tiles = _lighter(tiles)
   forward, queries, keys = (
     _fitted(_shortened(getattr(tiles, name), T, S, held), name, H, V, dtype, device)
     for name, held in (
@@ -208,11 +239,26 @@ def defaults(shape: tuple[int, ...], dtype, device: int) -> Tiles:
   )
 
 
+def _lighter(tiles: Tiles) -> Tiles:
+  """The tiles with half the scores of a step."""
+  forward, queries, keys = (
+    _walking(tile, side, max(16, getattr(tile, side) // 2))
+    for tile, side in (
+      (tiles.forward, "block_k"),
+      (tiles.queries, "block_k"),
+      (tiles.keys, "block_q"),
+    )
+  )
+  return Tiles(forward, queries, keys, tiles.apart)
+
+
 def _fitted(tile: Tile, name: str, H: int, V: int, dtype, device: int) -> Tile:
   """The tile, smaller where the device has not the memory for it."""
   walked, held = ("block_q", "block_k") if name == "keys" else ("block_k", "block_q")
   while estimate(tile, name, H, V, dtype, device) > limit(device):
-    if getattr(tile, walked) > 16:
+    if tile.stages > 2:
+      tile = dataclasses.replace(tile, stages=tile.stages - 1)
+    elif getattr(tile, walked) > 16:
       tile = _walking(tile, walked, getattr(tile, walked) // 2)
     elif tile.stages > 1:
       tile = dataclasses.replace(tile, stages=tile.stages - 1)
@@ -232,15 +278,16 @@ def _walking(tile: Tile, side: str, most: int) -> Tile:
 
 
 def _shortened(tile: Tile, T: int, S: int, held: str) -> Tile:
-  """The tile for short sequences; a warp takes 16 rows or more of what is held.
+  """The tile for short sequences, with as many rows held as four warps share.
 
-  Four warps at least: registers of fewer would not hold the walked tile.
+  Fewer rows would be computed by each of the warps, which then hold all of them.
   """
-  most = {"block_q": max(16, power(T)), "block_k": max(16, power(S))}
-  sizes = {side: min(getattr(tile, side), most[side]) for side in most}
-  walked = sizes["block_k" if held == "block_q" else "block_q"]
-  warps = max(4, min(tile.warps, sizes[held] // 16))
-  return Tile(**sizes, warps=warps, stages=tile.stages, masked=min(tile.masked, walked))
+  walked = "block_k" if held == "block_q" else "block_q"
+  most = {"block_q": power(T), "block_k": power(S)}
+  rows = min(getattr(tile, held), max(64, most[held]))
+  tile = _walking(tile, walked, max(16, most[walked]))
+  warps = max(4, min(tile.warps, rows // 16))
+  return dataclasses.replace(tile, **{held: rows}, warps=warps)
 
 
 def power(size: int) -> int:
