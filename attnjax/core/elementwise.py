@@ -220,6 +220,10 @@ def _inline(jaxpr, consts, arguments) -> list:
     if simple:
       write(equation.outvars, _inline(called[0], called[1], given))
       continue
+    if equation.primitive.name == "reduce_sum" and not equation.params["axes"]:
+      # Under a mesh a derivative is summed over the axes, none, that it was spread on.
+      write(equation.outvars, given)
+      continue
     known = not any(isinstance(g, jax.core.Tracer) for g in given)
     with jax.ensure_compile_time_eval() if known else contextlib.nullcontext():
       result = equation.primitive.bind(*given, **equation.params)

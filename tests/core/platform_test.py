@@ -104,7 +104,7 @@ class PlatformTest(parameterized.TestCase):
       with _described(kind, "gpu"):
         tiles = triton_gpu.fitting(shape, shape, shape, Program())
       gpu_tiles.check(tiles, 128, 128, "bfloat16", capability)
-      wanted = gpu_tiles.defaults((2048, 2048, 128, 128), "bfloat16", capability)
+      wanted = triton_gpu.defaults((2048, 2048, 128, 128), "bfloat16", capability)
       self.assertEqual(tiles, wanted)
 
 

@@ -116,6 +116,22 @@ class TranslationTest(parameterized.TestCase):
     with self.assertRaisesRegex(NotImplementedError, "lgamma"):
       translate(closed, ["x"])
 
+  def test_derivatives_under_a_mesh(self):
+    """JAX then sums them over no axes, lest a mesh's devices differ in them."""
+
+    def score(x, slope):
+      return 2.0 * jnp.tanh(x / 2.0) - slope
+
+    def pull(cotangent, x, slope):
+      return jax.vjp(score, x, slope)[1](cotangent)
+
+    types = [np.float32] * 3
+    plain, _ = trace(pull, types)
+    with jax.set_mesh(jax.make_mesh((1,), ("x",))):
+      shared, _ = trace(pull, types)
+    names = ["cotangent", "x", "slope"]
+    self.assertEqual(translate(shared, names), translate(plain, names))
+
   def test_the_same_source_is_the_same_function(self):
     source = "@triton.jit\ndef f(x):\n  return x\n"
     self.assertIs(functions(source)["f"], functions(source)["f"])

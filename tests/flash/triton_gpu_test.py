@@ -322,6 +322,31 @@ class RefusalTest(parameterized.TestCase):
     tiles = triton_gpu.defaults((*lengths, *heads), jnp.bfloat16, capability)
     triton_gpu.check(tiles, *heads, jnp.bfloat16, capability)
 
+  @parameterized.product(capability=(80, 89, 90, 100, 120), lengths=(4096, 300, 1))
+  def test_defaults_hide_the_latency_of_memory(self, capability, lengths):
+    """Four warps at least, and three tiles in flight in the plain kernels."""
+    for size in (64, 128, 256):
+      shape = lengths, 4096, size, size
+      tiles = triton_gpu.defaults(shape, jnp.bfloat16, capability)
+      for tile in (tiles.forward, tiles.queries, tiles.keys):
+        self.assertGreaterEqual(tile.warps, 4)
+        self.assertGreaterEqual(tile.stages, 3 if size == 64 else 2)
+    if capability == 90:
+      tiles = triton_gpu.defaults((lengths, 4096, 128, 128), jnp.bfloat16, 90)
+      for tile in (tiles.forward, tiles.queries, tiles.keys):
+        self.assertEqual(tile.stages, 3)
+
+  def test_a_function_of_scores_gets_registers(self):
+    plain, heavy = (
+      triton_gpu.defaults((4096, 4096, 128, 128), jnp.bfloat16, 90, heavy)
+      for heavy in (False, True)
+    )
+    self.assertLess(heavy.forward.block_k, plain.forward.block_k)
+    q = jax.ShapeDtypeStruct((1, 4096, 2, 128), jnp.bfloat16)
+    for p in (alibi(1, 2, 64, 64), dropout(1, 2, 64, 64)):
+      self.assertEqual(triton_gpu.fitting(q, q, q, p), heavy)
+    self.assertEqual(triton_gpu.fitting(q, q, q, program(seen=causal)), plain)
+
   @parameterized.parameters(
     (dict(dtype="int8"), "int8"), (dict(H=300), "H is 300"), (dict(V=300), "V is 300")
   )

@@ -12,13 +12,13 @@ import jax.numpy as jnp
 
 from pallas_kernels import calling
 from pallas_kernels.flash.triton_gpu import launch
+from pallas_kernels.flash.triton_gpu.default_tiles import defaults
 from pallas_kernels.flash.triton_gpu.forward_kernel import forward_kernel
 from pallas_kernels.flash.triton_gpu.program import write
 from pallas_kernels.flash.triton_gpu.tiles import (
   Tile,
   Tiles,
   check,
-  defaults,
   device,
   estimate,
 )

@@ -13,13 +13,8 @@ import jax.numpy as jnp
 from pallas_kernels import calling
 from pallas_kernels.flash.triton_gpu import launch
 from pallas_kernels.flash.triton_gpu.decode_kernel import decode_kernel
-from pallas_kernels.flash.triton_gpu.tiles import (
-  FEW,
-  Tile,
-  estimate,
-  limit,
-  power,
-)
+from pallas_kernels.flash.triton_gpu.default_tiles import power
+from pallas_kernels.flash.triton_gpu.tiles import FEW, Tile, estimate, limit
 
 # Programs that keep the largest GPU busy, two a processor, and rows of a tile.
 PROGRAMS, ROWS = 264, 64

@@ -1,0 +1,169 @@
+"""The tiles of a problem that names none: by chip, type, sizes of heads and lengths."""
+
+import dataclasses
+
+import jax.numpy as jnp
+
+from pallas_kernels.flash.triton_gpu.tiles import FEW, Tile, Tiles, estimate, limit
+
+
+def _tiles(forward, queries, keys) -> Tiles:
+  return Tiles(Tile(*forward), Tile(*queries), Tile(*keys), False)
+
+
+def _cut(*tiles) -> Tiles:
+  """With the gradients of keys and of values apart."""
+  return dataclasses.replace(_tiles(*tiles), apart=True)
+
+
+# By capability and bytes of a number: ((H, V) at most, tiles). `experiments.bench
+# lowering` shows that none of them spills where jaxlib's oldest assembler makes the
+# machine code. Three tiles in flight or more: with two the loop begins by waiting for
+# what it has just asked for.
+_SINGLE = (
+  (64, 64, _tiles((64, 16, 4, 3, 16), (32, 32, 4, 2, 16), (16, 32, 4, 2, 16))),
+  (512, 512, _cut((16, 32, 4, 2, 16), (16, 16, 4, 2, 16), (16, 16, 4, 2, 16))),
+)
+_DEFAULTS = {
+  80: {
+    2: (
+      (64, 64, _tiles((128, 128, 8, 3, 64), (128, 64, 8, 3, 32), (64, 128, 8, 3, 32))),
+      (96, 96, _tiles((128, 64, 8, 3, 64), (128, 64, 8, 3, 32), (32, 128, 8, 3, 16))),
+      (128, 128, _tiles((128, 64, 8, 3, 32), (64, 64, 4, 3, 32), (32, 64, 4, 2, 16))),
+      (192, 128, _cut((128, 32, 8, 3, 32), (128, 16, 8, 3, 16), (16, 128, 8, 3, 16))),
+      (512, 512, _cut((64, 32, 4, 3, 16), (64, 16, 4, 3, 16), (16, 64, 4, 3, 16))),
+    ),
+    4: _SINGLE,
+  },
+  # As fast as 80, with 99 KiB.
+  86: {
+    2: (
+      (64, 64, _tiles((128, 64, 8, 3, 64), (128, 64, 8, 3, 32), (64, 128, 8, 3, 32))),
+      (96, 96, _tiles((128, 64, 8, 3, 64), (128, 32, 8, 3, 32), (32, 128, 8, 3, 16))),
+      (128, 128, _tiles((128, 32, 8, 3, 32), (64, 32, 4, 3, 32), (16, 64, 4, 3, 16))),
+      (192, 128, _cut((128, 32, 8, 2, 32), (64, 16, 4, 3, 16), (16, 64, 4, 3, 16))),
+      (512, 512, _cut((64, 16, 4, 3, 16), (64, 16, 4, 2, 16), (16, 64, 4, 2, 16))),
+    ),
+    4: _SINGLE,
+  },
+  90: {
+    2: (
+      (64, 64, _tiles((128, 128, 8, 4, 64), (128, 128, 8, 4, 64), (64, 128, 8, 4, 32))),
+      (
+        128,
+        128,
+        _tiles((128, 128, 8, 3, 64), (128, 64, 8, 3, 64), (64, 128, 8, 3, 32)),
+      ),
+      (192, 128, _cut((128, 64, 8, 3, 32), (128, 64, 8, 3, 32), (64, 128, 8, 3, 32))),
+      (512, 512, _cut((128, 64, 8, 2, 32), (128, 32, 8, 3, 16), (32, 128, 8, 3, 16))),
+    ),
+    4: (
+      (64, 64, _tiles((64, 32, 4, 3, 16), (64, 32, 4, 2, 16), (16, 64, 4, 3, 16))),
+      (512, 512, _cut((64, 32, 4, 2, 16), (16, 32, 4, 2, 16), (16, 16, 4, 2, 16))),
+    ),
+  },
+}
+_DEFAULTS[100] = {
+  2: (
+    (64, 64, _tiles((128, 128, 8, 3, 64), (128, 128, 8, 3, 64), (64, 128, 4, 3, 32))),
+    (128, 128, _tiles((128, 128, 8, 3, 64), (128, 64, 8, 3, 64), (64, 128, 8, 3, 32))),
+    (192, 128, _cut((128, 64, 8, 3, 32), (128, 64, 8, 2, 32), (64, 128, 8, 2, 32))),
+    (512, 512, _cut((128, 64, 8, 2, 32), (128, 32, 8, 2, 16), (32, 128, 8, 2, 16))),
+  ),
+  4: _DEFAULTS[90][4],
+}
+# No tensor memory and no products of warp groups: those of 86, with its memory.
+_DEFAULTS[120] = _DEFAULTS[86]
+# What few queries walk; their rows are fewer than a warp group's.
+_FEW = {2: (16, 64, 4, 3, 64), 4: (16, 32, 4, 3, 32)}
+
+
+def defaults(shape: tuple[int, ...], dtype, device: int, heavy: bool = False) -> Tiles:
+  """Tiles without spills, with the fewest instructions a score that were found.
+
+  Args:
+    shape: (T, S, H, V).
+    dtype: of the inputs.
+    device: compute capability; others than those listed take the next lower one's.
+    heavy: whether a function of scores or weights needs registers of its own.
+  """
+  T, S, H, V = shape
+  size = jnp.dtype(dtype).itemsize
+  chip = max((c for c in _DEFAULTS if c <= device), default=min(_DEFAULTS))
+  chosen = _DEFAULTS[chip][size]
+  tiles = next(tiles for h, v, tiles in chosen if H <= h and V <= v)
+  if T <= FEW:
+    tiles = dataclasses.replace(tiles, forward=Tile(*_FEW[size]))
+  if heavy:
+    tiles = _lighter(tiles)
+  forward, queries, keys = (
+    _fitted(_shortened(getattr(tiles, name), T, S, held), name, H, V, dtype, device)
+    for name, held in (
+      ("forward", "block_q"),
+      ("queries", "block_q"),
+      ("keys", "block_k"),
+    )
+  )
+  # Each kernel's steps divide the block that the other one holds.
+  return Tiles(
+    forward,
+    _walking(queries, "block_k", keys.block_k),
+    _walking(keys, "block_q", queries.block_q),
+    tiles.apart,
+  )
+
+
+def _lighter(tiles: Tiles) -> Tiles:
+  """The tiles with half the scores of a step."""
+  forward, queries, keys = (
+    _walking(tile, side, max(16, getattr(tile, side) // 2))
+    for tile, side in (
+      (tiles.forward, "block_k"),
+      (tiles.queries, "block_k"),
+      (tiles.keys, "block_q"),
+    )
+  )
+  return Tiles(forward, queries, keys, tiles.apart)
+
+
+def _fitted(tile: Tile, name: str, H: int, V: int, dtype, device: int) -> Tile:
+  """The tile, smaller where the device has not the memory for it."""
+  walked, held = ("block_q", "block_k") if name == "keys" else ("block_k", "block_q")
+  while estimate(tile, name, H, V, dtype, device) > limit(device):
+    if tile.stages > 2:
+      tile = dataclasses.replace(tile, stages=tile.stages - 1)
+    elif getattr(tile, walked) > 16:
+      tile = _walking(tile, walked, getattr(tile, walked) // 2)
+    elif tile.stages > 1:
+      tile = dataclasses.replace(tile, stages=tile.stages - 1)
+    elif getattr(tile, held) > 16:
+      rows = getattr(tile, held) // 2
+      warps = max(4, min(tile.warps, rows // 16))
+      tile = dataclasses.replace(tile, **{held: rows}, warps=warps)
+    else:
+      break
+  return tile
+
+
+def _walking(tile: Tile, side: str, most: int) -> Tile:
+  """The tile with steps of at most so many queries or keys."""
+  size, masked = min(getattr(tile, side), most), min(tile.masked, most)
+  return dataclasses.replace(tile, **{side: size}, masked=masked)
+
+
+def _shortened(tile: Tile, T: int, S: int, held: str) -> Tile:
+  """The tile for short sequences, with as many rows held as four warps share.
+
+  Fewer rows would be computed by each of the warps, which then hold all of them.
+  """
+  walked = "block_k" if held == "block_q" else "block_q"
+  most = {"block_q": power(T), "block_k": power(S)}
+  rows = min(getattr(tile, held), max(64, most[held]))
+  tile = _walking(tile, walked, max(16, most[walked]))
+  warps = max(4, min(tile.warps, rows // 16))
+  return dataclasses.replace(tile, **{held: rows}, warps=warps)
+
+
+def power(size: int) -> int:
+  """The least power of two that is at least size."""
+  return 1 << (size - 1).bit_length()
