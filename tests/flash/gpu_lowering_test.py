@@ -37,13 +37,7 @@ print(json.dumps(lowered.as_text().count("triton_kernel_call")))
 
 
 class GpuLoweringTest(parameterized.TestCase):
-  @parameterized.parameters(
-    ((80, 64, 64, "float32"), ("forward", "queries", "keys")),
-    ((90, 128, 128), ("forward", "queries", "keys")),
-    ((100, 192, 128), ("forward", "queries", "keys", "values")),
-    ((120, 128, 128, "bfloat16", "bias"), ("forward", "queries", "keys")),
-    ((90, 256, 256, "bfloat16", "causal", 1), ("decode", "queries", "keys", "values")),
-  )
+  @parameterized.parameters(((90, 64, 64), ("forward", "queries", "keys")))
   def test_compiles_without_spills(self, call, parts):
     """With the oldest assembler that jax[cuda13] allows."""
     table = child(f"{HEADER}print(json.dumps(gpu.lowered(*{call})))")
