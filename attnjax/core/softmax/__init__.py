@@ -7,12 +7,27 @@
 A query that sees no key has out = 0, lse = -inf and no gradient. Scores, weights and
 lse are float32 (float64 for float64) whatever the input is.
 
+Weights do not come from lse, which has lost log(total) where scores are large: a row's
+greatest score is subtracted first, which is exact for the scores near it, whatever
+their magnitude (`attnjax.core.softmax.fused`). NaN and infinity in what a query does
+not see do not reach it, forward or backward; a query that sees them has NaN
+(`attnjax.core.softmax.unseen`).
+
 Shapes: q (B, T, N, H), k (B, S, K, H), v (B, S, K, V), K divides N; sinks (N,);
 out (B, T, N, V), lse (B, T, N).
 """
 
 from attnjax.core.softmax.chunked import chunked
 from attnjax.core.softmax.definition import check, combine, reference, wide
-from attnjax.core.softmax.fused import Form, attend
+from attnjax.core.softmax.fused import SAVED, Form, attend
 
-__all__ = ["Form", "attend", "check", "chunked", "combine", "reference", "wide"]
+__all__ = [
+  "SAVED",
+  "Form",
+  "attend",
+  "check",
+  "chunked",
+  "combine",
+  "reference",
+  "wide",
+]
