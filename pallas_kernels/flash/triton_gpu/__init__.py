@@ -7,13 +7,10 @@ copies.
 
 import math
 
-import jax
 import jax.numpy as jnp
 
-from pallas_kernels import calling
 from pallas_kernels.flash.triton_gpu import launch
 from pallas_kernels.flash.triton_gpu.default_tiles import defaults
-from pallas_kernels.flash.triton_gpu.forward_kernel import forward_kernel
 from pallas_kernels.flash.triton_gpu.program import write
 from pallas_kernels.flash.triton_gpu.tiles import (
   Tile,
@@ -57,7 +54,7 @@ def supports(q, k, v, program) -> None:
       raise NotImplementedError(
         f"impl 'triton': {name} is {size}; registers hold heads up to 256"
       )
-  write(program, launch.shape_of(q, k))
+  write(program)
 
 
 def fitting(q, k, v, program) -> Tiles:
@@ -83,32 +80,9 @@ def forward(q, k, v, sinks, program, schedule, *, scale: float, tiles: Tiles):
   Returns:
     (out (B, T, N, V) as v, lse (B, T, N) float32).
   """
-  B, T, N, H = q.shape
-  S, V = v.shape[1], v.shape[3]
-  check(tiles, H, V, q.dtype, device())
-  source, tile = write(program, launch.shape_of(q, k)), tiles.forward
-  return calling.triton(
-    q,
-    k,
-    v,
-    sinks,
-    schedule.index,
-    schedule.full,
-    schedule.count,
-    program.operands,
-    kernel=forward_kernel,
-    out_type=(
-      jax.ShapeDtypeStruct((B, T, N, V), v.dtype),
-      jax.ShapeDtypeStruct((B, T, N), jnp.float32),
-    ),
-    grid=(schedule.index.shape[2], B * N),
-    name="flash_forward",
-    T=T,
-    S=S,
-    F=launch.form(q, v, source, scale, tile, schedule, "k"),
-    warps=tile.warps,
-    stages=tile.stages,
-  )
+  check(tiles, q.shape[3], v.shape[3], q.dtype, device())
+  source, tile = write(program), tiles.forward
+  return launch.forward(q, k, v, sinks, program, source, schedule, scale, tile)
 
 
 def backward(q, k, v, g, lse, delta, program, schedule, *, scale: float, tiles: Tiles):
@@ -131,7 +105,7 @@ def backward(q, k, v, g, lse, delta, program, schedule, *, scale: float, tiles: 
   """
   T = q.shape[1]
   check(tiles, q.shape[3], v.shape[3], q.dtype, device())
-  source = write(program, launch.shape_of(q, k))
+  source = write(program)
   length = schedule.index.shape[2] * schedule.block_q
   # In base 2 and padded: the kernels then need no mask for rows that weigh nothing.
   lse = jnp.where(jnp.isneginf(lse), jnp.inf, lse * LOG2E)
@@ -140,18 +114,19 @@ def backward(q, k, v, g, lse, delta, program, schedule, *, scale: float, tiles: 
     for x, fill in ((lse, jnp.inf), (delta, 0.0))
   )
   given = q, k, v, g.astype(v.dtype), lse, delta
-  dq, rows, cells = launch.queries(
-    given, program, source, schedule, scale, tiles.queries
-  )
+  dq, rows = launch.queries(given, program, source, schedule, scale, tiles.queries)
   dk, dv, columns = launch.keys(given, program, source, schedule, scale, tiles)
   doperands: list = [None] * len(program.operands)
-  for place, sums, expand in (
-    (source.along_queries.operands, rows, (..., slice(None), None)),
-    (source.along_keys.operands, columns, (..., None, slice(None))),
-    (source.cells, cells, (...,)),
+  for sums, found, expand in (
+    (source.along_queries, rows, (..., slice(None), None)),
+    (source.along_keys, columns, (..., None, slice(None))),
   ):
-    for c, i in enumerate(place):
-      doperands[i] = _summed(sums[c][expand], program.operands[i].shape)
+    for c, i in enumerate(sums.operands):
+      doperands[i] = _summed(found[c][expand], program.operands[i].shape)
+  tables = launch.tables(given, program, source, schedule, scale, tiles.queries)
+  for (_, sums), found in zip(source.tables, tables):
+    for c, i in enumerate(sums.operands):
+      doperands[i] = found[c]
   for i, operand in enumerate(program.operands):
     if doperands[i] is None and jnp.issubdtype(operand.dtype, jnp.floating):
       doperands[i] = jnp.zeros(operand.shape, jnp.float32)

@@ -10,15 +10,9 @@ schedule, as in FlashAttention-2 (Dao 2023, arXiv:2307.08691). Exponentials are 
 import triton
 import triton.language as tl
 
-from pallas_kernels.flash.triton_gpu import parts
+from pallas_kernels.flash.triton_gpu import blocks, parts
 
 LOG2E = tl.constexpr(1.4426950408889634)
-
-
-@triton.jit
-def entry(index, j, MOST: tl.constexpr, STEPS: tl.constexpr):
-  """The tile of step j: each block of the schedule is walked in STEPS tiles."""
-  return tl.load(index + tl.minimum(j // STEPS, MOST - 1)) * STEPS + j % STEPS
 
 
 @triton.jit
@@ -52,10 +46,11 @@ def _visit(
   """The state (row maxima, row sums, accumulators) after one tile of keys."""
   top, total, acc = state
   SIZE: tl.constexpr = F.masked if MASKED else F.block_k
-  s = block * SIZE + tl.arange(0, SIZE)
+  first, place = block * SIZE, tl.arange(0, SIZE)
+  s = first + place
   live = s < S if MASKED and F.ragged else None
   rows, columns = t[:, None], s[None, :]
-  key = parts.load(k, s, live, F.K, F.h)
+  key = parts.load(parts.at(k, first, F.K, F.h), place, live, F.K, F.h)
   raw = parts.outer(query, key, F.h, F.precision)
   x = exponents(raw, b, n, rows, columns, T, S, operands, F)
   if MASKED:
@@ -73,42 +68,42 @@ def _visit(
   total = total * decay + tl.sum(weight, 1)
   if F.keep is not None:
     weight = weight * F.keep(b, n, rows, columns, T, S, operands)
-  value = parts.load(v, s, live, F.K, F.v)
+  value = parts.load(parts.at(v, first, F.K, F.v), place, live, F.K, F.v)
   acc = parts.add(parts.scaled(acc, decay, F.v), weight, value, F.v, F.precision)
   return new, total, acc
 
 
 @triton.jit
 def forward_kernel(
-  q, k, v, sinks, index, full, count, operands, T, S, out, lse, F: tl.constexpr
+  q, k, v, sinks, index, full, count, operands, T, S, rows, out, lse, F: tl.constexpr
 ):
-  """Grid (query blocks, B N); out (B, T, N, V), lse (B, T, N).
+  """Grid (B N query blocks); out (B, T, N, V), lse (B, T, N).
 
   The last blocks go first: under a causal mask they have most to do.
   """
-  i = tl.num_programs(0) - 1 - tl.program_id(0)
-  b, n = (tl.program_id(1) // F.N).to(tl.int64), (tl.program_id(1) % F.N).to(tl.int64)
-  q += (b * T * F.N + n) * F.h.size
-  out += (b * T * F.N + n) * F.v.size
+  i, b, n, length = blocks.place(T, F.block_q, F.N)
+  i = length - 1 - i
+  S = blocks.aligned(S, F.even)
+  first, place = i * F.block_q, tl.arange(0, F.block_q)
+  t = first + place
+  row = b * T * F.N + n + first.to(tl.int64) * F.N
   k += (b * S * F.K + n // (F.N // F.K)) * F.h.size
   v += (b * S * F.K + n // (F.N // F.K)) * F.v.size
-  row = (b * F.row_b + n * F.row_n) * tl.num_programs(0) + i
-  index += row * F.most
-  whole, visited = tl.load(full + row), tl.load(count + row)
-  t = i * F.block_q + tl.arange(0, F.block_q)
-  query = parts.load(q, t, t < T, F.N, F.h)
+  index, whole, visited = blocks.lists(index, full, count, b, n, i, length, rows)
+  query = parts.load(q + row * F.h.size, place, t < T, F.N, F.h)
   top = tl.full([F.block_q], float("-inf"), tl.float32)
   total = tl.zeros([F.block_q], tl.float32)
   state = top, total, parts.zeros(F.block_q, F.v)
-  block = entry(index, 0, F.most, F.steps)
+  most = rows[0]
+  block = blocks.entry(index, 0, most, F.steps)
   for j in range(whole * F.steps):
     # The next block's number is read a trip ahead: its address waits for nothing.
-    following = entry(index, j + 1, F.most, F.steps)
+    following = blocks.entry(index, j + 1, most, F.steps)
     state = _visit(query, k, v, block, state, b, n, t, T, S, operands, F, False)
     block = following
-  block = entry(index, whole * F.masked_steps, F.most, F.masked_steps)
+  block = blocks.entry(index, whole * F.masked_steps, most, F.masked_steps)
   for j in range(whole * F.masked_steps, visited * F.masked_steps):
-    following = entry(index, j + 1, F.most, F.masked_steps)
+    following = blocks.entry(index, j + 1, most, F.masked_steps)
     state = _visit(query, k, v, block, state, b, n, t, T, S, operands, F, True)
     block = following
   top, total, acc = state
@@ -122,6 +117,6 @@ def forward_kernel(
     total = total * shrink + tl.exp2(sink - pivot)
     factor = tl.where(total == 0.0, 0.0, shrink / total)
     top = pivot
-  parts.store(out, t, t < T, acc, factor[:, None], F.N, F.v)
+  parts.store(out + row * F.v.size, place, t < T, acc, factor[:, None], F.N, F.v)
   sums = (top + tl.log2(total)) / LOG2E
-  tl.store(lse + (b * T * F.N + n) + t * F.N, sums, mask=t < T)
+  tl.store(lse + row + place * F.N, sums, mask=t < T)

@@ -7,6 +7,12 @@ import triton.language as tl
 
 
 @triton.jit
+def at(pointer, row, HEADS: tl.constexpr, W: tl.constexpr):
+  """Where a row of an array (rows, HEADS, width) begins, which may be beyond 2^31."""
+  return pointer + row.to(tl.int64) * (HEADS * W.size)
+
+
+@triton.jit
 def _load(
   pointer, rows, live, STRIDE: tl.constexpr, FIRST: tl.constexpr, W: tl.constexpr, SIZE
 ):
