@@ -46,11 +46,10 @@ def _visit(
   """The state (row maxima, row sums, accumulators) after one tile of keys."""
   top, total, acc = state
   SIZE: tl.constexpr = F.masked if MASKED else F.block_k
-  first, place = block * SIZE, tl.arange(0, SIZE)
-  s = first + place
+  s = block * SIZE + tl.arange(0, SIZE)
   live = s < S if MASKED and F.ragged else None
   rows, columns = t[:, None], s[None, :]
-  key = parts.load(parts.at(k, first, F.K, F.h), place, live, F.K, F.h)
+  key = parts.load(k, s, live, F.K, F.h)
   raw = parts.outer(query, key, F.h, F.precision)
   x = exponents(raw, b, n, rows, columns, T, S, operands, F)
   if MASKED:
@@ -68,7 +67,7 @@ def _visit(
   total = total * decay + tl.sum(weight, 1)
   if F.keep is not None:
     weight = weight * F.keep(b, n, rows, columns, T, S, operands)
-  value = parts.load(parts.at(v, first, F.K, F.v), place, live, F.K, F.v)
+  value = parts.load(v, s, live, F.K, F.v)
   acc = parts.add(parts.scaled(acc, decay, F.v), weight, value, F.v, F.precision)
   return new, total, acc
 

@@ -33,11 +33,10 @@ def _visit(
   q, g, lse, delta = rows
   dk, dv, sums = state
   SIZE: tl.constexpr = F.masked if MASKED else F.block_q
-  first, place = block * SIZE, tl.arange(0, SIZE)
-  t = first + place
+  t = block * SIZE + tl.arange(0, SIZE)
   live = t < T if F.ragged else None
   s, t_ = s[:, None], t[None, :]
-  query = parts.load(parts.at(q, first, F.N, F.h), place, live, F.N, F.h)
+  query = parts.load(q, t, live, F.N, F.h)
   raw = parts.outer(key, query, F.h, F.precision)
   x = exponents(raw, b, n, t_, s, T, S, operands, F)
   weight = tl.exp2(x * F.unit - tl.load(lse + t)[None, :])
@@ -51,7 +50,7 @@ def _visit(
     seen = t_ < T
   if seen is not None:
     weight = tl.where(seen, weight, 0.0)
-  grad = parts.load(parts.at(g, first, F.N, F.v), place, live, F.N, F.v)
+  grad = parts.load(g, t, live, F.N, F.v)
   keep = None
   if F.keep is not None:
     keep = F.keep(b, n, t_, s, T, S, operands)

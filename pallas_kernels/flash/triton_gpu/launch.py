@@ -101,7 +101,7 @@ def _keys_of(given, program, source, schedule, scale, tile, wanted: str):
       _buffer(sums, (B, N, S)),
     ),
     grid=(schedule.index_t.shape[2] * B * k.shape[2],),
-    name="flash_backward_keys",
+    name=f"flash_backward_{'values' if wanted == 'v' else 'keys'}",
     T=T,
     S=S,
     rows=_rows(schedule.index_t),

@@ -7,17 +7,12 @@ import triton.language as tl
 
 
 @triton.jit
-def at(pointer, row, HEADS: tl.constexpr, W: tl.constexpr):
-  """Where a row of an array (rows, HEADS, width) begins, which may be beyond 2^31."""
-  return pointer + row.to(tl.int64) * (HEADS * W.size)
-
-
-@triton.jit
 def _load(
   pointer, rows, live, STRIDE: tl.constexpr, FIRST: tl.constexpr, W: tl.constexpr, SIZE
 ):
   h = FIRST + tl.arange(0, W)
-  pointers = pointer + rows[:, None] * STRIDE + h[None, :]
+  # An array may have more than 2^31 numbers.
+  pointers = pointer + rows.to(tl.int64)[:, None] * STRIDE + h[None, :]
   if FIRST + W > SIZE:
     mask = (h < SIZE)[None, :]
     if live is not None:
@@ -53,7 +48,7 @@ def _store(
   SIZE,
 ):
   h = FIRST + tl.arange(0, W)
-  pointers = pointer + rows[:, None] * STRIDE + h[None, :]
+  pointers = pointer + rows.to(tl.int64)[:, None] * STRIDE + h[None, :]
   mask = live[:, None] & (h < SIZE)[None, :]
   tl.store(pointers, part.to(pointer.dtype.element_ty), mask=mask)
 

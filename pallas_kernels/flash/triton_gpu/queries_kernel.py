@@ -33,11 +33,10 @@ def _visit(
   query, grad, lse, delta = rows
   dq, sums = state
   SIZE: tl.constexpr = F.masked if MASKED else F.block_k
-  first, place = block * SIZE, tl.arange(0, SIZE)
-  s = first + place
+  s = block * SIZE + tl.arange(0, SIZE)
   live = s < S if MASKED and F.ragged else None
   t, s_ = t[:, None], s[None, :]
-  key = parts.load(parts.at(k, first, F.K, F.h), place, live, F.K, F.h)
+  key = parts.load(k, s, live, F.K, F.h)
   raw = parts.outer(query, key, F.h, F.precision)
   x = exponents(raw, b, n, t, s_, T, S, operands, F)
   weight = tl.exp2(x * F.unit - lse[:, None])
@@ -50,7 +49,7 @@ def _visit(
     seen = s_ < S
   if seen is not None:
     weight = tl.where(seen, weight, 0.0)
-  value = parts.load(parts.at(v, first, F.K, F.v), place, live, F.K, F.v)
+  value = parts.load(v, s, live, F.K, F.v)
   product = parts.outer(grad, value, F.v, F.precision)
   if F.keep is None:
     dscore = weight * (product - delta[:, None])
