@@ -65,7 +65,7 @@ def fitting(q, k, v, program) -> Tiles:
 
 
 def forward(q, k, v, sinks, program, schedule, *, scale: float, tiles: Tiles):
-  """Attention and its log-sum-exp.
+  """Attention, the rows' greatest scores and the sums of exp(score - top).
 
   Args:
     q: (B, T, N, H).
@@ -78,14 +78,16 @@ def forward(q, k, v, sinks, program, schedule, *, scale: float, tiles: Tiles):
     tiles: sizes.
 
   Returns:
-    (out (B, T, N, V) as v, lse (B, T, N) float32).
+    (out (B, T, N, V) as v, top (B, T, N) float32, total (B, T, N) float32).
   """
   check(tiles, q.shape[3], v.shape[3], q.dtype, device())
   source, tile = write(program), tiles.forward
   return launch.forward(q, k, v, sinks, program, source, schedule, scale, tile)
 
 
-def backward(q, k, v, g, lse, delta, program, schedule, *, scale: float, tiles: Tiles):
+def backward(
+  q, k, v, g, top, total, delta, program, schedule, *, scale: float, tiles: Tiles
+):
   """The gradients of `forward`.
 
   Args:
@@ -93,8 +95,9 @@ def backward(q, k, v, g, lse, delta, program, schedule, *, scale: float, tiles: 
     k: (B, S, K, H).
     v: (B, S, K, V).
     g: (B, T, N, V), the cotangent of out.
-    lse: (B, T, N) float32, of `forward`.
-    delta: (B, T, N) float32: the row sums of g out, less the cotangent of lse.
+    top: (B, T, N) float32, of `forward`, as is
+    total: (B, T, N) float32.
+    delta: (B, T, N) float32: the row sums of g out, less total times its cotangent.
     program: as in `forward`.
     schedule: of blocks (tiles.queries.block_q, tiles.keys.block_k) or multiples.
     scale: of q.k.
@@ -107,13 +110,15 @@ def backward(q, k, v, g, lse, delta, program, schedule, *, scale: float, tiles: 
   check(tiles, q.shape[3], v.shape[3], q.dtype, device())
   source = write(program)
   length = schedule.index.shape[2] * schedule.block_q
-  # In base 2 and padded: the kernels then need no mask for rows that weigh nothing.
-  lse = jnp.where(jnp.isneginf(lse), jnp.inf, lse * LOG2E)
-  lse, delta = (
+  # A row without weight, and what fills the last block, has infinitely much in all.
+  empty = total == 0
+  low = jnp.where(empty, jnp.inf, jnp.log(jnp.where(empty, 1, total)) * LOG2E)
+  top = jnp.where(empty, 0, top / 128)
+  lines = tuple(
     jnp.pad(x.swapaxes(1, 2), ((0, 0), (0, 0), (0, length - T)), constant_values=fill)
-    for x, fill in ((lse, jnp.inf), (delta, 0.0))
+    for x, fill in ((top, 0.0), (low, jnp.inf), (delta, 0.0))
   )
-  given = q, k, v, g.astype(v.dtype), lse, delta
+  given = q, k, v, g.astype(v.dtype), *lines
   dq, rows = launch.queries(given, program, source, schedule, scale, tiles.queries)
   dk, dv, columns = launch.keys(given, program, source, schedule, scale, tiles)
   doperands: list = [None] * len(program.operands)

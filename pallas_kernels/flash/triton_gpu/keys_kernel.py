@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 
 from pallas_kernels.flash.triton_gpu import blocks, parts
-from pallas_kernels.flash.triton_gpu.forward_kernel import exponents
+from pallas_kernels.flash.triton_gpu.forward_kernel import scores, weights
 
 
 @triton.jit
@@ -30,27 +30,31 @@ def _visit(
   MASKED: tl.constexpr,
 ):
   """The state (dk, dv, sums of operands) after one tile of queries."""
-  q, g, lse, delta = rows
+  q, g, top, low, delta = rows
   dk, dv, sums = state
   SIZE: tl.constexpr = F.masked if MASKED else F.block_q
   t = block * SIZE + tl.arange(0, SIZE)
   live = t < T if F.ragged else None
+  below = tl.load(low + t)
+  if MASKED and F.seen is not None:
+    # Queries with NaN, which those that they do not see must not notice.
+    live = below == below if live is None else live & (below == below)
   s, t_ = s[:, None], t[None, :]
   query = parts.load(q, t, live, F.N, F.h)
+  grad = parts.load(g, t, live, F.N, F.v)
   raw = parts.outer(key, query, F.h, F.precision)
-  x = exponents(raw, b, n, t_, s, T, S, operands, F)
-  weight = tl.exp2(x * F.unit - tl.load(lse + t)[None, :])
+  x = scores(raw, b, n, t_, s, T, S, operands, F)
+  weight = weights(raw, x, tl.load(top + t)[None, :], below[None, :], F)
   seen = None
   if MASKED and F.seen is not None:
     seen = F.seen(b, n, t_, s, T, S, operands)
     if F.ragged:
       seen = seen & (t_ < T)
   elif F.ragged and (F.score is not None or F.keep is not None):
-    # lse = +inf ends these queries, unless the program makes NaN of what they hold.
+    # low = +inf ends these queries, unless the program makes NaN of what they hold.
     seen = t_ < T
   if seen is not None:
     weight = tl.where(seen, weight, 0.0)
-  grad = parts.load(g, t, live, F.N, F.v)
   keep = None
   if F.keep is not None:
     keep = F.keep(b, n, t_, s, T, S, operands)
@@ -66,6 +70,8 @@ def _visit(
       dscore, sums = F.pull(
         raw * F.scale, dscore, dkeep, seen, sums, b, n, t_, s, T, S, operands
       )
+    elif seen is not None:
+      dscore = tl.where(seen, dscore, 0.0)
     dk = parts.add(dk, dscore, query, F.h, F.precision)
   return dk, dv, sums
 
@@ -76,7 +82,8 @@ def keys_kernel(
   k,
   v,
   g,
-  lse,
+  top,
+  low,
   delta,
   index,
   full,
@@ -93,8 +100,8 @@ def keys_kernel(
 ):
   """Grid (B K key blocks).
 
-  lse and delta as in the queries' kernel; sums: (operands along keys, B, N, S), over
-  queries. Without F.want_k or F.want_v that output is not written: for wide heads two
+  top, low and delta as in the queries' kernel; sums: (operands along keys, B, N, S),
+  over queries. Without F.want_k or F.want_v that output is not written: for wide heads two
   launches, each with one accumulator, need fewer registers.
   """
   i, b, head, count_k = blocks.place(S, F.block_k, F.K)
@@ -116,7 +123,8 @@ def keys_kernel(
     walked = (
       q + line * F.h.size,
       g + line * F.v.size,
-      lse + statistic,
+      top + statistic,
+      low + statistic,
       delta + statistic,
     )
     entries, whole, visited = blocks.lists(index, full, count, b, n, i, count_k, rows)

@@ -21,7 +21,7 @@ _PROGRAMS, _BYTES = 1024, 1 << 26
 
 
 def forward(q, k, v, sinks, program, source, schedule, scale, tile):
-  """(out, lse)."""
+  """(out, top, total)."""
   B, N, T, S = shape_of(q, k)
   return calling.triton(
     q,
@@ -35,6 +35,7 @@ def forward(q, k, v, sinks, program, source, schedule, scale, tile):
     kernel=forward_kernel,
     out_type=(
       jax.ShapeDtypeStruct((B, T, N, v.shape[3]), v.dtype),
+      jax.ShapeDtypeStruct((B, T, N), jnp.float32),
       jax.ShapeDtypeStruct((B, T, N), jnp.float32),
     ),
     grid=(schedule.index.shape[2] * B * N,),

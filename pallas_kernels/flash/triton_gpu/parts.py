@@ -102,3 +102,22 @@ def scaled(parts, column, W: tl.constexpr):
     return (parts[0] * column[:, None],)
   else:
     return (parts[0] * column[:, None], parts[1] * column[:, None])
+
+
+@triton.jit
+def sick(parts, W: tl.constexpr):
+  """NaN for each row that holds NaN or infinity, else 0."""
+  rows = tl.sum(parts[0].to(tl.float32) * 0.0, 1)
+  if W.second > 0:
+    rows += tl.sum(parts[1].to(tl.float32) * 0.0, 1)
+  return rows
+
+
+@triton.jit
+def clean(parts, sick_rows, W: tl.constexpr):
+  """The parts with 0 in the sick rows, which no product with 0 then spreads."""
+  fine = (sick_rows == 0.0)[:, None]
+  if W.second == 0:
+    return (tl.where(fine, parts[0], 0.0),)
+  else:
+    return (tl.where(fine, parts[0], 0.0), tl.where(fine, parts[1], 0.0))

@@ -2,7 +2,7 @@
 # Triton's language is typed by its own compiler.
 """The backward kernel of queries: dq, and the gradients of operands along queries.
 
-The weights are computed again from lse (Dao et al. 2022, arXiv:2205.14135, equation 4).
+The weights are computed again (Dao et al. 2022, arXiv:2205.14135, equation 4).
 Sums stay in registers and each output has one writer, so two runs are bit-equal.
 """
 
@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 
 from pallas_kernels.flash.triton_gpu import blocks, parts
-from pallas_kernels.flash.triton_gpu.forward_kernel import exponents
+from pallas_kernels.flash.triton_gpu.forward_kernel import scores, weights
 
 
 @triton.jit
@@ -30,16 +30,20 @@ def _visit(
   MASKED: tl.constexpr,
 ):
   """The state (dq, sums of operands) after one tile of keys."""
-  query, grad, lse, delta = rows
+  query, grad, top, low, delta = rows
   dq, sums = state
   SIZE: tl.constexpr = F.masked if MASKED else F.block_k
   s = block * SIZE + tl.arange(0, SIZE)
   live = s < S if MASKED and F.ragged else None
   t, s_ = t[:, None], s[None, :]
   key = parts.load(k, s, live, F.K, F.h)
+  value = parts.load(v, s, live, F.K, F.v)
+  if MASKED and F.seen is not None:
+    key = parts.clean(key, parts.sick(key, F.h), F.h)
+    value = parts.clean(value, parts.sick(value, F.v), F.v)
   raw = parts.outer(query, key, F.h, F.precision)
-  x = exponents(raw, b, n, t, s_, T, S, operands, F)
-  weight = tl.exp2(x * F.unit - lse[:, None])
+  x = scores(raw, b, n, t, s_, T, S, operands, F)
+  weight = weights(raw, x, top[:, None], low[:, None], F)
   seen = None
   if MASKED and F.seen is not None:
     seen = F.seen(b, n, t, s_, T, S, operands)
@@ -49,7 +53,6 @@ def _visit(
     seen = s_ < S
   if seen is not None:
     weight = tl.where(seen, weight, 0.0)
-  value = parts.load(v, s, live, F.K, F.v)
   product = parts.outer(grad, value, F.v, F.precision)
   if F.keep is None:
     dscore = weight * (product - delta[:, None])
@@ -61,6 +64,9 @@ def _visit(
     dscore, sums = F.pull(
       raw * F.scale, dscore, dkeep, seen, sums, b, n, t, s_, T, S, operands
     )
+  elif seen is not None:
+    # Where delta is NaN, the product with the weight 0 is too.
+    dscore = tl.where(seen, dscore, 0.0)
   return parts.add(dq, dscore, key, F.h, F.precision), sums
 
 
@@ -70,7 +76,8 @@ def queries_kernel(
   k,
   v,
   g,
-  lse,
+  top,
+  low,
   delta,
   index,
   full,
@@ -86,7 +93,8 @@ def queries_kernel(
 ):
   """Grid (B N query blocks).
 
-  lse and delta are (B, N, length), lse in base 2 and +inf where a row has no weight.
+  top (divided by 128), low (log2 of total, +inf where a row has no weight) and delta are
+  (B, N, length).
   sums: (operands along queries, B, N, T), over keys.
   """
   i, b, n, count_q = blocks.place(T, F.block_q, F.N)
@@ -101,7 +109,13 @@ def queries_kernel(
   query = parts.load(q + row * F.h.size, place, t < T, F.N, F.h)
   grad = parts.load(g + row * F.v.size, place, t < T, F.N, F.v)
   statistic = (b * F.N + n) * length + t
-  held = query, grad, tl.load(lse + statistic), tl.load(delta + statistic)
+  held = (
+    query,
+    grad,
+    tl.load(top + statistic),
+    tl.load(low + statistic),
+    tl.load(delta + statistic),
+  )
   state = parts.zeros(F.block_q, F.h), F.start(F.block_q) if F.start is not None else ()
   most = rows[0]
   block = blocks.entry(index, 0, most, F.steps)

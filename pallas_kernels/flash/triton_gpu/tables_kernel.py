@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 
 from pallas_kernels.flash.triton_gpu import blocks, parts
-from pallas_kernels.flash.triton_gpu.forward_kernel import exponents
+from pallas_kernels.flash.triton_gpu.forward_kernel import scores, weights
 
 # Entries of a schedule that are looked through at a time.
 _CHUNK = tl.constexpr(64)
@@ -30,7 +30,7 @@ def _listed(index, block, visited):
 
 @triton.jit
 def _visit(
-  q, k, v, g, lse, delta, tiles, b, n, t, s, T, S, operands, place, F: tl.constexpr
+  q, k, v, g, top, low, delta, tiles, b, n, t, s, T, S, operands, place, F: tl.constexpr
 ):
   """The tiles with those of one example and head added."""
   row, column, line = place
@@ -40,9 +40,10 @@ def _visit(
   key = parts.load(k + column * F.h.size, columns, s < S, F.K, F.h)
   raw = parts.outer(query, key, F.h, F.precision)
   t_, s_ = t[:, None], s[None, :]
-  x = exponents(raw, b, n, t_, s_, T, S, operands, F)
+  x = scores(raw, b, n, t_, s_, T, S, operands, F)
   line = (b * F.N + n) * line + t
-  weight = tl.exp2(x * F.unit - tl.load(lse + line)[:, None])
+  top, low = tl.load(top + line)[:, None], tl.load(low + line)[:, None]
+  weight = weights(raw, x, top, low, F)
   seen = s_ < S
   if F.seen is not None:
     seen = seen & F.seen(b, n, t_, s_, T, S, operands)
@@ -67,7 +68,8 @@ def tables_kernel(
   k,
   v,
   g,
-  lse,
+  top,
+  low,
   delta,
   index,
   full,
@@ -104,7 +106,7 @@ def tables_kernel(
     entries, _, visited = blocks.lists(index, full, count, b, n, i, count_q, rows)
     for _ in range(_listed(entries, j // F.masked_steps, visited)):
       tiles = _visit(
-        q, k, v, g, lse, delta, tiles, b, n, t, s, T, S, operands, place, F
+        q, k, v, g, top, low, delta, tiles, b, n, t, s, T, S, operands, place, F
       )
   apart = (tl.num_programs(0) // count_k // count_q).to(tl.int64) * T * S
   cell = t.to(tl.int64)[:, None] * S + s[None, :]
