@@ -42,7 +42,7 @@ def forward(q, k, v, sinks, program, source, schedule, scale, tile):
     name="flash_forward",
     T=T,
     S=S,
-    rows=_rows(schedule.index),
+    rows=rows_of(schedule.index),
     F=form(q, v, source, scale, tile, schedule, "k"),
     warps=tile.warps,
     stages=tile.stages,
@@ -66,7 +66,7 @@ def queries(given, program, source, schedule, scale, tile):
     name="flash_backward_queries",
     T=T,
     S=S,
-    rows=_rows(schedule.index),
+    rows=rows_of(schedule.index),
     length=given[4].shape[2],
     F=form(q, v, source, scale, tile, schedule, "k", sums),
     warps=tile.warps,
@@ -105,7 +105,7 @@ def _keys_of(given, program, source, schedule, scale, tile, wanted: str):
     name=f"flash_backward_{'values' if wanted == 'v' else 'keys'}",
     T=T,
     S=S,
-    rows=_rows(schedule.index_t),
+    rows=rows_of(schedule.index_t),
     length=given[4].shape[2],
     F=form(q, v, source, scale, tile, schedule, "q", sums, **more),
     warps=tile.warps,
@@ -136,7 +136,7 @@ def tables(given, program, source, schedule, scale, tile):
       name="flash_backward_tables",
       T=T,
       S=S,
-      rows=_rows(schedule.index),
+      rows=rows_of(schedule.index),
       length=given[4].shape[2],
       members=(*members, groups),
       F=form(q, v, source, scale, tile, schedule, "k", sums, own_b=own_b, own_n=own_n),
@@ -196,7 +196,7 @@ def form(
   )
 
 
-def _rows(index) -> tuple[int, int, int]:
+def rows_of(index) -> tuple[int, int, int]:
   """Entries of a row, and rows from an example and from a head to the next."""
   batches, heads, _, most = index.shape
   return most, heads if batches > 1 else 0, 1 if heads > 1 else 0
