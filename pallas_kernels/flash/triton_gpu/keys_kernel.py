@@ -101,8 +101,8 @@ def keys_kernel(
   """Grid (B K key blocks).
 
   top, low and delta as in the queries' kernel; sums: (operands along keys, B, N, S),
-  over queries. Without F.want_k or F.want_v that output is not written: for wide heads two
-  launches, each with one accumulator, need fewer registers.
+  over queries. Without F.want_k or F.want_v that output is not written: for wide heads
+  two launches, each with one accumulator, need fewer registers.
   """
   i, b, head, count_k = blocks.place(S, F.block_k, F.K)
   S = blocks.aligned(S, F.even)

@@ -93,9 +93,8 @@ def queries_kernel(
 ):
   """Grid (B N query blocks).
 
-  top (divided by 128), low (log2 of total, +inf where a row has no weight) and delta are
-  (B, N, length).
-  sums: (operands along queries, B, N, T), over keys.
+  top (divided by 128), low (log2 of total, +inf where a row has no weight) and delta:
+  (B, N, length). sums: (operands along queries, B, N, T), over keys.
   """
   i, b, n, count_q = blocks.place(T, F.block_q, F.N)
   i = count_q - 1 - i
