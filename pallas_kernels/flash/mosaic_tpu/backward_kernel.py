@@ -153,9 +153,7 @@ def _scratch(plan, how, shapes, dtype, resident):
     ),
     tuple(gradients.scratch(w, plan) for w in how),
     None if resident else gathering.Gathering.scratch(block_q, H),
-    unseen.scratch(
-      plan, (block_q, H, dtype), (block_k, H, dtype), (block_q, V, dtype)
-    ),
+    unseen.scratch(plan, (block_q, H, dtype), (block_k, H, dtype), (block_q, V, dtype)),
   ]
 
 

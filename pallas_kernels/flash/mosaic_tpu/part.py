@@ -10,7 +10,6 @@ from jax.experimental import pallas as pl
 
 from pallas_kernels.flash.mosaic_tpu import layout, operands
 
-
 LOG2E = math.log2(math.e)
 
 
@@ -65,7 +64,7 @@ class Plan:
     return self.scale if self.raw else 1.0
 
   def power(self, difference) -> jax.Array:
-    """exp of a difference of scores.
+    """The exponential of a difference of scores.
 
     Only differences are scaled: a score that is scaled first is rounded, by more than 1
     if it is large.
