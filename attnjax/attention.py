@@ -6,7 +6,10 @@
   out[t]      = sum_s exp(score[t, s] - lse[t]) dropout[t, s] v[s, n K // N]
 
 A query that sees nothing has out = 0, lse = -inf (the sink, if there is one) and no
-gradient. Scores, weights and lse are float32 (float64 for float64).
+gradient. Scores, weights and lse are float32 (float64 for float64). What nobody sees,
+a masked key, value or bias, may be NaN or infinite: it does not reach what is seen,
+neither the output nor a gradient, in any implementation. What a query sees and is NaN
+makes that query's output NaN, as it should.
 
   reference  the definition, with the (T, S) matrix
   xla        tiles in plain JAX on any device: O(T) memory, any order of derivative
@@ -17,47 +20,47 @@ Cost: O(T S H N), less where whole blocks are not seen.
 """
 
 import dataclasses
-import functools
-import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
+import numpy as np
+from flax import linen, nnx
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
-from attnjax.contract import unknown
-from attnjax.core import inputs, masks, softmax
+from attnjax import backends
+from attnjax.core import inputs, masks, modes, places, softmax
 from attnjax.core.masks import Mask
-from attnjax.core.platform import target_platform
-from attnjax.core.scores import Scores
-from pallas_kernels import flash
+
+Integers = Int[Array | np.ndarray, "..."] | Sequence | int | np.integer
 
 combine = softmax.combine
-IMPLEMENTATIONS = ("reference", "xla", "pallas", "triton")
-_FUSED = {"tpu": "pallas", "gpu": "triton"}
+IMPLEMENTATIONS = backends.IMPLEMENTATIONS
+attend, kernels, say_once = backends.attend, backends.kernels, backends.say_once
 
 
+@modes.broadcasting
 def dot_product_attention(
-  query: Float[Array, "..."],
-  key: Float[Array, "..."],
-  value: Float[Array, "..."],
-  bias: Array | None = None,
-  mask: Array | Mask | None = None,
+  query: Float[Array | np.ndarray, "..."],
+  key: Float[Array | np.ndarray, "..."],
+  value: Float[Array | np.ndarray, "..."],
+  bias: ArrayLike | None = None,
+  mask: ArrayLike | Sequence | Mask | None = None,
   *,
-  scale: float | None = None,
+  scale: ArrayLike | None = None,
   is_causal: bool = False,
-  query_seq_lengths: Int[Array, "..."] | None = None,
-  key_value_seq_lengths: Int[Array, "..."] | None = None,
-  local_window_size: int | tuple[int, int] | None = None,
-  segment_ids: Int[Array, "..."] | None = None,
-  kv_segment_ids: Int[Array, "..."] | None = None,
-  query_positions: Int[Array, "..."] | int | None = None,
-  key_positions: Int[Array, "..."] | int | None = None,
-  score: Callable[..., Array] | None = None,
-  softcap: float = 0.0,
-  sinks: Float[Array, "..."] | None = None,
+  query_seq_lengths: Integers | None = None,
+  key_value_seq_lengths: Integers | None = None,
+  local_window_size: Integers | tuple[Any, Any] | None = None,
+  segment_ids: Integers | None = None,
+  kv_segment_ids: Integers | None = None,
+  query_positions: Integers | None = None,
+  key_positions: Integers | None = None,
+  score: Callable[..., ArrayLike] | None = None,
+  softcap: ArrayLike = 0.0,
+  sinks: ArrayLike | Sequence | None = None,
   dropout_rng: Array | None = None,
   dropout_rate: float = 0.0,
   broadcast_dropout: bool = False,
@@ -72,10 +75,14 @@ def dot_product_attention(
 ) -> Any:
   """Softmax attention; (*B, T, N, V), with lse (*B, T, N) if `return_lse`.
 
-  A superset of `jax.nn.dot_product_attention` and of what
-  `nnx.MultiHeadAttention(attention_fn=...)` calls. Two things differ on purpose: causal
+  A superset of `jax.nn.dot_product_attention` and of what `attention_fn` is called with
+  in `nnx.MultiHeadAttention` and its Linen sister. Two things differ on purpose: causal
   attention with T != S is aligned bottom-right (the last query sees the last key), and
-  a query that may attend to nothing gives 0.
+  a query that may attend to nothing gives 0. An empty axis gives an empty output.
+
+  Where B stands below, *B may stand as well; numbers may be lists or NumPy arrays.
+  Positions are int32: known ones that do not fit are refused, traced ones make the
+  output NaN.
 
   Args:
     query: (T, N, H) or (*B, T, N, H) with any number of batch axes.
@@ -83,21 +90,23 @@ def dot_product_attention(
     value: (*B, S, K, V); V need not be H.
     bias: added to the scaled, capped scores; broadcasts to (B, N, T, S).
     mask: True = may attend, broadcasts to (B, N, T, S); or a `Mask`, whose positions
-      are `query_positions` and `key_positions`.
-    scale: H^-0.5 if None.
+      are `query_positions` and `key_positions`. Of an array of numbers 0 is False and
+      all else True, as in flax; what is added to scores belongs in `bias`.
+    scale: H^-0.5 if None; a number, or an array (N|1, T|1, S|1), which gets a gradient.
     is_causal: a query sees the keys at its position and before.
     query_seq_lengths: (B,); queries from there on see nothing.
     key_value_seq_lengths: (B,); keys from there on are not seen. Causal attention
       stays aligned by T and S, not by these lengths.
-    local_window_size: w or (left, right), both ends included, around the position.
-    segment_ids: (B, T); tokens see their own segment; negative ids see nothing.
-    kv_segment_ids: (B, S); `segment_ids` if None.
-    query_positions: the first query's position, or (B,), or (B|1, T) positions. None:
-      S - T with `is_causal`, else 0.
+    local_window_size: w or (left, right), both ends included, around the position;
+      None and 2^31 - 1 or more are no limit. It may be traced.
+    segment_ids: (T,) or (B, T); tokens see their own segment; negative ids see nothing.
+    kv_segment_ids: (S,) or (B, S); `segment_ids` if None.
+    query_positions: the first query's position, or (B,) of them; or the positions (T,),
+      unless T is B, or (B|1, T). None: S - T with `is_causal`, else 0.
     key_positions: the same of the keys; 0 if None.
     score: your own function (score, b, n, q, k) of scalars, in jax.numpy; q and k are
       positions. It may read arrays that it captures; they get gradients.
-    softcap: scores become softcap * tanh(score / softcap); 0 is none.
+    softcap: scores become softcap * tanh(score / softcap); 0 is none; as `scale`.
     sinks: (N,), logits in the softmax's denominator only.
     dropout_rng: a random key; needed if dropout_rate > 0 and not deterministic.
     dropout_rate: of the weights, by a hash of (key, batch, head, positions): the same
@@ -105,11 +114,12 @@ def dot_product_attention(
     broadcast_dropout: the same dropout for all batches and heads.
     deterministic: no dropout.
     dtype: what query, key and value are cast to before.
-    precision: of the products: None or "highest" in "reference" and "xla".
-    module: an NNX module where the weights are sown, as "attention_weights"; this
-      costs O(T S) memory.
-    return_residual: as `return_lse`; the name of `jax.nn`.
-    return_lse: also the log of the softmax's denominator, differentiable.
+    precision: of the products in "reference" and "xla", as `jax.lax.dot` takes it; of
+      a pair, the more precise one.
+    module: a module of NNX or Linen where the weights, before any dropout, are sown as
+      "attention_weights"; this costs O(T S) memory.
+    return_residual: as `jax.nn` has it: the lse in the type of `key`, no gradient.
+    return_lse: also the log of the softmax's denominator, float32, differentiable.
     impl: one of IMPLEMENTATIONS, or "auto": the fastest that can do the problem on
       this platform.
     implementation: as `impl`; the name of `jax.nn`.
@@ -119,109 +129,72 @@ def dot_product_attention(
     NotImplementedError: if the implementation that is named lacks a feature.
   """
   impl = _named(impl, implementation)
-  if dtype is not None:
-    query, key, value = (x.astype(dtype) for x in (query, key, value))
-  lead, query, key, value = inputs.four_axes(query, key, value)
+  if return_residual and return_lse:
+    raise ValueError("return_residual and return_lse: give one")
+  lead, query, key, value = inputs.four_axes(query, key, value, dtype)
+  sinks = None if sinks is None else jnp.asarray(sinks)
   softmax.check(query, key, value, sinks=sinks)
-  shape = (*query.shape[:1], query.shape[2], query.shape[1], key.shape[1])
-  what = inputs.positioned(
+  shape = (query.shape[0], query.shape[2], query.shape[1], key.shape[1])
+  what, lost = places.positioned(
     shape,
+    lead,
     query_positions,
     key_positions,
     shape[3] - shape[2] if is_causal else 0,
-    bias=inputs.bias(bias, shape),
-    softcap=softcap,
+    bias=inputs.bias(bias, shape, lead),
+    softcap=inputs.softcap(softcap, shape, lead),
   )
   seen = (
-    inputs.mask(mask, shape, is_causal, local_window_size)
-    & inputs.lengths(what, shape, query_seq_lengths, key_value_seq_lengths)
-    & masks.conjunction(shape, segment_ids=segment_ids, kv_segment_ids=kv_segment_ids)
+    inputs.mask(mask, shape, lead, is_causal, local_window_size)
+    & places.lengths(what, shape, lead, query_seq_lengths, key_value_seq_lengths)
+    & masks.conjunction(
+      shape,
+      segment_ids=places.rows(segment_ids, lead, shape[2]),
+      kv_segment_ids=places.rows(kv_segment_ids, lead, shape[3]),
+    )
   )
   what = dataclasses.replace(what, mask=seen)
   if score is not None:
     what = inputs.with_function(what, score, softmax.wide(query))
+  if scale is not None:
+    scale = inputs.number("scale", scale, shape, lead)
+  options = {"sinks": sinks, "scale": scale, "impl": impl, "precision": precision}
+  if module is not None:
+    _sow(module, _weights(query, key, what, lead, options))
   if dropout_rate and not deterministic:
     what = inputs.with_dropout(
       what, shape, dropout_rng, dropout_rate, broadcast_dropout
     )
-  options = {"sinks": sinks, "scale": scale, "impl": impl, "precision": precision}
-  out, lse = attend(query, key, value, what, **options)
-  if module is not None:
-    # The weights are what attention gives for the values of an identity matrix.
-    eye = jnp.eye(shape[3], dtype=query.dtype)[None, :, None]
-    eye = jnp.broadcast_to(eye, (*key.shape[:3], shape[3]))
-    weights, _ = attend(query, key, eye, what, **options)
-    weights = weights.swapaxes(1, 2)
-    weights = weights.reshape(*lead, *weights.shape[1:])
+
+  def run(query, key, value):
+    found = attend(query, key, value, what, **options)
+    found = found if return_residual or return_lse else found[:1]
+    if lost is not False:  # positions that no int32 holds: no answer, never another
+      found = (jnp.where(lost, jnp.nan, x) for x in found)
+    return [x.reshape(*lead, *x.shape[1:]) for x in found]
+
+  out, *lse = modes.whole(run)(query, key, value)
+  if return_residual:
+    lse = [jax.lax.stop_gradient(x.astype(key.dtype)) for x in lse]
+  return (out, *lse) if lse else out
+
+
+def _weights(query, key, what, lead, options):
+  """The softmax weights, (*B, N, T, S): attention to the rows of an identity matrix."""
+  eye = jnp.eye(key.shape[1], dtype=query.dtype)[None, :, None]
+  eye = jnp.broadcast_to(eye, (*key.shape[:3], key.shape[1]))
+  weights = attend(query, key, eye, what, **options)[0].swapaxes(1, 2)
+  return weights.reshape(*lead, *weights.shape[1:])
+
+
+def _sow(module, weights):
+  """Sows the weights as "attention_weights", in the way of the module's library."""
+  if isinstance(module, linen.Module):
+    module.sow("intermediates", "attention_weights", weights)
+  elif isinstance(module, nnx.Module):
     module.sow(nnx.Intermediate, "attention_weights", weights)
-  out = out.reshape(*lead, *out.shape[1:])
-  lse = lse.reshape(*lead, *lse.shape[1:])
-  return (out, lse) if return_residual or return_lse else out
-
-
-def attend(
-  q: Float[Array, "B T N H"],
-  k: Float[Array, "B S K H"],
-  v: Float[Array, "B S K V"],
-  scores: Scores | None = None,
-  *,
-  sinks: Float[Array, "N"] | None = None,
-  scale: float | None = None,
-  impl: str = "auto",
-  precision: Any = None,
-) -> tuple[Float[Array, "B T N V"], Float[Array, "B T N"]]:
-  """(out, lse): what all that is softmax in attnjax calls.
-
-  Args:
-    q: queries.
-    k: keys; K divides N.
-    v: values.
-    scores: what is done to scores; None is nothing.
-    sinks: logits in the denominator only.
-    scale: H^-0.5 if None.
-    impl: one of IMPLEMENTATIONS, or "auto".
-    precision: of the products, in "reference" and "xla".
-  """
-  scores = Scores() if scores is None else scores
-  softmax.check(q, k, v, scores, sinks)
-  given = (q, k, v, scores)
-  options = {"sinks": sinks, "scale": q.shape[-1] ** -0.5 if scale is None else scale}
-  match impl:
-    case "reference":
-      with jax.default_matmul_precision(precision):
-        return softmax.reference(*given, **options)
-    case "xla":
-      return softmax.chunked(*given, **options, precision=precision)
-    case "pallas" | "triton":
-      if precision is not None:
-        raise NotImplementedError(f"impl {impl!r} takes no precision; 'xla' does")
-      return flash.attend(*given, **options, impl=impl)
-    case "auto":
-      return _automatic(*given, **options, precision=precision)
-  raise ValueError(unknown("impl", impl, ("auto", *IMPLEMENTATIONS)))
-
-
-def kernels() -> str | None:
-  """The implementation that is made for the device it will run on; None for CPUs."""
-  return _FUSED.get(target_platform())
-
-
-def _automatic(q, k, v, scores, *, precision, **options):
-  """By the platform's kernels, or, saying why once, by "xla"."""
-  platform = target_platform()
-  impl = kernels()
-  if impl is not None and precision is None:
-    try:
-      return flash.attend(q, k, v, scores, **options, impl=impl)
-    except (NotImplementedError, ImportError) as reason:
-      say_once(f"impl 'auto' takes 'xla' on {platform}, not {impl!r}: {reason}")
-  return softmax.chunked(q, k, v, scores, **options, precision=precision)
-
-
-@functools.cache
-def say_once(message: str) -> None:
-  """Logs a warning, the first time that it is given."""
-  logging.getLogger(__name__).warning(message)
+  else:
+    raise ValueError(f"module is a {type(module).__name__}, not one of flax")
 
 
 def _named(impl: str, implementation: str | None) -> str:

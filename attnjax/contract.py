@@ -174,5 +174,5 @@ def check_known(what: str, name: str, known: Collection[str]) -> None:
 def unknown(what: str, name: str, known: Iterable[str]) -> str:
   """The message for a name that is not there: the nearest ones, and all of them."""
   near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-  hint = f"; did you mean {' or '.join(near)}?" if near else ""
+  hint = f"; did you mean {' or '.join(near)}?" if near else "."
   return f"unknown {what} {name!r}{hint} There are: {', '.join(sorted(known))}"

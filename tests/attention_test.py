@@ -194,7 +194,7 @@ class RefusalTest(parameterized.TestCase):
     ({"impl": "fast"}, ValueError, "impl 'fast'.*reference"),
     ({"impl": "xla", "implementation": "cudnn"}, ValueError, "give one"),
     ({"implementation": "cudnn"}, ValueError, "impl 'cudnn'"),
-    ({"mask": jnp.ones((1, 1, T, T))}, ValueError, "float32.*boolean"),
+    ({"mask": jnp.full((1, 1, T, T), -1e9)}, ValueError, "float32.*below 0.*bias"),
     ({"mask": jnp.ones((1, 1, T, 3), bool)}, ValueError, "does not broadcast"),
     ({"mask": masks.Dense(jnp.ones((7, T), bool))}, ValueError, r"\(1, 1, 7, 40\)"),
     ({"bias": jnp.ones((3, 1, T, T))}, ValueError, "bias.*does not broadcast"),
@@ -238,7 +238,7 @@ class RefusalTest(parameterized.TestCase):
 
   def test_auto_says_once_why_it_fell_back(self):
     attention.say_once.cache_clear()
-    with self.assertLogs("attnjax.attention", logging.WARNING) as logs:
+    with self.assertLogs("attnjax.backends", logging.WARNING) as logs:
       attention.say_once("impl 'auto' takes 'xla'")
       attention.say_once("impl 'auto' takes 'xla'")
     self.assertLen(logs.output, 1)

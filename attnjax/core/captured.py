@@ -33,11 +33,19 @@ class Function:
 
 
 def trace(function: Callable, dtype=jnp.float32) -> tuple[Function, list]:
-  """(the traced function of a score and four indices, the arrays it captures)."""
-  closed, consts = elementwise.trace(function, [dtype, *[np.int32] * 4])
-  if len(closed.out_avals) != 1 or closed.out_avals[0].shape:
-    shapes = [a.shape for a in closed.out_avals]
-    raise ValueError(f"score returns the shapes {shapes}; it must return one scalar")
+  """(the traced function of a score and four indices, the arrays it captures).
+
+  Its result has the type of the score, whatever it computes in.
+  """
+
+  def typed(*scalars):
+    result = function(*scalars)
+    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(result)]
+    if shapes != [()]:
+      raise ValueError(f"score returns the shapes {shapes}; it must return one scalar")
+    return jnp.asarray(*jax.tree.leaves(result)).astype(dtype)
+
+  closed, consts = elementwise.trace(typed, [dtype, *[np.int32] * 4])
   return Function(closed, len(consts)), consts
 
 
@@ -90,6 +98,9 @@ def hoisted(
     own = [e for e in equations if id(e.outvars[0]) in inside]
     elementwise.run(own, known)
     out = elementwise.read(result, known)
+    if isinstance(result, jex.Literal) or "score" not in depends[id(result)]:
+      # Of the score's shape, also on tiles; the compiler drops the choice.
+      out = jnp.where(score == score, out, out)
     return jnp.broadcast_to(out, jnp.broadcast_shapes(jnp.shape(out), score.shape))
 
   return inner, values

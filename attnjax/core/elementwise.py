@@ -71,7 +71,17 @@ def trace(function: Callable, dtypes: Sequence[Any]) -> tuple[Any, list]:
   def inlined(consts, *scalars):
     return _inline(closed.jaxpr, consts, scalars)
 
-  return jax.make_jaxpr(inlined)(shapes, *scalars), consts
+  flat = jax.make_jaxpr(inlined)(shapes, *scalars)
+  if not flat.consts:
+    return flat, consts
+  # What a function that is called inside captures becomes an argument too.
+  consts = [*flat.consts, *consts]
+
+  def whole(inner, outer, *scalars):
+    return jax.core.eval_jaxpr(flat.jaxpr, inner, *outer, *scalars)
+
+  inner = [jax.ShapeDtypeStruct(jnp.shape(c), jnp.result_type(c)) for c in flat.consts]
+  return jax.make_jaxpr(whole)(inner, shapes, *scalars), consts
 
 
 def elementwise(function: Callable, fixed: Sequence[Any], operands: Sequence[Any]):
@@ -215,6 +225,7 @@ def _inline(jaxpr, consts, arguments) -> list:
       "custom_jvp_call",
       "custom_vjp_call",
       "remat",
+      "remat2",
       "checkpoint",
     )
     if simple:

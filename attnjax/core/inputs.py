@@ -1,116 +1,154 @@
 """The arguments of `dot_product_attention`, checked and as a `Scores`."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
-from attnjax.core import captured
-from attnjax.core import scores as scores_of
-from attnjax.core.masks import And, Causal, Dense, Lengths, Mask, Window
+from attnjax.core import captured, dropout
+from attnjax.core.masks import And, Causal, Dense, Mask, Window
+from attnjax.core.masks.integers import asarray
 from attnjax.core.scores import Scores
 
 
-def four_axes(query, key, value):
+def four_axes(query, key, value, dtype=None):
   """(the batch axes, then query, key and value with one batch axis)."""
+  query, key, value = (jnp.asarray(x, dtype) for x in (query, key, value))
   lead = query.shape[:-3]
   for name, x in (("query", query), ("key", key), ("value", value)):
     if x.ndim < 3 or x.shape[:-3] != lead:
       raise ValueError(
         f"{name} has the shape {x.shape}; it must be (*B, T, N, H) with *B = {lead}"
       )
-  return lead, *(x.reshape(-1, *x.shape[-3:]) for x in (query, key, value))
+  return lead, *(x.reshape(math.prod(lead), *x.shape[-3:]) for x in (query, key, value))
 
 
-def mask(given, shape, causal: bool, window) -> Mask:
+def mask(given, shape, lead, causal: bool, window) -> Mask:
   """The mask from an array or a Mask, causality and a local window."""
   parts: tuple[Mask, ...] = (Causal(),) if causal else ()
   if window is not None:
-    left, right = (window, window) if isinstance(window, int) else window
-    parts += (Window(left, right),)
+    parts += (Window(*_ends(window)),)
   if isinstance(given, Mask):
     given.check(shape)
     parts += given.conjuncts()
   elif given is not None:
-    array = jnp.asarray(given)
-    if array.dtype != bool:
-      raise ValueError(f"mask has the type {array.dtype}; it must be boolean")
-    parts += (Dense(broadcastable("mask", array, shape)),)
+    parts += (Dense(broadcastable("mask", _nonzero(given), shape, lead)),)
   return And(parts)
 
 
-def lengths(what: Scores, shape, queries, keys) -> Mask:
-  """The mask of per-example numbers of queries and of keys, int (B,)."""
-  B, _, *sizes = shape
-  parts: list[Mask] = []
-  for axis, (name, number) in enumerate(
-    (("query_seq_lengths", queries), ("key_value_seq_lengths", keys))
-  ):
-    if number is None:
-      continue
-    if number.shape != (B,) or not jnp.issubdtype(number.dtype, jnp.integer):
-      raise ValueError(
-        f"{name} is {number.dtype} {number.shape}; it must be integers, ({B},)"
-      )
-    if (what.query_positions, what.key_positions)[axis] is None:
-      last = number + what.start[axis]
-      parts.append(Lengths(queries=last) if axis == 0 else Lengths(keys=last))
-    else:  # lengths count places, whatever the positions there are
-      inside = jnp.arange(sizes[axis]) < number[:, None]
-      ends = (slice(None), None, slice(None), None)
-      parts.append(Dense(inside[ends] if axis == 0 else inside[:, None, None, :]))
-  return And(tuple(parts))
+def _ends(window):
+  """(left, right) of one number, traced or not, or of two."""
+  if not isinstance(window, tuple | list) and not np.ndim(window):
+    return window, window
+  if len(window) != 2:
+    raise ValueError(f"local_window_size = {window}; it must be w or (left, right)")
+  return tuple(window)
 
 
-def bias(given, shape):
+def _nonzero(given):
+  """A boolean mask: what is not 0 is seen, as flax and `astype(bool)` have it."""
+  array = jnp.asarray(given)
+  if array.dtype == bool:
+    return array
+  if not isinstance(array, jax.core.Tracer) and bool((array < 0).any()):
+    raise ValueError(
+      f"mask has the type {array.dtype} and numbers below 0: a mask is 0 where nothing"
+      " is seen; what is to be added to the scores is a bias"
+    )
+  return array != 0
+
+
+def bias(given, shape, lead):
   """The bias with four axes, or None."""
-  if given is None:
-    return None
+  return None if given is None else _floats("bias", given, shape, lead)
+
+
+def _floats(name, given, shape, lead=()):
   array = jnp.asarray(given)
   if not jnp.issubdtype(array.dtype, jnp.floating):
-    raise ValueError(f"bias has the type {array.dtype}; it must be floating point")
-  return broadcastable("bias", array, shape)
+    raise ValueError(f"{name} has the type {array.dtype}; it must be floating point")
+  return broadcastable(name, array, shape, lead)
 
 
-def broadcastable(name, array, shape):
-  """`array` with four axes that broadcast to (B, N, T, S)."""
-  if array.ndim > 4:
-    raise ValueError(f"{name} has the shape {array.shape}; it may have four axes")
-  array = array.reshape((1,) * (4 - array.ndim) + array.shape)
-  if not all(a in (1, w) for a, w in zip(array.shape, shape)):
-    raise ValueError(f"{name} {array.shape} does not broadcast to (B, N, T, S) {shape}")
-  return array
+def broadcastable(name, array, shape, lead=()):
+  """`array` with four axes that broadcast to (B, N, T, S).
+
+  With several batch axes `lead` it may have them all, or one of their whole size B.
+  """
+  given, axes = array.shape, max(1, len(lead))
+  array = array.reshape((1,) * (3 - array.ndim) + array.shape)
+  own, rest = array.shape[:-3], array.shape[-3:]
+  if len(lead) > 1 and own != shape[:1] and len(own) <= axes:
+    own = (1,) * (axes - len(own)) + own
+    if all(a in (1, w) for a, w in zip(own, lead)) and any(a != 1 for a in own):
+      array = jnp.broadcast_to(array.reshape(*own, *rest), (*lead, *rest))
+      own = shape[:1]
+  if len(own) > 1 and all(a == 1 for a in own):
+    own = (1,)
+  if len(own) > 1:
+    raise ValueError(f"{name} has the shape {given}; it may have {axes + 3} axes")
+  whole = (*own, *rest) if own else (1, *rest)
+  if not all(a in (1, w) for a, w in zip(whole, shape)):
+    raise ValueError(f"{name} {given} does not broadcast to (B, N, T, S) {shape}")
+  return array.reshape(whole)
 
 
-def positioned(shape, queries, keys, aligned: int, *, softcap, **given) -> Scores:
-  """Scores with the positions of queries and keys."""
-  if not softcap >= 0:
-    raise ValueError(f"softcap = {softcap}; it must be 0 (none) or more")
-  B, _, T, S = shape
-  aligned = aligned if queries is None else 0
-  first, query = _positions("query_positions", queries, B, T, aligned)
-  start, key = _positions("key_positions", keys, B, S, 0)
-  return Scores(
-    query_positions=query,
-    key_positions=key,
-    start=(first, start),
-    softcap=float(softcap),
-    **given,
-  )
-
-
-def _positions(name, given, B, length, default):
-  """(what positions begin with, None), or (0, their array (B|1, length))."""
-  if given is None or isinstance(given, int | np.integer):
-    return int(default if given is None else given), None
-  if given.ndim <= 1 and given.shape in ((), (1,), (B,)):
-    given = given.reshape(-1, 1) + jnp.arange(length)
-  if given.ndim != 2 or given.shape[0] not in (1, B) or given.shape[1] != length:
+def number(name, given, shape, lead=()):
+  """A float, or an array with four axes that broadcasts over batches and heads."""
+  if isinstance(given, int | float | np.number):
+    return float(given)
+  array = asarray(given)
+  if not array.ndim and not isinstance(array, jax.core.Tracer):
+    return float(array)
+  if 0 < array.ndim < 3:
     raise ValueError(
-      f"{name} has the shape {given.shape}; it must be (), ({B},) or ({B}|1, {length})"
+      f"{name} has the shape {array.shape}; it must be a number, or (N|1, T|1, S|1)"
     )
-  return 0, given.astype(jnp.int32)
+  if not jnp.issubdtype(array.dtype, jnp.floating):
+    array = array.astype(jnp.float32)
+  return _floats(name, array, shape, lead)
+
+
+def softcap(given, shape, lead=()):
+  """The cap as `number` has it."""
+  cap = number("softcap", given, shape, lead)
+  if isinstance(cap, float) and not cap >= 0:
+    raise ValueError(f"softcap = {cap}; it must be 0 (none) or more")
+  return cap
+
+
+def scaled(what: Scores, scale, q, k) -> tuple[Scores, float]:
+  """(scores, a scale that is known): an array becomes the scores' factor."""
+  H = q.shape[-1]
+  if scale is None:
+    return what, H**-0.5 if H else 1.0
+  shape = (q.shape[0], q.shape[2], q.shape[1], k.shape[1])
+  scale = number("scale", scale, shape)
+  if isinstance(scale, float):
+    return what, scale
+  factor = scale if what.factor is None else scale * what.factor
+  return dataclasses.replace(what, factor=factor), 1.0
+
+
+def nothing(q, k, v, scores, sinks, reference):
+  """(out, lse) where an axis is empty: 0 and -inf, or the sink, if no key is there.
+
+  Without features all scores are 0: an empty H is as good as one feature that is 0.
+  """
+  (B, T, N, H), (S, _, V) = q.shape, v.shape[1:]
+  if 0 in (B, T, N, S):
+    out, wide = jnp.zeros((B, T, N, V), v.dtype), jnp.promote_types(q.dtype, "f4")
+    lse = jnp.full((B, T, N), -jnp.inf, wide) if sinks is None else sinks.astype(wide)
+    return out, jnp.broadcast_to(lse, (B, T, N))
+  q, k, v = (
+    x if size else jnp.zeros((*x.shape[:3], 1), x.dtype)
+    for x, size in ((q, H), (k, H), (v, V))
+  )
+  out, lse = reference(q, k, v, scores, sinks=sinks, scale=1.0)
+  return out[..., :V], lse
 
 
 def with_function(what: Scores, function: Callable, dtype) -> Scores:
@@ -125,6 +163,30 @@ def with_dropout(what: Scores, shape, key, rate: float, broadcast: bool) -> Scor
     raise ValueError(f"dropout_rate = {rate}; it must be in [0, 1)")
   if key is None:
     raise ValueError(f"dropout_rate = {rate} needs a dropout_rng, a random key")
-  seeds = scores_of.seeds(key, *((1, 1) if broadcast else shape[:2]))
+  seeds = dropout.seeds(key, *((1, 1) if broadcast else shape[:2]))
   seeds = jnp.broadcast_to(seeds, shape[:2])
   return dataclasses.replace(what, seeds=seeds, rate=float(rate))
+
+
+def precision(given) -> str | None:
+  """The name by which JAX's default precision is set; of a pair, the more precise.
+
+  Raises:
+    ValueError: if it is none of what `jax.lax.dot` takes.
+    NotImplementedError: for algorithms that no default may name.
+  """
+  match given:
+    case None:
+      return None
+    case (one, two):
+      return max(map(jax.lax.Precision, (one, two)), key=lambda p: p.value).name.lower()
+    case jax.lax.DotAlgorithmPreset():
+      return given.name
+    case str() if given in jax.lax.DotAlgorithmPreset.__members__:
+      return given
+    case str() | jax.lax.Precision():
+      return jax.lax.Precision(given).name.lower()
+  raise NotImplementedError(
+    f"precision {given!r}; it must be a name, a jax.lax.Precision, two of them, or a"
+    " jax.lax.DotAlgorithmPreset"
+  )

@@ -15,18 +15,10 @@ from typing import Any
 import numpy as np
 from jax.extend import core as jex
 
-_INCREASING = {
-  "exp": "exp",
-  "exp2": "exp2",
-  "expm1": "expm1",
-  "tanh": "tanh",
-  "floor": "floor",
-  "ceil": "ceil",
-  "sign": "sign",
-  "cbrt": "cbrt",
-}
+_EXACT = ("floor", "ceil", "sign")
+_ROUNDED = ("exp", "exp2", "expm1", "tanh", "cbrt")
 _SAME = ("copy", "copy_p", "stop_gradient", "broadcast_in_dim", "reshape", "squeeze")
-_LARGE = 2**30  # sums of two such numbers are still int32
+_SLACK = 2.0**-20  # more than the rounding of float32, and of a device's functions
 
 
 def bounds(closed, arguments, xp: Any) -> tuple[Any, Any]:
@@ -65,17 +57,18 @@ def _bound(equation, given: Any, xp: Any):
   out = equation.outvars[0].aval.dtype
   if np.issubdtype(out, np.unsignedinteger):  # arithmetic that wraps around
     return _anything(out, given, xp)
-  # Integers that may be anything are written as infinite floats.
-  integral = all(
-    np.issubdtype(v.aval.dtype, np.integer) and np.issubdtype(low.dtype, np.integer)
-    for v, (low, _) in zip(equation.invars, given)
-  )
+  kinds = {v.aval.dtype for v in equation.invars}
+  if any(np.issubdtype(kind, np.unsignedinteger) for kind in kinds):
+    return _anything(out, given, xp)
+  integral = all(np.issubdtype(kind, np.integer) for kind in kinds)
   logical = all(v.aval.dtype == bool for v in equation.invars)
   if name in _SAME:
     return given[0]
-  if name in _INCREASING:
-    function = getattr(xp, _INCREASING[name])
-    return function(given[0][0]), function(given[0][1])
+  if name in _EXACT:
+    return tuple(getattr(xp, name)(end) for end in given[0])
+  if name in _ROUNDED:
+    low, high = (getattr(xp, name)(end) for end in given[0])
+    return low - xp.abs(low) * _SLACK, high + xp.abs(high) * _SLACK
   if name in ("lt", "le", "gt", "ge", "eq", "ne"):
     return _comparison(name, given[0], given[1], xp)
   if name in ("and", "or", "not") and logical:
@@ -85,9 +78,10 @@ def _bound(equation, given: Any, xp: Any):
   if name == "select_n" and len(given) == 3 and equation.invars[0].aval.dtype == bool:
     return _selected(given, xp)
   if name in ("div", "rem") and integral:
-    return (_divided if name == "div" else _remainder)(given[0], given[1], xp)
-  if name in _ARITHMETIC:
-    return _ARITHMETIC[name](xp, *given)
+    a, b = given
+    return (_divided if name == "div" else _remainder)(a, b, out, xp)
+  if name in _ARITHMETIC and not logical:
+    return _arithmetic(name, given, out, xp)
   return _anything(out, given, xp)
 
 
@@ -122,8 +116,14 @@ def _converted(equation, given, xp):
   if np.issubdtype(dtype, np.bool_):
     zero = (xp.zeros_like(low),) * 2
     return _comparison("ne", given, zero, xp)
-  wide = _wide(dtype, xp)  # towards zero from a float, which is increasing
-  return xp.asarray(low, wide), xp.asarray(high, wide)
+  # Towards zero from a float, which is increasing; what does not fit may be anything.
+  wide = _wide(dtype, xp)
+  if not np.issubdtype(dtype, np.integer):
+    return xp.asarray(low, wide), xp.asarray(high, wide)
+  over = _leaves(dtype, low, high, xp)
+  zero = xp.zeros_like(low)
+  low, high = (xp.asarray(xp.where(over, zero, x), wide) for x in (low, high))
+  return _widened(over, low, high, dtype, xp)
 
 
 def _selected(given, xp):
@@ -139,15 +139,14 @@ def _quotient(a, b, xp):
   return xp.where((a < 0) == (b < 0), size, -size)
 
 
-def _divided(a, b, xp):
+def _divided(a, b, dtype, xp):
   (al, ah), (bl, bh) = a, b
   corners = [_quotient(x, y, xp) for x in (al, ah) for y in (bl, bh)]
-  fine = (bl > 0) | (bh < 0)
-  low = xp.where(fine, _least(corners, xp), -_LARGE)
-  return low, xp.where(fine, _greatest(corners, xp), _LARGE)
+  over = ~((bl > 0) | (bh < 0)) | (al == np.iinfo(dtype).min)
+  return _widened(over, _least(corners, xp), _greatest(corners, xp), dtype, xp)
 
 
-def _remainder(a, b, xp):
+def _remainder(a, b, dtype, xp):
   """Of the sign of a, as jax.lax.rem; tight where a block lies in one period."""
   (al, ah), (bl, bh) = a, b
   most = xp.maximum(xp.abs(bl), xp.abs(bh)) - 1
@@ -155,7 +154,8 @@ def _remainder(a, b, xp):
   one = (bl == bh) & (bl > 0) & (al >= 0) & (al // d == ah // d)
   low = xp.where(al < 0, -most, 0 * most)
   high = xp.where(ah > 0, most, 0 * most)
-  return xp.where(one, al % d, low), xp.where(one, ah % d, high)
+  low, high = xp.where(one, al % d, low), xp.where(one, ah % d, high)
+  return _widened((bl <= 0) & (bh >= 0), low, high, dtype, xp)
 
 
 def _least(corners, xp):
@@ -179,12 +179,7 @@ def _product(xp, a, b):
 
 def _times(x, y, xp):
   zero = (x == 0) | (y == 0)  # also 0 times an infinity
-  product = xp.where(zero, 0, x * xp.where(zero, 0, y))
-  if not np.issubdtype(product.dtype, np.integer):
-    return product
-  rough = xp.asarray(x, np.float32) * xp.asarray(y, np.float32)
-  large = xp.where(rough > 0, _LARGE, -_LARGE)
-  return xp.where(xp.abs(rough) > _LARGE, large, product)
+  return xp.where(zero, 0, x * xp.where(zero, 0, y))
 
 
 def _absolute(xp, a):
@@ -210,9 +205,40 @@ _ARITHMETIC = {
 }
 
 
+def _arithmetic(name, given, dtype, xp):
+  """An operation's bounds; where integers may wrap around, all that they can be."""
+  low, high = _ARITHMETIC[name](xp, *given)
+  if np.issubdtype(dtype, np.integer):
+    rough = [tuple(xp.asarray(end, np.float32) for end in pair) for pair in given]
+    least, most = _ARITHMETIC[name](xp, *rough)
+    return _widened(_leaves(dtype, least, most, xp), low, high, dtype, xp)
+  lost = xp.isnan(low) | xp.isnan(high)  # infinity less infinity
+  return xp.where(lost, -np.inf, low), xp.where(lost, np.inf, high)
+
+
+def _leaves(dtype, low, high, xp):
+  """Whether one of those bounds may lie outside of a type of integers."""
+  limits = np.iinfo(dtype)
+  if np.issubdtype(low.dtype, np.floating):
+    room = 1 - _SLACK
+    return ~((low >= limits.min * room) & (high <= limits.max * room))
+  if xp is not np and limits.bits >= low.dtype.itemsize * 8:
+    return xp.zeros_like(low, bool)
+  return (low < limits.min) | (high > limits.max)
+
+
+def _widened(over, low, high, dtype, xp):
+  """The bounds, or, where `over`, those of the type."""
+  limits = np.iinfo(dtype)
+  return xp.where(over, limits.min, low), xp.where(over, limits.max, high)
+
+
 def _anything(dtype, given, xp):
   shape = np.broadcast_shapes(*(low.shape for low, _ in given))
   if np.issubdtype(dtype, np.bool_):
     return xp.zeros(shape, np.int32), xp.ones(shape, np.int32)
+  if np.issubdtype(dtype, np.signedinteger):
+    limits, wide = np.iinfo(dtype), _wide(dtype, xp)
+    return xp.full(shape, limits.min, wide), xp.full(shape, limits.max, wide)
   infinite = xp.full(shape, np.inf, np.float32)
   return -infinite, infinite

@@ -19,7 +19,8 @@ def rotate(
   if H % 2:
     raise ValueError(f"head size {H}: rotary positions turn pairs, H must be even")
   rate = theta ** (-jnp.arange(0, H, 2, dtype=jnp.float32) / H)
-  angle = positions[..., None].astype(jnp.float32) * rate  # ([B,] T, H/2)
+  places = positions[..., None].astype(jnp.float32)
+  angle = places * rate.reshape((1,) * positions.ndim + (-1,))  # ([B,] T, H/2)
   return turn(x, jnp.cos(angle), jnp.sin(angle))
 
 
@@ -39,6 +40,7 @@ def turn(
     interleaved: whether pairs are (2 h, 2 h + 1), not (h, h + H/2).
   """
   cos, sin = (table[..., None, :] for table in (cos, sin))
+  cos, sin = (t.reshape((1,) * (4 - t.ndim) + t.shape) for t in (cos, sin))
   if interleaved:
     a, b = x[..., ::2], x[..., 1::2]
   else:
@@ -62,7 +64,7 @@ def sinusoids(grid: tuple[int, ...], dim: int, *, theta: float = 10000.0) -> Arr
   rate = theta ** (-jnp.arange(0, share, 2, dtype=jnp.float32) / share)
   features = []
   for axis, length in enumerate(grid):
-    angle = jnp.arange(length, dtype=jnp.float32)[:, None] * rate
+    angle = jnp.arange(length, dtype=jnp.float32)[:, None] * rate[None]
     feature = jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
     shape = [1] * len(grid) + [share]
     shape[axis] = length

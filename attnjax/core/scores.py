@@ -1,11 +1,12 @@
 """What happens to a score between q . k and the softmax.
 
-  score[t, s] = function(softcap(raw[t, s]) + bias[t, s], b, n, q, k)   raw = scale q.k
+  score[t, s] = function(softcap(factor raw[t, s]) + bias[t, s], b, n, q, k)
+  raw[t, s]   = scale q.k
   softcap(x)  = cap tanh(x / cap)
 
 where a mask says that it is seen, else -inf. The function is your own; it may read
-arrays that it captures, which get gradients. Dropout multiplies the weights after the
-softmax by 0 or 1 / (1 - rate), from a hash of (key, batch, head, q, k).
+arrays that it captures, which get gradients, as the factor, the cap and the bias do.
+Dropout multiplies the weights after the softmax, see `attnjax.core.dropout`.
 """
 
 import dataclasses
@@ -14,9 +15,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, UInt
+from jaxtyping import Array, UInt
 
-from attnjax.core import captured, elementwise
+from attnjax.core import captured, dropout, elementwise
 from attnjax.core.masks import And, Mask, scheduled
 
 _STATIC = {"static": True}
@@ -25,16 +26,17 @@ _STATIC = {"static": True}
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Scores:
-  """All that is done to scores. Its float arrays (bias, consts) have gradients.
+  """All that is done to scores. Its float arrays have gradients.
 
   Attributes:
     mask: which scores are seen.
     query_positions: int32, (B|1, T); None is `start` + 0, 1, 2, ...
     key_positions: int32, (B|1, S).
     bias: float, (B|1, N|1, T|1, S|1), or None.
+    factor: the same, of q . k: a scale that is learned; None is 1.
     consts: the arrays that the score function captures.
     seeds: uint32, (B, N), of the dropout, or None.
-    softcap: 0 is none.
+    softcap: a number, or an array as the bias; 0 is none.
     rate: of the dropout.
     function: a traced score function, or None.
     start: what the queries' and the keys' positions begin with if none are given.
@@ -44,9 +46,10 @@ class Scores:
   query_positions: Any = None
   key_positions: Any = None
   bias: Any = None
+  factor: Any = None
   consts: Any = ()
   seeds: Any = None
-  softcap: float = dataclasses.field(default=0.0, metadata=_STATIC)
+  softcap: Any = 0.0
   rate: float = dataclasses.field(default=0.0, metadata=_STATIC)
   function: Any = dataclasses.field(default=None, metadata=_STATIC)
   start: tuple[int, int] = dataclasses.field(default=(0, 0), metadata=_STATIC)
@@ -55,7 +58,9 @@ class Scores:
     """The positions of the queries, (B|1, T), and of the keys, (B|1, S)."""
     given = (self.query_positions, self.key_positions)
     query, key = (
-      jnp.arange(start, start + length, dtype=jnp.int32)[None] if x is None else x
+      jnp.arange(start, start + length, dtype=jnp.int32)[None]
+      if x is None
+      else jnp.asarray(x)
       for x, start, length in zip(given, self.start, (T, S))
     )
     return query, key
@@ -70,22 +75,26 @@ class Scores:
   @property
   def plain(self) -> bool:
     """Whether scores are raw where they are seen."""
-    return self.bias is None and self.function is None and not self.softcap
+    changed = (self.bias, self.factor, self.function, _cap(self.softcap))
+    return all(x is None for x in changed)
 
   def modified(self, raw, bias, consts, b, h, q, k):
     """The scores (b, n, t, s) of raw ones; bias is that tile's, or None."""
     score = raw
-    if self.softcap:
-      score = self.softcap * jnp.tanh(score / self.softcap)
+    if self.factor is not None:
+      score = score * self.factor.astype(raw.dtype)
+    cap = _cap(self.softcap)
+    if cap is not None:
+      score = capped(score, cap if isinstance(cap, float) else cap.astype(raw.dtype))
     if bias is not None:
-      score = score + bias
+      score = score + bias.astype(raw.dtype)
     if self.function is not None:
       score = captured.apply(self.function, consts, score, b, h, q, k)
     return score
 
   def kept(self, seeds: UInt[Array, "b n"], q, k):
     """The dropout's factors, (b, n, t, s), at the positions q (b, t) and k (b, s)."""
-    return keep(
+    return dropout.keep(
       seeds[:, :, None, None], q[:, None, :, None], k[:, None, None, :], self.rate
     )
 
@@ -113,6 +122,22 @@ class Program:
   keep: elementwise.Elementwise | None = dataclasses.field(
     default=None, metadata=_STATIC
   )
+
+
+def _cap(softcap: Any) -> Any:
+  """A float, an array, or None where there is no cap."""
+  if isinstance(softcap, int | float):
+    return float(softcap) or None
+  return softcap
+
+
+def capped(score, cap):
+  """The score as cap tanh(score / cap), or the score where the cap is 0."""
+  if isinstance(cap, float):
+    return cap * jnp.tanh(score / cap)
+  some = cap != 0
+  safe = jnp.where(some, cap, 1.0)
+  return jnp.where(some, safe * jnp.tanh(score / safe), score)
 
 
 def tested(mask: Mask, blocks) -> Mask:
@@ -144,7 +169,7 @@ def program(
   operands: list[Array] = []
 
   def new(array) -> int:
-    operands.append(_kernel_type(array))
+    operands.append(_kernel_type(array, dtype))
     return len(operands) - 1
 
   given = (scores.query_positions, scores.key_positions)
@@ -165,19 +190,22 @@ def program(
     tests = [given[i] != 0 if flag else given[i] for i, flag in zip(own, flags)]
     return mask.seen(*places(t, s, given), *tests)
 
-  bias = None if scores.bias is None else new(scores.bias)
+  bias, factor = (None if x is None else new(x) for x in (scores.bias, scores.factor))
+  cap = _cap(scores.softcap)
+  learned = None if cap is None or isinstance(cap, float) else new(cap)
   inner, values = captured.hoisted(
     scores.function,
     scores.consts,
     (jnp.arange(B), jnp.arange(N)),
     *scores.positions(T, S),
+    dtype,
   )
   hoisted = [new(v) for v in values]
 
   def score(raw, t, s, *given):
-    x = raw
-    if scores.softcap:
-      x = scores.softcap * jnp.tanh(x / scores.softcap)
+    x = raw if factor is None else raw * given[factor]
+    if cap is not None:
+      x = capped(x, cap if learned is None else given[learned])
     if bias is not None:
       x = x + given[bias]
     if inner is not None:
@@ -188,7 +216,7 @@ def program(
 
   def kept(t, s, *given):
     q, k = places(t, s, given)
-    return keep(given[seeds], q, k, scores.rate)
+    return dropout.keep(given[seeds], q, k, scores.rate)
 
   types = [_inside(a, dtype) for a in operands]
   at = [np.int32, np.int32]
@@ -200,7 +228,11 @@ def program(
   )
 
 
-def _kernel_type(array):
+def _kernel_type(array, dtype):
+  """An operand; no float is wider than scores are."""
+  if jnp.issubdtype(array.dtype, jnp.floating):
+    narrow = jnp.finfo(array.dtype).bits <= jnp.finfo(dtype).bits
+    return jnp.asarray(array if narrow else array.astype(dtype))
   cell = array.shape[2] > 1 and array.shape[3] > 1
   if array.dtype == bool:
     return array.astype(jnp.int8 if cell else jnp.int32)
@@ -211,30 +243,3 @@ def _kernel_type(array):
 
 def _inside(array, dtype):
   return dtype if jnp.issubdtype(array.dtype, jnp.floating) else array.dtype
-
-
-def keep(seed, q, k, rate: float) -> Float[Array, "..."]:
-  """0 or 1 / (1 - rate): element (q, k) of a seed's infinite matrix of coins.
-
-  The same in every tile, device and implementation, forward and backward. The hash is
-  the finalizer of MurmurHash3 (Austin Appleby, public domain), once over the row and
-  once over the element.
-  """
-  row = _mixed(seed ^ (q.astype(jnp.uint32) * np.uint32(0x9E3779B1)))
-  bits = _mixed(row ^ (k.astype(jnp.uint32) * np.uint32(0x85EBCA77)))
-  # The upper 24 bits as a float: comparisons of unsigned numbers are rare on TPUs.
-  uniform = (bits >> np.uint32(8)).astype(jnp.int32).astype(jnp.float32)
-  return jnp.where(
-    uniform >= np.float32(rate * 2**24), np.float32(1 / (1 - rate)), np.float32(0)
-  )
-
-
-def seeds(key: Array, B: int, N: int) -> UInt[Array, "B N"]:
-  """The dropout's seed of each batch and head."""
-  return jax.random.bits(key, (B, N), jnp.uint32)
-
-
-def _mixed(x):
-  x = (x ^ (x >> np.uint32(16))) * np.uint32(0x85EBCA6B)
-  x = (x ^ (x >> np.uint32(13))) * np.uint32(0xC2B2AE35)
-  return x ^ (x >> np.uint32(16))

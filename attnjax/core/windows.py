@@ -27,8 +27,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 
+from attnjax.core.exported import serializable
 from attnjax.core.masks.algebra import Mask
-from attnjax.core.masks.positional import div, rem
+from attnjax.core.masks.integers import div, rem
 
 Index = Int[Array | np.ndarray, "..."]
 
@@ -153,6 +154,7 @@ def _sorted(group, xp, window, stride, causal):
   return start + low, start + high
 
 
+@serializable
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Windows(Mask):

@@ -14,6 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
+from attnjax.core.exported import serializable
+from attnjax.core.masks.integers import asarray, integers, known
+
 
 class Mask:
   """What all masks have. A mask is a pytree: numbers and arrays are its leaves.
@@ -56,9 +59,20 @@ class Mask:
     query_positions: Int[Array | np.ndarray, "#B T"] | None = None,
     key_positions: Int[Array | np.ndarray, "#B S"] | None = None,
   ) -> Bool[Array, "#B #N T S"]:
-    """The whole mask, the definition that all else is held to."""
-    q = jnp.arange(T)[None] if query_positions is None else query_positions
-    k = jnp.arange(S)[None] if key_positions is None else key_positions
+    """The whole mask, the definition that all else is held to.
+
+    Raises:
+      ValueError: if positions that are known are no int32.
+    """
+    q, k = (
+      jnp.arange(length, dtype=jnp.int32)[None]
+      if given is None
+      else known(name, integers(name, given))
+      for name, given, length in (
+        ("query_positions", query_positions, T),
+        ("key_positions", key_positions, S),
+      )
+    )
     q, k = q[:, None, :, None], k[:, None, None, :]
     if not self.conjuncts():
       return jnp.ones((1, 1, T, S), bool)
@@ -96,6 +110,7 @@ def _split(parts: Sequence[Mask], operands):
     first += count
 
 
+@serializable
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class And(Mask):
@@ -120,6 +135,7 @@ class And(Mask):
     return tuple(self.parts)
 
 
+@serializable
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Or(Mask):
@@ -140,6 +156,7 @@ class Or(Mask):
     return result
 
 
+@serializable
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Not(Mask):
@@ -156,6 +173,7 @@ class Not(Mask):
     return jnp.logical_not(self.part.seen(q, k, *operands))
 
 
+@serializable
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class PerHead(Mask):
@@ -179,6 +197,7 @@ class PerHead(Mask):
     return result
 
 
+@serializable
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Permuted(Mask):
@@ -196,8 +215,12 @@ class Permuted(Mask):
 
   def operands(self):
     """The two orders, then those of the part."""
-    query = self.query_order[None, None, :, None]
-    return (query, self.key_order[None, None, None, :], *self.part.operands())
+    query, key = (
+      known(name, integers(name, getattr(self, name)))
+      for name in ("query_order", "key_order")
+    )
+    own = query[None, None, :, None], key[None, None, None, :]
+    return *own, *self.part.operands()
 
   def seen(self, q, k, *operands):
     """The part's test at the tokens' own positions."""
@@ -220,4 +243,5 @@ def permute(part: Mask, order, key_order=None) -> Mask:
     order: int, (T,).
     key_order: int, (S,); `order` if None.
   """
-  return Permuted(part, order, order if key_order is None else key_order)
+  order = asarray(order)
+  return Permuted(part, order, order if key_order is None else asarray(key_order))

@@ -7,41 +7,90 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from attnjax.core.exported import serializable
 from attnjax.core.masks.algebra import Mask
+from attnjax.core.masks.integers import LEAST, MOST, asarray, clipped, integers, shown
 
 
+@serializable
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Segments(Mask):
   """Tokens of the same id see each other; negative ids see nothing.
 
+  Ids may be any integers, also of 64 bits.
+
   Attributes:
-    queries: int, (B|1, T).
-    keys: int, (B|1, S).
+    queries: int, (T,) or (B|1, T).
+    keys: int, (S,) or (B|1, S).
   """
 
   queries: Any
   keys: Any
 
   def operands(self):
-    """The ids of the queries and of the keys."""
-    return self.queries[:, None, :, None], self.keys[:, None, None, :]
+    """The ids of the queries and of the keys, as int32 halves if they are wide."""
+    ids = self._ids()
+    query, key = (_halves(x, any(map(_wide, ids))) for x in ids)
+    return *(x[:, None, :, None] for x in query), *(x[:, None, None, :] for x in key)
 
   def seen(self, q, k, *operands):
     """Both are in one segment."""
     del q, k
-    query, key = operands
-    return (query == key) & (query >= 0)
+    half = len(operands) // 2
+    query, key = operands[:half], operands[half:]
+    result = query[0] == key[0]
+    for a, b in zip(query[1:], key[1:]):
+      result = result & (a == b)
+    unsigned = np.issubdtype(self._ids()[0].dtype, np.unsignedinteger)
+    return result if unsigned else result & (query[-1] >= 0)
+
+  def _ids(self):
+    """Both, of one kind of integers."""
+    ids = [_rows(name, integers(name, getattr(self, name))) for name in _SIDES]
+    kinds = [np.issubdtype(x.dtype, np.unsignedinteger) for x in ids]
+    if kinds[0] != kinds[1]:
+      types = [str(x.dtype) for x in ids]
+      raise ValueError(f"segment ids are {' and '.join(types)}; one has no sign")
+    return ids
 
 
+_SIDES = ("queries", "keys")
+
+
+def _rows(name, array):
+  """(B|1, T) of an array (T,) or (B|1, T)."""
+  if getattr(array, "ndim", 0) not in (1, 2):
+    raise ValueError(f"{name} {shown(array)}; it must have the axes (T,) or (B, T)")
+  return array[None] if array.ndim == 1 else array
+
+
+def _wide(ids) -> bool:
+  """Whether ids need more than 32 bits: by their values where these are known."""
+  if isinstance(ids, np.ndarray) and ids.size:
+    return not LEAST <= int(ids.min()) <= int(ids.max()) <= MOST
+  return ids.dtype.itemsize > 4
+
+
+def _halves(ids, wide: bool):
+  """int32 arrays that are equal where the ids are; the last has their sign."""
+  if not wide:
+    return (ids.astype(np.int32),)
+  if ids.dtype.itemsize <= 4:
+    ids = ids.astype(np.int32)
+    return ids, (ids < 0).astype(np.int32) * -1
+  return ids.astype(np.int32), (ids >> 32).astype(np.int32)
+
+
+@serializable
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Intervals(Mask):
   """Each query sees the keys at positions low, ..., high - 1; none if high <= low.
 
   Attributes:
-    low: int, (B|1, T).
-    high: int, (B|1, T).
+    low: int, (T,) or (B|1, T).
+    high: int, (T,) or (B|1, T).
   """
 
   low: Any
@@ -49,7 +98,8 @@ class Intervals(Mask):
 
   def operands(self):
     """Both ends."""
-    return self.low[:, None, :, None], self.high[:, None, :, None]
+    ends = (_rows(n, integers(n, getattr(self, n))) for n in ("low", "high"))
+    return tuple(clipped(x)[:, None, :, None] for x in ends)
 
   def seen(self, q, k, *operands):
     """The key is between the query's ends."""
@@ -58,6 +108,7 @@ class Intervals(Mask):
     return (low <= k) & (k < high)
 
 
+@serializable
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Dense(Mask):
@@ -70,11 +121,10 @@ class Dense(Mask):
 
   def operands(self):
     """The array, with four axes."""
-    if self.array.dtype != bool:
-      raise ValueError(f"mask has the type {self.array.dtype}; it must be boolean")
-    if not 2 <= self.array.ndim <= 4:
-      raise ValueError(f"mask has the shape {self.array.shape}; it must have 2-4 axes")
-    return (self.array.reshape((1,) * (4 - self.array.ndim) + self.array.shape),)
+    array = _booleans("mask", self.array)
+    if not 2 <= array.ndim <= 4:
+      raise ValueError(f"mask has the shape {array.shape}; it must have 2-4 axes")
+    return (array.reshape((1,) * (4 - array.ndim) + array.shape),)
 
   def seen(self, q, k, *operands):
     """The array's element."""
@@ -82,14 +132,15 @@ class Dense(Mask):
     return operands[0]
 
 
+@serializable
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Global(Mask):
   """Seen where the query or the key is global.
 
   Attributes:
-    queries: bool, (B|1, T).
-    keys: bool, (B|1, S).
+    queries: bool, (T,) or (B|1, T).
+    keys: bool, (S,) or (B|1, S).
   """
 
   queries: Any
@@ -97,12 +148,20 @@ class Global(Mask):
 
   def operands(self):
     """The two flags."""
-    return self.queries[:, None, :, None], self.keys[:, None, None, :]
+    query, key = (_rows(n, _booleans(n, getattr(self, n))) for n in _SIDES)
+    return query[:, None, :, None], key[:, None, None, :]
 
   def seen(self, q, k, *operands):
     """Either is global."""
     del q, k
     return operands[0] | operands[1]
+
+
+def _booleans(name, given):
+  array = asarray(given)
+  if array.dtype != bool:
+    raise ValueError(f"{name} has the type {array.dtype}; it must be boolean")
+  return array
 
 
 def tree(parent) -> Mask:
@@ -111,6 +170,7 @@ def tree(parent) -> Mask:
   Args:
     parent: int, (T,) or (B, T): the place of each node's parent, -1 at a root.
   """
+  parent = integers("parent", parent)
   xp = np if isinstance(parent, np.ndarray) else jnp
   size = parent.shape[-1]
   reach = parent[..., None] == xp.arange(size)
@@ -128,6 +188,7 @@ def packed_bits(words, S: int) -> Mask:
     words: uint32, (..., T, ceil(S / 32)).
     S: number of keys.
   """
+  words = asarray(words)
   xp = np if isinstance(words, np.ndarray) else jnp
   if words.dtype != np.uint32 or words.shape[-1] != -(-S // 32):
     raise ValueError(

@@ -6,12 +6,14 @@ import math
 import jax
 import jax.numpy as jnp
 
+from attnjax.core.exported import serializable
 from attnjax.core.masks.algebra import Mask
-from attnjax.core.masks.positional import div, rem
+from attnjax.core.masks.integers import div, rem
 
 _STATIC = {"static": True}
 
 
+@serializable
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Neighborhood(Mask):
@@ -54,12 +56,13 @@ class Neighborhood(Mask):
   def seen(self, q, k, *operands):
     """Near on every axis."""
     del operands
-    result = True
+    # A position that is no token's sees nothing and is not seen.
+    tokens = math.prod(self.grid)
+    result = ((q >= 0) & (q < tokens)) & ((k >= 0) & (k < tokens))
     for axis, length in enumerate(self.grid):
       row = math.prod(self.grid[axis + 1 :])
       i, j = (rem(div(x, row), length) for x in (q, k))
-      test = self._near(axis, i, j)
-      result = test if result is True else result & test
+      result = result & self._near(axis, i, j)
     return result
 
   def _near(self, axis, i, j):

@@ -7,9 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from attnjax.core.exported import serializable
 from attnjax.core.masks.algebra import Mask
 
 
+@serializable
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Blocks(Mask):

@@ -5,29 +5,53 @@ are ints, or arrays () or (B,).
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from attnjax.core.exported import serializable
 from attnjax.core.masks.algebra import Mask
+from attnjax.core.masks.integers import (
+  MOST,
+  clipped,
+  div,
+  floored,
+  integers,
+  modulo,
+  plus,
+)
 
 _STATIC = {"static": True}
 
 
-def _numbers(*values):
-  """Operands of those values that are arrays, () or (B,)."""
-  return tuple(
-    v.reshape(-1, 1, 1, 1) for v in values if v is not None and not isinstance(v, int)
-  )
+def _numbers(mask, *names) -> list[Any]:
+  """The mask's attributes: None, ints, or int32 arrays (B|1, 1, 1, 1)."""
+  found = []
+  for name in names:
+    value = getattr(mask, name)
+    if value is not None:
+      value = integers(f"{type(mask).__name__}.{name}", value)
+      value = clipped(value, -MOST)
+      value = value if isinstance(value, int) else value.reshape(-1, 1, 1, 1)
+    found.append(value)
+  return found
 
 
-def _values(given, operands):
+def _arrays(numbers):
+  """Those that are arrays: what a mask's test is given as operands."""
+  return tuple(n for n in numbers if n is not None and not isinstance(n, int))
+
+
+def _values(numbers, operands) -> list[Any]:
   """The numbers again, arrays from the operands."""
   left = iter(operands)
-  return [v if v is None or isinstance(v, int) else next(left) for v in given]
+  return [n if n is None or isinstance(n, int) else next(left) for n in numbers]
 
 
+@serializable
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Full(Mask):
@@ -36,34 +60,39 @@ class Full(Mask):
   def seen(self, q, k, *operands):
     """True."""
     del operands
-    return (q == q) & (k == k)
+    return _everything(q, k)
 
   def conjuncts(self):
     """None: it adds nothing to a conjunction."""
     return ()
 
 
+@serializable
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Causal(Mask):
-  """k <= q + offset."""
+  """k <= q + offset; an offset of 2^31 - 1 or more is no limit."""
 
   offset: Any = 0
 
   def operands(self):
     """The offset, if it is an array."""
-    return _numbers(self.offset)
+    return _arrays(_numbers(self, "offset"))
 
   def seen(self, q, k, *operands):
     """The key is not after the query."""
-    (offset,) = _values([self.offset], operands)
-    return k <= q + offset if not _zero(offset) else k <= q
+    (offset,) = _values(_numbers(self, "offset"), operands)
+    return _everything(q, k) if _unlimited(offset) else k <= plus(q, offset)
 
 
+@serializable
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Window(Mask):
-  """q - left <= k <= q + right, both ends included; None is unbounded."""
+  """q - left <= k <= q + right, both ends included.
+
+  None, 2^31 - 1 and more are no limit.
+  """
 
   left: Any = None
   right: Any = None
@@ -71,25 +100,22 @@ class Window(Mask):
   def __post_init__(self):
     for name in ("left", "right"):
       value = getattr(self, name)
-      if isinstance(value, int) and value < 0:
+      if isinstance(value, int | float | np.number) and not value >= 0:
         raise ValueError(f"window {name} = {value}; it must be 0 or more, or None")
 
   def operands(self):
     """Those ends that are arrays."""
-    return _numbers(self.left, self.right)
+    return _arrays(_numbers(self, "left", "right"))
 
   def seen(self, q, k, *operands):
     """The key is near the query."""
-    left, right = _values([self.left, self.right], operands)
-    result = (q == q) & (k == k) if left is None and right is None else None
-    if left is not None:
-      result = k >= q - left
-    if right is not None:
-      near = k <= q + right
-      result = near if result is None else result & near
-    return result
+    left, right = _values(_numbers(self, "left", "right"), operands)
+    near = [] if _unlimited(left) else [k >= plus(q, -left)]
+    near += [] if _unlimited(right) else [k <= plus(q, right)]
+    return functools.reduce(jnp.logical_and, near) if near else _everything(q, k)
 
 
+@serializable
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Dilated(Mask):
@@ -101,15 +127,18 @@ class Dilated(Mask):
     _positive("step", self.step)
 
   def seen(self, q, k, *operands):
-    """The distance is a multiple of the step."""
+    """The distance, which may be no int32, is a multiple of the step."""
     del operands
-    return jax.lax.rem(*_same(q - k, self.step)) == 0
+    if self.step > MOST:
+      return q == k
+    return modulo(q, self.step) == modulo(k, self.step)
 
 
+@serializable
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Chunked(Mask):
-  """q div size == k div size."""
+  """q div size == k div size, rounded down, also where positions are negative."""
 
   size: int = dataclasses.field(metadata=_STATIC)
 
@@ -119,9 +148,11 @@ class Chunked(Mask):
   def seen(self, q, k, *operands):
     """Both are in one chunk."""
     del operands
-    return div(q, self.size) == div(k, self.size)
+    size = min(self.size, MOST)
+    return floored(q, size) == floored(k, size)
 
 
+@serializable
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Lengths(Mask):
@@ -132,22 +163,23 @@ class Lengths(Mask):
 
   def operands(self):
     """Those lengths that are arrays."""
-    return _numbers(self.keys, self.queries)
+    return _arrays(_numbers(self, "keys", "queries"))
 
   def seen(self, q, k, *operands):
     """Both are inside."""
-    keys, queries = _values([self.keys, self.queries], operands)
+    keys, queries = _values(_numbers(self, "keys", "queries"), operands)
     inside = (q == q) if queries is None else q < queries
     return inside & (k < keys) if keys is not None else inside & (k == k)
 
 
+@serializable
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class BlockDiffusion(Mask):
   """Block diffusion: noised tokens 0..length-1, then the clean ones again.
 
   A noised token sees its own noised block and the clean blocks before it; a clean one
-  the clean blocks up to its own.
+  the clean blocks up to its own. Other positions see nothing and are not seen.
 
   Marianne Arriola et al. Block Diffusion. arXiv:2503.09573, section 3.1.
   """
@@ -165,11 +197,17 @@ class BlockDiffusion(Mask):
     query_clean, key_clean = q >= self.length, k >= self.length
     query = div(jnp.where(query_clean, q - self.length, q), self.block)
     key = div(jnp.where(key_clean, k - self.length, k), self.block)
+    query = jnp.where(self._inside(q), query, -1)
+    key = jnp.where(self._inside(k), key, MOST)
     own = jnp.logical_not(query_clean | key_clean) & (query == key)
     past = key_clean & (key < query)
     return own | past | (query_clean & key_clean & (key == query))
 
+  def _inside(self, x):
+    return (x >= 0) & (x < min(2 * self.length, MOST))
 
+
+@serializable
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Where(Mask):
@@ -194,23 +232,14 @@ def sinks(n) -> Mask:
 
 
 def _positive(name, value):
-  if value < 1:
-    raise ValueError(f"{name} = {value}; it must be 1 or more")
+  if not isinstance(value, int | np.integer) or value < 1:
+    raise ValueError(f"{name} = {value}; it must be an integer, 1 or more")
 
 
-def _zero(value) -> bool:
-  return isinstance(value, int) and value == 0
+def _unlimited(end) -> bool:
+  """Whether an end lies beyond every position."""
+  return end is None or (isinstance(end, int) and end >= MOST)
 
 
-def _same(x, number):
-  return x, jnp.full_like(x, number)
-
-
-def div(x, number):
-  """X div number for x >= 0, without the correction for negative x."""
-  return x if number == 1 else jax.lax.div(*_same(x, number))
-
-
-def rem(x, number):
-  """X mod number for x >= 0."""
-  return jnp.zeros_like(x) if number == 1 else jax.lax.rem(*_same(x, number))
+def _everything(q, k):
+  return (q == q) & (k == k)

@@ -1,20 +1,24 @@
 """Segments, padding and documents, as layers take them."""
 
+from typing import Any
+
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Int
 
 from attnjax.core.masks.algebra import And, Mask
 from attnjax.core.masks.arrays import Dense, Segments
+from attnjax.core.masks.integers import asarray, integers
 from attnjax.core.masks.positional import Causal
 
 
 def conjunction(
   shape: tuple[int, int, int, int],
   causal: bool = False,
-  offset: Int[Array, ""] | int | None = None,
-  segment_ids: Int[Array, "..."] | None = None,
-  kv_segment_ids: Int[Array, "..."] | None = None,
-  array: Array | None = None,
+  offset: Any = None,
+  segment_ids: Any = None,
+  kv_segment_ids: Any = None,
+  array: Any = None,
 ) -> Mask:
   """A mask over (B, N, T, S) from what public functions take, with its checks.
 
@@ -22,8 +26,9 @@ def conjunction(
     shape: (B, N, T, S).
     causal: query t sees keys s <= t + offset.
     offset: S - T if None, which aligns the last query with the last key.
-    segment_ids: equal within a segment; negative ids see nothing and are not seen.
-    kv_segment_ids: `segment_ids` if None.
+    segment_ids: (T,) or (B|1, T), equal within a segment; negative ids see nothing
+      and are not seen.
+    kv_segment_ids: (S,) or (B|1, S); `segment_ids` if None.
     array: boolean, broadcastable to (B, N, T, S).
   """
   B, _, T, S = shape
@@ -31,24 +36,32 @@ def conjunction(
     raise ValueError("kv_segment_ids without segment_ids")
   if kv_segment_ids is None:
     kv_segment_ids = segment_ids
-  for name, ids, want in (
-    ("segment_ids", segment_ids, (B, T)),
-    ("kv_segment_ids", kv_segment_ids, (B, S)),
-  ):
-    if ids is not None and ids.shape != want:
-      raise ValueError(f"{name} has the shape {ids.shape}; it must be {want}")
+  own = _ids("segment_ids", segment_ids, (B, T))
+  others = _ids("kv_segment_ids", kv_segment_ids, (B, S))
   parts: tuple[Mask, ...] = ()
   if causal:
     parts += (Causal(S - T if offset is None else offset),)
-  if segment_ids is not None:
-    parts += (Segments(segment_ids, kv_segment_ids),)
+  if own is not None:
+    parts += (Segments(own, others),)
   if array is not None:
     parts += (dense(array, shape),)
   return And(parts)
 
 
-def dense(array: Array, shape: tuple[int, int, int, int]) -> Mask:
+def _ids(name, given, want):
+  """The ids (B|1, T), or None."""
+  if given is None:
+    return None
+  ids = integers(name, given)
+  shape = np.shape(ids)
+  if shape not in (want, (1, want[1]), want[1:]):
+    raise ValueError(f"{name} has the shape {shape}; it must be {want} or {want[1:]}")
+  return ids.reshape(-1, want[1])
+
+
+def dense(array: Any, shape: tuple[int, int, int, int]) -> Mask:
   """A boolean array as a mask, with its checks."""
+  array = asarray(array)
   if array.dtype != bool:
     raise ValueError(f"mask has the type {array.dtype}; it must be boolean")
   if not (array.ndim == 4 and all(a in (1, w) for a, w in zip(array.shape, shape))):

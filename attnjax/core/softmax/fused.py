@@ -71,6 +71,8 @@ def attend(form: Form, q, k, v, sinks, program, schedules, whole, *, scale):
   floats, rest = split(program)
   x = q, k, v, sinks, floats
   data = rest, schedules, split(whole)[1]
+  # What outlives this trace, the functions below, may hold none of its arrays.
+  program, whole = described(program), described(whole)
 
   def forward(x, data):
     q, k, v, sinks, floats = x
@@ -154,6 +156,11 @@ def places(program: Program) -> list[int]:
   return [
     i for i, x in enumerate(program.operands) if jnp.issubdtype(x.dtype, jnp.floating)
   ]
+
+
+def described(program: Program) -> Program:
+  """The program with the shapes and types of its operands for them."""
+  return jax.eval_shape(lambda: program)
 
 
 def split(program: Program) -> tuple[tuple[Any, ...], tuple[Any, ...]]:

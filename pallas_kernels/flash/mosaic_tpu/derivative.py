@@ -1,32 +1,20 @@
 """The derivative of a part's scores, with keys down the sublanes."""
 
-from typing import Any, NamedTuple
+import math
 
 import jax
 import jax.numpy as jnp
 
-
-class Found(NamedTuple):
-  """A part's tiles, keys down the sublanes.
-
-  Attributes:
-    kept: the softmax's weight, after dropout.
-    slope: of the products of queries and keys.
-    pulled: {operand: its slope}.
-  """
-
-  kept: Any
-  slope: Any
-  pulled: dict
+LOG2E = math.log2(math.e)
 
 
-def differentiate(part, masked, q, k, v, g, lines) -> Found:
-  """The derivative of a part; `lines` are top, 1 / total and delta of its queries."""
+def differentiate(part, masked, q, k, v, g, lse, delta):
+  """(keep weight, slope, {operand: its slope}) of a part, keys down the sublanes."""
   plan = part.plan
   queries, keys = part.rows, part.columns
   raw = plan.product(k[keys, :], q[queries, :], 1, 1)
   change = plan.product(v[keys, :], g[queries, :], 1, 1)
-  ragged = plan.T != plan.queries or plan.S != plan.keys
+  ragged = plan.T % plan.block_q or plan.S % plan.block_k
   counts = part.seen() if masked else None
   if ragged and (plan.score or plan.keep):
     inside = (part.queries() < plan.T) & (part.keys() < plan.S)
@@ -35,18 +23,18 @@ def differentiate(part, masked, q, k, v, g, lines) -> Found:
   def only(tile):
     return tile if counts is None else jnp.where(counts, tile, 0.0)
 
-  top, share, delta = (line[:, queries] for line in lines)
   pull = pull_keep = None
   if plan.score is None:
-    score = part.score(raw)
+    weight = jnp.exp2(raw * (plan.scale * LOG2E) - lse[:, queries])
   else:
     score, pull = _linear(part, plan.score, raw * plan.scale)
-  weight = only(plan.power(jnp.minimum(score - top, 0.0)) * share)
+    weight = jnp.exp(score - lse[:, queries])
+  weight = only(weight)
   kept, seen_change = weight, change
   if plan.keep is not None:
     keep, pull_keep = _linear(part, plan.keep)
-    kept, seen_change = only(weight * keep), change * keep
-  slope = only(weight * (seen_change - delta))
+    kept, seen_change = only(weight * keep), only(change * keep)
+  slope = weight * (seen_change - delta[:, queries])
   pulled = {}
   if pull is not None:
     (slope, *_), pulled = pull(slope)
@@ -54,8 +42,7 @@ def differentiate(part, masked, q, k, v, g, lines) -> Found:
   if pull_keep is not None:
     _, more = pull_keep(weight * change)
     pulled |= {o: pulled[o] + t if o in pulled else t for o, t in more.items()}
-  tiles = {number: only(tile) for number, tile in pulled.items()}
-  return Found(kept, slope, tiles)
+  return kept, slope, {number: only(tile) for number, tile in pulled.items()}
 
 
 def _linear(part, function, *first):
