@@ -59,13 +59,14 @@ def positive(
 
 
 def trigonometric(
-  x: Float[Array, "... H"], w: Float[Array, "... M H"]
+  x: Float[Array, "... H"], w: Float[Array, "... M H"], *, scaled: bool = True
 ) -> Float[Array, "... F"]:
   """exp(|x|^2 / 2) [sin(w . x), cos(w . x)] / sqrt(M); a product may be negative.
 
-  There are F = 2 M features.
+  There are F = 2 M features. Without `scaled` the exponential, which may overflow, is
+  left out.
   """
   x = x.astype(wide(x))
   angle = jnp.einsum("...h,...mh->...m", x, w)
-  scale = jnp.exp(jnp.sum(x * x, axis=-1, keepdims=True) / 2) / w.shape[-2] ** 0.5
-  return scale * jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
+  phi = jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1) / w.shape[-2] ** 0.5
+  return phi * jnp.exp(jnp.sum(x * x, axis=-1, keepdims=True) / 2) if scaled else phi

@@ -97,7 +97,7 @@ def calls(
   def run(q, k, v, g, row, sinks, operands, first, second):
     p = dataclasses.replace(program, operands=operands)
     out = triton_gpu.forward(q, k, v, sinks, p, first, **given)
-    return out, triton_gpu.backward(q, k, v, g, row, row, p, second, **given)
+    return out, triton_gpu.backward(q, k, v, g, row, row, row, p, second, **given)
 
   lists = [schedule(T, S, b) for b in (tiles.forward_blocks, tiles.backward_blocks)]
   operands = jax.tree.map(

@@ -116,13 +116,13 @@ def call(
 
     return forward, (q, k, v, sinks, problem.program, schedule)
 
-  def backward(q, k, v, g, lse, delta, program, schedule):
+  def backward(q, k, v, g, top, total, delta, program, schedule):
     return mosaic_tpu.backward(
-      q, k, v, g, lse, delta, program, schedule, scale=scale, tiles=cut
+      q, k, v, g, top, total, delta, program, schedule, scale=scale, tiles=cut
     )
 
   g = _shape(1, T, problem.N, problem.V, dtype="bfloat16")
-  return backward, (q, k, v, g, lines, lines, problem.program, schedule)
+  return backward, (q, k, v, g, *[lines] * 3, problem.program, schedule)
 
 
 def _schedule(tile: mosaic_tpu.Tile) -> Schedule:

@@ -13,6 +13,7 @@ NotImplementedError. Two runs are equal to the bit: no sums by atomic operations
 
 import functools
 import importlib
+import inspect
 from typing import Any
 
 import jax.numpy as jnp
@@ -68,14 +69,19 @@ def backend(impl: str):
 
 
 def _forward(module, tiles, scale, q, k, v, sinks, program, schedule):
-  out, lse = module.forward(q, k, v, sinks, program, schedule, scale=scale, tiles=tiles)
+  found = module.forward(q, k, v, sinks, program, schedule, scale=scale, tiles=tiles)
+  if len(found) == 3:
+    return found
+  out, lse = found
   return out, lse, (lse != -jnp.inf).astype(lse.dtype)
 
 
 def _backward(module, tiles, scale, q, k, v, g, top, total, delta, program, schedule):
-  lse = jnp.where(total == 0, -jnp.inf, top)
+  sums = (top, total)
+  if "total" not in inspect.signature(module.backward).parameters:
+    sums = (jnp.where(total == 0, -jnp.inf, top),)
   return module.backward(
-    q, k, v, g, lse, delta, program, schedule, scale=scale, tiles=tiles
+    q, k, v, g, *sums, delta, program, schedule, scale=scale, tiles=tiles
   )
 
 

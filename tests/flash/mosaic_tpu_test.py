@@ -4,6 +4,7 @@ from tests import simulate  # first: it sets what Triton reads on import
 
 # ruff: isort: split
 import dataclasses
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from attnjax.core.elementwise import elementwise
 from attnjax.core.masks import Schedule
 from attnjax.core.scores import Program
 from pallas_kernels.flash import mosaic_tpu
+from pallas_kernels.flash.mosaic_tpu import slopes
 
 SMALL = mosaic_tpu.Tile(128, 128, 128, 128)
 # Two parts each way, so that parts of a tile are told from each other.
@@ -103,6 +105,17 @@ def reference(q, k, v, sinks, program, scale):
     weight = weight * full_size(program.keep, B, N, T, S, program.operands)
   out = jnp.einsum("bnts,bsnv->btnv", weight, v, precision="highest")
   return out, lse.swapaxes(1, 2)
+
+
+def logarithm(out, top, total):
+  """(out, lse) of what a kernel gives."""
+  return out, top + jnp.log(total)
+
+
+def parts(lse):
+  """A top near each row's greatest score, and its total."""
+  top = jnp.where(jnp.isfinite(lse), jnp.floor(lse) + 3.0, -jnp.inf)
+  return top, jnp.where(jnp.isfinite(lse), jnp.exp(lse - top), 0.0)
 
 
 def causal(offset):
@@ -209,6 +222,67 @@ def problems():
   )
 
 
+def float64(q, k, v, g, bias, seen, scale):
+  """(out, dq, dk, dv, dbias) of one head by the definition, less what none sees."""
+  q, k, v, g, bias = (np.asarray(x, np.float64) for x in (q, k, v, g, bias))
+  q, k, v, g = (x[0, :, 0] for x in (q, k, v, g))
+  rows, columns = seen.any(1)[:, None], seen.any(0)[:, None]
+  q, g, k, v = (
+    np.where(a, x, 0) for a, x in zip((rows, rows, columns, columns), (q, g, k, v))
+  )
+  score = q @ k.T * scale
+  # A sum with a bias is rounded as float32 rounds it.
+  score = (score.astype(np.float32) + bias.astype(np.float32)).astype(np.float64)
+  score = np.where(seen, score, -np.inf)
+  top = np.where(rows, score.max(1, keepdims=True), 0.0)
+  weight = np.exp(score - top)
+  weight = weight / np.where(rows, weight.sum(1, keepdims=True), 1)
+  out = weight @ v
+  slope = weight * (g @ v.T - (g * out).sum(1, keepdims=True))
+  return out, slope @ k * scale, slope.T @ q * scale, weight.T @ g, slope
+
+
+def extremes():
+  """Whole rows at extreme scores, products of 1e8, NaN in what nobody sees."""
+  T, S = 24, 300
+  q, k, v, g = arrays(1, T, S, 1, 1, 16, 16)
+  zero, whole = jnp.zeros((T, S)), np.ones((T, S), bool)
+  least, most = (float(x) for x in (jnp.finfo("float32").min, jnp.finfo("float32").max))
+  low = zero
+  for i, value in enumerate((-1e4, -1e9, -1e20, least, most / 4)):
+    low = low.at[3 * i : 3 * i + 3].set(value)
+  low = low.at[:, :7].add(-1.0).at[20:, 5:].set(least)
+  add = {"score": lambda x, t, s, b: x + b}
+  yield "rows", q, k, v, g, (low[None, None],), add, low, whole, 0.3
+  causally = {"seen": causal(S - T)}
+  seen = np.tril(whole, S - T)
+  eights = [jnp.round(4 * x) * scale for x, scale in ((q, 1.0), (k, 16.0))]
+  large = [x.at[..., 0].set(first) for x, first in zip(eights, (2.0**14, 2.0**13))]
+  yield "products", *large, v, g, (), causally, zero, seen, 1 / 64
+  nan, inf = jnp.nan, jnp.inf
+
+  def some(t, s, *_):
+    return (s <= t + 100) & (s != 7) & ((s < 110) | (s > 117)) & (t != 9)
+
+  seen = np.asarray(some(jnp.arange(T)[:, None], jnp.arange(S)))
+  q, g = q.at[:, 9].set(nan), g.at[:, 9].set(inf)
+  k, v = (x.at[:, 7].set(nan).at[:, 112].set(inf).at[:, 124:].set(nan) for x in (k, v))
+  yield "nan", q, k, v, g, (), {"seen": some}, zero, seen, 0.3
+  bias = zero.at[:, 7].set(nan).at[9].set(nan).at[:, 200:].set(inf)
+  yield (
+    "nan_bias",
+    q,
+    k,
+    v,
+    g,
+    (bias[None, None],),
+    add | {"seen": some},
+    bias,
+    seen,
+    0.3,
+  )
+
+
 def races():
   """Whether the simulator's last run had any."""
   return interpret_pallas_call.races.races_found
@@ -224,8 +298,8 @@ class MosaicTpuTest(parameterized.TestCase):
     want = jax.jit(lambda *x: reference(*x, program, 0.3))(q, k, v, sinks)
     with simulate.accelerators():
       got = jax.jit(
-        lambda q, k, v: mosaic_tpu.forward(
-          q, k, v, sinks, program, blocks, scale=0.3, tiles=TILES
+        lambda q, k, v: logarithm(
+          *mosaic_tpu.forward(q, k, v, sinks, program, blocks, scale=0.3, tiles=TILES)
         )
       )(q, k, v)
     self.assertFalse(races())
@@ -259,7 +333,7 @@ class MosaicTpuTest(parameterized.TestCase):
     with simulate.accelerators():
       *got, slopes = jax.jit(
         lambda *x: mosaic_tpu.backward(*x, program, blocks, scale=0.3, tiles=TILES)
-      )(q, k, v, g, lse, delta)
+      )(q, k, v, g, *parts(lse), delta)
     self.assertFalse(races())
     self.assertEqual(
       [x is None for x in slopes], [not _floating(x) for x in program.operands]
@@ -285,9 +359,9 @@ class MosaicTpuTest(parameterized.TestCase):
     )
     run = {"program": causally, "schedule": blocks, "scale": 0.1, "tiles": TILES}
     with simulate.accelerators():
-      got = mosaic_tpu.forward(q, k, v, None, **run)
+      got = logarithm(*mosaic_tpu.forward(q, k, v, None, **run))
       delta = (g * out).sum(-1)
-      *slopes, _ = mosaic_tpu.backward(q, k, v, g, lse, delta, **run)
+      *slopes, _ = mosaic_tpu.backward(q, k, v, g, *parts(lse), delta, **run)
     self.assertEqual(
       [x.dtype for x in (*got, *slopes)], ["bfloat16", "float32"] + 3 * ["bfloat16"]
     )
@@ -312,12 +386,59 @@ class MosaicTpuTest(parameterized.TestCase):
           lambda *x, tiles=tiles: mosaic_tpu.backward(
             *x, causally, blocks, scale=0.3, tiles=tiles
           )
-        )(q, k, v, g, lse, delta)
+        )(q, k, v, g, *parts(lse), delta)
         for tiles in (TILES, tight)
       )
     self.assertFalse(races())
     for one, other in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
       np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
+
+  @parameterized.named_parameters(extremes())
+  def test_extremes(self, q, k, v, g, operands, functions, bias, seen, scale):
+    given = program(operands, **functions)
+    blocks = schedule(seen[None, None], TILES.forward)
+    run = {"program": given, "schedule": blocks, "scale": scale, "tiles": TILES}
+    want = float64(q, k, v, g, bias, seen, scale)
+    with simulate.accelerators(detect_races=False):
+      out, top, total = mosaic_tpu.forward(q, k, v, None, **run)
+      delta = jnp.where(seen.any(1)[:, None], (g[0] * out[0]).sum(-1), 0.0)[None]
+      *by, by_operand = mosaic_tpu.backward(q, k, v, g, top, total, delta, **run)
+    got = [x[0, :, 0] for x in (out, *by)]
+    got += [x[0, 0] for x in by_operand]
+    for one, other in zip(got, want):
+      error = 1e-4 * np.abs(other).max()
+      np.testing.assert_allclose(one, other, rtol=1e-4, atol=error)
+
+  @parameterized.parameters("held", "gathered")
+  def test_a_bias_gradient_has_the_size_of_the_bias(self, how):
+    B, T, S, N, K, H, V = 2, 140, 300, 2, 2, 16, 16
+    q, k, v, g = arrays(B, T, S, N, K, H, V)
+    bias = normal(6, 1, 1, T, S)
+    given = program((bias,), lambda x, t, s, b: x + b, causal(100))
+    blocks = schedule(dense(given, B, N, T, S), TILES.backward)
+    seen = jnp.asarray(dense(given, B, N, T, S)[0, 0])
+
+    def loss(bias):
+      new = dataclasses.replace(given, operands=(bias,))
+      out, lse = reference(q, k, v, None, new, 0.3)
+      return (g * out).sum(), (out, lse)
+
+    want, (out, lse) = jax.grad(loss, has_aux=True)(bias)
+    room = 4 << 20 if how == "held" else 0
+    with mock.patch.object(slopes, "ROOM", room), simulate.accelerators():
+
+      def backward(*x):
+        return mosaic_tpu.backward(*x, given, blocks, scale=0.3, tiles=TILES)[3][0]
+
+      function = jax.jit(backward)
+      given_arrays = q, k, v, g, *parts(lse), (g * out).sum(-1)
+      text = str(jax.make_jaxpr(backward)(*given_arrays))
+      got = function(*given_arrays)
+    self.assertFalse(races())
+    self.assertIn("f32[1,1,256,512]", text)
+    self.assertNotIn(f"f32[{B},{N},256,512]", text)
+    self.assertTrue((got[0, 0][~seen] == 0).all())
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=2e-5 * np.abs(want).max())
 
   def test_two_runs_are_bit_equal(self):
     shape = B, T, S, N, *_ = SHAPES["odd"]
@@ -329,7 +450,7 @@ class MosaicTpuTest(parameterized.TestCase):
     with simulate.accelerators():
       one, two = (forward(q, k, v) for _ in range(2))
       delta = (one[0] * g).sum(-1)
-      three, four = (backward(q, k, v, g, one[1], delta) for _ in range(2))
+      three, four = (backward(q, k, v, g, *one[1:], delta) for _ in range(2))
     self.assertFalse(races())
     for a, b in zip(jax.tree.leaves((one, three)), jax.tree.leaves((two, four))):
       np.testing.assert_array_equal(a, b)
@@ -372,7 +493,9 @@ class RefusalTest(parameterized.TestCase):
       self.run_with(tiles=tiles)
 
   def test_schedule_for_other_tiles(self):
-    with self.assertRaisesRegex(ValueError, r"blocks \(128, 128\), tiles.forward"):
+    with self.assertRaisesRegex(
+      ValueError, r"blocks \(128, 128\), .* whole tiles.forward"
+    ):
       self.run_with(blocks=SMALL)
 
   @parameterized.parameters(1, 7, 127, 129, 1000, 4096, 5000)

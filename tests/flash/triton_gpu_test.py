@@ -13,6 +13,7 @@ from absl.testing import absltest, parameterized
 from attnjax.core.elementwise import elementwise
 from attnjax.core.masks import Schedule
 from attnjax.core.scores import Program
+from attnjax.core.softmax import fused
 from pallas_kernels.flash import triton_gpu
 from pallas_kernels.flash.triton_gpu import Tile, Tiles
 
@@ -118,10 +119,13 @@ def run(q, k, v, g, dlse, sinks, p, scale, tiles):
   seen = dense_seen(p, B, N, T, k.shape[1])
   lists = schedule(seen, tiles.forward_blocks), schedule(seen, tiles.backward_blocks)
   with simulate.accelerators():
-    out, lse = triton_gpu.forward(q, k, v, sinks, p, lists[0], scale=scale, tiles=tiles)
+    given = dict(scale=scale, tiles=tiles)
+    out, top, total = triton_gpu.forward(q, k, v, sinks, p, lists[0], **given)
+    lse = fused.logarithm(top, total)
     delta = jnp.sum(g.astype(jnp.float32) * out.astype(jnp.float32), -1) - dlse
+    delta = jnp.where(total == 0, 0.0, delta)
     dq, dk, dv, operands = triton_gpu.backward(
-      q, k, v, g, lse, delta, p, lists[1], scale=scale, tiles=tiles
+      q, k, v, g, top, total, delta, p, lists[1], **given
     )
   return out, lse, dq, dk, dv, operands
 

@@ -23,6 +23,9 @@ def _close(got, want, tolerance=1e-5):
   np.testing.assert_allclose(got, want, atol=tolerance, rtol=tolerance)
 
 
+_run = jax.jit(nprf.attend, static_argnames=("causal", "normalise", "impl"))
+
+
 def _layer(form="causal", **options):
   options = {"max_distance": 6, "features": 5} | options
   layer = nprf.Layer(16, form=form, rngs=nnx.Rngs(0), **options)
@@ -140,6 +143,98 @@ class AttendTest(parameterized.TestCase):
         nprf.attend(*arguments, **options)
     with self.assertRaisesRegex(NotImplementedError, "impl 'xla' takes no segment_ids"):
       nprf.attend(q, k, v, bias, w, segment_ids=jnp.zeros((1, 5), int), impl="xla")
+
+
+def _truth(q, k, v, bias, w, causal, normalise):
+  """The definition in float64, by logarithms; of one batch entry and head."""
+  q, k, v, w = (np.asarray(x, np.float64) for x in (q, k, v, w))
+  if normalise:
+    q, k = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (q, k))
+  else:
+    q, k = (x / x.shape[1] ** 0.25 for x in (q, k))
+  q, k = (x @ w.T - np.square(x).sum(1, keepdims=True) / 2 for x in (q, k))
+  T, D = len(q), (len(bias) + 1) // 2
+  lags = np.arange(T) - np.arange(T)[:, None]
+  logs = np.logaddexp.reduce(q[:, None] + k, axis=2)
+  logs += np.asarray(bias, np.float64)[np.clip(lags, 1 - D, D - 1) + D - 1]
+  logs = np.where(causal & (lags > 0), -np.inf, logs)
+  weight = np.exp(logs - logs.max(axis=1, keepdims=True))
+  return weight @ v / weight.sum(axis=1, keepdims=True)
+
+
+class NumbersTest(parameterized.TestCase):
+  """Weights, keys and biases of any size, in every implementation."""
+
+  def _problem(self, kind):
+    q, k, v, bias, w = _arrays(1, 140, 1, 4, 3, 6, 9)
+    normalise, bias = kind == "bias", 0.3 * bias
+    match kind:
+      case "bias":
+        bias = bias.at[:, 2].set(16)
+      case "long":
+        q, k = 4 * q, 4 * k
+      case "longest":
+        q, k = 60 * q, 60 * k
+      case "last":
+        k = k.at[:, -1].multiply(40)
+      case "short":
+        q, k, normalise = 1e-20 * q, 1e12 * k, True
+    return (q, k, v, bias, w), normalise
+
+  @parameterized.product(
+    kind=("bias", "long", "longest", "last", "short"),
+    impl=nprf.IMPLEMENTATIONS,
+  )
+  def test_is_the_mean_of_the_definition(self, kind, impl):
+    (q, k, v, bias, w), normalise = self._problem(kind)
+    v = v.at[..., 0].set(1)
+    for causal in (True, False) if impl == "xla" else (True,):
+      z = _run(q, k, v, bias, w, causal=causal, normalise=normalise, impl=impl)
+      rows = (x[0, :, 0] for x in (q, k, v))
+      want = _truth(*rows, bias[0], w, causal, normalise)
+      # What rounding leaves of exponents of some thousands.
+      tolerance = {"longest": 3e-2, "long": 1e-3, "last": 1e-3}.get(kind, 1e-4)
+      np.testing.assert_allclose(z[0, :, 0], want, rtol=0, atol=tolerance)
+      np.testing.assert_allclose(z[..., 0], 1, rtol=2e-5)
+
+  @parameterized.parameters(*nprf.IMPLEMENTATIONS)
+  def test_no_later_key_changes_a_row(self, impl):
+    q, k, v, bias, w = _arrays(1, 140, 1, 4, 3, 6, 9)
+    options = {"causal": True, "normalise": False, "impl": impl}
+    before = _run(q, k, v, bias, w, **options)
+    k, v = k.at[:, -1].multiply(50), v.at[:, -1].set(1e10)
+    after = _run(q, k, v, bias, w, **options)
+    np.testing.assert_array_equal(before[:, :-1], after[:, :-1])
+
+  @parameterized.parameters("positive", "trigonometric")
+  def test_decodes_keys_of_any_size(self, features):
+    q, k, v, bias, w = _arrays(1, 12, 1, 4, 3, 6, 3)
+    k = k.at[:, 3].multiply(9).at[:, 8].multiply(4)
+    v = v.at[..., 0].set(1)
+    options = {"features": features, "normalise": False}
+    number = {"positive": 6, "trigonometric": 12}
+    state = nprf.State.empty(1, 3, 1, 4, 3, number[features], jnp.float32)
+    step = jax.jit(functools.partial(nprf.step, **options))
+    want = nprf.reference(q, k, v, bias, w, causal=True, **options)
+    for t in range(12):
+      part = slice(t, t + 1)
+      z, state = step(q[:, part], k[:, part], v[:, part], state, bias, w)
+      np.testing.assert_allclose(z, want[:, part], rtol=1e-3, atol=1e-3)
+
+  def test_gradients_of_long_keys(self):
+    q, k, v, bias, w = _arrays(1, 140, 1, 4, 3, 6, 9)
+
+    def gradient(impl):
+      def loss(q, k, v, bias):
+        z = nprf.attend(
+          4 * q, 4 * k, v, bias, w, causal=True, normalise=False, impl=impl
+        )
+        return jnp.sin(z).sum()
+
+      return jax.jit(jax.grad(loss, (0, 1, 2, 3)))(q, k, v, bias)
+
+    for got, want in zip(gradient("xla"), gradient("reference")):
+      np.testing.assert_allclose(got, want, rtol=0, atol=2e-3 * abs(want).max())
 
 
 class LayerTest(parameterized.TestCase):

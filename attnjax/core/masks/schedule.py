@@ -17,10 +17,10 @@ from jaxtyping import Array, Int
 
 from attnjax.core import elementwise, intervals
 from attnjax.core.masks.algebra import And, Mask
+from attnjax.core.masks.entries import EMPTY, FULL, PARTIAL, lists
 from attnjax.core.masks.lists import Blocks
 from attnjax.core.masks.positional import Causal, Window
 
-EMPTY, PARTIAL, FULL = 0, 1, 2
 Kinds = Int[Array | np.ndarray, "Rb Rn nq nk"]
 _REFINED = 2**22  # elements that are tested one by one, at most
 
@@ -84,12 +84,10 @@ def schedule(
     key_positions: int, (B|1, S); or a number.
     refine: whether static masks are tested element by element where that is cheap.
   """
-  kind = kinds(
-    mask, shape, block_q, block_k, query_positions, key_positions, refine=refine
-  )
-  most = _most(mask, kind, block_q, block_k)
-  kind_t = kind.swapaxes(2, 3)
-  forward, backward = _lists(kind, most), _lists(kind_t, _longest(kind_t))
+  given = shape, block_q, block_k, query_positions, key_positions
+  kind = kinds(mask, *given, refine=refine)
+  most, most_t = _most(mask, kind, *given, refine)
+  forward, backward = lists(kind, most), lists(kind.swapaxes(2, 3), most_t)
   return Schedule(*forward, *backward, block_q, block_k)
 
 
@@ -98,11 +96,11 @@ def kinds(
 ) -> Kinds:
   """EMPTY, PARTIAL or FULL for each block; EMPTY and FULL are certain."""
   mask.check(shape)
-  rest, lists = scheduled(mask, block_q, block_k)
+  rest, listed = scheduled(mask, block_q, block_k)
   problem = rest, shape, block_q, block_k, refine, query_positions, key_positions
   numbers = isinstance(query_positions, int) and isinstance(key_positions, int)
   kind: Any = (_cached if numbers and _hashable(rest) else _kinds)(*problem)
-  for blocks in lists:
+  for blocks in listed:
     given = blocks.kinds(block_q, block_k, (kind.shape[2], kind.shape[3]))
     kind = jnp.where(given, kind, EMPTY).astype(np.int8)
   return kind
@@ -111,9 +109,9 @@ def kinds(
 def scheduled(mask: Mask, block_q: int, block_k: int) -> tuple[Mask, list[Blocks]]:
   """(what is to be tested of a conjunction, the parts that lists express)."""
   parts = mask.conjuncts()
-  lists = [p for p in parts if isinstance(p, Blocks) and p.divides(block_q, block_k)]
-  rest = tuple(p for p in parts if not any(p is one for one in lists))
-  return rest[0] if len(rest) == 1 else And(rest), lists
+  listed = [p for p in parts if isinstance(p, Blocks) and p.divides(block_q, block_k)]
+  rest = tuple(p for p in parts if not any(p is one for one in listed))
+  return rest[0] if len(rest) == 1 else And(rest), listed
 
 
 def _hashable(mask) -> bool:
@@ -210,27 +208,30 @@ def _cut(array, b, n, rows, columns):
   return array.astype(np.int32) if array.dtype == np.int64 else array
 
 
-def _most(mask, kind, block_q, block_k) -> int:
-  """How many blocks a list may have."""
+def _most(mask, kind, shape, block_q, block_k, query, key, refine) -> tuple[int, int]:
+  """How many blocks a list of each kind may have: (of keys, of queries).
+
+  What of a conjunction is static bounds the lists of all of it.
+  """
   if not isinstance(kind, jax.Array):
-    return _longest(kind)
-  _, lists = scheduled(mask, block_q, block_k)
-  bounds = [blocks.most(block_q, block_k) for blocks in lists]
-  return min([kind.shape[3], *bounds])
+    return _longest(kind), _longest(kind.swapaxes(2, 3))
+  rest, blocks = scheduled(mask, block_q, block_k)
+  most, most_t = kind.shape[3], kind.shape[2]
+  most = min([most, *(part.most(block_q, block_k) for part in blocks)])
+  fixed = tuple(part for part in rest.conjuncts() if _fixed(part))
+  if fixed and _fixed(query) and _fixed(key):
+    part = fixed[0] if len(fixed) == 1 else And(fixed)
+    known = kinds(part, shape, block_q, block_k, query, key, refine=refine)
+    if not isinstance(known, jax.Array):
+      most = min(most, _longest(known))
+      most_t = min(most_t, _longest(known.swapaxes(2, 3)))
+  return most, most_t
+
+
+def _fixed(tree) -> bool:
+  """Whether all of a mask, or of positions, is known when a program is traced."""
+  return not any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(tree))
 
 
 def _longest(kind) -> int:
-  if isinstance(kind, jax.Array):
-    return kind.shape[3]
-  return max(1, int((kind != EMPTY).sum(axis=-1).max(initial=1)))
-
-
-def _lists(kind: Any, most: int):
-  """(index, full, count) of the rows of (R_b, R_n, rows, columns)."""
-  xp: Any = jnp if isinstance(kind, jax.Array) else np
-  order = xp.argsort(FULL - kind, axis=-1, stable=True)[..., :most].astype(np.int32)
-  full = (kind == FULL).sum(axis=-1).astype(np.int32)
-  count = (kind != EMPTY).sum(axis=-1).astype(np.int32)
-  last = xp.clip(count - 1, 0, None)[..., None]
-  place = xp.minimum(xp.arange(order.shape[-1]), last)
-  return xp.take_along_axis(order, place, axis=-1), full, count
+  return max(1, int((kind != EMPTY).sum(axis=-1, dtype=np.int32).max(initial=1)))

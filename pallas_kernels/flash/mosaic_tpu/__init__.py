@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 
 from attnjax.core.platform import target_kind, target_platform
+from attnjax.core.softmax import fused
 from pallas_kernels.flash.mosaic_tpu import (
   backward_kernel,
   decode,
-  derivative,
   forward_kernel,
   layout,
   operands,
@@ -49,7 +49,7 @@ def fitting(q, k, v, program) -> Tiles:
 
 
 def forward(q, k, v, sinks, program, schedule, *, scale: float, tiles: Tiles):
-  """Attention and the logarithm of its normaliser.
+  """Attention, and what its softmax was normalised by.
 
   Args:
     q: (B, T, N, H).
@@ -57,13 +57,14 @@ def forward(q, k, v, sinks, program, schedule, *, scale: float, tiles: Tiles):
     v: (B, S, K, V).
     sinks: (N,) float32 scores that weigh without a value, or None.
     program: of scores, see `attnjax.core.scores.Program`.
-    schedule: the blocks that its mask touches, in tiles of `tiles.forward`.
+    schedule: the blocks that its mask touches, of whole tiles of `tiles.forward`.
     scale: what q . k is multiplied by.
     tiles: how the work is cut.
 
   Returns:
-    out (B, T, N, V) in v's dtype, lse (B, T, N) float32; 0 and -inf for a query that
-    sees nothing.
+    out (B, T, N, V) in v's dtype; top, a row's greatest score, and total, the sum of
+    exp(score - top) and the sink's, (B, T, N) float32. A query that sees nothing has
+    out = 0, top = -inf and total = 0.
 
   Raises:
     ValueError: tiles that do not fit the shapes, the schedule or the memory.
@@ -75,44 +76,56 @@ def forward(q, k, v, sinks, program, schedule, *, scale: float, tiles: Tiles):
   fold = decode.Fold.of(q, k, schedule)
   if fold is None:
     given = program.operands
-    plan = _plan(program, given, tiles.forward, schedule.index, q, k, scale)
+    plan = _plan(program, given, tiles.forward, schedule, q, k, scale)
     return _forward(plan, q, k, v, sinks, given, schedule, memory)
   given = *map(fold.operand, program.operands), fold.numbers()
   rows = fold.queries(q)
-  plan = _plan(program, given, tiles.forward, schedule.index, rows, k, scale)
+  plan = _plan(program, given, tiles.forward, schedule, rows, k, scale)
   plan = dataclasses.replace(plan, rows=len(given) - 1)
-  out, lse = _forward(plan, rows, k, v, None, given, schedule, memory)
-  out, lse = fold.outputs(out), fold.outputs(lse)
-  return (out, lse) if sinks is None else decode.with_sinks(out, lse, sinks)
+  found = _forward(plan, rows, k, v, None, given, schedule, memory)
+  out, top, total = fused.with_sinks(*map(fold.outputs, found), sinks)
+  return out.astype(v.dtype), top, total
 
 
 def _forward(plan, q, k, v, sinks, given, schedule, memory):
   dtype = v.dtype
   q, k, v = (_computable(x) for x in (q, k, v))
-  (B, T, N, H), (_, S, K, V) = q.shape, v.shape
-  queries = plan.lists.lines * plan.block_q
-  keys = layout.ceil_to(S, plan.block_k)
-  out, lse = forward_kernel.call(
+  (B, T, N, H), K, V = q.shape, k.shape[2], v.shape[3]
+  packed = zip(given, plan.operands, strict=True)
+  out, *lines = forward_kernel.call(
     plan,
-    layout.pack(q, queries),
-    layout.pack(k, keys),
-    layout.pack(v, keys),
+    layout.pack(q, plan.queries),
+    layout.pack(k, plan.keys),
+    layout.pack(v, plan.keys),
     sinks,
-    tuple(operands.pack(x, o, queries, keys) for x, o in zip(given, plan.operands)),
+    tuple(operands.pack(x, o, plan.queries, plan.keys) for x, o in packed),
     layout.flat(schedule.index, schedule.full, schedule.count),
-    (B, N, K, queries, H, V),
+    (B, N, K, plan.queries, H, V),
     _limit(memory),
   )
-  return layout.unpack(out, T, N).astype(dtype), lse[:, :, 0, :T].swapaxes(1, 2)
+  top, total = (line[:, :, 0, :T].swapaxes(1, 2) for line in lines)
+  return layout.unpack(out, T).astype(dtype), top, total
 
 
-def _plan(program, given, tile, index, q, k, scale, keys_down=False) -> Plan:
-  T, lists = q.shape[1], layout.Lists.of(index)
-  if lists.lines == 1 and not keys_down:  # Fewer queries than a block take fewer rows.
-    tile = tile.of_rows(layout.ceil_to(T, 16 if T < operands.LANES else operands.LANES))
+def _plan(program, given, tile, schedule, q, k, scale, keys_down=False) -> Plan:
+  T, S = q.shape[1], k.shape[1]
+  across = schedule.block_q // tile.block_q, schedule.block_k // tile.block_k
+  if keys_down:
+    lists = layout.Lists(*schedule.index_t.shape, *across[::-1])
+    queries = layout.ceil_to(T, schedule.block_q)
+    keys = lists.lines * schedule.block_k
+  else:
+    lists = layout.Lists(*schedule.index.shape, *across)
+    if lists.rows == 1:  # Fewer queries than a block take fewer rows.
+      least = 16 if T < operands.LANES else operands.LANES
+      tile = tile.of_rows(layout.ceil_to(T, least))
+    queries = lists.rows * tile.block_q
+    keys = layout.ceil_to(S, schedule.block_k)
   return Plan(
     T=T,
-    S=k.shape[1],
+    S=S,
+    queries=queries,
+    keys=keys,
     block_q=tile.block_q,
     block_k=tile.block_k,
     inner_q=tile.inner_q,
@@ -134,7 +147,9 @@ def _limit(memory: int) -> int:
   return memory + (8 << 20)
 
 
-def backward(q, k, v, g, lse, delta, program, schedule, *, scale: float, tiles: Tiles):
+def backward(
+  q, k, v, g, top, total, delta, program, schedule, *, scale: float, tiles: Tiles
+):
   """The gradients of `forward`.
 
   Args:
@@ -144,9 +159,10 @@ def backward(q, k, v, g, lse, delta, program, schedule, *, scale: float, tiles: 
     program: of scores.
     scale: what q . k is multiplied by.
     g: (B, T, N, V), the cotangent of out.
-    lse: (B, T, N) float32, of `forward`.
-    delta: (B, T, N) float32, rowsum(g out) less the cotangent of lse.
-    schedule: the blocks that the mask touches, in tiles of `tiles.backward`.
+    top: (B, T, N) float32, of `forward`, as is:
+    total: (B, T, N).
+    delta: (B, T, N) float32, rowsum(g out) less total times its cotangent.
+    schedule: the blocks that the mask touches, of whole tiles of `tiles.backward`.
     tiles: how the work is cut.
 
   Returns:
@@ -164,34 +180,25 @@ def backward(q, k, v, g, lse, delta, program, schedule, *, scale: float, tiles: 
   q, k, v, g = (_computable(x) for x in (q, k, v, g.astype(v.dtype)))
   (B, T, N, H), (_, S, K, V) = q.shape, v.shape
   given = program.operands
-  plan = _plan(program, given, tiles.backward, schedule.index_t, q, k, scale, True)
-  queries = layout.ceil_to(T, plan.block_q)
-  keys = plan.lists.lines * plan.block_k
-  # What sees nothing, or is padding, weighs exp(score - inf) = 0.
-  lse = jnp.where(jnp.isneginf(lse), jnp.inf, lse)
-  if program.score is None:
-    lse = lse * derivative.LOG2E
+  plan = _plan(program, given, tiles.backward, schedule, q, k, scale, True)
+  packed = zip(given, plan.operands, strict=True)
   dq, dk, dv, slopes = backward_kernel.call(
     plan,
     (
-      layout.pack(q, queries),
-      layout.pack(k, keys),
-      layout.pack(v, keys),
-      layout.pack(g, queries),
-      _line(lse, queries, jnp.inf),
-      _line(delta, queries, 0.0),
+      layout.pack(q, plan.queries),
+      layout.pack(k, plan.keys),
+      layout.pack(v, plan.keys),
+      layout.pack(g, plan.queries),
+      _lines(plan, top, total, delta),
     ),
-    tuple(operands.pack(x, o, queries, keys) for x, o in zip(given, plan.operands)),
+    tuple(operands.pack(x, o, plan.queries, plan.keys) for x, o in packed),
     layout.flat(schedule.index_t, schedule.full_t, schedule.count_t),
-    (B, N, K, queries, keys, H, V),
+    (B, N, K, plan.queries, plan.keys, H, V),
     memory.resident,
     _limit(memory.backward),
   )
-  if memory.resident:
-    dq = layout.unpack(dq, T, N)
-  else:
-    dq = (dq * scale).swapaxes(1, 2)[:, :T]
-  dk, dv = layout.unpack(dk, S, K), layout.unpack(dv, S, K)
+  dq = layout.unpack(dq if memory.resident else dq * scale, T)
+  dk, dv = layout.unpack(dk, S), layout.unpack(dv, S)
   found = (x.astype(dtype) for x, dtype in zip((dq, dk, dv), dtypes))
   return *found, tuple(
     operands.unpack(slope, x, o, T, S)
@@ -199,11 +206,17 @@ def backward(q, k, v, g, lse, delta, program, schedule, *, scale: float, tiles: 
   )
 
 
-def _line(x: jax.Array, queries: int, value: float) -> jax.Array:
-  """(B, T, N) -> (B, N, 1, queries)."""
-  return operands.pad(x.astype(jnp.float32).swapaxes(1, 2), 2, queries, value)[
-    :, :, None
-  ]
+def _lines(plan, top, total, delta):
+  """(top, 1 / total, delta) for the kernel, (B, N, 1, queries)."""
+  # What sees nothing, or is padding, weighs exp(score - inf) = 0.
+  top = jnp.where(total > 0, top / plan.unit, jnp.inf)
+  share = jnp.where(total > 0, 1 / jnp.where(total > 0, total, 1.0), 0.0)
+
+  def line(x, value):
+    x = x.astype(jnp.float32).swapaxes(1, 2)
+    return operands.pad(x, 2, plan.queries, value)[:, :, None]
+
+  return line(top, jnp.inf), line(share, 0.0), line(delta, 0.0)
 
 
 def _computable(x: jax.Array) -> jax.Array:

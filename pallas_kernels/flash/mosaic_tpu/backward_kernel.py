@@ -1,11 +1,11 @@
-"""The backward kernel: grid (B, K, key block, head of the group, entry of its list).
+"""The backward kernel: grid (B, K, key tile, head of the group, tile of its list).
 
 Dao et al., "FlashAttention" (arXiv:2205.14135), algorithm 4, keys down the sublanes:
-  weight = exp(score - lse)        dv += (keep weight) g
+  weight = exp(min(score - top, 0)) / total    dv += (keep weight) g
   slope  = weight (keep g.v - delta), through the score program by its own vjp
-  dk += slope q                    dq += slope^T k
-dk and dv of a key block gather in fast memory while its queries pass. So does dq of all
-queries of a group until all key blocks have passed; where those are too many, each step
+  dk += slope q                                dq += slope^T k
+dk and dv of a key tile gather in fast memory while its queries pass. So does dq of all
+queries of a group until all key tiles have passed; where those are too many, each step
 fetches its dq from the device's memory, adds and writes it back behind the next step's
 products. Five products a tile either way, no atomics.
 """
@@ -24,8 +24,9 @@ from pallas_kernels.flash.mosaic_tpu import (
   gathering,
   layout,
   operands,
-  slopes,
+  unseen,
 )
+from pallas_kernels.flash.mosaic_tpu import slopes as gradients
 from pallas_kernels.flash.mosaic_tpu.operands import LANES
 from pallas_kernels.flash.mosaic_tpu.part import Part, Plan, spread
 
@@ -43,8 +44,9 @@ class _Refs:
   dk_sum: Any
   dv_sum: Any
   columns: tuple
-  gathered: tuple
-  transfer: Any
+  scratches: tuple
+  transfer: Any  # What the gathering of dq outside fast memory needs, or None.
+  copies: tuple
 
 
 def call(plan: Plan, arrays, packed, lists, shapes, resident: bool, vmem: int):
@@ -52,7 +54,7 @@ def call(plan: Plan, arrays, packed, lists, shapes, resident: bool, vmem: int):
 
   Args:
     plan: what it is compiled for.
-    arrays: q, k, v, g packed, and lse and delta (B, N, 1, queries).
+    arrays: q, k, v, g packed; top, 1 / total and delta (B, N, 1, queries).
     packed: the program's operands.
     lists: flat block lists.
     shapes: (B, N, K, rows of queries, rows of keys, H, V).
@@ -60,49 +62,56 @@ def call(plan: Plan, arrays, packed, lists, shapes, resident: bool, vmem: int):
     vmem: the bytes of fast memory that may be used.
 
   Returns:
-    dq packed, or (B, N, queries, H) float32 unscaled if not resident; dk and dv packed;
-    for each operand its gradient for each (B, N), or None.
+    dq packed, in float32 and unscaled if it is not resident; dk and dv packed; for each
+    operand its gradient as `slopes.describe` says, or None.
   """
   B, N, K, queries, keys, H, V = shapes
   group = N // K
   where = functools.partial(_where, plan.lists, group)
-  described = [slopes.describe(o, plan, shapes[:5], where) for o in plan.operands]
+  how = gradients.ways(plan, shapes[:5])
+  described = [
+    gradients.describe(o, w, plan, shapes[:5], where)
+    for o, w in zip(plan.operands, how)
+  ]
   dq, dq_spec = gathering.describe(shapes, arrays[0].dtype, resident)
   blank = (
     None if resident else jnp.zeros(dq.shape, dq.dtype),
-    tuple(slopes.blank(o, s) for o, (s, _) in zip(plan.operands, described)),
+    tuple(gradients.blank(w, s) for w, (s, _) in zip(how, described)),
   )
   key_specs = _key_specs(plan, H, V)
   out_shape = (
     dq,
-    jax.ShapeDtypeStruct(layout.shape(B, keys, K, H), arrays[1].dtype),
-    jax.ShapeDtypeStruct(layout.shape(B, keys, K, V), arrays[2].dtype),
+    jax.ShapeDtypeStruct((B, K, keys, H), arrays[1].dtype),
+    jax.ShapeDtypeStruct((B, K, keys, V), arrays[2].dtype),
     tuple(shape for shape, _ in described),
   )
   arguments = (*lists, *arrays, packed, blank)
   return pl.pallas_call(
-    functools.partial(_kernel, plan),
+    functools.partial(_kernel, plan, how),
     out_shape=out_shape,
     grid_spec=pltpu.PrefetchScalarGridSpec(
       num_scalar_prefetch=len(lists),
-      grid=(B, K, plan.lists.lines, group, plan.lists.length),
+      grid=(B, K, plan.lists.rows, group, plan.lists.steps),
       in_specs=_in_specs(plan, H, V, where, key_specs, blank),
       out_specs=(dq_spec, *key_specs, tuple(spec for _, spec in described)),
-      scratch_shapes=_scratch(plan, shapes, resident),
+      scratch_shapes=_scratch(plan, how, shapes, arrays[0].dtype, resident),
     ),
     input_output_aliases=_aliases(arguments, blank, out_shape),
     compiler_params=pltpu.CompilerParams(
-      dimension_semantics=("parallel", "parallel", *("arbitrary",) * 3),
+      dimension_semantics=(
+        *gradients.order(plan.operands, how),
+        *("arbitrary",) * 3,
+      ),
       vmem_limit_bytes=vmem,
     ),
     name="flash_backward",
   )(*arguments)
 
 
-def _where(lists, group, b, h, j, member, m, index, *_):
+def _where(lists, group, b, h, j, member, m, *flat):
   """(b, n, i, j) of a grid step."""
   n = h * group + member
-  return b, n, lists.entry(index, b, n, j, m), j
+  return b, n, lists.entry(flat, b, n, j, m), j
 
 
 def _in_specs(plan, H, V, where, key_specs, blank):
@@ -118,8 +127,7 @@ def _in_specs(plan, H, V, where, key_specs, blank):
     layout.spec(plan.block_q, H, queries),
     *key_specs,
     layout.spec(plan.block_q, V, queries),
-    lines,
-    lines,
+    (lines,) * 3,
     tuple(operands.spec(o, plan.block_q, plan.block_k, where) for o in plan.operands),
     jax.tree.map(lambda _: pl.BlockSpec(memory_space=pl.ANY), blank),
   ]
@@ -132,14 +140,9 @@ def _key_specs(plan, H, V):
   return layout.spec(plan.block_k, H, keys), layout.spec(plan.block_k, V, keys)
 
 
-def _scratch(plan, shapes, resident):
+def _scratch(plan, how, shapes, dtype, resident):
   _, N, K, queries, _, H, V = shapes
   block_q, block_k = plan.block_q, plan.block_k
-  transfer = (
-    pltpu.VMEM((block_q, H), jnp.float32),
-    pltpu.SemaphoreType.DMA((2,)),
-    pltpu.SMEM((1,), jnp.int32),
-  )
   return [
     pltpu.VMEM((N // K, queries, H) if resident else (1, block_q, H), jnp.float32),
     pltpu.VMEM((block_k, H), jnp.float32),
@@ -148,8 +151,9 @@ def _scratch(plan, shapes, resident):
       pltpu.VMEM((block_k, LANES), o.dtype) if o.kind == "column" else None
       for o in plan.operands
     ),
-    tuple(slopes.scratch(o, plan) for o in plan.operands),
-    None if resident else transfer,
+    tuple(gradients.scratch(w, plan) for w in how),
+    None if resident else gathering.Gathering.scratch(block_q, H),
+    unseen.scratch(plan, (block_q, H, dtype), (block_k, H, dtype), (block_q, V, dtype)),
   ]
 
 
@@ -167,18 +171,25 @@ def _aliases(arguments, blank, out_shape) -> dict[int, int]:
   return aliases
 
 
-def _kernel(plan, index, full, count, q, k, v, g, lse, delta, given, *refs):
+def _kernel(plan, how, index, full, count, q, k, v, g, lines, given, *refs):
   refs = _Refs(*refs)
   b, h, j, member, m = (pl.program_id(axis) for axis in range(5))
   group, blocks = pl.num_programs(3), pl.num_programs(2)
   n = h * group + member
   entries = plan.lists.line(b, n, j)
-  i = plan.lists.entry(index, b, n, j, m)
+  i = plan.lists.entry((index, full, count), b, n, j, m)
   first_of_key = (member == 0) & (m == 0)
   first_of_group = first_of_key & (j == 0)
+  first_of_batch = first_of_group & (h == 0)
   last_of_head = m == pl.num_programs(4) - 1
   last_of_key = last_of_head & (member == group - 1)
-  slopes.start(plan, refs.slopes, refs.gathered, first_of_group, m == 0)
+  last_of_group = last_of_key & (j == blocks - 1)
+  slopes = gradients.Slopes(plan, how, refs.slopes, refs.scratches, (b, n, i, j))
+  slopes.start(m == 0, first_of_group, first_of_batch, first_of_batch & (b == 0))
+  outside = None
+  if refs.transfer is not None:
+    outside = gathering.Gathering(refs.dq, *refs.transfer)
+  here = n * (plan.queries // plan.block_q) + i, gathering.queries(plan, b, n, i)
 
   @pl.when(first_of_key)
   def _():
@@ -191,53 +202,68 @@ def _kernel(plan, index, full, count, q, k, v, g, lse, delta, given, *refs):
 
   @pl.when(first_of_group)
   def _():
-    if refs.transfer is None:
+    if outside is None:
       refs.dq_sum[...] = jnp.zeros_like(refs.dq_sum)
     else:
-      refs.transfer[2][0] = 0
+      outside.begin()
 
   def step(masked):
-    if refs.transfer is not None:
-      gathering.fetch(plan, refs, b, n, i)
-    for row, column in plan.parts():
-      part = Part(plan, given, refs.columns, b, n, i, j, row, column)
-      weight, slope, pulled = derivative.differentiate(
-        part, masked, q, k, v, g, lse, delta
-      )
-      _accumulate(
-        part, member, weight.astype(g.dtype), slope.astype(q.dtype), q, k, g, refs
-      )
-      for number, tile in pulled.items():
-        slopes.add(part, member, number, tile, refs.slopes, refs.gathered)
-    if refs.transfer is not None:
-      gathering.put_back(plan, refs, b, n, i)
+    if outside is not None:
+      outside.fetch(*here)
+    slopes.fetch()
+    parts = [Part(plan, given, refs.columns, b, n, i, j, *at) for at in plan.parts()]
+    used = _used(parts[0], q, k, g, refs.copies) if masked else (q, k, g)
+    for part in parts:
+      found = derivative.differentiate(part, masked, q, k, v, g, lines)
+      _accumulate(part, member, found, *used, refs)
+      for number, tile in found.pulled.items():
+        slopes.add(part, member, number, tile)
+    slopes.put_back()
+    if outside is not None:
+      outside.arrived(here[1])[...] += refs.dq_sum[0]
+      outside.put_back(*here)
 
+  block = plan.lists.block(m)
   if plan.masks:
-    pl.when(m < full[entries])(lambda: step(masked=False))
-    pl.when((m >= full[entries]) & (m < count[entries]))(lambda: step(masked=True))
+    pl.when(block < full[entries])(lambda: step(masked=False))
+    pl.when((block >= full[entries]) & (block < count[entries]))(
+      lambda: step(masked=True)
+    )
   else:
-    pl.when(m < count[entries])(lambda: step(masked=False))
+    pl.when(block < count[entries])(lambda: step(masked=False))
   unseen = (m == 0) & (count[entries] == 0)
-  slopes.finish(plan, refs.slopes, refs.gathered, last_of_head, unseen)
+  slopes.finish(last_of_head, last_of_group, unseen)
 
   @pl.when(last_of_key)
   def _():
     refs.dk[...] = (refs.dk_sum[...] * plan.scale).astype(refs.dk.dtype)
     refs.dv[...] = refs.dv_sum[...].astype(refs.dv.dtype)
 
-  @pl.when(last_of_key & (j == blocks - 1))
+  @pl.when(last_of_group)
   def _():
-    if refs.transfer is None:
+    if outside is None:
       gathering.write(plan, refs.dq, refs.dq_sum)
     else:
-      gathering.settle(plan, refs, b, n, i)
+      outside.settle(here[1])
 
 
-def _accumulate(part, member, weight, slope, q, k, g, refs):
+def _used(part, q, k, g, copies):
+  """q, k and g without what is not finite in rows that nobody sees."""
+  if copies[0] is None:
+    return q, k, g
+  unseen.copy_queries(part, q, copies[0])
+  unseen.copy_keys(part, k, copies[1])
+  unseen.copy_queries(part, g, copies[2])
+  return copies
+
+
+def _accumulate(part, member, found, q, k, g, refs):
   plan, rows, columns = part.plan, part.rows, part.columns
-  refs.dv_sum[columns, :] += plan.product(weight, g[rows, :], 1, 0)
-  refs.dk_sum[columns, :] += plan.product(slope, q[rows, :], 1, 0)
-  change = plan.product(slope, k[columns, :], 0, 0)
+  queries, slopes, keys = q[rows, :], g[rows, :], k[columns, :]
+  kept, slope = found.kept.astype(g.dtype), found.slope.astype(q.dtype)
+  refs.dv_sum[columns, :] += plan.product(kept, slopes, 1, 0)
+  refs.dk_sum[columns, :] += plan.product(slope, queries, 1, 0)
+  change = plan.product(slope, keys, 0, 0)
   if refs.transfer is None:
     first = pl.multiple_of(part.i * plan.block_q + part.row, LANES)
     refs.dq_sum[member, pl.ds(first, plan.inner_q), :] += change

@@ -59,9 +59,3 @@ class Fold:
     return jnp.tile(jnp.arange(self.T, dtype=jnp.int32), self.group)[
       None, None, :, None
     ]
-
-
-def with_sinks(out: jax.Array, lse: jax.Array, sinks: jax.Array):
-  """(out, lse) of a softmax that also has `sinks` (N,) among its scores."""
-  total = jnp.logaddexp(lse, sinks)
-  return (out * jnp.exp(lse - total)[..., None]).astype(out.dtype), total

@@ -1,20 +1,32 @@
 """The derivative of a part's scores, with keys down the sublanes."""
 
-import math
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-LOG2E = math.log2(math.e)
+
+class Found(NamedTuple):
+  """A part's tiles, keys down the sublanes.
+
+  Attributes:
+    kept: the softmax's weight, after dropout.
+    slope: of the products of queries and keys.
+    pulled: {operand: its slope}.
+  """
+
+  kept: Any
+  slope: Any
+  pulled: dict
 
 
-def differentiate(part, masked, q, k, v, g, lse, delta):
-  """(keep weight, slope, {operand: its slope}) of a part, keys down the sublanes."""
+def differentiate(part, masked, q, k, v, g, lines) -> Found:
+  """The derivative of a part; `lines` are top, 1 / total and delta of its queries."""
   plan = part.plan
   queries, keys = part.rows, part.columns
   raw = plan.product(k[keys, :], q[queries, :], 1, 1)
   change = plan.product(v[keys, :], g[queries, :], 1, 1)
-  ragged = plan.T % plan.block_q or plan.S % plan.block_k
+  ragged = plan.T != plan.queries or plan.S != plan.keys
   counts = part.seen() if masked else None
   if ragged and (plan.score or plan.keep):
     inside = (part.queries() < plan.T) & (part.keys() < plan.S)
@@ -23,18 +35,18 @@ def differentiate(part, masked, q, k, v, g, lse, delta):
   def only(tile):
     return tile if counts is None else jnp.where(counts, tile, 0.0)
 
+  top, share, delta = (line[:, queries] for line in lines)
   pull = pull_keep = None
   if plan.score is None:
-    weight = jnp.exp2(raw * (plan.scale * LOG2E) - lse[:, queries])
+    score = part.score(raw)
   else:
     score, pull = _linear(part, plan.score, raw * plan.scale)
-    weight = jnp.exp(score - lse[:, queries])
-  weight = only(weight)
+  weight = only(plan.power(jnp.minimum(score - top, 0.0)) * share)
   kept, seen_change = weight, change
   if plan.keep is not None:
     keep, pull_keep = _linear(part, plan.keep)
-    kept, seen_change = only(weight * keep), only(change * keep)
-  slope = weight * (seen_change - delta[:, queries])
+    kept, seen_change = only(weight * keep), change * keep
+  slope = only(weight * (seen_change - delta))
   pulled = {}
   if pull is not None:
     (slope, *_), pulled = pull(slope)
@@ -42,7 +54,8 @@ def differentiate(part, masked, q, k, v, g, lse, delta):
   if pull_keep is not None:
     _, more = pull_keep(weight * change)
     pulled |= {o: pulled[o] + t if o in pulled else t for o, t in more.items()}
-  return kept, slope, {number: only(tile) for number, tile in pulled.items()}
+  tiles = {number: only(tile) for number, tile in pulled.items()}
+  return Found(kept, slope, tiles)
 
 
 def _linear(part, function, *first):

@@ -1,10 +1,9 @@
-"""The forward kernel: grid (B, N, query block, entry of its list), online softmax.
+"""The forward kernel: grid (B, N, query tile, tile of its list), online softmax.
 
 Milakov and Gimelshein, "Online normalizer calculation for softmax" (arXiv:1805.02867)
 and Dao et al., "FlashAttention" (arXiv:2205.14135); top is the largest score so far:
   total <- total exp(old top - top) + sum exp(score - top)
   acc   <- acc exp(old top - top) + exp(score - top) v
-Without a score program, scores are in units of ln 2, so that the exponential is 2^x.
 """
 
 import functools
@@ -14,26 +13,25 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from pallas_kernels.flash.mosaic_tpu import layout, operands
-from pallas_kernels.flash.mosaic_tpu.derivative import LOG2E
+from pallas_kernels.flash.mosaic_tpu import layout, operands, unseen
 from pallas_kernels.flash.mosaic_tpu.operands import LANES
 from pallas_kernels.flash.mosaic_tpu.part import Part, Plan, spread
 
 # The top of no scores at all: finite, so that -inf less it is -inf and never NaN.
-LOWEST = -0.7 * float(jnp.finfo(jnp.float32).max)
+LOWEST = float(jnp.finfo(jnp.float32).min)
 
 
 def call(plan: Plan, q, k, v, sinks, packed, lists, shapes, vmem: int):
   """Runs the kernel on packed arrays; `shapes` is (B, N, K, rows of queries, H, V).
 
   Returns:
-    Packed out and lse (B, N, 1, rows).
+    Packed out; top and total, (B, N, 1, rows).
   """
   B, N, K, rows, H, V = shapes
   group = N // K
 
-  def key_block(b, n, i, m, index, *_):
-    return plan.lists.entry(index, b, n, i, m)
+  def key_block(b, n, i, m, *lists):
+    return plan.lists.entry(lists, b, n, i, m)
 
   def whole(b, n, i, m, *lists):
     return b, n, i, key_block(b, n, i, m, *lists)
@@ -50,12 +48,12 @@ def call(plan: Plan, q, k, v, sinks, packed, lists, shapes, vmem: int):
   return pl.pallas_call(
     functools.partial(_kernel, plan),
     out_shape=(
-      jax.ShapeDtypeStruct(layout.shape(B, rows, N, V), v.dtype),
-      jax.ShapeDtypeStruct((B, N, 1, rows), jnp.float32),
+      jax.ShapeDtypeStruct((B, N, rows, V), v.dtype),
+      *[jax.ShapeDtypeStruct((B, N, 1, rows), jnp.float32)] * 2,
     ),
     grid_spec=pltpu.PrefetchScalarGridSpec(
       num_scalar_prefetch=3,
-      grid=(B, N, plan.lists.lines, plan.lists.length),
+      grid=(B, N, plan.lists.rows, plan.lists.steps),
       in_specs=[
         layout.spec(plan.block_q, H, queries),
         layout.spec(plan.block_k, H, keys),
@@ -65,7 +63,7 @@ def call(plan: Plan, q, k, v, sinks, packed, lists, shapes, vmem: int):
           operands.spec(o, plan.block_q, plan.block_k, whole) for o in plan.operands
         ),
       ],
-      out_specs=[layout.spec(plan.block_q, V, queries), line],
+      out_specs=[layout.spec(plan.block_q, V, queries), line, line],
       scratch_shapes=[
         pltpu.VMEM((plan.block_q, V), jnp.float32),
         pltpu.VMEM((plan.block_q, LANES), jnp.float32),
@@ -74,6 +72,7 @@ def call(plan: Plan, q, k, v, sinks, packed, lists, shapes, vmem: int):
           pltpu.VMEM((plan.block_q, LANES), o.dtype) if o.kind == "row" else None
           for o in plan.operands
         ),
+        *unseen.scratch(plan, (plan.block_k, V, v.dtype)),
       ],
     ),
     compiler_params=pltpu.CompilerParams(
@@ -84,47 +83,56 @@ def call(plan: Plan, q, k, v, sinks, packed, lists, shapes, vmem: int):
   )(*lists, q, k, v, sinks, packed)
 
 
-def _kernel(
-  plan, index, full, count, q, k, v, sinks, given, out, lse, acc, top, total, columns
-):
+def _kernel(plan, index, full, count, q, k, v, sinks, given, *refs):
+  out, last_top, last_total, acc, top, total, columns, copy = refs
   b, n, i, m = (pl.program_id(axis) for axis in range(4))
-  unit = LOG2E if plan.score is None else 1.0
   entries = plan.lists.line(b, n, i)
 
   @pl.when(m == 0)
   def _():
     acc[...] = jnp.zeros_like(acc)
-    # A sink is a key that was seen first, with a value of zero. One lane holds its
-    # weight: a total is the sum over its lanes.
-    first = LOWEST if sinks is None else sinks[n] * unit
-    top[...] = jnp.full_like(top, first)
-    lane = jax.lax.broadcasted_iota(jnp.int32, total.shape, 1)
-    total[...] = jnp.where((lane == 0) & (sinks is not None), 1.0, 0.0)
+    top[...] = jnp.full_like(top, LOWEST)
+    total[...] = jnp.zeros_like(total)
     spread(given, columns)
 
   def step(masked):
-    j = plan.lists.entry(index, b, n, i, m)
+    j = plan.lists.entry((index, full, count), b, n, i, m)
     parts = [Part(plan, given, columns, b, n, i, j, *at) for at in plan.parts()]
+    values = v
+    if masked and copy is not None:
+      unseen.copy_keys(parts[0], v, copy)
+      values = copy
     products = [_product(parts[0], q, k)]
     for number, part in enumerate(parts):
       if number + 1 < len(parts):
         products.append(_product(parts[number + 1], q, k))
-      _accumulate(part, products[number], masked, v, acc, top, total)
+      _accumulate(part, products[number], masked, values, acc, top, total)
 
+  block = plan.lists.block(m)
   if plan.masks:
-    pl.when(m < full[entries])(lambda: step(masked=False))
-    pl.when((m >= full[entries]) & (m < count[entries]))(lambda: step(masked=True))
+    pl.when(block < full[entries])(lambda: step(masked=False))
+    pl.when((block >= full[entries]) & (block < count[entries]))(
+      lambda: step(masked=True)
+    )
   else:
-    pl.when(m < count[entries])(lambda: step(masked=False))
+    pl.when(block < count[entries])(lambda: step(masked=False))
 
   @pl.when(m == pl.num_programs(3) - 1)
   def _():
-    weight = total[...].sum(axis=1, keepdims=True)
+    weight, greatest, change = total[...].sum(axis=1, keepdims=True), top[...], 1.0
+    greatest = greatest * plan.unit
+    if sinks is not None:  # A key whose value is zero.
+      greatest = jnp.where(weight == 0, LOWEST, greatest)
+      most = jnp.maximum(greatest, sinks[n])
+      change, greatest = jnp.exp(greatest - most), most
+      weight = weight * change + jnp.exp(sinks[n] - most)
+      change = operands.across(change, acc.shape[1])
     empty = weight == 0
     share = jnp.where(empty, 0.0, 1 / jnp.where(empty, 1.0, weight))
-    out[...] = (acc[...] * share).astype(out.dtype)
-    sum_ = top[...] * (1 / unit) + jnp.log(weight)
-    lse[...] = jnp.where(empty, -jnp.inf, sum_).T[:1]
+    share = operands.across(jnp.broadcast_to(share, top.shape), acc.shape[1])
+    out[...] = (acc[...] * (share * change)).astype(out.dtype)
+    last_top[...] = jnp.where(empty, -jnp.inf, greatest).T[:1]
+    last_total[...] = jnp.broadcast_to(weight, top.shape).T[:1]
 
 
 def _product(part, q, k):
@@ -133,17 +141,13 @@ def _product(part, q, k):
 
 def _accumulate(part, raw, masked, v, acc, top, total):
   plan, rows, columns = part.plan, part.rows, part.columns
-  if plan.score is None:
-    score = raw * (plan.scale * LOG2E)
-  else:
-    score = part.evaluate(plan.score, raw * plan.scale)
+  score = part.score(raw)
   if masked:
     score = jnp.where(part.seen(), score, -jnp.inf)
   old = top[rows, :]
   new = jnp.maximum(old, score.max(axis=1, keepdims=True))
-  power = jnp.exp2 if plan.score is None else jnp.exp
-  weight = power(score - operands.across(new, plan.inner_k))
-  shrink = power(old - new)
+  weight = plan.power(score - operands.across(new, plan.inner_k))
+  shrink = plan.power(old - new)
   top[rows, :] = new
   # Lane by lane: the sum over lanes waits until the end.
   total[rows, :] = total[rows, :] * shrink + sum(

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
-from pallas_kernels.flash.mosaic_tpu.operands import LANES, pad
+from pallas_kernels.flash.mosaic_tpu.operands import pad
 
 
 def ceil_to(n: int, multiple: int) -> int:
@@ -16,41 +16,22 @@ def ceil_to(n: int, multiple: int) -> int:
 
 
 def pack(x: jax.Array, rows: int) -> jax.Array:
-  """(B, T, N, H) as the kernels read it, padded to `rows`: no copy where H allows.
+  """(B, T, N, H) as the kernels read it: (B, N, rows, H), padded to `rows`.
 
-  A head whose size is whole lanes is a slice of (B, T, N H); others need (B, N, T, H).
+  XLA gives the array this order where it is made, if what makes it is free to choose;
+  rows of N H numbers would be laid out anew.
   """
-  B, _, N, H = x.shape
-  x = pad(x, 1, rows)
-  return x.reshape(B, rows, N * H) if H % LANES == 0 else x.swapaxes(1, 2)
+  return pad(x.swapaxes(1, 2), 2, rows)
 
 
-def unpack(x: jax.Array, T: int, N: int) -> jax.Array:
+def unpack(x: jax.Array, T: int) -> jax.Array:
   """The inverse of `pack`: (B, T, N, H)."""
-  if x.ndim == 3:
-    return x[:, :T].reshape(x.shape[0], T, N, -1)
-  return x.swapaxes(1, 2)[:, :T]
-
-
-def shape(B: int, rows: int, N: int, H: int) -> tuple[int, ...]:
-  """The shape of a packed array."""
-  return (B, rows, N * H) if H % LANES == 0 else (B, N, rows, H)
+  return x[:, :, :T].swapaxes(1, 2)
 
 
 def spec(block: int, H: int, where: Callable) -> pl.BlockSpec:
   """Blocks of rows of one head; `where(*grid)` gives (b, n, i)."""
-  if H % LANES == 0:
-
-    def lanes(*grid):
-      b, n, i = where(*grid)
-      return b, i, n
-
-    return pl.BlockSpec((None, block, H), lanes)
-
-  def major(*grid):
-    return *where(*grid), 0
-
-  return pl.BlockSpec((None, None, block, H), major)
+  return pl.BlockSpec((None, None, block, H), lambda *grid: (*where(*grid), 0))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,27 +42,51 @@ class Lists:
     batches, heads: R of their batch and head axes, 1 or B and 1 or N.
     lines: lists a batch and head.
     length: of each list.
+    down: tiles that a block holds along the axis that has the lists.
+    along: tiles that a block holds along the axis that is listed.
   """
 
   batches: int
   heads: int
   lines: int
   length: int
+  down: int = 1
+  along: int = 1
 
-  @classmethod
-  def of(cls, index: jax.Array) -> "Lists":
-    """The lists in an array (R_b, R_n, lines, length)."""
-    return cls(*index.shape)
+  @property
+  def rows(self) -> int:
+    """Tiles along the axis that has the lists."""
+    return self.lines * self.down
+
+  @property
+  def steps(self) -> int:
+    """Tiles that a row visits, at most."""
+    return self.length * self.along
 
   def line(self, b, n, i):
-    """The number of the i-th list of (b, n)."""
+    """The number of the list of the i-th row of (b, n)."""
     batch = b if self.batches > 1 else 0
     head = n if self.heads > 1 else 0
-    return (batch * self.heads + head) * self.lines + i
+    line = i if self.down == 1 else jax.lax.div(i, self.down)
+    return (batch * self.heads + head) * self.lines + line
 
-  def entry(self, index, b, n, i, m):
-    """The m-th block of the i-th list of (b, n); `index` holds the flat lists."""
-    return index[self.line(b, n, i) * self.length + m]
+  def block(self, m):
+    """The number, in its list, of the block that the m-th tile of a row lies in."""
+    return m if self.along == 1 else jax.lax.div(m, self.along)
+
+  def entry(self, lists, b, n, i, m):
+    """The m-th tile of the i-th row of (b, n), of flat (index, full, count).
+
+    Past the last tile it is the last one, so that nothing is fetched.
+    """
+    index, _, count = lists
+    line = self.line(b, n, i)
+    if self.along > 1:
+      m = jnp.clip(m, 0, jnp.maximum(count[line] * self.along, 1) - 1)
+    block = index[line * self.length + self.block(m)]
+    if self.along == 1:
+      return block
+    return block * self.along + jax.lax.rem(m, self.along)
 
 
 def flat(*lists: jax.Array) -> tuple[jax.Array, ...]:

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 
 from pallas_kernels.flash.mosaic_tpu.layout import ceil_to
 from pallas_kernels.flash.mosaic_tpu.operands import LANES, describe
+from pallas_kernels.flash.mosaic_tpu.slopes import way
 
 # Registers are spilled to about so many parts' scores in float32, and some more: what
 # the compiler reported for masked and for the widest programs.
@@ -42,8 +43,9 @@ def _forward(tile, q, v, program) -> int:
   width = _width(q)
   windows = _bytes(tile.block_q, H, width) + _bytes(tile.block_k, H, width)
   windows += _bytes(tile.block_k, V, width) + _bytes(tile.block_q, V, width)
-  windows += _bytes(1, tile.block_q, 4)
+  windows += 2 * _bytes(1, tile.block_q, 4)
   scratch = _bytes(tile.block_q, V, 4) + 2 * _bytes(tile.block_q, LANES, 4)
+  scratch += _bytes(tile.block_k, V, width) if program.seen is not None else 0
   for kind, size, _ in kinds(program):
     windows += _window(kind, tile, size)
     scratch += _bytes(tile.block_q, LANES, 4) if kind == "row" else 0
@@ -57,23 +59,33 @@ def _backward(tiles, q, k, v, program, resident: bool) -> int:
   queries = ceil_to(T, tile.block_q)
   windows = _bytes(tile.block_q, H, width) + _bytes(tile.block_q, V, width)
   windows += 2 * (_bytes(tile.block_k, H, width) + _bytes(tile.block_k, V, width))
-  windows += 2 * _bytes(1, tile.block_q, 4)
+  windows += 3 * _bytes(1, tile.block_q, 4)
   scratch = _bytes(tile.block_k, H, 4) + _bytes(tile.block_k, V, 4)
+  if program.seen is not None:
+    scratch += _bytes(tile.block_k, H, width)
+    scratch += _bytes(tile.block_q, H, width) + _bytes(tile.block_q, V, width)
   if resident:
     windows += group * _bytes(queries, H, width)
     scratch += group * _bytes(queries, H, 4)
   else:
-    scratch += 2 * _bytes(tile.block_q, H, 4)
-  for kind, size, differentiable in kinds(program):
+    scratch += 3 * _bytes(tile.block_q, H, 4)
+  keys = ceil_to(k.shape[1], tile.block_k)
+  described = describe(program.operands, program.score, program.keep)
+  for (kind, size, _), operand in zip(kinds(program), described, strict=True):
     windows += _window(kind, tile, size)
     scratch += _bytes(tile.block_k, LANES, 4) if kind == "column" else 0
-    if not differentiable:
-      continue
-    if kind in ("cell", "column"):
-      windows += _window(kind, tile, 4)
-      scratch += _bytes(tile.block_k, LANES, 4) if kind == "column" else 0
-    else:
-      windows += group * queries // tile.block_q * _bytes(1, tile.block_q, 4)
+    match way(operand, q.shape[0], N, queries, keys):
+      case "own":
+        windows += _window(kind, tile, 4)
+      case "held":
+        windows += 4 * operand.heads * queries * keys
+      case "gathered":
+        scratch += 2 * _window(kind, tile, 4)
+      case "column":
+        windows += _window(kind, tile, 4)
+        scratch += _bytes(tile.block_k, LANES, 4)
+      case "line":
+        windows += group * queries // tile.block_q * _bytes(1, tile.block_q, 4)
   return 2 * windows + scratch + _spilled(tile, width)
 
 

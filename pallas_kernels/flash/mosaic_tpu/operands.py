@@ -89,6 +89,8 @@ def unpack(slope, array: jax.Array, operand: Operand, T: int, S: int):
   """An operand's gradient in its shape, from what the backward kernel made of it."""
   if slope is None:
     return jnp.zeros(array.shape, jnp.float32) if _floating(array) else None
+  if operand.kind == "cell":
+    return slope[:, :, :T, :S]
   if operand.kind in ("row", "scalar"):
     B, K, group = slope.shape[:3]
     slope = slope.reshape(B, K * group, -1, 1)
@@ -134,6 +136,16 @@ def across(columns: jax.Array, width: int) -> jax.Array:
   repeats = -(-width // LANES)
   wide = columns if repeats == 1 else jnp.tile(columns, (1, repeats))
   return wide if wide.shape[1] == width else wide[:, :width]
+
+
+def used(array: jax.Array, seen: jax.Array) -> jax.Array:
+  """Rows (n, H), with 0 where `seen`, (n, 1) or the same in 128 lanes, is 0."""
+  if seen.shape[1] == 1:
+    seen = jnp.broadcast_to(seen, array.shape)
+  else:
+    seen = across(seen, array.shape[1])
+  found = jnp.where(seen == 0, 0.0, array.astype(jnp.float32))
+  return found.astype(array.dtype)
 
 
 def scalar(ref, operand: Operand, b, n) -> jax.Array:

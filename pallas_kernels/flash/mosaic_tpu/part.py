@@ -1,6 +1,7 @@
 """A part of a grid step's tile of scores, and a program's functions on it."""
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -9,6 +10,8 @@ from jax.experimental import pallas as pl
 
 from pallas_kernels.flash.mosaic_tpu import layout, operands
 
+LOG2E = math.log2(math.e)
+
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
@@ -16,6 +19,7 @@ class Plan:
 
   Attributes:
     T, S: queries and keys; those at T or S and after are padding.
+    queries, keys: with their padding.
     block_q, block_k, inner_q, inner_k: a grid step's tile and the parts it is done in.
     keys_down: tiles hold keys down the sublanes and queries along the lanes.
     scale: what q . k is multiplied by.
@@ -27,6 +31,8 @@ class Plan:
 
   T: int
   S: int
+  queries: int
+  keys: int
   block_q: int
   block_k: int
   inner_q: int
@@ -44,7 +50,26 @@ class Plan:
   @property
   def masks(self) -> bool:
     """Whether partial blocks differ from full ones."""
-    return self.seen is not None or self.S % self.block_k != 0
+    return self.seen is not None or self.S != self.keys
+
+  @property
+  def raw(self) -> bool:
+    """Whether products stay as they are: their scale, a power of two, is exact."""
+    fraction, power = math.frexp(self.scale)
+    return self.score is None and fraction == 0.5 and abs(power) < 32
+
+  @property
+  def unit(self) -> float:
+    """What a score of the kernel is multiplied by for natural units."""
+    return self.scale if self.raw else 1.0
+
+  def power(self, difference) -> jax.Array:
+    """The exponential of a difference of scores.
+
+    Only differences are scaled: a score that is scaled first is rounded, by more than 1
+    if it is large.
+    """
+    return jnp.exp2(difference * (self.unit * LOG2E))
 
   def parts(self):
     """The first query and key of each part, in the order that they are done in."""
@@ -122,14 +147,23 @@ class Part:
     tiles = (self.tile(number) for number in function.operands)
     return function(*first, self.queries(), self.keys(), *tiles)
 
+  def score(self, raw) -> jax.Array:
+    """Scores of products of queries and keys."""
+    plan = self.plan
+    if plan.score is None:
+      return raw if plan.raw else raw * plan.scale
+    return self.evaluate(plan.score, raw * plan.scale)
+
   def seen(self) -> jax.Array:
     """Which scores of a partial block count."""
     plan = self.plan
-    inside = self.keys() < plan.S if plan.S % plan.block_k else None
+    inside = self.keys() < plan.S if plan.S != plan.keys else None
     if plan.seen is None:
       assert inside is not None
       return inside
     seen = jnp.broadcast_to(self.evaluate(plan.seen), self.shape)
+    if plan.T != plan.queries:  # Padding must not see what nobody else sees.
+      seen &= self.queries() < plan.T
     return seen if inside is None else seen & inside
 
   def tile(self, number: int) -> jax.Array:

@@ -92,8 +92,10 @@ def check(tiles: Tiles, q, k, v, program) -> Memory:
 def check_schedule(tile: Tile, schedule, index, name: str) -> None:
   """Raises ValueError if block lists are for other tiles, or too long."""
   blocks, wanted = (schedule.block_q, schedule.block_k), (tile.block_q, tile.block_k)
-  if blocks != wanted:
-    raise ValueError(f"schedule has blocks {blocks}, tiles.{name} has {wanted}")
+  if any(block % own for block, own in zip(blocks, wanted)):
+    raise ValueError(
+      f"schedule has blocks {blocks}, which are not whole tiles.{name} {wanted}"
+    )
   size = 4 * math.prod(index.shape)
   if size > LISTS:
     raise ValueError(

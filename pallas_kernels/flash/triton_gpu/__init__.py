@@ -7,13 +7,10 @@ copies.
 
 import math
 
-import jax
 import jax.numpy as jnp
 
-from pallas_kernels import calling
 from pallas_kernels.flash.triton_gpu import launch
 from pallas_kernels.flash.triton_gpu.default_tiles import defaults
-from pallas_kernels.flash.triton_gpu.forward_kernel import forward_kernel
 from pallas_kernels.flash.triton_gpu.program import write
 from pallas_kernels.flash.triton_gpu.tiles import (
   Tile,
@@ -57,7 +54,7 @@ def supports(q, k, v, program) -> None:
       raise NotImplementedError(
         f"impl 'triton': {name} is {size}; registers hold heads up to 256"
       )
-  write(program, launch.shape_of(q, k))
+  write(program)
 
 
 def fitting(q, k, v, program) -> Tiles:
@@ -68,7 +65,7 @@ def fitting(q, k, v, program) -> Tiles:
 
 
 def forward(q, k, v, sinks, program, schedule, *, scale: float, tiles: Tiles):
-  """Attention and its log-sum-exp.
+  """Attention, the rows' greatest scores and the sums of exp(score - top).
 
   Args:
     q: (B, T, N, H).
@@ -81,37 +78,16 @@ def forward(q, k, v, sinks, program, schedule, *, scale: float, tiles: Tiles):
     tiles: sizes.
 
   Returns:
-    (out (B, T, N, V) as v, lse (B, T, N) float32).
+    (out (B, T, N, V) as v, top (B, T, N) float32, total (B, T, N) float32).
   """
-  B, T, N, H = q.shape
-  S, V = v.shape[1], v.shape[3]
-  check(tiles, H, V, q.dtype, device())
-  source, tile = write(program, launch.shape_of(q, k)), tiles.forward
-  return calling.triton(
-    q,
-    k,
-    v,
-    sinks,
-    schedule.index,
-    schedule.full,
-    schedule.count,
-    program.operands,
-    kernel=forward_kernel,
-    out_type=(
-      jax.ShapeDtypeStruct((B, T, N, V), v.dtype),
-      jax.ShapeDtypeStruct((B, T, N), jnp.float32),
-    ),
-    grid=(schedule.index.shape[2], B * N),
-    name="flash_forward",
-    T=T,
-    S=S,
-    F=launch.form(q, v, source, scale, tile, schedule, "k"),
-    warps=tile.warps,
-    stages=tile.stages,
-  )
+  check(tiles, q.shape[3], v.shape[3], q.dtype, device())
+  source, tile = write(program), tiles.forward
+  return launch.forward(q, k, v, sinks, program, source, schedule, scale, tile)
 
 
-def backward(q, k, v, g, lse, delta, program, schedule, *, scale: float, tiles: Tiles):
+def backward(
+  q, k, v, g, top, total, delta, program, schedule, *, scale: float, tiles: Tiles
+):
   """The gradients of `forward`.
 
   Args:
@@ -119,8 +95,9 @@ def backward(q, k, v, g, lse, delta, program, schedule, *, scale: float, tiles: 
     k: (B, S, K, H).
     v: (B, S, K, V).
     g: (B, T, N, V), the cotangent of out.
-    lse: (B, T, N) float32, of `forward`.
-    delta: (B, T, N) float32: the row sums of g out, less the cotangent of lse.
+    top: (B, T, N) float32, of `forward`, as is
+    total: (B, T, N) float32.
+    delta: (B, T, N) float32: the row sums of g out, less total times its cotangent.
     program: as in `forward`.
     schedule: of blocks (tiles.queries.block_q, tiles.keys.block_k) or multiples.
     scale: of q.k.
@@ -131,27 +108,30 @@ def backward(q, k, v, g, lse, delta, program, schedule, *, scale: float, tiles: 
   """
   T = q.shape[1]
   check(tiles, q.shape[3], v.shape[3], q.dtype, device())
-  source = write(program, launch.shape_of(q, k))
+  source = write(program)
   length = schedule.index.shape[2] * schedule.block_q
-  # In base 2 and padded: the kernels then need no mask for rows that weigh nothing.
-  lse = jnp.where(jnp.isneginf(lse), jnp.inf, lse * LOG2E)
-  lse, delta = (
+  # A row without weight, and what fills the last block, has infinitely much in all.
+  empty = total == 0
+  low = jnp.where(empty, jnp.inf, jnp.log(jnp.where(empty, 1, total)) * LOG2E)
+  top = jnp.where(empty, 0, top / 128)
+  lines = tuple(
     jnp.pad(x.swapaxes(1, 2), ((0, 0), (0, 0), (0, length - T)), constant_values=fill)
-    for x, fill in ((lse, jnp.inf), (delta, 0.0))
+    for x, fill in ((top, 0.0), (low, jnp.inf), (delta, 0.0))
   )
-  given = q, k, v, g.astype(v.dtype), lse, delta
-  dq, rows, cells = launch.queries(
-    given, program, source, schedule, scale, tiles.queries
-  )
+  given = q, k, v, g.astype(v.dtype), *lines
+  dq, rows = launch.queries(given, program, source, schedule, scale, tiles.queries)
   dk, dv, columns = launch.keys(given, program, source, schedule, scale, tiles)
   doperands: list = [None] * len(program.operands)
-  for place, sums, expand in (
-    (source.along_queries.operands, rows, (..., slice(None), None)),
-    (source.along_keys.operands, columns, (..., None, slice(None))),
-    (source.cells, cells, (...,)),
+  for sums, found, expand in (
+    (source.along_queries, rows, (..., slice(None), None)),
+    (source.along_keys, columns, (..., None, slice(None))),
   ):
-    for c, i in enumerate(place):
-      doperands[i] = _summed(sums[c][expand], program.operands[i].shape)
+    for c, i in enumerate(sums.operands):
+      doperands[i] = _summed(found[c][expand], program.operands[i].shape)
+  tables = launch.tables(given, program, source, schedule, scale, tiles.queries)
+  for (_, sums), found in zip(source.tables, tables):
+    for c, i in enumerate(sums.operands):
+      doperands[i] = found[c]
   for i, operand in enumerate(program.operands):
     if doperands[i] is None and jnp.issubdtype(operand.dtype, jnp.floating):
       doperands[i] = jnp.zeros(operand.shape, jnp.float32)

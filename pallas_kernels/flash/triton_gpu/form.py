@@ -33,7 +33,7 @@ class Width:
 
 @dataclasses.dataclass(frozen=True)
 class Form:
-  """Constants of a kernel.
+  """Constants of a kernel: none of the batch or of a length, so that all share one.
 
   Attributes:
     N: heads of queries.
@@ -42,8 +42,6 @@ class Form:
     v: of a head of values.
     scale: of q . k.
     score, seen, keep: the program's functions, or None.
-    most: entries of a row of the schedule.
-    row_b, row_n: the schedule's row of an example and a head is b row_b + n row_n.
     block_q: queries of a tile.
     block_k: keys of a tile.
     masked: the length of the walked side where a mask applies.
@@ -51,10 +49,9 @@ class Form:
     masked_steps: and with one.
     precision: of products of float32.
     ragged: whether the last block of what is walked goes beyond its end.
+    even: whether a row of a table (T, S) begins at a multiple of 16 numbers.
     pull, start, finish: the functions of the operands' gradients, or None.
-    cells: operands whose gradient is a tile for each pair.
-    apart: numbers from one such gradient to the next.
-    queries: length of the rows' statistics.
+    own_b, own_n: whether tables have their own gradient for each example and head.
     want_k, want_v: which gradients the keys' kernel makes.
   """
 
@@ -66,9 +63,6 @@ class Form:
   score: Any
   seen: Any
   keep: Any
-  most: int
-  row_b: int
-  row_n: int
   block_q: int
   block_k: int
   masked: int
@@ -76,12 +70,12 @@ class Form:
   masked_steps: int
   precision: str
   ragged: bool
+  even: bool
   pull: Any = None
   start: Any = None
   finish: Any = None
-  cells: int = 0
-  apart: int = 0
-  queries: int = 0
+  own_b: bool = True
+  own_n: bool = True
   want_k: bool = True
   want_v: bool = True
 

@@ -10,20 +10,16 @@ schedule, as in FlashAttention-2 (Dao 2023, arXiv:2307.08691). Exponentials are 
 import triton
 import triton.language as tl
 
-from pallas_kernels.flash.triton_gpu import parts
+from pallas_kernels.flash.triton_gpu import blocks, parts
 
 LOG2E = tl.constexpr(1.4426950408889634)
+# Exponents below it are exact: a float's step there is at most 8.
+_NEAR = tl.constexpr(134217728.0)
 
 
 @triton.jit
-def entry(index, j, MOST: tl.constexpr, STEPS: tl.constexpr):
-  """The tile of step j: each block of the schedule is walked in STEPS tiles."""
-  return tl.load(index + tl.minimum(j // STEPS, MOST - 1)) * STEPS + j % STEPS
-
-
-@triton.jit
-def exponents(raw, b, n, t, s, T, S, operands, F: tl.constexpr):
-  """Scores of which F.unit times is the exponent of 2."""
+def scores(raw, b, n, t, s, T, S, operands, F: tl.constexpr):
+  """The scores of raw ones; raw ones themselves where F.folded."""
   if F.score is not None:
     score = F.score(raw * F.scale, b, n, t, s, T, S, operands)
     return tl.broadcast_to(score, raw.shape)
@@ -31,6 +27,76 @@ def exponents(raw, b, n, t, s, T, S, operands, F: tl.constexpr):
     return raw
   else:
     return raw * F.scale
+
+
+@triton.jit
+def powers(top, F: tl.constexpr):
+  """(top or 0, unit, base) of rows: where x is top, 2^(x unit - base) is 1 or near it.
+
+  With one rounding, that of a fused product and sum, the exponent is as good as that of
+  a difference that is taken first, and costs one instruction, not two. Beyond _NEAR two
+  scores that are not the same differ by more than counts: the unit, a power of 2, then
+  brings top to the scale of _NEAR, where nothing overflows.
+  """
+  pivot = tl.where(top == float("-inf"), 0.0, top)
+  exponent = pivot.to(tl.int32, bitcast=True) >> 23 & 255
+  far = ((281 - exponent) << 23).to(tl.float32, bitcast=True)
+  unit = tl.where(tl.abs(pivot * F.unit) < _NEAR, F.unit, far)
+  return pivot, unit, pivot * unit
+
+
+@triton.jit
+def begun(F: tl.constexpr):
+  """The state of rows that have seen nothing: (top, base, total, accumulators)."""
+  zeros = tl.zeros([F.block_q], tl.float32)
+  top = tl.full([F.block_q], float("-inf"), tl.float32)
+  return top, zeros, zeros, parts.zeros(F.block_q, F.v)
+
+
+@triton.jit
+def ended(state, sink, F: tl.constexpr):
+  """(top, total, the accumulators' factor) of rows, with a sink if it is not None.
+
+  top is the greatest score as `weights` finds it again, or the next number above; total
+  is the sum of exp(score - top), 0 of a row that sees nothing.
+  """
+  most, _, total, _ = state
+  top, unit, base = powers(most, F)
+  exponent = -tl.fma(top, unit, -base)
+  if F.folded:
+    raw, near = top, tl.abs(top * F.unit) < _NEAR
+    top = raw * F.scale
+    # Beyond _NEAR the next number below: `weights` then counts equal scores as equal.
+    step = tl.abs(top) * tl.where(near, 1.1920929e-7, -2.3841858e-7)
+    exact = near & (tl.fma(raw, F.scale, -top) <= 0.0)
+    top = tl.where(exact, top, top + step)
+    exponent += tl.minimum(tl.fma(raw, F.scale, -top), 0.0) * LOG2E
+  top = tl.where(most == float("-inf"), most, top)
+  if sink is None:
+    factor = tl.exp2(exponent)
+    total *= factor
+  else:
+    with_sink = tl.maximum(top, sink)
+    pivot = tl.where(with_sink == float("-inf"), 0.0, with_sink)
+    factor = tl.exp2(exponent + (top - pivot) * LOG2E)
+    total = total * factor + tl.exp2((sink - pivot) * LOG2E)
+    top = with_sink
+  return top, total, tl.where(total == 0.0, 0.0, factor / total)
+
+
+@triton.jit
+def weights(raw, x, top, low, F: tl.constexpr):
+  """The weights of scores, from rows' (top / 128, log2(total)).
+
+  Subtract first, then scale: the difference of two scores that are near is exact. It is
+  clamped to between -128 and 0, at no cost to an instruction that adds: products of
+  other tiles may round to more than top was.
+  """
+  if F.folded:
+    below = tl.fma(raw, -F.scale / 128, top)
+  else:
+    below = tl.fma(x, -0.0078125, top)
+  return tl.exp2(tl.fma(tl.clamp(below, 0.0, 1.0), -128 * LOG2E, -low))
 
 
 @triton.jit
@@ -50,78 +116,84 @@ def _visit(
   MASKED: tl.constexpr,
 ):
   """The state (row maxima, row sums, accumulators) after one tile of keys."""
-  top, total, acc = state
+  top, base, total, acc = state
   SIZE: tl.constexpr = F.masked if MASKED else F.block_k
   s = block * SIZE + tl.arange(0, SIZE)
   live = s < S if MASKED and F.ragged else None
   rows, columns = t[:, None], s[None, :]
   key = parts.load(k, s, live, F.K, F.h)
+  value = parts.load(v, s, live, F.K, F.v)
   raw = parts.outer(query, key, F.h, F.precision)
-  x = exponents(raw, b, n, rows, columns, T, S, operands, F)
+  x = scores(raw, b, n, rows, columns, T, S, operands, F)
   if MASKED:
     if F.seen is not None:
+      # Who sees a value that is not finite gets NaN, the others nothing of it.
+      sick = parts.sick(value, F.v)
+      value = parts.clean(value, sick, F.v)
       seen = F.seen(b, n, rows, columns, T, S, operands)
-      x = tl.where(seen, x, float("-inf"))
+      x = tl.where(seen, x + sick[None, :], float("-inf"))
     if F.ragged:
       x = tl.where(columns < S, x, float("-inf"))
   new = tl.maximum(top, tl.max(x, 1))
-  pivot = new
-  if MASKED or F.score is not None:
-    pivot = tl.where(new == float("-inf"), 0.0, new)
-  weight = tl.exp2(x * F.unit - (pivot * F.unit)[:, None])
-  decay = tl.exp2((top - pivot) * F.unit)
+  pivot, unit, next_ = powers(new, F)
+  weight = tl.exp2(tl.fma(x, unit[:, None], -next_[:, None]))
+  decay = tl.exp2(tl.minimum(base - next_, (top - pivot) * F.unit + 16))
   total = total * decay + tl.sum(weight, 1)
   if F.keep is not None:
     weight = weight * F.keep(b, n, rows, columns, T, S, operands)
-  value = parts.load(v, s, live, F.K, F.v)
   acc = parts.add(parts.scaled(acc, decay, F.v), weight, value, F.v, F.precision)
-  return new, total, acc
+  return new, next_, total, acc
 
 
 @triton.jit
 def forward_kernel(
-  q, k, v, sinks, index, full, count, operands, T, S, out, lse, F: tl.constexpr
+  q,
+  k,
+  v,
+  sinks,
+  index,
+  full,
+  count,
+  operands,
+  T,
+  S,
+  rows,
+  out,
+  top,
+  total,
+  F: tl.constexpr,
 ):
-  """Grid (query blocks, B N); out (B, T, N, V), lse (B, T, N).
+  """Grid (B N query blocks); out (B, T, N, V), top and total (B, T, N).
 
   The last blocks go first: under a causal mask they have most to do.
   """
-  i = tl.num_programs(0) - 1 - tl.program_id(0)
-  b, n = (tl.program_id(1) // F.N).to(tl.int64), (tl.program_id(1) % F.N).to(tl.int64)
-  q += (b * T * F.N + n) * F.h.size
-  out += (b * T * F.N + n) * F.v.size
+  i, b, n, length = blocks.place(T, F.block_q, F.N)
+  i = length - 1 - i
+  S = blocks.aligned(S, F.even)
+  first, place = i * F.block_q, tl.arange(0, F.block_q)
+  t = first + place
+  row = b * T * F.N + n + first.to(tl.int64) * F.N
   k += (b * S * F.K + n // (F.N // F.K)) * F.h.size
   v += (b * S * F.K + n // (F.N // F.K)) * F.v.size
-  row = (b * F.row_b + n * F.row_n) * tl.num_programs(0) + i
-  index += row * F.most
-  whole, visited = tl.load(full + row), tl.load(count + row)
-  t = i * F.block_q + tl.arange(0, F.block_q)
-  query = parts.load(q, t, t < T, F.N, F.h)
-  top = tl.full([F.block_q], float("-inf"), tl.float32)
-  total = tl.zeros([F.block_q], tl.float32)
-  state = top, total, parts.zeros(F.block_q, F.v)
-  block = entry(index, 0, F.most, F.steps)
+  index, whole, visited = blocks.lists(index, full, count, b, n, i, length, rows)
+  query = parts.load(q + row * F.h.size, place, t < T, F.N, F.h)
+  state, most = begun(F), rows[0]
+  block = blocks.entry(index, 0, most, F.steps)
   for j in range(whole * F.steps):
     # The next block's number is read a trip ahead: its address waits for nothing.
-    following = entry(index, j + 1, F.most, F.steps)
+    following = blocks.entry(index, j + 1, most, F.steps)
     state = _visit(query, k, v, block, state, b, n, t, T, S, operands, F, False)
     block = following
-  block = entry(index, whole * F.masked_steps, F.most, F.masked_steps)
+  block = blocks.entry(index, whole * F.masked_steps, most, F.masked_steps)
   for j in range(whole * F.masked_steps, visited * F.masked_steps):
-    following = entry(index, j + 1, F.most, F.masked_steps)
+    following = blocks.entry(index, j + 1, most, F.masked_steps)
     state = _visit(query, k, v, block, state, b, n, t, T, S, operands, F, True)
     block = following
-  top, total, acc = state
-  top *= F.unit
-  factor = tl.where(total == 0.0, 0.0, 1.0 / total)
+  sink = None
   if sinks is not None:
-    sink = tl.load(sinks + n) * LOG2E
-    pivot = tl.maximum(top, sink)
-    pivot = tl.where(pivot == float("-inf"), 0.0, pivot)
-    shrink = tl.exp2(top - pivot)
-    total = total * shrink + tl.exp2(sink - pivot)
-    factor = tl.where(total == 0.0, 0.0, shrink / total)
-    top = pivot
-  parts.store(out, t, t < T, acc, factor[:, None], F.N, F.v)
-  sums = (top + tl.log2(total)) / LOG2E
-  tl.store(lse + (b * T * F.N + n) + t * F.N, sums, mask=t < T)
+    sink = tl.load(sinks + n)
+  greatest, sums, factor = ended(state, sink, F)
+  parts.store(out + row * F.v.size, place, t < T, state[3], factor[:, None], F.N, F.v)
+  statistic = row + place.to(tl.int64) * F.N
+  tl.store(top + statistic, greatest, mask=t < T)
+  tl.store(total + statistic, sums, mask=t < T)

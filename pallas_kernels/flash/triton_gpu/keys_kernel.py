@@ -9,8 +9,8 @@ read it: the sums over the group need no second pass and no atomic operations.
 import triton
 import triton.language as tl
 
-from pallas_kernels.flash.triton_gpu import parts
-from pallas_kernels.flash.triton_gpu.forward_kernel import entry, exponents
+from pallas_kernels.flash.triton_gpu import blocks, parts
+from pallas_kernels.flash.triton_gpu.forward_kernel import scores, weights
 
 
 @triton.jit
@@ -30,27 +30,31 @@ def _visit(
   MASKED: tl.constexpr,
 ):
   """The state (dk, dv, sums of operands) after one tile of queries."""
-  q, g, lse, delta = rows
+  q, g, top, low, delta = rows
   dk, dv, sums = state
   SIZE: tl.constexpr = F.masked if MASKED else F.block_q
   t = block * SIZE + tl.arange(0, SIZE)
   live = t < T if F.ragged else None
+  below = tl.load(low + t)
+  if MASKED and F.seen is not None:
+    # Queries with NaN, which those that they do not see must not notice.
+    live = below == below if live is None else live & (below == below)
   s, t_ = s[:, None], t[None, :]
   query = parts.load(q, t, live, F.N, F.h)
+  grad = parts.load(g, t, live, F.N, F.v)
   raw = parts.outer(key, query, F.h, F.precision)
-  x = exponents(raw, b, n, t_, s, T, S, operands, F)
-  weight = tl.exp2(x * F.unit - tl.load(lse + t)[None, :])
+  x = scores(raw, b, n, t_, s, T, S, operands, F)
+  weight = weights(raw, x, tl.load(top + t)[None, :], below[None, :], F)
   seen = None
   if MASKED and F.seen is not None:
     seen = F.seen(b, n, t_, s, T, S, operands)
     if F.ragged:
       seen = seen & (t_ < T)
   elif F.ragged and (F.score is not None or F.keep is not None):
-    # lse = +inf ends these queries, unless the program makes NaN of what they hold.
+    # low = +inf ends these queries, unless the program makes NaN of what they hold.
     seen = t_ < T
   if seen is not None:
     weight = tl.where(seen, weight, 0.0)
-  grad = parts.load(g, t, live, F.N, F.v)
   keep = None
   if F.keep is not None:
     keep = F.keep(b, n, t_, s, T, S, operands)
@@ -64,8 +68,10 @@ def _visit(
     if F.pull is not None:
       dkeep = weight * product
       dscore, sums = F.pull(
-        raw * F.scale, dscore, dkeep, seen, sums, None, b, n, t_, s, T, S, operands
+        raw * F.scale, dscore, dkeep, seen, sums, b, n, t_, s, T, S, operands
       )
+    elif seen is not None:
+      dscore = tl.where(seen, dscore, 0.0)
     dk = parts.add(dk, dscore, query, F.h, F.precision)
   return dk, dv, sums
 
@@ -76,7 +82,8 @@ def keys_kernel(
   k,
   v,
   g,
-  lse,
+  top,
+  low,
   delta,
   index,
   full,
@@ -84,58 +91,61 @@ def keys_kernel(
   operands,
   T,
   S,
+  rows,
+  length,
   dk,
   dv,
   sums,
   F: tl.constexpr,
 ):
-  """Grid (key blocks, B K).
+  """Grid (B K key blocks).
 
-  lse and delta as in the queries' kernel; sums: (operands along keys, B, N, S), over
-  queries. Without F.want_k or F.want_v that output is not written: for wide heads two
-  launches, each with one accumulator, need fewer registers.
+  top, low and delta as in the queries' kernel; sums: (operands along keys, B, N, S),
+  over queries. Without F.want_k or F.want_v that output is not written: for wide heads
+  two launches, each with one accumulator, need fewer registers.
   """
-  i = tl.program_id(0)
-  b, head = (
-    (tl.program_id(1) // F.K).to(tl.int64),
-    (tl.program_id(1) % F.K).to(tl.int64),
-  )
-  s = i * F.block_k + tl.arange(0, F.block_k)
-  place = b * S * F.K + head
-  key = parts.load(k + place * F.h.size, s, s < S, F.K, F.h)
+  i, b, head, count_k = blocks.place(S, F.block_k, F.K)
+  S = blocks.aligned(S, F.even)
+  first, place = i * F.block_k, tl.arange(0, F.block_k)
+  s = first + place
+  row = b * S * F.K + head + first.to(tl.int64) * F.K
+  key = parts.load(k + row * F.h.size, place, s < S, F.K, F.h)
   value, sum_k, sum_v = None, None, None
   if F.want_k:
-    value = parts.load(v + place * F.v.size, s, s < S, F.K, F.v)
+    value = parts.load(v + row * F.v.size, place, s < S, F.K, F.v)
     sum_k = parts.zeros(F.block_k, F.h)
   if F.want_v:
     sum_v = parts.zeros(F.block_k, F.v)
+  most = rows[0]
   for member in range(F.N // F.K):
     n = head * (F.N // F.K) + member
-    first, statistic = b * T * F.N + n, (b * F.N + n) * F.queries
-    rows = (
-      q + first * F.h.size,
-      g + first * F.v.size,
-      lse + statistic,
+    line, statistic = b * T * F.N + n, (b * F.N + n) * length
+    walked = (
+      q + line * F.h.size,
+      g + line * F.v.size,
+      top + statistic,
+      low + statistic,
       delta + statistic,
     )
-    row = (b * F.row_b + n * F.row_n) * tl.num_programs(0) + i
-    entries = index + row * F.most
-    whole, visited = tl.load(full + row), tl.load(count + row)
+    entries, whole, visited = blocks.lists(index, full, count, b, n, i, count_k, rows)
     state = sum_k, sum_v, F.start(F.block_k) if F.start is not None else ()
-    block = entry(entries, 0, F.most, F.steps)
+    block = blocks.entry(entries, 0, most, F.steps)
     for j in range(whole * F.steps):
-      following = entry(entries, j + 1, F.most, F.steps)
-      state = _visit(key, value, rows, block, state, b, n, s, T, S, operands, F, False)
+      following = blocks.entry(entries, j + 1, most, F.steps)
+      state = _visit(
+        key, value, walked, block, state, b, n, s, T, S, operands, F, False
+      )
       block = following
-    block = entry(entries, whole * F.masked_steps, F.most, F.masked_steps)
+    block = blocks.entry(entries, whole * F.masked_steps, most, F.masked_steps)
     for j in range(whole * F.masked_steps, visited * F.masked_steps):
-      following = entry(entries, j + 1, F.most, F.masked_steps)
-      state = _visit(key, value, rows, block, state, b, n, s, T, S, operands, F, True)
+      following = blocks.entry(entries, j + 1, most, F.masked_steps)
+      state = _visit(key, value, walked, block, state, b, n, s, T, S, operands, F, True)
       block = following
     sum_k, sum_v, over_queries = state
     if F.finish is not None:
-      F.finish(sums + (b * F.N + n) * S, s, s < S, over_queries)
+      lines = (tl.num_programs(0) // count_k).to(tl.int64) * (F.N // F.K)
+      F.finish(sums + (b * F.N + n) * S, lines * S, s, s < S, over_queries)
   if F.want_k:
-    parts.store(dk + place * F.h.size, s, s < S, sum_k, F.scale, F.K, F.h)
+    parts.store(dk + row * F.h.size, place, s < S, sum_k, F.scale, F.K, F.h)
   if F.want_v:
-    parts.store(dv + place * F.v.size, s, s < S, sum_v, 1.0, F.K, F.v)
+    parts.store(dv + row * F.v.size, place, s < S, sum_v, 1.0, F.K, F.v)

@@ -1,18 +1,56 @@
 """The calls of the kernels: constants from shapes, programs and schedules."""
 
+import dataclasses
+import math
+
 import jax
 import jax.numpy as jnp
 
 from pallas_kernels import calling
 from pallas_kernels.flash.triton_gpu.form import Form, Width
+from pallas_kernels.flash.triton_gpu.forward_kernel import forward_kernel
 from pallas_kernels.flash.triton_gpu.keys_kernel import keys_kernel
-from pallas_kernels.flash.triton_gpu.program import Sums
+from pallas_kernels.flash.triton_gpu.program import NOTHING
 from pallas_kernels.flash.triton_gpu.queries_kernel import queries_kernel
+from pallas_kernels.flash.triton_gpu.tables_kernel import tables_kernel
 from pallas_kernels.flash.triton_gpu.tiles import Tile
+
+# A table that many heads share is summed in groups: so many programs keep a GPU busy,
+# and so many bytes of sums are no burden.
+_PROGRAMS, _BYTES = 1024, 1 << 26
+
+
+def forward(q, k, v, sinks, program, source, schedule, scale, tile):
+  """(out, top, total)."""
+  B, N, T, S = shape_of(q, k)
+  return calling.triton(
+    q,
+    k,
+    v,
+    sinks,
+    schedule.index,
+    schedule.full,
+    schedule.count,
+    program.operands,
+    kernel=forward_kernel,
+    out_type=(
+      jax.ShapeDtypeStruct((B, T, N, v.shape[3]), v.dtype),
+      jax.ShapeDtypeStruct((B, T, N), jnp.float32),
+      jax.ShapeDtypeStruct((B, T, N), jnp.float32),
+    ),
+    grid=(schedule.index.shape[2] * B * N,),
+    name="flash_forward",
+    T=T,
+    S=S,
+    rows=rows_of(schedule.index),
+    F=form(q, v, source, scale, tile, schedule, "k"),
+    warps=tile.warps,
+    stages=tile.stages,
+  )
 
 
 def queries(given, program, source, schedule, scale, tile):
-  """(dq, sums over keys, tiles) of the operands along queries and of cells."""
+  """(dq, sums over keys) of the operands along queries."""
   q, k, v, *_ = given
   B, N, T, S = shape_of(q, k)
   sums = source.along_queries
@@ -23,30 +61,14 @@ def queries(given, program, source, schedule, scale, tile):
     schedule.count,
     program.operands,
     kernel=queries_kernel,
-    out_type=(
-      jax.ShapeDtypeStruct(q.shape, q.dtype),
-      _buffer(sums.operands, (B, N, T)),
-      _buffer(source.cells, (B, N, T, S)),
-    ),
-    grid=(schedule.index.shape[2], B * N),
+    out_type=(jax.ShapeDtypeStruct(q.shape, q.dtype), _buffer(sums, (B, N, T))),
+    grid=(schedule.index.shape[2] * B * N,),
     name="flash_backward_queries",
     T=T,
     S=S,
-    F=form(
-      q,
-      v,
-      source,
-      scale,
-      tile,
-      schedule,
-      "k",
-      pull=sums.pull,
-      start=sums.start,
-      finish=sums.finish,
-      cells=len(source.cells),
-      apart=B * N * T * S,
-      queries=given[4].shape[2],
-    ),
+    rows=rows_of(schedule.index),
+    length=given[4].shape[2],
+    F=form(q, v, source, scale, tile, schedule, "k", sums),
     warps=tile.warps,
     stages=tile.stages,
   )
@@ -64,8 +86,9 @@ def keys(given, program, source, schedule, scale, tiles):
 def _keys_of(given, program, source, schedule, scale, tile, wanted: str):
   q, k, v, *_ = given
   B, N, T, S = shape_of(q, k)
-  sums = source.along_keys if "k" in wanted else Sums((), None, None, None)
+  sums = source.along_keys if "k" in wanted else NOTHING
   nothing = jax.ShapeDtypeStruct((1,), k.dtype)
+  more = dict(want_k="k" in wanted, want_v="v" in wanted)
   return calling.triton(
     *given,
     schedule.index_t,
@@ -76,30 +99,58 @@ def _keys_of(given, program, source, schedule, scale, tile, wanted: str):
     out_type=(
       jax.ShapeDtypeStruct(k.shape, k.dtype) if "k" in wanted else nothing,
       jax.ShapeDtypeStruct(v.shape, v.dtype) if "v" in wanted else nothing,
-      _buffer(sums.operands, (B, N, S)),
+      _buffer(sums, (B, N, S)),
     ),
-    grid=(schedule.index_t.shape[2], B * k.shape[2]),
-    name="flash_backward_keys",
+    grid=(schedule.index_t.shape[2] * B * k.shape[2],),
+    name=f"flash_backward_{'values' if wanted == 'v' else 'keys'}",
     T=T,
     S=S,
-    F=form(
-      q,
-      v,
-      source,
-      scale,
-      tile,
-      schedule,
-      "q",
-      pull=sums.pull,
-      start=sums.start,
-      finish=sums.finish,
-      queries=given[4].shape[2],
-      want_k="k" in wanted,
-      want_v="v" in wanted,
-    ),
+    rows=rows_of(schedule.index_t),
+    length=given[4].shape[2],
+    F=form(q, v, source, scale, tile, schedule, "q", sums, **more),
     warps=tile.warps,
     stages=tile.stages,
   )
+
+
+def tables(given, program, source, schedule, scale, tile):
+  """The gradients of tables: for each group of operands, float32 of their shape."""
+  q, k, v, *_ = given
+  B, N, T, S = shape_of(q, k)
+  tile = dataclasses.replace(tile, block_k=tile.masked, stages=1)
+  results = []
+  for (own_b, own_n), sums in source.tables:
+    shape = B if own_b else 1, N if own_n else 1
+    members = B // shape[0], N // shape[1]
+    pairs = -(-T // tile.block_q) * -(-S // tile.block_k)
+    groups = _groups(math.prod(shape), pairs, members, T * S * len(sums.operands))
+    (found,) = calling.triton(
+      *given,
+      schedule.index,
+      schedule.full,
+      schedule.count,
+      program.operands,
+      kernel=tables_kernel,
+      out_type=(_buffer(sums, (*shape, groups, T, S)),),
+      grid=(math.prod(shape) * groups * pairs,),
+      name="flash_backward_tables",
+      T=T,
+      S=S,
+      rows=rows_of(schedule.index),
+      length=given[4].shape[2],
+      members=(*members, groups),
+      F=form(q, v, source, scale, tile, schedule, "k", sums, own_b=own_b, own_n=own_n),
+      warps=tile.warps,
+      stages=tile.stages,
+    )
+    results.append(found.sum(axis=3) if groups > 1 else found[:, :, :, 0])
+  return results
+
+
+def _groups(tables: int, pairs: int, members: tuple[int, int], size: int) -> int:
+  """Into how many sums the members of a table are divided."""
+  busy = -(-_PROGRAMS // (tables * pairs))
+  return max(1, min(math.prod(members), busy, _BYTES // (4 * tables * size)))
 
 
 def shape_of(q, k) -> tuple[int, int, int, int]:
@@ -108,9 +159,10 @@ def shape_of(q, k) -> tuple[int, int, int, int]:
   return B, N, T, k.shape[1]
 
 
-def form(q, v, source, scale, tile: Tile, schedule, walked: str, **more) -> Form:
+def form(
+  q, v, source, scale, tile: Tile, schedule, walked: str, sums=NOTHING, **more
+) -> Form:
   """The constants of a kernel that walks queries ("q") or keys ("k")."""
-  index = schedule.index_t if walked == "q" else schedule.index
   block, length = {
     "q": (schedule.block_q, q.shape[1]),
     "k": (schedule.block_k, v.shape[1]),
@@ -128,9 +180,6 @@ def form(q, v, source, scale, tile: Tile, schedule, walked: str, **more) -> Form
     score=source.score,
     seen=source.seen,
     keep=source.keep,
-    most=index.shape[3],
-    row_b=index.shape[1] if index.shape[0] > 1 else 0,
-    row_n=1 if index.shape[1] > 1 else 0,
     block_q=tile.block_q,
     block_k=tile.block_k,
     masked=tile.masked,
@@ -139,11 +188,21 @@ def form(q, v, source, scale, tile: Tile, schedule, walked: str, **more) -> Form
     # Three products of the tensor cores' 19-bit floats give float32's digits.
     precision="tf32x3" if q.dtype == jnp.float32 else "ieee",
     ragged=length % block != 0,
+    even=v.shape[1] % 16 == 0,
+    pull=sums.pull,
+    start=sums.start,
+    finish=sums.finish,
     **more,
   )
 
 
-def _buffer(operands, shape):
-  """An output for each of the operands; one number if there is none."""
-  shape = (len(operands), *shape) if operands else (1,)
+def rows_of(index) -> tuple[int, int, int]:
+  """Entries of a row, and rows from an example and from a head to the next."""
+  batches, heads, _, most = index.shape
+  return most, heads if batches > 1 else 0, 1 if heads > 1 else 0
+
+
+def _buffer(sums, shape):
+  """An output for each operand of the sums; one number if there is none."""
+  shape = (len(sums.operands), *shape) if sums.operands else (1,)
   return jax.ShapeDtypeStruct(shape, jnp.float32)

@@ -11,7 +11,8 @@ def _load(
   pointer, rows, live, STRIDE: tl.constexpr, FIRST: tl.constexpr, W: tl.constexpr, SIZE
 ):
   h = FIRST + tl.arange(0, W)
-  pointers = pointer + rows[:, None] * STRIDE + h[None, :]
+  # An array may have more than 2^31 numbers.
+  pointers = pointer + rows.to(tl.int64)[:, None] * STRIDE + h[None, :]
   if FIRST + W > SIZE:
     mask = (h < SIZE)[None, :]
     if live is not None:
@@ -47,7 +48,7 @@ def _store(
   SIZE,
 ):
   h = FIRST + tl.arange(0, W)
-  pointers = pointer + rows[:, None] * STRIDE + h[None, :]
+  pointers = pointer + rows.to(tl.int64)[:, None] * STRIDE + h[None, :]
   mask = live[:, None] & (h < SIZE)[None, :]
   tl.store(pointers, part.to(pointer.dtype.element_ty), mask=mask)
 
@@ -101,3 +102,22 @@ def scaled(parts, column, W: tl.constexpr):
     return (parts[0] * column[:, None],)
   else:
     return (parts[0] * column[:, None], parts[1] * column[:, None])
+
+
+@triton.jit
+def sick(parts, W: tl.constexpr):
+  """NaN for each row that holds NaN or infinity, else 0."""
+  rows = tl.sum(parts[0].to(tl.float32) * 0.0, 1)
+  if W.second > 0:
+    rows += tl.sum(parts[1].to(tl.float32) * 0.0, 1)
+  return rows
+
+
+@triton.jit
+def clean(parts, sick_rows, W: tl.constexpr):
+  """The parts with 0 in the sick rows, which no product with 0 then spreads."""
+  fine = (sick_rows == 0.0)[:, None]
+  if W.second == 0:
+    return (tl.where(fine, parts[0], 0.0),)
+  else:
+    return (tl.where(fine, parts[0], 0.0), tl.where(fine, parts[1], 0.0))

@@ -1,7 +1,8 @@
 """A traced program as functions of Triton: what to load, the score, its derivative.
 
-The source is written for the operands' shapes: a scalar is one load, a row or a column
-a vector's, a cell a tile's; an axis of size 1 has no stride.
+The source is written for the axes that operands have: a scalar is one load, a row or a
+column a vector's, a table's number a tile's; an axis of size 1 has no stride. The sizes
+of the others are arguments, so that a batch or a length needs no kernel of its own.
 """
 
 import dataclasses
@@ -26,7 +27,7 @@ class Source:
     score: (raw, b, n, t, s, T, S, operands) -> tile.
     seen, keep: (b, n, t, s, T, S, operands) -> tile.
     along_queries, along_keys: the sums' functions of the two backward kernels.
-    cells: the operands whose gradient is a tile for each pair, in the tiles' order.
+    tables: those of operands with a number for each pair, by the axes that they share.
   """
 
   score: Any
@@ -34,12 +35,19 @@ class Source:
   keep: Any
   along_queries: "Sums"
   along_keys: "Sums"
-  cells: tuple[int, ...]
+  tables: tuple[tuple[tuple[bool, bool], "Sums"], ...]
 
 
 @dataclasses.dataclass(frozen=True)
 class Sums:
-  """What a backward kernel sums for operands: START, PULL and FINISH, or None."""
+  """What a backward kernel sums for operands.
+
+  Attributes:
+    operands: which.
+    start: (size of a side, ...) -> zeros.
+    pull: (raw, dscore, dkeep, live, sums, b, n, t, s, T, S, operands) -> dscore, sums.
+    finish: (pointer, apart, place, live, sums); writes them, `apart` from each other.
+  """
 
   operands: tuple[int, ...]
   start: Any
@@ -47,32 +55,44 @@ class Sums:
   finish: Any
 
 
-def write(program, shape: tuple[int, int, int, int]) -> Source:
-  """The functions of a program over (B, N, T, S).
+NOTHING = Sums((), None, None, None)
+
+
+def write(program) -> Source:
+  """The functions of a program, whose operands are arrays or their shapes.
 
   Raises:
     NotImplementedError: naming an operation that has no translation.
   """
-  shapes = tuple((tuple(o.shape), jnp.dtype(o.dtype).name) for o in program.operands)
-  return _write(program.score, program.seen, program.keep, shapes, shape)
+  operands = tuple(
+    (tuple(size if size == 1 or axis == 1 else 0 for axis, size in enumerate(o.shape)),
+     jnp.dtype(o.dtype).name)
+    for o in program.operands
+  )  # fmt: skip
+  return _write(program.score, program.seen, program.keep, operands)
 
 
 @functools.lru_cache(maxsize=256)
-def _write(score, seen, keep, shapes, shape) -> Source:
-  moving = [i for i, (_, dtype) in enumerate(shapes) if _floating(dtype)]
+def _write(score, seen, keep, operands) -> Source:
+  """Of operands ((1 or 0: any size, heads, 1 or 0, 1 or 0), type)."""
   used = {i for part in (score, keep) if part is not None for i in part.operands}
-  moving = [i for i in moving if i in used]
-  cells = tuple(i for i in moving if shapes[i][0][2] > 1 and shapes[i][0][3] > 1)
-  columns = tuple(i for i in moving if shapes[i][0][3] > 1 and i not in cells)
-  rows = tuple(i for i in moving if i not in cells and i not in columns)
-  writer = functools.partial(_forward, shapes=shapes, shape=shape)
+  moving = [i for i in sorted(used) if _floating(operands[i][1])]
+  long = {i: tuple(size != 1 for size in operands[i][0]) for i in moving}
+  tables = [i for i in moving if long[i][2] and long[i][3]]
+  columns = tuple(i for i in moving if long[i][3] and i not in tables)
+  rows = tuple(i for i in moving if i not in tables and i not in columns)
+  groups = dict.fromkeys(long[i][:2] for i in tables)
+  sums = functools.partial(_sums, score, keep, operands)
   return Source(
-    score=writer("score", score, "raw, "),
-    seen=writer("seen", seen, ""),
-    keep=writer("keep", keep, ""),
-    along_queries=_sums(score, keep, shapes, shape, rows, cells, shape[2]),
-    along_keys=_sums(score, keep, shapes, shape, columns, (), shape[3]),
-    cells=cells,
+    score=_forward("score", score, "raw, ", operands),
+    seen=_forward("seen", seen, "", operands),
+    keep=_forward("keep", keep, "", operands),
+    along_queries=sums(rows),
+    along_keys=sums(columns),
+    tables=tuple(
+      (own, sums(tuple(i for i in tables if long[i][:2] == own), table=True))
+      for own in groups
+    ),
   )
 
 
@@ -80,10 +100,10 @@ def _floating(dtype: str) -> bool:
   return jnp.issubdtype(jnp.dtype(dtype), jnp.floating)
 
 
-def _forward(name, part, first, *, shapes, shape):
+def _forward(name, part, first, operands):
   if part is None:
     return None
-  lines = [_load(i, shapes[i], shape) for i in part.operands]
+  lines = [_load(i, operands[i]) for i in part.operands]
   names = ([first[:3]] if first else []) + ["t", "s"]
   names += [f"operand{i}" for i in part.operands]
   body, (result,) = translate(part.jaxpr, names)
@@ -97,27 +117,27 @@ def _function(name: str, arguments: str, lines: list[str]):
   return functions(f"@triton.jit\ndef {name}({arguments}):\n{body}")[name]
 
 
-def _load(i: int, operand, shape) -> str:
+def _load(i: int, operand) -> str:
   """Brings operand i in, a float as float32."""
-  size, dtype = operand
-  _, N, T, S = size
+  (B, N, T, S), dtype = operand
+  strides = [f" * {N}"] * (N > 1), [" * T"] * (T != 1), [" * S"] * (S != 1)
   terms = [f"operands[{i}]"]
-  terms += [f"b * {N * T * S}"] * (size[0] > 1) + [f"n * {T * S}"] * (N > 1)
-  wide = ".to(tl.int64)" if T * S >= 2**31 else ""
-  terms += [f"t{wide} * {S}"] * (T > 1) + ["s"] * (S > 1)
-  masks = ["(t < T)"] * (T > 1) + ["(s < S)"] * (S > 1)
+  # b and n have 64 bits, and so have products that begin with them.
+  terms += ["b" + "".join(sum(strides, []))] * (B != 1)
+  terms += ["n" + "".join(sum(strides[1:], []))] * (N > 1)
+  terms += ["t.to(tl.int64) * S" if S != 1 else "t"] * (T != 1) + ["s"] * (S != 1)
+  masks = ["(t < T)"] * (T != 1) + ["(s < S)"] * (S != 1)
   mask = f", mask={' & '.join(masks)}, other=0" if masks else ""
   kind = ".to(tl.float32)" if _floating(dtype) else ""
   kind = ".to(tl.int1)" if dtype == "bool" else kind
   return f"operand{i} = tl.load({' + '.join(terms)}{mask}){kind}"
 
 
-def _sums(score, keep, shapes, shape, summed, cells, length) -> Sums:
-  wanted = (*summed, *cells)
-  if score is None and not wanted:
-    return Sums((), None, None, None)
-  lines = [_load(i, shapes[i], shape) for i in _operands(score, keep)]
-  terms: dict[int, list[str]] = {i: [] for i in wanted}
+def _sums(score, keep, operands, summed, table=False) -> Sums:
+  if score is None and not summed:
+    return NOTHING
+  lines = [_load(i, operands[i]) for i in _operands(score, keep)]
+  terms: dict[int, list[str]] = {i: [] for i in summed}
   draw = "dscore"
   for prefix, part, raw, given in (
     ("x", score, True, "dscore"),
@@ -127,7 +147,7 @@ def _sums(score, keep, shapes, shape, summed, cells, length) -> Sums:
       continue
     names = [given, *(["raw"] if raw else []), "t", "s"]
     names += [f"operand{i}" for i in part.operands]
-    closed, moving = _derivative(part, raw, [shapes[i][1] for i in part.operands])
+    closed, moving = _derivative(part, raw, [operands[i][1] for i in part.operands])
     body, results = translate(closed, names, prefix)
     lines += body
     if raw:
@@ -135,19 +155,19 @@ def _sums(score, keep, shapes, shape, summed, cells, length) -> Sums:
     for place, result in zip(moving, results):
       if part.operands[place] in terms:
         terms[part.operands[place]].append(result)
-  lines += _close(draw, terms, summed, cells, shape)
-  arguments = f"raw, dscore, dkeep, live, sums, cells, {_PLACE}"
-  pull = _function("pull", arguments, lines)
+  lines += _close(draw, terms, table)
+  pull = _function("pull", f"raw, dscore, dkeep, live, sums, {_PLACE}", lines)
   if not summed:
     return Sums((), None, pull, None)
-  zeros = ["tl.zeros([SIZE], tl.float32)"] * len(summed)
-  start = _function("start", "SIZE: tl.constexpr", [f"return {_tuple(zeros)}"])
-  apart = shape[0] * shape[1] * length
+  sides = ("ROWS", "COLUMNS") if table else ("ROWS",)
+  zeros = [f"tl.zeros([{', '.join(sides)}], tl.float32)"] * len(summed)
+  arguments = ", ".join(f"{side}: tl.constexpr" for side in sides)
+  start = _function("start", arguments, [f"return {_tuple(zeros)}"])
   stores = [
-    f"tl.store(pointer + {c * apart} + place, sums[{c}], mask=live)"
+    f"tl.store(pointer + {c} * apart + place, sums[{c}], mask=live)"
     for c in range(len(summed))
   ]
-  finish = _function("finish", "pointer, place, live, sums", stores)
+  finish = _function("finish", "pointer, apart, place, live, sums", stores)
   return Sums(summed, start, pull, finish)
 
 
@@ -179,10 +199,8 @@ def _derivative(part, raw: bool, dtypes: list[str]):
   return closed, moving
 
 
-def _close(draw, terms, summed, cells, shape) -> list[str]:
-  """Lines that mask the cotangents, add them to the sums, and write the tiles."""
-  B, N, T, S = shape
-  wide = ".to(tl.int64)" if T * S >= 2**31 else ""
+def _close(draw, terms, table: bool) -> list[str]:
+  """Lines that mask the cotangents and add them to the sums."""
   tiles = {"draw": draw} | {
     f"d{i}": " + ".join(terms[i]) or "tl.full([1, 1], 0.0, tl.float32)" for i in terms
   }
@@ -192,12 +210,10 @@ def _close(draw, terms, summed, cells, shape) -> list[str]:
   # Outside the mask a derivative may be infinite, and 0 times that NaN.
   lines.append("if live is not None:")
   lines += [f"  {name} = tl.where(live, {name}, 0.0)" for name in tiles]
-  for c, i in enumerate(cells):
-    place = f"cells + {c * B * N * T * S} + t{wide} * {S} + s"
-    lines.append(f"tl.store({place}, d{i}, mask=(t < T) & (s < S))")
-  if not summed:
+  if not terms:
     return [*lines, "return draw, sums"]
-  sums = [f"sums[{c}] + tl.sum(d{i}, 1)" for c, i in enumerate(summed)]
+  added = [f"d{i}" if table else f"tl.sum(d{i}, 1)" for i in terms]
+  sums = [f"sums[{c}] + {value}" for c, value in enumerate(added)]
   return [*lines, f"return draw, {_tuple(sums)}"]
 
 

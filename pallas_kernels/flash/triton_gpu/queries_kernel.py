@@ -2,15 +2,15 @@
 # Triton's language is typed by its own compiler.
 """The backward kernel of queries: dq, and the gradients of operands along queries.
 
-The weights are computed again from lse (Dao et al. 2022, arXiv:2205.14135, equation 4).
+The weights are computed again (Dao et al. 2022, arXiv:2205.14135, equation 4).
 Sums stay in registers and each output has one writer, so two runs are bit-equal.
 """
 
 import triton
 import triton.language as tl
 
-from pallas_kernels.flash.triton_gpu import parts
-from pallas_kernels.flash.triton_gpu.forward_kernel import entry, exponents
+from pallas_kernels.flash.triton_gpu import blocks, parts
+from pallas_kernels.flash.triton_gpu.forward_kernel import scores, weights
 
 
 @triton.jit
@@ -20,7 +20,6 @@ def _visit(
   v,
   block,
   state,
-  cells,
   b,
   n,
   t,
@@ -31,16 +30,20 @@ def _visit(
   MASKED: tl.constexpr,
 ):
   """The state (dq, sums of operands) after one tile of keys."""
-  query, grad, lse, delta = rows
+  query, grad, top, low, delta = rows
   dq, sums = state
   SIZE: tl.constexpr = F.masked if MASKED else F.block_k
   s = block * SIZE + tl.arange(0, SIZE)
   live = s < S if MASKED and F.ragged else None
   t, s_ = t[:, None], s[None, :]
   key = parts.load(k, s, live, F.K, F.h)
+  value = parts.load(v, s, live, F.K, F.v)
+  if MASKED and F.seen is not None:
+    key = parts.clean(key, parts.sick(key, F.h), F.h)
+    value = parts.clean(value, parts.sick(value, F.v), F.v)
   raw = parts.outer(query, key, F.h, F.precision)
-  x = exponents(raw, b, n, t, s_, T, S, operands, F)
-  weight = tl.exp2(x * F.unit - lse[:, None])
+  x = scores(raw, b, n, t, s_, T, S, operands, F)
+  weight = weights(raw, x, top[:, None], low[:, None], F)
   seen = None
   if MASKED and F.seen is not None:
     seen = F.seen(b, n, t, s_, T, S, operands)
@@ -50,7 +53,6 @@ def _visit(
     seen = s_ < S
   if seen is not None:
     weight = tl.where(seen, weight, 0.0)
-  value = parts.load(v, s, live, F.K, F.v)
   product = parts.outer(grad, value, F.v, F.precision)
   if F.keep is None:
     dscore = weight * (product - delta[:, None])
@@ -60,24 +62,12 @@ def _visit(
   if F.pull is not None:
     dkeep = weight * product
     dscore, sums = F.pull(
-      raw * F.scale, dscore, dkeep, seen, sums, cells, b, n, t, s_, T, S, operands
+      raw * F.scale, dscore, dkeep, seen, sums, b, n, t, s_, T, S, operands
     )
+  elif seen is not None:
+    # Where delta is NaN, the product with the weight 0 is too.
+    dscore = tl.where(seen, dscore, 0.0)
   return parts.add(dq, dscore, key, F.h, F.precision), sums
-
-
-@triton.jit
-def _clear(cells, t, T, S, F: tl.constexpr):
-  """Zeros in this program's rows of the tiles' gradients."""
-  for first in range(0, S, F.block_k):
-    for c in tl.static_range(F.cells):
-      s = first + tl.arange(0, F.block_k)
-      tl.store(
-        cells + c * F.apart + t[:, None] * S + s[None, :],
-        tl.zeros([F.block_q, F.block_k], tl.float32),
-        mask=(t < T)[:, None] & (s < S)[None, :],
-      )
-  # Other threads write the visited tiles: they come after the zeros.
-  tl.debug_barrier()
 
 
 @triton.jit
@@ -86,7 +76,8 @@ def queries_kernel(
   k,
   v,
   g,
-  lse,
+  top,
+  low,
   delta,
   index,
   full,
@@ -94,44 +85,49 @@ def queries_kernel(
   operands,
   T,
   S,
+  rows,
+  length,
   dq,
   sums,
-  cells,
   F: tl.constexpr,
 ):
-  """Grid (query blocks, B N).
+  """Grid (B N query blocks).
 
-  lse and delta are (B, N, F.queries), lse in base 2 and +inf where a row has no weight.
-  sums: (operands along queries, B, N, T), over keys; cells: (F.cells, B, N, T, S).
+  top (divided by 128), low (log2 of total, +inf where a row has no weight) and delta:
+  (B, N, length). sums: (operands along queries, B, N, T), over keys.
   """
-  i = tl.num_programs(0) - 1 - tl.program_id(0)
-  b, n = (tl.program_id(1) // F.N).to(tl.int64), (tl.program_id(1) % F.N).to(tl.int64)
+  i, b, n, count_q = blocks.place(T, F.block_q, F.N)
+  i = count_q - 1 - i
+  S = blocks.aligned(S, F.even)
   k += (b * S * F.K + n // (F.N // F.K)) * F.h.size
   v += (b * S * F.K + n // (F.N // F.K)) * F.v.size
-  row = (b * F.row_b + n * F.row_n) * tl.num_programs(0) + i
-  index += row * F.most
-  whole, visited = tl.load(full + row), tl.load(count + row)
-  t = i * F.block_q + tl.arange(0, F.block_q)
-  head = b * T * F.N + n
-  query = parts.load(q + head * F.h.size, t, t < T, F.N, F.h)
-  grad = parts.load(g + head * F.v.size, t, t < T, F.N, F.v)
-  statistic = (b * F.N + n) * F.queries + t
-  rows = query, grad, tl.load(lse + statistic), tl.load(delta + statistic)
+  index, whole, visited = blocks.lists(index, full, count, b, n, i, count_q, rows)
+  first, place = i * F.block_q, tl.arange(0, F.block_q)
+  t = first + place
+  row = b * T * F.N + n + first.to(tl.int64) * F.N
+  query = parts.load(q + row * F.h.size, place, t < T, F.N, F.h)
+  grad = parts.load(g + row * F.v.size, place, t < T, F.N, F.v)
+  statistic = (b * F.N + n) * length + t
+  held = (
+    query,
+    grad,
+    tl.load(top + statistic),
+    tl.load(low + statistic),
+    tl.load(delta + statistic),
+  )
   state = parts.zeros(F.block_q, F.h), F.start(F.block_q) if F.start is not None else ()
-  if F.cells > 0:
-    cells += (b * F.N + n) * T * S
-    if visited * F.steps * F.block_k < S:
-      _clear(cells, t, T, S, F)
-  block = entry(index, 0, F.most, F.steps)
+  most = rows[0]
+  block = blocks.entry(index, 0, most, F.steps)
   for j in range(whole * F.steps):
-    following = entry(index, j + 1, F.most, F.steps)
-    state = _visit(rows, k, v, block, state, cells, b, n, t, T, S, operands, F, False)
+    following = blocks.entry(index, j + 1, most, F.steps)
+    state = _visit(held, k, v, block, state, b, n, t, T, S, operands, F, False)
     block = following
-  block = entry(index, whole * F.masked_steps, F.most, F.masked_steps)
+  block = blocks.entry(index, whole * F.masked_steps, most, F.masked_steps)
   for j in range(whole * F.masked_steps, visited * F.masked_steps):
-    following = entry(index, j + 1, F.most, F.masked_steps)
-    state = _visit(rows, k, v, block, state, cells, b, n, t, T, S, operands, F, True)
+    following = blocks.entry(index, j + 1, most, F.masked_steps)
+    state = _visit(held, k, v, block, state, b, n, t, T, S, operands, F, True)
     block = following
-  parts.store(dq + head * F.h.size, t, t < T, state[0], F.scale, F.N, F.h)
+  parts.store(dq + row * F.h.size, place, t < T, state[0], F.scale, F.N, F.h)
   if F.finish is not None:
-    F.finish(sums + (b * F.N + n) * T, t, t < T, state[1])
+    lines = (tl.num_programs(0) // count_q).to(tl.int64)
+    F.finish(sums + (b * F.N + n) * T, lines * T, t, t < T, state[1])

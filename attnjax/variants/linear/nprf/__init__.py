@@ -17,8 +17,11 @@ both it is the attention of Performers, phi = elu + 1 that of linear transformer
 c is a Toeplitz matrix: for each feature a and column e of [v, 1] the sums over j are
 its product with phi(k_j)_a v_je, one Fourier transform. On images lags have two axes.
 
-Cost for each head: O(T log T M E) time and O(T E) memory in slices of features in
-"xla"; O(T^2 (M + E)) time and O(T) memory in tiles in "chunked", which is what is fast
+Every row is summed below the greatest exponent that it sees, and divided by what it
+sums, of whatever size. No later key changes a causal row.
+
+Cost for each head: O(T log T M E) time, causal O(T log^2 T M E), and O(T E) memory in
+slices of features in "xla"; O(T^2 (M + E)) time and O(T) memory in tiles in "chunked", which is what is fast
 for short sequences, and what packed ones need; O(T^2) memory in "reference". Decoding
 keeps M (E + 1) sums and the last D tokens, D lags being told apart: O(D + M E) a token.
 

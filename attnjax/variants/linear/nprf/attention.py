@@ -8,13 +8,10 @@ from jaxtyping import Array, Bool, Float, Int, Num
 
 from attnjax.contract import Case, check_known
 from attnjax.core import linear, masks, random_features
-from attnjax.variants.linear.nprf import forms, kernel
+from attnjax.variants.linear.nprf import forms, kernel, transforms
 
 IMPLEMENTATIONS = ("reference", "xla", "chunked")
 FEATURES = kernel.FEATURES
-# A denominator below is taken for it: the round-off of the transforms may be larger
-# than a small one, even negative.
-SMALLEST = 1e-6
 # Of tokens; for fewer ones products of matrices are cheap.
 LONG = 2048
 
@@ -63,11 +60,18 @@ def attend(
   _refuse(grid, impl, placed, padding)
   ids = documents(segment_ids, padding, (q.shape[0], grid[0]))
   c = kernel.table(bias, q.shape[-2], len(grid), causal)
-  factors = (*_features(q, k, w, features, normalise, scale, ids), with_ones(v))
+  x = _factors(q, k, v, w, features, normalise, scale, ids)
   if impl == "auto":
     impl = "xla" if not placed and math.prod(grid) >= LONG else "chunked"
-  ids = None if segment_ids is None else ids  # padding has no features
-  sums = _sums(map(_rows, factors), c, grid, causal, ids, positions, impl)
+  own = None if segment_ids is None else ids  # padding has no features
+  positive = features == "positive"
+  if impl == "xla":
+    sums = transforms.transform(x, c, grid, causal, positive)
+  else:
+    compute = forms.tiled if impl == "chunked" else forms.whole
+    sums = compute(x, c, grid, causal, own, positions, positive)
+  if ids is not None:
+    sums = jnp.where((ids >= 0)[:, None, :, None], sums, 0)
   return jnp.moveaxis(divide(sums, v.dtype), 1, 2).reshape(v.shape)
 
 
@@ -91,8 +95,10 @@ def with_ones(v: Float[Array, "*B E"]) -> Float[Array, "*B E1"]:
 
 
 def divide(sums: Float[Array, "*B E1"], dtype) -> Float[Array, "*B E"]:
-  """Numerators by their denominator; 0 where nothing is seen."""
-  return (sums[..., :-1] / jnp.maximum(sums[..., -1:], SMALLEST)).astype(dtype)
+  """Numerators by their denominator, of any size; 0 where nothing is seen."""
+  total = sums[..., -1:]
+  some = total != 0
+  return (jnp.where(some, sums[..., :-1], 0) / jnp.where(some, total, 1)).astype(dtype)
 
 
 def documents(segment_ids, padding, shape) -> Int[Array, "B T"] | None:
@@ -104,35 +110,23 @@ def documents(segment_ids, padding, shape) -> Int[Array, "B T"] | None:
   return jnp.where(real, masks.documents(filled), -1)
 
 
-def _features(q, k, w, kind, normalise, scale, ids):
-  q, k = (scaled(x, normalise, scale) for x in (q, k))
-  shift = jnp.zeros(k.shape[:-1], k.dtype)
-  if not normalise:
-    # One for all keys, or it would not cancel. Unit vectors need none.
-    shift = kernel.peaks(k, w, kind)
-    if ids is not None:
-      shift = jnp.where((ids >= 0)[..., None], shift, -jnp.inf)
-    axes = tuple(range(1, shift.ndim - 1))
-    shift = shift.max(axis=axes, keepdims=True)
-    shift = jnp.broadcast_to(jnp.where(jnp.isfinite(shift), shift, 0), k.shape[:-1])
-  phi_q, phi_k = kernel.of_queries(q, w, kind), kernel.of_keys(k, w, kind, shift)
+def _factors(q, k, v, w, kind, normalise, scale, ids) -> forms.Factors:
+  (q, _), (k, amplitude) = (
+    kernel.of(scaled(x, normalise, scale), w, kind) for x in (q, k)
+  )
+  amplitude = _rows(amplitude[..., None])[..., 0]
+  q, k, columns = (_rows(x) for x in (q, k, with_ones(v)))
   if ids is not None:
-    real = (ids >= 0)[..., None, None]
-    phi_q, phi_k = jnp.where(real, phi_q, 0), jnp.where(real, phi_k, 0)
-  return phi_q, phi_k
+    real, nothing = (ids >= 0)[:, None, :, None], -jnp.inf if kind == "positive" else 0
+    q, k = (jnp.where(real, x, nothing) for x in (q, k))
+    amplitude = jnp.where(real[..., 0], amplitude, -jnp.inf)
+    columns = jnp.where(real, columns, 0)
+  return forms.Factors(q, k, amplitude, columns)
 
 
 def _rows(x):
   """(B, *T, N, F) to (B, N, T, F)."""
   return jnp.moveaxis(x.reshape(x.shape[0], -1, *x.shape[-2:]), 2, 1)
-
-
-def _sums(factors, c, grid, causal, ids, positions, impl):
-  phi_q, phi_k, columns = factors
-  if impl == "xla":
-    return forms.transform(phi_q, phi_k, columns, kernel.spread(c, grid, causal), grid)
-  compute = forms.tiled if impl == "chunked" else forms.whole
-  return compute(phi_q, phi_k, columns, c, grid, causal, ids, positions)
 
 
 def _refuse(grid, impl, placed, padding):

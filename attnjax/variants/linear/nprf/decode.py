@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from attnjax.core import linear, masks, toeplitz
-from attnjax.variants.linear.nprf import attention, kernel
+from attnjax.variants.linear.nprf import attention, forms, kernel
 
 
 @jax.tree_util.register_dataclass
@@ -24,9 +24,10 @@ class State:
     k: (B, D - 1, N, H), of the last tokens, as given.
     v: (B, D - 1, N, E).
     document: int32, (B, D - 1), the number of each one's document; -1 is no token.
-    sums: (B, N, F, E + 1), float32, of phi(k) [v, 1] over the tokens before them.
+    sums: (B, N, F, E + 1), float32, of phi(k) [v, 1] over the tokens before them, each
+      feature's divided by exp(peak).
     sums_document: int32, (B,), the one document that the sums are of.
-    peak: (B, N), the exponent that the sums are divided by.
+    peak: (B, N, F), the greatest exponent that is summed; -inf for none.
     segment_ids: int32, (B,), of the last real token; -1 before the first one.
     number: int32, (B,), of the last real token's document.
   """
@@ -50,7 +51,7 @@ class State:
       document=jnp.full(kept, -1, jnp.int32),
       sums=jnp.zeros((batch, heads, features, value_dim + 1), wide),
       sums_document=jnp.full((batch,), -1, jnp.int32),
-      peak=jnp.full((batch, heads), -jnp.inf, wide),
+      peak=jnp.full((batch, heads, features), -jnp.inf, wide),
       segment_ids=jnp.full((batch,), -1, jnp.int32),
       number=jnp.zeros((batch,), jnp.int32),
     )
@@ -88,43 +89,61 @@ def step(
   k = jnp.concatenate([state.k, k.astype(state.k.dtype)], axis=1)
   v = jnp.concatenate([state.v, v.astype(state.v.dtype)], axis=1)
   document = jnp.concatenate([state.document, own], axis=1)
-  q, keys = (attention.scaled(x, normalise, scale) for x in (q, k))
-  peak, decay = _raise(keys, w, features, normalise, document, state)
-  phi_q = jnp.moveaxis(kernel.of_queries(q, w, features), 2, 1)
-  shift = jnp.broadcast_to(peak[:, None], keys.shape[:-1])
-  phi_k = jnp.moveaxis(kernel.of_keys(keys, w, features, shift), 2, 1)
-  phi_k = jnp.where((document >= 0)[:, None, :, None], phi_k, 0)
-  ones = jnp.moveaxis(attention.with_ones(v), 2, 1)
-
-  c, sums = kernel.table(bias, N, 1, True), decay[..., None, None] * state.sums
-  out = _near(phi_q, phi_k, ones, c, own, document)
-  far = c[:, :1, None] * jnp.einsum("bntf,bnfe->bnte", phi_q, sums)
-  out = out + jnp.where((own == state.sums_document[:, None])[:, None, :, None], far, 0)
-  out = jnp.where((own >= 0)[:, None, :, None], out, 0)
+  (q, _), (keys, amplitude) = (
+    kernel.of(attention.scaled(x, normalise, scale), w, features) for x in (q, k)
+  )
+  amplitude = jnp.moveaxis(amplitude, 2, 1)
+  amplitude = jnp.where((document >= 0)[:, None], amplitude, -jnp.inf)
+  q, keys, ones = (jnp.moveaxis(x, 2, 1) for x in (q, keys, attention.with_ones(v)))
+  x = forms.Factors(q, keys, amplitude, ones)
+  positive, c = features == "positive", kernel.table(bias, N, 1, True)
+  rows = forms.joined(
+    _near(x, c, own, document, positive), _far(x.q, c, own, state, positive)
+  )
+  out = jnp.where((own >= 0)[:, None, :, None], rows.sums, 0)
   z = jnp.moveaxis(attention.divide(out, v.dtype), 1, 2)
-  sums, of = _leave(phi_k[:, :, :T], ones[:, :, :T], document[:, :T], sums, state)
+  gone = forms.Factors(x.q, *(y[:, :, :T] for y in x[1:]))
+  state = _leave(gone, document[:, :T], state, positive)
   k, v, document = k[:, T:], v[:, T:], document[:, T:]
-  state = dataclasses.replace(state, k=k, v=v, document=document, peak=peak)
-  return z, dataclasses.replace(state, sums=sums, sums_document=of)
+  return z, dataclasses.replace(state, k=k, v=v, document=document)
 
 
-def _near(phi_q, phi_k, ones, c, own, document):
+def _near(x, c, own, document, positive) -> forms.Rows:
   """The sums over the tokens that are kept and the new ones."""
-  T, S = phi_q.shape[2], phi_k.shape[2]
+  T, S = x.q.shape[2], x.k.shape[2]
   # The lags of T rows, the first of which is that of the token after those kept.
-  weights = toeplitz.rows(kernel.spread(c, (S,), True)[:, : S + T - 1], T)
-  weights = weights * jnp.einsum("bntf,bnsf->bnts", phi_q, phi_k)
-  same = own[:, :, None] == document[:, None, :]
-  return jnp.einsum("bnts,bnse->bnte", jnp.where(same[:, None], weights, 0), ones)
+  logs = toeplitz.rows(kernel.spread(c, (S,), True)[:, : S + T - 1], T)
+  same = (own[:, :, None] == document[:, None, :])[:, None]
+  return forms.direct(x, jnp.where(same, logs, -jnp.inf), positive)
 
 
-def _leave(phi_k, ones, document, sums, state):
-  """(sums, their document) with the tokens that are kept no longer."""
+def _far(q, c, own, state, positive) -> forms.Rows:
+  """The sums over the tokens that are kept no longer, all of one lag."""
+  peak = forms.finite(state.peak)[:, :, None]
+  logs = q + peak if positive else jnp.broadcast_to(peak, q.shape)
+  top = forms.finite(logs.max(-1))
+  scale = jnp.exp(logs - top[..., None])
+  sums = jnp.einsum("bntf,bnfe->bnte", scale if positive else scale * q, state.sums)
+  here = (own == state.sums_document[:, None])[:, None]
+  some = here & (state.peak.max(-1) > -jnp.inf)[..., None]
+  return forms.Rows(jnp.where(some, top + c[:, :1], -jnp.inf), sums)
+
+
+def _leave(x, document, state, positive) -> State:
+  """The state with the tokens that are kept no longer summed."""
   last = jnp.where(document.max(axis=1) >= 0, document.max(axis=1), state.sums_document)
-  added = jnp.where((document == last[:, None])[:, None, :, None], phi_k, 0)
-  goes_on = (last == state.sums_document)[:, None, None, None]
-  added = jnp.einsum("bnsf,bnse->bnfe", added, ones)
-  return jnp.where(goes_on, sums, 0) + added, last
+  seen = (document == last[:, None])[:, None]
+  amplitude = jnp.where(seen, x.amplitude, -jnp.inf)[..., None]
+  logs = jnp.broadcast_to(x.k + amplitude if positive else amplitude, x.k.shape)
+  goes_on = (last == state.sums_document)[:, None, None]
+  before = jnp.where(goes_on, state.peak, -jnp.inf)
+  peak = jnp.maximum(before, logs.max(axis=2))
+  shift = forms.finite(peak)
+  new = jnp.exp(logs - shift[:, :, None])
+  new = new if positive else new * x.k
+  added = jnp.einsum("bnsf,bnse->bnfe", new, x.columns)
+  kept = jnp.exp(before - shift)[..., None] * state.sums
+  return dataclasses.replace(state, sums=kept + added, sums_document=last, peak=peak)
 
 
 def _number(segment_ids, shape, state) -> tuple[Array, State]:
@@ -136,16 +155,3 @@ def _number(segment_ids, shape, state) -> tuple[Array, State]:
   last = jnp.where(filled[:, -1] < 0, state.segment_ids, filled[:, -1])
   number = jnp.maximum(state.number, numbers.max(axis=1))
   return numbers[:, 1:], dataclasses.replace(state, segment_ids=last, number=number)
-
-
-def _raise(keys, w, features, normalise, document, state):
-  """The new peak, and what divides the old sums by it."""
-  if normalise:
-    return jnp.zeros_like(state.peak), jnp.ones_like(state.peak)
-  peaks = kernel.peaks(keys, w, features)
-  peaks = jnp.where((document >= 0)[..., None], peaks, -jnp.inf)
-  peak = jnp.maximum(state.peak, peaks.max(axis=1))
-  finite = jnp.where(jnp.isfinite(peak), peak, 0)
-  decay = jnp.where(jnp.isfinite(state.peak), jnp.exp(state.peak - finite), 0)
-  # Before the first real token nothing has been summed, and nothing is remembered.
-  return finite, decay

@@ -1,7 +1,12 @@
-"""Three ways to the sums over keys, (B, N, T, E + 1), of features times [v, 1]."""
+"""Three ways to the sums over keys of features times [v, 1], a factor for each row.
+
+What `Factors` and log c give is summed below the greatest exponent that a row sees, and
+the row's quotient does not know of it: no sum is too small, and no key that a row does
+not see has a part in its rounding.
+"""
 
 import functools
-import math
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,57 +16,116 @@ from jaxtyping import Array, Float
 from attnjax.core import toeplitz
 from attnjax.variants.linear.nprf import kernel
 
-# Numbers that one slice of features may take, 4 bytes each, in each of a few arrays.
-SLICE = 1 << 20
 TILE = 128
+# A sum of products of features that is less, of those that are 1 at most, has lost
+# digits to numbers that are not held.
+_LEAST = 1e-25
 
 
-def whole(phi_q, phi_k, v, c, grid, causal, ids, positions) -> Float[Array, "B N T E1"]:
-  """The definition; c (N, 2 D - 1, ...) of `kernel.table`."""
-  T = phi_q.shape[2]
-  places = np.indices(grid).reshape(len(grid), T)
-  weights = _by_place(c, places, places, positions, positions, causal)
-  weights = weights * jnp.einsum("bntf,bnsf->bnts", phi_q, phi_k)
-  if ids is not None:
-    weights = jnp.where((ids[:, :, None] == ids[:, None, :])[:, None], weights, 0)
-  return jnp.einsum("bnts,bnse->bnte", weights, v)
+class Factors(NamedTuple):
+  """What weights and sums are made of; `positive` features are given as logs.
 
-
-def transform(phi_q, phi_k, v, c, grid) -> Float[Array, "B N T E1"]:
-  """By Fourier transforms, a slice of features after the other.
-
-  Args:
-    phi_q: (B, N, T, F).
-    phi_k: the same.
-    v: (B, N, T, E + 1).
-    c: (N, 2 T - 1, ...), one number a lag.
-    grid: (T,), or the axes whose product is T.
+  Attributes:
+    q: (B, N, T, F), the queries' features; -inf, or 0, at the padding.
+    k: (B, N, S, F), the keys'.
+    amplitude: (B, N, S), the log of what multiplies a key's; -inf at the padding.
+    columns: (B, N, S, E + 1), [v, 1].
   """
-  B, N, T, F = phi_k.shape
-  columns = v.swapaxes(2, 3)[:, :, None]  # (B, N, 1, E + 1, T)
-  width = math.prod(toeplitz.fast_length(2 * side - 1) for side in grid)
-  size = min(F, max(1, SLICE // (B * N * columns.shape[3] * width)))
-  number = -(-F // size)
 
-  def split(x):  # (B, N, T, F) -> (number, B, N, size, T)
-    x = jnp.pad(x, [(0, 0)] * 3 + [(0, number * size - F)])
-    return jnp.moveaxis(x.reshape(B, N, T, number, size), (3, 4), (0, 3))
+  q: Any
+  k: Any
+  amplitude: Any
+  columns: Any
 
-  # The products of a slice are made again in the backward pass, not kept.
+
+class Rows(NamedTuple):
+  """Sums (B, N, T, E + 1), to be multiplied by exp(top); top (B, N, T)."""
+
+  top: Any
+  sums: Any
+
+
+def joined(first: Rows, second: Rows) -> Rows:
+  """The sums over both of two sets of keys."""
+  top = jnp.maximum(first.top, second.top)
+  shift = finite(top)
+  parts = (jnp.exp(x.top - shift)[..., None] * x.sums for x in (first, second))
+  return Rows(top, sum(parts))
+
+
+def finite(x):
+  """X with 0 for -inf, a constant."""
+  x = jax.lax.stop_gradient(x)
+  return jnp.where(x > -jnp.inf, x, 0)
+
+
+def whole(x: Factors, c, grid, causal, ids, positions, positive) -> Array:
+  """The definition; c (N, 2 D - 1, ...), logs, of `kernel.table`."""
+  T = x.q.shape[2]
+  places = np.indices(grid).reshape(len(grid), T)
+  logs = _by_place(c, places, places, positions, positions, causal)
+  logs = logs + x.amplitude[:, :, None]
+  if ids is not None:
+    logs = jnp.where((ids[:, :, None] == ids[:, None, :])[:, None], logs, -jnp.inf)
+  if positive:
+    pairs = x.q[:, :, :, None] + x.k[:, :, None]
+    pairs = jnp.where(jnp.isfinite(logs)[..., None], pairs, 0)
+    logs, product = logs + jax.nn.logsumexp(pairs, axis=-1), 1
+  else:
+    product = jnp.einsum("bntf,bnsf->bnts", x.q, x.k)
+  weights = jnp.exp(logs - finite(logs.max(-1, keepdims=True))) * product
+  return jnp.einsum("bnts,bnse->bnte", weights, x.columns)
+
+
+def direct(x: Factors, logs: Float[Array, "#B N T S"], positive: bool) -> Rows:
+  """The sums by matrices of weights, exp(logs) times products of features."""
+  logs = logs + x.amplitude[..., None, :]
+  if not positive:
+    return _weighed(logs, jnp.einsum("...tf,...sf->...ts", x.q, x.k), x.columns)
+  tops = [finite(f.max(-1)) for f in (x.q, x.k)]
+  q, k = (jnp.exp(f - top[..., None]) for f, top in zip((x.q, x.k), tops))
+  product = jnp.einsum("...tf,...sf->...ts", q, k)
+  rows = _weighed(logs + tops[1][..., None, :], product, x.columns)
+  rows = Rows(rows.top + tops[0], rows.sums)
+  real = (rows.top > -jnp.inf) & (x.q.max(-1) > -jnp.inf)
+  lost = real & (rows.sums[..., -1] < _LEAST)
+
+  def again(x, logs):
+    one = jnp.ones((), logs.dtype)
+    return _weighed(logs + _pairs(x.q, x.k), one, x.columns)
+
+  def known(x, logs):
+    del x, logs
+    return rows
+
+  return jax.lax.cond(lost.any(), again, known, x, logs)
+
+
+def _weighed(logs, product, columns) -> Rows:
+  top = jax.lax.stop_gradient(logs.max(-1))
+  weights = jnp.exp(logs - finite(top)[..., None]) * product
+  return Rows(top, jnp.einsum("...ts,...se->...te", weights, columns))
+
+
+def _pairs(q, k):
+  """The log of the product of features (..., t, s), one feature after the other."""
+
   @functools.partial(jax.checkpoint, prevent_cse=False)
-  def body(sums, part):
+  def add(total, part):
     q, k = part
-    x = (k[:, :, :, None] * columns).reshape(B, N, size, -1, *grid)
-    y = toeplitz.multiply(c[:, None, None], x, len(grid))
-    y = y.reshape(B, N, size, -1, T)
-    return sums + jnp.einsum("bnft,bnfet->bnte", q, y), None
+    pair = q[..., :, None] + k[..., None, :]
+    # No NaN of the padding's gradient.
+    pair = jnp.where(pair > -jnp.inf, pair, -1e30)
+    return jnp.logaddexp(total, pair), None
 
-  return jax.lax.scan(body, jnp.zeros_like(v), (split(phi_q), split(phi_k)))[0]
+  parts = tuple(jnp.moveaxis(x, -1, 0) for x in (q, k))
+  start = jnp.full((*q.shape[:-1], k.shape[-2]), -1e30, q.dtype)
+  return jax.lax.scan(add, start, parts)[0]
 
 
-def tiled(phi_q, phi_k, v, c, grid, causal, ids, positions) -> Float[Array, "B N T E1"]:
+def tiled(x: Factors, c, grid, causal, ids, positions, positive) -> Array:
   """Directly, some queries after the other; the arguments are those of `whole`."""
-  B, N, T, _ = phi_q.shape
+  B, N, T, _ = x.q.shape
   number = -(-T // TILE)
   size = -(-T // number)
   surplus = number * size - T
@@ -77,13 +141,12 @@ def tiled(phi_q, phi_k, v, c, grid, causal, ids, positions) -> Float[Array, "B N
     if flat:
       first = number * size - size - start
       row = jax.lax.dynamic_slice_in_dim(lags, first, T + size - 1, axis=1)
-      weights = toeplitz.rows(row, size)[None]
+      logs = toeplitz.rows(row, size)[None]
     else:
-      weights = _by_place(c, place, places, position, positions, causal)
-    weights = weights * jnp.einsum("bntf,bnsf->bnts", q, phi_k)
+      logs = _by_place(c, place, places, position, positions, causal)
     if ids is not None:
-      weights = jnp.where((own[:, :, None] == ids[:, None, :])[:, None], weights, 0)
-    return None, jnp.einsum("bnts,bnse->bnte", weights, v)
+      logs = jnp.where((own[:, :, None] == ids[:, None, :])[:, None], logs, -jnp.inf)
+    return None, direct(x._replace(q=q), logs, positive).sums
 
   def split(x, axis):
     if x is None:
@@ -96,7 +159,7 @@ def tiled(phi_q, phi_k, v, c, grid, causal, ids, positions) -> Float[Array, "B N
   spots = None if positions is None else jnp.broadcast_to(positions, (B, T))
   parts = (
     jnp.arange(number) * size,
-    split(phi_q, 2),
+    split(x.q, 2),
     split(places, 1),
     split(ids, 1),
     split(spots, 1),
@@ -106,7 +169,7 @@ def tiled(phi_q, phi_k, v, c, grid, causal, ids, positions) -> Float[Array, "B N
 
 
 def _by_place(c, place, places, position, positions, causal):
-  """c[key - query], (B|1, N, t, T), 0 for later keys if causal.
+  """Log c[key - query], (B|1, N, t, T), -inf for later keys if causal.
 
   place (axes, t) are the queries' points on the grid, places (axes, T) the keys'; with
   positions, (B, t) or (t,) and (B, T) or (T,), lags are of these.
@@ -120,8 +183,8 @@ def _by_place(c, place, places, position, positions, causal):
   for lag, L in zip(lags, c.shape[1:]):
     D = (L + 1) // 2
     index.append(jnp.clip(lag, 1 - D, D - 1) + D - 1)
-  weights = jnp.moveaxis(c[(slice(None), *index)], 0, 1)
+  logs = jnp.moveaxis(c[(slice(None), *index)], 0, 1)
   if causal:
     seen = (places[0] <= place[0][:, None]) & (lags[0] <= 0)
-    weights = jnp.where(seen[:, None] if seen.ndim == 3 else seen, weights, 0)
-  return weights
+    logs = jnp.where(seen[:, None] if seen.ndim == 3 else seen, logs, -jnp.inf)
+  return logs

@@ -1,0 +1,151 @@
+"""The sums over keys by Fourier transforms, right where a row's own terms are small.
+
+The round-off of a transform is of its largest numbers. Causal rows take the keys
+before them in blocks of 128, 256, 512 .. tokens, each by a transform of its own, and
+their own block's directly: no later key is in any of them. What a row's round-off may
+be is summed with it, and if a row is no larger than so many times that, all is made
+again directly.
+"""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from attnjax.core import toeplitz
+from attnjax.variants.linear.nprf import forms, kernel
+from attnjax.variants.linear.nprf.forms import TILE, Factors, Rows, finite
+
+# Numbers that one slice of features may take, 4 bytes each, in each of a few arrays.
+SLICE = 1 << 20
+# The most of a row's sum that its round-off may be.
+_ERROR = 1e-3
+
+
+def transform(x: Factors, c, grid, causal, positive) -> Float[Array, "B N T E1"]:
+  """By Fourier transforms.
+
+  Args:
+    x: of queries and keys on the same grid.
+    c: (N, 2 D - 1, ...), logs, of `kernel.table`.
+    grid: (T,), or the axes whose product is T.
+    causal: whether a token sees those before it and itself only.
+    positive: whether the features are positive ones, given as logs.
+  """
+  if causal and grid[0] <= TILE:
+    return forms.tiled(x, c, grid, causal, None, None, positive)
+  if causal:
+    rows = _causal(x, c, grid, positive)
+  else:
+    rows = _blocks(x, kernel.spread(c, grid, False), grid, positive)
+  sums, noise = rows.sums[..., :-1], rows.sums[..., -1]
+  trusted = (noise <= _ERROR * jnp.abs(sums[..., -1])).all()
+  given = grid, causal, None, None, positive
+  return jax.lax.cond(
+    trusted, lambda x, c: sums, lambda x, c: forms.tiled(x, c, *given), x, c
+  )
+
+
+def _causal(x: Factors, c, grid, positive) -> Rows:
+  """Blocks of keys of doubling sizes, and each block's own rows directly."""
+  T = grid[0]
+  number = 1 << (-(-T // TILE) - 1).bit_length()
+  length = number * TILE
+
+  def cut(count, fill):
+    def split(y, fill):
+      widths = [(0, 0)] * y.ndim
+      widths[2] = (0, length - T)
+      y = jnp.pad(y, widths, constant_values=fill)
+      return y.reshape(*y.shape[:2], count, length // count, *y.shape[3:])
+
+    return Factors(*(split(y, f) for y, f in zip(x, fill)))
+
+  none = -jnp.inf if positive else 0.0
+  fill = none, none, -jnp.inf, 0.0
+  lags = kernel.spread(c, (length,), True)
+  own = toeplitz.rows(lags[:, length - TILE : length + TILE - 1], TILE)
+  rows = forms.direct(cut(number, fill), own[:, None], positive)
+  rows = Rows(rows.top, jnp.pad(rows.sums, [(0, 0)] * (rows.sums.ndim - 1) + [(0, 1)]))
+  size = TILE
+  while size < length:
+    parts = cut(length // size, fill)
+    past = Factors(parts.q[:, :, 1::2], *(y[:, :, ::2] for y in parts[1:]))
+    # From a row of a block to a key of the block before it.
+    far = lags[:, length - 2 * size : length - 1]
+    earlier = _blocks(past, far[:, None], (size,), positive)
+    rows = _added(rows, earlier, size)
+    size *= 2
+  flat = (y.reshape(*y.shape[:2], length, *y.shape[4:])[:, :, :T] for y in rows)
+  return Rows(*flat)
+
+
+def _added(rows: Rows, earlier: Rows, size: int) -> Rows:
+  """Rows in blocks of TILE with the sums of every second block of `size` added."""
+
+  def halves(y):  # (B, N, pairs, 2, size, ...)
+    return y.reshape(*y.shape[:2], -1, 2, size, *y.shape[4:])
+
+  first, second = (Rows(*(halves(y)[:, :, :, i] for y in rows)) for i in (0, 1))
+  second = forms.joined(second, earlier)
+  both = (jnp.stack(pair, axis=3) for pair in zip(first, second))
+  return Rows(*(y.reshape(z.shape) for y, z in zip(both, rows)))
+
+
+def _blocks(x: Factors, c, grid, positive) -> Rows:
+  """Sums of (..., T) keys in as many rows, with the round-off as a last column.
+
+  Args:
+    x: with any axes before those of tokens.
+    c: (N, ..., 2 T - 1, ...), logs, one number a lag.
+    grid: (T,), or the axes whose product is T.
+    positive: as in `transform`.
+  """
+  q, k, top = _scaled(x, positive)
+  axes = tuple(range(-len(grid), 0))
+  greatest = finite(c.max(axis=axes, keepdims=True))
+  c = jnp.exp(c - greatest)
+  top = top + greatest.reshape(*greatest.shape[: -len(grid)], 1)
+  loss = jnp.finfo(q.dtype).eps * jnp.sqrt(jnp.square(c).sum(axis=axes))[..., None]
+  noise = jnp.einsum("...tf,...f->...t", jnp.abs(q), jnp.sqrt(jnp.square(k).sum(-2)))
+  noise = jax.lax.stop_gradient(loss * noise)[..., None]
+  return Rows(top, jnp.concatenate([_sums(q, k, x.columns, c, grid), noise], axis=-1))
+
+
+def _scaled(x: Factors, positive):
+  """(q, k, top) with features that are at most 1 in every row and column."""
+  if not positive:
+    top = finite(x.amplitude.max(-1, keepdims=True))
+    k = x.k * jnp.exp(x.amplitude - top)[..., None]
+    return x.q, k, jnp.broadcast_to(top, x.q.shape[:-1])
+  peaks = finite(x.k.max(-2, keepdims=True))
+  logs = x.q + peaks
+  top = finite(logs.max(-1))
+  return jnp.exp(logs - top[..., None]), jnp.exp(x.k - peaks), top
+
+
+def _sums(q, k, columns, c, grid) -> Array:
+  """The products of features and columns with the matrix of c, some at a time."""
+  *lead, T, F = k.shape
+  columns = columns.swapaxes(-1, -2)[..., None, :, :]  # (..., 1, E + 1, T)
+  width = math.prod(toeplitz.fast_length(2 * side - 1) for side in grid)
+  size = min(F, max(1, SLICE // (math.prod(lead) * columns.shape[-2] * width)))
+  number = -(-F // size)
+
+  def split(x):  # (..., T, F) -> (number, ..., size, T)
+    x = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, number * size - F)])
+    return jnp.moveaxis(x.reshape(*lead, T, number, size), (-2, -1), (0, -2))
+
+  # The products of a slice are made again in the backward pass, not kept.
+  @functools.partial(jax.checkpoint, prevent_cse=False)
+  def body(sums, part):
+    q, k = part
+    x = (k[..., None, :] * columns).reshape(*lead, size, -1, *grid)
+    spread = c.reshape(*c.shape[: -len(grid)], 1, 1, *c.shape[c.ndim - len(grid) :])
+    y = toeplitz.multiply(spread, x, len(grid)).reshape(*lead, size, -1, T)
+    return sums + jnp.einsum("...ft,...fet->...te", q, y), None
+
+  start = jnp.zeros((*lead, T, columns.shape[-2]), q.dtype)
+  return jax.lax.scan(body, start, (split(q), split(k)))[0]
