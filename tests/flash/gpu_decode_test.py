@@ -51,7 +51,7 @@ def run(q, k, v, sinks, p, scale, parts=None, tile=TILE):
   split = decode.Split.of(q, k, v, lists, tile, 90)
   if parts is not None:
     split = dataclasses.replace(split, parts=parts)
-  source = write(p, (B, N, T, S))
+  source = write(p)
   with simulate.accelerators():
     return decode.forward(q, k, v, sinks, p, source, lists, split, scale), split
 

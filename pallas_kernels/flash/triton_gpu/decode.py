@@ -61,7 +61,7 @@ def forward(q, k, v, sinks, program, source, schedule, split: Split, scale: floa
   """(out, top, total), as `triton_gpu.forward`."""
   (B, T, N, _), (_, S, K, V) = q.shape, v.shape
   lines = B, K, split.parts, N // K, T
-  acc, top, total = calling.triton(
+  parts = calling.triton(
     q,
     k,
     v,
@@ -81,24 +81,25 @@ def forward(q, k, v, sinks, program, source, schedule, split: Split, scale: floa
     stages=split.tile.stages,
     T=T,
     S=S,
+    lists=launch.rows_of(schedule.index),
     PARTS=split.parts,
     F=launch.form(q, v, source, scale, split.tile, schedule, "k"),
   )
   sinks = None if sinks is None else sinks.reshape(K, N // K, 1)
-  out, top, total = joined(acc, top, total, sinks)
+  out, top, total = joined(*parts, sinks)
   out = out.transpose(0, 3, 1, 2, 4).reshape(B, T, N, V)
   top, total = (x.transpose(0, 3, 1, 2).reshape(B, T, N) for x in (top, total))
   return out.astype(v.dtype), top, total
 
 
-def joined(acc, top, total, sinks):
+def joined(out, top, total, sinks):
   """(out, top, total) of all parts, which are the third axis, and of the sinks."""
   whole = top.max(axis=2)
   whole = whole if sinks is None else jnp.maximum(whole, sinks)
   pivot = jnp.where(jnp.isneginf(whole), 0.0, whole)
-  shrink = jnp.exp(top - pivot[:, :, None])
-  total = (total * shrink).sum(axis=2)
+  share = total * jnp.exp(top - pivot[:, :, None])
+  total = share.sum(axis=2)
   if sinks is not None:
     total += jnp.exp(sinks - pivot)
-  out = (acc * shrink[..., None]).sum(axis=2)
-  return out / jnp.where(total == 0, 1.0, total)[..., None], whole, total
+  share /= jnp.where(total == 0, 1.0, total)[:, :, None]
+  return (out * share[..., None]).sum(axis=2), whole, total
