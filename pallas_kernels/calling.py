@@ -4,6 +4,8 @@ Triton writes the PTX version of its own assembler, and jaxlib assembles that te
 the one that it finds: CUDA 13.0 refuses what Triton 3.9 writes of itself for an H100.
 """
 
+from attnjax.core.platform import target_capability
+
 # PTX 8.8, of CUDA 12.9: the least that describes all chips that the tiles are for.
 PTX_VERSION = 88
 
@@ -41,6 +43,8 @@ def triton(
     name=name,
     num_warps=warps,
     num_stages=stages,
+    # Of the chip that it is lowered for: jax-triton would ask the one that is here.
+    compute_capability=target_capability(),
     backend_options=dict(enable_fp_fusion=True, ptx_version=PTX_VERSION),
     **constants,
   )

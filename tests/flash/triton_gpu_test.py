@@ -352,7 +352,9 @@ class RefusalTest(parameterized.TestCase):
     self.assertEqual(triton_gpu.fitting(q, q, q, program(seen=causal)), plain)
 
   @parameterized.parameters(
-    (dict(dtype="int8"), "int8"), (dict(H=300), "H is 300"), (dict(V=300), "V is 300")
+    (dict(dtype="int8"), "int8"),
+    (dict(H=160), "H is 160; .* float32 up to 128; impl 'xla' takes any"),
+    (dict(V=300, dtype="bfloat16"), "V is 300; .* bfloat16 up to 256"),
   )
   def test_arrays(self, change, message):
     H, V = change.get("H", 16), change.get("V", 16)

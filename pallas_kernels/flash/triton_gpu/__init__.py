@@ -9,7 +9,7 @@ import math
 
 import jax.numpy as jnp
 
-from pallas_kernels.flash.triton_gpu import launch
+from pallas_kernels.flash.triton_gpu import decode, launch
 from pallas_kernels.flash.triton_gpu.default_tiles import defaults
 from pallas_kernels.flash.triton_gpu.program import write
 from pallas_kernels.flash.triton_gpu.tiles import (
@@ -49,10 +49,13 @@ def supports(q, k, v, program) -> None:
       f"impl 'triton': q, k, v have the types {q.dtype}, {k.dtype}, {v.dtype}; "
       "they must be one"
     )
+  # Three products of float32 need both parts of each factor at a time.
+  most = 128 if q.dtype == jnp.float32 else 256
   for name, size in (("H", q.shape[3]), ("V", v.shape[3])):
-    if size > 256:
+    if size > most:
       raise NotImplementedError(
-        f"impl 'triton': {name} is {size}; registers hold heads up to 256"
+        f"impl 'triton': {name} is {size}; registers hold heads of {q.dtype} up to"
+        f" {most}; impl 'xla' takes any"
       )
   write(program)
 
@@ -82,7 +85,11 @@ def forward(q, k, v, sinks, program, schedule, *, scale: float, tiles: Tiles):
   """
   check(tiles, q.shape[3], v.shape[3], q.dtype, device())
   source, tile = write(program), tiles.forward
-  return launch.forward(q, k, v, sinks, program, source, schedule, scale, tile)
+  given = q, k, v, sinks, program, source, schedule
+  split = decode.Split.of(q, k, v, schedule, tile, device())
+  if split is not None:
+    return decode.forward(*given, split, scale)
+  return launch.forward(*given, scale, tile)
 
 
 def backward(
