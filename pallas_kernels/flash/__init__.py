@@ -13,10 +13,7 @@ NotImplementedError. Two runs are equal to the bit: no sums by atomic operations
 
 import functools
 import importlib
-import inspect
 from typing import Any
-
-import jax.numpy as jnp
 
 from attnjax.core import scores as scores_of
 from attnjax.core.scores import Scores
@@ -50,6 +47,8 @@ def attend(q, k, v, scores: Scores, *, sinks=None, scale, impl: str, tiles: Any 
   if tiles is None:
     tiles = module.fitting(q, k, v, program)
   blocks = tiles.forward_blocks, tiles.backward_blocks
+  if impl == "pallas":  # Block lists lie in a small memory.
+    blocks = module.blocks(tiles, scores, (B, N, T, k.shape[1]))
   form = fused.Form(
     folding.folded(functools.partial(_forward, module, tiles)),
     folding.folded(functools.partial(_backward, module, tiles)),
@@ -69,19 +68,12 @@ def backend(impl: str):
 
 
 def _forward(module, tiles, scale, q, k, v, sinks, program, schedule):
-  found = module.forward(q, k, v, sinks, program, schedule, scale=scale, tiles=tiles)
-  if len(found) == 3:
-    return found
-  out, lse = found
-  return out, lse, (lse != -jnp.inf).astype(lse.dtype)
+  return module.forward(q, k, v, sinks, program, schedule, scale=scale, tiles=tiles)
 
 
 def _backward(module, tiles, scale, q, k, v, g, top, total, delta, program, schedule):
-  sums = (top, total)
-  if "total" not in inspect.signature(module.backward).parameters:
-    sums = (jnp.where(total == 0, -jnp.inf, top),)
   return module.backward(
-    q, k, v, g, *sums, delta, program, schedule, scale=scale, tiles=tiles
+    q, k, v, g, top, total, delta, program, schedule, scale=scale, tiles=tiles
   )
 
 

@@ -12,11 +12,12 @@ import numpy as np
 from absl.testing import absltest, parameterized
 from jax._src.pallas.mosaic.interpret import interpret_pallas_call
 
+from attnjax import dot_product_attention
 from attnjax.core.elementwise import elementwise
 from attnjax.core.masks import Schedule
 from attnjax.core.scores import Program
 from pallas_kernels.flash import mosaic_tpu
-from pallas_kernels.flash.mosaic_tpu import slopes
+from pallas_kernels.flash.mosaic_tpu import lists, slopes, tiles
 
 SMALL = mosaic_tpu.Tile(128, 128, 128, 128)
 # Two parts each way, so that parts of a tile are told from each other.
@@ -66,11 +67,11 @@ def schedule(seen, tile):
   padded = np.pad(rows, [(0, 0)] * 3 + [(0, nk * tile.block_k - S)])
   blocks = padded.reshape(*seen.shape[:2], nq, tile.block_q, nk, tile.block_k)
   kind = blocks.any((3, 5)).astype(int) + blocks.all((3, 5))
-  both = *lists(kind), *lists(kind.swapaxes(2, 3))
+  both = *entries(kind), *entries(kind.swapaxes(2, 3))
   return Schedule(*both, block_q=tile.block_q, block_k=tile.block_k)
 
 
-def lists(kind):
+def entries(kind):
   full, count = (kind == 2).sum(-1), (kind > 0).sum(-1)
   order = np.argsort(-kind, axis=-1, kind="stable")[..., : max(1, count.max())]
   last = np.take_along_axis(order, np.maximum(count - 1, 0)[..., None], -1)
@@ -440,6 +441,42 @@ class MosaicTpuTest(parameterized.TestCase):
     self.assertTrue((got[0, 0][~seen] == 0).all())
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=2e-5 * np.abs(want).max())
 
+  def test_blocks_of_several_tiles_and_parts_of_the_batch(self):
+    B, T, S, N, K, H, V = 2, 140, 300, 1, 1, 16, 16
+    q, k, v, g = arrays(B, T, S, N, K, H, V)
+    bias = normal(5, 1, 1, 1, S)
+    ends = jnp.array([140, 120])[:, None, None, None]
+
+    def seen(t, s, n, b):
+      return (s <= t + 160) & (t < n)
+
+    given = program((ends, bias), lambda x, t, s, n, b: x + b, seen)
+    own = dense(given, B, N, T, S)
+    size = lists.taken(schedule(own, TILES.forward).index, batches=1)
+    found = []
+    for times, room in ((1, 1 << 20), (2, 1 << 20), (1, size)):
+      fake = dataclasses.replace(SMALL, block_q=128 * times, block_k=256 * times)
+      blocks = schedule(own, fake)
+
+      def run(q, k, v, g, blocks=blocks):
+        rest = {"scale": 0.3, "tiles": TILES}
+        out, *sums = mosaic_tpu.forward(q, k, v, None, given, blocks, **rest)
+        delta = (g * out).sum(-1)
+        *by, by_operand = mosaic_tpu.backward(
+          q, k, v, g, *sums, delta, given, blocks, **rest
+        )
+        return out, *sums, *by, by_operand[1]
+
+      with (
+        mock.patch.object(lists, "ROOM", room),
+        mock.patch.object(tiles, "ROOM", room),
+        simulate.accelerators(detect_races=False),
+      ):
+        found.append(jax.jit(run)(q, k, v, g))
+    for other in found[1:]:
+      for one, same in zip(other, found[0], strict=True):
+        np.testing.assert_allclose(one, same, rtol=1e-5, atol=1e-5)
+
   def test_two_runs_are_bit_equal(self):
     shape = B, T, S, N, *_ = SHAPES["odd"]
     q, k, v, g = arrays(*shape)
@@ -497,6 +534,25 @@ class RefusalTest(parameterized.TestCase):
       ValueError, r"blocks \(128, 128\), .* whole tiles.forward"
     ):
       self.run_with(blocks=SMALL)
+
+  @parameterized.parameters(
+    (1, 2**20, 16, "bfloat16"), (8, 2**18, 16, "bfloat16"), (16, 2**17, 16, "float32")
+  )
+  def test_long_contexts_are_taken(self, B, T, N, dtype):
+    x = jax.ShapeDtypeStruct((B, T, N, 128), dtype)
+    ids = jax.ShapeDtypeStruct((B, T), jnp.int32)
+
+    def loss(q, k, v, ids):
+      given = {"is_causal": True, "segment_ids": ids, "impl": "pallas"}
+      return dot_product_attention(q, k, v, **given).astype(jnp.float32).sum()
+
+    found = jax.eval_shape(jax.grad(loss, (0, 1, 2)), x, x, x, ids)
+    self.assertEqual([one.shape for one in found], [x.shape] * 3)
+
+  def test_what_no_tiles_hold_is_not_implemented(self):
+    x = jax.ShapeDtypeStruct((1, 64, 1, 1 << 15), "float32")
+    with self.assertRaisesRegex(NotImplementedError, "MiB of fast memory"):
+      jax.eval_shape(lambda x: dot_product_attention(x, x, x, impl="pallas"), x)
 
   @parameterized.parameters(1, 7, 127, 129, 1000, 4096, 5000)
   def test_defaults_fit(self, T):

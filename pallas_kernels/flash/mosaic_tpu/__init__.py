@@ -16,10 +16,12 @@ from pallas_kernels.flash.mosaic_tpu import (
   decode,
   forward_kernel,
   layout,
+  lists,
   operands,
+  part,
 )
+from pallas_kernels.flash.mosaic_tpu.lists import blocks
 from pallas_kernels.flash.mosaic_tpu.memory import estimate
-from pallas_kernels.flash.mosaic_tpu.part import Plan
 from pallas_kernels.flash.mosaic_tpu.tiles import (
   Tile,
   Tiles,
@@ -33,6 +35,7 @@ __all__ = [
   "Tile",
   "Tiles",
   "backward",
+  "blocks",
   "check",
   "defaults",
   "estimate",
@@ -45,7 +48,15 @@ __all__ = [
 def fitting(q, k, v, program) -> Tiles:
   """The default tiles for arrays, or their shapes, on the device they will be on."""
   kind = target_kind() if target_platform() == "tpu" else ""
-  return defaults(q, k, v, program, kind)
+  tiles = defaults(q, k, v, program, kind)
+  needed = estimate(tiles, q, k, v, program)
+  if max(needed.forward, needed.backward) > tiles.memory:
+    raise NotImplementedError(
+      f"heads of {q.shape[3]} and {v.shape[3]} numbers, {q.dtype}, with this bias or"
+      f" mask need {max(needed.forward, needed.backward) / 2**20:.1f} MiB of fast"
+      f" memory, more than {tiles.memory / 2**20:.1f}, in the smallest tiles"
+    )
+  return tiles
 
 
 def forward(q, k, v, sinks, program, schedule, *, scale: float, tiles: Tiles):
@@ -73,14 +84,22 @@ def forward(q, k, v, sinks, program, schedule, *, scale: float, tiles: Tiles):
   supports(q, k, v, program)
   check_schedule(tiles.forward, schedule, schedule.index, "forward")
   memory = check(tiles, q, k, v, program).forward
+
+  def run(arrays, program, schedule):
+    return _folded(*arrays, sinks, program, schedule, scale, tiles, memory), ()
+
+  return lists.in_turn(run, (q, k, v), program, schedule, schedule.index)[0]
+
+
+def _folded(q, k, v, sinks, program, schedule, scale, tiles, memory):
   fold = decode.Fold.of(q, k, schedule)
   if fold is None:
     given = program.operands
-    plan = _plan(program, given, tiles.forward, schedule, q, k, scale)
+    plan = part.plan(program, given, tiles.forward, schedule, q, k, scale)
     return _forward(plan, q, k, v, sinks, given, schedule, memory)
   given = *map(fold.operand, program.operands), fold.numbers()
   rows = fold.queries(q)
-  plan = _plan(program, given, tiles.forward, schedule, rows, k, scale)
+  plan = part.plan(program, given, tiles.forward, schedule, rows, k, scale)
   plan = dataclasses.replace(plan, rows=len(given) - 1)
   found = _forward(plan, rows, k, v, None, given, schedule, memory)
   out, top, total = fused.with_sinks(*map(fold.outputs, found), sinks)
@@ -105,41 +124,6 @@ def _forward(plan, q, k, v, sinks, given, schedule, memory):
   )
   top, total = (line[:, :, 0, :T].swapaxes(1, 2) for line in lines)
   return layout.unpack(out, T).astype(dtype), top, total
-
-
-def _plan(program, given, tile, schedule, q, k, scale, keys_down=False) -> Plan:
-  T, S = q.shape[1], k.shape[1]
-  across = schedule.block_q // tile.block_q, schedule.block_k // tile.block_k
-  if keys_down:
-    lists = layout.Lists(*schedule.index_t.shape, *across[::-1])
-    queries = layout.ceil_to(T, schedule.block_q)
-    keys = lists.lines * schedule.block_k
-  else:
-    lists = layout.Lists(*schedule.index.shape, *across)
-    if lists.rows == 1:  # Fewer queries than a block take fewer rows.
-      least = 16 if T < operands.LANES else operands.LANES
-      tile = tile.of_rows(layout.ceil_to(T, least))
-    queries = lists.rows * tile.block_q
-    keys = layout.ceil_to(S, schedule.block_k)
-  return Plan(
-    T=T,
-    S=S,
-    queries=queries,
-    keys=keys,
-    block_q=tile.block_q,
-    block_k=tile.block_k,
-    inner_q=tile.inner_q,
-    inner_k=tile.inner_k,
-    keys_down=keys_down,
-    scale=scale,
-    lists=lists,
-    operands=operands.describe(given, program.score, program.keep),
-    score=program.score,
-    seen=program.seen,
-    keep=program.keep,
-    rows=-1,
-    exact=q.dtype != jnp.bfloat16,
-  )
 
 
 def _limit(memory: int) -> int:
@@ -176,11 +160,21 @@ def backward(
   supports(q, k, v, program)
   check_schedule(tiles.backward, schedule, schedule.index_t, "backward")
   memory = check(tiles, q, k, v, program)
+
+  def run(arrays, program, schedule):
+    return _backward(*arrays, program, schedule, scale, tiles, memory)
+
+  arrays = q, k, v, g, top, total, delta
+  found, slopes = lists.in_turn(run, arrays, program, schedule, schedule.index_t)
+  return *found, slopes
+
+
+def _backward(q, k, v, g, top, total, delta, program, schedule, scale, tiles, memory):
   dtypes = q.dtype, k.dtype, v.dtype
   q, k, v, g = (_computable(x) for x in (q, k, v, g.astype(v.dtype)))
   (B, T, N, H), (_, S, K, V) = q.shape, v.shape
   given = program.operands
-  plan = _plan(program, given, tiles.backward, schedule, q, k, scale, True)
+  plan = part.plan(program, given, tiles.backward, schedule, q, k, scale, True)
   packed = zip(given, plan.operands, strict=True)
   dq, dk, dv, slopes = backward_kernel.call(
     plan,
@@ -199,8 +193,8 @@ def backward(
   )
   dq = layout.unpack(dq if memory.resident else dq * scale, T)
   dk, dv = layout.unpack(dk, S), layout.unpack(dv, S)
-  found = (x.astype(dtype) for x, dtype in zip((dq, dk, dv), dtypes))
-  return *found, tuple(
+  found = tuple(x.astype(dtype) for x, dtype in zip((dq, dk, dv), dtypes))
+  return found, tuple(
     operands.unpack(slope, x, o, T, S)
     for slope, x, o in zip(slopes, given, plan.operands, strict=True)
   )

@@ -20,10 +20,10 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from pallas_kernels.flash.mosaic_tpu import (
+  backward_specs,
+  cost,
   derivative,
   gathering,
-  layout,
-  operands,
   unseen,
 )
 from pallas_kernels.flash.mosaic_tpu import slopes as gradients
@@ -67,7 +67,7 @@ def call(plan: Plan, arrays, packed, lists, shapes, resident: bool, vmem: int):
   """
   B, N, K, queries, keys, H, V = shapes
   group = N // K
-  where = functools.partial(_where, plan.lists, group)
+  where = functools.partial(backward_specs.where, plan.lists, group)
   how = gradients.ways(plan, shapes[:5])
   described = [
     gradients.describe(o, w, plan, shapes[:5], where)
@@ -78,7 +78,7 @@ def call(plan: Plan, arrays, packed, lists, shapes, resident: bool, vmem: int):
     None if resident else jnp.zeros(dq.shape, dq.dtype),
     tuple(gradients.blank(w, s) for w, (s, _) in zip(how, described)),
   )
-  key_specs = _key_specs(plan, H, V)
+  key_specs = backward_specs.key_specs(plan, H, V)
   out_shape = (
     dq,
     jax.ShapeDtypeStruct((B, K, keys, H), arrays[1].dtype),
@@ -92,11 +92,13 @@ def call(plan: Plan, arrays, packed, lists, shapes, resident: bool, vmem: int):
     grid_spec=pltpu.PrefetchScalarGridSpec(
       num_scalar_prefetch=len(lists),
       grid=(B, K, plan.lists.rows, group, plan.lists.steps),
-      in_specs=_in_specs(plan, H, V, where, key_specs, blank),
+      in_specs=backward_specs.in_specs(plan, H, V, where, key_specs, blank),
       out_specs=(dq_spec, *key_specs, tuple(spec for _, spec in described)),
-      scratch_shapes=_scratch(plan, how, shapes, arrays[0].dtype, resident),
+      scratch_shapes=backward_specs.scratch(
+        plan, how, shapes, arrays[0].dtype, resident
+      ),
     ),
-    input_output_aliases=_aliases(arguments, blank, out_shape),
+    input_output_aliases=backward_specs.aliases(arguments, blank, out_shape),
     compiler_params=pltpu.CompilerParams(
       dimension_semantics=(
         *gradients.order(plan.operands, how),
@@ -104,71 +106,16 @@ def call(plan: Plan, arrays, packed, lists, shapes, resident: bool, vmem: int):
       ),
       vmem_limit_bytes=vmem,
     ),
+    cost_estimate=cost.estimate(
+      plan,
+      B * N,
+      lists[2],
+      3 * H + 2 * V,
+      (arrays[1:3], packed, out_shape),
+      plan.block_q * (H + V) * arrays[0].dtype.itemsize,
+    ),
     name="flash_backward",
   )(*arguments)
-
-
-def _where(lists, group, b, h, j, member, m, *flat):
-  """(b, n, i, j) of a grid step."""
-  n = h * group + member
-  return b, n, lists.entry(flat, b, n, j, m), j
-
-
-def _in_specs(plan, H, V, where, key_specs, blank):
-  def queries(*step):
-    return where(*step)[:3]
-
-  def line(*step):
-    b, n, i, _ = where(*step)
-    return b, n, 0, i
-
-  lines = pl.BlockSpec((None, None, 1, plan.block_q), line)
-  return [
-    layout.spec(plan.block_q, H, queries),
-    *key_specs,
-    layout.spec(plan.block_q, V, queries),
-    (lines,) * 3,
-    tuple(operands.spec(o, plan.block_q, plan.block_k, where) for o in plan.operands),
-    jax.tree.map(lambda _: pl.BlockSpec(memory_space=pl.ANY), blank),
-  ]
-
-
-def _key_specs(plan, H, V):
-  def keys(b, h, j, *_):
-    return b, h, j
-
-  return layout.spec(plan.block_k, H, keys), layout.spec(plan.block_k, V, keys)
-
-
-def _scratch(plan, how, shapes, dtype, resident):
-  _, N, K, queries, _, H, V = shapes
-  block_q, block_k = plan.block_q, plan.block_k
-  return [
-    pltpu.VMEM((N // K, queries, H) if resident else (1, block_q, H), jnp.float32),
-    pltpu.VMEM((block_k, H), jnp.float32),
-    pltpu.VMEM((block_k, V), jnp.float32),
-    tuple(
-      pltpu.VMEM((block_k, LANES), o.dtype) if o.kind == "column" else None
-      for o in plan.operands
-    ),
-    tuple(gradients.scratch(w, plan) for w in how),
-    None if resident else gathering.Gathering.scratch(block_q, H),
-    unseen.scratch(plan, (block_q, H, dtype), (block_k, H, dtype), (block_q, V, dtype)),
-  ]
-
-
-def _aliases(arguments, blank, out_shape) -> dict[int, int]:
-  """From each blank array to the output that takes it over, as flat numbers."""
-  given = len(jax.tree.leaves(arguments)) - len(jax.tree.leaves(blank))
-  dq, cells = blank
-  taken = [dq, None, None, *cells]
-  aliases, made = {}, 0
-  for array, shape in zip(taken, (*out_shape[:3], *out_shape[3]), strict=True):
-    if array is not None:
-      aliases[given] = made
-      given += 1
-    made += shape is not None
-  return aliases
 
 
 def _kernel(plan, how, index, full, count, q, k, v, g, lines, given, *refs):

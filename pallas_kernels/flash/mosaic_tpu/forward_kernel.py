@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from pallas_kernels.flash.mosaic_tpu import layout, operands, unseen
+from pallas_kernels.flash.mosaic_tpu import cost, layout, operands, unseen
 from pallas_kernels.flash.mosaic_tpu.operands import LANES
 from pallas_kernels.flash.mosaic_tpu.part import Part, Plan, spread
 
@@ -45,12 +45,13 @@ def call(plan: Plan, q, k, v, sinks, packed, lists, shapes, vmem: int):
   line = pl.BlockSpec(
     (None, None, 1, plan.block_q), lambda b, n, i, m, *_: (b, n, 0, i)
   )
+  out_shape = (
+    jax.ShapeDtypeStruct((B, N, rows, V), v.dtype),
+    *[jax.ShapeDtypeStruct((B, N, 1, rows), jnp.float32)] * 2,
+  )
   return pl.pallas_call(
     functools.partial(_kernel, plan),
-    out_shape=(
-      jax.ShapeDtypeStruct((B, N, rows, V), v.dtype),
-      *[jax.ShapeDtypeStruct((B, N, 1, rows), jnp.float32)] * 2,
-    ),
+    out_shape=out_shape,
     grid_spec=pltpu.PrefetchScalarGridSpec(
       num_scalar_prefetch=3,
       grid=(B, N, plan.lists.rows, plan.lists.steps),
@@ -78,6 +79,14 @@ def call(plan: Plan, q, k, v, sinks, packed, lists, shapes, vmem: int):
     compiler_params=pltpu.CompilerParams(
       dimension_semantics=("parallel", "parallel", "parallel", "arbitrary"),
       vmem_limit_bytes=vmem,
+    ),
+    cost_estimate=cost.estimate(
+      plan,
+      B * N,
+      lists[2],
+      H + V,
+      (q, packed, out_shape),
+      plan.block_k * (H + V) * k.dtype.itemsize,
     ),
     name="flash_forward",
   )(*lists, q, k, v, sinks, packed)

@@ -192,3 +192,50 @@ def spread(given: tuple, columns: tuple) -> None:
   for ref, column in zip(given, columns, strict=True):
     if column is not None:
       column[...] = operands.spread(ref[...])
+
+
+def plan(program, given, tile, schedule, q, k, scale, keys_down=False) -> Plan:
+  """The plan of a kernel.
+
+  Args:
+    program: of scores.
+    given: its operands, as the kernel takes them.
+    tile: how the work is cut.
+    schedule: blocks of whole tiles.
+    q: (B, T, N, H), as the kernel takes it.
+    k: (B, S, K, H).
+    scale: of their products.
+    keys_down: as in Plan.
+  """
+  T, S = q.shape[1], k.shape[1]
+  across = schedule.block_q // tile.block_q, schedule.block_k // tile.block_k
+  if keys_down:
+    walk = layout.Lists(*schedule.index_t.shape, *across[::-1])
+    queries = layout.ceil_to(T, schedule.block_q)
+    keys = walk.lines * schedule.block_k
+  else:
+    walk = layout.Lists(*schedule.index.shape, *across)
+    if walk.rows == 1:  # Fewer queries than a block take fewer rows.
+      least = 16 if T < operands.LANES else operands.LANES
+      tile = tile.of_rows(layout.ceil_to(T, least))
+    queries = walk.rows * tile.block_q
+    keys = layout.ceil_to(S, schedule.block_k)
+  return Plan(
+    T=T,
+    S=S,
+    queries=queries,
+    keys=keys,
+    block_q=tile.block_q,
+    block_k=tile.block_k,
+    inner_q=tile.inner_q,
+    inner_k=tile.inner_k,
+    keys_down=keys_down,
+    scale=scale,
+    lists=walk,
+    operands=operands.describe(given, program.score, program.keep),
+    score=program.score,
+    seen=program.seen,
+    keep=program.keep,
+    rows=-1,
+    exact=q.dtype != jnp.bfloat16,
+  )

@@ -1,16 +1,14 @@
 """How the TPU kernels cut their work: tiles, the memory they need, what is refused."""
 
 import dataclasses
-import math
 
 import jax.numpy as jnp
 
 from pallas_kernels.flash.mosaic_tpu.layout import ceil_to
+from pallas_kernels.flash.mosaic_tpu.lists import ROOM, taken
 from pallas_kernels.flash.mosaic_tpu.memory import Memory, estimate, kinds
 from pallas_kernels.flash.mosaic_tpu.operands import LANES
 
-# Scalar memory for block lists.
-LISTS = 512 << 10
 DTYPES = ("float32", "bfloat16", "float16")
 # No rule in Mosaic lowers these.
 ABSENT = frozenset("cbrt cosh erfc expm1 lgamma nextafter sinh".split())
@@ -96,11 +94,11 @@ def check_schedule(tile: Tile, schedule, index, name: str) -> None:
     raise ValueError(
       f"schedule has blocks {blocks}, which are not whole tiles.{name} {wanted}"
     )
-  size = 4 * math.prod(index.shape)
-  if size > LISTS:
+  size = taken(index, batches=1)
+  if size > ROOM:
     raise ValueError(
-      f"block lists {index.shape} take {size} bytes of scalar memory, more than {LISTS}"
-      ": take larger blocks"
+      f"block lists {index.shape} take {size} bytes of scalar memory for a batch entry,"
+      f" more than {ROOM}: take larger blocks"
     )
 
 

@@ -1,0 +1,78 @@
+"""What the backward kernel is given of each array, and its own memory."""
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+
+from pallas_kernels.flash.mosaic_tpu import gathering, layout, operands, unseen
+from pallas_kernels.flash.mosaic_tpu import slopes as gradients
+from pallas_kernels.flash.mosaic_tpu.operands import LANES
+
+
+def where(lists, group, b, h, j, member, m, *flat):
+  """(b, n, i, j) of a grid step."""
+  n = h * group + member
+  return b, n, lists.entry(flat, b, n, j, m), j
+
+
+def in_specs(plan, H, V, where, key_specs, blank):
+  """What of each array a grid step is given."""
+
+  def queries(*step):
+    return where(*step)[:3]
+
+  def line(*step):
+    b, n, i, _ = where(*step)
+    return b, n, 0, i
+
+  lines = pl.BlockSpec((None, None, 1, plan.block_q), line)
+  return [
+    layout.spec(plan.block_q, H, queries),
+    *key_specs,
+    layout.spec(plan.block_q, V, queries),
+    (lines,) * 3,
+    tuple(operands.spec(o, plan.block_q, plan.block_k, where) for o in plan.operands),
+    jax.tree.map(lambda _: pl.BlockSpec(memory_space=pl.ANY), blank),
+  ]
+
+
+def key_specs(plan, H, V):
+  """Tiles of keys and of values."""
+
+  def keys(b, h, j, *_):
+    return b, h, j
+
+  return layout.spec(plan.block_k, H, keys), layout.spec(plan.block_k, V, keys)
+
+
+def scratch(plan, how, shapes, dtype, resident):
+  """The kernel's own memory."""
+  _, N, K, queries, _, H, V = shapes
+  block_q, block_k = plan.block_q, plan.block_k
+  return [
+    pltpu.VMEM((N // K, queries, H) if resident else (1, block_q, H), jnp.float32),
+    pltpu.VMEM((block_k, H), jnp.float32),
+    pltpu.VMEM((block_k, V), jnp.float32),
+    tuple(
+      pltpu.VMEM((block_k, LANES), o.dtype) if o.kind == "column" else None
+      for o in plan.operands
+    ),
+    tuple(gradients.scratch(w, plan) for w in how),
+    None if resident else gathering.Gathering.scratch(block_q, H),
+    unseen.scratch(plan, (block_q, H, dtype), (block_k, H, dtype), (block_q, V, dtype)),
+  ]
+
+
+def aliases(arguments, blank, out_shape) -> dict[int, int]:
+  """From each blank array to the output that takes it over, as flat numbers."""
+  given = len(jax.tree.leaves(arguments)) - len(jax.tree.leaves(blank))
+  dq, cells = blank
+  taken = [dq, None, None, *cells]
+  aliases, made = {}, 0
+  for array, shape in zip(taken, (*out_shape[:3], *out_shape[3]), strict=True):
+    if array is not None:
+      aliases[given] = made
+      given += 1
+    made += shape is not None
+  return aliases
