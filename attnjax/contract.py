@@ -31,6 +31,8 @@ with segment_ids (B, T) int: tokens of different ids, or of id -1, do not see ea
 other (packed documents); padding (B, T) bool, True at the real tokens; positions
 (B, T) or (T,), 0, 1, 2, ... by default; index: which of the `layers` this one is, an
 int or a traced scalar (blocks are stacked and scanned, so it cannot be stored). What
+stands at padding and at negative ids, NaN too, is as zeros there: see `nn.unseen`. No
+examples or no tokens give the empty result, and leave a cache as it is. What
 a layer cannot honour it refuses with NotImplementedError. Image layers: layer(x).
 
 Causal layers also decode, by whole chunks or token by token:

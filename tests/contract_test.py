@@ -190,16 +190,45 @@ class LayerTest(parameterized.TestCase):
   def test_padding_on_either_side_changes_nothing(self, module, error, form=None):
     listing.check(error)
     layer = _layer(module, form)
-    run = jax.jit(lambda x, **context: layer(x, **context))
+    run = jax.jit(lambda x: layer(x))
+    padded = jax.jit(jax.grad(_loss_of_the_real, argnums=(0, 1), has_aux=True))
     x = jax.random.normal(jax.random.key(1), (1, 24, module.LAYER["dim"]))
-    for start, stop in ((5, 24), (0, 19)):
+    for start, stop, anything in ((5, 24, jnp.nan), (0, 19, jnp.inf)):
       real = (jnp.arange(24) >= start) & (jnp.arange(24) < stop)
       try:
-        got = run(x, padding=real[None])
+        want, got = (
+          padded(layer, jnp.where(real[:, None], x, value), real[None])
+          for value in (0.0, anything)
+        )
       except NotImplementedError:
         return  # refused, not ignored
-      _close(got[:, start:stop], run(x[:, start:stop]))
-      self.assertTrue(jnp.isfinite(got).all())
+      # Gradients and results alike are those of zeros where nobody looks.
+      jax.tree.map(np.testing.assert_array_equal, got, want)
+      (_, by_x), y = got
+      self.assertFalse(by_x[:, ~real].any())
+      _close(y[:, start:stop], run(x[:, start:stop]))
+      self.assertTrue(jnp.isfinite(y).all())
+
+  @parameterized.named_parameters(*listing.each(_forms))
+  def test_no_examples_and_no_tokens(self, module, error, form=None):
+    listing.check(error)
+    layer, dim = _layer(module, form), module.LAYER["dim"]
+    shapes = [(0, 4, 6), (2, 0, 6)] if form == "image" else [(0, 7), (2, 0)]
+
+    def loss(layer, x):
+      y = layer(x)
+      return y.sum(), y
+
+    for shape in shapes:
+      x = jnp.ones((*shape, dim))
+      grads, y = jax.grad(loss, has_aux=True)(layer, x)
+      self.assertEqual((y.shape, y.dtype), (x.shape, x.dtype))
+      self.assertFalse(any(leaf.any() for leaf in jax.tree.leaves(grads)))
+      if form == "causal":
+        cache = layer.init_cache(shape[0], 4, jnp.float32)
+        y, after = layer.step(x, cache)
+        self.assertEqual(y.shape, x.shape)
+        jax.tree.map(np.testing.assert_array_equal, after, cache)
 
   @parameterized.named_parameters(*listing.each())
   def test_every_hyper_parameter_has_a_default(self, module, error):
@@ -211,6 +240,12 @@ class LayerTest(parameterized.TestCase):
     kinds = {p.name: p.kind for p in parameters}
     for name in options:
       self.assertEqual(kinds[name], inspect.Parameter.KEYWORD_ONLY, name)
+
+
+def _loss_of_the_real(layer, x, real):
+  """(a loss of the real tokens' results, all results)."""
+  y = layer(x, padding=real)
+  return jnp.sum(jnp.sin(y) * real[..., None]), y
 
 
 def _type(x):

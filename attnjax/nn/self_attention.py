@@ -17,7 +17,7 @@ from attnjax import attention
 from attnjax.core import masks
 from attnjax.core.cache import KeyValueCache
 from attnjax.core.scores import Scores
-from attnjax.nn import projections
+from attnjax.nn import projections, unseen
 
 
 def inputs(
@@ -44,7 +44,7 @@ def inputs(
       if value is not None:
         raise NotImplementedError(f"form 'image' takes no {name}")
     x = x.reshape(x.shape[0], -1, x.shape[-1])
-  ids = masks.segments(segment_ids, padding, x.shape[:2])
+  x, ids = unseen.blank(x, segment_ids, padding)
   positions = jnp.arange(x.shape[1]) if positions is None else positions
   seen = {"causal": form == "causal", "segment_ids": ids}
   return x, project(x, positions), seen
@@ -90,7 +90,7 @@ def step(
   padding: Bool[Array, "B T"] | None = None,
 ) -> tuple[Float[Array, "B T D"], KeyValueCache]:
   """A causal layer's result for the T tokens after those in the cache."""
-  ids = masks.segments(segment_ids, padding, x.shape[:2])
+  x, ids = unseen.blank(x, segment_ids, padding)
   ids = jnp.zeros(x.shape[:2], jnp.int32) if ids is None else ids
   start = cache.length
   q, k, v = project(x, start + jnp.arange(x.shape[1]))

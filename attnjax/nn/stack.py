@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from attnjax.contract import check_known
 from attnjax.core import masks
-from attnjax.nn import mlp
+from attnjax.nn import mlp, unseen
 from attnjax.nn.convolution import ShortConvolution
 
 NORMS = {"rms": nnx.RMSNorm, "layer": nnx.LayerNorm}
@@ -151,7 +151,11 @@ class Stack(nnx.Module):
     key: Key[Array, ""] | None = None,
     **context,
   ) -> Float[Array, "B *T D"]:
-    """The output of the last block; `context` goes to every mixer."""
+    """The output of the last block; `context` goes to every mixer.
+
+    Padding is zero at the input, see `attnjax.nn.unseen`.
+    """
+    x = _blank(x, context)
 
     def repeat(x, part):
       blocks, start = part
@@ -175,6 +179,7 @@ class Stack(nnx.Module):
 
   def step(self, x: Float[Array, "B T D"], cache: Any, **context):
     """The next T tokens; (y, cache)."""
+    x = _blank(x, context)
 
     def repeat(x, part):
       blocks, caches, start = part
@@ -188,7 +193,7 @@ class Stack(nnx.Module):
 
   def weights(self, x: Float[Array, "B *T D"], **context) -> list[Array]:
     """The attention weights of every block, (B, N, T, S) each."""
-    found = []
+    found, x = [], _blank(x, context)
     for index in range(self.depth):
       repeat, place = divmod(index, len(self.blocks))
       block = jax.tree.map(lambda leaf, r=repeat: leaf[r], self.blocks[place])
@@ -199,6 +204,11 @@ class Stack(nnx.Module):
 
   def _starts(self) -> Int[Array, "R"]:
     return jnp.arange(0, self.depth, len(self.blocks))
+
+
+def _blank(x, context):
+  seen = context.get("segment_ids"), context.get("padding")
+  return unseen.blank(x, *seen)[0]
 
 
 def hidden_size(dim: int, ratio: float, multiple: int = 8) -> int:

@@ -29,7 +29,7 @@ from attnjax.contract import Case, check_known
 from attnjax.core import masks
 from attnjax.core.cache import KeyValueCache
 from attnjax.core.scores import Scores
-from attnjax.nn import projections, self_attention
+from attnjax.nn import projections, self_attention, unseen
 
 IMPLEMENTATIONS = attention.IMPLEMENTATIONS
 FORMS = ("causal", "sequence", "image")
@@ -126,6 +126,8 @@ class Layer(nnx.Module):
   ) -> Float[Array, "B *T D"]:
     """The layer's result for x, in its shape; see `attnjax.contract`."""
     del index  # the same at every depth
+    if 0 in x.shape:
+      return unseen.nothing(self, x)
     return self_attention.whole(
       x,
       self.project,
@@ -160,6 +162,8 @@ class Layer(nnx.Module):
   ) -> tuple[Float[Array, "B T D"], KeyValueCache]:
     """The next T tokens, T >= 1, after those in the cache."""
     del index
+    if 0 in x.shape:
+      return unseen.nothing(self, x), cache
     return self_attention.step(
       x, cache, self.project, self._mix, segment_ids=segment_ids, padding=padding
     )

@@ -34,7 +34,7 @@ from attnjax.core import masks
 from attnjax.core.cache import KeyValueCache
 from attnjax.core.scores import Scores
 from attnjax.nn import gate as gates
-from attnjax.nn import projections, self_attention
+from attnjax.nn import projections, self_attention, unseen
 from attnjax.nn.gate import Gate
 from attnjax.variants.softmax import dot_product
 
@@ -148,6 +148,8 @@ class Layer(nnx.Module):
   ) -> Float[Array, "B *T D"]:
     """The layer's result for x, in its shape; see `attnjax.contract`."""
     del index  # the same at every depth
+    if 0 in x.shape:
+      return unseen.nothing(self, x)
     return self_attention.whole(
       x,
       self._project,
@@ -182,6 +184,8 @@ class Layer(nnx.Module):
   ) -> tuple[Float[Array, "B T D"], KeyValueCache]:
     """The next T tokens, T >= 1, after those in the cache."""
     del index
+    if 0 in x.shape:
+      return unseen.nothing(self, x), cache
     return self_attention.step(
       x, cache, self._project, self._mix, segment_ids=segment_ids, padding=padding
     )

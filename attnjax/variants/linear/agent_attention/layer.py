@@ -11,7 +11,7 @@ from attnjax.contract import check_known
 from attnjax.core import resample
 from attnjax.core.compaction import Compaction
 from attnjax.core.softmax import wide
-from attnjax.nn import projections
+from attnjax.nn import projections, unseen
 from attnjax.nn.depthwise import Depthwise
 from attnjax.variants.linear.agent_attention.attention import IMPLEMENTATIONS, attend
 from attnjax.variants.linear.agent_attention.biases import Biases
@@ -125,6 +125,8 @@ class Layer(nnx.Module):
         padding on a grid.
     """
     del positions, index
+    if 0 in x.shape:
+      return unseen.nothing(self, x)
     self._check(x, segment_ids, padding)
     shape, moved = x.shape, None if padding is None else Compaction.of(padding)
     if moved is not None:

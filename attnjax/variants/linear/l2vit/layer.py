@@ -6,8 +6,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Num
 
 from attnjax.contract import check_known
-from attnjax.core import masks
-from attnjax.nn import projections
+from attnjax.nn import projections, unseen
 from attnjax.nn.depthwise import Depthwise
 from attnjax.variants.linear.l2vit.attention import IMPLEMENTATIONS, attend
 
@@ -122,7 +121,9 @@ class Layer(nnx.Module):
     `positions` are not used: convolutions know which tokens are neighbours.
     """
     del positions, index
-    ids = self._ids(x, segment_ids, padding)
+    if 0 in x.shape:
+      return unseen.nothing(self, x)
+    x, ids = self._blank(x, segment_ids, padding)
     h = self._placed(x, ids)
     h = h + self.attend(self.norm(h), segment_ids, padding)
     if self.local:
@@ -137,6 +138,7 @@ class Layer(nnx.Module):
     padding: Bool[Array, "B T"] | None = None,
   ) -> Float[Array, "B *S D"]:
     """The attention alone, with its projections."""
+    x, _ = unseen.blank(x, segment_ids, padding)
     q, k, v = self._heads(x)
     out = self._mix(q, k, v, segment_ids, padding)
     return self.out(out.astype(x.dtype)).reshape(x.shape)
@@ -144,7 +146,7 @@ class Layer(nnx.Module):
   def weights(self, x, *, segment_ids=None, padding=None, positions=None, index=0):
     """The factors of the values, (B, N, T, T) float32; rows do not sum to 1."""
     del positions, index
-    ids = self._ids(x, segment_ids, padding)
+    x, ids = self._blank(x, segment_ids, padding)
     q, k, _ = self._heads(self.norm(self._placed(x, ids)))
     eye = projections.identity_values(k)
     return self._mix(q, k, eye, segment_ids, padding).swapaxes(1, 2)
@@ -159,7 +161,7 @@ class Layer(nnx.Module):
     given = {"segment_ids": segment_ids, "padding": padding, "impl": self.impl}
     return attend(q, k, v, self.temperature[...], den_min=self.den_min, **given)
 
-  def _ids(self, x, segment_ids, padding):
+  def _blank(self, x, segment_ids, padding):
     if x.ndim != self.axes + 2:
       raise ValueError(
         f"x has the shape {x.shape}; this form takes {self.axes} axes between batch"
@@ -167,4 +169,4 @@ class Layer(nnx.Module):
       )
     if self.axes > 1 and not (segment_ids is None and padding is None):
       raise NotImplementedError("form 'image' takes no segment_ids and no padding")
-    return masks.segments(segment_ids, padding, x.shape[:2])
+    return unseen.blank(x, segment_ids, padding)

@@ -9,8 +9,8 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Num
 
 from attnjax.contract import check_known
-from attnjax.core import linear, masks
-from attnjax.nn import projections
+from attnjax.core import linear
+from attnjax.nn import projections, unseen
 from attnjax.variants.linear.lightning2.attention import IMPLEMENTATIONS, attend
 from attnjax.variants.linear.lightning2.decay import SLOPE_KINDS, slopes
 
@@ -100,15 +100,15 @@ class Layer(nnx.Module):
     `positions` are not used: the decay, by tokens, is all the mechanism knows of them.
     """
     del positions
-    B, T, _ = x.shape
-    ids = masks.segments(segment_ids, padding, (B, T))
+    if 0 in x.shape:
+      return unseen.nothing(self, x)
+    x, ids = unseen.blank(x, segment_ids, padding)
     return self._finish(x, self._attend(x, index, segment_ids=ids), ids)
 
   def weights(self, x, *, segment_ids=None, padding=None, positions=None, index=0):
     """The decayed scores, (B, N, T, T) float32; their rows do not sum to 1."""
     del positions
-    B, T, _ = x.shape
-    ids = masks.segments(segment_ids, padding, (B, T))
+    x, ids = unseen.blank(x, segment_ids, padding)
     out = self._attend(x, index, weights=True, segment_ids=ids)
     return out.swapaxes(1, 2)
 
@@ -129,9 +129,10 @@ class Layer(nnx.Module):
     index: Int[Array, ""] | int = 0,
   ) -> tuple[Float[Array, "B T D"], State]:
     """The next T tokens, T >= 1, after those of the cache."""
-    B, T, _ = x.shape
-    ids = masks.segments(segment_ids, padding, (B, T))
-    whole = jnp.zeros((B, T), jnp.int32) if ids is None else ids
+    if 0 in x.shape:
+      return unseen.nothing(self, x), cache
+    x, ids = unseen.blank(x, segment_ids, padding)
+    whole = jnp.zeros(x.shape[:2], jnp.int32) if ids is None else ids
     filled, _ = linear.spans(whole)
     first, last = filled[:, 0], filled[:, -1]
     goes_on = (first == cache.segment_ids) | (first < 0)

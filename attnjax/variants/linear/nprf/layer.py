@@ -7,8 +7,8 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Num
 
 from attnjax.contract import check_known
-from attnjax.core import masks, random_features
-from attnjax.nn import projections
+from attnjax.core import random_features
+from attnjax.nn import projections, unseen
 from attnjax.variants.linear.nprf import decode
 from attnjax.variants.linear.nprf.attention import (
   FEATURES,
@@ -100,7 +100,10 @@ class Layer(nnx.Module):
 
     Without `positions` lags are between the indices of tokens.
     """
+    if 0 in x.shape:
+      return unseen.nothing(self, x)
     seen = {"segment_ids": segment_ids, "padding": padding, "positions": positions}
+    x, _ = unseen.blank(x, segment_ids, padding)
     q, k, v = self._heads(x)
     z = attend(q, k, v, impl=self.impl, **self._options(index), **self._form(seen))
     return self._merge(z, x)
@@ -108,7 +111,7 @@ class Layer(nnx.Module):
   def weights(self, x, *, segment_ids=None, padding=None, positions=None, index=0):
     """The normalised weights, (B, N, T, T) float32; T = H W row by row on images."""
     seen = {"segment_ids": segment_ids, "padding": padding, "positions": positions}
-    q, k, _ = self._heads(x)
+    q, k, _ = self._heads(unseen.blank(x, segment_ids, padding)[0])
     eye = projections.identity_values(k.reshape(k.shape[0], -1, *k.shape[-2:]))
     v = eye.reshape(*k.shape[:-1], -1)
     options = self._options(index) | self._form(seen)
@@ -143,7 +146,9 @@ class Layer(nnx.Module):
     index: Int[Array, ""] | int = 0,
   ) -> tuple[Float[Array, "B T D"], decode.State]:
     """The next T tokens, T >= 1, after those of the cache."""
-    ids = masks.segments(segment_ids, padding, x.shape[:2])
+    if 0 in x.shape:
+      return unseen.nothing(self, x), cache
+    x, ids = unseen.blank(x, segment_ids, padding)
     q, k, v = self._heads(x)
     options = self._options(index)
     z, cache = decode.step(q, k, v, cache, segment_ids=ids, **options)

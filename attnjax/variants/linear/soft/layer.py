@@ -12,7 +12,7 @@ from attnjax.contract import check_known
 from attnjax.core import inverse
 from attnjax.core.compaction import Compaction
 from attnjax.core.depthwise import depthwise
-from attnjax.nn import projections
+from attnjax.nn import projections, unseen
 from attnjax.variants.linear.soft.attention import IMPLEMENTATIONS, attend
 
 FORMS = ("sequence", "image")
@@ -110,6 +110,8 @@ class Layer(nnx.Module):
         for padding in an image.
     """
     del positions, index
+    if 0 in x.shape:
+      return unseen.nothing(self, x)
     x, moved = self._prepare(x, segment_ids, padding)
     real = None if moved is None else moved.real
     out = self._mix(self._query(x, real), self.value(x), real)

@@ -5,7 +5,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from attnjax.contract import check_known
-from attnjax.nn import projections, windowed
+from attnjax.nn import projections, unseen, windowed
 from attnjax.variants.local.crossformer.attention import IMPLEMENTATIONS, attend
 from attnjax.variants.local.crossformer.position import DynamicBias
 
@@ -74,6 +74,8 @@ class Layer(nnx.Module):
     self, x: Float[Array, "B H W D"], *, index: Int[Array, ""] | int = 0
   ) -> Float[Array, "B H W D"]:
     """The layer's result; `index` chooses between short and long."""
+    if 0 in x.shape:
+      return unseen.nothing(self, x)
     q, k, v = self.project.query(x), self.project.key(x), self.project.value(x)
     return self.out(self._mix(q, k, v, index).astype(x.dtype))
 

@@ -7,7 +7,7 @@ from jaxtyping import Array, Bool, Float, Int, Num
 
 from attnjax.contract import check_known
 from attnjax.core.partition import Partition
-from attnjax.nn import projections, windowed
+from attnjax.nn import projections, unseen, windowed
 from attnjax.variants.local.davit.attention import IMPLEMENTATIONS, SCALES, attend
 
 FORMS = ("sequence", "image")
@@ -80,6 +80,8 @@ class Layer(nnx.Module):
         padding, except of channel attention on sequences.
     """
     del positions
+    if 0 in x.shape:
+      return unseen.nothing(self, x)
     self._check(x, segment_ids, padding)
     if self.kind == "window" or (self.kind == "alternate" and _is(index, 0)):
       return self._windows(x)
@@ -119,6 +121,7 @@ class Layer(nnx.Module):
     return out[(slice(None), *(slice(0, n) for n in grid[:axes]))]
 
   def _channels(self, x, padding=None):
+    x, _ = unseen.blank(x, padding=padding)
     flat = x.reshape(x.shape[0], -1, x.shape[-1])
     q, k, v = self.project.heads(flat)
     out = attend(q, k, v, scale=self.scale, padding=padding, impl=self.impl)

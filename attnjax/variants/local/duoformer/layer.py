@@ -7,7 +7,7 @@ from jaxtyping import Array, Bool, Float, Int
 from attnjax.contract import check_known
 from attnjax.core.partition import Partition
 from attnjax.core.pooling import means
-from attnjax.nn import projections
+from attnjax.nn import projections, unseen
 from attnjax.variants.local.duoformer.attention import IMPLEMENTATIONS, attend
 from attnjax.variants.local.duoformer.tokens import real_tokens
 
@@ -94,6 +94,8 @@ class Layer(nnx.Module):
   ) -> Float[Array, "B H W D"]:
     """The layer's result."""
     del index  # the same at every depth
+    if 0 in x.shape:
+      return unseen.nothing(self, x)
     tokens, real, parts = self._lists(x)
     z = self.scale(tokens, real)
     cells = self.patch(z[:, None, :, 0])[:, 0]

@@ -7,7 +7,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Num
 
 from attnjax.contract import check_known
-from attnjax.nn import projections
+from attnjax.nn import projections, unseen
 from attnjax.variants.local.halo.attention import IMPLEMENTATIONS, attend
 
 FORMS = ("image",)
@@ -105,6 +105,8 @@ class Layer(nnx.Module):
       NotImplementedError: for segments or padding; a map has none.
     """
     del positions, index
+    if 0 in x.shape:
+      return unseen.nothing(self, x)
     if not (segment_ids is None and padding is None):
       raise NotImplementedError("form 'image' takes no segment_ids and no padding")
     y = self._mix(x, self.value(x)).astype(x.dtype)

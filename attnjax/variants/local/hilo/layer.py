@@ -6,7 +6,7 @@ from jaxtyping import Array, Float, Int
 
 from attnjax.contract import check_known
 from attnjax.core.pooling import means
-from attnjax.nn import projections, windowed
+from attnjax.nn import projections, unseen, windowed
 from attnjax.variants.local.hilo.attention import IMPLEMENTATIONS, attend
 
 FORMS = ("image",)
@@ -59,6 +59,8 @@ class Layer(nnx.Module):
   ) -> Float[Array, "B H W D"]:
     """The layer's result: the channels of the high heads, then of the low ones."""
     del index  # the same at every depth
+    if 0 in x.shape:
+      return unseen.nothing(self, x)
     heads = self._heads(x)
     out = attend(**heads, window=self.window, impl=self.impl).astype(x.dtype)
     high = 0 if self.high is None else self.high.out.kernel.shape[0]

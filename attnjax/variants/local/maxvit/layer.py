@@ -8,7 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Num
 
 from attnjax.contract import check_known
-from attnjax.nn import projections, windowed
+from attnjax.nn import projections, unseen, windowed
 from attnjax.variants.local.maxvit.attention import IMPLEMENTATIONS, KINDS, attend
 
 FORMS = ("image",)
@@ -74,6 +74,8 @@ class Layer(nnx.Module):
       NotImplementedError: for segments or padding; a map has none.
     """
     del positions
+    if 0 in x.shape:
+      return unseen.nothing(self, x)
     if not (segment_ids is None and padding is None):
       raise NotImplementedError("form 'image' takes no segment_ids and no padding")
     q, k, v = self._heads(x)

@@ -7,7 +7,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from attnjax.contract import check_known
-from attnjax.nn import projections, windowed
+from attnjax.nn import projections, unseen, windowed
 from attnjax.variants.local.medvitv2.attention import IMPLEMENTATIONS, attend
 
 FORMS = ("image",)
@@ -60,6 +60,8 @@ class Layer(nnx.Module):
     self, x: Float[Array, "B R C D"], *, index: Int[Array, ""] | int = 0
   ) -> Float[Array, "B R C D"]:
     """The same shape as x; `index` chooses whether it is dilated."""
+    if 0 in x.shape:
+      return unseen.nothing(self, x)
     q, k, v = self.project.query(x), self.project.key(x), self.project.value(x)
     return self.out(self._mix(q, k, v, index).astype(x.dtype))
 

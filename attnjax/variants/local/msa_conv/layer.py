@@ -6,7 +6,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from attnjax.contract import check_known
-from attnjax.nn import projections, windowed
+from attnjax.nn import projections, unseen, windowed
 from attnjax.variants.local.msa_conv.attention import (
   BORDERS,
   IMPLEMENTATIONS,
@@ -192,6 +192,8 @@ class Layer(nnx.Module):
   def __call__(self, x: Float[Array, "B R C D"], *, index=0) -> Float[Array, "B R C D"]:
     """The same shape as x."""
     del index  # the same at every depth
+    if 0 in x.shape:
+      return unseen.nothing(self, x)
     return self.operator(x)
 
   def weights(self, x: Float[Array, "B R C D"], *, index=0) -> Float[Array, "B N T T"]:

@@ -7,8 +7,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Num
 
 from attnjax.contract import check_known
-from attnjax.core import masks
-from attnjax.nn import projections
+from attnjax.nn import projections, unseen
 from attnjax.variants.local.neighborhood import attention, decode
 
 AXES = {"causal": 1, "sequence": 1, "image": 2, "video": 3}
@@ -91,6 +90,8 @@ class Layer(nnx.Module):
   ) -> Float[Array, "B *S D"]:
     """The same shape as x; `segment_ids` and `padding` for one axis only."""
     del index  # the same at every depth
+    if 0 in x.shape:
+      return unseen.nothing(self, x)
     q, k, v, ids = self._prepare(x, segment_ids, padding, positions)
     out, _ = self._run(q, k, v, ids, self.impl)
     return self.out(out.astype(x.dtype))
@@ -133,12 +134,14 @@ class Layer(nnx.Module):
       NotImplementedError: for segment ids with a stride above 1.
     """
     del index
+    if 0 in x.shape:
+      return unseen.nothing(self, x), cache
     if segment_ids is not None and self.axes[0].stride > 1:
       raise NotImplementedError(
         f"segment_ids with stride = {self.axes[0].stride}: windows depend on where a"
         " document ends, which a step cannot know"
       )
-    ids = masks.segments(segment_ids, padding, x.shape[:2])
+    x, ids = unseen.blank(x, segment_ids, padding)
     ids = jnp.zeros(x.shape[:2], jnp.int32) if ids is None else ids
     q, k, v = self.project(x, cache.length + jnp.arange(x.shape[1]))
     out, cache = decode.step(q, k, v, ids, cache, self.axes[0], self.scale, self.impl)
@@ -154,7 +157,7 @@ class Layer(nnx.Module):
       raise NotImplementedError(
         f"form {self.form!r} takes no segment_ids and no padding"
       )
-    ids = masks.segments(segment_ids, padding, (x.shape[0], x.shape[1]))
+    x, ids = unseen.blank(x, segment_ids, padding)
     flat = x.reshape(x.shape[0], -1, x.shape[-1])
     positions = jnp.arange(flat.shape[1]) if positions is None else positions
     q, k, v = (

@@ -7,7 +7,7 @@ from jaxtyping import Array, Bool, Float
 
 from attnjax.contract import check_known
 from attnjax.core import pooling, positions
-from attnjax.nn import projections
+from attnjax.nn import projections, unseen
 from attnjax.variants.local.scale_dit.attention import IMPLEMENTATIONS, attend
 from attnjax.variants.local.scale_dit.layout import Layout
 
@@ -202,6 +202,8 @@ class Layer(nnx.Module):
   def __call__(self, x: Float[Array, "B R C D"], *, index=0) -> Float[Array, "B R C D"]:
     """The same shape as x."""
     del index  # the same at every depth
+    if 0 in x.shape:
+      return unseen.nothing(self, x)
     layout, flat = self.layout(*x.shape[1:3]), x.reshape(x.shape[0], -1, x.shape[-1])
     low = pooling.means(x, self.ratio).reshape(x.shape[0], -1, x.shape[-1])
     order = layout.places()

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from attnjax.contract import check_known
 from attnjax.core.softmax import wide
+from attnjax.nn import unseen
 from attnjax.variants.mixers.hyperzzw.branches import MultiBranch
 from attnjax.variants.mixers.hyperzzw.standardise import Pool, gibs, of_batch
 
@@ -107,4 +108,6 @@ class Layer(nnx.Module):
   ) -> Float[Array, "B H W D"]:
     """The block's features."""
     del index  # the same at every depth
+    if 0 in x.shape:
+      return unseen.nothing(self, x)
     return self.block(x.astype(wide(x)))[0].astype(x.dtype)

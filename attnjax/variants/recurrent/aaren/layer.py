@@ -9,9 +9,9 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Num
 
 from attnjax.contract import check_known
-from attnjax.core import linear, masks
+from attnjax.core import linear
 from attnjax.core.scan import State
-from attnjax.nn import projections
+from attnjax.nn import projections, unseen
 from attnjax.variants.recurrent.aaren.attention import IMPLEMENTATIONS, attend
 
 FORMS = ("causal", "sequence")
@@ -77,13 +77,15 @@ class Layer(nnx.Module):
   ) -> Float[Array, "B T D"]:
     """(B, T, D). `positions` and `index` are not used: x must hold what is known."""
     del positions, index
-    ids = masks.segments(segment_ids, padding, x.shape[:2])
+    if 0 in x.shape:
+      return unseen.nothing(self, x)
+    x, ids = unseen.blank(x, segment_ids, padding)
     return self.out(self._mix(*self._heads(x), segment_ids=ids))
 
   def weights(self, x, *, segment_ids=None, padding=None, positions=None, index=0):
     """The weights, (B, N, T, T) float32; rows sum to 1, or 2 in form "sequence"."""
     del positions, index
-    ids = masks.segments(segment_ids, padding, x.shape[:2])
+    x, ids = unseen.blank(x, segment_ids, padding)
     query, k, _ = self._heads(x)
     eye = projections.identity_values(k)
     return self._mix(query, k, eye, segment_ids=ids).swapaxes(1, 2)
@@ -110,7 +112,9 @@ class Layer(nnx.Module):
   ) -> tuple[Float[Array, "B T D"], Cache]:
     """The next T tokens, T >= 1, after those of the cache."""
     del index
-    ids = masks.segments(segment_ids, padding, x.shape[:2])
+    if 0 in x.shape:
+      return unseen.nothing(self, x), cache
+    x, ids = unseen.blank(x, segment_ids, padding)
     whole = jnp.zeros(x.shape[:2], jnp.int32) if ids is None else ids
     filled, _ = linear.spans(whole)
     first, last = filled[:, 0], filled[:, -1]

@@ -14,7 +14,7 @@ from attnjax.core import linear, masks
 from attnjax.core.cache import KeyValueCache
 from attnjax.core.scores import Scores
 from attnjax.core.softmax import wide
-from attnjax.nn import self_attention
+from attnjax.nn import self_attention, unseen
 from attnjax.variants.recurrent.dynamical_systems import attentions, gated, mamba
 from attnjax.variants.recurrent.dynamical_systems.builders import BUILDERS, ETAS
 from attnjax.variants.recurrent.dynamical_systems.system import (
@@ -98,6 +98,8 @@ class Layer(nnx.Module):
 
     `positions` are not used: the order of the tokens is all that a recurrence knows.
     """
+    if 0 in x.shape:
+      return unseen.nothing(self, x)
     seen = {"segment_ids": segment_ids, "padding": padding}
     if self.kind == "softmax":
       project = self.mixer.project
@@ -126,7 +128,7 @@ class Layer(nnx.Module):
       seen = {"segment_ids": segment_ids, "padding": padding, "positions": positions}
       options = {"form": "causal", "impl": self.impl}
       return self_attention.weights(x, self.mixer.project, **seen, **options)
-    ids = masks.segments(segment_ids, padding, x.shape[:2])
+    x, ids = unseen.blank(x, segment_ids, padding)
     conv = self.mixer.init_cache(x.shape[0], x.dtype)
     phi = self.mixer.drive(x, conv, ids)[0].matrix(ids)
     if self.kind == "linear":
@@ -157,10 +159,12 @@ class Layer(nnx.Module):
   ) -> tuple[Float[Array, "B T D"], State | KeyValueCache]:
     """The next T tokens, T >= 1, after those of the cache."""
     del index
+    if 0 in x.shape:
+      return unseen.nothing(self, x), cache
     seen = {"segment_ids": segment_ids, "padding": padding}
     if isinstance(cache, KeyValueCache):
       return self_attention.step(x, cache, self.mixer.project, self._softmax, **seen)
-    ids = masks.segments(**seen, shape=x.shape[:2])
+    x, ids = unseen.blank(x, **seen)
     first = last = jnp.zeros_like(cache.segment_ids)
     if ids is not None:
       filled, _ = linear.spans(ids)

@@ -5,8 +5,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Num
 
 from attnjax.contract import check_known
-from attnjax.core import masks
-from attnjax.nn import projections, self_attention
+from attnjax.nn import projections, self_attention, unseen
 from attnjax.variants.sparse.dynamic_mask import decode, selection
 from attnjax.variants.sparse.dynamic_mask.attention import IMPLEMENTATIONS, attend
 
@@ -91,6 +90,8 @@ class Layer(nnx.Module):
   ) -> Float[Array, "B T D"]:
     """(B, T, D); documents are runs of equal ids."""
     del index  # the same at every depth
+    if 0 in x.shape:
+      return unseen.nothing(self, x)
     _, (q, k, v), seen = self._inputs(x, segment_ids, padding, positions)
     return self.out(self._attend(q, k, v, self.importances(v), **seen).astype(x.dtype))
 
@@ -132,7 +133,9 @@ class Layer(nnx.Module):
   ) -> tuple[Float[Array, "B T D"], decode.Cache]:
     """The next T tokens, T >= 1, after those of the cache."""
     del index
-    ids = masks.segments(segment_ids, padding, x.shape[:2])
+    if 0 in x.shape:
+      return unseen.nothing(self, x), cache
+    x, ids = unseen.blank(x, segment_ids, padding)
     ids = jnp.zeros(x.shape[:2], jnp.int32) if ids is None else ids
     q, k, v = self.project(x, cache.length + jnp.arange(x.shape[1]))
     out, cache = decode.step(

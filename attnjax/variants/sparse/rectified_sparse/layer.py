@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, Num
 from attnjax.contract import check_known
 from attnjax.core import partition
 from attnjax.core.compaction import Compaction
-from attnjax.nn import projections
+from attnjax.nn import projections, unseen
 from attnjax.variants.sparse.rectified_sparse.attention import IMPLEMENTATIONS, attend
 from attnjax.variants.sparse.rectified_sparse.pooled import touching
 
@@ -106,6 +106,8 @@ class Layer(nnx.Module):
         positions in an image or film.
     """
     del index  # the same at every depth
+    if 0 in x.shape:
+      return unseen.nothing(self, x)
     heads = self._heads(x, segment_ids, padding, positions)
     out = self._attend(*heads, x.shape[1:-1], padding)
     return self.out(out.astype(x.dtype)).reshape(x.shape)
@@ -130,6 +132,7 @@ class Layer(nnx.Module):
     for name, value in given.items():
       if value is not None and self.axes > 1:
         raise NotImplementedError(f"{name}: only form 'sequence' takes it")
+    x, _ = unseen.blank(x, padding=padding)
     rows = x.reshape(x.shape[0], -1, x.shape[-1])
     return self.project(
       rows, jnp.arange(rows.shape[1]) if positions is None else positions

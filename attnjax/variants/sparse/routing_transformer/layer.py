@@ -8,9 +8,8 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Num
 
 from attnjax.contract import check_known
-from attnjax.core import masks
 from attnjax.core import positions as rotary
-from attnjax.nn import projections
+from attnjax.nn import projections, unseen
 from attnjax.variants.local.neighborhood import attention as local
 from attnjax.variants.local.neighborhood import decode as local_decode
 from attnjax.variants.local.neighborhood.tiled import Axis
@@ -121,11 +120,13 @@ class Layer(nnx.Module):
     Raises:
       NotImplementedError: for segment_ids with the selection "all".
     """
+    if 0 in x.shape:
+      return unseen.nothing(self, x)
     if segment_ids is not None and self.selection == "all":
       raise NotImplementedError(
         "selection 'all' takes no segment_ids: clusters are of the whole row"
       )
-    ids = masks.segments(segment_ids, padding, x.shape[:2])
+    x, ids = unseen.blank(x, segment_ids, padding)
     positions = jnp.arange(x.shape[1]) if positions is None else positions
     means = self.start_means(index) if means is None else means
     out = [self._far(x, positions, means, segment_ids=ids)]
@@ -155,6 +156,7 @@ class Layer(nnx.Module):
       **context: the other arguments of the call.
     """
     y = self(x, padding=padding, means=clusters.means, **context)
+    x, _ = unseen.blank(x, padding=padding)
     routed, real = self.query(x), padding
     if self.key is not None:
       routed = jnp.concatenate([routed, self.key(x)], axis=1)
@@ -188,8 +190,10 @@ class Layer(nnx.Module):
     means: Float[Array, "N c H"] | None = None,
   ) -> tuple[Float[Array, "B T D"], Any]:
     """The next T tokens, T >= 1, after those in the cache."""
+    if 0 in x.shape:
+      return unseen.nothing(self, x), cache
     near, far = cache
-    ids = masks.segments(segment_ids, padding, x.shape[:2])
+    x, ids = unseen.blank(x, segment_ids, padding)
     ids = jnp.zeros(x.shape[:2], jnp.int32) if ids is None else ids
     positions = far.tokens.length + jnp.arange(x.shape[1])
     means = self.start_means(index) if means is None else means

@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, Num
 from attnjax import attention
 from attnjax.contract import check_known
 from attnjax.core.softmax import wide
-from attnjax.nn import projections
+from attnjax.nn import projections, unseen
 from attnjax.variants.sparse.sparsifiner import connectivity
 from attnjax.variants.sparse.sparsifiner.attention import IMPLEMENTATIONS, attend
 from attnjax.variants.sparse.sparsifiner.predictor import ConnectivityPredictor
@@ -116,6 +116,8 @@ class Layer(nnx.Module):
         tokens of a sequence. (`attend` takes what token pruning leaves as padding.)
     """
     del positions, index  # nothing depends on them
+    if 0 in x.shape:
+      return unseen.nothing(self, x)
     q, k, v, grid = self._heads(x, segment_ids, padding)
     out = self._attend(q, k, v, grid)
     if self.distill:

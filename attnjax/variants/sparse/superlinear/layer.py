@@ -5,10 +5,9 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Num
 
 from attnjax.contract import check_known
-from attnjax.core import masks
 from attnjax.core import positions as rotary
 from attnjax.core.cache import KeyValueCache
-from attnjax.nn import projections
+from attnjax.nn import projections, unseen
 from attnjax.variants.sparse.superlinear import search
 from attnjax.variants.sparse.superlinear.attention import IMPLEMENTATIONS, attend
 from attnjax.variants.sparse.superlinear.search import Geometry
@@ -73,7 +72,9 @@ class Layer(nnx.Module):
   ) -> Float[Array, "B T D"]:
     """(B, T, D); documents are runs of equal ids."""
     del index  # the same at every depth
-    ids = masks.segments(segment_ids, padding, x.shape[:2])
+    if 0 in x.shape:
+      return unseen.nothing(self, x)
+    x, ids = unseen.blank(x, segment_ids, padding)
     positions = jnp.arange(x.shape[1]) if positions is None else positions
     return self._finish(x, *self._heads(x, positions), segment_ids=ids)
 
@@ -99,7 +100,9 @@ class Layer(nnx.Module):
   ) -> tuple[Float[Array, "B T D"], KeyValueCache]:
     """The next T tokens, T >= 1, after those in the cache."""
     del index
-    ids = masks.segments(segment_ids, padding, x.shape[:2])
+    if 0 in x.shape:
+      return unseen.nothing(self, x), cache
+    x, ids = unseen.blank(x, segment_ids, padding)
     ids = jnp.zeros(x.shape[:2], jnp.int32) if ids is None else ids
     start = cache.length
     q1, q2, k, v = self._heads(x, start + jnp.arange(x.shape[1]))

@@ -1,0 +1,39 @@
+"""What every layer does first: take no notice of what nobody sees.
+
+A token that is padding, or has a negative segment id, is seen by no token. Whatever
+stands there, NaN and infinity too, is a zero to the layer: the results at the other
+tokens, the caches and the gradients are those of zeros at the padding, and the gradient
+by the padding is 0. The results at the padding itself are finite, and of no use.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int
+
+from attnjax.core import masks
+
+
+def blank(
+  x: Array,
+  segment_ids: Int[Array, "B T"] | None = None,
+  padding: Bool[Array, "B T"] | None = None,
+) -> tuple[Array, Int[Array, "B T"] | None]:
+  """(x, ids): zeros for the tokens that nobody sees, and -1 for their segments.
+
+  Args:
+    x: (B, T, D), or with more axes if nothing else is given.
+    segment_ids: negative where nobody sees a token.
+    padding: True at the real tokens.
+  """
+  ids = masks.segments(segment_ids, padding, x.shape[:2])
+  return (x if ids is None else jnp.where((ids >= 0)[..., None], x, 0)), ids
+
+
+def nothing(layer: Callable[[Array], Array], x: Array) -> Array:
+  """The empty result of a layer for an x without examples, or without tokens."""
+  some = jax.ShapeDtypeStruct([size or 1 for size in x.shape], x.dtype)
+  y = jax.eval_shape(layer, some)
+  shape = [size if given else 0 for given, size in zip(x.shape, y.shape)]
+  return jnp.zeros(shape, y.dtype)
