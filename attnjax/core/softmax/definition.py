@@ -102,9 +102,9 @@ def combine(
   some = lse != -jnp.inf
   top = jax.lax.stop_gradient(jnp.where(some.any(axis=0), lse.max(axis=0), 0))
   # Differences first: at -1e9 the log of their sum would be lost to rounding.
-  weight = jnp.where(some, jnp.exp(jnp.where(some, lse, top) - top), 0)
+  weight = jnp.where(some, jnp.exp(jnp.where(some, lse, top[None]) - top[None]), 0)
   total = weight.sum(axis=0)
-  share = weight / jnp.where(total == 0, 1, total)
+  share = weight / jnp.where(total == 0, 1, total)[None]
   whole = (share[..., None] * out.astype(wide(out))).sum(axis=0)
   log = jnp.where(total == 0, -jnp.inf, top + jnp.log(jnp.where(total == 0, 1, total)))
   return whole.astype(out.dtype), log

@@ -57,7 +57,7 @@ def attend(
   kind, dtype = v.dtype, wide(q)
   q, v, landmarks = (x.swapaxes(1, 2).astype(dtype) for x in (q, v, landmarks))
   if padding is not None:
-    v = jnp.where(padding[:, None, :, None], v, 0)
+    q, v = (jnp.where(padding[:, None, :, None], x, 0) for x in (q, v))
   used = None
   if landmark_padding is not None:
     used = landmark_padding[:, None, None, :]

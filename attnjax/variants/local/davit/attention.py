@@ -28,7 +28,7 @@ def attend(
     v: its channels are their columns.
     scale: of the logits: "channels" is H^-0.5, "tokens" is the number of real tokens
       to the power -0.5.
-    padding: True at the real tokens; others do not count in the weights.
+    padding: True at the real tokens; others are not seen, and give 0.
     impl: one of IMPLEMENTATIONS, or "auto", which takes "xla".
 
   Raises:
@@ -40,7 +40,7 @@ def attend(
   if q.shape != v.shape or k.shape[:3] != v.shape[:3]:
     raise ValueError(f"q {q.shape}, k {k.shape} and v {v.shape} do not fit")
   if padding is not None:
-    k, v = (jnp.where(padding[..., None, None], x, 0) for x in (k, v))
+    q, k, v = (jnp.where(padding[..., None, None], x, 0) for x in (q, k, v))
   if impl == "reference":
     outer = k.astype(wide(k))[..., :, None] * v.astype(wide(v))[..., None, :]
     logits = outer.sum(axis=1)

@@ -78,7 +78,7 @@ def step(q, k, v, ids, cache: Cache, axis: Axis, scale, impl) -> tuple[Any, Cach
 
 def _interval(place, slots, cache, axis):
   """The keys [low, high) of the new tokens, in slots of the buffer and new tokens."""
-  i, d = jnp.arange(place.shape[1]), axis.dilation
+  i, d = jnp.arange(place.shape[1])[None], axis.dilation
   group, inner = place % d, place // d
   length = cache.total - (cache.length + i - place)  # of the document
   length = (length - group + d - 1) // d

@@ -98,7 +98,7 @@ def _plan(length, axis, tile, segment_ids) -> _Plan:
     size = min(length, tile + reach - 1)
   starts = low[:, ::tile].clip(None, length - size)[..., None]
   queries = xp.pad(order, pad).reshape(-1, number, tile)
-  keys: Any = starts + np.arange(size)
+  keys: Any = starts + np.arange(size)[None, None]
   keys = xp.take_along_axis(order, keys.reshape(keys.shape[0], -1), axis=1)
   # Queries past the end have an empty interval.
   low, high = (xp.pad(x, pad).reshape(-1, number, tile) - starts for x in (low, high))

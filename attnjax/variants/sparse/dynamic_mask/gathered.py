@@ -88,7 +88,7 @@ def chunks(q, k, v, importance, index, ids, size, keep, scale, impl):
 def _last(part, *, keep):
   """The place of the last key that each query of a chunk keeps."""
   time, own, now, here = part
-  may = (time <= now[:, None]) & (own == here[:, None])
+  may = (time[None] <= now[:, None]) & (own[None] == here[:, None])
   return select.last_place(may, keep)
 
 

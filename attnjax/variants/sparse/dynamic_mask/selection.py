@@ -34,8 +34,8 @@ def value_importance(
   check_known("bias_form", form, BIAS_FORMS)
   v, weight, amplitude = (x.astype(wide(v)) for x in (v, weight, amplitude))
   dt = jnp.einsum("bskv,kvn->bsn", v, weight)
-  dt = dt if offset is None else dt + offset
-  importance = amplitude * jax.nn.softplus(dt)
+  dt = dt if offset is None else dt + offset[None, None]
+  importance = amplitude[None, None] * jax.nn.softplus(dt)
   return jnp.exp(jnp.minimum(importance, _STEEPEST)) if form == "exp" else importance
 
 
@@ -93,6 +93,7 @@ def best_of_documents(
   first = jnp.concatenate(
     [run[..., :1] < run[..., :1] + 1, run[..., 1:] != run[..., :-1]], 2
   )
-  start = jax.lax.cummax(jnp.where(first, jnp.arange(T), 0), axis=2)
-  best = (jnp.arange(T) - start < keep) & (run >= 0)
+  place = jnp.arange(T)[None, None]
+  start = jax.lax.cummax(jnp.where(first, place, 0), axis=2)
+  best = (place - start < keep) & (run >= 0)
   return jnp.take_along_axis(best, jnp.argsort(order, axis=2), axis=2)

@@ -103,7 +103,11 @@ def _first(listed, now, ids, here, count):
   """The first `count` of the listed tokens that a query may see; -1 is none."""
   flat = jnp.maximum(listed, 0).reshape(*listed.shape[:2], -1)
   own = jnp.take_along_axis(ids[:, None], flat, axis=2).reshape(listed.shape)
-  allowed = (listed >= 0) & (listed <= now[:, None]) & (own == here[:, None, :, None])
+  allowed = (
+    (listed >= 0)
+    & (listed <= now[None, None, :, None])
+    & (own == here[:, None, :, None])
+  )
   order = jnp.argsort(~allowed, axis=-1, stable=True)[..., :count]
   listed = jnp.where(allowed, listed, -1)
   return jnp.take_along_axis(listed, order, axis=-1)

@@ -86,7 +86,8 @@ def step(
   cluster = kmeans.assign(route_q, means)
   scores = jnp.take_along_axis(cache.affinity, cluster[..., None], axis=2)
   allowed = (runs[:, None] == here[..., None]) & (here[..., None] >= 0)
-  allowed = (allowed & (jnp.arange(runs.shape[1]) <= now[:, None]))[:, None]
+  past = jnp.arange(runs.shape[1])[None] <= now[:, None]
+  allowed = (allowed & past[None])[:, None]
   scores = jnp.where(allowed, scores, -jnp.inf)
   best, index = jax.lax.top_k(scores, min(window, scores.shape[-1]))
   index = jnp.where(best > -jnp.inf, index, -1).astype(jnp.int32)

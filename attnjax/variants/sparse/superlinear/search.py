@@ -105,7 +105,7 @@ def anchors(
     ).reshape(B, T, N)
     own = shifted(ids)
     valid = ((own == where.queries) & (own >= 0))[..., None]
-    anchor = jnp.broadcast_to((where.now + 1 - f)[:, None], score.shape)
+    anchor = jnp.broadcast_to((where.now + 1 - f)[None, :, None], score.shape)
     found = jnp.where(valid, score, -jnp.inf), jnp.where(valid, anchor, -1)
     scores, index = (
       jnp.concatenate([a, b[..., None]], axis=-1) for a, b in zip(best, found)
@@ -120,7 +120,7 @@ def spans(
   anchor: Int[Array, "B T N top"], where: Rows, geometry: Geometry, S: int
 ) -> Spans:
   """The spans around anchors: inside the document, before the window."""
-  seen = jnp.maximum(where.now + 1 - where.begin, 0)  # (B, T) tokens so far
+  seen = jnp.maximum(where.now[None] + 1 - where.begin, 0)  # (B, T) tokens so far
   back, ahead = (
     jnp.asarray(tables.reaches(S, factor, geometry.span_power))[seen]
     for factor in (geometry.backward, geometry.forward)
@@ -128,7 +128,7 @@ def spans(
   last = where.now - geometry.window
   column = (slice(None), slice(None), None, None)
   start = jnp.maximum(anchor - back[column], where.begin[column])
-  end = jnp.minimum(anchor + ahead[column], last[:, None, None])
+  end = jnp.minimum(anchor + ahead[column], last[None, :, None, None])
   some = anchor >= 0
   return Spans(jnp.where(some, start, -1), anchor, jnp.where(some, end, -1), back)
 
