@@ -87,6 +87,8 @@ def attend(
     (B, N, T, S), causal, offset, segment_ids, kv_segment_ids, mask
   )
   out, lse = attention.attend(q, k, v, Scores(seen), scale=scale, impl=impl)
+  if segment_ids is not None:
+    gate = jnp.where((segment_ids >= 0)[..., None, None], gate, 0)
   out = gates.apply(out, gate, act=act, combine=combine)
   return (out, lse) if return_lse else out
 
