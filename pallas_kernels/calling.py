@@ -1,8 +1,13 @@
-"""The one way to call a Triton kernel.
+"""The one way to call a Triton kernel, and what kernels tell XLA of their cost.
 
 Triton writes the PTX version of its own assembler, and jaxlib assembles that text with
 the one that it finds: CUDA 13.0 refuses what Triton 3.9 writes of itself for an H100.
 """
+
+import math
+
+import jax
+import jax.numpy as jnp
 
 from attnjax.core.platform import target_capability
 
@@ -47,4 +52,16 @@ def triton(
     compute_capability=target_capability(),
     backend_options=dict(enable_fp_fusion=True, ptx_version=PTX_VERSION),
     **constants,
+  )
+
+
+def cost(flops: float, exponentials: float, arrays):
+  """A `pl.CostEstimate`; `arrays`, a tree of them or of shapes, pass memory once."""
+  from jax.experimental import pallas as pl
+
+  size = sum(
+    math.prod(x.shape) * jnp.dtype(x.dtype).itemsize for x in jax.tree.leaves(arrays)
+  )
+  return pl.CostEstimate(
+    flops=int(flops), transcendentals=int(exponentials), bytes_accessed=size
   )

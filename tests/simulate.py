@@ -38,6 +38,22 @@ def accelerators(detect_races: bool = True):
     InterpreterBuilder.create_dot = product
 
 
+def calls(jaxpr, name: str) -> int:
+  """How often a Pallas kernel is called in a traced program."""
+  jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
+  number = 0
+  for equation in jaxpr.eqns:
+    if equation.primitive.name == "pallas_call":
+      number += name in str(equation.params["name"])
+      continue
+    parts = jax.tree.leaves(
+      list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns")
+    )
+    parts = (getattr(x, "jaxpr", x) for x in parts)
+    number += sum(calls(x, name) for x in parts if hasattr(x, "eqns"))
+  return number
+
+
 @contextlib.contextmanager
 def _callbacks_in_numpy():
   """Callbacks get copies as NumPy arrays: to put those on a device first is slow.

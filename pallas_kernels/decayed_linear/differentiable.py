@@ -4,9 +4,13 @@ import dataclasses
 from collections.abc import Callable, Sequence
 
 import jax
+from jax.ad_checkpoint import checkpoint_name
 from jax.custom_derivatives import SymbolicZero
 
 from attnjax.core import derivatives
+
+# The names, for `jax.checkpoint_policies`, of what need not be made again.
+SAVED = ("decayed_linear_out", "decayed_linear_state")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +45,7 @@ def attend(form: Form, x, documents):
   def rule(primals, tangents):
     flat = jax.tree.leaves(tangents[0])
     wanted = [i for i, t in enumerate(flat) if not isinstance(t, SymbolicZero)]
-    y = call(*primals)
+    y = tuple(checkpoint_name(y, n) for y, n in zip(call(*primals), SAVED))
     return y, _tangent(form, primals, wanted, [flat[i] for i in wanted], y)
 
   call.defjvp(rule, symbolic_zeros=True)

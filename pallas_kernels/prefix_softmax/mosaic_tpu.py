@@ -9,6 +9,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from attnjax.core.scan import Weights
+from pallas_kernels import calling
 from pallas_kernels.prefix_softmax import mosaic_tpu_kernel as kernels
 
 LANES = 128
@@ -81,6 +82,7 @@ def forward(weights: Weights, values, start, *, tiles: Tiles):
     out_specs=[block, state],
     scratch_shapes=[pltpu.VMEM((1, width), jnp.float32)],
     compiler_params=_parameters(tiles),
+    cost_estimate=_cost(weights, v, (v, v)),
     name="prefix_softmax_forward",
   )(*lines, v, _state(start, width))
   return _unpack(out, values), last[:, :, 0, :E]
@@ -117,6 +119,7 @@ def backward(weights: Weights, values, g, delta, a, b, *, tiles: Tiles):
       pltpu.VMEM((1, LANES), jnp.float32),
     ],
     compiler_params=_parameters(tiles),
+    cost_estimate=_cost(weights, v, (v, v, v)),
     name="prefix_softmax_backward",
   )(*lines, v, g, _line(delta, rows), _state(a, width), of_b)
   ds = ds[:, :, 0, :T].swapaxes(1, 2)
@@ -143,6 +146,12 @@ def _specs(rows: int, width: int, place):
     pl.BlockSpec((None, None, 1, width), lambda b, n, i: (b, n, 0, 0)),
     pl.BlockSpec((None, 1, rows), lambda b, n, i: (b, 0, place(i))),
   )
+
+
+def _cost(weights: Weights, packed, arrays):
+  pairs = packed.shape[1] * kernels.SIZE * weights.scores.shape[2] * packed.shape[0]
+  width = packed.shape[2] // weights.scores.shape[2]
+  return calling.cost(2 * pairs * width, pairs, (*arrays, weights))
 
 
 def _parameters(tiles: Tiles):

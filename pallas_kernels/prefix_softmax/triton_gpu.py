@@ -60,7 +60,7 @@ def forward(weights: Weights, values, start, *, tiles: Tiles):
       jax.ShapeDtypeStruct(values.shape, values.dtype),
       jax.ShapeDtypeStruct((B, N, E), jnp.float32),
     ),
-    grid=(-(-E // tiles.width), B * N),
+    grid=(-(-E // tiles.width) * B * N,),
     name="prefix_softmax_forward",
     **_constants(values, tiles),
   )
@@ -86,7 +86,7 @@ def backward(weights: Weights, values, g, delta, a, b, *, tiles: Tiles):
       jax.ShapeDtypeStruct((B, N, E), jnp.float32),
       jax.ShapeDtypeStruct((pieces, B, N), jnp.float32),
     ),
-    grid=(pieces, B * N),
+    grid=(pieces * B * N,),
     name="prefix_softmax_backward",
     **_constants(values, tiles),
   )

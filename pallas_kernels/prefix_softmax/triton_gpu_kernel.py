@@ -1,11 +1,12 @@
 # pyrefly: ignore-errors
 # Triton's language is typed by its own compiler.
-"""The GPU kernels: grid (piece of the value, B N), chunks of SIZE tokens in a loop.
+"""The GPU kernels: chunks of SIZE tokens of a head follow each other in a loop.
 
+The grid (B N, pieces of the value) is of one axis, since CUDA's others end at 65 535.
 The scores' distance to the greatest is exact, and is brought to units of ln 2 after
-that, so that the exponential is 2^x. A program holds the state
-of a piece of WIDTH numbers of one head; the backward kernel goes from the last chunk to
-the first. Lines of numbers are (B, N, LENGTH), filled up to whole chunks.
+that, so that the exponential is 2^x. A program holds the state of a piece of WIDTH
+numbers of one head; the backward kernel goes from the last chunk to the first. Lines of
+numbers are (B, N, LENGTH), filled up to whole chunks.
 """
 
 import triton
@@ -25,21 +26,23 @@ def _keep(before, sums, top):
 
 
 @triton.jit
-def _load(array, t, e, T, N: tl.constexpr, E: tl.constexpr):
-  """Rows t and columns e of one head of an array (T, N, E), 0 where it has none."""
+def _load(array, begin, c, e, T, N: tl.constexpr, E: tl.constexpr):
+  """Rows begin + c, columns e of a head of an array (T, N, E), 0 where it has none."""
+  array += tl.cast(begin, tl.int64) * (N * E)  # which may be beyond 2^31
   return tl.load(
-    array + t[:, None] * (N * E) + e[None, :],
-    mask=(t < T)[:, None] & (e < E)[None, :],
+    array + c[:, None] * (N * E) + e[None, :],
+    mask=(begin + c < T)[:, None] & (e < E)[None, :],
     other=0.0,
   )
 
 
 @triton.jit
-def _store(array, t, e, x, T, N: tl.constexpr, E: tl.constexpr):
+def _store(array, begin, c, e, x, T, N: tl.constexpr, E: tl.constexpr):
+  array += tl.cast(begin, tl.int64) * (N * E)
   tl.store(
-    array + t[:, None] * (N * E) + e[None, :],
+    array + c[:, None] * (N * E) + e[None, :],
     x.to(array.dtype.element_ty),
-    mask=(t < T)[:, None] & (e < E)[None, :],
+    mask=(begin + c < T)[:, None] & (e < E)[None, :],
   )
 
 
@@ -64,7 +67,8 @@ def forward_kernel(
   PRECISION: tl.constexpr,
 ):
   """Gives out (B, T, N, E) and its last row (B, N, E)."""
-  line = tl.program_id(1).to(tl.int64)
+  pieces: tl.constexpr = (E + WIDTH - 1) // WIDTH
+  piece, line = tl.program_id(0) % pieces, (tl.program_id(0) // pieces).to(tl.int64)
   b, n = line // N, line % N
   s, top, share = s + line * LENGTH, top + line * LENGTH, share + line * LENGTH
   before, sums = before + line * LENGTH, sums + line * LENGTH
@@ -72,7 +76,7 @@ def forward_kernel(
     first += b * LENGTH
   v += (b * T * N + n) * E
   out += (b * T * N + n) * E
-  e = tl.program_id(0) * WIDTH + tl.arange(0, WIDTH)
+  e = piece * WIDTH + tl.arange(0, WIDTH)
   c = tl.arange(0, SIZE)
   state = tl.load(start + line * E + e, mask=e < E, other=0.0)
   for i in range(LENGTH // SIZE):
@@ -86,7 +90,7 @@ def forward_kernel(
       keep = tl.where(since < i * SIZE, keep, 0.0)
     weight = _power(tl.load(s + t)[None, :] - greatest[:, None])
     weight = tl.where(seen, weight, 0.0)
-    value = _load(v, t, e, T, N, E)
+    value = _load(v, i * SIZE, c, e, T, N, E)
     rows = tl.dot(
       weight.to(value.dtype),
       value,
@@ -94,7 +98,7 @@ def forward_kernel(
       input_precision=PRECISION,
     )
     rows *= tl.load(share + t)[:, None]
-    _store(out, t, e, rows, T, N, E)
+    _store(out, i * SIZE, c, e, rows, T, N, E)
     state = tl.sum(tl.where((c == SIZE - 1)[:, None], rows, 0.0), 0)
   tl.store(last + line * E + e, state, mask=e < E)
 
@@ -125,12 +129,14 @@ def backward_kernel(
   PRECISION: tl.constexpr,
 ):
   """Gives dv, and ds and b for each piece of the value: they are to be summed."""
-  piece, line = tl.program_id(0), tl.program_id(1).to(tl.int64)
+  pieces: tl.constexpr = (E + WIDTH - 1) // WIDTH
+  piece, line = tl.program_id(0) % pieces, (tl.program_id(0) // pieces).to(tl.int64)
+  lines = tl.num_programs(0) // pieces
   batch, n = line // N, line % N
   s, top, share = s + line * LENGTH, top + line * LENGTH, share + line * LENGTH
   before, sums = before + line * LENGTH, sums + line * LENGTH
   delta += line * LENGTH
-  ds += (piece * tl.num_programs(1) + line) * LENGTH
+  ds += (piece * lines + line) * LENGTH
   if first is not None:
     first += batch * LENGTH
   v += (batch * T * N + n) * E
@@ -163,18 +169,18 @@ def backward_kernel(
     # (column, row)
     weight = _power(score[:, None] - greatest[None, :])
     weight = tl.where(seen, weight, 0.0) * part_of[None, :]
-    grad = _load(g, t, e, T, N, E)
+    grad = _load(g, begin, c, e, T, N, E)
     dvalue = tl.dot(
       weight.to(grad.dtype),
       grad,
       tail[:, None] * own[None, :],
       input_precision=PRECISION,
     )
-    _store(dv, t, e, dvalue, T, N, E)
-    terms = tl.sum(_load(v, t, e, T, N, E).to(tl.float32) * dvalue, 1)
+    _store(dv, begin, c, e, dvalue, T, N, E)
+    terms = tl.sum(_load(v, begin, c, e, T, N, E).to(tl.float32) * dvalue, 1)
     terms -= tl.sum(weight * slope[None, :], 1) + tail * total
     tl.store(ds + t, terms)
     own = tl.sum(into[:, None] * grad.to(tl.float32), 0) + through * own
     total = tl.sum(into * slope, 0) + through * total
   tl.store(a + line * E + e, own, mask=e < E)
-  tl.store(b + piece * tl.num_programs(1) + line, total)
+  tl.store(b + piece * lines + line, total)

@@ -6,12 +6,24 @@ from tests import simulate  # first: it sets what Triton reads on import
 import jax
 import jax.numpy as jnp
 import numpy as np
+import triton
+import triton.language as tl
 from absl.testing import absltest, parameterized
 
 from attnjax.core import linear
-from pallas_kernels import decayed_linear
+from pallas_kernels import calling, decayed_linear, prefix_softmax
 from pallas_kernels.decayed_linear import differentiable, triton_gpu
+from pallas_kernels.decayed_linear.triton_gpu import parts
 from tests.decayed_linear.problems import Problem
+
+
+@triton.jit
+def _which_rows(array, first, out, SIZE: tl.constexpr):
+  """The rows that pointers of rows are those of."""
+  rows = parts.rows(array, first, 1, SIZE, 16)
+  distance = (rows.to(tl.int64) - array.to(tl.int64)) // (SIZE * 4)
+  tl.store(out + tl.arange(0, 16)[:, None], distance.to(tl.int32))
+
 
 _PROBLEM = Problem(1, 6, 2, 1, 4, 4, (1, 6, 2), (4, 2))
 
@@ -88,6 +100,59 @@ class DerivativesTest(parameterized.TestCase):
     jax.grad(loss, (0, 2))(*x)
     jax.grad(loss, 3)(*x)
     self.assertEqual(asked, [False, True])
+
+  def test_what_is_saved_by_name_is_not_made_again(self):
+    x = jax.ShapeDtypeStruct((1, 16, 1, 8), jnp.float32)
+
+    def passes(policy):
+      def loss(x):
+        out, state = decayed_linear.attend(x, x, x, impl="pallas")
+        return jnp.sin(out).sum() + state.sum()
+
+      run = jax.make_jaxpr(jax.grad(jax.checkpoint(loss, policy=policy)))
+      return simulate.calls(run(x), "decayed_linear_forward")
+
+    policies = jax.checkpoint_policies
+    self.assertEqual(passes(policies.save_only_these_names(*differentiable.SAVED)), 1)
+    self.assertEqual(passes(None), 2)
+
+  @parameterized.parameters("decayed_linear", "prefix_softmax")
+  def test_programs_lie_along_one_axis(self, name):
+    launched = []
+
+    def record(*arguments, grid, out_type, **options):
+      del arguments, options
+      launched.append(grid)
+      return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), out_type)
+
+    def loss(x):
+      if name == "decayed_linear":
+        out, _ = decayed_linear.attend(x, x, x, x[..., 0], impl="triton")
+      else:
+        out, _, _ = prefix_softmax.prefix(x[..., 0], x, impl="triton")
+      return out.sum()
+
+    x = jax.ShapeDtypeStruct((70_000, 16, 1, 8), jnp.float32)
+    with absltest.mock.patch.object(calling, "triton", record):
+      jax.eval_shape(jax.grad(loss), x)
+    self.assertEqual(len(launched), {"decayed_linear": 6, "prefix_softmax": 2}[name])
+    for grid in launched:
+      self.assertEqual((len(grid), grid[0] % 70_000), (1, 0))
+
+  def test_rows_may_be_beyond_32_bits(self):
+    with simulate.accelerators(detect_races=False):
+      found = calling.triton(
+        jnp.zeros(1),
+        kernel=_which_rows,
+        out_type=jax.ShapeDtypeStruct((16,), jnp.int32),
+        grid=(1,),
+        name="which_rows",
+        warps=1,
+        stages=1,
+        first=1 << 20,
+        SIZE=1 << 12,
+      )
+    np.testing.assert_array_equal(found, (1 << 20) + np.arange(16))
 
   def test_refusals_name_the_type_and_who_can(self):
     x = jnp.zeros((1, 3, 2, 4))

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from absl.testing import absltest, parameterized
 
+from attnjax.core import scan
 from pallas_kernels import prefix_softmax
 from pallas_kernels.prefix_softmax import CASES, mosaic_tpu
 from tests.prefix_softmax import conformance, hard
@@ -33,6 +34,19 @@ class MosaicTest(parameterized.TestCase):
     out, lse, last = prefix_softmax.prefix(s, v, impl="pallas")
     self.assertEqual((out.shape, lse.shape), (v.shape, s.shape))
     self.assertEqual(last.out.shape, (B, 2, 3))
+
+  def test_what_is_saved_by_name_is_not_made_again(self):
+    def passes(policy):
+      def loss(x):
+        out, lse, _ = prefix_softmax.prefix(**x, impl="pallas")
+        return jnp.sin(out).sum() + lse.sum()
+
+      run = jax.make_jaxpr(jax.grad(jax.checkpoint(loss, policy=policy)))
+      return simulate.calls(run(CASES[1].arrays()), "prefix_softmax_forward")
+
+    policies = jax.checkpoint_policies
+    self.assertEqual(passes(policies.save_only_these_names(*scan.SAVED)), 1)
+    self.assertEqual(passes(None), 2)
 
   def test_refusals(self):
     arrays = CASES[0].arrays()

@@ -28,11 +28,20 @@ Axes: B batch, T tokens, N heads, E value size.
 
 from attnjax.core.scan.definition import reference
 from attnjax.core.scan.forms import FORMS, fastest
-from attnjax.core.scan.prefix import Form, Weights, across, beginnings, check, prefix
+from attnjax.core.scan.prefix import (
+  SAVED,
+  Form,
+  Weights,
+  across,
+  beginnings,
+  check,
+  prefix,
+)
 from attnjax.core.scan.state import State, combine, step
 
 __all__ = [
   "FORMS",
+  "SAVED",
   "Form",
   "State",
   "Weights",

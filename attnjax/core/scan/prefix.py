@@ -7,11 +7,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
 from attnjax.core import derivatives
 from attnjax.core.scan.state import State, combine
 from attnjax.core.softmax import wide
+
+# The names, for `jax.checkpoint_policies`, of what need not be made again.
+SAVED = tuple(f"prefix_softmax_{name}" for name in ("out", "top", "total", "state"))
 
 
 @jax.tree_util.register_dataclass
@@ -99,6 +103,7 @@ def _rows(scores, values, form: Form, initial, segment_ids) -> tuple[State, Stat
     functools.partial(_run, form),
     functools.partial(_tangent, form),
     functools.partial(_transposed, form),
+    _named,
   )((s, values, start), first)
   return State(top, total, out), State(top[:, -1], total[:, -1], last)
 
@@ -163,6 +168,10 @@ def _weights(s, start: State, first, known) -> Weights:
     for x, rows in ((before, top), (total, totals))
   )
   return Weights(s, top, totals, tuple(before), first)
+
+
+def _named(y):
+  return tuple(checkpoint_name(x, name) for x, name in zip(y, SAVED))
 
 
 def _run(form, x, first):

@@ -76,7 +76,7 @@ def forward(x, documents, *, scale: float, tiles: Tiles | None):
     (B, N),
     vmem,
   )
-  return layout.unpack(out, T, N).astype(dtype), last
+  return layout.unpack(out, T).astype(dtype), last
 
 
 def backward(
@@ -116,7 +116,7 @@ def backward(
     vmem,
     decay,
   )
-  dq, dk, dv = (layout.unpack(x, T, N) for x in (dq, dk, dv))
+  dq, dk, dv = (layout.unpack(x, T) for x in (dq, dk, dv))
   if plan.group > 1:
     dk, dv = (x.reshape(B, T, K, plan.group, -1).sum(axis=3) for x in (dk, dv))
   if slope is not None:

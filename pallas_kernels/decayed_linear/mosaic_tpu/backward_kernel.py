@@ -18,12 +18,9 @@ from pallas_kernels.decayed_linear.mosaic_tpu.plan import (
   Plan,
   added,
   decays,
-  read,
   times,
-  write,
 )
 from pallas_kernels.decayed_linear.mosaic_tpu.slopes import Slope
-from pallas_kernels.flash.mosaic_tpu import layout
 from pallas_kernels.flash.mosaic_tpu.operands import LANES, spread
 
 
@@ -65,7 +62,7 @@ def call(plan: Plan, arrays, decaying, shape, vmem: int, slopes: bool):
   return pl.pallas_call(
     functools.partial(_kernel, plan),
     out_shape=(
-      *(jax.ShapeDtypeStruct(layout.shape(B, tokens, N, s), t) for t, s in kinds),
+      *(jax.ShapeDtypeStruct((B, N, tokens, s), t) for t, s in kinds),
       slope,
       jax.ShapeDtypeStruct((B, N, H, E), jnp.float32),
     ),
@@ -95,6 +92,7 @@ def call(plan: Plan, arrays, decaying, shape, vmem: int, slopes: bool):
       dimension_semantics=("parallel", "parallel", "arbitrary"),
       vmem_limit_bytes=vmem,
     ),
+    cost_estimate=plan.cost(B * N, 2.5, 4, (*arrays, arrays[:4], sums, slope)),
     name="decayed_linear_backward",
   )(*(x for x in (ends,) if x is not None), *arrays, sums, documents)
 
@@ -114,19 +112,17 @@ def _kernel(plan, *refs):
   for h in range(plan.heads):
     own = decays(plan, h, b, plan.chunks - 1 - i, sums, documents, places, ends)
     given = (
-      read(q, h, plan.H),
-      read(k, plan.key_head(h), plan.H),
-      read(v, plan.key_head(h), plan.E),
-      read(g, h, plan.E),
+      q[h],
+      k[plan.key_head(h)],
+      v[plan.key_head(h)],
+      g[h],
     )
     wanted = None if slope is None else Slope(plan)
     inner = _inside(plan, own, *given, wanted)
     outer = _outside(plan, own, *given, states[h], after[h], wanted)
-    for ref, size, near, far in zip(
-      (dq, dk, dv), (plan.H, plan.H, plan.E), inner, outer[:3]
-    ):
+    for ref, near, far in zip((dq, dk, dv), inner, outer[:3]):
       for rows, part in zip(plan.parts(), near):
-        write(ref, h, size, rows, plan.scaled(part) + far[rows])
+        ref[h, rows, :] = (plan.scaled(part) + far[rows]).astype(ref.dtype)
     if wanted is not None:
       slope[h] = wanted.lines()
     after[h] = outer[3]

@@ -14,11 +14,8 @@ from jax.experimental.pallas import tpu as pltpu
 from pallas_kernels.decayed_linear.mosaic_tpu.plan import (
   Plan,
   decays,
-  read,
   times,
-  write,
 )
-from pallas_kernels.flash.mosaic_tpu import layout
 from pallas_kernels.flash.mosaic_tpu.operands import spread
 
 
@@ -49,7 +46,7 @@ def call(plan: Plan, arrays, decaying, initial, shape, vmem: int):
       (None, plan.heads, None, H, E), lambda b, n, i, *_: (b, n, i, 0, 0)
     )
   else:
-    made = jax.ShapeDtypeStruct(layout.shape(B, tokens, N, E), v.dtype)
+    made = jax.ShapeDtypeStruct((B, N, tokens, E), v.dtype)
     made_spec = plan.spec(plan.heads, E, lambda b, n, i, *_: (b, n, i))
   last = pl.BlockSpec((None, plan.heads, H, E), lambda b, n, i, *_: (b, n, 0, 0))
   return pl.pallas_call(
@@ -65,6 +62,12 @@ def call(plan: Plan, arrays, decaying, initial, shape, vmem: int):
     compiler_params=pltpu.CompilerParams(
       dimension_semantics=("parallel", "parallel", "arbitrary"),
       vmem_limit_bytes=vmem,
+    ),
+    cost_estimate=plan.cost(
+      B * N,
+      0 if q is None else 1,
+      1 if q is None else 2,
+      (*arrays, sums, initial, made),
     ),
     name="decayed_linear_states" if q is None else "decayed_linear_forward",
   )(*(x for x in (ends,) if x is not None), q, k, v, sums, initial, documents)
@@ -120,13 +123,13 @@ def _kernel(plan, *refs):
   places = None if documents is None else spread(documents[...])
   for h in range(plan.heads):
     own = decays(plan, h, b, i, sums, documents, places, ends)
-    key = read(k, plan.key_head(h), plan.H)
-    value = read(v, plan.key_head(h), plan.E)
+    key = k[plan.key_head(h)]
+    value = v[plan.key_head(h)]
     before = state[h]
     if q is None:
       made[h] = before.astype(made.dtype)
     else:
-      _outputs(plan, h, own, read(q, h, plan.H), key, value, before, made)
+      _outputs(plan, h, own, q[h], key, value, before, made)
     kept, keep = times(key, own.writing()).astype(key.dtype), own.keeping()
     new = plan.product(kept, value, 0, 0)
     state[h] = new + (before if keep is None else before * keep)
@@ -150,4 +153,4 @@ def _outputs(plan, h, own, query, key, value, before, out):
         power = own.inside(keys, rows, False)
         scores = scores if power is None else scores * power
         total += plan.product(scores.astype(value.dtype), value[keys], 1, 0)
-    write(out, h, plan.E, rows, total * plan.scale if plan.scale != 1 else total)
+    out[h, rows, :] = plan.scaled(total).astype(out.dtype)

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
-from pallas_kernels.flash.mosaic_tpu.operands import LANES, across, spread
+from pallas_kernels import calling
+from pallas_kernels.flash.mosaic_tpu.operands import across, spread
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,18 +45,8 @@ class Plan:
 
   def spec(self, heads: int, size: int, where) -> pl.BlockSpec:
     """Chunks of heads of a packed array; `where(*grid)` gives (b, heads' block, i)."""
-    if size % LANES == 0:
-
-      def lanes(*grid):
-        b, n, i = where(*grid)
-        return b, i, n
-
-      return pl.BlockSpec((None, self.chunk, heads * size), lanes)
-
-    def major(*grid):
-      return *where(*grid), 0
-
-    return pl.BlockSpec((None, heads, self.chunk, size), major)
+    block = None, heads, self.chunk, size
+    return pl.BlockSpec(block, lambda *grid: (*where(*grid), 0))
 
   def product(self, a, b, left: int, right: int) -> jax.Array:
     """Products in float32, summed over axis `left` of a and `right` of b."""
@@ -67,6 +58,20 @@ class Plan:
       preferred_element_type=jnp.float32,
     )
 
+  def cost(self, heads: int, inside: float, outside: int, arrays) -> pl.CostEstimate:
+    """What a kernel costs, for XLA's scheduler and for profiles.
+
+    Args:
+      heads: batch entries times query heads.
+      inside: pairs of products of queries with keys and scores with values.
+      outside: products with a state.
+      arrays: that are read or written, or their shapes.
+    """
+    tokens = heads * self.chunks * self.chunk
+    seen = (self.chunk + self.inner) / 2
+    products = inside * seen * (self.H + self.E) + outside * self.H * self.E
+    return calling.cost(2 * tokens * products, tokens * seen * inside, arrays)
+
   def scaled(self, x: jax.Array) -> jax.Array:
     """X times the scale."""
     return x if self.scale == 1 else x * self.scale
@@ -74,20 +79,6 @@ class Plan:
   def parts(self):
     """Slices of the chunk, `inner` tokens each."""
     return [slice(i, i + self.inner) for i in range(0, self.chunk, self.inner)]
-
-
-def read(ref, h: int, size: int) -> jax.Array:
-  """Head h of a packed block: (chunk, size)."""
-  return ref[h] if len(ref.shape) == 3 else ref[:, h * size : (h + 1) * size]
-
-
-def write(ref, h: int, size: int, rows: slice, value: jax.Array) -> None:
-  """Sets those rows of head h of a packed block."""
-  value = value.astype(ref.dtype)
-  if len(ref.shape) == 3:
-    ref[h, rows, :] = value
-  else:
-    ref[rows, h * size : (h + 1) * size] = value
 
 
 @dataclasses.dataclass(frozen=True)

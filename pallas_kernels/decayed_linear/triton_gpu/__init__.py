@@ -79,7 +79,7 @@ def forward(x, documents, *, scale: float, tiles: Tiles | None):
     output_kernel,
     (q, k, v, *lines, states),
     jax.ShapeDtypeStruct((*q.shape[:3], v.shape[3]), v.dtype),
-    (-(-form.E // form.tile_e), form.chunks, q.shape[0] * form.N),
+    form.tiles_e * form.chunks * q.shape[0] * form.N,
     tiles.output,
     "output",
     T=q.shape[1],
@@ -133,8 +133,7 @@ def _by_keys(arrays, form: Form, tile: Tile, decay: bool):
   """Gradients by queries, by keys of each query head, and, in parts, by decays."""
   q = arrays[0]
   B, T, N, H = q.shape
-  parts = -(-H // form.tile_h)
-  terms = (parts, B, N, form.tokens) if decay else (1,)
+  terms = (form.tiles_h, B, N, form.tokens) if decay else (1,)
   return launch.call(
     keys_kernel,
     arrays,
@@ -143,7 +142,7 @@ def _by_keys(arrays, form: Form, tile: Tile, decay: bool):
       jax.ShapeDtypeStruct(q.shape, _summed_type(form, q)),
       jax.ShapeDtypeStruct(terms, jnp.float32),
     ),
-    (parts, form.chunks, B * N),
+    form.tiles_h * form.chunks * B * N,
     tile,
     "keys",
     T=T,
@@ -159,7 +158,7 @@ def _by_values(arrays, form: Form, tile: Tile):
     values_kernel,
     (q, k, g, *lines, changes),
     jax.ShapeDtypeStruct(g.shape, _summed_type(form, g)),
-    (-(-form.E // form.tile_e), form.chunks, q.shape[0] * form.N),
+    form.tiles_e * form.chunks * q.shape[0] * form.N,
     tile,
     "values",
     T=q.shape[1],
@@ -175,7 +174,6 @@ def _summed_type(form: Form, x):
 def _states(x, y, lines, state, shape, form: Form, tile: Tile):
   """(the states that each chunk is given, the one after them all)."""
   B, T, N, _ = shape
-  tiles = -(-form.H // form.tile_h) * -(-form.E // form.tile_e)
   return launch.call(
     states_kernel,
     (x, y, *lines, state),
@@ -183,7 +181,7 @@ def _states(x, y, lines, state, shape, form: Form, tile: Tile):
       jax.ShapeDtypeStruct((B, N, form.chunks, form.H, form.E), x.dtype),
       jax.ShapeDtypeStruct((B, N, form.H, form.E), jnp.float32),
     ),
-    (tiles, B * N),
+    form.tiles_h * form.tiles_e * B * N,
     tile,
     "states",
     T=T,

@@ -37,6 +37,16 @@ class Form:
   reverse: bool = False
 
   @property
+  def tiles_h(self) -> int:
+    """Tiles of the columns of queries and keys."""
+    return -(-self.H // self.tile_h)
+
+  @property
+  def tiles_e(self) -> int:
+    """Tiles of the columns of values."""
+    return -(-self.E // self.tile_e)
+
+  @property
   def tokens(self) -> int:
     """All tokens, those that fill the last chunk too."""
     return self.chunk * self.chunks

@@ -29,14 +29,15 @@ def keys_kernel(
   F: tl.constexpr,
   SLOPES: tl.constexpr,
 ):
-  """Grid (tiles of H, chunks, B N); dq, dk (B, T, N, H), slopes (tiles, B, N, tokens).
+  """Grid (B N, chunks, tiles of H), in one axis; dq, dk (B, T, N, H).
 
-  The sums of slopes over tiles are the gradients by the decays' logarithms: for each
-  token, all that passes it, what is written before it and read at or after it.
+  slopes are (tiles of H, B, N, tokens); their sums over tiles are the gradients by the
+  decays' logarithms: for each token, all that passes it, what is written before it and
+  read at or after it.
   """
-  row = tl.program_id(2).to(tl.int64)
+  tile, i, row = parts.place(F, F.tiles_h)
   b, n = row // F.N, row % F.N
-  i, h = tl.program_id(1), tl.program_id(0) * F.tile_h
+  h = tile * F.tile_h
   head = n // (F.N // F.K)
   q += (b * T * F.N + n) * F.H
   k += (b * T * F.K + head) * F.H
@@ -50,14 +51,14 @@ def keys_kernel(
     sums += (b * F.decay_b + n * F.decay_n) * (2 * F.tokens)
   if documents is not None:
     documents += b * F.tokens
-  t = i * F.chunk + tl.arange(0, F.chunk)
+  first = i * F.chunk
   reads = tl.zeros([F.chunk, F.tile_h], tl.float32)
   writes = tl.zeros([F.chunk, F.tile_h], tl.float32)
   change = tl.zeros([F.chunk, F.chunk], tl.float32)
   passed = tl.zeros([F.tile_h], tl.float32)
   for e in range(0, F.E, F.tile_e):
-    value = parts.load(v, t, T, e, F.K, F.E, F.tile_e)
-    slope = parts.load(g, t, T, e, F.N, F.E, F.tile_e)
+    value = parts.load(v, first, T, e, F.K, F.E, F.tile_e, F.chunk)
+    slope = parts.load(g, first, T, e, F.N, F.E, F.tile_e, F.chunk)
     before = parts.load_state(states, h, e, F)
     after = parts.load_state(changes, h, e, F)
     change = tl.dot(slope, tl.trans(value), change, input_precision=F.precision)
@@ -66,8 +67,8 @@ def keys_kernel(
     if SLOPES:
       passed += tl.sum(before.to(tl.float32) * after.to(tl.float32), 1)
   lines = parts.chunk_lines(sums, documents, i, F)
-  query = parts.load(q, t, T, h, F.N, F.H, F.tile_h)
-  key = parts.load(k, t, T, h, F.K, F.H, F.tile_h)
+  query = parts.load(q, first, T, h, F.N, F.H, F.tile_h, F.chunk)
+  key = parts.load(k, first, T, h, F.K, F.H, F.tile_h, F.chunk)
   change *= parts.inside(lines, F, False) * F.scale
   reads *= (parts.reading(lines, F) * F.scale)[:, None]
   writes *= parts.writing(lines, F)[:, None]
@@ -77,8 +78,8 @@ def keys_kernel(
   scores = change.to(key.dtype)
   reads = tl.dot(scores, key, reads, input_precision=F.precision)
   writes = tl.dot(tl.trans(scores), query, writes, input_precision=F.precision)
-  parts.store(dq, t, T, h, reads, F.N, F.H, F.tile_h)
-  parts.store(dk, t, T, h, writes, F.N, F.H, F.tile_h)
+  parts.store(dq, first, T, h, reads, F.N, F.H, F.tile_h, F.chunk)
+  parts.store(dk, first, T, h, writes, F.N, F.H, F.tile_h, F.chunk)
   if SLOPES:
     raw = tl.dot(query, tl.trans(key), input_precision=F.precision) * change
     place = tl.arange(0, F.chunk)
@@ -89,16 +90,17 @@ def keys_kernel(
     earlier = place[None, :] < place[:, None]
     line = tl.sum(tl.where(earlier, pairs, ahead), 1)
     line += tl.sum(passed, 0) * parts.keeping(lines)
-    slopes += (tl.program_id(0) * tl.num_programs(2) + row) * F.tokens
-    tl.store(slopes + t, line)
+    rows = tl.num_programs(0) // (F.tiles_h * F.chunks)
+    slopes += (tile * rows + row) * F.tokens
+    tl.store(slopes + first + place, line)
 
 
 @triton.jit
 def values_kernel(q, k, g, sums, documents, changes, T, dv, F: tl.constexpr):
-  """Grid (tiles of E, chunks, B N); dv (B, T, N, E)."""
-  row = tl.program_id(2).to(tl.int64)
+  """Grid (B N, chunks, tiles of E), in one axis; dv (B, T, N, E)."""
+  tile, i, row = parts.place(F, F.tiles_e)
   b, n = row // F.N, row % F.N
-  i, e = tl.program_id(1), tl.program_id(0) * F.tile_e
+  e = tile * F.tile_e
   head = n // (F.N // F.K)
   q += (b * T * F.N + n) * F.H
   k += (b * T * F.K + head) * F.H
@@ -109,18 +111,18 @@ def values_kernel(q, k, g, sums, documents, changes, T, dv, F: tl.constexpr):
     sums += (b * F.decay_b + n * F.decay_n) * (2 * F.tokens)
   if documents is not None:
     documents += b * F.tokens
-  t = i * F.chunk + tl.arange(0, F.chunk)
+  first = i * F.chunk
   total = tl.zeros([F.chunk, F.tile_e], tl.float32)
   scores = tl.zeros([F.chunk, F.chunk], tl.float32)
   for h in range(0, F.H, F.tile_h):
-    query = parts.load(q, t, T, h, F.N, F.H, F.tile_h)
-    key = parts.load(k, t, T, h, F.K, F.H, F.tile_h)
+    query = parts.load(q, first, T, h, F.N, F.H, F.tile_h, F.chunk)
+    key = parts.load(k, first, T, h, F.K, F.H, F.tile_h, F.chunk)
     after = parts.load_state(changes, h, e, F)
     total = tl.dot(key, after, total, input_precision=F.precision)
     scores = tl.dot(key, tl.trans(query), scores, input_precision=F.precision)
   lines = parts.chunk_lines(sums, documents, i, F)
-  slope = parts.load(g, t, T, e, F.N, F.E, F.tile_e)
+  slope = parts.load(g, first, T, e, F.N, F.E, F.tile_e, F.chunk)
   total *= parts.writing(lines, F)[:, None]
   scores = (scores * parts.inside(lines, F, True) * F.scale).to(slope.dtype)
   total = tl.dot(scores, slope, total, input_precision=F.precision)
-  parts.store(dv, t, T, e, total, F.N, F.E, F.tile_e)
+  parts.store(dv, first, T, e, total, F.N, F.E, F.tile_e, F.chunk)

@@ -8,13 +8,15 @@ from pallas_kernels.decayed_linear.triton_gpu.form import Form
 from pallas_kernels.decayed_linear.triton_gpu.tiles import Tile, Tiles
 
 
-def call(kernel, arguments, out_type, grid, tile: Tile, name: str, **constants):
+def call(
+  kernel, arguments, out_type, programs: int, tile: Tile, name: str, **constants
+):
   """Runs a kernel; its outputs follow the arguments."""
   return calling.triton(
     *arguments,
     kernel=kernel,
     out_type=out_type,
-    grid=grid,
+    grid=(programs,),
     name=f"decayed_linear_{name}",
     warps=tile.warps,
     stages=tile.stages,

@@ -7,13 +7,38 @@ import triton.language as tl
 
 
 @triton.jit
+def place(F: tl.constexpr, COLUMNS: tl.constexpr):
+  """(tile of columns, chunk, head of the batch) of a program, in a grid of one axis.
+
+  Others of CUDA's axes end at 65 535.
+  """
+  program = tl.program_id(0)
+  tile, rest = program % COLUMNS, program // COLUMNS
+  return tile, rest % F.chunks, (rest // F.chunks).to(tl.int64)
+
+
+@triton.jit
+def rows(pointer, first, HEADS: tl.constexpr, SIZE: tl.constexpr, C: tl.constexpr):
+  """Where rows first to first + C of an array (T, HEADS, SIZE) are, beyond 2^31 too."""
+  pointer += tl.cast(first, tl.int64) * (HEADS * SIZE)
+  return pointer + tl.arange(0, C)[:, None] * (HEADS * SIZE)
+
+
+@triton.jit
 def load(
-  pointer, t, T, first, HEADS: tl.constexpr, SIZE: tl.constexpr, W: tl.constexpr
+  pointer,
+  first,
+  T,
+  column,
+  HEADS: tl.constexpr,
+  SIZE: tl.constexpr,
+  W: tl.constexpr,
+  C: tl.constexpr,
 ):
-  """Rows t, columns first to first + W, of an array (T, HEADS, SIZE); 0 beyond."""
-  columns = first + tl.arange(0, W)
-  pointers = pointer + t[:, None] * (HEADS * SIZE) + columns[None, :]
-  mask = (t < T)[:, None]
+  """C rows from `first`, W columns from `column`, of (T, HEADS, SIZE); 0 beyond."""
+  columns = column + tl.arange(0, W)
+  pointers = rows(pointer, first, HEADS, SIZE, C) + columns[None, :]
+  mask = (first + tl.arange(0, C) < T)[:, None]
   if SIZE % W != 0:
     mask = mask & (columns < SIZE)[None, :]
   return tl.load(pointers, mask=mask, other=0.0)
@@ -21,12 +46,20 @@ def load(
 
 @triton.jit
 def store(
-  pointer, t, T, first, tile, HEADS: tl.constexpr, SIZE: tl.constexpr, W: tl.constexpr
+  pointer,
+  first,
+  T,
+  column,
+  tile,
+  HEADS: tl.constexpr,
+  SIZE: tl.constexpr,
+  W: tl.constexpr,
+  C: tl.constexpr,
 ):
   """Writes such a tile."""
-  columns = first + tl.arange(0, W)
-  pointers = pointer + t[:, None] * (HEADS * SIZE) + columns[None, :]
-  mask = (t < T)[:, None] & (columns < SIZE)[None, :]
+  columns = column + tl.arange(0, W)
+  pointers = rows(pointer, first, HEADS, SIZE, C) + columns[None, :]
+  mask = (first + tl.arange(0, C) < T)[:, None] & (columns < SIZE)[None, :]
   tl.store(pointers, tile.to(pointer.dtype.element_ty), mask=mask)
 
 

@@ -18,16 +18,16 @@ from pallas_kernels.decayed_linear.triton_gpu import parts
 def states_kernel(
   x, y, sums, documents, initial, T, states, last, F: tl.constexpr, HEADS: tl.constexpr
 ):
-  """Grid (tiles of H x E, B N).
+  """Grid (B N, tiles of H x E), in one axis.
 
   x (B, T, HEADS, H), y (B, T, HEADS, E): keys and values, or in reverse queries and
   the gradient by outputs; states (B, N, chunks, H, E); last (B, N, H, E) float32.
   """
-  row = tl.program_id(1).to(tl.int64)
+  program = tl.program_id(0)
+  h = (program // F.tiles_e % F.tiles_h) * F.tile_h
+  e = (program % F.tiles_e) * F.tile_e
+  row = (program // (F.tiles_e * F.tiles_h)).to(tl.int64)
   b, n = row // F.N, row % F.N
-  tiles = tl.cdiv(F.E, F.tile_e)
-  h = (tl.program_id(0) // tiles) * F.tile_h
-  e = (tl.program_id(0) % tiles) * F.tile_e
   head = n // (F.N // HEADS)
   x += (b * T * HEADS + head) * F.H
   y += (b * T * HEADS + head) * F.E
@@ -41,11 +41,11 @@ def states_kernel(
     state += parts.load_state(initial + row * F.state, h, e, F)
   for step in range(F.chunks):
     i = F.chunks - 1 - step if F.reverse else step
-    parts.store_state(states + i * F.state, h, e, state, F)
+    parts.store_state(states + tl.cast(i, tl.int64) * F.state, h, e, state, F)
     lines = parts.chunk_lines(sums, documents, i, F)
-    t = i * F.chunk + tl.arange(0, F.chunk)
-    left = parts.load(x, t, T, h, HEADS, F.H, F.tile_h)
-    right = parts.load(y, t, T, e, HEADS, F.E, F.tile_e)
+    first = i * F.chunk
+    left = parts.load(x, first, T, h, HEADS, F.H, F.tile_h, F.chunk)
+    right = parts.load(y, first, T, e, HEADS, F.E, F.tile_e, F.chunk)
     weight = parts.reading(lines, F) * F.scale if F.reverse else parts.writing(lines, F)
     left = (tl.trans(left) * weight[None, :]).to(right.dtype)
     state *= parts.keeping(lines)

@@ -21,9 +21,10 @@ Every row is summed below the greatest exponent that it sees, and divided by wha
 sums, of whatever size. No later key changes a causal row.
 
 Cost for each head: O(T log T M E) time, causal O(T log^2 T M E), and O(T E) memory in
-slices of features in "xla"; O(T^2 (M + E)) time and O(T) memory in tiles in "chunked", which is what is fast
-for short sequences, and what packed ones need; O(T^2) memory in "reference". Decoding
-keeps M (E + 1) sums and the last D tokens, D lags being told apart: O(D + M E) a token.
+slices of features in "xla"; O(T^2 (M + E)) time and O(T) memory in tiles in "chunked",
+which is what is fast for short sequences, and what packed ones need; O(T^2) memory in
+"reference". Decoding keeps M (E + 1) sums and the last D tokens, D lags being told
+apart: O(D + M E) a token.
 
 Axes: B batch, T tokens (or H, W on images), N heads, H head size, E value size, M
 features, D distance, Dm model width.
