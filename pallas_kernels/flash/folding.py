@@ -7,6 +7,10 @@ import jax
 import jax.numpy as jnp
 
 from attnjax.core.scores import Program
+from attnjax.core.softmax import fused
+
+# Bytes of copies that one call may take; else groups of mapped indices have their own.
+_ROOM = 64 << 20
 
 
 def folded(function: Callable) -> Callable:
@@ -33,9 +37,13 @@ def _mapped(call, size, batched, arguments):
   """The results of one call on (size B) batches, as (size, B, ...)."""
   *arrays, program, schedule = arguments
   forward = len(arrays) == 4
-  if forward and batched[3]:  # sinks that differ: one call each
-    return _one_by_one(call, size, batched, arguments)
+  if forward and batched[3]:
+    return _with_sinks(call, size, batched, arguments)
   B = arrays[0].shape[1 if batched[0] else 0]
+  which = batched[-2].operands
+  copied = _copied(size, B, program.operands, which, forward)
+  if copied > _ROOM and size > 1:
+    return _in_groups(call, size, batched, arguments, _ROOM * size // copied)
   join = functools.partial(_joined, size, B)
   kept = (3,) if forward else ()
   arrays = [
@@ -43,22 +51,42 @@ def _mapped(call, size, batched, arguments):
     for i, (x, mapped) in enumerate(zip(arrays, batched))
   ]
   operands = tuple(
-    join(x, mapped, jnp.issubdtype(x.dtype, jnp.floating))
-    for x, mapped in zip(program.operands, batched[-2].operands)
+    join(x, mapped, not forward and _floats(x))
+    for x, mapped in zip(program.operands, which)
   )
   own = Program(operands, program.score, program.seen, program.keep)
   results = call(*arrays, own, jax.tree.map(join, schedule, batched[-1]))
   split = jax.tree.map(lambda x: x.reshape(size, -1, *x.shape[1:]), results)
   if not forward:
     *d, doperands = split
-    split = (
-      *d,
-      tuple(
-        _own(x, operand, mapped)
-        for x, operand, mapped in zip(doperands, program.operands, batched[-2].operands)
-      ),
-    )
+    own_sums = map(_own, doperands, program.operands, which)
+    split = *d, tuple(own_sums)
   return split, jax.tree.map(lambda _: True, split)
+
+
+def _with_sinks(call, size, batched, arguments):
+  """Sinks that differ join the softmax afterwards."""
+  q, k, v, sinks, *rest = arguments
+  without = [*batched[:3], False, *batched[4:]]
+  found, which = _mapped(call, size, without, (q, k, v, None, *rest))
+  out, top, total = jax.vmap(fused.with_sinks)(*found, sinks)
+  return (out.astype(found[0].dtype), top, total), which
+
+
+def _floats(x) -> bool:
+  return jnp.issubdtype(x.dtype, jnp.floating)
+
+
+def _copied(size, B, operands, which, forward: bool) -> int:
+  """Bytes of copies of operands, and of their gradients, that one call makes."""
+  copies = 0
+  for x, mapped in zip(operands, which, strict=True):
+    shared = x.shape[1 if mapped else 0] == 1
+    if mapped and shared or not mapped and not (shared and (forward or not _floats(x))):
+      width = x.dtype.itemsize if forward else x.dtype.itemsize + 4
+      times = B - 1 if mapped else size - 1
+      copies += times * x.size * width * (B if shared and not mapped else 1)
+  return copies
 
 
 def _joined(size, B, x, mapped, apart=False):
@@ -81,13 +109,14 @@ def _own(gradient, operand, mapped):
   return gradient.sum(axis=1, keepdims=True)
 
 
-def _one_by_one(call, size, batched, arguments):
+def _in_groups(call, size, batched, arguments, group: int):
   flat, tree = jax.tree.flatten(arguments)
   which = jax.tree.leaves(batched)
 
   def one(i):
-    own = [x[i] if mapped else x for x, mapped in zip(flat, which)]
+    own = [x[i] if mapped else x for x, mapped in zip(flat, which, strict=True)]
     return call(*jax.tree.unflatten(tree, own))
 
-  results = jax.lax.map(one, jnp.arange(size))
+  several = group if group > 1 else None
+  results = jax.lax.map(one, jnp.arange(size), batch_size=several)
   return results, jax.tree.map(lambda _: True, results)
