@@ -122,7 +122,7 @@ def lowered(
   program = dataclasses.replace(problem.program, operands=operands)
   shape = 1, T, S, 16, 4
   given = dict(dtype=dtype, program=program, shape=shape, sinks=problem.sinks)
-  table = []
+  table, cells = [], sizes.cells_of(program)
   for kernel, call in calls(capability, H, V, **given).items():
     form, options = call.constants["F"], call.options
     block = form.block_q, form.block_k
@@ -131,7 +131,7 @@ def lowered(
     part = PARTS.get(kernel, kernel)
     warps, stages = options["num_warps"], options["num_stages"]
     tile = sizes.Tile(*block, warps, stages, form.masked)
-    line["estimate"] = sizes.estimate(tile, part, H, V, dtype, capability)
+    line["estimate"] = sizes.estimate(tile, part, H, V, dtype, capability, cells)
     line["problems"] = problems(line, sizes.limit(capability))
     table.append(line)
   return table

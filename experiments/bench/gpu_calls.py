@@ -85,12 +85,12 @@ def calls(
 
   B, T, S, N, K = shape
   program = causal_program() if program is None else program
-  heavy = program.score is not None or program.keep is not None
-  tiles = tiles or triton_gpu.defaults((T, S, H, V), dtype, capability, heavy)
   q, k, v, g = (
     jax.ShapeDtypeStruct(size, dtype)
     for size in ((B, T, N, H), (B, S, K, H), (B, S, K, V), (B, T, N, V))
   )
+  with target(capability):
+    tiles = tiles or triton_gpu.fitting(q, k, v, program)
   row = jax.ShapeDtypeStruct((B, T, N), jnp.float32)
   given = dict(scale=H**-0.5, tiles=tiles)
 

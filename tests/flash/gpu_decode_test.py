@@ -48,7 +48,7 @@ def run(q, k, v, sinks, p, scale, parts=None, tile=TILE):
   (B, T, N, _), S = q.shape, k.shape[1]
   seen = problems.dense_seen(p, B, N, T, S)
   lists = problems.schedule(seen, (16, tile.block_k))
-  split = decode.Split.of(q, k, v, lists, tile, 90)
+  split = decode.Split.of(q, k, v, lists, tile, (90, 0))
   if parts is not None:
     split = dataclasses.replace(split, parts=parts)
   source = write(p)
@@ -136,7 +136,7 @@ class DecodeTest(parameterized.TestCase):
       index = jnp.zeros((1, heads, lines, 19), jnp.int32)
       lists = problems.schedule(np.ones((1, 1, T, 300), bool), (16, 16))
       lists = dataclasses.replace(lists, index=index)
-      return decode.Split.of(q, k, k, lists, TILE, 90)
+      return decode.Split.of(q, k, k, lists, TILE, (90, 0))
 
     self.assertIsNotNone(split(16))
     self.assertIsNone(split(17, lines=2))
@@ -150,7 +150,7 @@ class DecodeTest(parameterized.TestCase):
     lists = problems.schedule(np.ones((1, 1, 4, 4096), bool), (16, 32))
     for capability, rows in ((90, 64), (89, 16)):
       tile = Tile(16, 32, 4, 1, 32)
-      split = decode.Split.of(q, k, k, lists, tile, capability)
+      split = decode.Split.of(q, k, k, lists, tile, (capability, 0))
       self.assertEqual((split.tile.block_q, split.blocks), (rows, 64 // rows))
 
 

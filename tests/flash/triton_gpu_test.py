@@ -340,6 +340,18 @@ class RefusalTest(parameterized.TestCase):
       for tile in (tiles.forward, tiles.queries, tiles.keys):
         self.assertEqual(tile.stages, 3)
 
+  def test_operands_for_each_score_take_memory(self):
+    tiles = triton_gpu.defaults((4096, 4096, 128, 128), jnp.bfloat16, 90)
+    triton_gpu.check(tiles, 128, 128, jnp.bfloat16, 90)
+    with self.assertRaisesRegex(ValueError, "forward tile .* bytes of shared memory"):
+      triton_gpu.check(tiles, 128, 128, jnp.bfloat16, 90, 2)
+    q = jax.ShapeDtypeStruct((1, 4096, 2, 128), jnp.bfloat16)
+    for shape, dtype in (((1, 2, 64, 64), "float32"), ((1, 1, 64, 64), "int8")):
+      p = program([jnp.zeros(shape, dtype)], seen=lambda t, s, x: x != 0)
+      tiles = triton_gpu.fitting(q, q, q, p)
+      size = jnp.dtype(dtype).itemsize
+      triton_gpu.check(tiles, 128, 128, jnp.bfloat16, 90, size)
+
   def test_a_function_of_scores_gets_registers(self):
     plain, heavy = (
       triton_gpu.defaults((4096, 4096, 128, 128), jnp.bfloat16, 90, heavy)

@@ -15,6 +15,7 @@ from pallas_kernels.flash.triton_gpu.program import write
 from pallas_kernels.flash.triton_gpu.tiles import (
   Tile,
   Tiles,
+  cells_of,
   check,
   device,
   estimate,
@@ -64,7 +65,7 @@ def fitting(q, k, v, program) -> Tiles:
   """The default tiles for arrays, or their shapes, on the device they will be on."""
   shape = q.shape[1], k.shape[1], q.shape[3], v.shape[3]
   heavy = program.score is not None or program.keep is not None
-  return defaults(shape, q.dtype, device(), heavy)
+  return defaults(shape, q.dtype, device(), heavy, cells_of(program))
 
 
 def forward(q, k, v, sinks, program, schedule, *, scale: float, tiles: Tiles):
@@ -83,13 +84,14 @@ def forward(q, k, v, sinks, program, schedule, *, scale: float, tiles: Tiles):
   Returns:
     (out (B, T, N, V) as v, top (B, T, N) float32, total (B, T, N) float32).
   """
-  check(tiles, q.shape[3], v.shape[3], q.dtype, device())
+  given = q.shape[3], v.shape[3], q.dtype, device(), cells_of(program)
+  check(tiles, *given)
   source, tile = write(program), tiles.forward
-  given = q, k, v, sinks, program, source, schedule
-  split = decode.Split.of(q, k, v, schedule, tile, device())
+  arrays = q, k, v, sinks, program, source, schedule
+  split = decode.Split.of(q, k, v, schedule, tile, given[3:])
   if split is not None:
-    return decode.forward(*given, split, scale)
-  return launch.forward(*given, scale, tile)
+    return decode.forward(*arrays, split, scale)
+  return launch.forward(*arrays, scale, tile)
 
 
 def backward(
@@ -114,7 +116,7 @@ def backward(
     (dq, dk, dv, doperands), the last with None for operands that are not floats.
   """
   T = q.shape[1]
-  check(tiles, q.shape[3], v.shape[3], q.dtype, device())
+  check(tiles, q.shape[3], v.shape[3], q.dtype, device(), cells_of(program))
   source = write(program)
   length = schedule.index.shape[2] * schedule.block_q
   # A row without weight, and what fills the last block, has infinitely much in all.

@@ -35,8 +35,17 @@ class Split:
   parts: int
 
   @classmethod
-  def of(cls, q, k, v, schedule, tile: Tile, capability: int) -> "Split | None":
-    """The split of these queries; None where they are many or heads' masks differ."""
+  def of(cls, q, k, v, schedule, tile: Tile, chip) -> "Split | None":
+    """The split of these queries; None where they are many or heads' masks differ.
+
+    Args:
+      q: (B, T, N, H).
+      k: (B, S, K, H).
+      v: (B, S, K, V).
+      schedule: of the forward pass.
+      tile: of the forward kernel.
+      chip: (compute capability, bytes of operands for each score).
+    """
     (B, T, N, H), K = q.shape, k.shape[2]
     _, heads, lines, most = schedule.index.shape
     if T > FEW or heads > 1 or lines > 1:
@@ -48,8 +57,8 @@ class Split:
       block_k=schedule.block_k,
       masked=schedule.block_k,
     )
-    problem = "forward", H, V, q.dtype, capability
-    while tile.block_q > 16 and estimate(tile, *problem) > limit(capability):
+    problem = "forward", H, V, q.dtype, *chip
+    while tile.block_q > 16 and estimate(tile, *problem) > limit(chip[0]):
       tile = dataclasses.replace(tile, block_q=tile.block_q // 2)
     blocks = -(-rows // tile.block_q)
     # A part has two blocks at least: its own beginning and end are work too.

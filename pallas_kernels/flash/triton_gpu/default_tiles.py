@@ -79,7 +79,9 @@ _DEFAULTS[120] = _DEFAULTS[86]
 _FEW = {2: (16, 64, 4, 3, 64), 4: (16, 32, 4, 3, 32)}
 
 
-def defaults(shape: tuple[int, ...], dtype, device: int, heavy: bool = False) -> Tiles:
+def defaults(
+  shape: tuple[int, ...], dtype, device: int, heavy: bool = False, cells: int = 0
+) -> Tiles:
   """Tiles without spills, with the fewest instructions a score that were found.
 
   Args:
@@ -87,6 +89,7 @@ def defaults(shape: tuple[int, ...], dtype, device: int, heavy: bool = False) ->
     dtype: of the inputs.
     device: compute capability; others than those listed take the next lower one's.
     heavy: whether a function of scores or weights needs registers of its own.
+    cells: bytes of operands for each score, see `cells_of`.
   """
   T, S, H, V = shape
   size = jnp.dtype(dtype).itemsize
@@ -95,10 +98,12 @@ def defaults(shape: tuple[int, ...], dtype, device: int, heavy: bool = False) ->
   tiles = next(tiles for h, v, tiles in chosen if H <= h and V <= v)
   if T <= FEW:
     tiles = dataclasses.replace(tiles, forward=Tile(*_FEW[size]))
-  if heavy:
+  # Rows that do not begin at multiples of 16 bytes are loaded number by number.
+  for _ in range(heavy + (cells > 0 and S % 16 > 0)):
     tiles = _lighter(tiles)
+  problem = H, V, dtype, device, cells
   forward, queries, keys = (
-    _fitted(_shortened(getattr(tiles, name), T, S, held), name, H, V, dtype, device)
+    _fitted(_shortened(getattr(tiles, name), T, S, held), name, problem)
     for name, held in (
       ("forward", "block_q"),
       ("queries", "block_q"),
@@ -127,10 +132,10 @@ def _lighter(tiles: Tiles) -> Tiles:
   return Tiles(forward, queries, keys, tiles.apart)
 
 
-def _fitted(tile: Tile, name: str, H: int, V: int, dtype, device: int) -> Tile:
+def _fitted(tile: Tile, name: str, problem) -> Tile:
   """The tile, smaller where the device has not the memory for it."""
   walked, held = ("block_q", "block_k") if name == "keys" else ("block_k", "block_q")
-  while estimate(tile, name, H, V, dtype, device) > limit(device):
+  while estimate(tile, name, *problem) > limit(problem[3]):
     if tile.stages > 2:
       tile = dataclasses.replace(tile, stages=tile.stages - 1)
     elif getattr(tile, walked) > 16:

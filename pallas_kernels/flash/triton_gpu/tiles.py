@@ -60,7 +60,7 @@ class Tiles:
     return self.queries.block_q, self.keys.block_k
 
 
-def check(tiles: Tiles, H: int, V: int, dtype, capability: int) -> None:
+def check(tiles: Tiles, H: int, V: int, dtype, capability: int, cells: int = 0) -> None:
   """Raises ValueError, naming value and rule, for tiles that cannot run."""
   walked = {
     "forward": ("block_k", tiles.forward.block_k),
@@ -83,7 +83,7 @@ def check(tiles: Tiles, H: int, V: int, dtype, capability: int) -> None:
       raise ValueError(f"{name}.warps is {tile.warps}; it must be 1, 2, 4, 8 or 16")
     if tile.stages < 1:
       raise ValueError(f"{name}.stages is {tile.stages}; it must be at least 1")
-    need, have = estimate(tile, name, H, V, dtype, capability), limit(capability)
+    need, have = estimate(tile, name, H, V, dtype, capability, cells), limit(capability)
     if need > have:
       raise ValueError(
         f"{name} tile {tile} needs {need} bytes of shared memory for H={H}, V={V}, "
@@ -97,7 +97,15 @@ def limit(capability: int) -> int:
   return SHARED[max(known)] if known else min(SHARED.values())
 
 
-def estimate(tile: Tile, kernel: str, H: int, V: int, dtype, capability: int) -> int:
+def cells_of(program) -> int:
+  """Bytes that the operands with a number for each query and key have for each."""
+  sizes = [(x.shape, jnp.dtype(x.dtype).itemsize) for x in program.operands]
+  return sum(size for shape, size in sizes if shape[2] > 1 and shape[3] > 1)
+
+
+def estimate(
+  tile: Tile, kernel: str, H: int, V: int, dtype, capability: int, cells: int = 0
+) -> int:
   """Bytes of shared memory of one program, at least what the compiler reports.
 
   Args:
@@ -107,6 +115,7 @@ def estimate(tile: Tile, kernel: str, H: int, V: int, dtype, capability: int) ->
     V: size of a head of values.
     dtype: of the inputs.
     capability: compute capability, 90 for an H100.
+    cells: bytes of operands for each score of a tile.
   """
   size = jnp.dtype(dtype).itemsize
   h, v = Width.of(H).padded, Width.of(V).padded
@@ -118,6 +127,8 @@ def estimate(tile: Tile, kernel: str, H: int, V: int, dtype, capability: int) ->
   }[kernel]
   # A product of float32 is three of shorter numbers: what stays is held in two parts.
   need = size * (still * (2 if size == 4 else 1) + moving * tile.stages) + 1024
+  # Those come as keys and values do, but the tile at work is in registers.
+  need += cells * q * k * (tile.stages - 1)
   if kernel == "keys":
     need += 8 * q * tile.stages
   if kernel != "forward" and 100 <= capability < 120:
