@@ -18,7 +18,6 @@ from attnjax.core.scan import Weights
 from experiments.bench import bundles, gpu_calls, lowering
 from experiments.bench import gpu as machine_code
 from experiments.bench import tpu as schedules
-from pallas_kernels.flash.triton_gpu.tiles import limit
 
 HEADS = (64, 80, 96, 128, 192, 256)
 CAPABILITIES, CHIPS = (80, 90, 100), (80, 89, 90, 100, 120)
@@ -104,6 +103,7 @@ def _tpu_row(machine: str, kernel: str, E: int, compare: bool) -> dict:
 
 def gpu_rows(capability: int, E: int, dtype="bfloat16") -> list[dict]:
   """Both kernels."""
+  from pallas_kernels.flash.triton_gpu.tiles import limit
   from pallas_kernels.prefix_softmax import triton_gpu
 
   rows = []

@@ -1,0 +1,56 @@
+"""The table of all kernels for all machines: its jobs, and what becomes of failures."""
+
+import functools
+import json
+import pickle
+
+from absl.testing import absltest, parameterized
+
+from experiments.bench import lowering
+from experiments.bench.kernels import decayed_linear, flash, neighbourhood
+from experiments.bench.kernels import prefix_softmax as prefix
+from experiments.bench.tpu import features
+
+_TPUS, _GPUS = {"v5e", "v6e", "tpu7x"}, {80, 89, 90, 100, 120}
+
+
+class JobsTest(parameterized.TestCase):
+  @parameterized.parameters(flash, decayed_linear, prefix, neighbourhood)
+  def test_every_machine(self, module):
+    machines = {job.args[0] for _, job in module.jobs()}
+    self.assertEqual(
+      machines, _TPUS | (_GPUS if module is not neighbourhood else set())
+    )
+
+  def test_sizes_and_features_of_flash_attention(self):
+    calls = [job.args for _, job in flash.jobs()]
+    for machine in _TPUS | _GPUS:
+      sizes = {args[1:3] for args in calls if args[0] == machine}
+      for size in (32, 64, 80, 96, 128, 256):
+        self.assertIn((size, size), sizes)
+      self.assertIn((192, 128), sizes)
+    for chip in _GPUS - {89}:
+      cases = {args[4] for args in calls if args[0] == chip and len(args) > 4}
+      self.assertEqual(cases, set(features()) | {"causal"})
+
+  def test_jobs_can_be_sent(self):
+    for module in (flash, decayed_linear, prefix, neighbourhood):
+      for job in module.jobs():
+        self.assertEqual(pickle.loads(pickle.dumps(job))[1].args, job[1].args)
+
+  def test_a_failure_is_a_row_and_leaves_the_others(self):
+    good = json.dumps([{"machine": "v5e", "MiB": 1.5, "problems": ""}])
+    jobs = [
+      ("a", functools.partial(int, "x")),
+      ("b", functools.partial(json.loads, good)),
+    ]
+    rows, holds = lowering.rows(jobs, workers=1)
+    self.assertFalse(holds)
+    self.assertEqual([row["package"] for row in rows], ["a", "b"])
+    self.assertIn("ValueError: invalid literal", rows[0]["problems"])
+    self.assertEqual(lowering.described(rows[1]), "v5e: MiB 1.5")
+    self.assertTrue(lowering.rows(jobs[1:], workers=1)[1])
+
+
+if __name__ == "__main__":
+  absltest.main()
