@@ -4,6 +4,7 @@
 from tests import simulate  # first: sets TRITON_INTERPRET
 
 import dataclasses
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ from attnjax.core.masks import Schedule
 from attnjax.core.scores import Program
 from attnjax.core.softmax import fused
 from pallas_kernels.flash import triton_gpu
-from pallas_kernels.flash.triton_gpu import Tile, Tiles
+from pallas_kernels.flash.triton_gpu import Tile, Tiles, launch
 
 SMALL = Tiles(Tile(32, 32, 4, 2, 16), Tile(32, 32, 4, 2, 16), Tile(32, 32, 4, 2, 32))
 
@@ -113,10 +114,10 @@ def causal(t, s, *_):
   return s <= t
 
 
-def run(q, k, v, g, dlse, sinks, p, scale, tiles):
-  """Everything that the kernels compute."""
+def run(q, k, v, g, dlse, sinks, p, scale, tiles, seen=None):
+  """Everything that the kernels compute, on blocks with what is seen."""
   B, T, N, _ = q.shape
-  seen = dense_seen(p, B, N, T, k.shape[1])
+  seen = dense_seen(p, B, N, T, k.shape[1]) if seen is None else seen
   lists = schedule(seen, tiles.forward_blocks), schedule(seen, tiles.backward_blocks)
   with simulate.accelerators():
     given = dict(scale=scale, tiles=tiles)
@@ -269,6 +270,33 @@ class TritonTest(parameterized.TestCase):
     p = program([bias], score=lambda x, t, s, bias: x + bias, seen=causal)
     self.compare((1, 40, 50, 2, 1, 32, 32), p, dtype=dtype)
 
+  @parameterized.parameters(1, 2, 1024)
+  def test_a_table_that_heads_share_is_summed_in_groups(self, programs):
+    table = normal(1, 1, 20, 24)
+    p = program([table], score=lambda x, t, s, table: x * table, seen=causal)
+    with mock.patch.object(launch, "_PROGRAMS", programs):
+      members, pairs = (2, 2), 1
+      self.assertEqual(launch._groups(1, pairs, members, 480), min(programs, 4))
+      self.compare((2, 20, 24, 2, 1, 16, 16), p)
+
+  def test_blocks_that_are_not_listed_give_a_table_nothing(self):
+    """A mask of whole blocks is in the lists alone."""
+    q, k, v, g, dlse = draw((1, 64, 64, 1, 1, 16, 16))
+
+    def blocks(t, s, *_):
+      return (t // 32 + s // 32) % 2 == 0
+
+    table = [normal(1, 1, 64, 64)]
+    masked, plain = (
+      program(table, score=lambda x, t, s, b: x + b, seen=seen)
+      for seen in (blocks, None)
+    )
+    seen = dense_seen(masked, 1, 1, 64, 64)
+    results = (
+      run(q, k, v, g, dlse, None, p, 0.25, SMALL, seen) for p in (masked, plain)
+    )
+    jax.tree.map(np.testing.assert_array_equal, *results)
+
   def test_sinks(self):
     sinks = jnp.array([0.5, -1.0, 3.0, -30.0])
     nothing = program(seen=lambda t, s: (t > 3) & (s <= t))
@@ -376,6 +404,13 @@ class RefusalTest(parameterized.TestCase):
     )
     with self.assertRaisesRegex(NotImplementedError, message):
       triton_gpu.supports(q, k, v, program())
+
+  @parameterized.parameters((0, 8, 8), (1, 0, 8), (1, 8, 0), (0, 0, 0))
+  def test_sizes_of_nothing_have_tiles(self, B, T, S):
+    q, k = (jax.ShapeDtypeStruct((B, n, 2, 16), "bfloat16") for n in (T, S))
+    for p in (program(), program(seen=causal)):
+      triton_gpu.supports(q, k, k, p)
+      triton_gpu.check(triton_gpu.fitting(q, k, k, p), 16, 16, jnp.bfloat16, 80)
 
   def test_mixed_types(self):
     q, k = (jax.ShapeDtypeStruct((1, 8, 1, 16), d) for d in ("float32", "bfloat16"))
