@@ -8,9 +8,9 @@ NaN and infinity reach who sees them, and nobody else: a query that sees a key, 
 bias with one has NaN, one that does not see it has what it had without it. So has its
 gradient. Tiles that are seen in full need nothing for that. Where a mask applies, rows
 of the tile that is walked are replaced by zeros if they are not finite, since 0 times
-NaN would be NaN, and the NaN goes into the scores of who sees them. That costs about half as many
-instructions again in those tiles, of which a causal mask has one in a row of blocks; to
-look over all keys before would read them once more from memory.
+NaN would be NaN, and the NaN goes into the scores of who sees them. That costs about
+half as many instructions again in those tiles, of which a causal mask has one in a row
+of blocks; to look over all keys before would read them once more from memory.
 """
 
 import math
