@@ -1,20 +1,35 @@
 """From arguments to a Form: programs, schedules and the devices' shares."""
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
 from jax.sharding import PartitionSpec as P
 
-from attnjax import sharding
-from attnjax.core import masks
+from attnjax.core import devices, masks
 from attnjax.core import scores as scores_of
 from attnjax.core.scores import Scores
 from attnjax.core.softmax import fused
 from attnjax.core.softmax.definition import wide
 from attnjax.core.softmax.fused import Form
 
+_ARRAYS = P("batch", None, "heads")  # (B, T, N, H), (B, T, N)
+_OPERANDS = P("batch", "heads")
 
-def attend(form: Form, q, k, v, scores: Scores, *, sinks, scale, blocks):
+
+def attend(
+  form: Form,
+  q,
+  k,
+  v,
+  scores: Scores,
+  *,
+  sinks,
+  scale,
+  blocks,
+  local: bool = True,
+):
   """(out, lse) by a form, on each device's share of batches and heads.
 
   Args:
@@ -27,7 +42,9 @@ def attend(form: Form, q, k, v, scores: Scores, *, sinks, scale, blocks):
     scale: of q . k.
     blocks: (block_q, block_k) of the forward and of the backward schedule; None for a
       form that takes no schedule.
+    local: False where XLA divides the form over devices as well.
   """
+  q, k, v, sinks, scores, scale = devices.vary((q, k, v, sinks, scores, scale))
   shape = (q.shape[0], q.shape[2], q.shape[1], k.shape[1])
   given = [sides for sides in blocks if sides is not None]
   program = scores_of.program(scores, shape, given, wide(q))
@@ -41,54 +58,33 @@ def attend(form: Form, q, k, v, scores: Scores, *, sinks, scale, blocks):
     else masks.schedule(scores.mask, shape, sides[0], sides[1], begins[0], begins[1])
     for sides in blocks
   )
+  q, k, v, sinks, program, whole, schedules = devices.aligned(
+    (q, k, v, sinks, program, whole, schedules),
+    (*[_ARRAYS] * 3, P("heads"), *[_OPERANDS] * 3),
+  )
   own = Form(
-    _shared(form.forward, q, k, forward=True),
-    _shared(form.backward, q, k, forward=False),
+    _shared(form.forward, _ARRAYS, local),
+    _shared(form.backward, (*(_ARRAYS,) * 3, _OPERANDS), local),
     form.tangent,
   )
   return fused.attend(own, q, k, v, sinks, program, schedules, whole, scale=scale)
 
 
-def _shared(function, q, k, *, forward: bool):
-  """The function on each device's batches and heads, if there is a mesh."""
-  batch = sharding.divides("data", q.shape[0])
-  heads = sharding.divides("model", k.shape[2])
-  if not sharding.shared():
-    return function
-  array = P(batch, None, heads, None)
-  line = P(batch, None, heads)
-
-  def operand(x):
-    return P(batch if x.shape[0] > 1 else None, heads if x.shape[1] > 1 else None)
+def _shared(function: Callable, outputs, local: bool):
+  """A pass on each device's batches and heads."""
 
   def run(*arguments, scale):
-    *arrays, program, schedule = arguments
-    spec = [P(heads)] if forward and arrays[3] is not None else [None]
-    own = [array] * 3 + (spec if forward else [array, line, line, line])
-    trees = jax.tree.map(operand, (program, schedule))
-    if forward:
-      out: Any = (array, line, line)
-    else:
-      floats = fused.places(program)
-      out = (
-        (array,) * 3,
-        tuple(
-          operand(x) if i in floats else None for i, x in enumerate(program.operands)
-        ),
-      )
+    labels = [_ARRAYS] * (len(arguments) - 2) + [_OPERANDS] * 2
+    if outputs is _ARRAYS:  # the forward pass
+      labels[3] = P("heads")  # sinks
+    if not isinstance(scale, jax.Array):
+      own = functools.partial(function, scale=scale)
+      return devices.per_device(own, labels, outputs, local=local)(*arguments)
 
-    def local(*arguments):
-      if forward:
-        return function(*arguments, scale=scale)
-      *d, doperands = function(*arguments, scale=scale)
-      summed = (_summed(d, operand(x)) for d, x in zip(doperands, program.operands))
-      return tuple(d), tuple(summed)
+    def scaled(scale, *arguments):
+      return function(*arguments, scale=scale)
 
-    def _summed(d, spec):
-      axes = [a for a in (batch, heads) if a is not None and a not in spec]
-      return d if d is None or not axes else jax.lax.psum(d, tuple(axes))
-
-    result = sharding.per_device(local, (*own, *trees), out)(*arguments)
-    return result if forward else (*result[0], result[1])
+    call = devices.per_device(scaled, [P(), *labels], outputs, local=local)
+    return call(scale, *arguments)
 
   return run

@@ -1,0 +1,53 @@
+"""Tracing apart from the mesh in force, and values that vary over its manual axes."""
+
+import contextlib
+
+import jax
+from jax._src.mesh import get_concrete_mesh
+from jax.sharding import AbstractMesh
+
+
+@contextlib.contextmanager
+def no_mesh():
+  """Traces as on one device: arrays have no shardings and do not vary.
+
+  What is known of the device itself stays known.
+  """
+  device = jax.sharding.get_abstract_mesh().abstract_device
+  with jax.sharding.use_abstract_mesh(AbstractMesh((), (), abstract_device=device)):
+    yield
+
+
+def described() -> bool:
+  """Whether a mesh is in force that has a description but no devices."""
+  # JAX has no public function that a traced function may ask this.
+  return not jax.sharding.get_abstract_mesh().empty and get_concrete_mesh().empty
+
+
+def varies(x) -> frozenset[str]:
+  """The manual axes of a mesh that an array varies over."""
+  return jax.typeof(x).manual_axis_type.varying
+
+
+def vary(tree):
+  """The tree, all of whose arrays vary over the manual axes that any varies over.
+
+  Inside `jax.shard_map` a loop's carry must vary as what is added to it does, and so
+  must all operands of a primitive. The gradient of an array that did not vary before is
+  summed over those axes. NumPy arrays and numbers are left as they are.
+  """
+  arrays = [x for x in jax.tree.leaves(tree) if isinstance(x, jax.Array)]
+  axes = frozenset[str]().union(*(varies(x) for x in arrays))
+  if not axes:
+    return tree
+
+  def one(x):
+    missing = axes - varies(x) if isinstance(x, jax.Array) else None
+    return jax.lax.pcast(x, tuple(sorted(missing)), to="varying") if missing else x
+
+  return jax.tree.map(one, tree)
+
+
+def vary_like(x, *others):
+  """A tree that varies over the manual axes that any of the others varies over."""
+  return vary((x, others))[0]

@@ -1,0 +1,231 @@
+"""One primitive around what runs on each device's part of its arguments."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental.custom_partitioning import custom_partitioning
+from jax.extend import core as jex
+from jax.interpreters import batching, mlir
+from jax.sharding import NamedSharding, reshard
+from jax.sharding import PartitionSpec as P
+
+from attnjax.core.devices import decoding, division
+from attnjax.core.devices.context import described, no_mesh, vary
+
+
+def per_device(
+  function: Callable, inputs: Sequence[Any], outputs: Any, *, local: bool = True
+) -> Callable:
+  """`function`, run by each device on its part of the arguments.
+
+  Which axes of which mesh share a label out is found from the arguments' shardings,
+  whatever these axes are called: from their types if the axes are explicit, else when
+  XLA has propagated shardings through the program. Axes without a label are whole on
+  every device. What the function does inside is hidden from JAX's types: inside
+  `jax.shard_map` its results vary over what any argument varies over.
+
+  The result has no derivative; it is for the two passes of a custom one.
+
+  Args:
+    function: takes and returns pytrees of arrays, and closes over none.
+    inputs: of each argument a PartitionSpec of labels, or a pytree of them. See
+      `division` for labels and sizes.
+    outputs: the same of the results. What devices made of an entry that they share is
+      summed.
+    local: False leaves it to XLA to partition the function.
+  """
+
+  def run(*arguments):
+    flat, tree = jax.tree.flatten(arguments)
+    found: list[Any] = []
+
+    def flattened(*flat):
+      results = function(*jax.tree.unflatten(tree, flat))
+      found.append((jax.tree.structure(results), _labels(outputs, results)))
+      return jax.tree.leaves(results)
+
+    part = _Part(flattened, _labels(tuple(inputs), arguments), lambda: found[0][1], local)
+    results = _bind(part, flat)
+    return jax.tree.unflatten(found[0][0], results)
+
+  return run
+
+
+def _labels(specs, arguments):
+  def is_spec(x):
+    return isinstance(x, P)
+
+  specs = jax.tree.broadcast(specs, arguments, is_leaf=is_spec)
+  specs, arrays = jax.tree.leaves(specs, is_leaf=is_spec), jax.tree.leaves(arguments)
+  return tuple(
+    division.padded(spec, jnp.ndim(x)) for spec, x in zip(specs, arrays, strict=True)
+  )
+
+
+def aligned(arguments, specs: Sequence[Any]):
+  """The arguments, of types that fit each other and the results of `per_device`.
+
+  They vary over the same manual axes, and explicit axes divide a label everywhere; the
+  gradients of what is changed are summed and divided as it was.
+
+  Args:
+    arguments: a tuple of pytrees.
+    specs: of labels, as `per_device` takes them.
+  """
+  arguments = vary(arguments)
+  flat, tree = jax.tree.flatten(arguments)
+  labels = _labels(tuple(specs), arguments)
+  mesh, axes = _explicit(labels, [jax.typeof(x) for x in flat])
+  if axes:
+    own = [division.spec(n, jnp.shape(x), axes, mesh.shape) for n, x in zip(labels, flat)]
+    flat = [
+      x if jax.typeof(x).sharding.spec == spec else reshard(x, NamedSharding(mesh, spec))
+      for x, spec in zip(flat, own)
+    ]
+  return jax.tree.unflatten(tree, flat)
+
+
+def _explicit(labels, types):
+  """The mesh of the types, and its axes that share each label out by their types."""
+  mesh = next((a.sharding.mesh for a in types if not a.sharding.mesh.empty), None)
+  if mesh is None:
+    return types[0].sharding.mesh, {}
+  shapes, specs = zip(*((a.shape, a.sharding.spec) for a in types))
+  return mesh, division.chosen(labels, shapes, specs, mesh.shape)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Part:
+  """A function of arrays, with the labels of what it takes and, once traced, gives."""
+
+  function: Callable
+  inputs: tuple[division.Labels, ...]
+  outputs: Callable[[], tuple[division.Labels, ...]]
+  local: bool
+
+  def mapped(self, axes, name: str) -> "_Part":
+    """The function under `jax.vmap`, whose axis gets a label too."""
+    inputs = tuple(
+      labels if axis is None else (name, *labels)
+      for labels, axis in zip(self.inputs, axes)
+    )
+
+    def outputs():
+      return tuple((name, *labels) for labels in self.outputs())
+
+    return _Part(jax.vmap(self.function, axes), inputs, outputs, self.local)
+
+
+def _bind(part: _Part, flat):
+  flat = vary([jnp.asarray(x) for x in flat])
+  shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in flat]
+  with no_mesh():
+    whole = jax.make_jaxpr(part.function)(*shapes)
+  divided = None
+  if part.local and _divisible():
+    with no_mesh():
+      divided = jax.make_jaxpr(_partitioned(part, whole))(*shapes)
+  return _per_device.bind(*flat, whole=whole, divided=divided, part=part)
+
+
+def _divisible() -> bool:
+  """Whether the program may run on devices that XLA divides arrays over."""
+  mesh = jax.sharding.get_abstract_mesh()
+  alone = not mesh.empty and (mesh.size == 1 or mesh.manual_axes == mesh.axis_names)
+  return not alone and not described()
+
+
+def _partitioned(part: _Part, whole):
+  """The function with what XLA's partitioner asks for."""
+  setting, labels_out, results = jax.config.jax_enable_x64, part.outputs(), whole.out_avals
+
+  def divide(mesh, arguments, wanted):
+    del wanted
+    given = [x.shape for x in arguments]
+    mesh = decoding.split(mesh, arguments[0].sharding)
+    specs = [decoding.spec(x.sharding, x.shape, mesh) for x in arguments]
+    axes = division.chosen(part.inputs, given, specs, mesh.shape)
+
+    def run(*parts):
+      with no_mesh(), jax.enable_x64(setting):
+        own = [
+          division.taken(x, labels, shape, axes, mesh.shape)
+          for x, labels, shape in zip(parts, part.inputs, given)
+        ]
+        return [
+          division.given_back(x, labels, like.shape, axes, mesh.shape)
+          for x, labels, like in zip(part.function(*own), labels_out, results)
+        ]
+
+    def place(labels, shape):
+      return NamedSharding(mesh, division.spec(labels, shape, axes, mesh.shape))
+
+    outputs = [place(labels, x.shape) for labels, x in zip(labels_out, results)]
+    return mesh, run, outputs, tuple(map(place, part.inputs, given))
+
+  def rule(mesh, arguments, given):
+    shapes = ([tuple(x.shape) for x in side] for side in (arguments, given))
+    return division.rule(*shapes, part.inputs, labels_out, mesh.shape.values())
+
+  def alone(*arguments):
+    return jex.jaxpr_as_fun(whole)(*arguments)
+
+  call = custom_partitioning(alone)
+  call.def_partition(divide, decode_shardings=False, sharding_rule=rule)
+  return call
+
+
+_per_device = jex.Primitive("per_device")
+_per_device.multiple_results = True
+
+
+@_per_device.def_impl
+def _run(*arguments, whole, divided, part):
+  if any(len(x.sharding.device_set) > 1 for x in arguments):
+    options = {"whole": whole, "divided": divided, "part": part}
+    return jax.jit(lambda *x: _per_device.bind(*x, **options))(*arguments)
+  return jex.jaxpr_as_fun(whole)(*arguments)
+
+
+@_per_device.def_abstract_eval
+def _types(*avals, whole, divided, part):
+  del divided
+  mesh, axes = _explicit(part.inputs, avals)
+  like = next((a for a in avals if a.sharding.mesh == mesh), avals[0])
+  return [
+    like.update(
+      shape=x.shape,
+      dtype=x.dtype,
+      weak_type=False,
+      sharding=NamedSharding(mesh, division.spec(labels, x.shape, axes, mesh.shape)),
+    )
+    for x, labels in zip(whole.out_avals, part.outputs())
+  ]
+
+
+def _lowered(context, *arguments, whole, divided, part):
+  del part
+  exported = context.module_context.lowering_parameters.for_export
+  run = jex.jaxpr_as_fun(whole if divided is None or exported else divided)
+  with no_mesh():
+    plain = context.replace(avals_in=whole.in_avals)
+    return mlir.lower_fun(run, multiple_results=True)(plain, *arguments)
+
+
+def _batched(arguments, axes, *, whole, divided, part):
+  del whole, divided
+  known = {name for labels in part.inputs for name in labels}
+  name = next(f"map{i}" for i in range(len(known) + 1) if f"map{i}" not in known)
+  arguments = [
+    x if axis is None else jnp.moveaxis(x, axis, 0) for x, axis in zip(arguments, axes)
+  ]
+  axes = [None if axis is None else 0 for axis in axes]
+  results = _bind(part.mapped(axes, name), arguments)
+  return results, [0] * len(results)
+
+
+mlir.register_lowering(_per_device, _lowered)
+batching.primitive_batchers[_per_device] = _batched
