@@ -1,15 +1,27 @@
-"""Where arrays live: parameters by rules on their path, kernels by blocks.
+"""Where parameters live, by rules on their path; and how attention is divided.
 
-Layers know nothing of meshes. A mesh has the axes "data" (batches; parameters are
-sharded over it too, as in FSDP) and "model" (tensor parallelism: heads, MLP width).
-A rule is (pattern of the path, mesh axes of the last dimensions); leading dimensions,
-where blocks are stacked, are not sharded.
+Layers know nothing of meshes. The mesh made here has the axes "data" (batches;
+parameters are sharded over it too, as in FSDP) and "model" (tensor parallelism: heads,
+MLP width). A rule is (pattern of the path, mesh axes of the last dimensions); leading
+dimensions, where blocks are stacked, are not sharded.
+
+Attention and the fused kernels need no such names. They take the axes of batches and
+of heads from the shardings of their arguments, on any mesh, Auto or Explicit, with or
+without `jax.set_mesh`: each device computes its own batches and heads, forward and
+backward, and results lie as queries do; see `attnjax.core.devices`. With fewer key
+heads than devices that share the query heads out, keys and values are whole on each.
+Tokens are not divided: an array that is sharded over them is gathered first; to divide
+a sequence, call attention inside `jax.shard_map` and join the parts by
+`attnjax.combine`. Inside `jax.shard_map` each call computes what its device has.
+
+Programs for several devices hold a pointer to the function that divides them, so that
+JAX's persistent compilation cache does not find those again in another process unless
+jax_remove_custom_partitioning_ptr_from_cache_key is set.
 """
 
 import math
 import re
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding
@@ -45,10 +57,14 @@ def make_mesh(data: int = -1, model: int = 1, devices: Sequence | None = None) -
   known = math.prod(s for s in sizes if s != -1)
   if sizes.count(-1) == 2:
     raise ValueError("mesh.data = mesh.model = -1; only one can be the rest")
-  if count % known or (-1 not in sizes and known != count):
+  if -1 not in sizes and known != count:
     raise ValueError(
-      f"mesh.data = {data} x mesh.model = {model} does not divide {count} devices"
+      f"mesh.data = {data} x mesh.model = {model} asks for {known} devices, and there"
+      f" are {count}; -1 takes the rest"
     )
+  if count % known:
+    name = AXES[1 - sizes.index(-1)]
+    raise ValueError(f"mesh.{name} = {known} does not divide the {count} devices")
   sizes = [count // known if s == -1 else s for s in sizes]
   return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * 2, devices=devices)
 
@@ -97,46 +113,3 @@ def _spec(name: str, stacked: bool, shape: tuple[int, ...], mesh: Mesh) -> P:
     return P()
   place = own.index(max(fits))
   return P(*(None,) * (stacked + place), "data")
-
-
-def shared() -> bool:
-  """Whether a mesh is in force that shares arrays out, outside of a shard_map."""
-  mesh = jax.sharding.get_abstract_mesh()
-  return not mesh.empty and mesh.size > 1 and not mesh.manual_axes
-
-
-def divides(axis: str, size: int) -> str | None:
-  """`axis` if the mesh in force has it and it divides `size`; else None."""
-  mesh = jax.sharding.get_abstract_mesh()
-  if mesh.empty or axis not in mesh.axis_names:
-    return None
-  return axis if mesh.shape[axis] > 1 and size % mesh.shape[axis] == 0 else None
-
-
-def per_device(function: Callable, inputs: Sequence[Any], output: Any):
-  """`function` on each device's block of its arguments, under the mesh in force.
-
-  A fused kernel cannot be partitioned automatically; every call of one goes through
-  here. Without a mesh, `function` is returned as it is.
-
-  Args:
-    function: takes and returns pytrees of arrays.
-    inputs: the specs of each argument; axes that the mesh lacks are left out.
-    output: the specs of the result.
-  """
-  mesh = jax.sharding.get_abstract_mesh()
-  if mesh.empty:
-    return function
-
-  def present(spec):
-    return P(*(axis if axis in mesh.axis_names else None for axis in spec))
-
-  def specs(tree):
-    return jax.tree.map(present, tree, is_leaf=lambda x: isinstance(x, P))
-
-  return jax.shard_map(
-    function,
-    in_specs=tuple(specs(i) for i in inputs),
-    out_specs=specs(output),
-    check_vma=False,
-  )

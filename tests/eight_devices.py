@@ -9,17 +9,23 @@ _EIGHT = "--xla_force_host_platform_device_count=8"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_EIGHT}"
 os.environ["JAX_PLATFORMS"] = "cpu"
 
+import contextlib  # noqa: E402
 import functools  # noqa: E402
 import json  # noqa: E402
+import re  # noqa: E402
 import sys  # noqa: E402
 import tempfile  # noqa: E402
 from pathlib import Path  # noqa: E402
+from unittest import mock  # noqa: E402
 
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
+import numpy as np  # noqa: E402
+from jax.sharding import AxisType, NamedSharding  # noqa: E402
 from jax.sharding import PartitionSpec as P  # noqa: E402
 
 from attnjax import dot_product_attention, sharding  # noqa: E402
+from attnjax.core.softmax import tiling, whole  # noqa: E402
 from experiments import run  # noqa: E402
 from experiments.assembly import assemble  # noqa: E402
 from experiments.errors import UserError  # noqa: E402
@@ -80,28 +86,115 @@ def attention() -> dict:
   }
 
 
-def per_device() -> dict:
-  """A function that cannot be partitioned, by blocks, forward and backward."""
-  mesh = sharding.make_mesh(4, 2)
-  shapes = []
+def _inputs():
+  """(q, k, v, bias, sinks) with more query than key heads, and the rest."""
+  shapes = ((8, 32, 4, 8), (8, 32, 2, 8), (8, 32, 2, 8), (1, 4, 32, 32), (4,))
+  keys = jax.random.split(jax.random.key(1), len(shapes))
+  ids = jnp.repeat(jnp.arange(2), 16)[None] + jnp.zeros((8, 1), int)
+  dropout = {"dropout_rng": jax.random.key(2), "dropout_rate": 0.2}
+  rest = {"is_causal": True, "segment_ids": ids} | dropout
+  return [jax.random.normal(k, shape) for k, shape in zip(keys, shapes)], rest
 
-  def kernel(x):
-    shapes.append(list(x.shape))
-    return jnp.cumsum(x, axis=1)
 
-  x = jax.random.normal(jax.random.key(0), (8, 5, 4))
-  want = jnp.cumsum(x, axis=1)
-  spec = P("data", None, "model")
-  with jax.set_mesh(mesh):
-    run = sharding.per_device(kernel, [spec], spec)
-    got = jax.jit(run)(x)
-    grad = jax.jit(jax.grad(lambda x: jnp.sum(run(x) * want)))(x)
-  want_grad = jax.grad(lambda x: jnp.sum(kernel(x) * want))(x)
-  return {
-    "block": shapes[0],
-    "value": float(jnp.abs(got - want).max()),
-    "gradient": float(jnp.abs(grad - want_grad).max()),
-  }
+def _loss(rest, impl="xla"):
+  def loss(q, k, v, bias, sinks):
+    near = jnp.arange(1.0, 5.0) / 8
+    out = dot_product_attention(
+      q, k, v, bias, score=lambda s, b, n, i, j: s - near[n] * abs(i - j), sinks=sinks,
+      impl=impl, **rest,
+    )  # fmt: skip
+    return jnp.sum(jnp.sin(out)), out
+
+  return jax.value_and_grad(loss, range(5), has_aux=True)
+
+
+def _forms():
+  """Each way in which "xla" computes, for small arrays: (name, what makes it so)."""
+  small = mock.patch.object(tiling, "defaults", lambda *_: (tiling.Tiles(16, 16),) * 2)
+  tiles = mock.patch.multiple(whole, MATRIX=0), small
+  return ("tiles", tiles), ("parts", [mock.patch.multiple(whole, STEP=2**12)]), ("", [])
+
+
+# (axes of the mesh, sizes, those of batches, those of heads, type, in force, form)
+_MESHES = (
+  (("fsdp", "tensor"), (4, 2), "fsdp", "tensor", AxisType.Auto, False, "tiles"),
+  (("fsdp", "tensor"), (4, 2), "fsdp", "tensor", AxisType.Explicit, False, ""),
+  # More devices share query heads out than there are key heads.
+  (("a", "b"), (2, 4), "a", "b", AxisType.Auto, True, "parts"),
+  (
+    ("data", "fsdp", "tensor"),
+    (2, 2, 2),
+    ("data", "fsdp"),
+    "tensor",
+    AxisType.Explicit,
+    True,
+    "parts",
+  ),
+)
+
+
+def meshes() -> dict:
+  """Attention by shardings alone, on meshes of any names."""
+  arrays, rest = _inputs()
+  want = jax.jit(_loss(rest, "reference"))(*arrays)
+  found, forms = {}, dict(_forms())
+  for names, sizes, batch, heads, kind, in_force, form in _MESHES:
+    mesh = jax.make_mesh(sizes, names, axis_types=(kind,) * len(names))
+    key = P(batch, None, heads if mesh.shape[heads] <= 2 else None)
+    specs = [P(batch, None, heads), key, key, P(None, heads), P(heads)]
+    put = [jax.device_put(x, NamedSharding(mesh, s)) for x, s in zip(arrays, specs)]
+    with contextlib.ExitStack() as stack:
+      for patch in forms[form]:
+        stack.enter_context(patch)
+      if in_force:
+        stack.enter_context(jax.set_mesh(mesh))
+      program = jax.jit(_loss(rest)).lower(*put).compile()
+      got = program(*put)
+    found[f"{names} {kind.name} {form}"] = _report(program, got, want, put)
+  return found
+
+
+def _report(program, got, want, put) -> dict:
+  """How far results are off, what devices send, whether results lie as arguments do."""
+  names = "all-gather|all-to-all|collective-permute"
+  sent = re.findall(rf"= (\S+ (?:{names}))\(", program.as_text())
+  (_, out), gradients = got
+  lie = zip((out, *gradients), (put[0], *put))
+  kept = [x.sharding.is_equivalent_to(y.sharding, x.ndim) for x, y in lie]
+  errors = jax.tree.map(
+    lambda a, b: abs(np.asarray(a) - np.asarray(b)).max(), got, want
+  )
+  return {"error": float(max(jax.tree.leaves(errors))), "sent": sent, "kept": kept}
+
+
+def inside() -> dict:
+  """Attention inside `jax.shard_map` as JAX checks it by default."""
+  arrays, rest = _inputs()
+  rest = {k: x for k, x in rest.items() if not k.startswith("dropout")}
+  ids = rest.pop("segment_ids")
+  mesh = jax.make_mesh((8,), ("x",), (AxisType.Auto,))
+  want = jax.jit(_loss(rest | {"segment_ids": ids}, "reference"))(*arrays)
+  found = {}
+  cut, alike = P("x"), P()
+
+  def run(q, k, v, bias, sinks, ids):
+    (loss, out), gradients = _loss(rest | {"segment_ids": ids})(q, k, v, bias, sinks)
+    return (jax.lax.psum(loss, "x"), out), gradients
+
+  for name, patches in _forms()[::2]:
+    with contextlib.ExitStack() as stack:
+      for patch in patches:
+        stack.enter_context(patch)
+      specs = (cut, cut, cut, alike, alike)
+      call = jax.shard_map(
+        run, mesh=mesh, in_specs=(*specs, cut), out_specs=((alike, cut), specs)
+      )
+      got = jax.jit(call)(*arrays, ids)
+    errors = jax.tree.map(
+      lambda a, b: abs(np.asarray(a) - np.asarray(b)).max(), got, want
+    )
+    found[name] = float(max(jax.tree.leaves(errors)))
+  return found
 
 
 def refusals() -> dict:

@@ -14,6 +14,8 @@ import jax.numpy as jnp
 from jax.extend import core as jex
 from jax.interpreters import ad, batching, mlir
 
+from attnjax.core import devices
+
 
 def differentiable(
   function: Callable[[Any, Any], Any],
@@ -116,7 +118,7 @@ def _transposed(cotangents, *arguments, forward, backward, count, shapes):
   del forward
   known, x = list(arguments[:count]), arguments[count:]
   y = [
-    jnp.zeros(s.shape, s.dtype) if isinstance(c, ad.Zero) else c
+    devices.zeros(s) if isinstance(c, ad.Zero) else c
     for c, s in zip(cotangents, shapes)
   ]
   result = backward(known, y)

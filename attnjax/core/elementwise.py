@@ -16,6 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core as jex
 
+from attnjax.core.devices import no_mesh, vary
+
 # What acts on each element by itself, so that scalars may be replaced by tiles.
 PRIMITIVES = frozenset(
   """
@@ -64,14 +66,17 @@ class Elementwise:
 def trace(function: Callable, dtypes: Sequence[Any]) -> tuple[Any, list]:
   """(flat jaxpr over consts and scalars of these dtypes, the captured consts)."""
   scalars = [jax.ShapeDtypeStruct((), d) for d in dtypes]
-  closed = jax.make_jaxpr(function)(*scalars)
+  # Under a mesh the program of a scalar would name shardings, which kernels know not.
+  with no_mesh():
+    closed = jax.make_jaxpr(function)(*scalars)
   consts = list(closed.consts)
   shapes = [jax.ShapeDtypeStruct(jnp.shape(c), jnp.result_type(c)) for c in consts]
 
   def inlined(consts, *scalars):
     return _inline(closed.jaxpr, consts, scalars)
 
-  flat = jax.make_jaxpr(inlined)(shapes, *scalars)
+  with no_mesh():
+    flat = jax.make_jaxpr(inlined)(shapes, *scalars)
   if not flat.consts:
     return flat, consts
   # What a function that is called inside captures becomes an argument too.
@@ -81,7 +86,8 @@ def trace(function: Callable, dtypes: Sequence[Any]) -> tuple[Any, list]:
     return jax.core.eval_jaxpr(flat.jaxpr, inner, *outer, *scalars)
 
   inner = [jax.ShapeDtypeStruct(jnp.shape(c), jnp.result_type(c)) for c in flat.consts]
-  return jax.make_jaxpr(whole)(inner, shapes, *scalars), consts
+  with no_mesh():
+    return jax.make_jaxpr(whole)(inner, shapes, *scalars), consts
 
 
 def elementwise(function: Callable, fixed: Sequence[Any], operands: Sequence[Any]):
@@ -164,7 +170,7 @@ def inlined(jaxpr, variable, known: dict[int, Any]):
   def value(atom):
     if not isinstance(atom, jex.Literal) and id(atom) not in known:
       equation = made[id(atom)]
-      given = [value(a) for a in equation.invars]
+      given = vary([value(a) for a in equation.invars])
       result = equation.primitive.bind(*given, **equation.params)
       result = result if equation.primitive.multiple_results else [result]
       known.update((id(v), r) for v, r in zip(equation.outvars, result))
@@ -181,7 +187,7 @@ def _apply(equation, arguments) -> list:
       f"operation {equation.primitive.name!r} is not elementwise"
     )
   wanted = [v.aval.dtype for v in equation.invars]
-  arguments = [jnp.asarray(a, d) for a, d in zip(arguments, wanted)]
+  arguments = vary([jnp.asarray(a, d) for a, d in zip(arguments, wanted)])
   if len({a.shape for a in arguments}) > 1:
     shape = jnp.broadcast_shapes(*(a.shape for a in arguments))
     arguments = [jnp.broadcast_to(a, shape) for a in arguments]

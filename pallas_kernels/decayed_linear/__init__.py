@@ -111,7 +111,9 @@ def _fused(x, segment_ids, *, scale: float, impl: str, tiles):
     functools.partial(sharing.backward, functools.partial(module.backward, **how)),
     functools.partial(_plain, scale),
   )
-  return differentiable.attend(form, (q, k, v, log_decay, state), documents)
+  return differentiable.attend(
+    form, *sharing.aligned((q, k, v, log_decay, state), documents)
+  )
 
 
 def _automatic(q, k, v) -> str:

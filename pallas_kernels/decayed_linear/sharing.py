@@ -6,7 +6,11 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
-from attnjax import sharding
+from attnjax.core import devices
+
+_ARRAYS = P("batch", None, "heads")  # (B, T, N, H)
+_STATE = P("batch", "heads")
+_INPUTS = (*(_ARRAYS,) * 4, _STATE, P("batch"))  # q, k, v, log_decay, state, documents
 
 
 def forward(function: Callable, x, documents):
@@ -15,10 +19,8 @@ def forward(function: Callable, x, documents):
   def run(*arguments):
     return function(arguments[:5], arguments[5])
 
-  batch, heads = _axes(x)
-  specs = _specs(x, documents, batch, heads)
-  outputs = P(batch, None, heads), P(batch, heads)
-  return _per_device(_folded(run), specs, outputs)(*x, documents)
+  call = devices.per_device(_folded(run), _INPUTS, (_ARRAYS, _STATE))
+  return call(*x, documents)
 
 
 def backward(function: Callable, x, documents, cotangents, decay: bool):
@@ -28,48 +30,19 @@ def backward(function: Callable, x, documents, cotangents, decay: bool):
   def run(*arguments):
     return function(arguments[:5], arguments[5], arguments[6:], decay=decay)
 
-  batch, heads = _axes(x)
-  arrays = P(batch, None, heads)
-  specs = (*_specs(x, documents, batch, heads), arrays, P(batch, heads))
-  outputs = arrays, arrays, arrays, arrays if decay else None, P(batch, heads)
-  *d, slopes, before = _per_device(_folded(run), specs, outputs)(
-    *x, documents, *cotangents
-  )
+  outputs = *(_ARRAYS,) * 4, _STATE
+  call = devices.per_device(_folded(run), (*_INPUTS, _ARRAYS, _STATE), outputs)
+  *d, slopes, before = call(*x, documents, *cotangents)
   if decay:
     axes = [a for a in (0, 2) if log_decay.shape[a] < slopes.shape[a]]
     slopes = slopes.sum(axis=axes, keepdims=True)
   return *d, slopes, None if state is None else before
 
 
-def _axes(x):
-  """The mesh axes that share batches and heads out, or None."""
-  if not sharding.shared():
-    return None, None
-  q, k = x[:2]
-  return sharding.divides("data", q.shape[0]), sharding.divides("model", k.shape[2])
-
-
-def _specs(x, documents, batch, heads):
-  log_decay, state = x[3:]
-  decay = None
-  if log_decay is not None:
-    decay = P(
-      batch if log_decay.shape[0] > 1 else None,
-      None,
-      heads if log_decay.shape[2] > 1 else None,
-    )
-  return (
-    *(P(batch, None, heads),) * 3,
-    decay,
-    None if state is None else P(batch, heads),
-    None if documents is None else P(batch),
-  )
-
-
-def _per_device(function, specs, outputs):
-  if not sharding.shared():
-    return function
-  return sharding.per_device(function, specs, outputs)
+def aligned(x, documents):
+  """The arguments, of types that fit each other; see `devices.aligned`."""
+  *x, documents = devices.aligned((*x, documents), _INPUTS)
+  return tuple(x), documents
 
 
 def _folded(function: Callable) -> Callable:

@@ -36,9 +36,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
-from attnjax import sharding
 from attnjax.contract import Case
-from attnjax.core import scan
+from attnjax.core import devices, scan
 from attnjax.core.scan import Form, Weights
 from attnjax.core.scan.normalisers import normaliser
 
@@ -68,8 +67,8 @@ def prefix(
   tiles = module.fitting(values) if tiles is None else tiles
   form = Form(
     normaliser,
-    _placed(_folded(functools.partial(module.forward, tiles=tiles)), values),
-    _placed(_folded(functools.partial(module.backward, tiles=tiles)), values),
+    _placed(_folded(functools.partial(module.forward, tiles=tiles))),
+    _placed(_folded(functools.partial(module.backward, tiles=tiles))),
     functools.partial(_tangent, impl),
   )
   return scan.prefix(
@@ -114,27 +113,18 @@ def _folded(function):
   return call
 
 
-def _placed(function, values):
-  """The function on each device's batches and heads, if there is a mesh."""
-  if not sharding.shared():
-    return function
-  batch = sharding.divides("data", values.shape[0])
-  heads = sharding.divides("model", values.shape[2])
-  row, array, state = (
-    P(batch, None, heads),
-    P(batch, None, heads, None),
-    P(batch, heads),
-  )
+def _placed(function):
+  """The function on each device's batches and heads."""
+  arrays, state = P("batch", None, "heads"), P("batch", "heads")
+  given = Weights(arrays, arrays, arrays, arrays, P("batch"))
 
-  def run(weights, *arrays):
-    first = None if weights.first is None else P(batch)
-    given = Weights(row, row, row, (row, row), first)
-    if len(arrays) == 2:  # values, start
-      inputs, output = (given, array, state), (array, state)
+  def run(weights, *more):
+    if len(more) == 2:  # values, start
+      inputs, outputs = (given, arrays, state), (arrays, state)
     else:  # values, g, delta, A, b
-      inputs = given, array, array, row, state, state
-      output = row, array, state, state
-    return sharding.per_device(function, inputs, output)(weights, *arrays)
+      inputs = given, arrays, arrays, arrays, state, state
+      outputs = arrays, arrays, state, state
+    return devices.per_device(function, inputs, outputs)(weights, *more)
 
   return run
 

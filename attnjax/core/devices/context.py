@@ -3,8 +3,9 @@
 import contextlib
 
 import jax
+import jax.numpy as jnp
 from jax._src.mesh import get_concrete_mesh
-from jax.sharding import AbstractMesh
+from jax.sharding import AbstractMesh, reshard
 
 
 @contextlib.contextmanager
@@ -21,7 +22,8 @@ def no_mesh():
 def described() -> bool:
   """Whether a mesh is in force that has a description but no devices."""
   # JAX has no public function that a traced function may ask this.
-  return not jax.sharding.get_abstract_mesh().empty and get_concrete_mesh().empty
+  mesh = jax.sharding.get_abstract_mesh()
+  return not mesh.empty and not mesh.manual_axes and get_concrete_mesh().empty
 
 
 def varies(x) -> frozenset[str]:
@@ -51,3 +53,12 @@ def vary(tree):
 def vary_like(x, *others):
   """A tree that varies over the manual axes that any of the others varies over."""
   return vary((x, others))[0]
+
+
+def zeros(kind):
+  """Zeros of a type: of its shape, varying and divided as it says."""
+  x = jnp.zeros(kind.shape, kind.dtype)
+  axes = tuple(sorted(kind.manual_axis_type.varying))
+  x = jax.lax.pcast(x, axes, to="varying") if axes else x
+  explicit = any(entry is not None for entry in kind.sharding.spec)
+  return reshard(x, kind.sharding) if explicit else x

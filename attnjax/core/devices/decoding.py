@@ -53,7 +53,9 @@ def _axes(slices, mesh: Mesh):
     name: int(part.take(1, axis).flat[0] - part.flat[0])
     for axis, name in enumerate(mesh.axis_names)
   }
-  order = sorted((name for name, step in steps.items() if step), key=lambda n: -steps[n])
+  order = sorted(
+    (name for name, step in steps.items() if step), key=lambda n: -steps[n]
+  )
   number, at = 0, np.indices(part.shape)
   for name in order:
     number = number * mesh.shape[name] + at[mesh.axis_names.index(name)]

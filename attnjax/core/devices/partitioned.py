@@ -47,7 +47,9 @@ def per_device(
       found.append((jax.tree.structure(results), _labels(outputs, results)))
       return jax.tree.leaves(results)
 
-    part = _Part(flattened, _labels(tuple(inputs), arguments), lambda: found[0][1], local)
+    part = _Part(
+      flattened, _labels(tuple(inputs), arguments), lambda: found[0][1], local
+    )
     results = _bind(part, flat)
     return jax.tree.unflatten(found[0][0], results)
 
@@ -80,9 +82,13 @@ def aligned(arguments, specs: Sequence[Any]):
   labels = _labels(tuple(specs), arguments)
   mesh, axes = _explicit(labels, [jax.typeof(x) for x in flat])
   if axes:
-    own = [division.spec(n, jnp.shape(x), axes, mesh.shape) for n, x in zip(labels, flat)]
+    own = [
+      division.spec(n, jnp.shape(x), axes, mesh.shape) for n, x in zip(labels, flat)
+    ]
     flat = [
-      x if jax.typeof(x).sharding.spec == spec else reshard(x, NamedSharding(mesh, spec))
+      x
+      if jax.typeof(x).sharding.spec == spec
+      else reshard(x, NamedSharding(mesh, spec))
       for x, spec in zip(flat, own)
     ]
   return jax.tree.unflatten(tree, flat)
@@ -140,7 +146,11 @@ def _divisible() -> bool:
 
 def _partitioned(part: _Part, whole):
   """The function with what XLA's partitioner asks for."""
-  setting, labels_out, results = jax.config.jax_enable_x64, part.outputs(), whole.out_avals
+  setting, labels_out, results = (
+    jax.config.jax_enable_x64,
+    part.outputs(),
+    whole.out_avals,
+  )
 
   def divide(mesh, arguments, wanted):
     del wanted

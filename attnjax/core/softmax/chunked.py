@@ -62,7 +62,9 @@ def chunked(
   form = Form(forward, backward, tangent)
   blocks = tuple(t and (t.rows, t.columns) for _, t in passes)
   # XLA divides products of whole matrices by itself, loops it does not.
-  one = tiles is None and q.shape[0] * q.shape[2] * q.shape[1] * k.shape[1] <= whole.STEP
+  one = (
+    tiles is None and q.shape[0] * q.shape[2] * q.shape[1] * k.shape[1] <= whole.STEP
+  )
   return planned.attend(form, q, k, v, scores, **given, blocks=blocks, local=not one)
 
 

@@ -12,6 +12,7 @@ it further: derivatives of any order rest on it.
 import jax
 import jax.numpy as jnp
 
+from attnjax.core import devices
 from attnjax.core.softmax import unseen
 from attnjax.core.softmax.definition import wide
 from attnjax.core.softmax.fused import sink_weight
@@ -29,6 +30,7 @@ def tangent(x, program, y, dx, *, scale):
     dx: tangents of (q, k, v, sinks, float operands).
     scale: of q . k.
   """
+  x, program, y, dx = devices.vary((x, program, y, dx))
   (q, k, v, sinks), (out, top, total) = x, y
   # A row that sees a NaN has it in `total`.
   q, k, v = unseen.clean(q), unseen.clean(k), unseen.clean(v)
@@ -52,6 +54,7 @@ def tangent(x, program, y, dx, *, scale):
       return (carry[0] + change[0], carry[1] + change[1]), None
 
     start = jnp.zeros(top.shape[:-1], wide(q)), jnp.zeros(out.shape, wide(q))
+    start = devices.vary_like(start, top)
     (dlse, dout), _ = jax.lax.scan(step, start, (*keys, jnp.arange(columns[0])))
     return dlse, dout
 
