@@ -177,8 +177,8 @@ def _partitioned(part: _Part, whole):
     return mesh, run, outputs, tuple(map(place, part.inputs, given))
 
   def rule(mesh, arguments, given):
-    shapes = ([tuple(x.shape) for x in side] for side in (arguments, given))
-    return division.rule(*shapes, part.inputs, labels_out, mesh.shape.values())
+    before, after = ([tuple(x.shape) for x in side] for side in (arguments, given))
+    return division.rule(before, after, part.inputs, labels_out, mesh.shape.values())
 
   def alone(*arguments):
     return jex.jaxpr_as_fun(whole)(*arguments)
