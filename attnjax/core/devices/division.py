@@ -21,7 +21,7 @@ Labels = tuple[str | None, ...]
 Axes = Mapping[str, tuple[str, ...]]
 
 
-def padded(labels: Sequence[str | None], rank: int) -> Labels:
+def padded(labels: P, rank: int) -> Labels:
   """The labels of all axes of an array; those that are left out have none."""
   if len(labels) > rank:
     raise ValueError(f"labels {tuple(labels)} of an array with {rank} axes")
