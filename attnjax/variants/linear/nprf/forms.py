@@ -69,7 +69,8 @@ def whole(x: Factors, c, grid, causal, ids, positions, positive) -> Array:
     logs = jnp.where((ids[:, :, None] == ids[:, None, :])[:, None], logs, -jnp.inf)
   if positive:
     pairs = x.q[:, :, :, None] + x.k[:, :, None]
-    pairs = jnp.where(jnp.isfinite(logs)[..., None], pairs, 0)
+    # No NaN in the gradient of padding, queries or keys.
+    pairs = jnp.where(jnp.isfinite(logs[..., None] + pairs), pairs, 0)
     logs, product = logs + jax.nn.logsumexp(pairs, axis=-1), 1
   else:
     product = jnp.einsum("bntf,bnsf->bnts", x.q, x.k)
