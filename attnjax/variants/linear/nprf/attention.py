@@ -59,6 +59,8 @@ def attend(
   placed = not (segment_ids is None and positions is None)
   _refuse(grid, impl, placed, padding)
   ids = documents(segment_ids, padding, (q.shape[0], grid[0]))
+  if ids is not None:
+    q, k, v = (jnp.where((ids >= 0)[..., None, None], x, 0) for x in (q, k, v))
   c = kernel.table(bias, q.shape[-2], len(grid), causal)
   x = _factors(q, k, v, w, features, normalise, scale, ids)
   if impl == "auto":

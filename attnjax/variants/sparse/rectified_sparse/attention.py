@@ -71,6 +71,8 @@ def attend(
   _check(q, k, v, rule, neighbours, correction, impl)
   scale = q.shape[-1] ** -0.5 if scale is None else scale
   given: dict[str, Any] = {"padding": padding, "scale": scale}
+  if padding is not None:
+    q, k, v = (jnp.where(padding[..., None, None], x, 0) for x in (q, k, v))
   found = pooled.plan(q, k, v, rule, neighbours=neighbours, **given)
   out = _joined(q, k, v, found, rule, correction, impl=impl, **given)
   return (out, found) if return_plan else out

@@ -81,6 +81,8 @@ def attend(
         " 'xla' has it"
       )
     impl = "reference" if impl == "reference" else "xla"
+  if segment_ids is not None:
+    q, k, v, route_q, route_k = _blank(segment_ids, q, k, v, route_q, route_k)
   route_q = q if route_q is None else route_q
   route_k = route_q if share_qk else k if route_k is None else route_k
   if share_qk:
@@ -127,6 +129,12 @@ def _check(q, k, means, window, selection, causal, mask):
     raise ValueError("selection 'past' is causal; selection 'all' need not be")
   if selection == "past" and mask is not None:
     raise ValueError("selection 'past' takes no mask; segment_ids mark the padding")
+
+
+def _blank(segment_ids, *arrays):
+  """The arrays (B, T, ...) with zeros at the padding; None stays None."""
+  seen = (segment_ids >= 0)[..., None, None]
+  return [x if x is None else jnp.where(seen, x, 0) for x in arrays]
 
 
 def _documents(segment_ids, shape):
