@@ -48,8 +48,8 @@ def _wanted(module, name):
 
 
 def _compiled(function, case, **how):
-  """() to the values and gradients of a case, as NumPy arrays."""
-  arrays, options = case.arrays(), case.arguments()
+  """(arrays) to the values and gradients of a case, as NumPy arrays."""
+  options = case.arguments()
 
   @jax.jit
   def both(arrays):
@@ -60,9 +60,9 @@ def _compiled(function, case, **how):
     (_, out), grads = jax.value_and_grad(loss, has_aux=True)(arrays)
     return {"out": out, "grads": grads}
 
-  def run():
+  def run(arrays=None):
     with simulate.accelerators():
-      return jax.tree.map(np.asarray, both(arrays))
+      return jax.tree.map(np.asarray, both(arrays or case.arrays()))
 
   return run
 
@@ -88,6 +88,29 @@ class FunctionTest(parameterized.TestCase):
     jax.tree.map(_close, got, want)
     if impl == "xla":  # simulators are slow; the kernels have tests of their own
       jax.tree.map(np.testing.assert_array_equal, run(), got)
+      self._check_padding(case, run)
+
+  def _check_padding(self, case, run):
+    """Nothing of what stands at padding reaches what is seen, or its gradients."""
+    options, arrays = case.arguments(), case.arrays()
+    real = options.get("padding", options.get("segment_ids"))
+    if real is None:
+      return
+    real = real if real.dtype == bool else real >= 0
+
+    def fill(value, *trees):
+      def one(x):
+        own = real.reshape(*real.shape, *(1,) * (x.ndim - 2))
+        return np.where(own, x, value) if x.shape[:2] == real.shape else x
+
+      return jax.tree.map(one, trees)
+
+    # With agents, `padding` is of the keys: all queries are seen.
+    rest = {n: arrays.pop(n) for n in ("q",) if "agents" in arrays}
+    want, got = (
+      fill(0, *run(fill(value, arrays)[0] | rest).values()) for value in (0, jnp.nan)
+    )
+    jax.tree.map(_close, got, want)
 
   @parameterized.named_parameters(*listing.each())
   def test_bfloat16_is_the_float32_answer_rounded(self, module, error):
@@ -229,6 +252,26 @@ class LayerTest(parameterized.TestCase):
       y, after = layer.step(x, cache)
       self.assertEqual(y.shape, x.shape)
       jax.tree.map(np.testing.assert_array_equal, after, cache)
+
+  @parameterized.parameters(
+    "dot_product",
+    "gated_attention",
+    "dynamic_mask",
+    "neighborhood",
+    "routing_transformer",
+    "superlinear",
+  )
+  def test_rotary_layers_promote_no_rank(self, slug):
+    module = contract.load(slug)
+    layer, dim = _layer(module, "causal"), module.LAYER["dim"]
+    x = jax.ShapeDtypeStruct((2, 21, dim), jnp.float32)
+
+    def step(layer, x):
+      return layer.step(x, layer.init_cache(2, 21, jnp.float32))[0].sum()
+
+    with jax.numpy_rank_promotion("raise"):
+      for run in (lambda layer, x: layer(x).sum(), step):
+        jax.eval_shape(jax.grad(run), layer, x)
 
   @parameterized.named_parameters(*listing.each())
   def test_every_hyper_parameter_has_a_default(self, module, error):

@@ -62,6 +62,9 @@ def attend(
   offset = S - T if offset is None else offset
   ids = jnp.zeros((B, S), jnp.int32) if segment_ids is None else segment_ids
   where = search.rows(ids, T, offset)
+  if segment_ids is not None:
+    q1, q2 = (_blank(x, where.queries) for x in (q1, q2))
+    k, v = (_blank(x, ids) for x in (k, v))
   dense = impl == "reference"
   if dense:
     found, score = _dense_search(q1, k, where, geometry)
@@ -80,6 +83,11 @@ def attend(
 def reference(q1, q2, k, v, **options):
   """The definition: all (T, S) search scores, a dense mask for each span."""
   return attend(q1, q2, k, v, **options, impl="reference")
+
+
+def _blank(x, ids):
+  """Zeros where nobody looks."""
+  return jnp.where((ids >= 0)[..., None, None], x, 0)
 
 
 def _check(q1, q2, k, geometry, impl):
