@@ -54,7 +54,8 @@ def attend(
     raise ValueError(unknown("impl", impl, ("auto", *IMPLEMENTATIONS)))
   name = inputs.precision(precision)
   if 0 in (*q.shape, *v.shape):
-    return inputs.nothing(q, k, v, scores, sinks, softmax.reference)
+    options = {"sinks": sinks, "scale": scale}
+    return inputs.nothing(q, k, v, scores, softmax.reference, **options)
 
   def run(q, k, v):
     return modes.broadcasting(_by)(

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.extend import core as jex
 from jax.interpreters import ad, batching, mlir
 
-from attnjax.core import devices
+from attnjax.core import devices, modes
 
 
 def differentiable(
@@ -31,6 +31,7 @@ def differentiable(
     transpose: ((x, data, y), dy) to dx, the transposed map.
     named: y with the names by which `jax.checkpoint` may save it.
   """
+  tangent, transpose = (modes.broadcasting(f) for f in (tangent, transpose))
 
   @jax.custom_jvp
   def call(x, data):

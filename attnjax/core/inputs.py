@@ -133,7 +133,7 @@ def scaled(what: Scores, scale, q, k) -> tuple[Scores, float]:
   return dataclasses.replace(what, factor=factor), 1.0
 
 
-def nothing(q, k, v, scores, sinks, reference):
+def nothing(q, k, v, scores, reference, *, sinks, scale):
   """(out, lse) where an axis is empty: 0 and -inf, or the sink, if no key is there.
 
   Without features all scores are 0: an empty H is as good as one feature that is 0.
@@ -147,7 +147,7 @@ def nothing(q, k, v, scores, sinks, reference):
     x if size else jnp.zeros((*x.shape[:3], 1), x.dtype)
     for x, size in ((q, H), (k, H), (v, V))
   )
-  out, lse = reference(q, k, v, scores, sinks=sinks, scale=1.0)
+  out, lse = reference(q, k, v, scores, sinks=sinks, scale=scale)
   return out[..., :V], lse
 
 

@@ -44,7 +44,10 @@ def _positions(name, given, lead, size, default):
       f"{name} has the shape {shape}; it must be (), ({B},), ({length},) or"
       f" ({B}|1, {length})"
     )
-  return 0, known(name, value.reshape(-1, length)), outside(value)
+  rows = (
+    value[None] if value.ndim == 1 else value.reshape(math.prod(shape[:-1]), length)
+  )
+  return 0, known(name, rows), outside(value)
 
 
 def _counted(name, first, length):

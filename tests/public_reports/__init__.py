@@ -13,7 +13,7 @@ def arrays(T=16, S=None, B=1, N=2, K=2, H=8, seed=0):
   """Unit normal q, k and v."""
   keys = jax.random.split(jax.random.key(seed), 3)
   shapes = (B, T, N, H), (B, S or T, K, H), (B, S or T, K, H)
-  return tuple(jax.random.normal(k, s) for k, s in zip(keys, shapes))
+  return tuple(jax.random.normal(k, s, "float32") for k, s in zip(keys, shapes))
 
 
 def attend(*given, **options):

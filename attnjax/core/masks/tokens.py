@@ -56,7 +56,7 @@ def _ids(name, given, want):
   shape = np.shape(ids)
   if shape not in (want, (1, want[1]), want[1:]):
     raise ValueError(f"{name} has the shape {shape}; it must be {want} or {want[1:]}")
-  return ids.reshape(-1, want[1])
+  return ids[None] if ids.ndim == 1 else ids
 
 
 def dense(array: Any, shape: tuple[int, int, int, int]) -> Mask:
