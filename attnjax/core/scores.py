@@ -54,7 +54,7 @@ class Scores:
   function: Any = dataclasses.field(default=None, metadata=_STATIC)
   start: tuple[int, int] = dataclasses.field(default=(0, 0), metadata=_STATIC)
 
-  def positions(self, T: int, S: int) -> tuple[Array, Array]:
+  def positions(self, T: Any, S: Any) -> tuple[Array, Array]:
     """The positions of the queries, (B|1, T), and of the keys, (B|1, S)."""
     given = (self.query_positions, self.key_positions)
     query, key = (

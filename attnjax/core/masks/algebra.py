@@ -41,7 +41,7 @@ class Mask:
     """The masks whose conjunction this is."""
     return (self,)
 
-  def check(self, shape: tuple[int, int, int, int]) -> None:
+  def check(self, shape: tuple[Any, Any, Any, Any]) -> None:
     """Raises ValueError if an array of the mask does not fit (B, N, T, S)."""
     for array in self.operands():
       fits = all(a in (1, w) for a, w in zip(array.shape, shape))
@@ -54,8 +54,8 @@ class Mask:
 
   def dense(
     self,
-    T: int,
-    S: int,
+    T: Any,
+    S: Any,
     query_positions: Int[Array | np.ndarray, "#B T"] | None = None,
     key_positions: Int[Array | np.ndarray, "#B S"] | None = None,
   ) -> Bool[Array, "#B #N T S"]:

@@ -13,7 +13,7 @@ from attnjax.core.masks.positional import Causal
 
 
 def conjunction(
-  shape: tuple[int, int, int, int],
+  shape: tuple[Any, Any, Any, Any],
   causal: bool = False,
   offset: Any = None,
   segment_ids: Any = None,
@@ -59,7 +59,7 @@ def _ids(name, given, want):
   return ids[None] if ids.ndim == 1 else ids
 
 
-def dense(array: Any, shape: tuple[int, int, int, int]) -> Mask:
+def dense(array: Any, shape: tuple[Any, Any, Any, Any]) -> Mask:
   """A boolean array as a mask, with its checks."""
   array = asarray(array)
   if array.dtype != bool:
