@@ -145,12 +145,17 @@ class DecodeTest(parameterized.TestCase):
 
   def test_rows_fit_the_device(self):
     """All heads of a group where memory allows, fewer at a time where not."""
-    q = jax.ShapeDtypeStruct((1, 4, 32, 256), jnp.float32)
-    k = jax.ShapeDtypeStruct((1, 4096, 2, 256), jnp.float32)
     lists = problems.schedule(np.ones((1, 1, 4, 4096), bool), (16, 32))
-    for capability, rows in ((90, 64), (89, 16)):
-      tile = Tile(16, 32, 4, 1, 32)
-      split = decode.Split.of(q, k, k, lists, tile, (capability, 0))
+    for dtype, chip, rows in (
+      ("bfloat16", (90, 4), 64),
+      ("bfloat16", (89, 0), 64),
+      ("bfloat16", (89, 4), 32),
+      ("float32", (90, 0), 16),
+    ):
+      q = jax.ShapeDtypeStruct((1, 4, 32, 256), dtype)
+      k = jax.ShapeDtypeStruct((1, 4096, 2, 256), dtype)
+      tile = Tile(16, 32, 4, 2, 32)
+      split = decode.Split.of(q, k, k, lists, tile, chip)
       self.assertEqual((split.tile.block_q, split.blocks), (rows, 64 // rows))
 
 

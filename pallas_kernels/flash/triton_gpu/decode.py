@@ -16,8 +16,9 @@ from pallas_kernels.flash.triton_gpu.decode_kernel import decode_kernel
 from pallas_kernels.flash.triton_gpu.default_tiles import power
 from pallas_kernels.flash.triton_gpu.tiles import FEW, Tile, estimate, limit
 
-# Programs that keep the largest GPU busy, two a processor, and rows of a tile.
-PROGRAMS, ROWS = 264, 64
+# Programs that keep the largest GPU busy, two a processor, and rows of a tile by the
+# bytes of a number: float32's products need twice the registers and more.
+PROGRAMS, ROWS = 264, {2: 64, 4: 16}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Split:
     rows, V = N // K * T, v.shape[3]
     tile = dataclasses.replace(
       tile,
-      block_q=min(ROWS, max(16, power(rows))),
+      block_q=min(ROWS[q.dtype.itemsize], max(16, power(rows))),
       block_k=schedule.block_k,
       masked=schedule.block_k,
     )
