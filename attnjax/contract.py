@@ -31,9 +31,13 @@ with segment_ids (B, T) int: tokens of different ids, or of id -1, do not see ea
 other (packed documents); padding (B, T) bool, True at the real tokens; positions
 (B, T) or (T,), 0, 1, 2, ... by default; index: which of the `layers` this one is, an
 int or a traced scalar (blocks are stacked and scanned, so it cannot be stored). What
-stands at padding and at negative ids, NaN too, is as zeros there: see `nn.unseen`. No
-examples or no tokens give the empty result, and leave a cache as it is. What
-a layer cannot honour it refuses with NotImplementedError. Image layers: layer(x).
+stands at padding and at negative ids, NaN too, is as zeros there: see `nn.unseen`.
+Padding on either side of a row changes nothing. Inside a row nobody sees it; where a
+layer knows of places, it keeps its own: positions count it unless they are given,
+windows of neighbours reach over it, and convolutions take zeros there. Layers without
+places, recurrences and sums, pass it by as if it were not there. No examples or no
+tokens give the empty result, and leave a cache as it is. What a layer cannot honour it
+refuses with NotImplementedError. Image layers: layer(x).
 
 Causal layers also decode, by whole chunks or token by token:
 

@@ -81,6 +81,9 @@ def attend(
       once, "xla".
     tiles: a backend's Tiles; its defaults for the shape and device if None.
 
+  float16 is computed as float32 by both kernels, with its time and memory: a state
+  grows beyond what float16 holds. bfloat16 is what is fast.
+
   Raises:
     ImportError: if what the backend needs is not installed.
     NotImplementedError: if the backend cannot do the problem.

@@ -57,6 +57,8 @@ def prefix(
     impl: one of BACKENDS.
     tiles: the backend's Tiles; its defaults for the shape and device if None.
 
+  TPUs take float16 as float32, which costs its time and memory.
+
   Raises:
     NotImplementedError: if the backend cannot do the problem.
     ValueError: if shapes or tiles do not fit.

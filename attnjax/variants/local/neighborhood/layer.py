@@ -88,7 +88,10 @@ class Layer(nnx.Module):
     positions: Num[Array, "..."] | None = None,
     index: Int[Array, ""] | int = 0,
   ) -> Float[Array, "B *S D"]:
-    """The same shape as x; `segment_ids` and `padding` for one axis only."""
+    """The same shape as x; `segment_ids` and `padding` for one axis only.
+
+    Padding inside a row keeps its place: a window counts it, and nobody sees it.
+    """
     del index  # the same at every depth
     if 0 in x.shape:
       return unseen.nothing(self, x)

@@ -97,6 +97,9 @@ class Layer(nnx.Module):
     """(B, T, D); 0 at the padding, but softmax attention gives its bias there.
 
     `positions` are not used: the order of the tokens is all that a recurrence knows.
+
+    States pass padding inside a row by; short convolutions of the kinds that have one
+    take it as zeros, in its place.
     """
     if 0 in x.shape:
       return unseen.nothing(self, x)

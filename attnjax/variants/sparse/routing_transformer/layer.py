@@ -115,7 +115,7 @@ class Layer(nnx.Module):
     index: Int[Array, ""] | int = 0,
     means: Float[Array, "N c H"] | None = None,
   ) -> Float[Array, "B T D"]:
-    """(B, T, D).
+    """(B, T, D). Local windows count the padding inside a row, which nobody sees.
 
     Raises:
       NotImplementedError: for segment_ids with the selection "all".
