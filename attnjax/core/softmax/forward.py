@@ -153,6 +153,7 @@ def _scores_and_values(problem, arrays, rows, at, partial):
     part = problem.program.score
     score = problem.tile(part, unit=u, i=i, j=j, raw=score.reshape(whole))
     score = jnp.broadcast_to(score, whole).reshape(rows.shape[0], -1, whole[3])
+    score = jax.lax.optimization_barrier(score)  # rounded: see `scored`
   if seen is not None:
     score = jnp.where(seen, score, -jnp.inf)
   return score, tiling.pick(value, owner, j)

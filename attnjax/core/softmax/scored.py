@@ -31,4 +31,6 @@ def score_and_pull(part, raw, places, operands):
     draw, *parts = vjp(dscore)
     return draw, dict(zip((p for p, f in zip(part.operands, floats) if f), parts))
 
-  return value, pull
+  # Rounded, as the greatest score is: a product that the compiler joins with the
+  # subtraction of it differs by half a unit of the score, which may be large.
+  return jax.lax.optimization_barrier(value), pull
