@@ -1,5 +1,7 @@
 # make run    trains the default language model on the King James Bible, with a report
 # make test   the whole suite
+# make sweep  the public suites in all implementations, and 1,000 random problems of
+#             each kernel; hours
 # make lint   ruff and pyrefly
 # make bench  speed, beside PyTorch, jax and fla (installs PyTorch)
 # Each makes .venv first, from the Python that `python3` gives in this folder, or
@@ -14,7 +16,7 @@ BIN := .venv/bin
 WORKDIR ?= runs/lm
 export JAX_PLATFORMS ?= cpu
 
-.PHONY: run test lint bench clean
+.PHONY: run test sweep lint bench clean
 # Compilers for machines that need not be there: libtpu, the CUDA plugin without CUDA,
 # and the oldest assembler that jax[cuda13] allows, which must take our kernels too.
 # They lie apart, since JAX would look for a TPU wherever it finds libtpu.
@@ -25,6 +27,10 @@ run: .venv/ready
 
 test: .venv/ready
 	$(BIN)/python -m pytest
+
+sweep: .venv/ready
+	$(BIN)/python -m tests.suites
+	$(BIN)/python -m tests.sweep
 
 bench: .venv/ready
 	$(BIN)/python -m pip install --quiet --editable '.[bench]'

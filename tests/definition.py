@@ -18,9 +18,11 @@ TYPES = {
   "float64": np.float64,
 }
 
+SIZE = "size of d"  # the name of what a gradient's terms add up to without their signs
+
 
 def exact(problem: dict[str, Any], dtype: str = "float32") -> dict[str, np.ndarray]:
-  """out, lse and all gradients of a problem in `dtype`, as `attend` has them."""
+  """out, lse, all gradients and their sizes in `dtype`, as `attend` has them."""
   wide = np.float64 if dtype == "float64" else np.float32
   return attend(problem, lambda x: x, lambda x: x.astype(wide).astype(np.float64))
 
@@ -36,7 +38,10 @@ def plain(problem: dict[str, Any], dtype: str) -> dict[str, np.ndarray]:
     n: x.astype(wide) if isinstance(x, np.ndarray) and x.dtype == np.float64 else x
     for n, x in problem.items()
   }
-  return attend(narrow, rounded, rounded)
+  found = attend(narrow, rounded, rounded)
+  if kind is not wide:  # lse is float32 whatever the inputs are
+    found["lse"] = attend(narrow, lambda x: x, lambda x: x)["lse"]
+  return found
 
 
 def attend(
@@ -68,7 +73,7 @@ def _attend(p, rounded, scored):
     score, slope = rounded(cap * ratio), rounded(1 - ratio**2)
   bias = p.get("bias")
   if bias is not None:
-    score = rounded(score + bias)
+    score = scored(score + bias)
   learned: dict[str, Any] = {}
   inner = np.ones_like(raw)
   if p.get("function") is not None:
@@ -84,23 +89,33 @@ def _attend(p, rounded, scored):
   delta = rounded((weight * dweight).sum(-1, keepdims=True)) - g_lse
   dscore = np.where(seen & (weight > 0), rounded(weight * (dweight - delta)), 0)
   found = {"out": out.swapaxes(1, 2), "lse": lse[..., 0].swapaxes(1, 2)}
-  for name, by in learned.items():
-    found[f"d{name}"] = np.where(dscore != 0, dscore * by, 0)
-  dscore = rounded(dscore * inner)
-  if bias is not None:
-    found["dbias"] = _unbroadcast(dscore, bias.shape)
+  by_head = rounded(dropped.swapaxes(2, 3) @ g)
+  found["dv"] = rounded(_by_key_head(by_head, group))
+  # The size of what is subtracted: where it cancels, little is left of its digits.
+  each = (weight * abs(dweight)).sum(-1, keepdims=True) + abs(g_lse)
+  size = np.where(seen, weight * (abs(dweight) + each), 0)
+  for prefix, part, absolute in (("d", dscore, lambda x: x), (SIZE, size, np.abs)):
+    learnt = {n: absolute(by) for n, by in learned.items()}
+    found |= {
+      f"{prefix}{n}": np.where(part != 0, part * by, 0) for n, by in learnt.items()
+    }
+    part = rounded(part * absolute(inner))
+    if bias is not None:
+      found[f"{prefix}bias"] = _unbroadcast(part, bias.shape)
+    draw = rounded(absolute(p["scale"] * rounded(part * slope)))
+    found[f"{prefix}q"] = rounded(draw @ absolute(k)).swapaxes(1, 2)
+    own = draw.swapaxes(2, 3) @ absolute(q)
+    found[f"{prefix}k"] = rounded(_by_key_head(own, group))
   if p.get("sinks") is not None:
     found["dsinks"] = rounded(-(sunk * delta).sum((0, 2, 3)))
-  draw = rounded(p["scale"] * rounded(dscore * slope))
-  found["dq"] = rounded(draw @ k).swapaxes(1, 2)
-  for name, by_head in (
-    ("dk", draw.swapaxes(2, 3) @ q),
-    ("dv", dropped.swapaxes(2, 3) @ g),
-  ):
-    B, N, S, size = by_head.shape
-    grouped = by_head.reshape(B, N // group, group, S, size).sum(2)
-    found[name] = rounded(grouped).swapaxes(1, 2)
+    found[f"{SIZE}sinks"] = (sunk * each).sum((0, 2, 3))
   return found
+
+
+def _by_key_head(x, group):
+  """(B, S, K, H) from (B, N, S, H): the sum over the heads of a group."""
+  B, N, S, size = x.shape
+  return x.reshape(B, N // group, group, S, size).sum(2).swapaxes(1, 2)
 
 
 def _softmax(score, sinks, rounded):
