@@ -168,30 +168,29 @@ def flex_attention(
 ) -> Any:
   """Softmax attention of heads before tokens; (B, H, T, V), lse (B, H, T) if asked for.
 
-  A query that may attend to nothing gives 0, and its lse is -inf.
+  A query that may attend to nothing gives 0, with lse = -inf.
 
   Args:
     query: one head after the other.
     key: as many heads, or, with `enable_gqa`, K that divide H.
-    value: as many heads as `key`.
-    score_mod: (score, b, h, q_idx, kv_idx), scalars, to a score; in jax.numpy. It may
-      read arrays that it captures; they get gradients.
+    value: as many heads as `key`; V need not be D.
+    score_mod: (score, b, h, q_idx, kv_idx) to a score; what it captures has gradients.
     block_mask: from `create_block_mask`, for this shape; or a `Mask`.
     scale: D^-0.5 if None; scores are scaled before `score_mod`.
     enable_gqa: whether `key` and `value` may have fewer heads.
     return_lse: also the natural log of the softmax's denominator, differentiable.
-    impl: as for `attnjax.dot_product_attention`.
+    impl: as `attnjax.dot_product_attention` has it.
 
   Raises:
     ValueError: if shapes do not fit.
-    NotImplementedError: if the implementation that is named lacks what a function does.
+    NotImplementedError: if the implementation lacks what a function does.
   """
   (B, H, T, _), (K, S) = query.shape, key.shape[1:3]
   if H != K and not enable_gqa:
     raise ValueError(f"query has {H} heads and key {K}; that needs enable_gqa=True")
   if isinstance(block_mask, BlockMask):
     sizes = block_mask.shape
-    fits = all(size in (1, whole) for size, whole in zip(sizes[:2], (B, H)))
+    fits = sizes[0] in (1, B) and sizes[1] in (1, H)
     if not fits or sizes[2:] != (T, S):
       raise ValueError(f"block_mask is for {sizes}; (B, H, T, S) is {(B, H, T, S)}")
     block_mask = block_mask.mask
@@ -203,5 +202,5 @@ def flex_attention(
     return_lse=True,
     impl=impl,
   )
-  out, lse = out.swapaxes(1, 2), lse.swapaxes(1, 2)
-  return (out, lse) if return_lse else out
+  out = out.swapaxes(1, 2)
+  return (out, lse.swapaxes(1, 2)) if return_lse else out
