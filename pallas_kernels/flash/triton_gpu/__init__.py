@@ -123,18 +123,10 @@ def backward(
   Returns:
     (dq, dk, dv, doperands), the last with None for operands that are not floats.
   """
-  T = q.shape[1]
   check(tiles, q.shape[3], v.shape[3], q.dtype, device(), cells_of(program))
   source = write(program)
   length = schedule.index.shape[2] * schedule.block_q
-  # A row without weight, and what fills the last block, has infinitely much in all.
-  empty = total == 0
-  low = jnp.where(empty, jnp.inf, jnp.log(jnp.where(empty, 1, total)) * LOG2E)
-  top = jnp.where(empty, 0, top / 128)
-  lines = tuple(
-    jnp.pad(x.swapaxes(1, 2), ((0, 0), (0, 0), (0, length - T)), constant_values=fill)
-    for x, fill in ((top, 0.0), (low, jnp.inf), (delta, 0.0))
-  )
+  lines = _lines(top, total, delta, length)
   given = q, k, v, g.astype(v.dtype), *lines
   dq, rows = launch.queries(given, program, source, schedule, scale, tiles.queries)
   dk, dv, columns = launch.keys(given, program, source, schedule, scale, tiles)
@@ -153,6 +145,19 @@ def backward(
     if doperands[i] is None and jnp.issubdtype(operand.dtype, jnp.floating):
       doperands[i] = jnp.zeros(operand.shape, jnp.float32)
   return dq, dk, dv, tuple(doperands)
+
+
+def _lines(top, total, delta, length: int):
+  """What the backward kernels read of a row, (B, N, length) each; see there."""
+  # A row without weight, and what fills the last block, has infinitely much in all.
+  empty = total == 0
+  low = jnp.where(empty, jnp.inf, jnp.log(jnp.where(empty, 1, total)) * LOG2E)
+  top = jnp.where(empty, 0, top / 128)
+  widths = (0, 0), (0, 0), (0, length - top.shape[1])
+  return tuple(
+    jnp.pad(x.swapaxes(1, 2), widths, constant_values=fill)
+    for x, fill in ((top, 0.0), (low, jnp.inf), (delta, 0.0))
+  )
 
 
 def _summed(gradient, shape):
