@@ -152,7 +152,7 @@ class MagnitudeTest(parameterized.TestCase):
 class UnseenTest(parameterized.TestCase):
   """What nobody sees is NaN or infinite; the result is that of zeros there."""
 
-  def lengths(self, bad, dtype):
+  def lengths(self, bad, dtype, biased):
     """Keys from 25 on are seen by nobody, and their bias is as bad as they are."""
     q, k, v, g, dlse = kernels.draw((1, 40, 50, 2, 1, 24, 16), dtype)
     bias = kernels.normal(1, 2, 1, 50)
@@ -161,18 +161,17 @@ class UnseenTest(parameterized.TestCase):
     last = jnp.array([25], jnp.int32)[:, None, None, None]
     p = kernels.program(
       [bias, last],
-      score=lambda x, t, s, b, n: x + b,
+      score=(lambda x, t, s, b, n: x + b) if biased else None,
       seen=lambda t, s, b, n: (s < n) & (t >= 0),
     )
     return kernels.run(
       q, k, v, g, dlse.astype(jnp.float32), None, p, 0.25, kernels.SMALL
     )
 
-  @parameterized.parameters((np.nan, "float32"), (np.inf, "bfloat16"))
-  def test_keys_values_and_biases(self, bad, dtype):
-    jax.tree.map(
-      np.testing.assert_array_equal, self.lengths(bad, dtype), self.lengths(0.0, dtype)
-    )
+  @parameterized.parameters((np.nan, "float32", True), (np.inf, "bfloat16", False))
+  def test_keys_values_and_biases(self, bad, *how):
+    found, want = self.lengths(bad, *how), self.lengths(0.0, *how)
+    jax.tree.map(np.testing.assert_array_equal, found, want)
 
   @parameterized.parameters("k", "v")
   def test_who_sees_it_has_nan_and_others_do_not(self, which):
