@@ -25,7 +25,6 @@ LONG_FUNCTIONS: dict[str, str] = {
   "attnjax.variants.sparse.routing_transformer.attention.attend": "its arguments",
   "attnjax.variants.sparse.routing_transformer.decode.step": "its arguments",
   "attnjax.variants.sparse.superlinear.attention.attend": "its arguments",
-  "pallas_kernels.flash.mosaic_tpu.__init__.backward": "half of it says what it takes",
 }
 LONG_MODULES: dict[str, str] = {}
 
