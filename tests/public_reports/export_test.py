@@ -8,7 +8,7 @@ from flax import nnx
 from jax import export
 
 import attnjax
-from attnjax import masks
+from attnjax import contract, masks
 from tests.public_reports import arrays, attend, close, expected
 
 
@@ -42,6 +42,17 @@ class ExportTest(parameterized.TestCase):
     step = jax.jit(layer.step)
     saved = export.export(step)(*given).serialize()
     close(export.deserialize(saved).call(*given), step(*given))
+
+  @parameterized.parameters("nprf", "neighborhood", "routing_transformer", "aaren")
+  def test_caches_of_all_kinds(self, slug):
+    module = contract.load(slug)
+    options = {n: x for n, x in module.LAYER.items() if n != "dim"}
+    make = contract.constructor(slug, options, ("causal",))
+    layer = make(module.LAYER["dim"], layers=2, rngs=nnx.Rngs(0))
+    cache = jax.eval_shape(lambda: layer.init_cache(1, 16))
+    saved = export.export(jax.jit(lambda cache: cache))(cache).serialize()
+    tree = jax.tree.structure(((cache,), {}))
+    self.assertEqual(export.deserialize(saved).in_tree, tree)
 
   def test_masks_in_exports(self):
     grid = masks.Neighborhood((3, 3), (3, 2), causal=(True, False))

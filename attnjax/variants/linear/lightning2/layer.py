@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, Int, Num
 
 from attnjax.contract import check_known
 from attnjax.core import linear
+from attnjax.core.exported import serializable
 from attnjax.nn import projections, unseen
 from attnjax.variants.linear.lightning2.attention import IMPLEMENTATIONS, attend
 from attnjax.variants.linear.lightning2.decay import SLOPE_KINDS, slopes
@@ -26,6 +27,7 @@ ACTIVATIONS = {
 _INIT = nnx.initializers.normal(0.02)
 
 
+@serializable
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class State:

@@ -12,9 +12,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from attnjax.core import linear, masks, toeplitz
+from attnjax.core.exported import serializable
 from attnjax.variants.linear.nprf import attention, forms, kernel
 
 
+@serializable
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class State:

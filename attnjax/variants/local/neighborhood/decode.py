@@ -9,10 +9,12 @@ import jax.numpy as jnp
 from attnjax import attention
 from attnjax.core import windows
 from attnjax.core.cache import poison
+from attnjax.core.exported import serializable
 from attnjax.core.scores import Scores
 from attnjax.variants.local.neighborhood.tiled import Axis
 
 
+@serializable
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Cache:

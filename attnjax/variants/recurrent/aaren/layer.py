@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, Int, Num
 
 from attnjax.contract import check_known
 from attnjax.core import linear
+from attnjax.core.exported import serializable
 from attnjax.core.scan import State
 from attnjax.nn import projections, unseen
 from attnjax.variants.recurrent.aaren.attention import IMPLEMENTATIONS, attend
@@ -18,6 +19,7 @@ FORMS = ("causal", "sequence")
 _INIT = nnx.initializers.normal(0.02)
 
 
+@serializable
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Cache:

@@ -12,6 +12,7 @@ from attnjax import attention
 from attnjax.contract import check_known
 from attnjax.core import linear, masks
 from attnjax.core.cache import KeyValueCache
+from attnjax.core.exported import serializable
 from attnjax.core.scores import Scores
 from attnjax.core.softmax import wide
 from attnjax.nn import self_attention, unseen
@@ -28,6 +29,7 @@ KINDS = tuple(BUILDERS)
 _ATTENTIONS = ("softmax", "linear", "normalised")
 
 
+@serializable
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class State:

@@ -8,9 +8,11 @@ import jax.numpy as jnp
 
 from attnjax.core import linear, masks, select
 from attnjax.core.cache import poison
+from attnjax.core.exported import serializable
 from attnjax.variants.sparse.dynamic_mask import gathered
 
 
+@serializable
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Cache:

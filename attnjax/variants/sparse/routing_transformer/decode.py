@@ -8,9 +8,11 @@ import jax.numpy as jnp
 
 from attnjax.core import linear, masks
 from attnjax.core.cache import KeyValueCache
+from attnjax.core.exported import serializable
 from attnjax.variants.sparse.routing_transformer import attention, clustered, kmeans
 
 
+@serializable
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Cache:
