@@ -82,7 +82,9 @@ def attend(
       )
     impl = "reference" if impl == "reference" else "xla"
   if segment_ids is not None:
-    q, k, v, route_q, route_k = _blank(segment_ids, q, k, v, route_q, route_k)
+    q, k, v = (_blank(x, segment_ids) for x in (q, k, v))
+    route_q = None if route_q is None else _blank(route_q, segment_ids)
+    route_k = None if route_k is None else _blank(route_k, segment_ids)
   route_q = q if route_q is None else route_q
   route_k = route_q if share_qk else k if route_k is None else route_k
   if share_qk:
@@ -131,10 +133,9 @@ def _check(q, k, means, window, selection, causal, mask):
     raise ValueError("selection 'past' takes no mask; segment_ids mark the padding")
 
 
-def _blank(segment_ids, *arrays):
-  """The arrays (B, T, ...) with zeros at the padding; None stays None."""
-  seen = (segment_ids >= 0)[..., None, None]
-  return [x if x is None else jnp.where(seen, x, 0) for x in arrays]
+def _blank(x, ids):
+  """Zeros where nobody looks."""
+  return jnp.where((ids >= 0)[..., None, None], x, 0)
 
 
 def _documents(segment_ids, shape):
