@@ -20,31 +20,13 @@ def backward(q, k, v, g, top, total, delta, program, schedule, *, scale, tiles):
   Gradients of keys and values lie as (H, s), so that no tile is transposed, and are
   changed in place in the carry of the loop.
   """
-  B, _, N, H = q.shape
-  K = k.shape[2]
+  B, H = q.shape[0], q.shape[3]
   hidden = forward_pass.hides(program, schedule)
   problem = Problem.of(program, tiles, q, k, hidden)
-  queries = tiles.rows, tiles.key_heads, tiles.query_heads, K
-  keys = tiles.columns, tiles.key_heads, 1, K
-  query = _rows(tiling.split(q, *queries) * scale)
-  given = (unseen.infected(k, v), unseen.clean(v)) if hidden else (k, v)
-  key, value = (tiling.split(x, *keys)[:, :, :, 0] for x in given)
-  key_t, value_t = key.swapaxes(3, 4), value.swapaxes(3, 4)
-  if hidden:
-    key = unseen.clean(key)
-  # A row that sees nothing, or lies beyond T, has no weight. What a row's weights are
-  # divided by is taken out of g and delta instead.
-  top = jnp.where(total == 0, jnp.inf, top)
-  share = jnp.where(total == 0, 0.0, 1 / jnp.where(total == 0, 1.0, total))
-  top = _rows(tiling.split(top[..., None], *queries, fill=jnp.inf))[..., 0]
-  delta = _rows(tiling.split((delta * share)[..., None], *queries))[..., 0]
-  g = _rows(tiling.split(g * share[..., None], *queries))
-  units, blocks = query.shape[:2]
-  lists = schedule.index, schedule.full, schedule.count
-  lists = [tiling.by_unit(x, B, N, units) for x in lists]
-  arrays = (query, g, top, delta), (key, key_t, value_t), lists, rounder()
-
-  share = units // key.shape[0]
+  arrays = _arrays(problem, q, k, v, (g, top, total, delta), schedule, scale)
+  query, key, key_t, value_t = arrays[0][0], *arrays[1]
+  blocks = query.shape[1]
+  share = query.shape[0] // key.shape[0]
 
   def part(first, number):
     """The gradients of `number` units of keys and of the units that read them."""
@@ -68,6 +50,31 @@ def backward(q, k, v, g, top, total, delta, program, schedule, *, scale, tiles):
   dk, dv = (x.swapaxes(3, 4)[:, :, :, None] for x in (dk, dv))
   dq, dk, dv = (_join(*x, B) for x in ((dq, q), (dk, k), (dv, v)))
   return dq, dk, dv, tuple(_cropped(*x) for x in zip(sums, program.operands))
+
+
+def _arrays(problem, q, k, v, rows, schedule, scale):
+  """What tiles read: (of queries, of keys, block lists, the rounding number)."""
+  (B, _, N, _), K, tiles = q.shape, k.shape[2], problem.tiles
+  g, top, total, delta = rows
+  queries = tiles.rows, tiles.key_heads, tiles.query_heads, K
+  keys = tiles.columns, tiles.key_heads, 1, K
+  query = _rows(tiling.split(q, *queries) * scale)
+  given = (unseen.infected(k, v), unseen.clean(v)) if problem.hidden else (k, v)
+  key, value = (tiling.split(x, *keys)[:, :, :, 0] for x in given)
+  key_t, value_t = key.swapaxes(3, 4), value.swapaxes(3, 4)
+  if problem.hidden:
+    key = unseen.clean(key)
+  # A row that sees nothing, or lies beyond T, has no weight. What a row's weights are
+  # divided by is taken out of g and delta instead.
+  top = jnp.where(total == 0, jnp.inf, top)
+  share = jnp.where(total == 0, 0.0, 1 / jnp.where(total == 0, 1.0, total))
+  top = _rows(tiling.split(top[..., None], *queries, fill=jnp.inf))[..., 0]
+  delta = _rows(tiling.split((delta * share)[..., None], *queries))[..., 0]
+  g = _rows(tiling.split(g * share[..., None], *queries))
+  units = query.shape[0]
+  lists = schedule.index, schedule.full, schedule.count
+  lists = [tiling.by_unit(x, B, N, units) for x in lists]
+  return (query, g, top, delta), (key, key_t, value_t), lists, rounder()
 
 
 def _row(problem, arrays, u, i, carry, start):

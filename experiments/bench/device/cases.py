@@ -14,17 +14,15 @@ from attnjax import dot_product_attention
 from attnjax.core import linear, scan
 from attnjax.core.masks import Causal
 from attnjax.core.scores import Scores
-from experiments.bench.device import limits
+from experiments.bench.device import limits, tuned
 from pallas_kernels import decayed_linear, flash, prefix_softmax
-from pallas_kernels.flash.triton_gpu import Tile, Tiles, estimate
-from pallas_kernels.flash.triton_gpu.tiles import limit as memory
 
 TOKENS = 16384  # of a timed case, in all batches
 
 
 def cases() -> list[dict]:
   """All cases; those that share kernels share a `key`."""
-  return [*_right(), *limits.cases(_case), *_timed(), *_tuned()]
+  return [*_right(), *limits.cases(_case), *_timed(), *tuned.cases(_timing)]
 
 
 def function(case: dict, impl: str):
@@ -76,6 +74,8 @@ def _flash(impl: str, options: dict, x: dict) -> dict:
   own = dict(options)
   tiles, timed = own.pop("tiles", None), own.pop("timed", False)
   if tiles:  # an argument of the kernels' package, not of the public function
+    from pallas_kernels.flash.triton_gpu import Tile, Tiles
+
     forward, queries, keys = (Tile(*tile) for tile in tiles)
     tiles = Tiles(forward, queries, keys)
     mask = Scores(mask=Causal()) if own.get("is_causal") else Scores()
@@ -227,28 +227,3 @@ def _timed():
     yield softmax("window", (1, 32768, 32768, 16, 16, 128), both, options, key="window")
     shape = (1, TOKENS, TOKENS, 16, 16, 128)
     yield _timing("time", "decayed", "t16384_h128", shape, both, {}, key="decayed")
-
-
-def _tuned():
-  """Tiles of (queries, keys, warps, stages, the walked part where a mask applies)."""
-  usual = {"forward": (128, 128, 8, 2, 64), "queries": (128, 128, 8, 2, 64)}
-  usual["keys"] = (64, 128, 8, 2, 32)
-  tried = [("forward", (q, k, warps, stages, min(64, k)))
-           for q, k, warps in ((128, 128, 8), (128, 64, 8), (64, 128, 4))
-           for stages in (2, 3, 4)]  # fmt: skip
-  tried += [("queries", (128, k, 8, stages, min(64, k)))
-            for k, stages in ((128, 2), (128, 3), (64, 2), (64, 3))]  # fmt: skip
-  tried += [("keys", (q, 128, 8, stages, 32))
-            for q, stages in ((64, 3), (32, 3), (32, 4))]  # fmt: skip
-  for H in (128, 64):
-    for part, tile in tried:
-      tiles = list((usual | {part: tile}).values())
-      shape, options = (2, 8192, 8192, 16, 16, H), {"is_causal": True, "tiles": tiles}
-      name = f"h{H}_{part}_{tile[0]}x{tile[1]}_warps{tile[2]}_stages{tile[3]}"
-      if estimate(Tile(*tile), part, H, H, "bfloat16", 90) <= memory(90):
-        yield _timing("tune", "flash", name, shape, part != "forward", options)
-  for k, warps, stages in ((128, 1, 2), (128, 4, 3), (64, 4, 4)):
-    one = (16, k, warps, stages, min(64, k))
-    options = {"tiles": [one, one, (16, k, 1, 2, 16)]}
-    name = f"decode_16x{k}_warps{warps}_stages{stages}"
-    yield _timing("tune", "flash", name, (1, 1, 131072, 32, 8, 128), False, options)
