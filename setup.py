@@ -28,7 +28,6 @@ EXTRAS = {
     "pytest>=8",
     "pytest-xdist>=3.6",
     "beartype>=0.21",
-    "flatbuffers",  # by which jax.export saves what it exported
     "onnx==1.23.2",  # its cases
     # Triton's interpreter and compiler, which need no GPU.
     "jax-triton==0.4.1",

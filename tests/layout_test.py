@@ -22,6 +22,8 @@ LONG_FUNCTIONS: dict[str, str] = {
   "attnjax.attention.dot_product_attention": "its arguments, each with its rule",
   "attnjax.core.scores.program": "its functions share the numbers of the operands",
   "attnjax.core.softmax.fused.attend": "its functions share the split of operands",
+  "attnjax.variants.linear.nprf.attention.attend": "its arguments",
+  "attnjax.variants.sparse.rectified_sparse.attention.attend": "its arguments",
   "attnjax.variants.sparse.routing_transformer.attention.attend": "its arguments",
   "attnjax.variants.sparse.routing_transformer.decode.step": "its arguments",
   "attnjax.variants.sparse.superlinear.attention.attend": "its arguments",

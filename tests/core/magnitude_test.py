@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from attnjax.core import masks, softmax
+from attnjax.core import captured, masks, softmax
 from attnjax.core.scores import Scores
 from attnjax.core.softmax.tiling import Tiles
 
@@ -133,6 +133,30 @@ class MagnitudeTest(parameterized.TestCase):
           np.testing.assert_array_equal(a, b, err_msg=f"{which} {bad}")
 
   @_FORM
+  def test_a_hidden_bias_under_a_function_that_multiplies(self, name):
+    q, k, v, *_ = map(jnp.asarray, _drawn())
+    seen = np.broadcast_to(np.arange(S) < S - 3, (B, N, T, S))
+
+    @jax.jit
+    def slopes(gain, bias):
+      def loss(gain, bias):
+        function = lambda score, b, n, q, k: score * gain[n]  # noqa: E731
+        traced, consts = captured.trace(function)
+        mask = masks.Lengths(jnp.full((B,), S - 3))
+        what = Scores(mask, bias=bias, function=traced, consts=tuple(consts))
+        return jnp.sin(_FORMS[name](q, k, v, what)[0]).sum()
+
+      return jax.grad(loss, (0, 1))(gain, bias)
+
+    gain = jnp.arange(1.0, N + 1)
+    bias = np.random.default_rng(5).standard_normal((B, N, T, S)).astype(np.float32)
+    want = slopes(gain, np.where(seen, bias, 0))
+    for bad in (np.nan, np.inf, -np.inf):
+      got = slopes(gain, np.where(seen, bias, bad).astype(np.float32))
+      for a, b in zip(got, want):
+        np.testing.assert_array_equal(a, b)
+
+  @_FORM
   def test_what_is_seen_is_not_hidden(self, name):
     q, k, v, g, dlse = _drawn()
     lengths, sinks = np.array([S, S], np.int32), np.zeros((N,), np.float32)
@@ -158,10 +182,9 @@ class CheckpointTest(absltest.TestCase):
         block = jax.checkpoint(lambda q: softmax.chunked(q, k, v)[0], policy=policy)
         return jnp.sin(block(q)).sum()
 
-      return str(jax.make_jaxpr(jax.grad(loss))(q)).count("reduce_max")
+      return jax.jit(jax.grad(loss)).lower(q).compile().as_text().count(" dot(")
 
-    self.assertEqual(passes(policy), 1)
-    self.assertEqual(passes(None), 2)
+    self.assertLess(passes(policy), passes(None))
 
 
 class CombineTest(absltest.TestCase):

@@ -220,7 +220,7 @@ def _hidden(p, rng):
   p.options["filler"] = filler
   bias = p.arrays.get("bias")
   # Left out: a bias under a function that multiplies the score. The function's own
-  # gradient, dscore (score + bias), is then 0 times infinity, in every implementation.
+  # gradient, dscore (score + bias), is then 0 times infinity in the fused kernels.
   if bias is not None and p.score != "gain":
     axes = tuple(i for i, n in enumerate(bias.shape) if n == 1 and seen.shape[i] > 1)
     p.options["hidden"]["bias"] = ~seen.any(axes, keepdims=True)

@@ -33,7 +33,8 @@ def reference(
   seen = scores.mask.dense(T, S, query, key)
   # What is not seen has harmless scores, so that no derivative is NaN.
   raw = jnp.where(seen, raw, 0.0)
-  score = scores.modified(raw, scores.bias, scores.consts, *places)
+  bias = None if scores.bias is None else jnp.where(seen, scores.bias, 0.0)
+  score = scores.modified(raw, bias, scores.consts, *places)
   score = jnp.where(_infected(q, k, v, N), jnp.nan, score)
   score = jnp.where(seen, score, -jnp.inf)
   sink = None if sinks is None else sinks.astype(score.dtype)[:, None, None]

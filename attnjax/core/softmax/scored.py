@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from attnjax.core.softmax.definition import wide
+from attnjax.core.softmax.unseen import clean
 
 
 def score_and_pull(part, raw, places, operands):
@@ -25,7 +26,10 @@ def score_and_pull(part, raw, places, operands):
     whole = [next(left) if f else x for x, f in zip(operands, floats)]
     return jnp.broadcast_to(part(raw, *places, *whole), raw.shape)
 
-  value, vjp = jax.vjp(score, raw, *floating)
+  # A derivative reads cleaned operands: where they are NaN or infinite, either nobody
+  # sees the score, or it is -inf, without weight, or all of its row is NaN.
+  value = score(raw, *floating)
+  _, vjp = jax.vjp(score, raw, *map(clean, floating))
 
   def pull(dscore):
     draw, *parts = vjp(dscore)

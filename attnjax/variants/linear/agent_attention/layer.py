@@ -15,11 +15,7 @@ from attnjax.nn import projections, unseen
 from attnjax.nn.depthwise import Depthwise
 from attnjax.variants.linear.agent_attention.attention import IMPLEMENTATIONS, attend
 from attnjax.variants.linear.agent_attention.biases import Biases
-from attnjax.variants.linear.agent_attention.reduction import (
-  Reduction,
-  whole,
-  windows,
-)
+from attnjax.variants.linear.agent_attention.reduction import Reduction, whole, windows
 
 FORMS = ("sequence", "image")
 _INIT = nnx.initializers.truncated_normal(0.02)
