@@ -6,6 +6,7 @@ and a process that interprets cannot compile.
 
 import contextlib
 import os
+import threading
 from typing import Any
 
 os.environ["TRITON_INTERPRET"] = "1"
@@ -73,6 +74,9 @@ def _callbacks_in_numpy():
     setattr(callback, "io_callback_impl", real)  # noqa: B010
 
 
+_ONE_AT_A_TIME = threading.Lock()
+
+
 def _create_dot(self, a, b, *rest, original=InterpreterBuilder.create_dot):
   """The interpreter keeps bfloat16 as the integers of its bits and multiplies those."""
   return original(self, _widened(a), _widened(b), *rest)
@@ -107,7 +111,9 @@ def _triton_call(
     inputs = jax.tree.map(lambda x: _Buffer(np.array(x, order="C")), args)
     outputs = [_uninitialized(leaf) for leaf in leaves]
     named = dict(zip(missing, map(_Buffer, outputs), strict=True))
-    with np.errstate(all="ignore"), _patched_once():
+    # XLA may call kernels that wait for nothing of each other at the same time, and
+    # the interpreter has one state for all.
+    with _ONE_AT_A_TIME, np.errstate(all="ignore"), _patched_once():
       kernel[grid](*inputs, **named, **options)
     return jax.tree.unflatten(tree, outputs)
 
