@@ -66,7 +66,7 @@ class CommandTest(parameterized.TestCase):
     ("warmup", "lm.py", ["--config.optimizer.warmup=-2"], "warmup = -2"),
     ("warm", "lm.py", ["--config.sample.temperature=nan"], "temperature = nan"),
     ("prompt", "lm.py", ["--config.sample.prompt=a\udcff"], "not UTF-8 .*character 1"),
-    ("no_dim", "lm.py", ["--config.model.dim=0"], "model.dim = 0: ZeroDivision"),
+    ("no_dim", "lm.py", ["--config.model.dim=0"], "model.dim = 0: "),
     (
       "no_heads",
       "lm.py",
