@@ -116,12 +116,12 @@ def create_block_mask(
 
   def function(score, b, h, q_idx, kv_idx):
     del score
-    return jnp.asarray(mask_mod(b, h, q_idx, kv_idx))
+    seen = jnp.asarray(mask_mod(b, h, q_idx, kv_idx))
+    if seen.dtype != bool:
+      raise ValueError(f"mask_mod returns {seen.dtype}; it must return a boolean")
+    return seen
 
-  traced, consts = captured.trace(function)
-  dtype = traced.closed.out_avals[0].dtype
-  if not jnp.issubdtype(dtype, jnp.bool_):
-    raise ValueError(f"mask_mod returns {dtype}; it must return a boolean")
+  traced, consts = captured.trace(function, returns=jnp.bool_)
   known = not any(isinstance(x, jax.core.Tracer) for x in consts)
   with jax.ensure_compile_time_eval() if known else contextlib.nullcontext():
     b, n, q, k = (jnp.arange(size, dtype=jnp.int32) for size in shape)

@@ -32,10 +32,10 @@ class Function:
     return hash(self._text)
 
 
-def trace(function: Callable, dtype=jnp.float32) -> tuple[Function, list]:
+def trace(function: Callable, dtype=jnp.float32, returns=None) -> tuple[Function, list]:
   """(the traced function of a score and four indices, the arrays it captures).
 
-  Its result has the type of the score, whatever it computes in.
+  Its result has the type `returns`, that of the score if None, whatever it computes in.
   """
 
   def typed(*scalars):
@@ -43,7 +43,7 @@ def trace(function: Callable, dtype=jnp.float32) -> tuple[Function, list]:
     shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(result)]
     if shapes != [()]:
       raise ValueError(f"score returns the shapes {shapes}; it must return one scalar")
-    return jnp.asarray(*jax.tree.leaves(result)).astype(dtype)
+    return jnp.asarray(*jax.tree.leaves(result)).astype(returns or dtype)
 
   closed, consts = elementwise.trace(typed, [dtype, *[np.int32] * 4])
   return Function(closed, len(consts)), consts
