@@ -22,7 +22,13 @@ TOKENS = 16384  # of a timed case, in all batches
 
 def cases() -> list[dict]:
   """All cases; those that share kernels share a `key`."""
-  return [*_right(), *limits.cases(_case), *_timed(), *tuned.cases(_timing)]
+  return [
+    *_right(),
+    *_right_others(),
+    *limits.cases(_case),
+    *_timed(),
+    *tuned.cases(_timing),
+  ]
 
 
 def function(case: dict, impl: str):
@@ -167,6 +173,10 @@ def _right():
   yield attention("sinks", is_causal=True, sinks=True, dry=True)
   yield attention("empty_rows", (2, 300, 170, 4, 2, 64), is_causal=True, dry=True)
   yield attention("many_programs", (8192, 16, 16, 8, 8, 16), is_causal=True)
+
+
+def _right_others():
+  """The same for decayed linear attention and the prefix softmax."""
 
   def other(kind, name, B, T, N, K, H, E, dtype="bfloat16", decay=True, ids=False):
     inputs = _attention((B, T, T, N, K, H), E, dtype)
