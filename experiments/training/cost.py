@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-from jax.extend.core import jaxpr_as_fun, jaxprs_in_params
+from jax.extend.core import jaxpr_as_fun
 from jax.interpreters import partial_eval
 
 from experiments.training import turns
@@ -66,5 +66,5 @@ def equation(one) -> int:
     return 2 * one.outvars[0].aval.size * kernel.size // kernel.shape[channels]
   if name == "cond":
     return max(total(branch) for branch in one.params["branches"])
-  inner = sum(total(jaxpr) for jaxpr in jaxprs_in_params(one.params))
+  inner = sum(total(jaxpr) for jaxpr in turns.called(one))
   return inner * one.params["length"] if name == "scan" else inner

@@ -28,7 +28,15 @@ _CALLS = (
   "jit",
   "pjit",
   "remat2",
+  "per_device",
 )
+
+
+def called(equation) -> list:
+  """The programs that an equation holds."""
+  if equation.primitive.name == "per_device":  # and the same as it is divided
+    return [equation.params["whole"]]
+  return list(jaxprs_in_params(equation.params))
 
 
 def loops(jaxpr) -> bool:
@@ -63,7 +71,7 @@ def counted(jaxpr, arguments: Sequence[Any], count: Count) -> tuple[list[Any], A
       sums = [counted(branch, given[1:], count)[1] for branch in branches]
       results, more = _run(equation, given), functools.reduce(jnp.maximum, sums)
     else:
-      (inner,) = jaxprs_in_params(equation.params)
+      (inner,) = called(equation)
       results, more = counted(inner, given, count)
     values.update(zip(equation.outvars, results))
     total = total + more
@@ -74,7 +82,7 @@ def _turns(equation) -> bool:
   name = equation.primitive.name
   if name == "while":
     return True
-  inner = list(jaxprs_in_params(equation.params))
+  inner = called(equation)
   known = name in _LOOPS or name in _CALLS and len(inner) == 1
   return known and any(map(loops, inner))
 
