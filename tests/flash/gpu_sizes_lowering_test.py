@@ -51,8 +51,8 @@ print(json.dumps(grids))
 _MEMORY = """
 from pallas_kernels.flash import triton_gpu
 B, T, N, H = 32, 2048, 16, 64
-tiles = triton_gpu.defaults((T, T, H, H), "bfloat16", 90)
 x = jax.ShapeDtypeStruct((B, T, N, H), "bfloat16")
+tiles = triton_gpu.fitting(x, x, x, bias(1, N, T, T))
 row = jax.ShapeDtypeStruct((B, T, N), "float32")
 lists = gpu_calls.schedule(T, T, tiles.backward_blocks)
 
