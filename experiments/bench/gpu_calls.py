@@ -83,15 +83,11 @@ def calls(
   """
   from pallas_kernels.flash import triton_gpu
 
-  B, T, S, N, K = shape
-  program = causal_program() if program is None else program
-  q, k, v, g = (
-    jax.ShapeDtypeStruct(size, dtype)
-    for size in ((B, T, N, H), (B, S, K, H), (B, S, K, V), (B, T, N, V))
-  )
+  T, S, N = shape[1:4]
+  program = program or causal_program()
+  q, k, v, g, row = _arrays(shape, H, V, dtype)
   with target(capability):
     tiles = tiles or triton_gpu.fitting(q, k, v, program)
-  row = jax.ShapeDtypeStruct((B, T, N), jnp.float32)
   given = dict(scale=H**-0.5, tiles=tiles)
 
   def run(q, k, v, g, row, sinks, operands, first, second):
@@ -100,9 +96,8 @@ def calls(
     return out, triton_gpu.backward(q, k, v, g, row, row, row, p, second, **given)
 
   lists = [schedule(T, S, b) for b in (tiles.forward_blocks, tiles.backward_blocks)]
-  operands = jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), program.operands
-  )
+  like = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype)  # noqa: E731
+  operands = jax.tree.map(like, program.operands)
   extra = jax.ShapeDtypeStruct((N,), jnp.float32) if sinks else None
   with target(capability):
     traced = jax.make_jaxpr(run)(q, k, v, g, row, extra, operands, *lists)
@@ -120,6 +115,14 @@ def target(capability: int):
   device = AbstractDevice(f"NVIDIA {kind[capability]}", None, "gpu")
   mesh = AbstractMesh((1,), ("x",), abstract_device=device)
   return jax.sharding.use_abstract_mesh(mesh)
+
+
+def _arrays(shape, H, V, dtype):
+  """The shapes of q, k, v, the cotangent of out, and a number for each row."""
+  B, T, S, N, K = shape
+  sizes = (B, T, N, H), (B, S, K, H), (B, S, K, V), (B, T, N, V)
+  row = jax.ShapeDtypeStruct((B, T, N), jnp.float32)
+  return *(jax.ShapeDtypeStruct(size, dtype) for size in sizes), row
 
 
 def schedule(T: int, S: int, blocks) -> Schedule:
