@@ -14,11 +14,19 @@ Tokens are not divided: an array that is sharded over them is gathered first; to
 a sequence, call attention inside `jax.shard_map` and join the parts by
 `attnjax.combine`. Inside `jax.shard_map` each call computes what its device has.
 
+The compiler of TPUs does not ask how a kernel is divided (jax-ml/jax#38196). There the
+mesh of the arguments' types is taken: Explicit axes divide as the types say; of Auto
+axes the names say whether they divide batches ("data", "fsdp", "expert", ...), heads
+("model", "tensor", ...) or neither ("sequence", "context", "stage"); others are taken
+for batches, with a warning. `mesh_axes` says it for names of your own. A wrong guess
+moves arrays between devices and changes no result.
+
 Programs for several devices hold a pointer to the function that divides them, so that
 JAX's persistent compilation cache does not find those again in another process unless
 jax_remove_custom_partitioning_ptr_from_cache_key is set.
 """
 
+import contextlib
 import math
 import re
 from collections.abc import Sequence
@@ -26,6 +34,8 @@ from collections.abc import Sequence
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+
+from attnjax.core.devices import naming
 
 AXES = ("data", "model")
 
@@ -67,6 +77,28 @@ def make_mesh(data: int = -1, model: int = 1, devices: Sequence | None = None) -
     raise ValueError(f"mesh.{name} = {known} does not divide the {count} devices")
   sizes = [count // known if s == -1 else s for s in sizes]
   return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * 2, devices=devices)
+
+
+@contextlib.contextmanager
+def mesh_axes(batch: str | Sequence[str] = (), heads: str | Sequence[str] = ()):
+  """Says which Auto axes of a mesh divide batches and heads in fused kernels on TPUs.
+
+  For what is called, or traced by `jax.jit`, within it; elsewhere names decide. Axes of
+  neither divide nothing in a kernel.
+
+  Args:
+    batch: an axis of the mesh or several, the slowest first.
+    heads: the same of heads.
+
+  Raises:
+    ValueError: if an axis is named twice.
+  """
+  both = [(one,) if isinstance(one, str) else tuple(one) for one in (batch, heads)]
+  twice = [axis for i, axis in enumerate(sum(both, ())) if axis in sum(both, ())[:i]]
+  if twice:
+    raise ValueError(f"batch={batch!r} and heads={heads!r} name {twice[0]!r} twice")
+  with naming.setting(naming.Named(*both)):
+    yield
 
 
 def parameter_shardings(tree, mesh: Mesh):

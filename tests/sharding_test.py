@@ -8,10 +8,11 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from absl.testing import absltest
+from absl.testing import absltest, parameterized
 from jax.sharding import PartitionSpec as P
 
 from attnjax import sharding
+from attnjax.core.devices import naming
 from experiments import run
 from tests import run_test
 
@@ -27,7 +28,7 @@ def eight_devices(name):
   return json.loads(done.stdout.splitlines()[-1])
 
 
-class ShardingTest(absltest.TestCase):
+class ShardingTest(parameterized.TestCase):
   def test_training_on_a_mesh_gives_the_losses_of_one_device(self):
     found = eight_devices("train")
     with tempfile.TemporaryDirectory() as folder:
@@ -42,8 +43,9 @@ class ShardingTest(absltest.TestCase):
     self.assertEqual(found["query"], [spec, [1, 4, 2, 4]])
     self.assertEqual(found["moment"], spec)
 
-  def test_attention_is_divided_as_its_arguments_are(self):
-    for name, found in eight_devices("meshes").items():
+  @parameterized.parameters("meshes", "told")
+  def test_attention_is_divided_as_its_arguments_are(self, which):
+    for name, found in eight_devices(which).items():
       with self.subTest(name):
         self.assertLess(found["error"], 1e-4)
         self.assertEqual(found["sent"], [])
@@ -70,6 +72,18 @@ class ShardingTest(absltest.TestCase):
       found["heads"], r"mixer/.*kernel.*: 2 does not divide by mesh.model"
     )
     self.assertRegex(found["both"], "only one can be the rest")
+
+  def test_names_say_what_axes_divide(self):
+    mesh = jax.sharding.AbstractMesh((2, 2, 2), ("fsdp", "context", "tensor"))
+    labels, shapes = (("batch", None, "heads"),), ((4, 8, 2),)
+    found = naming.chosen(labels, shapes, mesh, {}, None)
+    self.assertEqual(found, {"heads": ("tensor",), "batch": ("fsdp",)})
+
+    with self.assertWarnsRegex(UserWarning, r"\['rows'\] divide batches"):
+      self.assertEqual(naming.by_name(["rows", "tp"]), (("rows",), ("tp",)))
+    with self.assertRaisesRegex(ValueError, "'a' twice"):
+      with sharding.mesh_axes(batch="a", heads="a"):
+        pass
 
   def test_unknown_parameters_are_sharded_on_their_largest_dimension(self):
     mesh = jax.make_mesh((1, 1), sharding.AXES)

@@ -26,6 +26,13 @@ def described() -> bool:
   return not mesh.empty and not mesh.manual_axes and get_concrete_mesh().empty
 
 
+def mesh_of(arrays) -> AbstractMesh:
+  """The mesh in force, or that of an array's type; empty if none is known."""
+  mesh = jax.sharding.get_abstract_mesh()
+  meshes = (mesh, *(jax.typeof(x).sharding.mesh for x in arrays))
+  return next((found for found in meshes if not found.empty), mesh)
+
+
 def varies(x) -> frozenset[str]:
   """The manual axes of a mesh that an array varies over."""
   return jax.typeof(x).manual_axis_type.varying

@@ -55,9 +55,9 @@ def chosen(labels: Sequence[Labels], shapes, specs, mesh: Mapping[str, int]) -> 
         continue
       taken = {axis for one in axes.values() for axis in one}
       given = tuple(a for a in _names(given) if a in mesh and a not in taken)
-      fitting = _fitting(given, every[name], mesh)
-      if fitting:
-        axes[name] = fitting
+      own = fitting(given, every[name], mesh)
+      if own:
+        axes[name] = own
   return axes
 
 
@@ -65,7 +65,7 @@ def _names(entry) -> tuple[str, ...]:
   return tuple(entry) if isinstance(entry, tuple | list) else (entry,)
 
 
-def _fitting(axes, every, mesh):
+def fitting(axes, every, mesh):
   """As many of the axes as all sizes allow."""
   while axes:
     number = math.prod(mesh[a] for a in axes)

@@ -1,6 +1,7 @@
 """One primitive around what runs on each device's part of its arguments."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from jax.interpreters import batching, mlir
 from jax.sharding import NamedSharding, reshard
 from jax.sharding import PartitionSpec as P
 
-from attnjax.core.devices import decoding, division
+from attnjax.core.devices import decoding, division, mapped
 from attnjax.core.devices.context import described, no_mesh, vary
 
 
@@ -80,7 +81,7 @@ def aligned(arguments, specs: Sequence[Any]):
   arguments = vary(arguments)
   flat, tree = jax.tree.flatten(arguments)
   labels = _labels(tuple(specs), arguments)
-  mesh, axes = _explicit(labels, [jax.typeof(x) for x in flat])
+  mesh, axes = mapped.explicit(labels, [jax.typeof(x) for x in flat])
   if axes:
     own = [
       division.spec(n, jnp.shape(x), axes, mesh.shape) for n, x in zip(labels, flat)
@@ -92,15 +93,6 @@ def aligned(arguments, specs: Sequence[Any]):
       for x, spec in zip(flat, own)
     ]
   return jax.tree.unflatten(tree, flat)
-
-
-def _explicit(labels, types):
-  """The mesh of the types, and its axes that share each label out by their types."""
-  mesh = next((a.sharding.mesh for a in types if not a.sharding.mesh.empty), None)
-  if mesh is None:
-    return types[0].sharding.mesh, {}
-  shapes, specs = zip(*((a.shape, a.sharding.spec) for a in types))
-  return mesh, division.chosen(labels, shapes, specs, mesh.shape)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -136,7 +128,8 @@ def _bind(part: _Part, flat):
   if part.local and _divisible():
     with no_mesh():
       divided = jax.make_jaxpr(_partitioned(part, whole))(*shapes)
-  return _per_device.bind(*flat, whole=whole, divided=divided, part=part)
+  plan = mapped.plan(part.inputs, flat)
+  return _per_device.bind(*flat, whole=whole, divided=divided, part=part, plan=plan)
 
 
 def _divisible() -> bool:
@@ -195,17 +188,16 @@ _per_device.multiple_results = True
 
 
 @_per_device.def_impl
-def _run(*arguments, whole, divided, part):
+def _run(*arguments, whole, **options):
   if any(len(x.sharding.device_set) > 1 for x in arguments):
-    options = {"whole": whole, "divided": divided, "part": part}
-    return jax.jit(lambda *x: _per_device.bind(*x, **options))(*arguments)
+    return jax.jit(lambda *x: _per_device.bind(*x, whole=whole, **options))(*arguments)
   return jex.jaxpr_as_fun(whole)(*arguments)
 
 
 @_per_device.def_abstract_eval
-def _types(*avals, whole, divided, part):
-  del divided
-  mesh, axes = _explicit(part.inputs, avals)
+def _types(*avals, whole, divided, part, plan):
+  del divided, plan
+  mesh, axes = mapped.explicit(part.inputs, avals)
   like = next((a for a in avals if a.sharding.mesh == mesh), avals[0])
   return [
     like.update(
@@ -218,17 +210,27 @@ def _types(*avals, whole, divided, part):
   ]
 
 
-def _lowered(context, *arguments, whole, divided, part):
-  del part
-  exported = context.module_context.lowering_parameters.for_export
-  run = jex.jaxpr_as_fun(whole if divided is None or exported else divided)
+def _lowered(context, *arguments, whole, divided, part, plan, asks=True):
+  """The program of one device, of a mesh, or for a compiler that asks how to divide."""
+  parameters = context.module_context.lowering_parameters
+  if part.local and plan.is_for_many() and not (asks and divided):
+    return _lowered_mapped(context, arguments, whole, part, plan)
+  asking = asks and divided and not parameters.for_export
+  run = jex.jaxpr_as_fun(divided if asking else whole)
   with no_mesh():
     plain = context.replace(avals_in=whole.in_avals)
     return mlir.lower_fun(run, multiple_results=True)(plain, *arguments)
 
 
-def _batched(arguments, axes, *, whole, divided, part):
-  del whole, divided
+def _lowered_mapped(context, arguments, whole, part, plan):
+  shapes = [x.shape for x in whole.in_avals], [x.shape for x in whole.out_avals]
+  run = mapped.mapped(part.function, part.inputs, part.outputs(), shapes, plan)
+  with jax.sharding.use_abstract_mesh(plan.mesh):
+    return mlir.lower_fun(run, multiple_results=True)(context, *arguments)
+
+
+def _batched(arguments, axes, *, whole, divided, part, plan):
+  del whole, divided, plan
   known = {name for labels in part.inputs for name in labels}
   name = next(f"map{i}" for i in range(len(known) + 1) if f"map{i}" not in known)
   arguments = [
@@ -240,4 +242,8 @@ def _batched(arguments, axes, *, whole, divided, part):
 
 
 mlir.register_lowering(_per_device, _lowered)
+# jax-ml/jax#38196
+mlir.register_lowering(
+  _per_device, functools.partial(_lowered, asks=False), platform="tpu"
+)
 batching.primitive_batchers[_per_device] = _batched
