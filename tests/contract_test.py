@@ -12,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
 from flax import nnx
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
 
 from attnjax import contract
 from tests import listing
@@ -253,25 +255,33 @@ class LayerTest(parameterized.TestCase):
       self.assertEqual(y.shape, x.shape)
       jax.tree.map(np.testing.assert_array_equal, after, cache)
 
-  @parameterized.parameters(
-    "dot_product",
-    "gated_attention",
-    "dynamic_mask",
-    "neighborhood",
-    "routing_transformer",
-    "superlinear",
-  )
-  def test_rotary_layers_promote_no_rank(self, slug):
-    module = contract.load(slug)
-    layer, dim = _layer(module, "causal"), module.LAYER["dim"]
-    x = jax.ShapeDtypeStruct((2, 21, dim), jnp.float32)
+  @parameterized.named_parameters(*listing.each(_forms))
+  def test_traces_in_a_checked_shard_map_and_promotes_no_rank(
+    self, module, error, form=None
+  ):
+    """Batches are divided, parameters are not; what nobody computes is cheap to see."""
+    listing.check(error)
+    layer, dim = _layer(module, form), module.LAYER["dim"]
+    shape = (2, 9, 10, dim) if form == "image" else (2, 21, dim)
+    x = jax.ShapeDtypeStruct(shape, jnp.float32)
+    mesh = jax.sharding.AbstractMesh((2,), ("x",), (AxisType.Auto,))
+
+    def gradients(layer, x):
+      def loss(layer, x):
+        return jax.lax.psum(jnp.sum(layer(x)), "x")
+
+      return jax.grad(loss, (0, 1))(layer, x)
 
     def step(layer, x):
-      return layer.step(x, layer.init_cache(2, 21, jnp.float32))[0].sum()
+      return layer, layer.step(x, layer.init_cache(1, 21, jnp.float32))[0]
 
     with jax.numpy_rank_promotion("raise"):
-      for run in (lambda layer, x: layer(x).sum(), step):
-        jax.eval_shape(jax.grad(run), layer, x)
+      for run in (gradients, step) if form == "causal" else (gradients,):
+        specs = P(), P("x")
+        call = jax.shard_map(run, mesh=mesh, in_specs=specs, out_specs=specs)
+        by_layer, by_x = jax.eval_shape(call, layer, x)
+        self.assertEqual(by_x.shape, x.shape)
+        jax.tree.map(lambda a, b: self.assertEqual(a.shape, b.shape), by_layer, layer)
 
   @parameterized.named_parameters(*listing.each())
   def test_every_hyper_parameter_has_a_default(self, module, error):

@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from attnjax.core import devices
+
 
 def depthwise(
   x: Float[Array, "B ..."],
@@ -59,14 +61,17 @@ def depthwise(
     return y + jnp.moveaxis(_row(window, row, grid[1]), 1, 2), None
 
   places = jnp.arange(sides[0]), kernel
-  return jax.lax.scan(jax.checkpoint(add), jnp.zeros_like(x), places)[0]
+  start = devices.vary_like(jnp.zeros_like(x), x, kernel)
+  return jax.lax.scan(jax.checkpoint(add), start, places)[0]
 
 
 def _row(padded, kernel, length, segment_ids=None, ids=None):
   """Along axis 1, which has `length` tokens and what surrounds them."""
   y = jnp.zeros_like(padded[:, :length])
   for place in range(kernel.shape[0]):
-    term = padded[:, place : place + length] * kernel[place]
+    own = kernel[place]
+    own = own.reshape(*(1,) * (padded.ndim - own.ndim), *own.shape)
+    term = padded[:, place : place + length] * own
     if ids is not None:
       near = ids[:, place : place + length]
       same = (near == segment_ids) & (near >= 0)

@@ -97,7 +97,7 @@ def steps(size: int, jitter: float, dtype=jnp.float32, start: str = "matrix") ->
 
 
 def _iterate(matrix, iterations, jitter, start):
-  shifted = matrix + jitter * jnp.eye(matrix.shape[-1], dtype=matrix.dtype)
+  shifted = matrix + jitter * _eye(matrix)
   begin = _alpha(matrix, shifted, start) * shifted
 
   def step(inverse, _):
@@ -119,13 +119,18 @@ def _tangent(iterations, jitter, start, primals, tangents):
     return inverse, -inverse @ tangents[0] @ inverse
 
 
+def _eye(matrix):
+  eye = jnp.eye(matrix.shape[-1], dtype=matrix.dtype)
+  return eye.reshape(*(1,) * (matrix.ndim - 2), *eye.shape)
+
+
 def _alpha(matrix, shifted, start):
   sums = matrix.sum(-1)
   if start == "matrix":
     return 1.8 / sums.max(-1)[..., None, None] ** 2
   alpha = 2 / sums.max() ** 2
   square = shifted @ shifted
-  eye = jnp.eye(matrix.shape[-1], dtype=matrix.dtype)
+  eye = _eye(matrix)
   for _ in range(10):
     norm = jnp.abs(eye - alpha * square).sum(-2).max()
     alpha = jnp.where(norm > 1.01, 0.5 * alpha, alpha)

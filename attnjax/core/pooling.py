@@ -19,5 +19,5 @@ def means(x: Float[Array, "B ..."], size: int, axes: int = 2) -> Float[Array, "B
   cells = parts.split(x)
   total = cells.astype(wide(x)).sum(axis=2)
   count = np.asarray(parts.valid()).sum(axis=1)
-  mean = total / count.reshape(-1, *(1,) * (total.ndim - 2))
+  mean = total / count.reshape(1, -1, *(1,) * (total.ndim - 2))
   return mean.reshape(x.shape[0], *parts.counts, *mean.shape[2:]).astype(x.dtype)

@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from attnjax.core import devices
 from attnjax.core.softmax import wide
 
 # Short: all states of a chunk are in memory at once.
@@ -108,7 +109,7 @@ def recurrent(
     return state, out
 
   tokens = tuple(jnp.moveaxis(x, 1, 0) for x in (v, log_decay, write, read))
-  state, out = jax.lax.scan(body, state, tokens)
+  state, out = jax.lax.scan(body, devices.vary_like(state, tokens), tokens)
   return jnp.moveaxis(out, 0, 1), state
 
 

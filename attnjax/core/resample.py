@@ -21,7 +21,7 @@ def bins(
     length: L, at most T; T if None. Points from L on are in no bin; L = 0 gives zeros.
   """
   total = _length(size, length)
-  i, point = jnp.arange(number)[:, None], jnp.arange(size)
+  i, point = jnp.arange(number)[None, :, None], jnp.arange(size)[None, None]
   low, high = i * total // number, -(-(i + 1) * total // number)
   inside = ((low <= point) & (point < high)).astype(float)
   return inside / jnp.maximum(inside.sum(-1, keepdims=True), 1)
@@ -41,9 +41,9 @@ def linear(
     length: L, T if None; places from L on have the table's last entry.
   """
   total = jnp.maximum(_length(size, length), 1)
-  place = jnp.arange(size)[:, None]
+  place = jnp.arange(size)[None, :, None]
   centre = ((place + 0.5) * points / total - 0.5).clip(0, points - 1)
-  return jnp.maximum(1 - jnp.abs(centre - jnp.arange(points)), 0)
+  return jnp.maximum(1 - jnp.abs(centre - jnp.arange(points)[None, None]), 0)
 
 
 def _length(size, length):

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from attnjax.core import devices
 from attnjax.core.masks.algebra import Mask
 
 
@@ -141,7 +142,8 @@ def so_far(
     whole, best = best.extend(new)
     return best, whole.index
 
-  _, index = jax.lax.scan(advance, Best.empty(R, count, scores.dtype), chunks)
+  none = devices.vary_like(Best.empty(R, count, scores.dtype), chunks)
+  _, index = jax.lax.scan(advance, none, chunks)
   return index.swapaxes(0, 1)
 
 

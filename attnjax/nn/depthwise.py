@@ -33,4 +33,5 @@ class Depthwise(nnx.Module):
   ) -> Float[Array, "B *S D"]:
     """The convolved grid; in a sequence, segments do not see each other."""
     y = depthwise(x, self.kernel[...], segment_ids, axes=self.axes)
-    return y + self.bias[...].astype(x.dtype)
+    bias = self.bias[...].astype(x.dtype)
+    return y + bias.reshape(*(1,) * (y.ndim - 1), -1)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from attnjax.core import masks
+from attnjax.core import devices, masks
 from attnjax.core.softmax import wide
 
 # Long enough for matrix units to be busy, short enough for the products inside a
@@ -54,6 +54,8 @@ def chunked(
   log_decay = each_token(log_decay, q)
   documents = None if segment_ids is None else masks.documents(segment_ids)
   state = _initial(q, v, initial_state)
+  given = q, k, v, log_decay, documents, state
+  q, k, v, log_decay, documents, state = devices.vary(given)
   start = state, None if documents is None else documents[:, 0]
   parts = (
     *(_split(x, number, size).swapaxes(2, 3) for x in (q, k, v)),
@@ -92,7 +94,8 @@ def recurrent(
     return state, out
 
   tokens = tuple(jnp.moveaxis(x, 1, 0) for x in (q, k, v, log_decay, new))
-  state, out = jax.lax.scan(body, _initial(q, v, initial_state), tokens)
+  start = devices.vary_like(_initial(q, v, initial_state), tokens)
+  state, out = jax.lax.scan(body, start, tokens)
   return jnp.moveaxis(out, 0, 1), state
 
 

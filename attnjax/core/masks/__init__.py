@@ -12,9 +12,7 @@ from attnjax.core.masks.algebra import (
   Not,
   Or,
   PerHead,
-  Permuted,
   per_head,
-  permute,
 )
 from attnjax.core.masks.arrays import (
   Dense,
@@ -27,6 +25,7 @@ from attnjax.core.masks.arrays import (
 from attnjax.core.masks.draw import draw, text
 from attnjax.core.masks.grids import Neighborhood
 from attnjax.core.masks.lists import Blocks, select
+from attnjax.core.masks.order import Permuted, permute
 from attnjax.core.masks.positional import (
   BlockDiffusion,
   Causal,

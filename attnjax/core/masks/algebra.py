@@ -1,4 +1,4 @@
-"""Masks that combine: `&`, `|`, `~`, per head, permuted.
+"""Masks that combine: `&`, `|`, `~`, per head.
 
 A mask says which query may see which key, by an element test of their positions and
 of its operands, arrays of the shape (B|1, N|1, T|1, S|1). All else follows from the
@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Int
 
 from attnjax.core.exported import serializable
-from attnjax.core.masks.integers import asarray, integers, known
+from attnjax.core.masks.integers import integers, known
 
 
 class Mask:
@@ -44,12 +44,10 @@ class Mask:
   def check(self, shape: tuple[Any, Any, Any, Any]) -> None:
     """Raises ValueError if an array of the mask does not fit (B, N, T, S)."""
     for array in self.operands():
-      fits = all(a in (1, w) for a, w in zip(array.shape, shape))
-      if not fits:
-        name = type(self).__name__
+      if not all(a in (1, w) for a, w in zip(array.shape, shape)):
         raise ValueError(
-          f"mask {name} has an array {array.shape}, which does not broadcast to"
-          f" (B, N, T, S) {shape}"
+          f"mask {type(self).__name__} has an array {array.shape}, which does not"
+          f" broadcast to (B, N, T, S) {shape}"
         )
 
   def dense(
@@ -77,8 +75,7 @@ class Mask:
     if not self.conjuncts():
       return jnp.ones((1, 1, T, S), bool)
     seen = jnp.asarray(self.seen(q, k, *self.operands()), bool)
-    lead = jnp.broadcast_shapes(seen.shape, (1, 1, T, S))
-    return jnp.broadcast_to(seen, lead)
+    return jnp.broadcast_to(seen, jnp.broadcast_shapes(seen.shape, (1, 1, T, S)))
 
   def __and__(self, other: "Mask") -> "Mask":
     return And((*self.conjuncts(), *_mask(other).conjuncts()))
@@ -105,9 +102,24 @@ def _split(parts: Sequence[Mask], operands):
   """Each part with its own operands."""
   first = 0
   for part in parts:
-    count = len(part.operands())
+    count = _count(part)
     yield part, operands[first : first + count]
     first += count
+
+
+def _count(part: Mask) -> int:
+  """How many operands a mask has; computes none, as they may be of another trace."""
+  leaves, tree = jax.tree.flatten(part)
+  shapes = {
+    i: jax.ShapeDtypeStruct(x.shape, x.dtype)
+    for i, x in enumerate(leaves)
+    if isinstance(x, jax.Array)
+  }
+
+  def operands(given):
+    return tree.unflatten([given.get(i, x) for i, x in enumerate(leaves)]).operands()
+
+  return len(jax.eval_shape(operands, shapes))
 
 
 @serializable
@@ -197,51 +209,8 @@ class PerHead(Mask):
     return result
 
 
-@serializable
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Permuted(Mask):
-  """A mask of positions for tokens that lie in another order; made by `permute`.
-
-  Attributes:
-    part: a mask; its arrays, if it has any, lie in the new order already.
-    query_order: int, (T,): the position of the query at each place.
-    key_order: int, (S,).
-  """
-
-  part: Any
-  query_order: Any
-  key_order: Any
-
-  def operands(self):
-    """The two orders, then those of the part."""
-    query, key = (
-      known(name, integers(name, getattr(self, name)))
-      for name in ("query_order", "key_order")
-    )
-    own = query[None, None, :, None], key[None, None, None, :]
-    return *own, *self.part.operands()
-
-  def seen(self, q, k, *operands):
-    """The part's test at the tokens' own positions."""
-    del q, k
-    return self.part.seen(*operands)
-
-
 def per_head(parts: Sequence[Mask]) -> Mask:
   """A mask for each query head; equal objects are kept once."""
   unique = list({id(part): part for part in parts}.values())
   heads = tuple(next(i for i, u in enumerate(unique) if u is part) for part in parts)
   return PerHead(tuple(unique), heads)
-
-
-def permute(part: Mask, order, key_order=None) -> Mask:
-  """`part` for tokens put in an order: place p holds the token order[p].
-
-  Args:
-    part: a mask of the tokens' positions.
-    order: int, (T,).
-    key_order: int, (S,); `order` if None.
-  """
-  order = asarray(order)
-  return Permuted(part, order, order if key_order is None else asarray(key_order))

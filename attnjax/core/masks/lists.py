@@ -38,8 +38,9 @@ class Blocks(Mask):
 
   def map(self):
     """bool, (B|1, N|1, query blocks, key blocks)."""
-    valid = jnp.arange(self.index.shape[-1]) < self.count[..., None]
-    hit = self.index[..., None] == jnp.arange(-(-self.S // self.block_k))
+    place = np.arange(self.index.shape[-1])[None, None, None]
+    block = np.arange(-(-self.S // self.block_k))[None, None, None, None]
+    valid, hit = place < self.count[..., None], self.index[..., None] == block
     return (hit & valid[..., None]).any(axis=-2)
 
   def operands(self):

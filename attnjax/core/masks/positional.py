@@ -33,8 +33,7 @@ def _numbers(mask, *names) -> list[Any]:
   for name in names:
     value = getattr(mask, name)
     if value is not None:
-      value = integers(f"{type(mask).__name__}.{name}", value)
-      value = clipped(value, -MOST)
+      value = clipped(integers(f"{type(mask).__name__}.{name}", value), -MOST)
       value = value if isinstance(value, int) else value.reshape(-1, 1, 1, 1)
     found.append(value)
   return found
@@ -45,10 +44,16 @@ def _arrays(numbers):
   return tuple(n for n in numbers if n is not None and not isinstance(n, int))
 
 
-def _values(numbers, operands) -> list[Any]:
-  """The numbers again, arrays from the operands."""
-  left = iter(operands)
-  return [n if n is None or isinstance(n, int) else next(left) for n in numbers]
+def _values(mask, operands, *names) -> list[Any]:
+  """The numbers again, arrays from the operands: the mask's may be of another trace."""
+  left, found = iter(operands), []
+  for name in names:
+    value = getattr(mask, name)
+    if value is not None:
+      value = integers(name, value)
+      value = clipped(value, -MOST) if isinstance(value, int) else next(left)
+    found.append(value)
+  return found
 
 
 @serializable
@@ -81,7 +86,7 @@ class Causal(Mask):
 
   def seen(self, q, k, *operands):
     """The key is not after the query."""
-    (offset,) = _values(_numbers(self, "offset"), operands)
+    (offset,) = _values(self, operands, "offset")
     return _everything(q, k) if _unlimited(offset) else k <= plus(q, offset)
 
 
@@ -109,7 +114,7 @@ class Window(Mask):
 
   def seen(self, q, k, *operands):
     """The key is near the query."""
-    left, right = _values(_numbers(self, "left", "right"), operands)
+    left, right = _values(self, operands, "left", "right")
     near = [] if _unlimited(left) else [k >= plus(q, -left)]
     near += [] if _unlimited(right) else [k <= plus(q, right)]
     return functools.reduce(jnp.logical_and, near) if near else _everything(q, k)
@@ -167,7 +172,7 @@ class Lengths(Mask):
 
   def seen(self, q, k, *operands):
     """Both are inside."""
-    keys, queries = _values(_numbers(self, "keys", "queries"), operands)
+    keys, queries = _values(self, operands, "keys", "queries")
     inside = (q == q) if queries is None else q < queries
     return inside & (k < keys) if keys is not None else inside & (k == k)
 

@@ -35,7 +35,7 @@ def _powers(weights: Weights):
   top, total, (before, sums) = weights.top, weights.total, weights.before
   keep = _over(_power(before - top) * sums, total)
   if weights.first is not None:
-    new = weights.first == jnp.arange(weights.first.shape[1])
+    new = weights.first == jnp.arange(weights.first.shape[1])[None]
     keep = jnp.where(new[..., None], 0, keep)
   return keep, _over(_power(weights.scores - top), total)
 

@@ -5,6 +5,8 @@ import math
 import jax
 import jax.numpy as jnp
 
+from attnjax.core import devices
+
 
 def normaliser(scores, initial, first):
   """Gives (top, total) (B, T, N) by an associative scan."""
@@ -44,11 +46,12 @@ def normaliser_in_two(scores, initial, first):
     joined = (jnp.where(new, x, y) for x, y in zip(own, _joined(carry, own)))
     return (tuple(joined),) * 2
 
-  new = since == begin + jnp.arange(size)[:, None, None, None]
+  new = since == begin[None] + jnp.arange(size)[:, None, None, None]
   each = _each(chunks(scores, -jnp.inf))
   nothing = _each(jnp.full((number, B, N), -jnp.inf, scores.dtype))
+  nothing, initial = devices.vary_like((nothing, initial), scores, first)
   _, rows = jax.lax.scan(inside, nothing, (each, new))
-  seen = since < begin
+  seen = since < begin[None]
 
   def over(carry, part):
     own, seen = part
@@ -56,7 +59,8 @@ def normaliser_in_two(scores, initial, first):
     return tuple(joined), carry
 
   _, before = jax.lax.scan(over, initial, (tuple(x[-1] for x in rows), seen[-1]))
-  rows = (jnp.where(seen, y, x) for x, y in zip(rows, _joined(before, rows)))
+  joined = _joined([x[None] for x in before], rows)
+  rows = (jnp.where(seen, y, x) for x, y in zip(rows, joined))
   whole = (jnp.moveaxis(x, 2, 0).swapaxes(1, 2) for x in rows)
   return tuple(x.reshape(B, number * size, N)[:, :T] for x in whole)
 

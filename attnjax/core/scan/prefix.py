@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
-from attnjax.core import derivatives
+from attnjax.core import derivatives, devices
 from attnjax.core.scan.state import State, combine
 from attnjax.core.softmax import wide
 
@@ -95,6 +95,7 @@ def _rows(scores, values, form: Form, initial, segment_ids) -> tuple[State, Stat
   dtype = jnp.promote_types(wide(scores), wide(values))
   start = State.empty((B, N, E), dtype) if initial is None else initial
   s, start = jax.tree.map(lambda x: x.astype(dtype), (scores, start))
+  s, values, start = devices.vary((s, values, start))
   if not B * T:
     return State(s, s, values), start
   first = None if segment_ids is None else beginnings(segment_ids)

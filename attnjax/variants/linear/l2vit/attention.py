@@ -55,7 +55,7 @@ def attend(
   # A query of zeros has a denominator of 0: its output is 0, as is its numerator.
   below = jnp.where(below > 0, jnp.maximum(below, den_min), 1)
   if temperature is not None:
-    above = above * temperature.astype(dtype)[:, None]
+    above = above * temperature.astype(dtype).reshape(1, 1, -1, 1)
   return (above / below[..., None]).astype(kind)
 
 

@@ -128,7 +128,7 @@ def _far(q, c, own, state, positive) -> forms.Rows:
   sums = jnp.einsum("bntf,bnfe->bnte", scale if positive else scale * q, state.sums)
   here = (own == state.sums_document[:, None])[:, None]
   some = here & (state.peak.max(-1) > -jnp.inf)[..., None]
-  return forms.Rows(jnp.where(some, top + c[:, :1], -jnp.inf), sums)
+  return forms.Rows(jnp.where(some, top + c[None, :, :1], -jnp.inf), sums)
 
 
 def _leave(x, document, state, positive) -> State:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from attnjax.core import toeplitz
+from attnjax.core import devices, toeplitz
 from attnjax.variants.linear.nprf import kernel
 
 TILE = 128
@@ -121,7 +121,7 @@ def _pairs(q, k):
 
   parts = tuple(jnp.moveaxis(x, -1, 0) for x in (q, k))
   start = jnp.full((*q.shape[:-1], k.shape[-2]), -1e30, q.dtype)
-  return jax.lax.scan(add, start, parts)[0]
+  return jax.lax.scan(add, devices.vary_like(start, parts), parts)[0]
 
 
 def tiled(x: Factors, c, grid, causal, ids, positions, positive) -> Array:

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from attnjax.core import toeplitz
+from attnjax.core import devices, toeplitz
 from attnjax.variants.linear.nprf import forms, kernel
 from attnjax.variants.linear.nprf.forms import TILE, Factors, Rows, finite
 
@@ -148,4 +148,5 @@ def _sums(q, k, columns, c, grid) -> Array:
     return sums + jnp.einsum("...ft,...fet->...te", q, y), None
 
   start = jnp.zeros((*lead, T, columns.shape[-2]), q.dtype)
+  start = devices.vary_like(start, q, k, columns, c)
   return jax.lax.scan(body, start, (split(q), split(k)))[0]

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from attnjax.contract import Case, check_known
+from attnjax.core import devices
 from attnjax.core.inverse import newton_inverse
 from attnjax.core.softmax import wide
 
@@ -130,6 +131,7 @@ def _chunked(q, v, landmarks, middle, used):
 
   gather, spread = (jax.checkpoint(f, prevent_cse=False) for f in (gather, spread))
   begin = jnp.zeros((B, N, landmarks.shape[2], v.shape[-1]), v.dtype)
+  begin = devices.vary_like(begin, q, v, landmarks, used)
   total, _ = jax.lax.scan(gather, begin, (split(q), split(v)))
   mixed = middle @ total
   _, out = jax.lax.scan(spread, None, split(q))

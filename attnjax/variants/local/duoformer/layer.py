@@ -127,7 +127,7 @@ class Layer(nnx.Module):
       self.token[...].astype(x.dtype), (x.shape[0], parts.number, 1, x.shape[-1])
     )
     tokens = jnp.concatenate([first, *lists], axis=2)
-    tokens = tokens + self.positions[...].astype(x.dtype)
+    tokens = tokens + self.positions[...].astype(x.dtype)[None, None]
     real = jnp.asarray(real_tokens(x.shape[1:3], self.sides))
     return tokens, jnp.pad(real, ((0, 0), (1, 0)), constant_values=True), parts
 

@@ -49,7 +49,7 @@ class SFNEBlock(nnx.Module):
   ) -> tuple[Float[Array, "B H W E"], Float[Array, "H W C"]]:
     """(features, the slow net's kernel); a key turns dropout on."""
     y, kernel = self.branches(x, earlier, pool)
-    y = jax.nn.gelu(gibs(y, pool), approximate=False) + self.bias[...]
+    y = jax.nn.gelu(gibs(y, pool), approximate=False) + self.bias[...][None, None, None]
     if key is not None and self.dropout:
       shape = (y.shape[0], 1, 1, y.shape[3])
       keep = jax.random.bernoulli(key, 1 - self.dropout, shape)

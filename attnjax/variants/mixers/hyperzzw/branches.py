@@ -41,7 +41,7 @@ class RGU(nnx.Module):
   def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
     """The gated features."""
     gated = instance(self.key(x) * self.query(self.value(x)))
-    return self.out(_gelu(gated) + self.position(x.shape[1:3]))
+    return self.out(_gelu(gated) + self.position(x.shape[1:3])[None])
 
 
 class HyperChannelInteract(nnx.Module):
@@ -57,7 +57,7 @@ class HyperChannelInteract(nnx.Module):
   def score(self, y: Float[Array, "B H W C"]) -> Float[Array, "B 1 1 C"]:
     """M w m for the mean m of each channel."""
     mean = y.mean(axis=(1, 2), keepdims=True)
-    return mean * self.slow(y.shape[3:])[:, 0] * mean
+    return mean * self.slow(y.shape[3:])[None, None, None, :, 0] * mean
 
 
 class HyperInteract(nnx.Module):
@@ -81,7 +81,7 @@ class HyperInteract(nnx.Module):
   ) -> Float[Array, "B H W C"]:
     """X times the scores of y."""
     mean = y.mean(axis=3, keepdims=True)
-    pixels = mean * self.slow(y.shape[1:3]) * mean
+    pixels = mean * self.slow(y.shape[1:3])[None] * mean
     return x * jax.nn.sigmoid(pixels * self.channel.score(y))
 
 
@@ -178,7 +178,7 @@ class MultiBranch(nnx.Module):
     """(features, the slow net's kernel); `earlier` maps are tiled to C channels."""
     kernel = self.slow(x.shape[1:3])
     tiled = [_tiled(y, x.shape[3]) for y in earlier]
-    weights = x * kernel
+    weights = x * kernel[None]
     fast = instance(self.gated_weights(weights) + self.gated(x))
     mixed, channel = instance(self.mix(x)), instance(self.channel(x))
     out, out_mixed, out_channel = (

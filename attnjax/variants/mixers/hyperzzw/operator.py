@@ -37,7 +37,7 @@ def attend(
       " (B, H, W, C)"
     )
   side, dtype = min(z.shape[1:3]), wide(z)
-  weights = (x.astype(dtype) * w.astype(dtype))[:, :, :side]
+  weights = (x.astype(dtype) * w.astype(dtype)[None])[:, :, :side]
   rows = z[:, :side].astype(dtype)
   if impl == "reference":
     out = (weights[:, :, :, None] * rows[:, None]).sum(axis=2)

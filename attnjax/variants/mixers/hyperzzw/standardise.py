@@ -45,8 +45,9 @@ def instance(x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
 def batch(x: Float[Array, "B H W C"], pool: Pool = of_batch) -> Array:
   """Mean 0 and variance 1 of each channel of the batch."""
   mean = x.mean(axis=(0, 1, 2))
-  variance = jnp.square(x - mean).mean(axis=(0, 1, 2))
-  return (x - pool(mean)) / jnp.sqrt(pool(variance) + EPSILON)
+  variance = jnp.square(x - mean[None, None, None]).mean(axis=(0, 1, 2))
+  mean, variance = (pool(y)[None, None, None] for y in (mean, variance))
+  return (x - mean) / jnp.sqrt(variance + EPSILON)
 
 
 def gibs(x: Float[Array, "B H W C"], pool: Pool = of_batch) -> Array:
@@ -56,4 +57,4 @@ def gibs(x: Float[Array, "B H W C"], pool: Pool = of_batch) -> Array:
   """
   C = x.shape[-1]
   even = np.arange(C) * GROUPS // C % 2 == 0
-  return jnp.where(even, batch(x, pool), instance(x))
+  return jnp.where(even[None, None, None], batch(x, pool), instance(x))

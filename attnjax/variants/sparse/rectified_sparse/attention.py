@@ -109,7 +109,7 @@ def _lists(q, k, v, found: Plan, rule, correction, *, padding, scale, impl):
   )
   S = key.shape[1]
   seen = jnp.pad(found.critical, ((0, 0),) * 3 + ((0, -(-S // b) - n),))
-  seen = seen | (jnp.arange(seen.shape[3]) >= n)
+  seen = seen | (np.arange(seen.shape[3]) >= n)[None, None, None]
   mask: Any = masks.Blocks(
     jnp.argsort(~seen, axis=3, stable=True).astype(jnp.int32),
     seen.sum(axis=3, dtype=jnp.int32),

@@ -133,10 +133,10 @@ def _critical(probability, rule, neighbours):
   number = jnp.maximum((total <= rule.mass).sum(axis=-1) + 1, rule.min_blocks)
   chosen = jnp.argsort(order, axis=-1) < number[..., None]
   first = np.arange(n) < rule.first_blocks
-  always = jnp.asarray(first[:, None] & first)
+  always = first[:, None] & first[None]
   if neighbours is not None:
     always = always | neighbours
-  return chosen[..., :n] | always
+  return chosen[..., :n] | always[None, None]
 
 
 def touching(order: np.ndarray, shape: tuple[int, ...], block: int) -> np.ndarray:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from attnjax.core import linear, masks, select
+from attnjax.core import devices, linear, masks, select
 from attnjax.core.softmax import wide
 from attnjax.variants.sparse.superlinear import tables
 
@@ -95,6 +95,7 @@ def anchors(
   ids = jnp.pad(where.keys, ((0, 0), (S, 0)), constant_values=-1)
   none = jnp.full((B, T, N, geometry.top), -1, jnp.int32)
   start = jnp.full(none.shape, -jnp.inf, wide(q)), none
+  start = devices.vary_like(start, q, k, where)
 
   def visit(best, f):
     def shifted(x):
