@@ -15,6 +15,7 @@ import json  # noqa: E402
 import re  # noqa: E402
 import sys  # noqa: E402
 import tempfile  # noqa: E402
+import warnings  # noqa: E402
 from pathlib import Path  # noqa: E402
 from unittest import mock  # noqa: E402
 
@@ -172,10 +173,30 @@ def _report(program, got, want, put) -> dict:
   (_, out), gradients = got
   lie = zip((out, *gradients), (put[0], *put))
   kept = [x.sharding.is_equivalent_to(y.sharding, x.ndim) for x, y in lie]
+  return {"error": _error(got, want), "sent": sent, "kept": kept}
+
+
+def _error(got, want) -> float:
   errors = jax.tree.map(
     lambda a, b: abs(np.asarray(a) - np.asarray(b)).max(), got, want
   )
-  return {"error": float(max(jax.tree.leaves(errors))), "sent": sent, "kept": kept}
+  return float(max(jax.tree.leaves(errors)))
+
+
+def tokens() -> dict:
+  """Attention whose queries are sharded over tokens: (its error, the warnings)."""
+  arrays, rest = _inputs()
+  want = jax.jit(_loss(rest, "reference"))(*arrays)
+  mesh = jax.make_mesh((8,), ("x",), axis_types=(AxisType.Auto,))
+  put = [jax.device_put(arrays[0], NamedSharding(mesh, P(None, "x"))), *arrays[1:]]
+  with contextlib.ExitStack() as stack:
+    for patch in dict(_forms())["tiles"]:
+      stack.enter_context(patch)
+    caught = stack.enter_context(warnings.catch_warnings(record=True))
+    warnings.simplefilter("always")
+    got = jax.jit(_loss(rest))(*put)
+  said = [str(w.message) for w in caught]
+  return {"error": _error(got, want), "said": [s for s in said if "gathers" in s]}
 
 
 def inside() -> dict:
@@ -201,10 +222,7 @@ def inside() -> dict:
         run, mesh=mesh, in_specs=(*specs, cut), out_specs=((alike, cut), specs)
       )
       got = jax.jit(call)(*arrays, ids)
-    errors = jax.tree.map(
-      lambda a, b: abs(np.asarray(a) - np.asarray(b)).max(), got, want
-    )
-    found[name] = float(max(jax.tree.leaves(errors)))
+    found[name] = _error(got, want)
   return found
 
 

@@ -51,6 +51,11 @@ class ShardingTest(parameterized.TestCase):
         self.assertEqual(found["sent"], [])
         self.assertEqual(found["kept"], [True] * 6)
 
+  def test_tokens_that_are_divided_are_gathered_with_a_warning(self):
+    found = eight_devices("tokens")
+    self.assertLess(found["error"], 1e-4)
+    self.assertRegex(found["said"][0], r"\(8, 32, 4, 8\) is sharded over its axis 1")
+
   def test_attention_runs_inside_a_checked_shard_map(self):
     for name, error in eight_devices("inside").items():
       with self.subTest(name):

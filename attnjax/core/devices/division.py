@@ -7,6 +7,7 @@ D divides s; if s divides D, each device takes one of the s entries.
 """
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 
 import jax
@@ -63,6 +64,19 @@ def chosen(labels: Sequence[Labels], shapes, specs, mesh: Mapping[str, int]) -> 
 
 def _names(entry) -> tuple[str, ...]:
   return tuple(entry) if isinstance(entry, tuple | list) else (entry,)
+
+
+def warn_of_gathering(labels: Sequence[Labels], shapes, specs) -> None:
+  """Warns of an array that is sharded over an axis without a label, such as tokens."""
+  for names, shape, spec in zip(labels, shapes, specs, strict=True):
+    for place, (name, given) in enumerate(zip(names, spec or ())):
+      if name is None and given:
+        warnings.warn(
+          f"an array {shape} is sharded over its axis {place}, which a fused kernel"
+          " does not divide: each device gathers it. Attention over divided tokens is"
+          " attnjax.combine inside jax.shard_map",
+          stacklevel=2,
+        )
 
 
 def fitting(axes, every, mesh):

@@ -153,6 +153,7 @@ def _partitioned(part: _Part, whole):
     mesh = decoding.split(mesh, arguments[0].sharding)
     specs = [decoding.spec(x.sharding, x.shape, mesh) for x in arguments]
     axes = division.chosen(part.inputs, given, specs, mesh.shape)
+    division.warn_of_gathering(part.inputs, given, specs)
 
     def run(*parts):
       with no_mesh(), jax.enable_x64(setting):
