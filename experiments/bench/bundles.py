@@ -17,6 +17,7 @@ from typing import Any
 
 import jax
 from jax.experimental import topologies
+from jax.experimental.layout import Format, Layout
 from jax.sharding import AbstractDevice, AbstractMesh, SingleDeviceSharding
 
 TOPOLOGIES = {
@@ -32,6 +33,8 @@ _ALLOCATION = re.compile(
 )
 _NAME = re.compile(r"(\d+-(.+?)(?:\.\d+)?)-\d+-final_bundles")
 _DUMP = "--xla_jf_dump_to="
+# Of the stages that are read: all of them are thousands of files.
+_STAGES = "--xla_jf_dump_llo_pass_label_regex=original|post-ra|final.*"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,12 +83,13 @@ def compile_for(
   topology, kind = TOPOLOGIES[machine]
   described = topologies.get_topology_desc(platform="tpu", topology_name=topology)
   sharding = SingleDeviceSharding(described.devices[0])
-  placed = jax.tree.map(
-    lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), arguments
-  )
+  # As what comes before and after would choose them. A copy into another layout is
+  # a program of its own, which takes a minute to write down.
+  own = Format(Layout.AUTO, sharding)
   mesh = AbstractMesh((1,), ("x",), abstract_device=AbstractDevice(kind, 1, "tpu"))
   with jax.sharding.use_abstract_mesh(mesh):
-    compiled = jax.jit(function).lower(*placed).compile()
+    call = jax.jit(function, in_shardings=own, out_shardings=own)
+    compiled = call.lower(*arguments).compile()
   return compiled, read(folder)
 
 
@@ -99,7 +103,7 @@ def _folder() -> Path:
       raise RuntimeError("libtpu was loaded before its dumps were asked for")
   folder = Path(tempfile.mkdtemp(prefix="bundles_")) / "dump"
   os.environ["LIBTPU_INIT_ARGS"] = (
-    f"{flags} {_DUMP}{folder} --xla_jf_dump_llo_text=true"
+    f"{flags} {_DUMP}{folder} --xla_jf_dump_llo_text=true {_STAGES}"
   )
   os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
   os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
