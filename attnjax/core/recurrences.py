@@ -85,6 +85,7 @@ def chunked(
   log_decay = _restarting(log_decay, segment_ids)
   arrays = (v[..., None, :], log_decay, write, read)
   parts = tuple(_split(x.astype(state.dtype), number, size) for x in arrays)
+  state, parts = devices.vary((state, parts))
   # The states of a chunk are made again in the backward pass, not kept.
   state, out = jax.lax.scan(jax.checkpoint(_chunk, prevent_cse=False), state, parts)
   out = jnp.moveaxis(out, 0, 1)  # (i, B, C, N, E) -> (B, i, C, N, E)

@@ -163,7 +163,7 @@ def _chunk(scale, carry, part):
   # Fused with the sum, XLA's exponentials run one number at a time on CPUs.
   total = jax.lax.optimization_barrier(jnp.cumsum(g, axis=-1))
   between = _between(g)
-  inside = jnp.tril(jnp.ones((C, C), bool))
+  inside = jnp.tril(jnp.ones((1, 1, C, C), bool))
   read = write = keep = True
   if ids is not None:
     inside &= (ids[:, :, None] == ids[:, None, :])[:, None]

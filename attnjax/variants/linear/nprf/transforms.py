@@ -107,8 +107,10 @@ def _blocks(x: Factors, c, grid, positive) -> Rows:
   axes = tuple(range(-len(grid), 0))
   greatest = finite(c.max(axis=axes, keepdims=True))
   c = jnp.exp(c - greatest)
-  top = top + greatest.reshape(*greatest.shape[: -len(grid)], 1)
-  loss = jnp.finfo(q.dtype).eps * jnp.sqrt(jnp.square(c).sum(axis=axes))[..., None]
+  lead = c.shape[: -len(grid)]
+  rows = (*(1,) * (top.ndim - 1 - len(lead)), *lead, 1)
+  top = top + greatest.reshape(rows)
+  loss = jnp.finfo(q.dtype).eps * jnp.sqrt(jnp.square(c).sum(axis=axes)).reshape(rows)
   noise = jnp.einsum("...tf,...f->...t", jnp.abs(q), jnp.sqrt(jnp.square(k).sum(-2)))
   noise = jax.lax.stop_gradient(loss * noise)[..., None]
   return Rows(top, jnp.concatenate([_sums(q, k, x.columns, c, grid), noise], axis=-1))
@@ -143,7 +145,9 @@ def _sums(q, k, columns, c, grid) -> Array:
   def body(sums, part):
     q, k = part
     x = (k[..., None, :] * columns).reshape(*lead, size, -1, *grid)
-    spread = c.reshape(*c.shape[: -len(grid)], 1, 1, *c.shape[c.ndim - len(grid) :])
+    own = c.shape[: c.ndim - len(grid)]
+    shape = *(1,) * (len(lead) - len(own)), *own, 1, 1, *c.shape[len(own) :]
+    spread = c.reshape(shape)
     y = toeplitz.multiply(spread, x, len(grid)).reshape(*lead, size, -1, T)
     return sums + jnp.einsum("...ft,...fet->...te", q, y), None
 
