@@ -1,6 +1,7 @@
 """The rules of the tree: directions of import, sizes, citations, the README's table."""
 
 import ast
+import functools
 import importlib
 import pkgutil
 import re
@@ -66,13 +67,14 @@ def _within(name, prefix):
   return name == prefix or name.startswith(prefix + ".")
 
 
-class LayoutTest(parameterized.TestCase):
-  def setUp(self):
-    super().setUp()
-    self.trees = {p: ast.parse(p.read_text(encoding="utf-8")) for p in _FILES}
+@functools.cache
+def _trees():
+  return {p: ast.parse(p.read_text(encoding="utf-8")) for p in _FILES}
 
+
+class LayoutTest(parameterized.TestCase):
   def test_imports_go_one_way(self):
-    for path, tree in self.trees.items():
+    for path, tree in _trees().items():
       for imported, top in _imports(tree):
         for owner, forbidden in _FORBIDDEN.items():
           if _within(_name(path), owner):
@@ -84,7 +86,7 @@ class LayoutTest(parameterized.TestCase):
           self.assertFalse(lazy and top, f"{path} imports {imported} at its top")
 
   def test_sizes(self):
-    for path, tree in self.trees.items():
+    for path, tree in _trees().items():
       lines = path.read_text(encoding="utf-8").count("\n")
       if _name(path) not in LONG_MODULES:
         self.assertLessEqual(lines, _MODULE, path)
