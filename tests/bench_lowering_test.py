@@ -6,11 +6,28 @@ import pickle
 
 from absl.testing import absltest, parameterized
 
-from experiments.bench import lowering
+from experiments.bench import cubin, lowering
 from experiments.bench.kernels import decayed_linear, flash, neighbourhood
 from experiments.bench.kernels import prefix_softmax as prefix
 from experiments.bench.tpu import features
 
+# A loop over .L_x_1 whose products, from .L_x_2 on, wait behind all other code.
+_CODE = """
+        /*0000*/                   STL [R1], R5 ;
+.L_x_1:
+        /*0010*/                   SYNCS.PHASECHK.TRYWAIT P0, [UR4], R0 ;
+        /*0020*/              @!P0 BRA `(.L_x_3) ;
+.L_x_2:
+        /*0030*/                   UTCHMMA gdesc[UR8], gdesc[UR12], tmem[UR6] ;
+        /*0040*/                   LDL R4, [R1] ;
+        /*0050*/                   BRA.U UP0, `(.L_x_1) ;
+        /*0060*/                   LDL R5, [R1] ;
+        /*0070*/                   EXIT ;
+.L_x_3:
+        /*0080*/                   SYNCS.PHASECHK.TRYWAIT P0, [UR4], R0 ;
+        /*0090*/              @!P0 BRA `(.L_x_3) ;
+        /*00a0*/                   BRA `(.L_x_2) ;
+"""
 _TPUS, _GPUS = {"v5e", "v6e", "tpu7x"}, {80, 89, 90, 100, 120}
 
 
@@ -50,6 +67,12 @@ class JobsTest(parameterized.TestCase):
     self.assertIn("ValueError: invalid literal", rows[0]["problems"])
     self.assertEqual(lowering.described(rows[1]), "v5e: MiB 1.5")
     self.assertTrue(lowering.rows(jobs[1:], workers=1)[1])
+
+  def test_what_waits_behind_a_loop_is_none(self):
+    code, labels = cubin._parse(_CODE)
+    self.assertEqual(sorted(cubin.loops(code, labels)), [(1, 5), (8, 9)])
+    (loop,) = cubin.steady(code, labels)
+    self.assertEqual((loop["total"], loop["tensor"], loop["spill"]), (5, 1, 1))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,8 @@
 """What the machine code of a GPU kernel says, read without a GPU.
 
 It is assembled as jaxlib does on the user's machine, with the oldest assembler that
-jax[cuda13] allows. The Triton wheel carries NVIDIA's `nvdisasm`. A loop is a branch to
-an earlier address; the innermost loops with tensor-core instructions are the kernel's
-steady state.
+jax[cuda13] allows. The Triton wheel carries NVIDIA's `nvdisasm`. The innermost loops
+with tensor-core instructions are the kernel's steady state.
 """
 
 import collections
@@ -49,7 +48,7 @@ def read(ptx: str) -> dict:
   return {
     **{k: sum(map(int, re.findall(p, report))) for k, p in numbers.items()},
     "instructions": len(code),
-    "spills": sum(_kind(name) == "spill" for name, _ in code),
+    "spills": sum(_kind(name) == "spill" for name, *_ in code),
     "serialized": "wgmma.mma_async instructions are serialized" in report,
     "loops": steady(code, labels),
   }
@@ -58,12 +57,10 @@ def read(ptx: str) -> dict:
 def steady(code, labels) -> list[dict]:
   """The innermost loops that use tensor cores: {total, kind: instructions}."""
   spans = []
-  for end, (name, target) in enumerate(code):
-    start = labels.get(target, end + 1)
-    if name.startswith("BRA") and start < end:
-      body = [_kind(n) for n, _ in code[start : end + 1]]
-      if "tensor" in body:
-        spans.append((start, end, body))
+  for start, end in loops(code, labels):
+    body = [_kind(name) for name, *_ in code[start : end + 1]]
+    if "tensor" in body:
+      spans.append((start, end, body))
   inner = [
     (start, end, body)
     for start, end, body in spans
@@ -76,20 +73,62 @@ def steady(code, labels) -> list[dict]:
   ]
 
 
+def loops(code, labels) -> list[tuple[int, int]]:
+  """(first, last instruction) of each loop.
+
+  A branch back ends a loop if all ways to it lead through its target. What waits for a
+  barrier lies behind all other code and only returns from there: that is none.
+  """
+  jumps = {i: labels.get(target) for i, (name, target, _) in enumerate(code)
+           if name.startswith("BRA")}  # fmt: skip
+  ends = {i + 1 for i in jumps} | {i + 1 for i, (*_, last) in enumerate(code) if last}
+  starts = sorted(({0, *jumps.values()} | ends) - {None, len(code)})
+  place = {start: number for number, start in enumerate(starts)}
+  after = []
+  for end in [*starts[1:], len(code)]:
+    ways = [jumps[end - 1]] if end - 1 in jumps else []
+    ways += [] if code[end - 1][2] or end == len(code) else [end]
+    after.append([place[way] for way in ways if way is not None])
+  through = _dominators(after)
+  found: dict[int, int] = {}
+  for block, ways in enumerate(after):
+    for way in ways:
+      if through[block] >> way & 1:
+        last = [*starts, len(code)][block + 1] - 1
+        found[starts[way]] = max(last, found.get(starts[way], 0))
+  return list(found.items())
+
+
+def _dominators(after: list[list[int]]) -> list[int]:
+  """For each block the blocks on all ways to it from the first, as bits."""
+  through = [1] + [(1 << len(after)) - 1] * (len(after) - 1)
+  changed = True
+  while changed:
+    changed = False
+    for block, ways in enumerate(after):
+      for way in ways:
+        common = through[way] & (through[block] | 1 << way)
+        changed |= common != through[way]
+        through[way] = common
+  return through
+
+
 def _kind(name: str) -> str:
   base = name.split(".")[0]
   return next((k for k, p in KINDS.items() if re.fullmatch(p, base)), "integer")
 
 
 def _parse(text: str):
-  """([(instruction, label that it names)], {label: place})."""
+  """([(instruction, label that it names, whether none follows it)], {label: place})."""
   code, labels = [], {}
   for line in text.splitlines():
     if label := re.match(r"\s*(\.L_\w+):", line):
       labels[label[1]] = len(code)
-    elif found := re.match(r"\s*/\*\w+\*/\s+(?:@!?\w+\s+)?([A-Z][\w.]*)(.*)", line):
-      target = re.search(r"\.L_\w+", found[2])
-      code.append((found[1], target[0] if target else ""))
+    elif found := re.match(r"\s*/\*\w+\*/\s+(@!?\w+\s+)?([A-Z][\w.]*)(.*)", line):
+      target = re.search(r"\.L_\w+", found[3])
+      leaves = re.match(r"(BRA(?!\.DIV|\.CONV)|EXIT|RET)\b", found[2])
+      sure = not found[1] and not re.match(r"\s*!?U?P\w*\s*,", found[3])
+      code.append((found[2], target[0] if target else "", bool(leaves and sure)))
   return code, labels
 
 
