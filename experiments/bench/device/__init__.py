@@ -11,7 +11,8 @@ flatbuffers and the `ptxas` of CUDA 13.0 or newer (and PyTorch, for its times):
   python3 FOLDER/check.py --out OUT
 
 which proves for a minute, then times, as far as --seconds go; each step is at once a
-line of OUT/results.jsonl. Back on the host
+line of OUT/results.jsonl. With --dry it needs no GPU and only finds what is missing or
+cannot be lowered. Back on the host
 
   python -m experiments.bench device --collect OUT
 

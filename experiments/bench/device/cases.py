@@ -217,7 +217,8 @@ def _timing(group, kind, name, shape, backward, options, *, key=None):
   flops = 4 * B * N * seen * H * (3.5 if backward else 1)
   size = 2 * B * H * (2 * S * K + 2 * T * N)  # bytes, each array once
   more = {"key": key, "shape": shape, "flops": flops, "bytes": size}
-  name = f"{name}_{'both' if backward else 'forward'}"
+  if group == "time":
+    name = f"{name}_{'both' if backward else 'forward'}"
   return _case(group, kind, name, inputs, wrt, options | {"timed": True}, **more)
 
 

@@ -10,6 +10,8 @@ A case is right if each output's largest error against the definition in float64
 most twice that of plain JAX in the same type on the same GPU, and each gradient's three
 times (the factors of FlashAttention's tests), plus 1e-5, in units of the largest number
 (1 if that is less), and if a second run is equal to the bit.
+With --dry no kernel runs and no GPU need be there: every export is read without the
+library and Triton, and lowered for a GPU again, and what proves it must fit (dry.py).
 Groups of steps run in child processes: a step that hangs or breaks the GPU's context
 ends its process, and a new one goes on with the next step.
 """
@@ -29,8 +31,9 @@ from pathlib import Path
 import numpy as np
 
 try:
-  from experiments.bench.device import edges, peers
+  from experiments.bench.device import dry, edges, peers
 except ImportError:  # as it lies beside the exports, without the project
+  import dry  # pyrefly: ignore[missing-import]
   import edges  # pyrefly: ignore[missing-import]
   import peers  # pyrefly: ignore[missing-import]
 
@@ -78,12 +81,17 @@ def error(got, want) -> float:
   return most if np.isfinite(got).all() else float("inf")
 
 
-def loaded(folder: Path, case: dict, kind: str):
-  """The function of a case, {input: array} to {output: array}."""
+def exported(folder: Path, case: dict, kind: str):
+  """One of a case's exports, of a function of {input: array} to {output: array}."""
   from jax import export
 
   data = gzip.decompress((folder / case["files"][kind]).read_bytes())
-  return export.deserialize(bytearray(data)).call
+  return export.deserialize(bytearray(data))
+
+
+def loaded(folder: Path, case: dict, kind: str):
+  """The function of a case, {input: array} to {output: array}."""
+  return exported(folder, case, kind).call
 
 
 def right(folder: Path, case: dict, platform: str) -> dict:
@@ -138,6 +146,8 @@ def child(flags) -> None:
 
 def step(flags, case: dict, who: str, seconds: int) -> dict:
   """What a step finds."""
+  if who == "dry":
+    return dry.read(flags.folder, case, sys.modules[__name__])
   if who == "right":
     return right(flags.folder, case, flags.platform)
   if who == "limit":
@@ -185,8 +195,11 @@ def main() -> None:
   parser.add_argument("--seconds", type=int, default=450, help="for everything")
   parser.add_argument("--only", default="", help="cases whose names match this")
   parser.add_argument("--platform", choices=["gpu", "cpu"], default="gpu")
+  parser.add_argument("--dry", action="store_true", help="only load and lower them all")
   parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
   flags = parser.parse_args()
+  if flags.dry:
+    flags.platform = "cpu"
   if flags.platform == "cpu":
     os.environ["JAX_PLATFORMS"] = "cpu"
   os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
@@ -199,7 +212,8 @@ def main() -> None:
   _write(flags, {"who": "machine", "case": ""} | peers.machine(), start)
   cases = _manifest(flags.folder)["cases"]
   cases = [c for c in cases if re.search(flags.only, c["name"])]
-  for group in peers.groups(cases, flags.platform):
+  groups = peers.groups(cases, flags.platform)
+  for group in peers.dry(cases) if flags.dry else groups:
     running = [(g, start + flags.seconds) for g in group]
     peers.together(lambda steps, end: drive(flags, steps, end), running)
   print(peers.tables(cases, _rows(flags.out)))

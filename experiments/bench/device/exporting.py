@@ -27,7 +27,7 @@ from jax import export
 from attnjax import exporting
 from experiments import errors
 from experiments.bench import cubin, machines
-from experiments.bench.device import cases, check, edges, peers
+from experiments.bench.device import cases, check, dry, edges, peers
 
 DEVICE = "NVIDIA H100"
 
@@ -46,7 +46,7 @@ def rows(folder: Path, only: str = "", jobs: int = 2) -> tuple[list[dict], bool]
   if not chosen:
     raise errors.UserError(f"--only {only!r} is in no case's name")
   folder.mkdir(parents=True, exist_ok=True)
-  for module in (check, edges, peers):
+  for module in (check, dry, edges, peers):
     shutil.copy(str(module.__file__), folder)
   start, done = time.time(), []
   context = multiprocessing.get_context("spawn")

@@ -18,15 +18,13 @@ WINDOW, ROWS = 511, 128
 def cases(make) -> list[dict]:
   """The cases; `make(group, kind, name, inputs, wrt, options)` is the cases' own."""
   shapes = {
-    "flash_elements": {"T": 300_000, "N": 64, "H": 128},  # 2.5e9 in q, 4.9 GB
-    "flash_backward_elements": {"T": 300_000, "N": 64, "H": 128, "backward": True},
-    "decayed_elements": {"T": 300_000, "N": 64, "H": 128},
+    # 2.5e9 numbers in q, 4.9 GB.
+    ("flash", "elements"): {"T": 300_000, "N": 64, "H": 128},
+    ("flash", "backward_elements"): {"T": 300_000, "N": 64, "H": 128, "backward": True},
+    ("decayed", "elements"): {"T": 300_000, "N": 64, "H": 128},
   }
   inputs = {"seed": ((), "int32", "seed")}
-  return [
-    make("limit", name.split("_")[0], name, inputs, [], options)
-    for name, options in shapes.items()
-  ]
+  return [make("limit", *name, inputs, [], options) for name, options in shapes.items()]
 
 
 def function(case: dict, impl: str):

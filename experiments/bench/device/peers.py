@@ -9,7 +9,7 @@ from typing import Any
 
 WORKERS = 4  # processes that check numbers at the same time
 # Seconds that a step may take.
-LIMITS = {"right": 60, "torch_flex": 90, "memcheck": 75, "racecheck": 75}
+LIMITS = {"right": 60, "dry": 60, "torch_flex": 90, "memcheck": 75, "racecheck": 75}
 # What the sanitizer, which is slow, is shown.
 TINY = ("right_flash_t49", "right_decayed_bfloat16", "right_prefix_documents_bfloat16")
 # A peer that makes all scores gets no more than this many bytes of them.
@@ -40,6 +40,11 @@ def groups(cases: list[dict], platform: str):
   yield [_limited([(w, c) for c in sdpa for w in ("torch_flash", "torch_cudnn")])]
   yield [_limited([("xla", c) for c in scores])]
   yield [_limited([("torch_flex", c) for c in flex])]
+
+
+def dry(cases: list[dict]):
+  """The same, of steps that need no GPU, one after the other."""
+  yield [_limited([("dry", case) for case in cases if "failed" not in case])]
 
 
 def machine() -> dict:
@@ -188,7 +193,7 @@ def tables(cases: list[dict], rows: list[dict]) -> str:
   """What was right, and milliseconds with TFLOP/s of the kernels and their peers."""
   lines = ["", f"{'case':42} right equal  worst      error  plain's"]
   by = {(row["who"], row["case"]): row for row in rows}
-  checked = ("right", "limit", "memcheck", "racecheck")
+  checked = ("right", "limit", "memcheck", "racecheck", "dry")
   found = [row for row in rows if row["who"] in checked]
   for row in sorted(found, key=lambda row: row["case"]):
     if "failed" in row:

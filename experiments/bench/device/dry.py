@@ -1,0 +1,105 @@
+"""The step of check.py that needs no GPU: exports are read and lowered, none is run."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+ABSENT = ("triton", "jax_triton", "attnjax", "pallas_kernels")
+_CALL = "@triton_kernel_call_ffi"
+
+
+class _Absent:
+  """Finds no module of ABSENT, as on a machine without them."""
+
+  def find_spec(self, name, path=None, target=None):
+    """Raises ImportError for those modules; others it leaves to the next finder."""
+    if name.split(".")[0] in ABSENT:
+      raise ImportError(f"{name} is not to be had in a dry check")
+
+
+def read(folder: Path, case: dict, check) -> dict:
+  """Whether a case's files are whole and fit each other.
+
+  Args:
+    folder: of the exports.
+    case: of the manifest.
+    check: the module check.py.
+
+  Returns:
+    {ok, wrong, calls}: what does not fit, and the calls of kernels in the program.
+  """
+  if not any(isinstance(finder, _Absent) for finder in sys.meta_path):
+    there = [name for name in ABSENT if name in sys.modules]
+    if there:
+      raise RuntimeError(f"{there} are imported: this would prove nothing")
+    sys.meta_path.insert(0, _Absent())
+  wrong, programs = [], {}
+  for kind in case["files"]:
+    if kind != "reference":
+      programs[kind] = check.exported(folder, case, kind)
+      wrong += [f"{kind}: {what}" for what in _inputs(programs[kind], case)]
+  calls = _lowered(programs["kernel"]).count(_CALL)
+  if calls < len(case["kernels"]):
+    wrong.append(f"kernel: {calls} calls of {len(case['kernels'])} kernels")
+  outputs = _outputs(programs["kernel"])
+  if "plain" in programs and _CALL in _lowered(programs["plain"]):
+    wrong.append("plain: calls a kernel")
+  for kind, program in programs.items():
+    if _outputs(program) != outputs:
+      wrong.append(f"{kind}: gives {_outputs(program)}, the kernel {outputs}")
+  if "reference" in case["files"]:
+    wrong += _reference(folder, case, outputs, check)
+  return {"ok": not wrong, "wrong": wrong, "calls": calls}
+
+
+def _lowered(program) -> str:
+  """An exported program as it is lowered again, for a GPU."""
+  import jax
+
+  arguments, _ = _shapes(program)
+  traced = jax.jit(program.call).trace(*arguments)
+  return traced.lower(lowering_platforms=("cuda",)).as_text()
+
+
+def _shapes(program):
+  """(positional, named) arguments, as shapes."""
+  import jax
+
+  shapes = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in program.in_avals]
+  return jax.tree.unflatten(program.in_tree, shapes)
+
+
+def _inputs(program, case: dict):
+  """What differs between a program's inputs and the manifest's."""
+  ((given,), _) = _shapes(program)
+  found = {name: [list(x.shape), x.dtype.name] for name, x in given.items()}
+  for name, (shape, dtype, _) in case["inputs"].items():
+    if found.get(name) != [shape, dtype]:
+      yield f"{name} is {found.get(name)}, drawn as {[shape, dtype]}"
+  for name in found.keys() - case["inputs"].keys():
+    yield f"{name} is not drawn"
+
+
+def _outputs(program) -> dict:
+  """{output: [shape, type]} of a program."""
+  import jax
+
+  found = jax.tree.unflatten(program.out_tree, program.out_avals)
+  return {name: [list(x.shape), x.dtype.name] for name, x in found.items()}
+
+
+def _reference(folder: Path, case: dict, outputs: dict, check):
+  """What is wrong with a case's reference, or with the inputs it was made of."""
+  if check.checksum(check.inputs(case)) != case["checksum"]:
+    yield "the inputs are not those of the reference: another NumPy?"
+  with np.load(folder / case["files"]["reference"]) as want:
+    if set(want) != set(outputs):
+      yield f"the reference has {sorted(want)}, the kernel {sorted(outputs)}"
+    for name in set(want) & set(outputs):
+      size = int(np.prod(outputs[name][0]))
+      compared = np.arange(size)[check.places(size)].size
+      if want[name].size != compared:
+        yield f"{name}: {want[name].size} numbers, of which {compared} are compared"
+      if np.isnan(want[name]).any():
+        yield f"{name}: the reference has NaN"
