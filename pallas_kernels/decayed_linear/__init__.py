@@ -81,8 +81,9 @@ def attend(
       once, "xla".
     tiles: a backend's Tiles; its defaults for the shape and device if None.
 
-  float16 is computed as float32 by both kernels, with its time and memory: a state
-  grows beyond what float16 holds. bfloat16 is what is fast.
+  A state grows beyond what float16 holds. The TPU's kernels compute float16 as float32,
+  with its time and memory; the GPU's keep the states in float32, and multiply them and
+  the scores in float16, each tile in units of its own: as exact as the plain formula.
 
   Raises:
     ImportError: if what the backend needs is not installed.

@@ -1,6 +1,7 @@
 """Problems for both backends, and how far they are from the definition."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -81,13 +82,18 @@ def _weights(shape):
   return jnp.cos(jnp.arange(size, dtype="float32")).reshape(shape)
 
 
-def errors(problem: Problem, impl: str, tiles=None, races: bool = False):
-  """Largest errors relative to the largest element: out, state, gradients."""
+def errors(problem: Problem, impl: str, tiles=None, races: bool = False, function=None):
+  """Largest errors relative to the largest element: out, state, gradients.
+
+  They are those of `impl`, or of another function of the same arguments.
+  """
   arrays = problem.arrays()
   exact = jax.tree.map(lambda x: x.astype("float32"), arrays)
   wanted = problem.run(linear.recurrent, exact, _OPTIMIZED)
   with simulate.accelerators(detect_races=races):
-    found = problem.run(decayed_linear.attend, arrays, impl=impl, tiles=tiles)
+    if function is None:
+      function = functools.partial(decayed_linear.attend, impl=impl, tiles=tiles)
+    found = problem.run(function, arrays)
   for array, gradient in zip(jax.tree.leaves(arrays), jax.tree.leaves(found[1])):
     assert array.dtype == gradient.dtype, (array.dtype, gradient.dtype)
   return [_error(x, y) for x, y in zip(*map(jax.tree.leaves, (found, wanted)))]

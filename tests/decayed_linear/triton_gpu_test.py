@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
 
+from attnjax.core import linear
 from pallas_kernels import decayed_linear
 from pallas_kernels.decayed_linear import triton_gpu
 from pallas_kernels.decayed_linear.triton_gpu import Tile, Tiles
@@ -19,6 +20,21 @@ from tests.decayed_linear.problems import Problem, errors
 
 # Several tiles each way in few columns.
 SMALL = Tiles(32, *[Tile(16, 16, 4, 2)] * 4)
+
+
+def weighted(q, k, v, log_decay, *, initial_state, segment_ids, scale):
+  """The plain formula: weights, rounded to the inputs' type, times the values."""
+  del initial_state, segment_ids
+  sums = jnp.cumsum(log_decay, 1).swapaxes(1, 2)
+  line = jnp.arange(q.shape[1])
+  seen = line[:, None] >= line
+  fade = jnp.exp(jnp.where(seen, sums[..., :, None] - sums[..., None, :], -jnp.inf))
+  scores = jnp.einsum("btnh,bsnh->bnts", q, k, preferred_element_type="float32")
+  weights = (scale * scores * fade).astype(v.dtype)
+  out = jnp.einsum("bnts,bsnv->btnv", weights, v, preferred_element_type="float32")
+  faded = (k * fade[:, :, -1].swapaxes(1, 2)[..., None]).astype(v.dtype)
+  state = jnp.einsum("bsnh,bsnv->bnhv", faded, v, preferred_element_type="float32")
+  return out.astype(v.dtype), state
 
 
 class TritonGpuTest(parameterized.TestCase):
@@ -42,6 +58,25 @@ class TritonGpuTest(parameterized.TestCase):
     problem = Problem(1, 100, 2, 2, 64, 64, (1, 100, 1), dtype="bfloat16")
     for error in errors(problem, "triton"):
       self.assertLess(error, 4e-2)
+
+  def test_float16_is_as_exact_as_the_plain_formula(self):
+    problem = Problem(1, 100, 2, 2, 64, 64, (1, 100, 1), state=False, dtype="float16")
+    found = errors(problem, "triton")
+    plain = errors(problem, "triton", function=weighted)
+    for place, (error, other) in enumerate(zip(found, plain, strict=True)):
+      # Results, then gradients; the decays' is float32 in the kernels alone.
+      self.assertLess(error, (2 if place < 2 else 3) * other + 2.0**-12, place)
+
+  def test_states_beyond_float16(self):
+    keys = jax.random.split(jax.random.key(1), 3)
+    q, k, v = (jax.random.normal(key, (1, 100, 2, 16), "float16") for key in keys)
+    q, k, v = q / 256, 128 * k, 128 * v
+    with simulate.accelerators(detect_races=False):
+      out, state = decayed_linear.attend(q, k, v, impl="triton", tiles=SMALL)
+    want, last = linear.recurrent(*(x.astype("float32") for x in (q, k, v)), None)
+    self.assertGreater(np.abs(last).max(), 2 * 65504)
+    for x, y in ((out, want), (state, last)):
+      self.assertLess(np.abs(x - y).max(), 1e-3 * np.abs(y).max())
 
   def test_two_runs_are_bit_equal(self):
     problem = Problem(1, 40, 2, 2, 8, 8, (1, 40, 2))

@@ -191,7 +191,8 @@ def _right_others():
     return _case("right", kind, name, inputs, wrt, {}, dry=T < 400)
 
   yield other("decayed", "bfloat16", 2, 300, 4, 4, 64, 64)
-  yield other("decayed", "float32", 1, 300, 4, 4, 64, 64, "float32")
+  for dtype in ("float32", "float16"):
+    yield other("decayed", dtype, 1, 300, 4, 4, 64, 64, dtype)
   yield other("decayed", "no_decay", 2, 300, 4, 4, 128, 128, decay=False)
   yield other("decayed", "documents", 2, 300, 4, 4, 64, 64, ids=True)
   yield other("decayed", "gqa", 1, 777, 8, 2, 128, 64)

@@ -77,13 +77,14 @@ def gpu() -> tuple[list[dict], bool]:
 
 
 def jobs() -> list[lowering.Job]:
-  """All sizes of heads on all machines, in float32 two of them."""
+  """All sizes of heads on all machines, in float32 and float16 two of them."""
   found = []
   for H, E in HEADS:
     found += [(tpu_rows, machine, H, E) for machine in bundles.TOPOLOGIES]
     found += [(gpu_rows, chip, H, E) for chip in CHIPS]
   for chip in CHIPS:
-    found += [(gpu_rows, chip, size, size, "float32") for size in (64, 256)]
+    for dtype in ("float32", "float16"):
+      found += [(gpu_rows, chip, size, size, dtype) for size in (64, 256)]
   return [("decayed_linear", functools.partial(*job)) for job in found]
 
 

@@ -67,8 +67,7 @@ def forward(x, documents, *, scale: float, tiles: Tiles | None):
   Raises:
     ValueError: tiles that do not fit.
   """
-  dtype = x[2].dtype
-  q, k, v, log_decay, state = _computable(x)
+  q, k, v, log_decay, state = x
   tiles = tiles or fitting(q, k, v)
   check(tiles, q.dtype, device())
   make = functools.partial(launch.form, q, k, v, log_decay, scale, tiles)
@@ -85,7 +84,7 @@ def forward(x, documents, *, scale: float, tiles: Tiles | None):
     T=q.shape[1],
     F=form,
   )
-  return out.astype(dtype), last
+  return out, last
 
 
 def backward(
@@ -105,8 +104,7 @@ def backward(
     dq, dk, dv as q, k, v; float32: of the logs of decays (B, T, N), or None, and of the
     first state (B, N, H, E).
   """
-  dtype = x[0].dtype
-  q, k, v, log_decay, state = _computable(x)
+  q, k, v, log_decay, state = x
   tiles = tiles or fitting(q, k, v)
   check(tiles, q.dtype, device())
   B, T, N, K = *q.shape[:3], k.shape[2]
@@ -121,12 +119,7 @@ def backward(
   if N > K:
     dk, dv = (x.reshape(B, T, K, N // K, -1).sum(axis=3) for x in (dk, dv))
   slopes = slopes.sum(axis=0)[:, :, :T].swapaxes(1, 2) if decay else None
-  return *(d.astype(dtype) for d in (dq, dk, dv)), slopes, first
-
-
-def _computable(x):
-  """The arrays with float16 as float32: states grow beyond what float16 holds."""
-  return *(a.astype("float32") if a.dtype == "float16" else a for a in x[:3]), *x[3:]
+  return *(d.astype(q.dtype) for d in (dq, dk, dv)), slopes, first
 
 
 def _by_keys(arrays, form: Form, tile: Tile, decay: bool):
@@ -174,11 +167,13 @@ def _summed_type(form: Form, x):
 def _states(x, y, lines, state, shape, form: Form, tile: Tile):
   """(the states that each chunk is given, the one after them all)."""
   B, T, N, _ = shape
+  # They grow beyond what float16 holds.
+  dtype = jnp.float32 if x.dtype == jnp.float16 else x.dtype
   return launch.call(
     states_kernel,
     (x, y, *lines, state),
     (
-      jax.ShapeDtypeStruct((B, N, form.chunks, form.H, form.E), x.dtype),
+      jax.ShapeDtypeStruct((B, N, form.chunks, form.H, form.E), dtype),
       jax.ShapeDtypeStruct((B, N, form.H, form.E), jnp.float32),
     ),
     form.tiles_h * form.tiles_e * B * N,

@@ -62,10 +62,12 @@ def keys_kernel(
     before = parts.load_state(states, h, e, F)
     after = parts.load_state(changes, h, e, F)
     change = tl.dot(slope, tl.trans(value), change, input_precision=F.precision)
-    reads = tl.dot(slope, tl.trans(before), reads, input_precision=F.precision)
-    writes = tl.dot(value, tl.trans(after), writes, input_precision=F.precision)
     if SLOPES:
       passed += tl.sum(before.to(tl.float32) * after.to(tl.float32), 1)
+    before, unit = parts.narrow(before, slope.dtype)
+    reads = parts.dot(slope, tl.trans(before), reads, unit, F.precision)
+    after, unit = parts.narrow(after, value.dtype)
+    writes = parts.dot(value, tl.trans(after), writes, unit, F.precision)
   lines = parts.chunk_lines(sums, documents, i, F)
   query = parts.load(q, first, T, h, F.N, F.H, F.tile_h, F.chunk)
   key = parts.load(k, first, T, h, F.K, F.H, F.tile_h, F.chunk)
@@ -75,9 +77,9 @@ def keys_kernel(
   if SLOPES:
     kept = tl.sum(writes * key, 1)[None, :]
     ahead = tl.sum(reads * query, 1)[None, :]
-  scores = change.to(key.dtype)
-  reads = tl.dot(scores, key, reads, input_precision=F.precision)
-  writes = tl.dot(tl.trans(scores), query, writes, input_precision=F.precision)
+  scores, unit = parts.narrow(change, key.dtype)
+  reads = parts.dot(scores, key, reads, unit, F.precision)
+  writes = parts.dot(tl.trans(scores), query, writes, unit, F.precision)
   parts.store(dq, first, T, h, reads, F.N, F.H, F.tile_h, F.chunk)
   parts.store(dk, first, T, h, writes, F.N, F.H, F.tile_h, F.chunk)
   if SLOPES:
@@ -117,12 +119,13 @@ def values_kernel(q, k, g, sums, documents, changes, T, dv, F: tl.constexpr):
   for h in range(0, F.H, F.tile_h):
     query = parts.load(q, first, T, h, F.N, F.H, F.tile_h, F.chunk)
     key = parts.load(k, first, T, h, F.K, F.H, F.tile_h, F.chunk)
-    after = parts.load_state(changes, h, e, F)
-    total = tl.dot(key, after, total, input_precision=F.precision)
+    after, unit = parts.narrow(parts.load_state(changes, h, e, F), key.dtype)
+    total = parts.dot(key, after, total, unit, F.precision)
     scores = tl.dot(key, tl.trans(query), scores, input_precision=F.precision)
   lines = parts.chunk_lines(sums, documents, i, F)
   slope = parts.load(g, first, T, e, F.N, F.E, F.tile_e, F.chunk)
   total *= parts.writing(lines, F)[:, None]
-  scores = (scores * parts.inside(lines, F, True) * F.scale).to(slope.dtype)
-  total = tl.dot(scores, slope, total, input_precision=F.precision)
+  scores *= parts.inside(lines, F, True) * F.scale
+  scores, unit = parts.narrow(scores, slope.dtype)
+  total = parts.dot(scores, slope, total, unit, F.precision)
   parts.store(dv, first, T, e, total, F.N, F.E, F.tile_e, F.chunk)

@@ -30,12 +30,12 @@ def output_kernel(q, k, v, sums, documents, states, T, out, F: tl.constexpr):
   for h in range(0, F.H, F.tile_h):
     query = parts.load(q, first, T, h, F.N, F.H, F.tile_h, F.chunk)
     key = parts.load(k, first, T, h, F.K, F.H, F.tile_h, F.chunk)
-    state = parts.load_state(states, h, e, F)
-    total = tl.dot(query, state, total, input_precision=F.precision)
+    state, unit = parts.narrow(parts.load_state(states, h, e, F), query.dtype)
+    total = parts.dot(query, state, total, unit, F.precision)
     scores = tl.dot(query, tl.trans(key), scores, input_precision=F.precision)
   lines = parts.chunk_lines(sums, documents, i, F)
   value = parts.load(v, first, T, e, F.K, F.E, F.tile_e, F.chunk)
   total *= parts.reading(lines, F)[:, None]
-  scores = (scores * parts.inside(lines, F, False)).to(value.dtype)
-  total = tl.dot(scores, value, total, input_precision=F.precision)
+  scores, unit = parts.narrow(scores * parts.inside(lines, F, False), value.dtype)
+  total = parts.dot(scores, value, total, unit, F.precision)
   parts.store(out, first, T, e, total * F.scale, F.N, F.E, F.tile_e, F.chunk)

@@ -88,6 +88,29 @@ def store_state(pointer, h, e, tile, F: tl.constexpr):
 
 
 @triton.jit
+def narrow(x, TYPE: tl.constexpr):
+  """(x, rounded to a type for tensor cores, its unit: a power of two, or None for 1).
+
+  In float16 a tile's largest number is made about 2^15, whatever states grow to.
+  """
+  if TYPE == tl.float16:
+    most = tl.max(tl.max(tl.abs(x), 1), 0)
+    unit = tl.exp2(tl.ceil(tl.log2(tl.maximum(most, 1e-30))) - 15.0)
+    return (x * (1.0 / unit)).to(TYPE), unit
+  else:
+    return x.to(TYPE), None
+
+
+@triton.jit
+def dot(left, right, total, unit, PRECISION: tl.constexpr):
+  """The sum total + left right, where one of the factors was in such units."""
+  if unit is None:
+    return tl.dot(left, right, total, input_precision=PRECISION)
+  else:
+    return total + tl.dot(left, right, input_precision=PRECISION) * unit
+
+
+@triton.jit
 def chunk_lines(sums, documents, i, F: tl.constexpr):
   """(sums, last sum, documents, the one before the chunk, the last) of chunk i.
 

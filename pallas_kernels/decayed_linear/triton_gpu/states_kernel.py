@@ -46,8 +46,13 @@ def states_kernel(
     first = i * F.chunk
     left = parts.load(x, first, T, h, HEADS, F.H, F.tile_h, F.chunk)
     right = parts.load(y, first, T, e, HEADS, F.E, F.tile_e, F.chunk)
-    weight = parts.reading(lines, F) * F.scale if F.reverse else parts.writing(lines, F)
+    weight = parts.reading(lines, F) if F.reverse else parts.writing(lines, F)
+    unit = None
+    if F.reverse and right.dtype == tl.float16:
+      unit = F.scale  # times queries it could be more than float16 holds
+    elif F.reverse:
+      weight *= F.scale
     left = (tl.trans(left) * weight[None, :]).to(right.dtype)
     state *= parts.keeping(lines)
-    state = tl.dot(left, right, state, input_precision=F.precision)
+    state = parts.dot(left, right, state, unit, F.precision)
   parts.store_state(last + row * F.state, h, e, state, F)

@@ -82,8 +82,11 @@ def estimate(tiles: Tiles, kernel: str, dtype) -> int:
     "keys": (2 * C * tile.e + 2 * tile.h * tile.e, C * (C + 2 * tile.h)),
     "values": (2 * C * tile.h + tile.h * tile.e, C * (C + tile.e)),
   }[kernel]
+  moving *= size
+  if dtype == jnp.dtype("float16"):  # its states are float32
+    moving += 2 * tile.h * tile.e * {"states": 0, "keys": 2}.get(kernel, 1)
   # Tiles that are still are also held in float32 while their layout changes.
-  return size * moving * tile.stages + 4 * still + 4096
+  return moving * tile.stages + 4 * still + 4096
 
 
 def defaults(q, k, v, capability: int) -> Tiles:
@@ -97,6 +100,7 @@ def defaults(q, k, v, capability: int) -> Tiles:
   """
   del k
   dtype, have = jnp.dtype(q.dtype), limit(capability)
+  half = dtype == jnp.dtype("float16")
   H, E = q.shape[3], v.shape[3]
   sizes = ((64, 3), (64, 2), (32, 2)) if dtype.itemsize < 4 else ((32, 2),)
   for wide, stages in (*sizes, (32, 1), (16, 1)):
@@ -105,7 +109,9 @@ def defaults(q, k, v, capability: int) -> Tiles:
     # The scores of a chunk are made once for all of these columns.
     broad = Tile(h, _width(E, 128) if wide == 64 else e, 4, stages)
     keys = tile
-    if capability < 90:
+    if half:
+      broad = tile  # its states are float32 until they are multiplied
+    if capability < 90 or half:
       # Tensor cores before Hopper's take both factors from registers, which spill.
       keys = Tile(_width(H, min(wide, 32)), e, 4, min(stages, 2))
     tiles = Tiles(max(wide, 32), tile, broad, keys, broad)
