@@ -336,6 +336,7 @@ class RefusalTest(parameterized.TestCase):
     (dict(forward=Tile(24, 16, 4, 2, 16)), "forward.block_q is 24"),
     (dict(queries=Tile(32, 16, 3, 2, 16)), "queries.warps is 3"),
     (dict(keys=Tile(16, 32, 4, 0, 16)), "keys.stages is 0"),
+    (dict(keys=Tile(16, 32, 4, 2, 16, 3)), "keys.masked_stages is 3; .* 1 to 2"),
     (dict(queries=Tile(32, 64, 4, 1, 16)), "queries.block_k is 64; .* divide"),
     (dict(keys=Tile(32, 32, 4, 1, 64)), "keys.masked is 64; .* divide"),
     (dict(forward=Tile(128, 128, 8, 5, 64)), "bytes of shared memory"),

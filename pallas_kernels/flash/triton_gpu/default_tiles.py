@@ -22,7 +22,7 @@ def _cut(*tiles) -> Tiles:
 # what it has just asked for.
 _SINGLE = (
   (64, 64, _tiles((64, 32, 4, 3, 16), (32, 32, 4, 2, 16), (16, 32, 4, 2, 16))),
-  (512, 512, _cut((16, 32, 4, 2, 16), (16, 32, 4, 2, 16), (16, 32, 8, 1, 16))),
+  (512, 512, _cut((16, 32, 4, 2, 16), (16, 32, 4, 2, 16), (16, 32, 4, 1, 16))),
 )
 _DEFAULTS = {
   80: {
@@ -31,7 +31,7 @@ _DEFAULTS = {
       (96, 96, _tiles((128, 64, 8, 3, 64), (128, 64, 8, 3, 32), (32, 128, 8, 3, 16))),
       (128, 128, _tiles((128, 64, 8, 3, 32), (64, 64, 4, 3, 32), (32, 64, 4, 2, 16))),
       (192, 128, _cut((128, 32, 8, 3, 32), (128, 16, 8, 3, 16), (16, 128, 8, 3, 16))),
-      (512, 512, _cut((64, 32, 4, 3, 16), (64, 32, 4, 2, 16), (16, 64, 4, 3, 16))),
+      (512, 512, _cut((64, 32, 4, 3, 16), (32, 32, 4, 2, 16), (16, 64, 4, 3, 16))),
     ),
     4: _SINGLE,
   },
@@ -42,7 +42,7 @@ _DEFAULTS = {
       (96, 96, _tiles((128, 64, 8, 3, 64), (128, 32, 8, 3, 32), (32, 128, 8, 3, 16))),
       (128, 128, _tiles((128, 32, 8, 3, 32), (64, 32, 4, 3, 32), (16, 64, 4, 3, 16))),
       (192, 128, _cut((128, 32, 8, 2, 32), (64, 16, 4, 3, 16), (16, 64, 4, 3, 16))),
-      (512, 512, _cut((64, 16, 4, 3, 16), (64, 16, 4, 2, 16), (16, 64, 4, 2, 16))),
+      (512, 512, _cut((64, 16, 4, 3, 16), (32, 32, 4, 2, 16), (16, 64, 4, 2, 16))),
     ),
     4: _SINGLE,
   },
@@ -60,16 +60,20 @@ _DEFAULTS = {
     4: (
       # The keys' program holds both parts of four tiles: one at a time in flight.
       (64, 64, _tiles((64, 32, 4, 3, 16), (64, 32, 4, 2, 16), (16, 32, 4, 3, 16))),
-      (512, 512, _cut((64, 32, 4, 2, 16), (16, 32, 4, 2, 16), (16, 32, 8, 1, 16))),
+      (512, 512, _cut((64, 32, 4, 2, 16), (16, 32, 4, 2, 16), (16, 32, 4, 1, 16))),
     ),
   },
 }
 _DEFAULTS[100] = {
   2: (
-    (64, 64, _tiles((128, 128, 8, 3, 64), (128, 128, 8, 3, 64), (64, 128, 4, 3, 32))),
-    (128, 128, _tiles((128, 128, 8, 3, 64), (128, 64, 8, 3, 64), (64, 128, 8, 3, 32))),
-    (192, 128, _cut((128, 64, 8, 3, 32), (128, 64, 8, 2, 32), (64, 128, 8, 2, 32))),
-    (512, 512, _cut((128, 64, 8, 2, 32), (128, 32, 8, 2, 16), (32, 128, 8, 2, 16))),
+    (64, 64, _tiles((128, 128, 8, 3, 64), (128, 128, 8, 3, 64), (32, 128, 4, 3, 32))),
+    (
+      128,
+      128,
+      _tiles((128, 128, 8, 3, 64), (128, 64, 8, 3, 64), (64, 128, 8, 3, 64, 2)),
+    ),
+    (192, 128, _cut((128, 64, 8, 3, 32), (128, 64, 8, 2, 32), (32, 128, 8, 2, 32))),
+    (512, 512, _cut((128, 64, 8, 2, 32), (128, 32, 8, 2, 16), (32, 64, 8, 2, 32, 2))),
   ),
   4: _DEFAULTS[90][4],
 }
@@ -77,6 +81,20 @@ _DEFAULTS[100] = {
 _DEFAULTS[120] = _DEFAULTS[86]
 # What few queries walk; their rows are fewer than a warp group's.
 _FEW = {2: (16, 64, 4, 3, 64), 4: (16, 32, 4, 3, 32)}
+
+# What walks a table whose rows do not begin at multiples of 16 numbers, which is loaded
+# number by number, where half the usual steps spill: (H, V) at most, the forward tile.
+_UNALIGNED = {
+  80: ((192, 128, None), (512, 512, Tile(32, 32, 4, 2, 16))),
+  86: ((192, 128, None), (512, 512, Tile(32, 32, 4, 2, 16))),
+  90: (
+    (128, 128, None),
+    (192, 128, Tile(128, 32, 8, 3, 32)),
+    (512, 512, Tile(64, 16, 4, 2, 16)),
+  ),
+  100: ((96, 96, None), (128, 128, Tile(128, 16, 8, 3, 16)), (512, 512, None)),
+}
+_UNALIGNED[120] = _UNALIGNED[86]
 
 
 def defaults(
@@ -98,9 +116,12 @@ def defaults(
   tiles = next(tiles for h, v, tiles in chosen if H <= h and V <= v)
   if T <= FEW:
     tiles = dataclasses.replace(tiles, forward=Tile(*_FEW[size]))
-  # Rows that do not begin at multiples of 16 bytes are loaded number by number.
-  for _ in range(heavy + (cells > 0 and S % 16 > 0)):
+  unaligned = cells > 0 and S % 16 > 0
+  for _ in range(heavy + unaligned):
     tiles = _lighter(tiles)
+  if unaligned and size == 2 and T > FEW:
+    own = next(own for h, v, own in _UNALIGNED[chip] if H <= h and V <= v)
+    tiles = dataclasses.replace(tiles, forward=own or tiles.forward)
   problem = H, V, dtype, device, cells
   forward, queries, keys = (
     _fitted(_shortened(getattr(tiles, name), T, S, held), name, problem)
@@ -137,11 +158,11 @@ def _fitted(tile: Tile, name: str, problem) -> Tile:
   walked, held = ("block_q", "block_k") if name == "keys" else ("block_k", "block_q")
   while estimate(tile, name, *problem) > limit(problem[3]):
     if tile.stages > 2:
-      tile = dataclasses.replace(tile, stages=tile.stages - 1)
+      tile = _staged(tile, tile.stages - 1)
     elif getattr(tile, walked) > 16:
       tile = _walking(tile, walked, getattr(tile, walked) // 2)
     elif tile.stages > 1:
-      tile = dataclasses.replace(tile, stages=tile.stages - 1)
+      tile = _staged(tile, tile.stages - 1)
     elif getattr(tile, held) > 16:
       rows = getattr(tile, held) // 2
       warps = max(4, min(tile.warps, rows // 16))
@@ -149,6 +170,12 @@ def _fitted(tile: Tile, name: str, problem) -> Tile:
     else:
       break
   return tile
+
+
+def _staged(tile: Tile, stages: int) -> Tile:
+  """The tile with so many in flight, nowhere more."""
+  masked = tile.masked_stages and min(tile.masked_stages, stages)
+  return dataclasses.replace(tile, stages=stages, masked_stages=masked)
 
 
 def _walking(tile: Tile, side: str, most: int) -> Tile:
@@ -166,8 +193,10 @@ def _shortened(tile: Tile, T: int, S: int, held: str) -> Tile:
   most = {"block_q": power(T), "block_k": power(S)}
   rows = min(getattr(tile, held), max(64, most[held]))
   tile = _walking(tile, walked, max(16, most[walked]))
-  warps = max(4, min(tile.warps, rows // 16))
-  return dataclasses.replace(tile, **{held: rows}, warps=warps)
+  if rows < getattr(tile, held):
+    warps = max(4, min(tile.warps, rows // 16))
+    tile = dataclasses.replace(tile, **{held: rows}, warps=warps)
+  return tile
 
 
 def power(size: int) -> int:

@@ -47,6 +47,7 @@ class Form:
     masked: the length of the walked side where a mask applies.
     steps: tiles to a block of the schedule, without a mask.
     masked_steps: and with one.
+    masked_stages: tiles in flight there, if not as many as elsewhere; or None.
     precision: of products of float32.
     ragged: whether the last block of what is walked goes beyond its end.
     even: whether a row of a table (T, S) begins at a multiple of 16 numbers.
@@ -68,6 +69,7 @@ class Form:
   masked: int
   steps: int
   masked_steps: int
+  masked_stages: int | None
   precision: str
   ragged: bool
   even: bool

@@ -185,7 +185,9 @@ def forward_kernel(
     state = _visit(query, k, v, block, state, b, n, t, T, S, operands, F, False)
     block = following
   block = blocks.entry(index, whole * F.masked_steps, most, F.masked_steps)
-  for j in range(whole * F.masked_steps, visited * F.masked_steps):
+  for j in tl.range(
+    whole * F.masked_steps, visited * F.masked_steps, num_stages=F.masked_stages
+  ):
     following = blocks.entry(index, j + 1, most, F.masked_steps)
     state = _visit(query, k, v, block, state, b, n, t, T, S, operands, F, True)
     block = following

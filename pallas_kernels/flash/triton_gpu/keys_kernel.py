@@ -137,7 +137,9 @@ def keys_kernel(
       )
       block = following
     block = blocks.entry(entries, whole * F.masked_steps, most, F.masked_steps)
-    for j in range(whole * F.masked_steps, visited * F.masked_steps):
+    for j in tl.range(
+      whole * F.masked_steps, visited * F.masked_steps, num_stages=F.masked_stages
+    ):
       following = blocks.entry(entries, j + 1, most, F.masked_steps)
       state = _visit(key, value, walked, block, state, b, n, s, T, S, operands, F, True)
       block = following
@@ -145,6 +147,9 @@ def keys_kernel(
     if F.finish is not None:
       lines = (tl.num_programs(0) // count_k).to(tl.int64) * (F.N // F.K)
       F.finish(sums + (b * F.N + n) * S, lines * S, s, s < S, over_queries)
+  # Places of their own, or those of the loads stay in registers through the loops.
+  place += tl.minimum(T, 0)
+  s = first + place
   if F.want_k:
     parts.store(dk + row * F.h.size, place, s < S, sum_k, F.scale, F.K, F.h)
   if F.want_v:

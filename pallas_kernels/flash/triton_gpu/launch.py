@@ -185,6 +185,7 @@ def form(
     masked=tile.masked,
     steps=block // size,
     masked_steps=block // tile.masked,
+    masked_stages=tile.masked_stages,
     # Three products of the tensor cores' 19-bit floats give float32's digits.
     precision="tf32x3" if q.dtype == jnp.float32 else "ieee",
     ragged=length % block != 0,

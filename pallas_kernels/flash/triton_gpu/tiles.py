@@ -25,6 +25,7 @@ class Tile:
     warps: of 32 threads.
     stages: how many tiles are in flight from memory, the one at work included.
     masked: the length of the walked side where a mask applies, which costs registers.
+    masked_stages: how many tiles are in flight there, if fewer, for registers.
   """
 
   block_q: int
@@ -32,6 +33,7 @@ class Tile:
   warps: int
   stages: int
   masked: int
+  masked_stages: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +85,10 @@ def check(tiles: Tiles, H: int, V: int, dtype, capability: int, cells: int = 0) 
       raise ValueError(f"{name}.warps is {tile.warps}; it must be 1, 2, 4, 8 or 16")
     if tile.stages < 1:
       raise ValueError(f"{name}.stages is {tile.stages}; it must be at least 1")
+    if not 1 <= (tile.masked_stages or tile.stages) <= tile.stages:
+      raise ValueError(
+        f"{name}.masked_stages is {tile.masked_stages}; it must be 1 to {tile.stages}"
+      )
     need, have = estimate(tile, name, H, V, dtype, capability, cells), limit(capability)
     if need > have:
       raise ValueError(
@@ -127,8 +133,8 @@ def estimate(
   }[kernel]
   # A product of float32 is three of shorter numbers: what stays is held in two parts.
   need = size * (still * (2 if size == 4 else 1) + moving * tile.stages) + 1024
-  # Those come as keys and values do, but the tile at work is in registers.
-  need += cells * q * k * (tile.stages - 1)
+  # Those come as keys and values do; the tile at work changes its layout.
+  need += cells * q * k * tile.stages
   if kernel == "keys":
     need += 8 * q * tile.stages
   if kernel != "forward" and 100 <= capability < 120:
