@@ -29,6 +29,7 @@ from jaxtyping import Array, Bool, Float
 
 from attnjax.attention import dot_product_attention
 from attnjax.core import captured
+from attnjax.core.devices import at_once
 from attnjax.core.masks import Mask
 
 
@@ -123,7 +124,7 @@ def create_block_mask(
 
   traced, consts = captured.trace(function, returns=jnp.bool_)
   known = not any(isinstance(x, jax.core.Tracer) for x in consts)
-  with jax.ensure_compile_time_eval() if known else contextlib.nullcontext():
+  with at_once() if known else contextlib.nullcontext():
     b, n, q, k = (jnp.arange(size, dtype=jnp.int32) for size in shape)
     inner, values = captured.hoisted(traced, consts, (b, n), q[None], k[None])
     values = tuple(map(np.asarray if known else jnp.asarray, values))

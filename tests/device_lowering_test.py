@@ -7,9 +7,10 @@ import sys
 import tempfile
 from pathlib import Path
 
+import numpy as np
 from absl.testing import absltest, parameterized
 
-from experiments.bench.device import collecting
+from experiments.bench.device import check, collecting, dry
 from tests.compiling import child
 
 # A machine that has jax alone.
@@ -58,8 +59,14 @@ import attnjax
 def norm(x):
   return attnjax.dot_product_attention(x, x, x, is_causal=True).sum()
 
+def near(x):
+  # A static mask's blocks are tested on this host, whatever the program is for.
+  return attnjax.dot_product_attention(x, x, x, is_causal=True, local_window_size=40)
+
 shape = jax.ShapeDtypeStruct((1, 16, 2, 64), jnp.float32)
 made = [attnjax.export(jax.grad(norm), device=d)(shape) for d in ("cpu", "TPU v5 lite")]
+long = jax.ShapeDtypeStruct((1, 1500, 2, 64), jnp.float32)
+made.append(attnjax.export(near, device="TPU v5 lite")(long))
 try:
   attnjax.export(norm, device="Voodoo 3")
 except ValueError as error:
@@ -85,28 +92,40 @@ class DeviceTest(parameterized.TestCase):
       kernel = str(Path(folder) / case["files"]["kernel"])
       lowered = subprocess.run([sys.executable, "-c", LOWER, kernel], **run)
       self.assertEqual(lowered.stdout.strip(), "3", lowered.stderr[-2000:])
-      done = subprocess.run(
-        [
-          sys.executable,
-          "check.py",
-          "--platform",
-          "cpu",
-          "--folder",
-          ".",
-          "--out",
-          "o",
-        ],
-        **run,
-      )
+      command = [sys.executable, "check.py", "--folder", ".", "--out", "o"]
+      done = subprocess.run([*command, "--dry"], **run)
+      self.assertIn("1 of 1 are right", done.stdout, done.stderr[-2000:])
+      self.assertFalse(collecting.rows(Path(folder) / "o")[2])
+      done = subprocess.run([*command, "--platform", "cpu"], **run)
       self.assertIn("1 of 1 are right", done.stdout, done.stderr[-2000:])
       name, rows, holds = collecting.rows(Path(folder) / "o")
       self.assertTrue(holds)
       self.assertEqual([row["who"] for row in rows], ["machine", "right"])
 
+  def test_a_dry_check_finds_what_does_not_fit(self):
+    with tempfile.TemporaryDirectory() as folder:
+      out = Path(folder) / "case.npz"
+      for found, wrong in (
+        ({"out": np.zeros(4), "lse": np.zeros(2)}, 0),
+        ({"out": np.zeros(3), "lse": np.zeros(2)}, 1),
+        ({"out": np.full(4, np.nan), "lse": np.zeros(2)}, 1),
+        ({"out": np.zeros(4)}, 1),
+      ):
+        np.savez(out, **found)
+        case = {"seed": 1, "inputs": {"q": [[2, 2], "float32", "normal"]}}
+        case |= {"files": {"reference": out.name}}
+        case["checksum"] = check.checksum(check.inputs(case))
+        outputs = {"out": [[2, 2], "float32"], "lse": [[2], "float32"]}
+        said = list(dry._reference(Path(folder), case, outputs, check))
+        self.assertLen(said, wrong)
+        other = dry._reference(Path(folder), case | {"checksum": 0}, outputs, check)
+        self.assertIn("inputs are not those", next(other))
+
   def test_other_devices(self):
-    cpu, tpu, said = child(OTHERS)
+    cpu, tpu, near, said = child(OTHERS)
     self.assertEqual(cpu, [["cpu"], False, 1])
-    self.assertEqual(tpu, [["tpu"], True, 1])
+    for found in (tpu, near):
+      self.assertEqual(found, [["tpu"], True, 1])
     self.assertIn("'Voodoo 3'", said)
 
   @parameterized.parameters(

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core as jex
 
-from attnjax.core.devices import no_mesh, vary
+from attnjax.core.devices import at_once, no_mesh, vary
 
 # What acts on each element by itself, so that scalars may be replaced by tiles.
 PRIMITIVES = frozenset(
@@ -242,7 +242,7 @@ def _inline(jaxpr, consts, arguments) -> list:
       write(equation.outvars, given)
       continue
     known = not any(isinstance(g, jax.core.Tracer) for g in given)
-    with jax.ensure_compile_time_eval() if known else contextlib.nullcontext():
+    with at_once() if known else contextlib.nullcontext():
       result = equation.primitive.bind(*given, **equation.params)
     result = result if equation.primitive.multiple_results else [result]
     write(equation.outvars, map(np.asarray, result) if known else result)

@@ -1,6 +1,6 @@
 """Computations on many devices: each does its part of batches and of heads."""
 
-from attnjax.core.devices.context import no_mesh, vary, vary_like, zeros
+from attnjax.core.devices.context import at_once, no_mesh, vary, vary_like, zeros
 from attnjax.core.devices.partitioned import aligned, per_device
 
-__all__ = ["aligned", "no_mesh", "per_device", "vary", "vary_like", "zeros"]
+__all__ = ["aligned", "at_once", "no_mesh", "per_device", "vary", "vary_like", "zeros"]

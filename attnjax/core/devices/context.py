@@ -19,6 +19,16 @@ def no_mesh():
     yield
 
 
+@contextlib.contextmanager
+def at_once():
+  """Computes known arrays now, by this host, while a program for others is traced.
+
+  Nothing can run under a mesh that is only described.
+  """
+  with no_mesh(), jax.ensure_compile_time_eval():
+    yield
+
+
 def described() -> bool:
   """Whether a mesh is in force that has a description but no devices."""
   # JAX has no public function that a traced function may ask this.

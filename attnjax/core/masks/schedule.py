@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Array, Int
 
 from attnjax.core import elementwise, intervals
+from attnjax.core.devices import at_once
 from attnjax.core.masks.algebra import And, Mask
 from attnjax.core.masks.entries import EMPTY, FULL, PARTIAL, lists
 from attnjax.core.masks.lists import Blocks
@@ -190,7 +191,7 @@ def _refined(kind, arrays, test, lengths, block_q, block_k):
     return kind
   kind = np.array(kind)
   tested = jax.jit(test.__call__)
-  with jax.ensure_compile_time_eval():
+  with at_once():
     for b, n, i, j in places:
       rows = np.arange(i * block_q, min((i + 1) * block_q, lengths[0]))
       columns = np.arange(j * block_k, min((j + 1) * block_k, lengths[1]))
