@@ -137,7 +137,9 @@ def estimate(
   need += cells * q * k * tile.stages
   if kernel == "keys":
     need += 8 * q * tile.stages
-  if kernel != "forward" and 100 <= capability < 120:
+  tensor_memory = 100 <= capability < 120
+  need += 256 * tensor_memory  # its barriers
+  if kernel != "forward" and tensor_memory:
     # What enters two products, at different stages of the pipeline, is held once more.
     width = Width.of(H)
     again = width.padded + (width.first if width.second else 0)
