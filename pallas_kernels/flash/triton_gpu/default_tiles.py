@@ -124,11 +124,12 @@ def defaults(
     tiles = dataclasses.replace(tiles, forward=own or tiles.forward)
   problem = H, V, dtype, device, cells
   forward, queries, keys = (
-    _fitted(_shortened(getattr(tiles, name), T, S, held), name, problem)
-    for name, held in (
-      ("forward", "block_q"),
-      ("queries", "block_q"),
-      ("keys", "block_k"),
+    _fitted(_shortened(getattr(tiles, name), (T, S), held, each), name, problem)
+    for name, held, each in (
+      ("forward", "block_q", 16),
+      ("queries", "block_q", 16),
+      # Where tensor memory holds the sums, more warps share a sum between loops.
+      ("keys", "block_k", 8 if chip == 100 else 16),
     )
   )
   # Each kernel's steps divide the block that the other one holds.
@@ -184,17 +185,18 @@ def _walking(tile: Tile, side: str, most: int) -> Tile:
   return dataclasses.replace(tile, **{side: size}, masked=masked)
 
 
-def _shortened(tile: Tile, T: int, S: int, held: str) -> Tile:
+def _shortened(tile: Tile, lengths: tuple[int, int], held: str, each: int) -> Tile:
   """The tile for short sequences, with as many rows held as four warps share.
 
   Fewer rows would be computed by each of the warps, which then hold all of them.
+  Of more rows a warp has `each` at least.
   """
   walked = "block_k" if held == "block_q" else "block_q"
-  most = {"block_q": power(T), "block_k": power(S)}
+  most = dict(zip(("block_q", "block_k"), map(power, lengths)))
   rows = min(getattr(tile, held), max(64, most[held]))
   tile = _walking(tile, walked, max(16, most[walked]))
   if rows < getattr(tile, held):
-    warps = max(4, min(tile.warps, rows // 16))
+    warps = max(4, min(tile.warps, rows // each))
     tile = dataclasses.replace(tile, **{held: rows}, warps=warps)
   return tile
 
