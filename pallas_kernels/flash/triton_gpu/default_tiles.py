@@ -75,7 +75,10 @@ _DEFAULTS[100] = {
     (192, 128, _cut((128, 64, 8, 3, 32), (128, 64, 8, 2, 32), (32, 128, 8, 2, 32))),
     (512, 512, _cut((128, 64, 8, 2, 32), (128, 32, 8, 2, 16), (32, 64, 8, 2, 32, 2))),
   ),
-  4: _DEFAULTS[90][4],
+  4: (
+    (64, 64, _tiles((32, 32, 4, 3, 16), (32, 32, 4, 2, 16), (16, 32, 4, 3, 16))),
+    _SINGLE[1],
+  ),
 }
 # No tensor memory and no products of warp groups: those of 86, with its memory.
 _DEFAULTS[120] = _DEFAULTS[86]
