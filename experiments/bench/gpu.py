@@ -18,7 +18,7 @@ CAPABILITIES = (80, 90, 100)
 # Bytes of a thread's stack that a kernel may have, if no loop reads or writes them.
 STACK = 32
 # Of kernels that share the other's estimate of memory.
-PARTS = {"values": "keys", "decode": "forward", "tables": "queries"}
+PARTS = {"values": "keys"}
 # Threads, blocks and bytes of shared memory of a processor.
 _PROCESSOR = {80: (2048, 32, 164 * 1024), 90: (2048, 32, 228 * 1024)}
 _PROCESSOR[100] = _PROCESSOR[90]

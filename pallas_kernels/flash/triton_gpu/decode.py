@@ -58,7 +58,7 @@ class Split:
       block_k=schedule.block_k,
       masked=schedule.block_k,
     )
-    problem = "forward", H, V, q.dtype, *chip
+    problem = "decode", H, V, q.dtype, *chip
     while tile.block_q > 16 and estimate(tile, *problem) > limit(chip[0]):
       tile = dataclasses.replace(tile, block_q=tile.block_q // 2)
     blocks = -(-rows // tile.block_q)

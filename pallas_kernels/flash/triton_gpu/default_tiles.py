@@ -22,6 +22,8 @@ def _cut(*tiles) -> Tiles:
 # what it has just asked for.
 _SINGLE = (
   (64, 64, _tiles((64, 32, 4, 3, 16), (32, 32, 4, 2, 16), (16, 32, 4, 2, 16))),
+  (80, 80, _cut((16, 32, 4, 2, 16), (32, 16, 4, 2, 16), (16, 32, 4, 1, 16))),
+  (96, 96, _cut((16, 32, 4, 2, 16), (16, 32, 4, 2, 16), (16, 16, 4, 1, 16))),
   (512, 512, _cut((16, 32, 4, 2, 16), (16, 32, 4, 2, 16), (16, 32, 4, 1, 16))),
 )
 _DEFAULTS = {
@@ -29,7 +31,7 @@ _DEFAULTS = {
     2: (
       (64, 64, _tiles((128, 128, 8, 3, 64), (128, 64, 8, 3, 32), (64, 128, 8, 3, 32))),
       (96, 96, _tiles((128, 64, 8, 3, 64), (128, 64, 8, 3, 32), (32, 128, 8, 3, 16))),
-      (128, 128, _tiles((128, 64, 8, 3, 32), (64, 64, 4, 3, 32), (32, 64, 4, 2, 16))),
+      (128, 128, _tiles((128, 64, 8, 3, 32), (64, 64, 4, 3, 16), (32, 64, 4, 2, 16))),
       (192, 128, _cut((128, 32, 8, 3, 32), (128, 16, 8, 3, 16), (16, 128, 8, 3, 16))),
       (512, 512, _cut((64, 32, 4, 3, 16), (32, 32, 4, 2, 16), (16, 64, 4, 3, 16))),
     ),
@@ -60,6 +62,7 @@ _DEFAULTS = {
     4: (
       # The keys' program holds both parts of four tiles: one at a time in flight.
       (64, 64, _tiles((64, 32, 4, 3, 16), (64, 32, 4, 2, 16), (16, 32, 4, 3, 16))),
+      (96, 96, _cut((64, 32, 4, 2, 16), (64, 16, 4, 2, 16), (16, 64, 4, 1, 16))),
       (512, 512, _cut((64, 32, 4, 2, 16), (16, 32, 4, 2, 16), (16, 32, 4, 1, 16))),
     ),
   },
@@ -77,7 +80,7 @@ _DEFAULTS[100] = {
   ),
   4: (
     (64, 64, _tiles((32, 32, 4, 3, 16), (32, 32, 4, 2, 16), (16, 32, 4, 3, 16))),
-    _SINGLE[1],
+    *_SINGLE[1:],
   ),
 }
 # No tensor memory and no products of warp groups: those of 86, with its memory.
@@ -131,8 +134,8 @@ def defaults(
     for name, held, each in (
       ("forward", "block_q", 16),
       ("queries", "block_q", 16),
-      # Where tensor memory holds the sums, more warps share a sum between loops.
-      ("keys", "block_k", 8 if chip == 100 else 16),
+      # More warps share a sum between loops where it would fill their registers.
+      ("keys", "block_k", 8 if chip == 100 or (chip == 90 and H > 96) else 16),
     )
   )
   # Each kernel's steps divide the block that the other one holds.

@@ -116,7 +116,7 @@ def estimate(
 
   Args:
     tile: of the kernel.
-    kernel: "forward", "queries" or "keys".
+    kernel: "forward", "decode", "queries", "tables" or "keys".
     H: size of a head of queries and keys.
     V: size of a head of values.
     dtype: of the inputs.
@@ -126,13 +126,16 @@ def estimate(
   size = jnp.dtype(dtype).itemsize
   h, v = Width.of(H).padded, Width.of(V).padded
   q, k = tile.block_q, tile.block_k
+  # A product of float32 is three of shorter numbers, of two parts of each.
+  parts = 2 if size == 4 else 1
   still, moving = {
     "forward": (q * h, k * (h + v)),
+    "decode": (q * (h + v), k * (h + v)),
     "queries": (q * (h + v), k * (h + v)),
+    "tables": (q * (h + v), k * (h + v) * parts),
     "keys": (k * (h + v), q * (h + v)),
   }[kernel]
-  # A product of float32 is three of shorter numbers: what stays is held in two parts.
-  need = size * (still * (2 if size == 4 else 1) + moving * tile.stages) + 1024
+  need = size * (still * parts + moving * tile.stages) + 1024
   # Those come as keys and values do; the tile at work changes its layout.
   need += cells * q * k * tile.stages
   if kernel == "keys":
