@@ -17,7 +17,7 @@ from attnjax.core.elementwise import elementwise
 from attnjax.core.masks import Schedule
 from attnjax.core.scores import Program
 from pallas_kernels.flash import mosaic_tpu
-from pallas_kernels.flash.mosaic_tpu import lists, slopes, tiles
+from pallas_kernels.flash.mosaic_tpu import bounds, lists, slopes, tiles
 
 SMALL = mosaic_tpu.Tile(128, 128, 128, 128)
 # Two parts each way, so that parts of a tile are told from each other.
@@ -152,6 +152,10 @@ def bits(t, s, seed):
   return jnp.where((x ^ (x >> 13)) & 7 < 6, jnp.float32(8 / 6), jnp.float32(0))
 
 
+def capped(cap):
+  return lambda x, t, s, *_: cap * jnp.tanh(x / cap)
+
+
 SHAPES = {
   "even": (1, 128, 256, 1, 1, 128, 128),
   "odd": (2, 65, 200, 2, 1, 64, 32),
@@ -201,7 +205,13 @@ def problems():
     ),
     False,
   )
-  yield "softcap", shape, program((), lambda x, t, s: 5 * jnp.tanh(x / 5)), True
+  yield "softcap", shape, program((), capped(5)), True
+  yield (
+    "softcap_nothing_seen",
+    shape,
+    program(score=capped(50), seen=lambda t, s: (s < t) & (t > 5)),
+    False,
+  )
   seeds = integers(4, 999, B, N, 1, 1, dtype="uint32")
   yield "dropout", shape, program((seeds,), seen=causal(150), keep=bits), False
   few = (2, 3, 300, 8, 2, 32, 16)
@@ -410,6 +420,37 @@ class MosaicTpuTest(parameterized.TestCase):
       error = 1e-4 * np.abs(other).max()
       np.testing.assert_allclose(one, other, rtol=1e-4, atol=error)
 
+  @parameterized.parameters(None, 40.0)
+  def test_capped_scores_that_are_all_far_from_zero(self, sink):
+    """Rows at -50, at 50, at both; NaN where nobody looks; a row that sees nothing."""
+    T, S, H = 8, 300, 16
+    _, _, v, g = arrays(1, T, S, 1, 1, H, H)
+    q = jnp.zeros((1, T, 1, H)).at[0, :, 0, 0].set([-1e6, -90, -50, 0, 30, 90, 1e6, 9])
+    k = jnp.zeros((1, S, 1, H)).at[0, :, 0, 0].set(1 + 0.1 * jnp.sin(jnp.arange(S)))
+    q, k = q.at[0, 3, 0, 1].set(1e4), k.at[0, ::2, 0, 1].set(-1.0)
+    k, v = (x.at[:, 7].set(jnp.nan).at[:, 290:].set(jnp.inf) for x in (k, v))
+    given = program(score=capped(50), seen=lambda t, s: (s != 7) & (s < 290) & (t < 7))
+    self.assertTrue(bounds.bounded(given, T, S))
+    seen = dense(given, 1, 1, T, S)
+    blocks = schedule(seen, TILES.forward)
+    run = {"program": given, "schedule": blocks, "scale": 1.0, "tiles": TILES}
+    sinks = None if sink is None else jnp.full((1,), sink)
+    with simulate.accelerators(detect_races=False):
+      out, top, total = mosaic_tpu.forward(q, k, v, sinks, **run)
+      *by, _ = mosaic_tpu.backward(q, k, v, g, top, total, jnp.zeros_like(top), **run)
+    some, seen = np.arange(T) < 7 if sink is None else np.full(T, True), seen[0, 0]
+    x, y, keys = (np.asarray(a[0, :, 0], np.float64) for a in (q, k, v))
+    y, keys = (np.where(seen.any(0)[:, None], a, 0) for a in (y, keys))
+    score = np.where(seen, 50 * np.tanh(x @ y.T / 50), -np.inf)
+    weight, more = np.exp(score), 0 if sink is None else np.exp(sink)
+    whole = np.maximum(weight.sum(1) + more, 1e-300)
+    weight = weight / whole[:, None]
+    near = {"rtol": 2e-5, "atol": 1e-6}
+    np.testing.assert_allclose(out[0, :, 0], weight @ keys, **near)
+    lse = np.where(some, np.log(whole), -np.inf)
+    np.testing.assert_allclose((top + jnp.log(total))[0, :, 0], lse, **near)
+    np.testing.assert_allclose(by[2][0, :, 0], weight.T @ g[0, :, 0], **near)
+
   @parameterized.parameters("held", "gathered")
   def test_a_bias_gradient_has_the_size_of_the_bias(self, how):
     B, T, S, N, K, H, V = 2, 140, 300, 2, 2, 16, 16
@@ -491,6 +532,28 @@ class MosaicTpuTest(parameterized.TestCase):
     self.assertFalse(races())
     for a, b in zip(jax.tree.leaves((one, three)), jax.tree.leaves((two, four))):
       np.testing.assert_array_equal(a, b)
+
+
+class BoundsTest(parameterized.TestCase):
+  @parameterized.named_parameters(
+    ("none", None, False),
+    ("cap", capped(50), True),
+    ("high_cap", capped(53), False),
+    ("nothing", lambda x, t, s, *_: x, False),
+    ("cap_and_bias", lambda x, t, s, b, i: capped(5)(x, t, s) + b, False),
+    (
+      "cap_and_bounded_bias",
+      lambda x, t, s, b, i: capped(5)(x, t, s) + jnp.tanh(b),
+      True,
+    ),
+    ("cap_and_distance", lambda x, t, s, *_: capped(5)(x, t, s) - 0.1 * (t - s), True),
+    ("cap_and_far", lambda x, t, s, *_: capped(5)(x, t, s) - 0.2 * (t - s), False),
+    ("cap_and_integer", lambda x, t, s, b, i: capped(5)(x, t, s) * i, False),
+    ("hidden", lambda x, t, s, *_: jnp.where(t < s, -jnp.inf, jnp.tanh(x)), False),
+  )
+  def test_bounded(self, score, bounded):
+    given = jnp.zeros((1, 1, 1, 300)), jnp.zeros((1, 1, 1, 1), jnp.int32)
+    self.assertEqual(bounds.bounded(program(given, score), 300, 300), bounded)
 
 
 class RefusalTest(parameterized.TestCase):

@@ -4,6 +4,8 @@ Milakov and Gimelshein, "Online normalizer calculation for softmax" (arXiv:1805.
 and Dao et al., "FlashAttention" (arXiv:2205.14135); top is the largest score so far:
   total <- total exp(old top - top) + sum exp(score - top)
   acc   <- acc exp(old top - top) + exp(score - top) v
+Where scores are bounded (`bounds`) top stays 0 until the end, where it becomes
+log(total): it must not be below a row's scores.
 """
 
 import functools
@@ -68,7 +70,7 @@ def call(plan: Plan, q, k, v, sinks, packed, lists, shapes, vmem: int):
       scratch_shapes=[
         pltpu.VMEM((plan.block_q, V), jnp.float32),
         pltpu.VMEM((plan.block_q, LANES), jnp.float32),
-        pltpu.VMEM((plan.block_q, LANES), jnp.float32),
+        None if plan.bounded else pltpu.VMEM((plan.block_q, LANES), jnp.float32),
         tuple(
           pltpu.VMEM((plan.block_q, LANES), o.dtype) if o.kind == "row" else None
           for o in plan.operands
@@ -93,15 +95,16 @@ def call(plan: Plan, q, k, v, sinks, packed, lists, shapes, vmem: int):
 
 
 def _kernel(plan, index, full, count, q, k, v, sinks, given, *refs):
-  out, last_top, last_total, acc, top, total, columns, copy = refs
+  out, last_top, last_total, acc, total, top, columns, copy = refs
   b, n, i, m = (pl.program_id(axis) for axis in range(4))
   entries = plan.lists.line(b, n, i)
 
   @pl.when(m == 0)
   def _():
     acc[...] = jnp.zeros_like(acc)
-    top[...] = jnp.full_like(top, LOWEST)
     total[...] = jnp.zeros_like(total)
+    if top is not None:
+      top[...] = jnp.full_like(top, LOWEST)
     spread(given, columns)
 
   def step(masked):
@@ -128,20 +131,26 @@ def _kernel(plan, index, full, count, q, k, v, sinks, given, *refs):
 
   @pl.when(m == pl.num_programs(3) - 1)
   def _():
-    weight, greatest, change = total[...].sum(axis=1, keepdims=True), top[...], 1.0
-    greatest = greatest * plan.unit
+    # Lines of queries along the lanes are the least work.
+    weight, shrink = total[...].T.sum(axis=0, keepdims=True), 1.0
+    if plan.bounded:
+      greatest = jnp.log(jnp.where(weight == 0, 1.0, weight))
+      shrink = jnp.exp(-greatest)
+    else:
+      greatest = top[...].T[:1] * plan.unit
+    more = 0.0
     if sinks is not None:  # A key whose value is zero.
       greatest = jnp.where(weight == 0, LOWEST, greatest)
       most = jnp.maximum(greatest, sinks[n])
-      change, greatest = jnp.exp(greatest - most), most
-      weight = weight * change + jnp.exp(sinks[n] - most)
-      change = operands.across(change, acc.shape[1])
+      shrink, greatest = shrink * jnp.exp(greatest - most), most
+      more = jnp.exp(sinks[n] - most)
+    weight = weight * shrink + more
     empty = weight == 0
-    share = jnp.where(empty, 0.0, 1 / jnp.where(empty, 1.0, weight))
-    share = operands.across(jnp.broadcast_to(share, top.shape), acc.shape[1])
-    out[...] = (acc[...] * (share * change)).astype(out.dtype)
-    last_top[...] = jnp.where(empty, -jnp.inf, greatest).T[:1]
-    last_total[...] = jnp.broadcast_to(weight, top.shape).T[:1]
+    share = jnp.where(empty, 0.0, shrink / jnp.where(empty, 1.0, weight))
+    share = operands.across(operands.spread(share), acc.shape[1])
+    out[...] = (acc[...] * share).astype(out.dtype)
+    last_top[...] = jnp.where(empty, -jnp.inf, greatest)
+    last_total[...] = weight
 
 
 def _product(part, q, k):
@@ -153,16 +162,23 @@ def _accumulate(part, raw, masked, v, acc, top, total):
   score = part.score(raw)
   if masked:
     score = jnp.where(part.seen(), score, -jnp.inf)
-  old = top[rows, :]
-  new = jnp.maximum(old, score.max(axis=1, keepdims=True))
-  weight = plan.power(score - operands.across(new, plan.inner_k))
-  shrink = plan.power(old - new)
-  top[rows, :] = new
+  if plan.bounded:
+    weight, shrink = plan.power(score), None
+  else:
+    old = top[rows, :]
+    new = jnp.maximum(old, score.max(axis=1, keepdims=True))
+    weight = plan.power(score - operands.across(new, plan.inner_k))
+    shrink = plan.power(old - new)
+    top[rows, :] = new
   # Lane by lane: the sum over lanes waits until the end.
-  total[rows, :] = total[rows, :] * shrink + sum(
-    weight[:, lane : lane + LANES] for lane in range(0, plan.inner_k, LANES)
-  )
+  lanes = range(0, plan.inner_k, LANES)
+  gain = sum(weight[:, lane : lane + LANES] for lane in lanes)
+  total[rows, :] = _shrunk(total[rows, :], shrink) + gain
   if plan.keep is not None:
     weight = weight * part.evaluate(plan.keep)
   gain = plan.product(weight.astype(v.dtype), v[columns, :], 1, 0)
-  acc[rows, :] = acc[rows, :] * operands.across(shrink, acc.shape[1]) + gain
+  acc[rows, :] = _shrunk(acc[rows, :], shrink) + gain
+
+
+def _shrunk(sums, shrink):
+  return sums if shrink is None else sums * operands.across(shrink, sums.shape[1])

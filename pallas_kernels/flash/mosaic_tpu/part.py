@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
-from pallas_kernels.flash.mosaic_tpu import layout, operands
+from pallas_kernels.flash.mosaic_tpu import bounds, layout, operands
 
 LOG2E = math.log2(math.e)
 
@@ -27,6 +27,7 @@ class Plan:
     operands, score, seen, keep: of the program.
     rows: the operand that holds each row's query number, or -1: they follow each other.
     exact: products of float32 numbers are not rounded to bfloat16.
+    bounded: no score is so large that its exponential overflows or vanishes.
   """
 
   T: int
@@ -46,6 +47,7 @@ class Plan:
   keep: Any
   rows: int
   exact: bool
+  bounded: bool
 
   @property
   def masks(self) -> bool:
@@ -238,4 +240,5 @@ def plan(program, given, tile, schedule, q, k, scale, keys_down=False) -> Plan:
     keep=program.keep,
     rows=-1,
     exact=q.dtype != jnp.bfloat16,
+    bounded=bounds.bounded(program, T, S),
   )
