@@ -132,8 +132,7 @@ def schedule(T: int, S: int, blocks) -> Schedule:
   for length, most in (counts, counts[::-1]):
     shapes += [(1, 1, length, most), (1, 1, length), (1, 1, length)]
   arrays = [jax.ShapeDtypeStruct(s, jnp.int32) for s in shapes]
-  names = ("index", "full", "count", "index_t", "full_t", "count_t")
-  return Schedule(block_q=blocks[0], block_k=blocks[1], **dict(zip(names, arrays)))
+  return Schedule(*arrays, block_q=blocks[0], block_k=blocks[1])
 
 
 def from_equation(equation) -> Call:

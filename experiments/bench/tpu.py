@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from attnjax.core import masks
 from attnjax.core.elementwise import elementwise
 from attnjax.core.masks.schedule import Schedule
 from attnjax.core.scores import Program
@@ -30,9 +31,17 @@ _PLACES = ("int32", "int32")
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-  """What a kernel is compiled for; T queries and keys, bfloat16."""
+  """What a kernel is compiled for; T queries and keys, bfloat16.
+
+  Attributes:
+    program: of scores.
+    walk: the grid walks along the lists of a causal mask.
+    sinks: there are some.
+    N, K, H, V: query heads, key heads and the sizes of both.
+  """
 
   program: Program = Program()
+  walk: bool = False
   sinks: bool = False
   N: int = 1
   K: int = 1
@@ -88,7 +97,9 @@ def features() -> dict[str, Problem]:
     "softcap": _program(score=lambda x, t, s: 50 * jnp.tanh(x / 50)),
     "dropout": _program((seed,), keep=_kept),
   }
-  problems = {name: Problem(program) for name, program in programs.items()}
+  problems = {
+    name: Problem(program, walk=name == "causal") for name, program in programs.items()
+  }
   return problems | {"sinks": Problem(sinks=True)}
 
 
@@ -105,6 +116,8 @@ def call(
   lines = _shape(1, T, problem.N)
   tile = getattr(cut, kernel)
   schedule = _schedule(tile)
+  if problem.walk:
+    schedule = _walked(schedule, problem)
   scale = problem.H**-0.5
   if kernel == "forward":
     sinks = _shape(problem.N) if problem.sinks else None
@@ -135,6 +148,18 @@ def _schedule(tile: mosaic_tpu.Tile) -> Schedule:
 
   forward, backward = lists(queries, keys), lists(keys, queries)
   return Schedule(*forward, *backward, block_q=tile.block_q, block_k=tile.block_k)
+
+
+def _walked(schedule: Schedule, problem: Problem) -> Schedule:
+  """The schedule with the shapes of the walks of a causal mask."""
+  sides = schedule.block_q, schedule.block_k
+  lists = masks.schedule(masks.Causal(), (1, problem.N, T, T), *sides)
+  lists = mosaic_tpu.prepared(lists, *problem.arrays()[:2])
+  walk, walk_t = (
+    x if x is None else _shape(*x.shape, dtype="int32")
+    for x in (lists.walk, lists.walk_t)
+  )
+  return dataclasses.replace(schedule, walk=walk, walk_t=walk_t)
 
 
 def compiled(
@@ -194,7 +219,7 @@ def lowering() -> Iterator[dict]:
   """Every head size compiled by default tiles for every machine, both kernels."""
   for machine, (_, kind) in bundles.TOPOLOGIES.items():
     for H, V in HEADS:
-      problem = Problem(_program(seen=_causal), N=4, K=2, H=H, V=V)
+      problem = Problem(_program(seen=_causal), True, N=4, K=2, H=H, V=V)
       cut = mosaic_tpu.defaults(*problem.arrays(), problem.program, kind)
       for kernel in KERNELS:
         read = compiled(machine, kernel, problem, cut)

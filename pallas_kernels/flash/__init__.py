@@ -53,6 +53,7 @@ def attend(q, k, v, scores: Scores, *, sinks=None, scale, impl: str, tiles: Any 
     folding.folded(functools.partial(_forward, module, tiles)),
     folding.folded(functools.partial(_backward, module, tiles)),
     functools.partial(_tangent, impl),
+    **({"prepared": module.prepared} if impl == "pallas" else {}),
   )
   return planned.attend(form, q, k, v, scores, sinks=sinks, scale=scale, blocks=blocks)
 

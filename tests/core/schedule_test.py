@@ -43,6 +43,27 @@ class ScheduleTest(parameterized.TestCase):
     self.assertEqual(found.index.shape[-1], 8)
     self.assertEqual(found.count[0, 0].tolist(), [8] + [1] * 7)
 
+  def test_visits_are_the_lists_together(self):
+    shape = 1, 1, 1000, 1300
+    for mask in (
+      Causal(),
+      Causal(-500),
+      Window(300, 50),
+      Window(300, 0) & Causal(-700),
+    ):
+      plan = masks.schedule(mask, shape, 128, 256)
+      for count, found in ((plan.count, plan.visits), (plan.count_t, plan.visits_t)):
+        self.assertEqual(found, np.maximum(count, 1).sum())
+
+    def traced(ids):
+      return masks.schedule(
+        Causal() & masks.Segments(ids[:, :1000], ids), shape, 128, 256
+      )
+
+    ids = jax.ShapeDtypeStruct((1, 1300), jnp.int32)
+    plan, known = jax.eval_shape(traced, ids), masks.schedule(Causal(), shape, 128, 256)
+    self.assertEqual((plan.visits, plan.visits_t), (known.visits, known.visits_t))
+
   def test_lists_of_data_are_those_of_constants(self):
     kind = np.random.default_rng(0).integers(0, 3, (2, 3, 5, 7)).astype(np.int8)
     kind[0, 0, 0] = 0

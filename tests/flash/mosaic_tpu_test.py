@@ -17,7 +17,7 @@ from attnjax.core.elementwise import elementwise
 from attnjax.core.masks import Schedule
 from attnjax.core.scores import Program
 from pallas_kernels.flash import mosaic_tpu
-from pallas_kernels.flash.mosaic_tpu import bounds, lists, slopes, tiles
+from pallas_kernels.flash.mosaic_tpu import bounds, lists, slopes, tiles, walk
 
 SMALL = mosaic_tpu.Tile(128, 128, 128, 128)
 # Two parts each way, so that parts of a tile are told from each other.
@@ -68,7 +68,18 @@ def schedule(seen, tile):
   blocks = padded.reshape(*seen.shape[:2], nq, tile.block_q, nk, tile.block_k)
   kind = blocks.any((3, 5)).astype(int) + blocks.all((3, 5))
   both = *entries(kind), *entries(kind.swapaxes(2, 3))
-  return Schedule(*both, block_q=tile.block_q, block_k=tile.block_k)
+  sizes = tile.block_q, tile.block_k
+  return Schedule(*both, *sizes, visits(kind), visits(kind.swapaxes(2, 3)))
+
+
+def walked(blocks, q, k):
+  """The schedule with walks wherever they save a step."""
+  with mock.patch.multiple(walk, FORWARD=0.0, BACKWARD=0.0):
+    return walk.prepared(blocks, q, k)
+
+
+def visits(kind):
+  return int(np.maximum((kind > 0).sum(-1), 1).sum(-1).max())
 
 
 def entries(kind):
@@ -77,7 +88,7 @@ def entries(kind):
   last = np.take_along_axis(order, np.maximum(count - 1, 0)[..., None], -1)
   last = np.where(count[..., None] > 0, last, 0)
   index = np.where(np.arange(order.shape[-1]) < count[..., None], order, last)
-  return tuple(jnp.asarray(x, jnp.int32) for x in (index, full, count))
+  return tuple(np.asarray(x, np.int32) for x in (index, full, count))
 
 
 def reference(q, k, v, sinks, program, scale):
@@ -306,6 +317,7 @@ class MosaicTpuTest(parameterized.TestCase):
     B, T, S, N, *_ = shape
     sinks = normal(1, N) if with_sinks else None
     blocks = schedule(dense(program, B, N, T, S), TILES.forward)
+    blocks = walked(blocks, q, k)
     want = jax.jit(lambda *x: reference(*x, program, 0.3))(q, k, v, sinks)
     with simulate.accelerators():
       got = jax.jit(
@@ -324,6 +336,7 @@ class MosaicTpuTest(parameterized.TestCase):
     B, T, S, N, *_ = shape
     sinks = normal(1, N) if with_sinks else None
     blocks = schedule(dense(program, B, N, T, S), TILES.backward)
+    blocks = walked(blocks, q, k)
     smooth = [i for i, x in enumerate(program.operands) if _floating(x)]
     g_lse = normal(2, B, T, N)
 
@@ -360,6 +373,7 @@ class MosaicTpuTest(parameterized.TestCase):
     q, k, v, g = arrays(*shape, dtype="bfloat16")
     causally = program(seen=causal(S - T))
     blocks = schedule(dense(causally, B, N, T, S), TILES.forward)
+    blocks = walked(blocks, q, k)
 
     def loss(q, k, v):
       out, lse = reference(q, k, v, None, causally, 0.1)
@@ -386,6 +400,7 @@ class MosaicTpuTest(parameterized.TestCase):
     q, k, v, g = arrays(*shape)
     causally = program(seen=causal(S - T))
     blocks = schedule(dense(causally, B, N, T, S), TILES.backward)
+    blocks = walked(blocks, q, k)
     lse, delta = normal(3, B, T, N) + 5, normal(4, B, T, N)
     memory = mosaic_tpu.estimate(TILES, q, k, v, causally)
     self.assertTrue(memory.resident)
@@ -458,6 +473,7 @@ class MosaicTpuTest(parameterized.TestCase):
     bias = normal(6, 1, 1, T, S)
     given = program((bias,), lambda x, t, s, b: x + b, causal(100))
     blocks = schedule(dense(given, B, N, T, S), TILES.backward)
+    blocks = walked(blocks, q, k)
     seen = jnp.asarray(dense(given, B, N, T, S)[0, 0])
 
     def loss(bias):
@@ -532,6 +548,75 @@ class MosaicTpuTest(parameterized.TestCase):
     self.assertFalse(races())
     for a, b in zip(jax.tree.leaves((one, three)), jax.tree.leaves((two, four))):
       np.testing.assert_array_equal(a, b)
+
+
+class WalkTest(parameterized.TestCase):
+  @parameterized.product(
+    lists=("static", "data", "of_batches", "of_heads"), group=(1, 3)
+  )
+  def test_steps_visit_what_lists_name(self, lists, group):
+    """Row by row, its heads in turn, each list in order; no step more if static."""
+    N, draw = 6, np.random.default_rng(0)
+    batches, apart = 1 + (lists == "of_batches"), lists == "of_heads"
+    kind = draw.integers(0, 3, (batches, N if apart else 1, 4, 5))
+    kind *= np.arange(4)[:, None] <= np.arange(5)
+    kind[0, 0, 3] = 0
+    index, full, count = entries(kind)
+    bound, given = visits(kind), (index, full, count)
+    if lists == "data":
+      bound, given = bound + 3, tuple(map(jnp.asarray, given))
+    # Rows of queries for the backward pass: with the heads of a group in turn.
+    blocks = Schedule(*given, *given, 128, 128, bound, bound)
+    q = jax.ShapeDtypeStruct((2 * walk.ENOUGH, 8, N, 8), jnp.float32)
+    k = jax.ShapeDtypeStruct((2 * walk.ENOUGH, 8, N // group, 8), jnp.float32)
+    steps = walked(blocks, q, k).walk_t
+    self.assertEqual(isinstance(steps, np.ndarray), lists != "data")
+    made = walk.of(index, steps, group=group)
+    self.assertEqual(made.grid, (1, 1, group * bound))
+    flat = walk.Flat(*map(np.asarray, walk.flat(made, *map(jnp.asarray, given), steps)))
+    for b in range(2):
+      for h in range(N // group):
+        found, behind = [], 0
+        for m in range(made.walk):
+          at = made.visit(flat, b, h, 0, 0, np.int32(m))
+          row = int(at.row), int(at.n)
+          own = int(flat.count[at.line])
+          if at.block >= max(own, 1):
+            behind += 1
+            self.assertFalse(at.first or at.last)
+            continue
+          self.assertEqual(bool(at.first), not found or found[-1][0] != row)
+          self.assertEqual(bool(at.last), int(at.block) == max(own, 1) - 1)
+          self.assertEqual(int(at.n), h * group + int(at.member))
+          found.append((row, int(at.column), int(at.block) < int(flat.full[at.line])))
+        want = []
+        for row in range(4):
+          for n in range(h * group, (h + 1) * group):
+            own = kind[min(b, batches - 1), n if apart else 0, row]
+            named = [*np.flatnonzero(own == 2), *np.flatnonzero(own == 1)] or [0]
+            want += [((row, n), j, own[j] == 2) for j in named]
+        self.assertEqual(found, want)
+        self.assertEqual(behind, made.walk - len(want))
+
+  def test_a_walk_is_made_where_it_saves_steps(self):
+    few = walk.ENOUGH // 8
+    for visits, heads, static, forward, backward in (
+      (20, walk.ENOUGH, True, False, False),
+      (0, walk.ENOUGH, True, False, False),
+      (15, 1, True, False, True),
+      (12, 1, True, True, True),
+      (12, few - 1, False, False, False),
+      (12, few, False, True, True),
+    ):
+      lists = np.zeros((1, 1, 5, 4), np.int32), *[np.ones((1, 1, 5), np.int32)] * 2
+      lists = lists if static else tuple(map(jnp.asarray, lists))
+      blocks = Schedule(*lists, *lists, 128, 128, visits, visits)
+      q = jax.ShapeDtypeStruct((1, 8, heads, 8), jnp.float32)
+      made = walk.prepared(blocks, q, q)
+      self.assertEqual(made.walk is not None, forward)
+      self.assertEqual(made.walk_t is not None, backward)
+    self.assertEqual(walk.of(lists[0], made.walk, (2, 3), 2).grid, (10, 2, 12))
+    self.assertEqual(walk.of(lists[0], None, group=2).grid, (5, 2, 4))
 
 
 class BoundsTest(parameterized.TestCase):

@@ -5,12 +5,12 @@ from absl.testing import absltest, parameterized
 from tests.compiling import child
 
 _ONE = """
-import json
+import dataclasses, json
 from experiments.bench import bundles, tpu
 from pallas_kernels.flash import mosaic_tpu
 
 # More than fast memory holds: XLA would put whole operands there, and no windows.
-problem = tpu.Problem(tpu.features()[{feature!r}].program, N=64, K=32, H={H}, V={V})
+problem = dataclasses.replace(tpu.features()[{feature!r}], N=64, K=32, H={H}, V={V})
 _, kind = bundles.TOPOLOGIES[{machine!r}]
 tiles = mosaic_tpu.defaults(*problem.arrays(), problem.program, kind)
 estimate = mosaic_tpu.estimate(tiles, *problem.arrays(), problem.program)

@@ -41,6 +41,11 @@ class Schedule:
     count_t: int32, (R_b, R_n, key blocks).
     block_q: queries of a block.
     block_k: keys of a block.
+    visits: blocks that the lists of a batch entry and head name together, at most; an
+      empty list counts as one; 0 if unknown.
+    visits_t: the same of the lists of key blocks.
+    walk: what a form adds to the lists, or None.
+    walk_t: the same of the lists of key blocks.
   """
 
   index: Any
@@ -51,6 +56,10 @@ class Schedule:
   count_t: Any
   block_q: int = dataclasses.field(metadata={"static": True})
   block_k: int = dataclasses.field(metadata={"static": True})
+  visits: int = dataclasses.field(default=0, metadata={"static": True})
+  visits_t: int = dataclasses.field(default=0, metadata={"static": True})
+  walk: Any = None
+  walk_t: Any = None
 
   def density(self) -> Any:
     """The part of all blocks that is visited."""
@@ -87,9 +96,9 @@ def schedule(
   """
   given = shape, block_q, block_k, query_positions, key_positions
   kind = kinds(mask, *given, refine=refine)
-  most, most_t = _most(mask, kind, *given, refine)
+  (most, visits), (most_t, visits_t) = _most(mask, kind, *given, refine)
   forward, backward = lists(kind, most), lists(kind.swapaxes(2, 3), most_t)
-  return Schedule(*forward, *backward, block_q, block_k)
+  return Schedule(*forward, *backward, block_q, block_k, visits, visits_t)
 
 
 def kinds(
@@ -209,24 +218,25 @@ def _cut(array, b, n, rows, columns):
   return array.astype(np.int32) if array.dtype == np.int64 else array
 
 
-def _most(mask, kind, shape, block_q, block_k, query, key, refine) -> tuple[int, int]:
-  """How many blocks a list of each kind may have: (of keys, of queries).
+def _most(mask, kind, shape, block_q, block_k, query, key, refine):
+  """The longest list, and all lists' visits, at most: (of keys, of queries).
 
   What of a conjunction is static bounds the lists of all of it.
   """
   if not isinstance(kind, jax.Array):
-    return _longest(kind), _longest(kind.swapaxes(2, 3))
+    return _lengths(kind), _lengths(kind.swapaxes(2, 3))
   rest, blocks = scheduled(mask, block_q, block_k)
-  most, most_t = kind.shape[3], kind.shape[2]
-  most = min([most, *(part.most(block_q, block_k) for part in blocks)])
+  queries, keys = kind.shape[2:]
+  most = min([keys, *(part.most(block_q, block_k) for part in blocks)])
+  limits = [(most, most * queries), (queries, queries * keys)]
   fixed = tuple(part for part in rest.conjuncts() if _fixed(part))
   if fixed and _fixed(query) and _fixed(key):
     part = fixed[0] if len(fixed) == 1 else And(fixed)
     known = kinds(part, shape, block_q, block_k, query, key, refine=refine)
     if not isinstance(known, jax.Array):
-      most = min(most, _longest(known))
-      most_t = min(most_t, _longest(known.swapaxes(2, 3)))
-  return most, most_t
+      found = _lengths(known), _lengths(known.swapaxes(2, 3))
+      limits = [tuple(map(min, *pair)) for pair in zip(limits, found)]
+  return limits
 
 
 def _fixed(tree) -> bool:
@@ -234,5 +244,7 @@ def _fixed(tree) -> bool:
   return not any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(tree))
 
 
-def _longest(kind) -> int:
-  return max(1, int((kind != EMPTY).sum(axis=-1, dtype=np.int32).max(initial=1)))
+def _lengths(kind: np.ndarray) -> tuple[int, int]:
+  """(the longest list, the visits of all lists of a batch entry and head)."""
+  count = np.maximum((kind != EMPTY).sum(axis=-1), 1)
+  return int(count.max(initial=1)), int(count.sum(axis=-1).max(initial=1))

@@ -47,11 +47,14 @@ class Form:
     backward: as above.
     tangent: ((x, data, (out, top, total)), dx) to the tangents of (out, lse), or what
       raises.
+    prepared: (schedule, q, k) to the schedule with what the passes need besides; it
+      runs where static lists are still constants.
   """
 
   forward: Callable
   backward: Callable
   tangent: Callable
+  prepared: Callable = lambda schedule, q, k: schedule
 
 
 def attend(form: Form, q, k, v, sinks, program, schedules, whole, *, scale):

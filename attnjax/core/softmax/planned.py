@@ -54,7 +54,7 @@ def attend(
   schedules = tuple(
     None
     if sides is None
-    else masks.schedule(scores.mask, shape, sides[0], sides[1], begins[0], begins[1])
+    else form.prepared(masks.schedule(scores.mask, shape, *sides, *begins), q, k)
     for sides in blocks
   )
   q, k, v, sinks, program, whole, schedules = devices.aligned(

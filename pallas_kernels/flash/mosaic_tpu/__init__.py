@@ -19,6 +19,7 @@ from pallas_kernels.flash.mosaic_tpu import (
   lists,
   operands,
   part,
+  walk,
 )
 from pallas_kernels.flash.mosaic_tpu.lists import blocks
 from pallas_kernels.flash.mosaic_tpu.memory import estimate
@@ -30,6 +31,7 @@ from pallas_kernels.flash.mosaic_tpu.tiles import (
   defaults,
   supports,
 )
+from pallas_kernels.flash.mosaic_tpu.walk import prepared
 
 __all__ = [
   "Tile",
@@ -41,6 +43,7 @@ __all__ = [
   "estimate",
   "fitting",
   "forward",
+  "prepared",
   "supports",
 ]
 
@@ -118,7 +121,7 @@ def _forward(plan, q, k, v, sinks, given, schedule, memory):
     layout.pack(v, plan.keys),
     sinks,
     tuple(operands.pack(x, o, plan.queries, plan.keys) for x, o in packed),
-    layout.flat(schedule.index, schedule.full, schedule.count),
+    walk.flat(plan.lists, schedule.index, schedule.full, schedule.count, schedule.walk),
     (B, N, K, plan.queries, H, V),
     _limit(memory),
   )
@@ -186,7 +189,9 @@ def _backward(q, k, v, g, top, total, delta, program, schedule, scale, tiles, me
       _lines(plan, top, total, delta),
     ),
     tuple(operands.pack(x, o, plan.queries, plan.keys) for x, o in packed),
-    layout.flat(schedule.index_t, schedule.full_t, schedule.count_t),
+    walk.flat(
+      plan.lists, schedule.index_t, schedule.full_t, schedule.count_t, schedule.walk_t
+    ),
     (B, N, K, plan.queries, plan.keys, H, V),
     memory.resident,
     _limit(memory.backward),

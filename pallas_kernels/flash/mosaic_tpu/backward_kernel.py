@@ -1,4 +1,4 @@
-"""The backward kernel: grid (B, K, key tile, head of the group, tile of its list).
+"""The backward kernel: grid (B, K, steps of the lists of key tiles, see `walk`).
 
 Dao et al., "FlashAttention" (arXiv:2205.14135), algorithm 4, keys down the sublanes:
   weight = exp(min(score - top, 0)) / total    dv += (keep weight) g
@@ -66,8 +66,7 @@ def call(plan: Plan, arrays, packed, lists, shapes, resident: bool, vmem: int):
     operand its gradient as `slopes.describe` says, or None.
   """
   B, N, K, queries, keys, H, V = shapes
-  group = N // K
-  where = functools.partial(backward_specs.where, plan.lists, group)
+  where = functools.partial(backward_specs.where, plan.lists)
   how = gradients.ways(plan, shapes[:5])
   described = [
     gradients.describe(o, w, plan, shapes[:5], where)
@@ -78,20 +77,20 @@ def call(plan: Plan, arrays, packed, lists, shapes, resident: bool, vmem: int):
     None if resident else jnp.zeros(dq.shape, dq.dtype),
     tuple(gradients.blank(w, s) for w, (s, _) in zip(how, described)),
   )
-  key_specs = backward_specs.key_specs(plan, H, V)
+  key_specs = backward_specs.key_specs(plan, H, V, where)
   out_shape = (
     dq,
     jax.ShapeDtypeStruct((B, K, keys, H), arrays[1].dtype),
     jax.ShapeDtypeStruct((B, K, keys, V), arrays[2].dtype),
     tuple(shape for shape, _ in described),
   )
-  arguments = (*lists, *arrays, packed, blank)
+  arguments = (lists, *arrays, packed, blank)
   return pl.pallas_call(
     functools.partial(_kernel, plan, how),
     out_shape=out_shape,
     grid_spec=pltpu.PrefetchScalarGridSpec(
-      num_scalar_prefetch=len(lists),
-      grid=(B, K, plan.lists.rows, group, plan.lists.steps),
+      num_scalar_prefetch=1,
+      grid=(B, K, *plan.lists.grid),
       in_specs=backward_specs.in_specs(plan, H, V, where, key_specs, blank),
       out_specs=(dq_spec, *key_specs, tuple(spec for _, spec in described)),
       scratch_shapes=backward_specs.scratch(
@@ -109,7 +108,6 @@ def call(plan: Plan, arrays, packed, lists, shapes, resident: bool, vmem: int):
     cost_estimate=cost.estimate(
       plan,
       B * N,
-      lists[2],
       3 * H + 2 * V,
       (arrays[1:3], packed, out_shape),
       plan.block_q * (H + V) * arrays[0].dtype.itemsize,
@@ -118,21 +116,19 @@ def call(plan: Plan, arrays, packed, lists, shapes, resident: bool, vmem: int):
   )(*arguments)
 
 
-def _kernel(plan, how, index, full, count, q, k, v, g, lines, given, *refs):
+def _kernel(plan, how, flat, q, k, v, g, lines, given, *refs):
   refs = _Refs(*refs)
-  b, h, j, member, m = (pl.program_id(axis) for axis in range(5))
-  group, blocks = pl.num_programs(3), pl.num_programs(2)
-  n = h * group + member
-  entries = plan.lists.line(b, n, j)
-  i = plan.lists.entry((index, full, count), b, n, j, m)
-  first_of_key = (member == 0) & (m == 0)
+  b, h, *step = (pl.program_id(axis) for axis in range(5))
+  n, member, j, i, line, block, first_of_head, last_of_head = plan.lists.visit(
+    flat, b, h, *step
+  )
+  first_of_key = (member == 0) & first_of_head
   first_of_group = first_of_key & (j == 0)
   first_of_batch = first_of_group & (h == 0)
-  last_of_head = m == pl.num_programs(4) - 1
-  last_of_key = last_of_head & (member == group - 1)
-  last_of_group = last_of_key & (j == blocks - 1)
+  last_of_key = last_of_head & (member == plan.lists.group - 1)
+  last_of_group = last_of_key & (j == plan.lists.rows - 1)
   slopes = gradients.Slopes(plan, how, refs.slopes, refs.scratches, (b, n, i, j))
-  slopes.start(m == 0, first_of_group, first_of_batch, first_of_batch & (b == 0))
+  slopes.start(first_of_head, first_of_group, first_of_batch, first_of_batch & (b == 0))
   outside = None
   if refs.transfer is not None:
     outside = gathering.Gathering(refs.dq, *refs.transfer)
@@ -143,7 +139,7 @@ def _kernel(plan, how, index, full, count, q, k, v, g, lines, given, *refs):
     refs.dk_sum[...] = jnp.zeros_like(refs.dk_sum)
     refs.dv_sum[...] = jnp.zeros_like(refs.dv_sum)
 
-  @pl.when(m == 0)
+  @pl.when(first_of_head)
   def _():
     spread(given, refs.columns)
 
@@ -170,15 +166,13 @@ def _kernel(plan, how, index, full, count, q, k, v, g, lines, given, *refs):
       outside.arrived(here[1])[...] += refs.dq_sum[0]
       outside.put_back(*here)
 
-  block = plan.lists.block(m)
+  full, count = flat.full[line], flat.count[line]
   if plan.masks:
-    pl.when(block < full[entries])(lambda: step(masked=False))
-    pl.when((block >= full[entries]) & (block < count[entries]))(
-      lambda: step(masked=True)
-    )
+    pl.when(block < full)(lambda: step(masked=False))
+    pl.when((block >= full) & (block < count))(lambda: step(masked=True))
   else:
-    pl.when(block < count[entries])(lambda: step(masked=False))
-  unseen = (m == 0) & (count[entries] == 0)
+    pl.when(block < count)(lambda: step(masked=False))
+  unseen = first_of_head & (count == 0)
   slopes.finish(last_of_head, last_of_group, unseen)
 
   @pl.when(last_of_key)

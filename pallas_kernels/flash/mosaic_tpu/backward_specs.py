@@ -10,10 +10,10 @@ from pallas_kernels.flash.mosaic_tpu import slopes as gradients
 from pallas_kernels.flash.mosaic_tpu.operands import LANES
 
 
-def where(lists, group, b, h, j, member, m, *flat):
+def where(lists, b, h, *step):
   """(b, n, i, j) of a grid step."""
-  n = h * group + member
-  return b, n, lists.entry(flat, b, n, j, m), j
+  visit = lists.visit(step[3], b, h, *step[:3])
+  return b, visit.n, visit.column, visit.row
 
 
 def in_specs(plan, H, V, where, key_specs, blank):
@@ -37,11 +37,11 @@ def in_specs(plan, H, V, where, key_specs, blank):
   ]
 
 
-def key_specs(plan, H, V):
+def key_specs(plan, H, V, where):
   """Tiles of keys and of values."""
 
-  def keys(b, h, j, *_):
-    return b, h, j
+  def keys(b, h, *step):
+    return b, h, where(b, h, *step)[3]
 
   return layout.spec(plan.block_k, H, keys), layout.spec(plan.block_k, V, keys)
 

@@ -1,4 +1,4 @@
-"""The forward kernel: grid (B, N, query tile, tile of its list), online softmax.
+"""The forward kernel: grid (B, N, steps of the lists, see `walk`), online softmax.
 
 Milakov and Gimelshein, "Online normalizer calculation for softmax" (arXiv:1805.02867)
 and Dao et al., "FlashAttention" (arXiv:2205.14135); top is the largest score so far:
@@ -32,21 +32,20 @@ def call(plan: Plan, q, k, v, sinks, packed, lists, shapes, vmem: int):
   B, N, K, rows, H, V = shapes
   group = N // K
 
-  def key_block(b, n, i, m, *lists):
-    return plan.lists.entry(lists, b, n, i, m)
+  def whole(b, n, *step):
+    visit = plan.lists.visit(step[3], b, n, *step[:3])
+    return b, n, visit.row, visit.column
 
-  def whole(b, n, i, m, *lists):
-    return b, n, i, key_block(b, n, i, m, *lists)
+  def queries(*step):
+    return whole(*step)[:3]
 
-  def queries(b, n, i, m, *_):
-    return b, n, i
+  def keys(b, n, *step):
+    return b, jax.lax.div(n, group), whole(b, n, *step)[3]
 
-  def keys(b, n, i, m, *lists):
-    return b, jax.lax.div(n, group), key_block(b, n, i, m, *lists)
+  def lines(b, n, *step):
+    return b, n, 0, whole(b, n, *step)[2]
 
-  line = pl.BlockSpec(
-    (None, None, 1, plan.block_q), lambda b, n, i, m, *_: (b, n, 0, i)
-  )
+  line = pl.BlockSpec((None, None, 1, plan.block_q), lines)
   out_shape = (
     jax.ShapeDtypeStruct((B, N, rows, V), v.dtype),
     *[jax.ShapeDtypeStruct((B, N, 1, rows), jnp.float32)] * 2,
@@ -55,8 +54,8 @@ def call(plan: Plan, q, k, v, sinks, packed, lists, shapes, vmem: int):
     functools.partial(_kernel, plan),
     out_shape=out_shape,
     grid_spec=pltpu.PrefetchScalarGridSpec(
-      num_scalar_prefetch=3,
-      grid=(B, N, plan.lists.rows, plan.lists.steps),
+      num_scalar_prefetch=1,
+      grid=(B, N, *plan.lists.grid),
       in_specs=[
         layout.spec(plan.block_q, H, queries),
         layout.spec(plan.block_k, H, keys),
@@ -79,27 +78,26 @@ def call(plan: Plan, q, k, v, sinks, packed, lists, shapes, vmem: int):
       ],
     ),
     compiler_params=pltpu.CompilerParams(
-      dimension_semantics=("parallel", "parallel", "parallel", "arbitrary"),
+      dimension_semantics=(*("parallel",) * 3, *("arbitrary",) * 2),
       vmem_limit_bytes=vmem,
     ),
     cost_estimate=cost.estimate(
       plan,
       B * N,
-      lists[2],
       H + V,
       (q, packed, out_shape),
       plan.block_k * (H + V) * k.dtype.itemsize,
     ),
     name="flash_forward",
-  )(*lists, q, k, v, sinks, packed)
+  )(lists, q, k, v, sinks, packed)
 
 
-def _kernel(plan, index, full, count, q, k, v, sinks, given, *refs):
+def _kernel(plan, flat, q, k, v, sinks, given, *refs):
   out, last_top, last_total, acc, total, top, columns, copy = refs
-  b, n, i, m = (pl.program_id(axis) for axis in range(4))
-  entries = plan.lists.line(b, n, i)
+  b, *step = (pl.program_id(axis) for axis in range(5))
+  n, _, i, j, line, block, first, last = plan.lists.visit(flat, b, *step)
 
-  @pl.when(m == 0)
+  @pl.when(first)
   def _():
     acc[...] = jnp.zeros_like(acc)
     total[...] = jnp.zeros_like(total)
@@ -108,7 +106,6 @@ def _kernel(plan, index, full, count, q, k, v, sinks, given, *refs):
     spread(given, columns)
 
   def step(masked):
-    j = plan.lists.entry((index, full, count), b, n, i, m)
     parts = [Part(plan, given, columns, b, n, i, j, *at) for at in plan.parts()]
     values = v
     if masked and copy is not None:
@@ -120,16 +117,14 @@ def _kernel(plan, index, full, count, q, k, v, sinks, given, *refs):
         products.append(_product(parts[number + 1], q, k))
       _accumulate(part, products[number], masked, values, acc, top, total)
 
-  block = plan.lists.block(m)
+  full, count = flat.full[line], flat.count[line]
   if plan.masks:
-    pl.when(block < full[entries])(lambda: step(masked=False))
-    pl.when((block >= full[entries]) & (block < count[entries]))(
-      lambda: step(masked=True)
-    )
+    pl.when(block < full)(lambda: step(masked=False))
+    pl.when((block >= full) & (block < count))(lambda: step(masked=True))
   else:
-    pl.when(block < count[entries])(lambda: step(masked=False))
+    pl.when(block < count)(lambda: step(masked=False))
 
-  @pl.when(m == pl.num_programs(3) - 1)
+  @pl.when(last)
   def _():
     # Lines of queries along the lanes are the least work.
     weight, shrink = total[...].T.sum(axis=0, keepdims=True), 1.0

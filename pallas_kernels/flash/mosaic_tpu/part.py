@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
-from pallas_kernels.flash.mosaic_tpu import bounds, layout, operands
+from pallas_kernels.flash.mosaic_tpu import bounds, layout, operands, walk
 
 LOG2E = math.log2(math.e)
 
@@ -40,7 +40,7 @@ class Plan:
   inner_k: int
   keys_down: bool
   scale: float
-  lists: layout.Lists
+  lists: walk.Lists
   operands: tuple[operands.Operand, ...]
   score: Any
   seen: Any
@@ -212,15 +212,16 @@ def plan(program, given, tile, schedule, q, k, scale, keys_down=False) -> Plan:
   T, S = q.shape[1], k.shape[1]
   across = schedule.block_q // tile.block_q, schedule.block_k // tile.block_k
   if keys_down:
-    walk = layout.Lists(*schedule.index_t.shape, *across[::-1])
+    group = q.shape[2] // k.shape[2]
+    lists = walk.of(schedule.index_t, schedule.walk_t, across[::-1], group)
     queries = layout.ceil_to(T, schedule.block_q)
-    keys = walk.lines * schedule.block_k
+    keys = lists.lines * schedule.block_k
   else:
-    walk = layout.Lists(*schedule.index.shape, *across)
-    if walk.rows == 1:  # Fewer queries than a block take fewer rows.
+    lists = walk.of(schedule.index, schedule.walk, across)
+    if lists.rows == 1:  # Fewer queries than a block take fewer rows.
       least = 16 if T < operands.LANES else operands.LANES
       tile = tile.of_rows(layout.ceil_to(T, least))
-    queries = walk.rows * tile.block_q
+    queries = lists.rows * tile.block_q
     keys = layout.ceil_to(S, schedule.block_k)
   return Plan(
     T=T,
@@ -233,7 +234,7 @@ def plan(program, given, tile, schedule, q, k, scale, keys_down=False) -> Plan:
     inner_k=tile.inner_k,
     keys_down=keys_down,
     scale=scale,
-    lists=walk,
+    lists=lists,
     operands=operands.describe(given, program.score, program.keep),
     score=program.score,
     seen=program.seen,
