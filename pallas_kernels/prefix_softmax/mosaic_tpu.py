@@ -163,10 +163,17 @@ def _parameters(tiles: Tiles):
 
 def _lines(weights: Weights, rows: int):
   """The weights as lines (B, N, 1, rows); what fills them up weighs nothing."""
-  first = weights.first
+  first, now = weights.first, (weights.top, weights.total)
+  if rows > weights.scores.shape[1]:
+    # Before what fills up stands the last token, or its chunks would shrink the state.
+    before = (
+      jnp.concatenate([x, y[:, -1:]], axis=1) for x, y in zip(weights.before, now)
+    )
+  else:
+    before = weights.before
   return (
     _line(weights.scores, rows, -jnp.inf),
-    *(_line(x, rows, None) for x in (weights.top, weights.share, *weights.before)),
+    *(_line(x, rows, None) for x in (weights.top, weights.share, *before)),
     None if first is None else _end(first[:, None], 2, rows, None),
   )
 

@@ -17,10 +17,12 @@ from tests.prefix_softmax import conformance, hard
 class TritonTest(parameterized.TestCase):
   @parameterized.named_parameters((case.name, case) for case in CASES)
   def test_float32(self, case):
-    conformance.check(case, "triton", "float32", 2e-5)
+    conformance.check(case, "triton", 2e-5)
 
   def test_bfloat16(self):
-    conformance.check(CASES[-1], "triton", "bfloat16", 4e-2)
+    found = conformance.excess(CASES[-1], "triton", "bfloat16")
+    for name, part in found.items():
+      self.assertLessEqual(part, 1.0, name)
 
   def test_scores_of_any_size(self):
     run = functools.partial(
