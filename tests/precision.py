@@ -4,11 +4,14 @@ The error against float64 may be twice that of the plain formula computed in the
 type, for gradients three times, and a few units in the last place of the largest
 element more, where the plain formula happens to be exact. A gradient is measured by
 what its terms add up to without their signs: where only one key is seen, say, they
-cancel, and what is left is the rounding of the output that a fused form reads.
+cancel, and what is left is the rounding of the output that a fused form reads. Over
+rows, whose roundings have nothing to do with each other, they add up in quadrature.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
+import jax
 import ml_dtypes
 import numpy as np
 
@@ -52,6 +55,22 @@ def excess(
     kind = "float32" if name in WIDE and dtype != "float64" else dtype
     found[name] = error / allowed(name, other, kind)
   return found
+
+
+def worst(got: Any, want: Any, plain: Any, name: str = "out") -> float:
+  """The largest excess of the leaves of trees, each measured in its own type.
+
+  Args:
+    got: of arrays.
+    want: the same, more exact.
+    plain: the same by the plain formula from the inputs that `got` is of.
+    name: of all the leaves, as in `excess`.
+  """
+  parts = []
+  for each in zip(*map(jax.tree.leaves, (got, want, plain)), strict=True):
+    dtype = np.asarray(each[0]).dtype.name
+    parts.append(excess(*({name: np.asarray(x, np.float64)} for x in each), dtype))
+  return max(part[name] for part in parts)
 
 
 def allowed(name: str, plain: float, dtype: str) -> float:
