@@ -14,6 +14,7 @@ os.environ["TRITON_INTERPRET"] = "1"
 # ruff: noqa: E402
 import jax
 import jax_triton
+import ml_dtypes
 import numpy as np
 import triton.language as tl
 from jax._src import callback
@@ -26,8 +27,9 @@ from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 def accelerators(detect_races: bool = True):
   """Within it, Pallas runs in its TPU simulator and Triton in its interpreter."""
   real, jax_triton.triton_call = jax_triton.triton_call, _triton_call
-  product = InterpreterBuilder.create_dot
-  setattr(InterpreterBuilder, "create_dot", _create_dot)  # noqa: B010
+  own = {n: getattr(InterpreterBuilder, n) for n in _BUILT}
+  for name, function in _BUILT.items():
+    setattr(InterpreterBuilder, name, function)
   parameters = pltpu.InterpretParams(
     uninitialized_memory="nan", detect_races=detect_races
   )
@@ -36,7 +38,8 @@ def accelerators(detect_races: bool = True):
       yield
   finally:
     jax_triton.triton_call = real
-    InterpreterBuilder.create_dot = product
+    for name, function in own.items():
+      setattr(InterpreterBuilder, name, function)
 
 
 def calls(jaxpr, name: str) -> int:
@@ -80,6 +83,17 @@ _ONE_AT_A_TIME = threading.Lock()
 def _create_dot(self, a, b, *rest, original=InterpreterBuilder.create_dot):
   """The interpreter keeps bfloat16 as the integers of its bits and multiplies those."""
   return original(self, _widened(a), _widened(b), *rest)
+
+
+def _cast(self, src, dst_type, original=InterpreterBuilder.cast_impl):
+  """The interpreter cuts numbers off where GPUs round them to the nearest."""
+  if (src.dtype.scalar, dst_type.scalar) != (tl.float32, tl.bfloat16):
+    return original(self, src, dst_type)
+  bits = np.asarray(src.data).astype(ml_dtypes.bfloat16).view(np.uint16)
+  return TensorHandle(bits, tl.bfloat16)
+
+
+_BUILT = {"create_dot": _create_dot, "cast_impl": _cast}
 
 
 def _widened(handle):
