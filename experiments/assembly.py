@@ -136,14 +136,14 @@ def model(config: ConfigDict, task: Any) -> nnx.Module:
 
 
 def _wrong(config: ConfigDict) -> str:
-  """The options of host and layers whose type or sign is not that of their defaults."""
+  """The options whose type or sign is not that of their defaults, with the rule."""
   sections = [("model", config.model, settings.host_defaults(config.host))]
   slugs = dict.fromkeys(settings.split(config.mechanism))
   for slug in slugs:
     held = config.attention if len(slugs) == 1 else config.attention[slug]
     sections.append(("attention", held, contract.defaults(slug)))
   found = [
-    f"{section}.{name} = {value!r}"
+    f"{section}.{name} = {value!r}; it must be {checks.rule(defaults[name])}"
     for section, held, defaults in sections
     for name, value in _plain(held).items()
     if not checks.is_like(value, defaults.get(name, value))

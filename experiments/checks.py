@@ -83,6 +83,14 @@ def is_like(value: Any, default: Any) -> bool:
   return value > 0 or not default > 0 or isinstance(default, float) and value == 0
 
 
+def rule(default: Any) -> str:
+  """What `is_like` asks of a value, in words."""
+  if not isinstance(default, bool) and isinstance(default, (int, float)):
+    kind, least = ("an integer", 1) if isinstance(default, int) else ("a number", 0)
+    return f"{kind}, {least} or more" if default > 0 else kind
+  return f"of type {type(default).__name__}"
+
+
 def utf8(name: str, text: str) -> bytes:
   """The text's bytes; ValueError if it has none: what came in was not UTF-8."""
   try:

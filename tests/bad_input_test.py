@@ -66,12 +66,17 @@ class CommandTest(parameterized.TestCase):
     ("warmup", "lm.py", ["--config.optimizer.warmup=-2"], "warmup = -2"),
     ("warm", "lm.py", ["--config.sample.temperature=nan"], "temperature = nan"),
     ("prompt", "lm.py", ["--config.sample.prompt=a\udcff"], "not UTF-8 .*character 1"),
-    ("no_dim", "lm.py", ["--config.model.dim=0"], "model.dim = 0: "),
+    (
+      "no_dim",
+      "lm.py",
+      ["--config.model.dim=0"],
+      "error: model.dim = 0; it must be an integer, 1 or more: ",
+    ),
     (
       "no_heads",
       "lm.py",
       ["--config.attention.heads=-1"],
-      "attention.heads = -1: Type",
+      "attention.heads = -1; it must be an integer, 1 or more: ",
     ),
     ("pod", "lm.py", ["--distributed=a:1,x,2"], "ADDRESS:PORT,COUNT,INDEX"),
   )
