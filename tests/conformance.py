@@ -2,8 +2,9 @@
 
 Features vary together such that every pair of their values occurs in one problem at
 least. `python -m tests.conformance` writes docs/conformance.md: the largest error of
-each value of each feature, against the definition in float64. Every other two problems
-run in "xla" as large ones do, in the program with more loops.
+each value of each feature, as a part of what `tests.precision` allows, against the
+definition in float64 (`tests.definition`). Every other two problems run in "xla" as
+large ones do, in the program with more loops.
 """
 
 import concurrent.futures
@@ -21,6 +22,7 @@ import numpy as np
 
 from attnjax import attention, masks
 from attnjax.core.softmax import whole
+from tests import conformance_definition, definition, precision
 from tests.suites import HEADING
 
 B = 2
@@ -48,11 +50,6 @@ FEATURES = {
   "lse gradient": ("no", "yes"),
   "positions": ("default", "offset", "of each example"),
 }
-# Of the largest element of each result.
-BOUNDS = {"float32": 2e-5, "bfloat16": 4e-2}
-# Gradients by single numbers sum the roundings to bfloat16 of all outputs, while the
-# terms themselves cancel.
-SINGLE_NUMBERS, SINGLE_BOUND = ("dslopes", "drate"), 1.0
 
 
 @functools.cache
@@ -186,15 +183,24 @@ def call(problem, given, impl):
   )
 
 
+def cotangents(problem) -> tuple[np.ndarray, np.ndarray]:
+  """Of out, in the problem's type, and of lse."""
+  T, _, N, _, _, V = _sizes(problem)
+  g = np.cos(np.arange(B * T * N * V, dtype=np.float32)).reshape(B, T, N, V)
+  g_lse = np.zeros((B, T, N), np.float32)
+  if problem["lse gradient"] == "yes":
+    g_lse = np.cos(3 * np.arange(g_lse.size, dtype=np.float32)).reshape(g_lse.shape)
+  return g.astype(definition.TYPES[problem["type"]]), g_lse
+
+
 def results(problem, impl, given) -> dict[str, jax.Array]:
   """out, lse and every gradient."""
+  g, g_lse = cotangents(problem)
 
   def loss(given):
     out, lse = call(problem, given, impl)
-    wave = jnp.cos(jnp.arange(out.size, dtype=jnp.float32)).reshape(out.shape)
-    total = jnp.sum(out.astype(lse.dtype) * wave)
-    if problem["lse gradient"] == "yes":
-      total += jnp.sum(jnp.sin(jnp.where(jnp.isfinite(lse), lse, 0.0)))
+    total = jnp.sum(out.astype(lse.dtype) * g.astype(lse.dtype))
+    total += jnp.sum(jnp.where(jnp.isfinite(lse), lse, 0.0) * g_lse)
     return total, (out, lse)
 
   (_, (out, lse)), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(given)
@@ -202,40 +208,34 @@ def results(problem, impl, given) -> dict[str, jax.Array]:
 
 
 @functools.cache
-def _definition(index: int) -> dict[str, np.ndarray]:
+def _definitions(index: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+  """The results in float64, and by the plain formula in the problem's type."""
+  words = problems()[index]
+  T, S, N, *_ = _sizes(words)
+  sizes, given = (B, T, S, N), arrays(words)
+  exact = conformance_definition.problem(words, sizes, given, _mask(words))
+  g, g_lse = cotangents(words)
+  exact |= {"g": g.astype("float64"), "g_lse": g_lse.astype("float64")}
+  want = definition.exact(exact, words["type"])
+  plain = definition.plain(exact, words["type"])
+  return tuple(conformance_definition.summed(words, sizes, x) for x in (want, plain))
+
+
+def excess(index: int, impl: str) -> dict[str, float]:
+  """The error of each result as a part of what it may be: at most 1 is right."""
   problem = problems()[index]
-  with jax.enable_x64(True):
-    given = {n: x.astype("float64") for n, x in arrays(problem).items()}
-    return jax.tree.map(np.asarray, results(problem, "reference", given))
-
-
-def errors(index: int, impl: str) -> dict[str, float]:
-  """The error of each result, as a part of the definition's largest element there."""
-  problem, want = problems()[index], _definition(index)
   # Half of the problems as if they were large, in tiles.
   largest = 0 if index & 2 else whole.MATRIX
   with mock.patch.object(whole, "MATRIX", largest):
     got = results(problem, impl, arrays(problem))
-  found = {}
-  largest = {n: np.abs(np.where(np.isfinite(x), x, 0)).max() for n, x in want.items()}
-  # A gradient may be all but 0, a sum of large terms.
-  least = 0.03 * max(largest.values())
-  for name, value in got.items():
-    value, exact = np.asarray(value, np.float64), want[name]
-    same = value == exact  # also where both are -inf
-    scale = max(largest[name], least)
-    gap = np.where(same, 0, np.abs(value - np.where(same, 0, exact)))
-    found[name] = float(gap.max(initial=0) / scale)
-    if np.isnan(value).any():
-      found[name] = float("nan")
-  return found
+  return precision.excess(got, *_definitions(index), problem["type"])
 
 
 def table(found: dict[tuple[int, str], float]) -> str:
-  """Markdown: the largest error of each value of each feature in each implementation.
+  """Markdown: the largest excess of each value of each feature, by implementation.
 
   Args:
-    found: (number of the problem, implementation) -> the largest error there.
+    found: (number of the problem, implementation) -> the largest excess there.
   """
   impls = sorted({impl for _, impl in found}, key=attention.IMPLEMENTATIONS.index)
   lines = [
@@ -253,7 +253,7 @@ def table(found: dict[tuple[int, str], float]) -> str:
         ]
         cells.append(
           ", ".join(
-            f"{max(e for e, kind in own if kind == dtype):.0e}"
+            f"{max(e for e, kind in own if kind == dtype):.2f}"
             for dtype in FEATURES["type"]
             if any(kind == dtype for _, kind in own)
           )
@@ -270,29 +270,24 @@ together, such that every pair of values occurs; each runs in every implementati
 forward and with all gradients (q, k, v, bias, sinks, what score functions capture).
 `pallas` runs in the TPU simulator (NaN-filled memory), `triton` in its interpreter.
 
-A cell is the largest error of the problems with that value, as a part of the largest
-element of the result (or of 3 % of the largest of all results, if that is more),
-against the definition in float64: of float32 inputs, then of bfloat16 inputs. The
-bounds are {float32:g} and {bfloat16:g}, and {single:g} in bfloat16 for gradients by
-single numbers (a slope, a rate): these sum the roundings of all outputs, and their
-terms cancel.
+A cell is the largest error of the problems with that value as a part of what it may be,
+of float32 inputs, then of bfloat16 inputs: 1.00 would be the limit, and nothing is held
+to a fixed number. The error of a result, against the definition in float64, may be
+twice that of the plain formula computed in the same type, of a gradient three times,
+and {ulps32:g} units in the last place in float32, {ulps16:g} in bfloat16, more (where
+the plain formula happens to be exact). An output's error is measured by its largest
+element, a gradient's by what its terms add up to without their signs: over keys, and in
+quadrature over rows, which are rounded apart from each other.
 
 """
 
 
-def bound(problem: dict[str, str], name: str) -> float:
-  """What the error of a result may be."""
-  if problem["type"] == "bfloat16" and name in SINGLE_NUMBERS:
-    return SINGLE_BOUND
-  return BOUNDS[problem["type"]]
-
-
 def worst(index: int) -> dict[str, float]:
-  """The largest error of a problem in each implementation."""
+  """The largest excess of a problem in each implementation."""
   from tests import simulate
 
   with simulate.accelerators(detect_races=False):
-    return {i: max(errors(index, i).values()) for i in attention.IMPLEMENTATIONS[1:]}
+    return {i: max(excess(index, i).values()) for i in attention.IMPLEMENTATIONS}
 
 
 def main() -> None:
@@ -300,11 +295,14 @@ def main() -> None:
   spawn = multiprocessing.get_context("spawn")
   with concurrent.futures.ProcessPoolExecutor(os.cpu_count(), spawn) as pool:
     found = {}
-    for index, errors_ in enumerate(pool.map(worst, range(len(problems())))):
-      found |= {(index, impl): error for impl, error in errors_.items()}
-      print(index, {impl: f"{e:.1e}" for impl, e in errors_.items()}, flush=True)
+    for index, each in enumerate(pool.map(worst, range(len(problems())))):
+      found |= {(index, impl): part for impl, part in each.items()}
+      print(index, {impl: f"{part:.2f}" for impl, part in each.items()}, flush=True)
   PAGE.parent.mkdir(exist_ok=True)
-  head = HEAD.format(count=len(problems()), single=SINGLE_BOUND, **BOUNDS)
+  places = precision.LAST_PLACES
+  head = HEAD.format(
+    count=len(problems()), ulps32=places["float32"], ulps16=places["bfloat16"]
+  )
   _, heading, rest = PAGE.read_text(encoding="utf-8").partition(HEADING)
   text = f"{head}{table(found)}\n\n{heading}{rest}"
   PAGE.write_text(text.rstrip() + "\n", encoding="utf-8")

@@ -18,7 +18,9 @@ TYPES = {
   "float64": np.float64,
 }
 
-SIZE = "size of d"  # the name of what a gradient's terms add up to without their signs
+# The name of what a gradient's terms add up to without their signs: over keys, and in
+# quadrature over rows where a gradient by scores is summed over these.
+SIZE = "size of d"
 
 
 def exact(problem: dict[str, Any], dtype: str = "float32") -> dict[str, np.ndarray]:
@@ -101,14 +103,14 @@ def _attend(p, rounded, scored):
     }
     part = rounded(part * absolute(inner))
     if bias is not None:
-      found[f"{prefix}bias"] = _unbroadcast(part, bias.shape)
+      found[f"{prefix}bias"] = _unbroadcast(part, bias.shape, prefix == SIZE)
     draw = rounded(absolute(p["scale"] * rounded(part * slope)))
     found[f"{prefix}q"] = rounded(draw @ absolute(k)).swapaxes(1, 2)
     own = draw.swapaxes(2, 3) @ absolute(q)
     found[f"{prefix}k"] = rounded(_by_key_head(own, group))
   if p.get("sinks") is not None:
     found["dsinks"] = rounded(-(sunk * delta).sum((0, 2, 3)))
-    found[f"{SIZE}sinks"] = (sunk * each).sum((0, 2, 3))
+    found[f"{SIZE}sinks"] = in_quadrature(sunk * each, (0, 2, 3))
   return found
 
 
@@ -137,6 +139,17 @@ def _softmax(score, sinks, rounded):
   return rounded(power / total), lse, sunk / total
 
 
-def _unbroadcast(x, shape):
-  axes = tuple(i for i, size in enumerate(shape) if size == 1 and x.shape[i] != 1)
-  return x.sum(axes, keepdims=True)
+def _unbroadcast(x, shape, size):
+  axes = tuple(i for i, n in enumerate(shape) if n == 1 and x.shape[i] != 1)
+  if not size:
+    return x.sum(axes, keepdims=True)
+  x = x.sum(3, keepdims=True) if 3 in axes else x
+  return in_quadrature(x, axes[: len(axes) - (3 in axes)], keepdims=True)
+
+
+def in_quadrature(x, axis, keepdims=False):
+  """The size of a sum's error: rows of scores are rounded apart from each other."""
+  top = x.max(axis, keepdims=True, initial=0)
+  top = np.where((top > 0) & np.isfinite(top), top, 1)
+  root = np.sqrt(((x / top) ** 2).sum(axis, keepdims=True)) * top
+  return root if keepdims else root.squeeze(axis)

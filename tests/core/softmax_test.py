@@ -13,6 +13,7 @@ from attnjax.core import masks, softmax
 from attnjax.core.scores import Scores
 from attnjax.core.softmax import whole
 from attnjax.core.softmax.tiling import Tiles
+from tests import precision
 
 _KEY = jax.random.key(5)
 
@@ -141,10 +142,9 @@ class ChunkedTest(parameterized.TestCase):
   def test_bfloat16_is_the_float32_answer_rounded(self):
     rough, mask = _arrays(dtype="bfloat16"), _mask()
     exact = jax.tree.map(lambda x: x.astype("float32"), rough)
-    out, lse = _run(softmax.chunked, rough, mask, **_tiles(8, 16))
-    want, want_lse = _run(softmax.reference, exact, mask)
-    np.testing.assert_allclose(out.astype("float32"), want, rtol=1e-2, atol=1e-2)
-    np.testing.assert_allclose(lse, want_lse, rtol=1e-4, atol=1e-4)
+    found = _run(softmax.chunked, rough, mask, **_tiles(8, 16))
+    want, plain = (_run(softmax.reference, x, mask) for x in (exact, rough))
+    self.assertLessEqual(precision.worst(found, want, plain), 1.0)
 
   def test_jvp(self):
     arrays, mask = _arrays(), _mask()

@@ -9,7 +9,8 @@ import numpy as np
 
 from attnjax.core import linear
 from pallas_kernels import decayed_linear
-from tests import simulate
+from tests import definition, precision, simulate
+from tests.sweep import decayed_linear as sweep
 
 # A loop over tokens with states in each step takes a minute if LLVM does nothing.
 _OPTIMIZED = {"xla_backend_optimization_level": 1}
@@ -97,6 +98,27 @@ def errors(problem: Problem, impl: str, tiles=None, races: bool = False, functio
   for array, gradient in zip(jax.tree.leaves(arrays), jax.tree.leaves(found[1])):
     assert array.dtype == gradient.dtype, (array.dtype, gradient.dtype)
   return [_error(x, y) for x, y in zip(*map(jax.tree.leaves, (found, wanted)))]
+
+
+def excess(problem: Problem, impl: str, tiles=None) -> dict[str, float]:
+  """The errors of a 16-bit problem, as parts of what they may be."""
+  arrays = dict(zip(("q", "k", "v", "log_decay", "initial_state"), problem.arrays()))
+  with simulate.accelerators(detect_races=False):
+    found = problem.run(
+      decayed_linear.attend, tuple(arrays.values()), impl=impl, tiles=tiles
+    )
+  given = {n: np.asarray(x) for n, x in arrays.items() if x is not None}
+  B, T, N, K, H, E = (getattr(problem, name) for name in "BTNKHE")
+  g, g_state = (np.asarray(_weights(s)) for s in ((B, T, N, E), (B, N, H, E)))
+  ids = problem.segment_ids()
+  words = {"arrays": given, "scale": problem.scale, "g_state": g_state}
+  words["g"] = g.astype(definition.TYPES[problem.dtype])
+  words |= {"ids": None if ids is None else np.asarray(ids)}
+  words["words"] = {"shape": (B, T, N, K, H, E), "dtype": problem.dtype}
+  want, plain = sweep.definitions(words)
+  got = dict(zip(("out", "state"), found[0]))
+  got |= {f"d{n}": x for n, x in zip(arrays, found[1]) if x is not None}
+  return precision.excess(got, want, plain, problem.dtype)
 
 
 def _error(found, wanted):

@@ -46,8 +46,7 @@ FUNCTIONS = {
   "round_away": (lax.round, FLOATS),
   "to_integer": (lambda x: x.astype(jnp.int32), FLOATS),
   "to_boolean": (lambda x: x.astype(bool).astype(jnp.float32), INTEGERS),
-  # The interpreter cuts digits off where a GPU rounds: numbers of few digits.
-  "to_bfloat16": (lambda x: x.astype(jnp.bfloat16).astype(jnp.float32) + x, SHORT),
+  "to_bfloat16": (lambda x: x.astype(jnp.bfloat16).astype(jnp.float32) + x, FLOATS),
   "precision": (lambda x: lax.reduce_precision(x, 8, 7), SHORT),
   "infinity": (lambda x: jnp.where(x > 0, x, -jnp.inf), FLOATS),
   "constant": (lambda x: 3.0, FLOATS),

@@ -63,12 +63,16 @@ def draw(seed: int) -> dict[str, Any]:
 def excess(seed: int, impl: str) -> dict[str, float]:
   """The errors of problem `seed` as parts of what they may be."""
   p = draw(seed)
-  dtype = p["words"]["dtype"]
+  return precision.excess(results(p, impl), *definitions(p), p["words"]["dtype"])
+
+
+def definitions(p: dict[str, Any]):
+  """The results in float64, and by the plain formula in the problem's type."""
+  kind = definition.TYPES[p["words"]["dtype"]]
   with np.errstate(all="ignore"):
     want = attend(p, np.float64, lambda x: x)
-    kind = definition.TYPES[dtype]
     plain = attend(p, np.float32, lambda x: x.astype(kind).astype(np.float32))
-  return precision.excess(results(p, impl), want, plain, dtype)
+  return want, plain
 
 
 def results(p, impl: str) -> dict[str, jax.Array]:

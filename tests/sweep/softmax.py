@@ -8,7 +8,7 @@ import numpy as np
 
 from attnjax.attention import dot_product_attention
 from attnjax.core.softmax import whole
-from tests import definition, precision
+from tests import captured, definition, precision
 from tests.sweep.softmax_problems import Problem, draw
 
 
@@ -34,18 +34,10 @@ def _definitions(p: Problem):
 
 def _summed(p, found):
   """Gradients by what a score function captures, in the shapes of that."""
-  found = dict(found)
-  for name in (f"d{p.score}", f"{definition.SIZE}{p.score}") if p.score else ():
-    each = found[name]
-    if p.score != "table":
-      found[name] = each.sum((0, 2, 3))
-      continue
-    table = np.zeros(p.arrays["table"].shape, each.dtype)
-    place = np.broadcast_to(p.exact["place"], each.shape)
-    heads = np.broadcast_to(np.arange(len(table))[:, None, None], each.shape)
-    np.add.at(table, (heads, place), each)
-    found[name] = table
-  return found
+  if not p.score:
+    return found
+  place = p.exact["place"] if p.score == "table" else None
+  return captured.summed(found, p.score, p.arrays[p.score].shape, place)
 
 
 def results(p: Problem, impl: str) -> dict[str, jax.Array]:
