@@ -13,7 +13,7 @@ import numpy as np
 from absl.testing import absltest, parameterized
 
 import attnjax
-from tests import definition, precision
+from tests import conformance, definition, precision
 from tests.suites import onnx_attention, onnx_cases, onnx_outputs
 
 CASES = {case.name: case for case in onnx_cases.cases("Attention")}
@@ -92,6 +92,11 @@ def some(steps: dict[str, int]):
 class AttentionTest(parameterized.TestCase):
   def test_all_cases_are_there(self):
     self.assertLen(CASES, 93)
+
+  @parameterized.parameters("Attention", "Attention, gradients")
+  def test_the_page_says_that_all_pass(self, suite):
+    page = conformance.PAGE.read_text(encoding="utf-8")
+    self.assertIn(f"\n| {suite} | 93 |{4 * ' 93 |'}\n", page)
 
   @parameterized.parameters(
     *some({"reference": 1, "xla": 1, "triton": 3, "pallas": 12})

@@ -7,6 +7,8 @@ import jax
 import numpy as np
 from absl.testing import absltest, parameterized
 
+from attnjax import attention
+from tests import conformance
 from tests.suites import onnx_cases, onnx_convolution, onnx_flex, onnx_operators
 
 OPERATORS = {
@@ -70,6 +72,19 @@ class OnnxTest(parameterized.TestCase):
   def test_all_cases_are_there(self):
     for operator, count in COUNTS.items():
       self.assertLen(onnx_cases.cases(operator), count)
+
+  @parameterized.parameters(*OPERATORS)
+  def test_the_page_counts_what_passes(self, operator):
+    count, impls = COUNTS[operator], OPERATORS[operator][1]
+    cells = []
+    for impl in attention.IMPLEMENTATIONS:
+      refused = sum(
+        impl in where for (name, _), where in REFUSED.items() if name == operator
+      )
+      words = f"{count - refused}" + (f", {refused} refused" if refused else "")
+      cells.append(words if impl in impls else "-")
+    page = conformance.PAGE.read_text(encoding="utf-8")
+    self.assertIn(f"\n| {operator} | {count} | {' | '.join(cells)} |\n", page)
 
 
 if __name__ == "__main__":
