@@ -4,8 +4,10 @@ import functools
 import json
 import pickle
 
+import jax
 from absl.testing import absltest, parameterized
 
+from attnjax.core import masks
 from experiments.bench import cubin, lowering
 from experiments.bench.kernels import decayed_linear, flash, neighbourhood
 from experiments.bench.kernels import prefix_softmax as prefix
@@ -32,6 +34,14 @@ _TPUS, _GPUS = {"v5e", "v6e", "tpu7x"}, {80, 89, 90, 100, 120}
 
 
 class JobsTest(parameterized.TestCase):
+  @parameterized.parameters("forward", "backward")
+  def test_neighbourhoods_give_a_kernel_what_it_takes(self, kernel):
+    mask = masks.Neighborhood(neighbourhood.GRID, (13, 13))
+    run, given, visits = neighbourhood.call(kernel, (512, 512), mask)
+    found = jax.tree.leaves(jax.eval_shape(run, *given))
+    self.assertEqual(found[0].shape, given[0].shape)
+    self.assertGreater(visits["partial"], 0)
+
   @parameterized.parameters(flash, decayed_linear, prefix, neighbourhood)
   def test_every_machine(self, module):
     machines = {job.args[0] for _, job in module.jobs()}

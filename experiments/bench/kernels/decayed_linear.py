@@ -204,7 +204,7 @@ def _gpu_row(whose, part, one, chunk, tile_h, tile_e, H, E, capability) -> dict:
     "resident": machine_code.occupancy(
       capability, found["registers"], warps, compiled.shared
     ),
-    "tensor": len(re.findall(r"wgmma\.mma_async|mma\.sync", compiled.ptx)),
+    "tensor": len(re.findall(r"wgmma\.mma_async|tcgen05\.mma|mma\.sync", compiled.ptx)),
     "a token": round(issued * warps * programs / chunk, 1),
   }
 

@@ -129,6 +129,14 @@ def _row(
 
 def _own(kernel: str, step: tuple[int, int], mask: masks.Mask, machine=MACHINE):
   """(our compiled kernel, its visits of full and of partial blocks)."""
+  run, given, visits = call(kernel, step, mask)
+  _, kernels = bundles.compile_for(machine, run, given)
+  (read,) = (x for x in kernels if x.name == f"flash_{kernel}")
+  return read, visits
+
+
+def call(kernel: str, step: tuple[int, int], mask: masks.Mask):
+  """(our kernel as a function, the shapes it takes, its visits of both kinds)."""
   T = math.prod(GRID)
   inner = min(step)
   tile = mosaic_tpu.Tile(*step, inner, inner)
@@ -141,8 +149,6 @@ def _own(kernel: str, step: tuple[int, int], mask: masks.Mask, machine=MACHINE):
   )
   q = jax.ShapeDtypeStruct((1, T, 1, SIZE), jnp.bfloat16)
   line = jax.ShapeDtypeStruct((1, T, 1), jnp.float32)
-  given = (q, q, q, None) if kernel == "forward" else (q, q, q, q, line, line)
+  given = (q, q, q, None) if kernel == "forward" else (q, q, q, q, *[line] * 3)
   run = functools.partial(getattr(mosaic_tpu, kernel), scale=SIZE**-0.5, tiles=cut)
-  _, kernels = bundles.compile_for(machine, run, (*given, *lists))
-  (read,) = (x for x in kernels if x.name == f"flash_{kernel}")
-  return read, {"full": full, "partial": count - full}
+  return run, (*given, *lists), {"full": full, "partial": count - full}
