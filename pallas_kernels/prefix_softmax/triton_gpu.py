@@ -44,8 +44,7 @@ def fitting(values) -> Tiles:
   T, E = values.shape[1], values.shape[3]
   size = 64 if jnp.dtype(values.dtype).itemsize == 2 else 32
   size, width = min(size, max(16, _power(T))), min(64, max(16, _power(E)))
-  if jnp.dtype(values.dtype).itemsize == 4 and E % width:
-    # The masks of a piece that is not full need registers that float32 has not left.
+  if jnp.dtype(values.dtype).itemsize == 4:  # wider ones fill the registers
     width = min(width, 32)
   return Tiles(size, width, warps=max(1, min(4, size // 16)))
 

@@ -111,7 +111,9 @@ def defaults(q, k, v, capability: int) -> Tiles:
     keys = tile
     if half:
       broad = tile  # its states are float32 until they are multiplied
-    if capability < 90 or half:
+    if dtype.itemsize == 4:  # three products each, of two parts of a number
+      keys = Tile(_width(H, 16), e, 4, stages)
+    elif capability < 90 or half:
       # Tensor cores before Hopper's take both factors from registers, which spill.
       keys = Tile(_width(H, min(wide, 32)), e, 4, min(stages, 2))
     tiles = Tiles(max(wide, 32), tile, broad, keys, broad)
