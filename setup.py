@@ -35,7 +35,7 @@ EXTRAS = {
     "flatbuffers>=25",  # which jax.export writes with
   ],
   # The peers that benchmarks print beside attnjax.
-  "bench": ["torch>=2.14", "flash-linear-attention>=0.6"],
+  "bench": ["torch>=2.14", "flash-linear-attention>=0.6", "tokamax==0.0.17"],
   "lint": ["ruff==0.17.*", "pyrefly==1.4.*"],
 }
 

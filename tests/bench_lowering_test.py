@@ -2,13 +2,16 @@
 
 import functools
 import json
+import pathlib
 import pickle
+import tempfile
+from unittest import mock
 
 import jax
 from absl.testing import absltest, parameterized
 
 from attnjax.core import masks
-from experiments.bench import cubin, lowering
+from experiments.bench import cubin, gpu, lowering, machines, tokamax_peer
 from experiments.bench.kernels import decayed_linear, flash, neighbourhood
 from experiments.bench.kernels import prefix_softmax as prefix
 from experiments.bench.tpu import features
@@ -83,6 +86,45 @@ class JobsTest(parameterized.TestCase):
     self.assertEqual(sorted(cubin.loops(code, labels)), [(1, 5), (8, 9)])
     (loop,) = cubin.steady(code, labels)
     self.assertEqual((loop["total"], loop["tensor"], loop["spill"]), (5, 1, 1))
+
+  def test_loops_of_another_kind(self):
+    code, labels = cubin._parse(_CODE)
+    found = [loop["total"] for loop in cubin.steady(code, labels, "barrier")]
+    self.assertEqual(found, [5, 2])
+    self.assertEqual(cubin.steady(code, labels, "exp2"), [])
+
+  def test_warps_with_other_tasks_share_no_trip(self):
+    kernel = tokamax_peer.Kernel("keys", "", (64, 64), 12, 2, 131072)
+    loop = {"total": 512, "exp2": 32, "spill": 3}
+    found = {"registers": 168, "loops": [loop]}
+    with (
+      mock.patch.object(tokamax_peer, "kernels", return_value=[kernel]),
+      mock.patch.object(cubin, "read", return_value=found) as read,
+    ):
+      (line,) = gpu.mosaic(90, 128, 128)
+    read.assert_called_once_with("", "exp2")
+    expected = {"part": "keys", "tile": "64x64", "warps": 12, "resident": 12}
+    expected |= {"loop": 512, "in loops": 3, "a score": 0.5}
+    self.assertEqual({name: line[name] for name in expected}, expected)
+
+  @parameterized.parameters(
+    (90, True, True), (90, False, True), (90, True, False), (80, True, True)
+  )
+  def test_tokamax_is_left_out_where_it_cannot_be_compiled(self, chip, peer, runtime):
+    pool = mock.MagicMock()
+    submitted = pool.return_value.submit
+    submitted.return_value.result.return_value = ["compiled"]
+    with (
+      tempfile.TemporaryDirectory() as folder,
+      mock.patch.object(machines, "FOLDER", pathlib.Path(folder)),
+      mock.patch("importlib.util.find_spec", return_value=peer or None),
+      mock.patch("concurrent.futures.ProcessPoolExecutor", pool),
+    ):
+      if runtime:
+        (pathlib.Path(folder) / "jax_plugins" / "xla_cuda13").mkdir(parents=True)
+      found = tokamax_peer.kernels(chip, 128, 128)
+    possible = chip == 90 and peer and runtime
+    self.assertEqual(found, ["compiled"] if possible else [])
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
   python -m experiments.bench cpu         time, by the clock, beside jax.nn and PyTorch
   python -m experiments.bench tpu         compiled schedules, beside splash attention
-  python -m experiments.bench gpu         machine code, beside fla's kernels
+  python -m experiments.bench gpu         machine code, beside fla's and tokamax's
   python -m experiments.bench lowering    every kernel compiled for every machine
   python -m experiments.bench tune        tiles for a shape, by the TPU's schedule
   python -m experiments.bench length      time, FLOPs and memory against T, a picture

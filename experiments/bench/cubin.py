@@ -25,11 +25,12 @@ KINDS = {
 }
 
 
-def read(ptx: str) -> dict:
+def read(ptx: str, kind: str = "tensor") -> dict:
   """Registers, spills, instructions, and the loops of a kernel.
 
   Args:
     ptx: of one kernel.
+    kind: of `KINDS`, which its loops have.
 
   Returns:
     {registers, stack, spilled, instructions, spills, serialized, loops}: `stack`
@@ -50,16 +51,16 @@ def read(ptx: str) -> dict:
     "instructions": len(code),
     "spills": sum(_kind(name) == "spill" for name, *_ in code),
     "serialized": "wgmma.mma_async instructions are serialized" in report,
-    "loops": steady(code, labels),
+    "loops": steady(code, labels, kind),
   }
 
 
-def steady(code, labels) -> list[dict]:
-  """The innermost loops that use tensor cores: {total, kind: instructions}."""
+def steady(code, labels, kind: str = "tensor") -> list[dict]:
+  """The innermost loops with instructions of a kind: {total, kind: instructions}."""
   spans = []
   for start, end in loops(code, labels):
     body = [_kind(name) for name, *_ in code[start : end + 1]]
-    if "tensor" in body:
+    if kind in body:
       spans.append((start, end, body))
   inner = [
     (start, end, body)

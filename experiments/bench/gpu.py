@@ -10,7 +10,7 @@ import dataclasses
 
 import jax
 
-from experiments.bench import cubin, gpu_peer
+from experiments.bench import cubin, gpu_peer, tokamax_peer
 from experiments.bench import tpu as schedules
 from experiments.bench.gpu_calls import Call, calls
 
@@ -38,28 +38,40 @@ def row(name, kernel: str, call: Call, capability: int, block, loop=0, **more) -
     **more: columns to add.
   """
   compiled = call.compile(capability)
+  warps, stages = call.options["num_warps"], call.options.get("num_stages", 3)
   found = cubin.read(compiled.ptx)
-  warps = call.options["num_warps"]
+  line = _line(found, capability, block, loop, warps, compiled.shared, stages)
+  return {"kernel": name, "part": kernel, **line, **more}
+
+
+def _line(found, capability, block, loop, warps, shared, stages, computing=None):
+  """The columns of a kernel; `computing` of its warps share a trip, all if None."""
   loops = found.pop("loops")
   found["in loops"] = sum(each.get("spill", 0) for each in loops)
   steady = loops[loop] if loops else {"total": 0}
   scores = block[0] * block[1]
-  shared = compiled.shared
   return {
-    "kernel": name,
-    "part": kernel,
     "chip": f"sm_{capability}",
     "tile": f"{block[0]}x{block[1]}",
     "warps": warps,
-    "stages": call.options.get("num_stages", 3),
+    "stages": stages,
     **found,
     "shared": shared,
     "resident": occupancy(capability, found["registers"], warps, shared),
     "loop": steady["total"],
     **{k: steady.get(k, 0) for k in (*cubin.KINDS, "integer") if k != "spill"},
-    "a score": round(steady["total"] * warps / scores, 4),
-    **more,
+    "a score": round(steady["total"] * (computing or warps) / scores, 4),
   }
+
+
+def mosaic(capability: int, H: int, V: int) -> list[dict]:
+  """The lines of tokamax's kernels, [] where they cannot be compiled."""
+  table = []
+  for each in tokamax_peer.kernels(capability, H, V):
+    sizes = each.block, 0, each.warps, each.shared, each.stages
+    line = _line(cubin.read(each.ptx, "exp2"), capability, *sizes, computing=4)
+    table.append({"kernel": "tokamax", "part": each.part, **line, "H": H, "V": V})
+  return table
 
 
 def occupancy(capability: int, registers: int, warps: int, shared: int) -> int:
@@ -74,7 +86,8 @@ def rows(capabilities=CAPABILITIES, H: int = 128, V: int = 128):
   """(table, whether it holds) of the plain causal case in bfloat16.
 
   It holds if no loop of ours spills and no kernel needs more instructions a score than
-  fla's, by 5 %, which is read in the same run where it is installed.
+  fla's, by 5 %, which is read in the same run where it is installed. Tokamax's kernels,
+  in Mosaic GPU, stand beside them where they can be compiled and bind nothing.
 
   Args:
     capabilities: compute capabilities.
@@ -95,7 +108,7 @@ def rows(capabilities=CAPABILITIES, H: int = 128, V: int = 128):
       spilled = line["in loops"] or line["stack"] > STACK
       bound = 1.05 * most.get(line["part"], float("inf"))
       holds &= not spilled and line["a score"] <= bound
-    table += ours + theirs
+    table += ours + theirs + mosaic(capability, H, V)
   print(show(table))
   return table, holds
 

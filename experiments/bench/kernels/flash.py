@@ -18,7 +18,7 @@ def tpu() -> tuple[list[dict], bool]:
 
 
 def gpu() -> tuple[list[dict], bool]:
-  """Machine code beside that of fla's flash kernel."""
+  """Machine code beside that of fla's and tokamax's flash kernels."""
   return machine_code.rows()
 
 
