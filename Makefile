@@ -35,6 +35,7 @@ sweep: .venv/ready
 bench: .venv/ready
 	$(BIN)/python -m pip install --quiet --editable '.[bench]'
 	$(BIN)/python -m pip install --quiet --no-deps 'triton==3.9.*'  # torch pins 3.8
+	$(BIN)/python -m pip install --quiet --no-deps --target .venv/machines jax-cuda13-pjrt==0.11.2  # tokamax
 	$(BIN)/python -m tests.suites.torch_expected
 	for kind in cpu tpu gpu; do $(BIN)/python -m experiments.bench $$kind; done
 
