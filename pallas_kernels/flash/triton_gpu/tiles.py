@@ -130,7 +130,7 @@ def estimate(
   parts = 2 if size == 4 else 1
   still, moving = {
     "forward": (q * h, k * (h + v)),
-    "decode": (q * (h + v), k * (h + v)),
+    "decode": (q * (h + v * (parts - 1)), k * (h + v)),
     "queries": (q * (h + v), k * (h + v)),
     "tables": (q * (h + v), k * (h + v) * parts),
     "keys": (k * (h + v), q * (h + v)),
