@@ -9,6 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 from absl.testing import absltest, parameterized
+from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 from attnjax import sharding
@@ -79,10 +80,18 @@ class ShardingTest(parameterized.TestCase):
     self.assertRegex(found["both"], "only one can be the rest")
 
   def test_names_say_what_axes_divide(self):
-    mesh = jax.sharding.AbstractMesh((2, 2, 2), ("fsdp", "context", "tensor"))
+    mesh = jax.sharding.AbstractMesh(
+      (2, 2, 2), ("fsdp", "context", "tensor"), (AxisType.Auto,) * 3
+    )
     labels, shapes = (("batch", None, "heads"),), ((4, 8, 2),)
     found = naming.chosen(labels, shapes, mesh, {}, None)
     self.assertEqual(found, {"heads": ("tensor",), "batch": ("fsdp",)})
+
+    kinds = (AxisType.Auto, AxisType.Explicit, AxisType.Explicit)
+    mesh = jax.sharding.AbstractMesh((2, 2, 2), ("fsdp", "data", "tensor"), kinds)
+    self.assertEqual(
+      naming.chosen(labels, shapes, mesh, {}, None), {"batch": ("fsdp",)}
+    )
 
     with self.assertWarnsRegex(UserWarning, r"\['rows'\] divide batches"):
       self.assertEqual(naming.by_name(["rows", "tp"]), (("rows",), ("tp",)))

@@ -49,6 +49,7 @@ auto, explicit = AxisType.Auto, AxisType.Explicit
 print(json.dumps([
   run((4, 2), ("fsdp", "tensor"), auto, P("fsdp", None, "tensor"), False, None),
   run((2, 2, 2), ("a", "b", "c"), explicit, P(("a", "b"), None, "c"), True, None),
+  run((4, 2), ("data", "model"), explicit, P("data"), True, None),
   run((2, 4), ("x", "y"), auto, P("x", None, "y"), True, dict(batch="x", heads="y")),
 ]))
 """

@@ -38,13 +38,13 @@ def chosen(
   Args:
     labels: of each array.
     shapes: of each array.
-    mesh: an abstract mesh. Its manual axes share nothing out.
+    mesh: an abstract mesh, whose Auto axes alone are chosen by name.
     given: the axes that are known.
     names: what others divide, if it is said.
   """
   every = division.sizes(labels, shapes)
-  taken = {axis for axes in given.values() for axis in axes} | set(mesh.manual_axes)
-  free = [a for a in mesh.axis_names if a not in taken and mesh.shape[a] > 1]
+  # What Explicit axes divide, the types have said.
+  free = [a for a in mesh.auto_axes if mesh.shape[a] > 1]
   names = by_name(free) if names is None else names
   axes = dict(given)
   for label in ("heads", "batch", *(name for name in every if name.startswith("map"))):
