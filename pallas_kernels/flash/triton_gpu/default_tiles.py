@@ -19,8 +19,8 @@ def _cut(*tiles) -> Tiles:
 # By capability and bytes of a number: ((H, V) at most, tiles), chosen so that nothing
 # spills where jaxlib's oldest assembler makes the machine code (`experiments.bench
 # lowering`). Known to: on 100, keys of 256 with bias, soft cap or dropout, outside of
-# loops; on 120, queries of 128 with segments, three instructions of a loop. Three tiles in flight or more: with two the loop begins by waiting for
-# what it has just asked for.
+# loops; on 120, queries of 128 with segments, three instructions of a loop. Three tiles
+# in flight or more: with two the loop begins by waiting for what it has just asked for.
 _SINGLE = (
   (64, 64, _tiles((64, 32, 4, 3, 16), (32, 32, 4, 2, 16), (16, 32, 4, 2, 16))),
   (80, 80, _cut((16, 32, 4, 2, 16), (32, 16, 4, 2, 16), (16, 32, 4, 1, 16))),
