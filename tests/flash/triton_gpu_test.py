@@ -379,6 +379,24 @@ class RefusalTest(parameterized.TestCase):
       for tile in (tiles.forward, tiles.queries, tiles.keys):
         self.assertEqual(tile.stages, 3)
 
+  @parameterized.parameters(
+    ((4096, 256), 100, {"heavy": True}, "keys"),
+    ((1, 256), 100, {}, "keys"),
+    ((4096, 128), 120, {"operands": True}, "queries"),
+  )
+  def test_what_would_spill_has_tiles_of_its_own(self, sizes, capability, has, kernel):
+    T, H = sizes
+    shape, dtype = (T, 4096, H, H), jnp.bfloat16
+    tiles = triton_gpu.defaults(shape, dtype, capability, **has)
+    usual = triton_gpu.defaults((4096, 4096, H, H), dtype, capability)
+    self.assertNotEqual(getattr(tiles, kernel), getattr(usual, kernel))
+    triton_gpu.check(tiles, H, H, dtype, capability)
+    if has.get("operands"):  # segments are operands: what is asked is what is passed
+      q = jax.ShapeDtypeStruct((1, T, 2, H), dtype)
+      p = program([jnp.zeros((1, 1, T, 1))], seen=lambda t, s, x: x > 0)
+      with mock.patch.object(triton_gpu, "device", lambda: capability):
+        self.assertEqual(triton_gpu.fitting(q, q, q, p), tiles)
+
   def test_operands_for_each_score_take_memory(self):
     tiles = triton_gpu.defaults((4096, 4096, 128, 128), jnp.bfloat16, 90)
     triton_gpu.check(tiles, 128, 128, jnp.bfloat16, 90)

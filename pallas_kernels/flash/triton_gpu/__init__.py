@@ -73,7 +73,8 @@ def fitting(q, k, v, program) -> Tiles:
   """The default tiles for arrays, or their shapes, on the device they will be on."""
   shape = q.shape[1], k.shape[1], q.shape[3], v.shape[3]
   heavy = program.score is not None or program.keep is not None
-  return defaults(shape, q.dtype, device(), heavy, cells_of(program))
+  given = shape, q.dtype, device(), heavy, cells_of(program)
+  return defaults(*given, operands=bool(program.operands))
 
 
 def forward(q, k, v, sinks, program, schedule, *, scale: float, tiles: Tiles):

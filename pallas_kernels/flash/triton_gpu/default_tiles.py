@@ -18,9 +18,8 @@ def _cut(*tiles) -> Tiles:
 
 # By capability and bytes of a number: ((H, V) at most, tiles), chosen so that nothing
 # spills where jaxlib's oldest assembler makes the machine code (`experiments.bench
-# lowering`). Known to: on 100, keys of 256 with bias, soft cap or dropout, outside of
-# loops; on 120, queries of 128 with segments, three instructions of a loop. Three tiles
-# in flight or more: with two the loop begins by waiting for what it has just asked for.
+# lowering`). Three tiles in flight or more: with two the loop begins by waiting for
+# what it has just asked for.
 _SINGLE = (
   (64, 64, _tiles((64, 32, 4, 3, 16), (32, 32, 4, 2, 16), (16, 32, 4, 2, 16))),
   (80, 80, _cut((16, 32, 4, 2, 16), (32, 16, 4, 2, 16), (16, 32, 4, 1, 16))),
@@ -103,9 +102,22 @@ _UNALIGNED = {
 }
 _UNALIGNED[120] = _UNALIGNED[86]
 
+# Tiles where these spill: by chip, the row of the table above and what the problem has
+# ("heavy" functions, "few" queries, a mask's "operands"), the kernel and its own tile.
+_OWN = {
+  (100, 512, "heavy"): ("keys", Tile(32, 32, 4, 2, 16)),
+  (100, 512, "few"): ("keys", Tile(32, 32, 4, 2, 16)),
+  (120, 128, "operands"): ("queries", Tile(128, 16, 8, 3, 16)),
+}
+
 
 def defaults(
-  shape: tuple[int, ...], dtype, device: int, heavy: bool = False, cells: int = 0
+  shape: tuple[int, ...],
+  dtype,
+  device: int,
+  heavy: bool = False,
+  cells: int = 0,
+  operands: bool = False,
 ) -> Tiles:
   """Tiles without spills, with the fewest instructions a score that were found.
 
@@ -115,12 +127,13 @@ def defaults(
     device: compute capability; others than those listed take the next lower one's.
     heavy: whether a function of scores or weights needs registers of its own.
     cells: bytes of operands for each score, see `cells_of`.
+    operands: whether arrays are read for scores, as segments are.
   """
   T, S, H, V = shape
   size = jnp.dtype(dtype).itemsize
   chip = max((c for c in _DEFAULTS if c <= device), default=min(_DEFAULTS))
   chosen = _DEFAULTS[chip][size]
-  tiles = next(tiles for h, v, tiles in chosen if H <= h and V <= v)
+  row, tiles = next((h, tiles) for h, v, tiles in chosen if H <= h and V <= v)
   if T <= FEW:
     tiles = dataclasses.replace(tiles, forward=Tile(*_FEW[size]))
   unaligned = cells > 0 and S % 16 > 0
@@ -129,6 +142,11 @@ def defaults(
   if unaligned and size == 2 and T > FEW:
     own = next(own for h, v, own in _UNALIGNED[chip] if H <= h and V <= v)
     tiles = dataclasses.replace(tiles, forward=own or tiles.forward)
+  has = {"heavy": heavy, "few": T <= FEW, "operands": operands}
+  for feature in (name for name, there in has.items() if there and size == 2):
+    if (chip, row, feature) in _OWN:
+      kernel, own = _OWN[chip, row, feature]
+      tiles = dataclasses.replace(tiles, **{kernel: own})
   problem = H, V, dtype, device, cells
   forward, queries, keys = (
     _fitted(_shortened(getattr(tiles, name), (T, S), held, each), name, problem)
