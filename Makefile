@@ -1,5 +1,5 @@
 # make run    trains the default language model on the King James Bible, with a report
-# make test   the whole suite
+# make test   the whole suite; make test SINCE=main: what the changes since can touch
 # make sweep  the public suites in all implementations, and 1,000 random problems of
 #             each kernel; hours
 # make lint   ruff and pyrefly
@@ -26,7 +26,7 @@ run: .venv/ready
 	$(BIN)/python -m experiments.run --config configs/lm.py --workdir $(WORKDIR)
 
 test: .venv/ready
-	$(BIN)/python -m pytest
+	SINCE=$(SINCE) $(BIN)/python -m pytest
 
 sweep: .venv/ready
 	$(BIN)/python -m tests.suites

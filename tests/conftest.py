@@ -22,18 +22,34 @@ import pytest  # noqa: E402
 jaxtyping.install_import_hook("attnjax", "beartype.beartype")
 
 
+from tests import budget, scopes  # noqa: E402
+
+
+def pytest_configure(config):
+  """Counts what tests cost."""
+  config.pluginmanager.register(budget.Budget(), "processor-budget")
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-  """The tests of a file run in one process: what they share is compiled once."""
+  """The tests of a system, or of a file, run in one process: see `tests.scopes`."""
   from xdist.scheduler import LoadScopeScheduling
 
-  class OfFiles(LoadScopeScheduling):
-    """Lowering waits for child processes, shares nothing, and fills what is left."""
-
+  class ByScope(LoadScopeScheduling):
     def _split_scope(self, nodeid: str) -> str:
-      file = nodeid.partition("::")[0]
-      if file.startswith("tests/data/"):
-        return "data"
-      return nodeid if file.endswith("lowering_test.py") else file
+      return scopes.process(nodeid)
 
-  return OfFiles(config, log)
+  return ByScope(config, log)
+
+
+def pytest_collection_modifyitems(config, items):
+  """Leaves out what a change since the revision SINCE cannot touch."""
+  revision = os.environ.get("SINCE")
+  if not revision:
+    return
+  from tests import since
+
+  files = since.changed(revision)
+  chosen = {id(item) for item in items if since.touched(item.nodeid, files)}
+  config.hook.pytest_deselected(items=[i for i in items if id(i) not in chosen])
+  items[:] = [item for item in items if id(item) in chosen]

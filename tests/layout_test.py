@@ -113,10 +113,15 @@ class LayoutTest(parameterized.TestCase):
     self.assertRegex(module.__doc__, r"arXiv:\d{4}\.\d{4,5}")
     for word in ("Cost", "Axes", "code"):
       self.assertIn(word.lower(), module.__doc__.lower())
-    for name in ("attend", "reference", "Layer", "IMPLEMENTATIONS", "CASES", "LAYER"):
+    layer = ("Layer", "LAYER", "GROWTH")
+    layers = [f for f in module.FORMS if hasattr(contract.form(f), "Layer")]
+    for name in ("IMPLEMENTATIONS", "CASES", *(layer if layers else ())):
       self.assertTrue(hasattr(module, name), name)
+    for case in module.CASES:
+      self.assertTrue(callable(case.implemented(module)), case.name)
+      self.assertTrue(callable(case.defined(module)), case.name)
     self.assertEqual(module.IMPLEMENTATIONS[0], "reference")
-    self.assertContainsSubset(module.FORMS, contract.FORMS)
+    self.assertContainsSubset(module.FORMS, contract.form_names())
 
   @parameterized.named_parameters((slug, slug) for slug in contract.systems())
   def test_a_system_has_its_proof(self, slug):

@@ -130,23 +130,8 @@ def defaults(
     operands: whether arrays are read for scores, as segments are.
   """
   T, S, H, V = shape
-  size = jnp.dtype(dtype).itemsize
   chip = max((c for c in _DEFAULTS if c <= device), default=min(_DEFAULTS))
-  chosen = _DEFAULTS[chip][size]
-  row, tiles = next((h, tiles) for h, v, tiles in chosen if H <= h and V <= v)
-  if T <= FEW:
-    tiles = dataclasses.replace(tiles, forward=Tile(*_FEW[size]))
-  unaligned = cells > 0 and S % 16 > 0
-  for _ in range(heavy + unaligned):
-    tiles = _lighter(tiles)
-  if unaligned and size == 2 and T > FEW:
-    own = next(own for h, v, own in _UNALIGNED[chip] if H <= h and V <= v)
-    tiles = dataclasses.replace(tiles, forward=own or tiles.forward)
-  has = {"heavy": heavy, "few": T <= FEW, "operands": operands}
-  for feature in (name for name, there in has.items() if there and size == 2):
-    if (chip, row, feature) in _OWN:
-      kernel, own = _OWN[chip, row, feature]
-      tiles = dataclasses.replace(tiles, **{kernel: own})
+  tiles = _listed(shape, jnp.dtype(dtype).itemsize, chip, heavy, cells, operands)
   problem = H, V, dtype, device, cells
   forward, queries, keys = (
     _fitted(_shortened(getattr(tiles, name), (T, S), held, each), name, problem)
@@ -164,6 +149,27 @@ def defaults(
     _walking(keys, "block_q", queries.block_q),
     tiles.apart,
   )
+
+
+def _listed(shape, size: int, chip: int, heavy: bool, cells: int, operands: bool):
+  """The tables' tiles for a problem on a chip that they have."""
+  T, S, H, V = shape
+  chosen = _DEFAULTS[chip][size]
+  row, tiles = next((h, tiles) for h, v, tiles in chosen if H <= h and V <= v)
+  if T <= FEW:
+    tiles = dataclasses.replace(tiles, forward=Tile(*_FEW[size]))
+  unaligned = cells > 0 and S % 16 > 0
+  for _ in range(heavy + unaligned):
+    tiles = _lighter(tiles)
+  if unaligned and size == 2 and T > FEW:
+    own = next(own for h, v, own in _UNALIGNED[chip] if H <= h and V <= v)
+    tiles = dataclasses.replace(tiles, forward=own or tiles.forward)
+  has = {"heavy": heavy, "few": T <= FEW, "operands": operands}
+  for feature in (name for name, there in has.items() if there and size == 2):
+    if (chip, row, feature) in _OWN:
+      kernel, own = _OWN[chip, row, feature]
+      tiles = dataclasses.replace(tiles, **{kernel: own})
+  return tiles
 
 
 def _lighter(tiles: Tiles) -> Tiles:

@@ -40,6 +40,7 @@ __all__ = [
   "GROWTH",
   "IMPLEMENTATIONS",
   "LAYER",
+  "REFUSES",
   "PUBLISHED",
   "Block",
   "Layer",
@@ -49,6 +50,7 @@ __all__ = [
   "scaled",
 ]
 LAYER = {"dim": 32, "heads": 4, "kernel": 3}
+REFUSES = {"sequence": ("segment_ids",)}
 GROWTH = 1.0
 
 

@@ -46,6 +46,7 @@ __all__ = [
   "GROWTH",
   "IMPLEMENTATIONS",
   "LAYER",
+  "REFUSES",
   "Layer",
   "Plan",
   "Rule",
@@ -55,4 +56,5 @@ __all__ = [
   "touching",
 ]
 LAYER = {"dim": 32, "heads": 4, "block": 4}
+REFUSES = {"sequence": ("segment_ids",)}
 GROWTH = 2.0

@@ -1,0 +1,55 @@
+"""The contract that every system of the catalogue keeps.
+
+A system is one module, `attnjax/variants/<family>/<slug>.py`, or a package of that
+name; the listing of the folders is the only register. Every module has
+
+  IMPLEMENTATIONS  what `impl` may be besides "auto"; the first one is "reference"
+  CASES            small problems of its functions, on which all implementations agree
+  attend           the pure function (or another verb: `Case.function`), with `impl=`
+  reference        its definition, naive and readable; `reference_<verb>` of another one
+  FORMS            how it plugs into a host
+
+and what its forms ask for. A form is one file of `attnjax.contract.forms`: its
+docstring says what a module of the form has and how that is called, its Protocol types
+it, and its CHECKS prove it for every system; `tests/contract_test.py` runs them.
+
+The forms of layers, "causal", "sequence" and "image", ask for
+
+  Layer            the NNX layer around the function
+  LAYER            tiny hyper-parameters of the Layer for the checks
+  GROWTH           p, where the matrix products of a Layer grow as T^p, T the tokens
+  scaled           not in all: the hyper-parameters for which that is so, as a function
+                   of the tokens on each axis, where the defaults are not
+  REFUSES          not in all: form -> names of the context that it refuses
+
+A Layer is built as `Layer(dim, *, form, rngs, **hyper-parameters)`, every
+hyper-parameter a keyword with a default that is not None. A Layer whose mathematics
+depends on the depth also takes `layers`, the number of layers of the model.
+"""
+
+from attnjax.contract.case import Case
+from attnjax.contract.names import check_known, unknown
+from attnjax.contract.registry import (
+  HOST_ARGUMENTS,
+  Constructor,
+  constructor,
+  defaults,
+  form,
+  form_names,
+  load,
+  systems,
+)
+
+__all__ = [
+  "HOST_ARGUMENTS",
+  "Case",
+  "Constructor",
+  "check_known",
+  "constructor",
+  "defaults",
+  "form",
+  "form_names",
+  "load",
+  "systems",
+  "unknown",
+]

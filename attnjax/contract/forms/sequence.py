@@ -1,0 +1,45 @@
+"""The form "sequence": layer(x) -> y, both (B, T, D), every token sees all; vision.
+
+  layer(x, *, segment_ids=None, padding=None, positions=None, index=0) -> y
+
+with segment_ids (B, T) int: tokens of different ids, or of id -1, do not see each
+other (packed documents); padding (B, T) bool, True at the real tokens; positions
+(B, T) or (T,), 0, 1, 2, ... by default; index: which of the `layers` of the model this
+one is, an int or a traced scalar: blocks are stacked and scanned, so that a layer
+cannot store it. What stands at padding and at negative ids, NaN too, is as zeros there:
+see `nn.unseen`. Padding on either side of a row changes nothing. Inside a row nobody
+sees it; where a layer knows of places, it keeps its own: positions count it unless they
+are given, windows of neighbours reach over it, and convolutions take zeros there.
+Layers without places, recurrences and sums, pass it by as if it were not there. No
+examples or no tokens give the empty result. What a layer cannot honour it refuses with
+NotImplementedError, and its module names it in REFUSES. No layer holds a random key, a
+cache or an integer array.
+
+`layer.weights(x, ...)`, with the arguments of the call, gives (B, N, T, S) float32:
+how much of value s token t takes, where that makes sense.
+"""
+
+from typing import Protocol
+
+from jaxtyping import Array, Bool, Float, Int, Num
+
+from attnjax.contract.layers import LAYERS, SEQUENCES
+
+
+class Layer(Protocol):
+  """A layer on sequences, made by `Layer(dim, *, form, rngs, **hyper-parameters)`."""
+
+  def __call__(
+    self,
+    x: Float[Array, "B T D"],
+    *,
+    segment_ids: Int[Array, "B T"] | None = None,
+    padding: Bool[Array, "B T"] | None = None,
+    positions: Num[Array, "..."] | None = None,
+    index: Int[Array, ""] | int = 0,
+  ) -> Float[Array, "B T D"]:
+    """Returns the layer's result at every token."""
+    ...
+
+
+CHECKS = (*LAYERS, *SEQUENCES)

@@ -1,0 +1,156 @@
+"""Checks that all forms of layers share, and those of layers on sequences."""
+
+import inspect
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
+
+from attnjax.contract import registry
+from attnjax.contract.subject import (
+  DOCUMENTS,
+  LENGTH,
+  Subject,
+  close,
+  equal,
+  require,
+)
+
+
+def composes_with_jax(subject: Subject) -> None:
+  """Jit, grad and remat: every parameter has a finite gradient that is not 0."""
+  y, grads = subject.plain["y"], subject.plain["grads"]
+  require(y.shape == subject.x.shape, f"{y.shape} of {subject.x.shape}")
+  remat = jax.checkpoint(subject.loss)
+  again, _ = jax.jit(jax.grad(remat, (0, 1), has_aux=True))(subject.layer, subject.x)
+  close(again, grads)
+  for path, leaf in jax.tree_util.tree_leaves_with_path(grads):
+    name = jax.tree_util.keystr(path)
+    require(np.isfinite(leaf).all(), f"the gradient of {name} is not finite")
+    require((np.asarray(leaf) != 0).any(), f"{name} has no gradient")
+
+
+def holds_only_float_parameters(subject: Subject) -> None:
+  """No random key, cache, statistic or integer array is stored in a layer."""
+  for path, leaf in jax.tree_util.tree_leaves_with_path(subject.layer):
+    name = jax.tree_util.keystr(path)
+    require(leaf.dtype == jnp.float32, f"{name} is {leaf.dtype}")
+
+
+def takes_no_examples_and_no_tokens(subject: Subject) -> None:
+  """What is empty gives what is empty, and gradients of 0."""
+  image = subject.form == "image"
+  for shape in [(0, 4, 6), (2, 0, 6)] if image else [(0, 7), (2, 0)]:
+    x = jnp.ones((*shape, subject.dim))
+    grads, y = jax.grad(subject.loss, has_aux=True)(subject.layer, x)
+    require((y.shape, y.dtype) == (x.shape, x.dtype), f"{y.shape} of {x.shape}")
+    require(not any(g.any() for g in jax.tree.leaves(grads)), "a gradient is not 0")
+    if subject.form == "causal":
+      cache = subject.layer.init_cache(2, 4, jnp.float32)
+      y, after = subject.layer.step(x, cache)
+      require(y.shape == x.shape, f"step: {y.shape} of {x.shape}")
+      equal(after, cache)
+
+
+def traces_in_a_checked_shard_map(subject: Subject) -> None:
+  """Batches may be divided, parameters not; no rank is promoted.
+
+  What nobody computes is cheap to see: forward, backward and one step are traced.
+  """
+  x = jax.ShapeDtypeStruct((2, *subject.x.shape[1:]), jnp.float32)
+  mesh = jax.sharding.AbstractMesh((2,), ("x",), (AxisType.Auto,))
+
+  def gradients(layer, x):
+    def loss(layer, x):
+      return jax.lax.psum(jnp.sum(layer(x)), "x")
+
+    return jax.grad(loss, (0, 1))(layer, x)
+
+  def step(layer, x):
+    cache = layer.init_cache(1, x.shape[1], jnp.float32)
+    return layer, layer.step(x, cache)[0]
+
+  causal = subject.form == "causal"
+  with jax.numpy_rank_promotion("raise"):
+    for run in (gradients, step) if causal else (gradients,):
+      specs = P(), P("x")
+      call = jax.shard_map(run, mesh=mesh, in_specs=specs, out_specs=specs)
+      by_layer, by_x = jax.eval_shape(call, subject.layer, x)
+      require(by_x.shape == x.shape, f"{by_x.shape} of {x.shape}")
+      shapes = [jax.tree.map(jnp.shape, tree) for tree in (by_layer, subject.layer)]
+      require(jax.tree.leaves(shapes[0]) == jax.tree.leaves(shapes[1]), "parameters")
+
+
+def gives_every_option_a_default(subject: Subject) -> None:
+  """Every hyper-parameter is a keyword with a default; LAYER names no other."""
+  slug = subject.module.__name__.rpartition(".")[2]
+  options = registry.defaults(slug)
+  unknown = set(subject.module.LAYER) - {"dim", "layers"} - set(options)
+  require(not unknown, f"LAYER has {unknown}, which are no options")
+  parameters = inspect.signature(subject.module.Layer.__init__).parameters
+  for name in options:
+    keyword = parameters[name].kind == inspect.Parameter.KEYWORD_ONLY
+    require(keyword, f"{name} is no keyword argument")
+
+
+LAYERS = (
+  composes_with_jax,
+  holds_only_float_parameters,
+  takes_no_examples_and_no_tokens,
+  traces_in_a_checked_shard_map,
+  gives_every_option_a_default,
+)
+
+
+def packs_documents(subject: Subject) -> None:
+  """Documents of one row are as if each were alone."""
+  x = subject.x.reshape(1, -1, subject.dim)
+  ids = jnp.repeat(jnp.array([[4, 7, 2]]), LENGTH, axis=1)
+  run = jax.jit(lambda layer, x: layer(x, segment_ids=ids))
+  if "segment_ids" in subject.refused:
+    return refuses(subject, segment_ids=ids)
+  got = run(subject.layer, x).reshape(subject.x.shape)
+  close(got, subject.plain["y"])
+
+
+def ignores_padding(subject: Subject) -> None:
+  """Padding on either side, of NaN and infinity, changes no result and no gradient."""
+  real = subject.real
+  if "padding" in subject.refused:
+    return refuses(subject, padding=real[:1])
+
+  @jax.jit
+  def run(layer, x):
+    def loss(layer, x):
+      y = layer(x, padding=real)
+      return jnp.sum(jnp.sin(y) * real[..., None]), y
+
+    return jax.grad(loss, (0, 1), has_aux=True)(layer, x)
+
+  want, got = (
+    run(subject.layer, subject.padded(fill))
+    for fill in ([0.0] * DOCUMENTS, [jnp.nan, jnp.inf, jnp.nan])
+  )
+  # Gradients and results alike are those of zeros where nobody looks.
+  equal(got, want)
+  (by_layer, by_x), y = got
+  require(jnp.isfinite(y).all(), "a result at the padding is not finite")
+  require(not by_x[~real].any(), "the padding has a gradient")
+  close(subject.unpadded(y), subject.plain["y"])
+  close((by_layer, subject.unpadded(by_x)), subject.plain["grads"])
+
+
+def refuses(subject: Subject, **context) -> None:
+  """Raises AssertionError unless the layer refuses, with a reason."""
+  size = next(iter(context.values())).shape[1]
+  x = jnp.zeros((1, size, subject.dim))
+  try:
+    subject.layer(x, **context)
+  except NotImplementedError as error:
+    return require(len(str(error)) > 20, f"no reason is given: {error}")
+  raise AssertionError(f"REFUSES names {list(context)}, which the layer takes")
+
+
+SEQUENCES = (packs_documents, ignores_padding)

@@ -1,0 +1,17 @@
+"""Messages for names that are not there."""
+
+import difflib
+from collections.abc import Collection, Iterable
+
+
+def check_known(what: str, name: str, known: Collection[str]) -> None:
+  """Raises ValueError, with the nearest names and all of them, if `name` is none."""
+  if name not in known:
+    raise ValueError(unknown(what, name, known))
+
+
+def unknown(what: str, name: str, known: Iterable[str]) -> str:
+  """The message for a name that is not there: the nearest ones, and all of them."""
+  near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+  hint = f"; did you mean {' or '.join(near)}?" if near else "."
+  return f"unknown {what} {name!r}{hint} There are: {', '.join(sorted(known))}"

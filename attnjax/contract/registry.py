@@ -1,0 +1,100 @@
+"""The catalogue's register: the listing of the folders, and layers by their slugs."""
+
+import dataclasses
+import functools
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Iterable, Mapping
+from types import ModuleType
+from typing import Any
+
+from attnjax.contract.names import check_known
+
+# What a host gives to a Layer's constructor: not a config's to choose.
+HOST_ARGUMENTS = ("self", "dim", "form", "layers", "rngs")
+
+
+@functools.cache
+def systems() -> dict[str, str]:
+  """Slug -> dotted name of every system; nothing is imported but the packages."""
+  # Not `from attnjax import`: that would ask attnjax.__getattr__, which asks here.
+  variants = importlib.import_module("attnjax.variants")
+  found: dict[str, str] = {}
+  for family in pkgutil.iter_modules(variants.__path__, "attnjax.variants."):
+    package = importlib.import_module(family.name)
+    for module in pkgutil.iter_modules(package.__path__):
+      if module.name in found:
+        raise ValueError(
+          f"slug {module.name!r} is used by {found[module.name]} and {family.name}"
+        )
+      found[module.name] = f"{family.name}.{module.name}"
+  return dict(sorted(found.items()))
+
+
+@functools.cache
+def form_names() -> tuple[str, ...]:
+  """Returns the names of all forms: the files of `attnjax.contract.forms`."""
+  package = importlib.import_module("attnjax.contract.forms")
+  return tuple(sorted(module.name for module in pkgutil.iter_modules(package.__path__)))
+
+
+def form(name: str) -> ModuleType:
+  """Returns the module of a form; ValueError with the nearest names if none has it."""
+  check_known("form", name, form_names())
+  return importlib.import_module(f"attnjax.contract.forms.{name}")
+
+
+def load(slug: str) -> ModuleType:
+  """The module of a system; ValueError with the nearest names if there is none."""
+  check_known("mechanism", slug, systems())
+  return importlib.import_module(systems()[slug])
+
+
+def defaults(slug: str) -> dict[str, Any]:
+  """The hyper-parameters of a system's Layer with their defaults, for a config."""
+  parameters = inspect.signature(load(slug).Layer.__init__).parameters.values()
+  options = {p.name: p.default for p in parameters if p.name not in HOST_ARGUMENTS}
+  for name, default in options.items():
+    if default is inspect.Parameter.empty or default is None:
+      raise TypeError(f"{slug}.Layer: {name} needs a default that is not None")
+  return options
+
+
+def constructor(slug: str, options: Mapping[str, Any], forms: Iterable[str]):
+  """The Constructor of a system's Layer for a host.
+
+  Args:
+    slug: the system.
+    options: hyper-parameters of its Layer; those not named keep their defaults.
+    forms: the forms that the host can use, the preferred one first.
+
+  Raises:
+    ValueError: if the slug or an option is unknown, or no form fits.
+  """
+  module, forms, known = load(slug), tuple(forms), defaults(slug)
+  for name in options:
+    check_known(f"option of {slug}", name, known)
+  form = next((f for f in forms if f in module.FORMS), None)
+  if form is None:
+    raise ValueError(
+      f"mechanism {slug!r} has the forms {', '.join(module.FORMS)};"
+      f" this host takes {' or '.join(forms)}"
+    )
+  return Constructor(slug, form, dict(options))
+
+
+@dataclasses.dataclass(frozen=True)
+class Constructor:
+  """Makes the layers of one mechanism for a host: `build(dim, layers=, rngs=)`."""
+
+  slug: str
+  form: str
+  options: Mapping[str, Any]
+
+  def __call__(self, dim: int, *, layers: int, rngs):
+    """A layer of width `dim` for a model of `layers` layers."""
+    make = load(self.slug).Layer
+    if "layers" in inspect.signature(make.__init__).parameters:
+      return make(dim, form=self.form, layers=layers, rngs=rngs, **self.options)
+    return make(dim, form=self.form, rngs=rngs, **self.options)

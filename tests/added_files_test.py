@@ -1,0 +1,176 @@
+"""A system, and a form with a system of its own, are added as files alone."""
+
+import contextlib
+import tempfile
+import textwrap
+from pathlib import Path
+
+from absl.testing import absltest
+
+import attnjax
+from attnjax import contract, variants
+from attnjax.contract import forms
+from attnjax.contract.subject import Subject
+from tests import contract_test
+
+_UNIFORM = '''
+"""Uniform attention: every token takes the mean of what it sees."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from attnjax import attention
+from attnjax.contract import Case
+from attnjax.core import masks
+from attnjax.core.scores import Scores
+from attnjax.nn import projections, self_attention, unseen
+
+IMPLEMENTATIONS = attention.IMPLEMENTATIONS
+FORMS = ("causal", "sequence", "image")
+LAYER = {"dim": 16, "heads": 2}
+GROWTH = 2.0
+CASES = (
+  Case("plain", {"v": (2, 9, 2, 4)}),
+  Case("causal", {"v": (1, 33, 1, 4)}, {"causal": True}),
+)
+
+
+def attend(v, *, causal=False, impl="auto", keys=None, **seen):
+  B, T, N, _ = v.shape
+  q = jnp.zeros((B, T if keys is None else keys, N, 1), v.dtype)
+  mask = masks.conjunction((B, N, q.shape[1], T), causal=causal, **seen)
+  k = jnp.zeros((B, T, N, 1), v.dtype)
+  return attention.attend(q, k, v, Scores(mask), impl=impl)[0]
+
+
+def reference(v, *, causal=False):
+  if not causal:
+    return jnp.broadcast_to(v.mean(axis=1, keepdims=True), v.shape)
+  return jnp.cumsum(v, axis=1) / (1 + jnp.arange(v.shape[1])[:, None, None])
+
+
+class Layer(nnx.Module):
+  def __init__(self, dim, *, form, heads: int = 2, rngs):
+    self.value = nnx.LinearGeneral(dim, (heads, dim // heads), rngs=rngs)
+    self.out = projections.output(heads, dim // heads, dim, rngs=rngs)
+    self.form, self.heads, self.size = form, heads, dim // heads
+
+  def _project(self, x, positions):
+    v = self.value(x)
+    return v, v, v
+
+  def _mix(self, x, q, k, v, **seen):
+    return self.out(attend(v, keys=q.shape[1], **seen))
+
+  def __call__(self, x, *, segment_ids=None, padding=None, positions=None, index=0):
+    if 0 in x.shape:
+      return unseen.nothing(self, x)
+    return self_attention.whole(
+      x, self._project, self._mix, form=self.form, segment_ids=segment_ids,
+      padding=padding)
+
+  def init_cache(self, batch, length, dtype=jnp.float32):
+    return self_attention.empty_cache(
+      self.form, batch, length, self.heads, self.size, dtype)
+
+  def step(self, x, cache, *, segment_ids=None, padding=None, index=0):
+    if 0 in x.shape:
+      return unseen.nothing(self, x), cache
+    return self_attention.step(
+      x, cache, self._project, self._mix, segment_ids=segment_ids, padding=padding)
+'''
+_FORM = '''
+"""The form "pairs": score(queries (Q, D), items (I, D)) -> (Q, I)."""
+
+import numpy as np
+from attnjax.contract.subject import close, require
+
+
+def permutes(subject):
+  case = subject.module.CASES[0]
+  arrays = case.arrays()
+  order = np.random.default_rng(0).permutation(len(arrays["items"]))
+  score = subject.module.score
+  whole = score(**arrays, impl="xla")
+  require((whole != whole[:, order]).any(), "scores do not depend on items")
+  close(score(arrays["queries"], arrays["items"][order], impl="xla"), whole[:, order])
+
+
+CHECKS = (permutes,)
+'''
+_PAIRS = '''
+"""Cosines of all pairs."""
+
+import jax.numpy as jnp
+from attnjax.contract import Case, check_known
+
+IMPLEMENTATIONS = ("reference", "xla")
+FORMS = ("pairs",)
+CASES = (Case("pairs", {"queries": (3, 5), "items": (4, 5)}, function="score"),)
+
+
+def score(queries, items, *, impl="auto"):
+  check_known("impl", impl, ("auto", *IMPLEMENTATIONS))
+  if impl == "reference":
+    return reference_score(queries, items)
+  one, two = (x / jnp.linalg.norm(x, axis=1, keepdims=True) for x in (queries, items))
+  return one @ two.T
+
+
+def reference_score(queries, items):
+  dot = (queries[:, None] * items).sum(-1)
+  return dot / jnp.sqrt((queries[:, None] ** 2).sum(-1) * (items**2).sum(-1))
+'''
+
+
+@contextlib.contextmanager
+def _added(files: dict[str, str]):
+  """Within it those files stand beside the library's own."""
+  with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+    for name, text in files.items():
+      path = Path(folder, name)
+      path.parent.mkdir(parents=True, exist_ok=True)
+      path.write_text(textwrap.dedent(text).lstrip(), encoding="utf-8")
+    for package, own in ((variants, "variants"), (forms, "forms")):
+      package.__path__.append(f"{folder}/{own}")
+      stack.callback(package.__path__.remove, f"{folder}/{own}")
+    for register in (contract.systems, contract.form_names):
+      register.cache_clear()
+      stack.callback(register.cache_clear)
+    yield
+
+
+class AddedFilesTest(absltest.TestCase):
+  def _keeps_its_contract(self, slug):
+    module = contract.load(slug)
+    self.assertIs(getattr(attnjax, slug), module)
+    for case in module.CASES:
+      for impl in module.IMPLEMENTATIONS[1:]:
+        contract_test.agrees(module, case, impl)
+    for form in module.FORMS:
+      subject = Subject(module, form)
+      for check in contract.form(form).CHECKS:
+        with self.subTest(form, check=check.__name__):
+          check(subject)
+
+  def test_a_system_of_every_form_of_layers(self):
+    with _added({
+      "variants/toys/__init__.py": "",
+      "variants/toys/uniform.py": _UNIFORM,
+    }):  # fmt: skip
+      self._keeps_its_contract("uniform")
+
+  def test_a_form_and_a_system_of_it(self):
+    self.assertNotIn("pairs", contract.form_names())
+    with _added({
+      "forms/pairs.py": _FORM,
+      "variants/more/__init__.py": "",
+      "variants/more/cosines.py": _PAIRS,
+    }):  # fmt: skip
+      self.assertIn("pairs", contract.form_names())
+      self._keeps_its_contract("cosines")
+    self.assertNotIn("cosines", contract.systems())
+
+
+if __name__ == "__main__":
+  absltest.main()

@@ -1,0 +1,99 @@
+"""Counts the processor seconds of every test, those of child processes included.
+
+The suite's summary has what each area took; a system that needs more than its budget
+over all its tests fails the suite by its name.
+"""
+
+import collections
+import os
+import time
+
+import pytest
+
+from tests import scopes
+
+# Processor seconds of one system over all its tests: what 84 of them can have.
+BUDGET = 15.0
+# Systems that may have more, and why.
+EXCEPTIONS: dict[str, float] = {}
+# Seconds of `_work` on an idle core of the machine that the budget was made on.
+_REFERENCE = 0.034
+
+
+def used() -> float:
+  """Returns the processor seconds of this process and of its finished children."""
+  times = os.times()
+  return times.user + times.system + times.children_user + times.children_system
+
+
+def _work() -> float:
+  """Returns the processor seconds of a fixed piece of work."""
+  begun = time.process_time()
+  table: dict[int, str] = {}
+  for number in range(200_000):
+    table[number % 997] = str(number)
+  return time.process_time() - begun
+
+
+class Budget:
+  """A pytest plugin: workers count, the first process sums and judges."""
+
+  def __init__(self):
+    self.seconds: dict[str, float] = collections.defaultdict(float)
+    self._begun = used()
+    # Beside other work processor seconds are longer ones, too.
+    self.slower = max(1.0, min(_work() for _ in range(5)) / _REFERENCE)
+
+  def pytest_runtest_logstart(self, nodeid, location):
+    """Begins to count a test."""
+    self._begun = used()
+
+  @pytest.hookimpl(hookwrapper=True)
+  def pytest_runtest_makereport(self, item, call):
+    """Adds what a phase of a test took to its report."""
+    outcome = yield
+    now = used()
+    report = outcome.get_result()
+    report.user_properties.append(("processor", now - self._begun))
+    self._begun = now
+
+  def pytest_runtest_logreport(self, report):
+    """Sums the reports of all workers."""
+    self.seconds[report.nodeid] += dict(report.user_properties).get("processor", 0.0)
+
+  def over(self) -> dict[str, float]:
+    """Returns the systems above their budget, with their seconds."""
+    sums = self.sums(scopes.system)
+    return {
+      slug: seconds
+      for slug, seconds in sums.items()
+      if slug and seconds > self.slower * EXCEPTIONS.get(slug, BUDGET)
+    }
+
+  def sums(self, group) -> dict:
+    """Returns the seconds of the tests that `group` gives one name, largest first."""
+    found = collections.Counter()
+    for nodeid, seconds in self.seconds.items():
+      found[group(nodeid)] += seconds
+    return dict(found.most_common())
+
+  def pytest_sessionfinish(self, session):
+    """Fails a suite whose tests pass where a system costs too much."""
+    if not hasattr(session.config, "workerinput") and self.over():
+      session.exitstatus = session.exitstatus or pytest.ExitCode.TESTS_FAILED
+
+  def pytest_terminal_summary(self, terminalreporter):
+    """Prints the seconds of areas, and of systems above their budget."""
+    if sum(self.seconds.values()) < BUDGET:
+      return
+    tests = collections.Counter(map(scopes.area, self.seconds))
+    terminalreporter.section("processor seconds", sep="-")
+    for name, seconds in self.sums(scopes.area).items():
+      terminalreporter.line(f"{seconds:7.1f} s  {tests[name]:5} tests  {name}")
+    for slug, seconds in self.over().items():
+      most = EXCEPTIONS.get(slug, BUDGET)
+      terminalreporter.line(
+        f"{slug} takes {seconds:.1f} processor seconds over all its tests, and may"
+        f" take {most:.0f} (on this machine {most * self.slower:.0f})",
+        red=True,
+      )
