@@ -47,8 +47,8 @@ def train() -> dict:
   with tempfile.TemporaryDirectory() as folder:
     run.run(c, Path(folder))
     state = assemble(c).init()
-    query = state["model"].stack.blocks[0].mixer.project.query.kernel[...]
-    moment = state["optimizer"][1][0].mu.stack.blocks[0].mixer.project.query.kernel[...]
+    query = state["model"].stack.blocks[0].mixer.qkv.query.kernel[...]
+    moment = state["optimizer"][1][0].mu.stack.blocks[0].mixer.qkv.query.kernel[...]
     return {
       "losses": losses(folder),
       "query": [str(query.sharding.spec), list(query.addressable_shards[0].data.shape)],

@@ -20,7 +20,6 @@ The forms of layers, "causal", "sequence" and "image", ask for
   GROWTH           p, where the matrix products of a Layer grow as T^p, T the tokens
   scaled           not in all: the hyper-parameters for which that is so, as a function
                    of the tokens on each axis, where the defaults are not
-  REFUSES          not in all: form -> names of the context that it refuses
 
 A Layer is built as `Layer(dim, *, form, rngs, **hyper-parameters)`, every
 hyper-parameter a keyword with a default that is not None. A Layer whose mathematics
@@ -28,6 +27,7 @@ depends on the depth also takes `layers`, the number of layers of the model.
 """
 
 from attnjax.contract.case import Case
+from attnjax.contract.context import Context, Heads, Tokens, accept, weights
 from attnjax.contract.names import check_known, unknown
 from attnjax.contract.registry import (
   HOST_ARGUMENTS,
@@ -41,6 +41,11 @@ from attnjax.contract.registry import (
 )
 
 __all__ = [
+  "weights",
+  "accept",
+  "Tokens",
+  "Heads",
+  "Context",
   "HOST_ARGUMENTS",
   "Case",
   "Constructor",

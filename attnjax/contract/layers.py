@@ -142,6 +142,17 @@ def ignores_padding(subject: Subject) -> None:
   close((by_layer, subject.unpadded(by_x)), subject.plain["grads"])
 
 
+def honours_positions(subject: Subject) -> None:
+  """Positions are read: counting gives what is given without, other ones differ."""
+  places = jnp.arange(LENGTH)
+  if "positions" in subject.refused:
+    return refuses(subject, positions=places[None])
+  run = jax.jit(lambda layer, x, positions: layer(x, positions=positions))
+  got, other = (run(subject.layer, subject.x, p) for p in (places, places**2))
+  close(got, subject.plain["y"])
+  require(jnp.abs(other - got).max() > 1e-4, "positions change nothing")
+
+
 def refuses(subject: Subject, **context) -> None:
   """Raises AssertionError unless the layer refuses, with a reason."""
   size = next(iter(context.values())).shape[1]
@@ -150,7 +161,7 @@ def refuses(subject: Subject, **context) -> None:
     subject.layer(x, **context)
   except NotImplementedError as error:
     return require(len(str(error)) > 20, f"no reason is given: {error}")
-  raise AssertionError(f"REFUSES names {list(context)}, which the layer takes")
+  raise AssertionError(f"`refuses` names {list(context)}, which the layer takes")
 
 
-SEQUENCES = (packs_documents, ignores_padding)
+SEQUENCES = (packs_documents, ignores_padding, honours_positions)

@@ -43,8 +43,8 @@ class Subject:
 
   @property
   def refused(self) -> tuple[str, ...]:
-    """The names of the context that the module says that this form refuses."""
-    return tuple(getattr(self.module, "REFUSES", {}).get(self.form, ()))
+    """The names of the context that the layer says that it refuses."""
+    return tuple(getattr(self.layer, "refuses", {}))
 
   @functools.cached_property
   def x(self) -> jax.Array:

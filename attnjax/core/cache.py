@@ -61,6 +61,59 @@ class KeyValueCache:
     )
 
 
+@serializable
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class RecurrentCache:
+  """The state of a recurrence; its size does not depend on the number of tokens.
+
+  Attributes:
+    state: a pytree of arrays (B, ...).
+    segment_ids: int32, (B,), of the last real token; -1 before the first one.
+  """
+
+  state: Any
+  segment_ids: Any
+
+  @classmethod
+  def empty(cls, state: Any) -> "RecurrentCache":
+    """Returns the cache of no tokens, whose state is given."""
+    batch = jax.tree.leaves(state)[0].shape[0]
+    return cls(state, jnp.full((batch,), -1, jnp.int32))
+
+  def resumed(self, ids, nothing: Any) -> Any:
+    """Returns the state with which the next tokens begin.
+
+    Args:
+      ids: int32, (B, T), T >= 1, their documents, -1 at padding; None for one.
+      nothing: the state of no tokens, where another document begins.
+    """
+    if ids is None:
+      ids = jnp.zeros((self.segment_ids.shape[0], 1), jnp.int32)
+    first = _first_real(ids)
+    goes_on = (first == self.segment_ids) | (first < 0)
+
+    def one(x, y):
+      return jnp.where(goes_on.reshape(-1, *(1,) * (x.ndim - 1)), x, y)
+
+    return jax.tree.map(one, self.state, nothing)
+
+  def advanced(self, state: Any, ids) -> "RecurrentCache":
+    """Returns the cache after tokens of those documents, with their last state."""
+    if ids is None:
+      ids = jnp.zeros((self.segment_ids.shape[0], 1), jnp.int32)
+    last = _first_real(ids[:, ::-1])
+    return RecurrentCache(state, jnp.where(last < 0, self.segment_ids, last))
+
+
+def _first_real(ids):
+  """(B,), the first id of a row that is not negative; -1 if all are."""
+  real = ids >= 0
+  place = jnp.argmax(real, axis=1, keepdims=True)
+  first = jnp.take_along_axis(ids, place, axis=1)[:, 0]
+  return jnp.where(real.any(axis=1), first, -1)
+
+
 def poison(x: Array, full: Bool[Array, ""]) -> Array:
   """NaN everywhere if the cache is full, else x."""
   return jnp.where(full, jnp.nan, x)

@@ -12,6 +12,7 @@ from typing import Any
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
+from attnjax.contract import weights
 from attnjax.core.positions import sinusoids
 from attnjax.nn.patches import Patches
 from attnjax.nn.stack import Stack, hidden_size
@@ -87,7 +88,7 @@ class OnGrid(nnx.Module):
 
   def weights(self, x: Float[Array, "B h w D"], **context) -> Array:
     """The layer's weights, (B, N, h w, h w)."""
-    return self.layer.weights(_rows(x), **context)
+    return weights(self.layer, _rows(x), **context)
 
 
 def _rows(x):

@@ -1,23 +1,81 @@
-"""Self-attention around a layer's own mathematics: whole, on images, step by step.
+"""Self-attention around a layer's own mathematics: its heads, and its steps.
 
-These are functions, not a base class. A layer hands them what is its own:
-
-  project(x, positions) -> q, k, v      x (B, T, D); q (B, T, N, H), k, v (B, T, K, ..)
-  mix(x, q, k, v, **seen) -> y          y (B, T, D); seen: causal, offset,
-                                        segment_ids, kv_segment_ids, as in `attend`
+These are functions, not a base class; see `attnjax.contract.context` for the three
+parts of a layer, `project`, `mix` and `merge`.
 """
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Num
 
 from attnjax import attention
+from attnjax.contract import context as contexts
+from attnjax.contract.context import Context, Heads
 from attnjax.core import masks
 from attnjax.core.cache import KeyValueCache
 from attnjax.core.scores import Scores
 from attnjax.nn import projections, unseen
+
+
+def heads(
+  x: Array,
+  context: Context,
+  project: Callable[[Array, Array], tuple[Array, Array, Array]],
+  *,
+  form: str,
+  refuses: Mapping[str, str] = contexts.NOTHING,
+) -> Heads:
+  """Returns the heads of x, of an image row by row.
+
+  Args:
+    x: (B, T, D) or (B, H, W, D).
+    context: what the layer was called with.
+    project: (x (B, T, D), positions) to q (B, T, N, H), k and v (B, T, K, ...).
+    form: of the layer.
+    refuses: as in `accept`.
+  """
+  tokens = contexts.accept(x, context, form=form, refuses=refuses)
+  q, k, v = project(tokens.rows, tokens.places)
+  return Heads(q, k, v, tokens, {"segment_ids": tokens.ids})
+
+
+def empty_cache(
+  form: str, batch: int, length: int, heads: int, size: int, dtype
+) -> KeyValueCache:
+  """Returns a cache with room for `length` tokens of keys and values (heads, size).
+
+  Raises:
+    NotImplementedError: if tokens also see later ones, so that no step is possible.
+  """
+  if form != "causal":
+    raise NotImplementedError(f"form {form!r} does not decode; form 'causal' does")
+  return KeyValueCache.empty(batch, length, (heads, size), (heads, size), dtype)
+
+
+def step(
+  layer: Any, x: Array, cache: KeyValueCache, context: Context
+) -> tuple[Array, KeyValueCache]:
+  """Returns a causal layer's result for the T tokens after those in the cache.
+
+  Args:
+    layer: with `project`, `mix` and `merge`.
+    x: (B, T, D), T >= 1 or nothing.
+    cache: the keys and values before.
+    context: what the step was called with.
+  """
+  if 0 in x.shape:
+    return unseen.nothing(layer, x), cache
+  start = cache.length
+  heads = layer.project(x, start=start, **context)
+  ids = heads.tokens.ids
+  ids = jnp.zeros(x.shape[:2], jnp.int32) if ids is None else ids
+  cache = cache.append(heads.k, heads.v, ids)
+  seen = {"segment_ids": ids, "kv_segment_ids": cache.segment_ids, "offset": start}
+  heads = dataclasses.replace(heads, k=cache.k, v=cache.v, seen=seen)
+  return layer.merge(layer.mix(heads), heads), cache
 
 
 def inputs(
@@ -67,20 +125,7 @@ def weights(
   return attention.attend(q, k, eye, Scores(mask), impl=impl)[0].swapaxes(1, 2)
 
 
-def empty_cache(
-  form: str, batch: int, length: int, heads: int, size: int, dtype
-) -> KeyValueCache:
-  """Room for `length` tokens of keys and values (heads, size).
-
-  Raises:
-    NotImplementedError: if tokens also see later ones, so that no step is possible.
-  """
-  if form != "causal":
-    raise NotImplementedError(f"form {form!r} does not decode; form 'causal' does")
-  return KeyValueCache.empty(batch, length, (heads, size), (heads, size), dtype)
-
-
-def step(
+def stepped(
   x: Float[Array, "B T D"],
   cache: KeyValueCache,
   project: Callable,

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
-from attnjax.contract import check_known
+from attnjax.contract import check_known, weights
 from attnjax.core import masks
 from attnjax.nn import mlp, unseen
 from attnjax.nn.convolution import ShortConvolution
@@ -198,7 +198,7 @@ class Stack(nnx.Module):
       repeat, place = divmod(index, len(self.blocks))
       block = jax.tree.map(lambda leaf, r=repeat: leaf[r], self.blocks[place])
       seen = block.mixed(x, context)
-      found.append(block.mixer.weights(seen, index=index, **context))
+      found.append(weights(block.mixer, seen, index=index, **context))
       x = block(x, index=index, **context)
     return found
 

@@ -131,7 +131,7 @@ def _streams() -> Iterator[Claim]:
     def body(t):
       # Every key and value so far is made anew, for one query.
       seen = jnp.arange(x.shape[0]) <= t
-      q, k, v = layer.project((x * seen[:, None])[None], jnp.arange(x.shape[0]))
+      q, k, v = layer.qkv((x * seen[:, None])[None], jnp.arange(x.shape[0]))
       q = jax.lax.dynamic_slice_in_dim(q, t, 1, axis=1)
       out = dot_product.attend(q, k, v, mask=seen[None, None, None], impl="reference")
       return layer.out(out)[0, 0]

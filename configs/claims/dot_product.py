@@ -54,11 +54,11 @@ def _grouped() -> Iterator[Claim]:
     dot_product.Layer(WIDTH, heads=HEADS, kv_heads=count, rngs=nnx.Rngs(0))
     for count in (GROUPS, HEADS)
   )
-  full.project.query, full.out = grouped.project.query, grouped.out
+  full.qkv.query, full.out = grouped.qkv.query, grouped.out
   for name in ("key", "value"):
-    kernel = getattr(grouped.project, name).kernel[...]
+    kernel = getattr(grouped.qkv, name).kernel[...]
     repeated = jnp.repeat(kernel, HEADS // GROUPS, axis=1)
-    getattr(full.project, name).kernel = nnx.Param(repeated)
+    getattr(full.qkv, name).kernel = nnx.Param(repeated)
   x = jax.random.normal(jax.random.key(0), (2, TOKENS, WIDTH))
   (got, cache), (want, large) = (_decode(layer, x) for layer in (grouped, full))
   saved = (large.k.nbytes + large.v.nbytes) / (cache.k.nbytes + cache.v.nbytes)

@@ -70,7 +70,7 @@ class _Random(nnx.Module):
     T = x.shape[1]
     number = jax.random.normal(jax.random.key(5), (1, T, 1))
     kept = dynamic_mask.selected(number, dynamic_mask.allowed((1, T, T), True), KEEP)
-    q, k, v = self.inner.project(x, jnp.arange(T))
+    q, k, v = self.inner.qkv(x, jnp.arange(T))
     return self.inner.out(dot_product.attend(q, k, v, mask=kept))
 
 

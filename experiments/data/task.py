@@ -27,7 +27,7 @@ class Task:
       counted.
     segment_ids: int32, (T,), only if asked for: the number of the document within
       the window, -1 at padding.
-    positions: int32, (T,), with segment_ids: restarts at 0 in each document.
+    positions: int32, (T,), for models that read other places than 0, 1, 2, ...
   Examples of kind "images":
     image: float32, (H, W, C), in [0, 1].
     label: int32, ().

@@ -39,9 +39,9 @@ class Windows:
   that each byte but the first is predicted once. The last window is padded with
   label -1. The separator belongs to the document before it.
 
-  With `documents`, segment_ids number the documents in the window and positions
-  restart in each; the first byte of a document has no label, since nothing that
-  comes before it may be seen.
+  With `documents`, segment_ids number the documents in the window; the first byte of
+  a document has no label, since nothing that comes before it may be seen. There are no
+  positions: what reads places reads how far apart tokens of a document are.
   """
 
   def __init__(
@@ -75,12 +75,10 @@ class Windows:
     place = np.arange(first, first + labels.size + 1)
     document = np.searchsorted(self.starts, place, side="right") - 1
     inside = document[1:] == document[:-1]
-    document, place = document[:-1], place[:-1]
-    positions = place - np.maximum(self.starts[document], first)
+    document = document[:-1]
     return {
       "labels": self._pad(np.where(inside, labels, -1), -1),
       "segment_ids": self._pad(document - document[0], -1),
-      "positions": self._pad(positions, 0),
     }
 
   def _pad(self, x: np.ndarray, value: int) -> np.ndarray:
@@ -108,7 +106,7 @@ def task(
     name: of the data set.
     read: split -> its documents.
     length: T, tokens of a window.
-    documents: with segment_ids and positions.
+    documents: with segment_ids.
     separator: between two documents.
   """
   check_least(length=(length, 1))

@@ -103,7 +103,7 @@ class TrainingTest(parameterized.TestCase):
         checkpointer.load_checkpointables(6, {"data": resumed})
       for batch in want:
         got = next(resumed)
-        self.assertEqual(set(got), {"tokens", "labels", "segment_ids", "positions"})
+        self.assertEqual(set(got), {"tokens", "labels", "segment_ids"})
         for name, value in batch.items():
           self.assertEqual((value.shape, value.dtype), ((4, 32), np.int32))
           np.testing.assert_array_equal(got[name], value)

@@ -54,7 +54,6 @@ class TextTest(parameterized.TestCase):
     example = task.source("train")[0]
     self.assertEqual(bytes(example["tokens"].astype(np.uint8)), b"none\nn")
     self.assertEqual(example["segment_ids"].tolist(), [0, 0, 0, 0, 0, 1])
-    self.assertEqual(example["positions"].tolist(), [0, 1, 2, 3, 4, 0])
 
   def test_without_the_code_that_prepared_it(self):
     code = f"""

@@ -15,20 +15,18 @@ def _slow(texts, separator, length, documents):
     last = number == len(texts) - 1
     row += [(byte, number) for byte in document + (b"" if last else separator)]
   for first in range(0, len(row) - 1, length):
-    window = {"tokens": [], "labels": [], "segment_ids": [], "positions": []}
-    seen, position = [], 0
+    window = {"tokens": [], "labels": [], "segment_ids": []}
+    seen = []
     for t in range(first, first + length):
       if t >= len(row) - 1:
-        for name, value in zip(window, (0, -1, -1, 0)):
+        for name, value in zip(window, (0, -1, -1)):
           window[name].append(value)
         continue
       (byte, number), (label, following) = row[t], row[t + 1]
-      position = position + 1 if seen and seen[-1] == number else 0
       seen += [] if number in seen else [number]
       window["tokens"].append(byte)
       window["labels"].append(label if number == following or not documents else -1)
       window["segment_ids"].append(seen.index(number))
-      window["positions"].append(position)
     yield window
 
 
@@ -42,9 +40,7 @@ class WindowsTest(parameterized.TestCase):
     )
     want = list(_slow(_TEXTS, separator, length, documents))
     self.assertLen(source, len(want))
-    names = {"tokens", "labels"} | (
-      {"segment_ids", "positions"} if documents else set()
-    )
+    names = {"tokens", "labels"} | ({"segment_ids"} if documents else set())
     for i, window in enumerate(want):
       example = source[i]
       self.assertEqual(set(example), names)

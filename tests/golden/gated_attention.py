@@ -59,7 +59,7 @@ def _layer(params, case):
     bias=bias,
     rngs=nnx.Rngs(0),
   )
-  project = layer.project
+  project = layer.qkv
   for end in ("weight", "bias") if bias else ("weight",):
     # The rows of q_proj are, for each key head, its queries, then its gates.
     rows = params[f"q_proj.{end}"].reshape(K, -1, *params[f"q_proj.{end}"].shape[1:])

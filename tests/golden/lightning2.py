@@ -59,7 +59,7 @@ def _transnormer(arrays, dim, heads, layers):
   layer = lightning2.Layer(
     dim, heads=heads, head_dim=size, layers=layers, rngs=nnx.Rngs(0)
   )
-  project = layer.project
+  project = layer.qkv
   for name, part in zip("qkv", (project.query, project.key, project.value)):
     kernel = weight[f"{name}_proj.weight"].T.reshape(dim, heads, size)
     _set(part.kernel, kernel)
@@ -86,7 +86,7 @@ def _minimax(arrays, dim, heads, layers):
     norm="rms",
     rngs=nnx.Rngs(0),
   )
-  project = layer.project
+  project = layer.qkv
   for i, part in enumerate((project.query, project.key, project.value)):
     _set(part.kernel, np.moveaxis(fused[:, i], -1, 0))
   _set(layer.out.kernel, weight["out_proj.weight"].T.reshape(heads, size, dim))

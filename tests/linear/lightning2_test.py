@@ -8,6 +8,7 @@ import numpy as np
 from absl.testing import absltest, parameterized
 from flax import nnx
 
+from attnjax import contract
 from attnjax.core import linear
 from attnjax.variants.linear import lightning2
 from tests import precision
@@ -233,7 +234,7 @@ class LayerTest(parameterized.TestCase):
     seen = jnp.tril(padding[:, None, :] & padding[:, :, None])[:, None]
     scale = 0.5 if options.get("slope_kind") == "fla" else 1
     scores = scale * jnp.einsum("btnh,bsnh->bnts", q, k)
-    weights = layer.weights(x, padding=padding, index=1)
+    weights = contract.weights(layer, x, padding=padding, index=1)
     self.assertEqual(weights.dtype, "float32")
     _close(weights, jnp.where(seen, scores * power, 0), 1e-4)
 

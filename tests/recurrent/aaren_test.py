@@ -9,6 +9,7 @@ import numpy as np
 from absl.testing import absltest, parameterized
 from flax import nnx
 
+from attnjax import contract
 from attnjax.core.scan import State
 from attnjax.variants.recurrent import aaren
 from attnjax.variants.softmax import dot_product
@@ -165,12 +166,12 @@ class LayerTest(parameterized.TestCase):
     layer = _layer(form, kv_heads=2)
     x = jax.random.normal(jax.random.key(1), (2, 7, 16))
     padding = jnp.arange(7) >= jnp.array([[3], [0]])
-    weights = jax.jit(lambda: layer.weights(x, padding=padding))()
+    weights = jax.jit(lambda: contract.weights(layer, x, padding=padding))()
     self.assertEqual((weights.shape, weights.dtype), ((2, 4, 7, 7), "float32"))
     total = {"causal": 1, "sequence": 2}[form]
     wanted = jnp.broadcast_to(total * padding[:, None], (2, 4, 7))
     _close(weights.sum(axis=-1), wanted.astype("float32"))
-    v = jnp.repeat(layer.project.value(x), 2, axis=2)
+    v = jnp.repeat(layer.qkv.value(x), 2, axis=2)
     y = layer.out(jnp.einsum("bnts,bsne->btne", weights, v))
     _close(y, _call(layer, x, padding=padding), 1e-4)
 

@@ -135,7 +135,7 @@ class LayerTest(parameterized.TestCase):
   )
   def test_definition(self, position, gate):
     layer, x = _random(_layer(position=position, gate=gate)), _x()
-    q, k, v = layer.project.heads(x)
+    q, k, v = layer.qkv.heads(x)
     opened = jax.nn.sigmoid(layer.gate.values(x))
     wide = {"sdpa": (4, 4), "value": (2, 4), "key": (2, 4), "query": (4, 4)}
     shape = wide.get(position, (16,))
@@ -147,7 +147,7 @@ class LayerTest(parameterized.TestCase):
       k = k * opened
     if position == "value":
       v = v * opened
-    q, k = layer.project.rotate(q, k, jnp.arange(9))
+    q, k = layer.qkv.rotate(q, k, jnp.arange(9))
     out = dot_product.reference(q, k, v, causal=True)
     y = layer.out(out * opened if position == "sdpa" else out)
     y = y * opened if position == "output" else y
@@ -166,7 +166,7 @@ class LayerTest(parameterized.TestCase):
   def test_the_cache_holds_gated_values(self):
     layer, x = _random(_layer(position="value")), _x()
     _, cache = layer.step(x, layer.init_cache(2, 9))
-    values = layer.project.value(x) * jax.nn.sigmoid(layer.gate.values(x))
+    values = layer.qkv.value(x) * jax.nn.sigmoid(layer.gate.values(x))
     _close(cache.v, values)
 
   @parameterized.parameters("sdpa", "output")
@@ -180,9 +180,7 @@ class LayerTest(parameterized.TestCase):
   def test_no_gate_is_the_baseline(self):
     layer = _layer(gate="none")
     plain = dot_product.Layer(16, heads=4, kv_heads=2, qk_norm=True, rngs=nnx.Rngs(0))
-    self.assertEqual(
-      jax.tree.structure(layer.project), jax.tree.structure(plain.project)
-    )
+    self.assertEqual(jax.tree.structure(layer.qkv), jax.tree.structure(plain.qkv))
     _close(layer(_x()), plain(_x()))
 
   def test_the_weights_are_those_before_the_gate(self):
@@ -196,7 +194,7 @@ class LayerTest(parameterized.TestCase):
     # With equal scores, an ungated layer is one linear map of its input.
     for gate, linear in (("none", True), ("headwise", False), ("elementwise", False)):
       layer, x = _random(_layer(gate=gate)), _x()
-      layer.project.query.kernel = nnx.Param(jnp.zeros((16, 4, 4)))
+      layer.qkv.query.kernel = nnx.Param(jnp.zeros((16, 4, 4)))
       gap = jnp.abs(layer(2 * x) - 2 * layer(x)).max()
       self.assertEqual(bool(gap < 1e-4), linear)
 
@@ -218,7 +216,7 @@ class LayerTest(parameterized.TestCase):
     constant = _random(_layer(from_input=False, gate="headwise"))
     self.assertEqual(constant.gate.values.value.shape, (4, 1))
     plain = _layer(gate="none")
-    plain.project, plain.out = constant.project, constant.out
+    plain.qkv, plain.out = constant.qkv, constant.out
     head = jax.nn.sigmoid(constant.gate.values.value[...])
     kernel = plain.out.kernel[...]
     plain.out.kernel = nnx.Param(kernel * head[:, :, None])

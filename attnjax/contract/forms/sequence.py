@@ -12,8 +12,8 @@ sees it; where a layer knows of places, it keeps its own: positions count it unl
 are given, windows of neighbours reach over it, and convolutions take zeros there.
 Layers without places, recurrences and sums, pass it by as if it were not there. No
 examples or no tokens give the empty result. What a layer cannot honour it refuses with
-NotImplementedError, and its module names it in REFUSES. No layer holds a random key, a
-cache or an integer array.
+NotImplementedError, and names it, with the reason, in `layer.refuses`. No layer holds a
+random key, a cache or an integer array.
 
 `layer.weights(x, ...)`, with the arguments of the call, gives (B, N, T, S) float32:
 how much of value s token t takes, where that makes sense.

@@ -17,19 +17,21 @@ Axes: B batch, T query tokens, S key tokens, N query heads, K key/value heads, H
 size, V value size, D model width.
 """
 
-from typing import Any
+from typing import Any, Unpack
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int, Num
+from jaxtyping import Array, Bool, Float, Int
 
 from attnjax import attention
 from attnjax.contract import Case, check_known
+from attnjax.contract import context as contexts
+from attnjax.contract.context import Context, Heads
 from attnjax.core import masks
 from attnjax.core.cache import KeyValueCache
 from attnjax.core.scores import Scores
-from attnjax.nn import projections, self_attention, unseen
+from attnjax.nn import projections, self_attention
 
 IMPLEMENTATIONS = attention.IMPLEMENTATIONS
 FORMS = ("causal", "sequence", "image")
@@ -102,7 +104,7 @@ class Layer(nnx.Module):
   ):
     check_known("form", form, FORMS)
     kv_heads, size = kv_heads or heads, projections.head_size(dim, heads, head_dim)
-    self.project = projections.QueryKeyValue(
+    self.qkv = projections.QueryKeyValue(
       dim,
       heads,
       kv_heads,
@@ -115,35 +117,33 @@ class Layer(nnx.Module):
     self.out = projections.output(heads, size, dim, bias=bias, rngs=rngs)
     self.form, self.kv_heads, self.size, self.impl = form, kv_heads, size, impl
 
-  def __call__(
-    self,
-    x: Float[Array, "B *T D"],
-    *,
-    segment_ids: Int[Array, "B T"] | None = None,
-    padding: Bool[Array, "B T"] | None = None,
-    positions: Num[Array, "..."] | None = None,
-    index: Int[Array, ""] | int = 0,
-  ) -> Float[Array, "B *T D"]:
-    """The layer's result for x, in its shape; see `attnjax.contract`."""
-    del index  # the same at every depth
-    if 0 in x.shape:
-      return unseen.nothing(self, x)
-    return self_attention.whole(
-      x,
-      self.project,
-      self._mix,
-      form=self.form,
-      segment_ids=segment_ids,
-      padding=padding,
-      positions=positions,
+  @property
+  def refuses(self) -> dict[str, str]:
+    """What of a context the layer cannot honour, and why."""
+    return {} if self.qkv.rope_theta else contexts.NO_PLACES
+
+  def project(self, x: Float[Array, "B *T D"], **context: Unpack[Context]) -> Heads:
+    """Returns the rotated queries and keys, and the values, of every token."""
+    return self_attention.heads(
+      x, context, self.qkv, form=self.form, refuses=self.refuses
     )
 
-  def weights(self, x, *, index=0, **seen):
-    """The softmax weights, (B, N, T, T) float32."""
-    del index
-    return self_attention.weights(
-      x, self.project, form=self.form, impl=self.impl, **seen
-    )
+  def mix(self, heads: Heads, *, bias: Array | None = None) -> Float[Array, "B T N H"]:
+    """Returns `attend` of the heads, with a bias (B|1, N|1, T|1, S|1) of scores."""
+    causal = self.form == "causal"
+    given: dict[str, Any] = {"causal": causal, "bias": bias, "impl": self.impl}
+    return attend(heads.q, heads.k, heads.v, **given, **heads.seen)
+
+  def merge(self, out: Array, heads: Heads) -> Float[Array, "B *T D"]:
+    """Returns the projection of all heads' results, in the shape of the input."""
+    x = heads.tokens.x
+    return self.out(out.astype(x.dtype)).reshape(x.shape)
+
+  def __call__(
+    self, x: Float[Array, "B *T D"], **context: Unpack[Context]
+  ) -> Float[Array, "B *T D"]:
+    """Returns the layer's result for x, in its shape; see `attnjax.contract.forms`."""
+    return contexts.run(self, x, context)
 
   def init_cache(self, batch: int, length: int, dtype=jnp.float32) -> KeyValueCache:
     """An empty cache with room for `length` tokens."""
@@ -152,24 +152,10 @@ class Layer(nnx.Module):
     )
 
   def step(
-    self,
-    x: Float[Array, "B T D"],
-    cache: KeyValueCache,
-    *,
-    segment_ids: Int[Array, "B T"] | None = None,
-    padding: Bool[Array, "B T"] | None = None,
-    index: Int[Array, ""] | int = 0,
+    self, x: Float[Array, "B T D"], cache: KeyValueCache, **context: Unpack[Context]
   ) -> tuple[Float[Array, "B T D"], KeyValueCache]:
-    """The next T tokens, T >= 1, after those in the cache."""
-    del index
-    if 0 in x.shape:
-      return unseen.nothing(self, x), cache
-    return self_attention.step(
-      x, cache, self.project, self._mix, segment_ids=segment_ids, padding=padding
-    )
-
-  def _mix(self, x, q, k, v, **seen):
-    return self.out(attend(q, k, v, **seen, impl=self.impl).astype(x.dtype))
+    """Returns the results of the next T tokens, and the cache with them."""
+    return self_attention.step(self, x, cache, context)
 
 
 def _shapes(B, T, S, N, K, H, V):

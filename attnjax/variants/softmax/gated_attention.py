@@ -22,19 +22,21 @@ Axes: B batch, T query tokens, S key tokens, N query heads, K key/value heads, H
 size, V value size, D model width.
 """
 
-from typing import Any
+from typing import Any, Unpack
 
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int, Num
+from jaxtyping import Array, Bool, Float, Int
 
 from attnjax import attention
 from attnjax.contract import Case, check_known
+from attnjax.contract import context as contexts
+from attnjax.contract.context import Context, Heads
 from attnjax.core import masks
 from attnjax.core.cache import KeyValueCache
 from attnjax.core.scores import Scores
 from attnjax.nn import gate as gates
-from attnjax.nn import projections, self_attention, unseen
+from attnjax.nn import projections, self_attention
 from attnjax.nn.gate import Gate
 from attnjax.variants.softmax import dot_product
 
@@ -55,6 +57,7 @@ def attend(
   segment_ids: Int[Array, "B T"] | None = None,
   kv_segment_ids: Int[Array, "B S"] | None = None,
   mask: Bool[Array, "#B #N #T #S"] | None = None,
+  bias: Float[Array, "#B #N #T #S"] | None = None,
   act: str = "sigmoid",
   combine: str = "mul",
   scale: float | None = None,
@@ -73,6 +76,7 @@ def attend(
     segment_ids: tokens see their own segment; negative ids see nothing.
     kv_segment_ids: the keys' segments; `segment_ids` if None (needs T = S).
     mask: True = may attend, in conjunction with the rest.
+    bias: added to the scaled scores.
     act: "sigmoid", "silu" or "ns_sigmoid" (1/2 + sigmoid / 2), in float32.
     combine: "mul" or "add".
     scale: H^-0.5 if None.
@@ -86,7 +90,8 @@ def attend(
   seen = masks.conjunction(
     (B, N, T, S), causal, offset, segment_ids, kv_segment_ids, mask
   )
-  out, lse = attention.attend(q, k, v, Scores(seen), scale=scale, impl=impl)
+  scores = Scores(seen, bias=bias)
+  out, lse = attention.attend(q, k, v, scores, scale=scale, impl=impl)
   if segment_ids is not None:
     gate = jnp.where((segment_ids >= 0)[..., None, None], gate, 0)
   out = gates.apply(out, gate, act=act, combine=combine)
@@ -132,42 +137,50 @@ class Layer(nnx.Module):
     if share_heads and position == "output":
       raise ValueError("share_heads: position 'output' comes after the heads' sum")
     options = {"qk_norm": qk_norm, "rope_theta": rope_theta, "bias": bias, "rngs": rngs}
-    self.project = projections.QueryKeyValue(dim, heads, kv_heads, size, **options)
+    self.qkv = projections.QueryKeyValue(dim, heads, kv_heads, size, **options)
     self.out = projections.output(heads, size, dim, bias=bias, rngs=rngs)
     options = {"act": act, "combine": combine, "from_input": from_input, "bias": bias}
     self.gate = None if gate == "none" else Gate(dim, shape, **options, rngs=rngs)
     self.form, self.position, self.impl = form, position, impl
     self.kv_heads, self.size = kv_heads, size
 
-  def __call__(
-    self,
-    x: Float[Array, "B *T D"],
-    *,
-    segment_ids: Int[Array, "B T"] | None = None,
-    padding: Bool[Array, "B T"] | None = None,
-    positions: Num[Array, "..."] | None = None,
-    index: Int[Array, ""] | int = 0,
-  ) -> Float[Array, "B *T D"]:
-    """The layer's result for x, in its shape; see `attnjax.contract`."""
-    del index  # the same at every depth
-    if 0 in x.shape:
-      return unseen.nothing(self, x)
-    return self_attention.whole(
-      x,
-      self._project,
-      self._mix,
-      form=self.form,
-      segment_ids=segment_ids,
-      padding=padding,
-      positions=positions,
+  @property
+  def refuses(self) -> dict[str, str]:
+    """What of a context the layer cannot honour, and why."""
+    return {} if self.qkv.rope_theta else contexts.NO_PLACES
+
+  def project(self, x: Float[Array, "B *T D"], **context: Unpack[Context]) -> Heads:
+    """Returns the heads of every token, gated and rotated."""
+    return self_attention.heads(
+      x, context, self._heads, form=self.form, refuses=self.refuses
     )
 
-  def weights(self, x, *, index=0, **seen):
-    """The softmax weights, which no gate at the output changes; (B, N, T, T)."""
-    del index
-    return self_attention.weights(
-      x, self._project, form=self.form, impl=self.impl, **seen
-    )
+  def mix(self, heads: Heads, *, bias: Array | None = None) -> Float[Array, "B T N H"]:
+    """Returns `attend` of the heads, with a bias (B|1, N|1, T|1, S|1) of scores."""
+    given = self._given(heads) | {"bias": bias}
+    if self.gate is None or self.position != "sdpa":
+      return dot_product.attend(heads.q, heads.k, heads.v, **given)
+    given |= {"act": self.gate.act, "combine": self.gate.combine}
+    gate = self.gate.values(heads.tokens.rows)
+    return attend(heads.q, heads.k, heads.v, gate, **given)
+
+  def merge(self, out: Array, heads: Heads) -> Float[Array, "B *T D"]:
+    """Returns the gated projection of all heads' results, in the input's shape."""
+    x, rows = heads.tokens.x, heads.tokens.rows
+    return self._gated("output", rows, self.out(out.astype(x.dtype))).reshape(x.shape)
+
+  def __call__(
+    self, x: Float[Array, "B *T D"], **context: Unpack[Context]
+  ) -> Float[Array, "B *T D"]:
+    """Returns the layer's result for x, in its shape; see `attnjax.contract.forms`."""
+    return contexts.run(self, x, context)
+
+  def weights(self, x, **context: Unpack[Context]) -> Float[Array, "B N T T"]:
+    """Returns the softmax weights, which no gate of the results changes."""
+    heads = self.project(x, **context)
+    eye = projections.identity_values(heads.k)
+    out = dot_product.attend(heads.q, heads.k, eye, **self._given(heads))
+    return out.swapaxes(1, 2)
 
   def init_cache(self, batch: int, length: int, dtype=jnp.float32) -> KeyValueCache:
     """An empty cache with room for `length` tokens."""
@@ -176,38 +189,21 @@ class Layer(nnx.Module):
     )
 
   def step(
-    self,
-    x: Float[Array, "B T D"],
-    cache: KeyValueCache,
-    *,
-    segment_ids: Int[Array, "B T"] | None = None,
-    padding: Bool[Array, "B T"] | None = None,
-    index: Int[Array, ""] | int = 0,
+    self, x: Float[Array, "B T D"], cache: KeyValueCache, **context: Unpack[Context]
   ) -> tuple[Float[Array, "B T D"], KeyValueCache]:
-    """The next T tokens, T >= 1, after those in the cache."""
-    del index
-    if 0 in x.shape:
-      return unseen.nothing(self, x), cache
-    return self_attention.step(
-      x, cache, self._project, self._mix, segment_ids=segment_ids, padding=padding
-    )
+    """Returns the results of the next T tokens, and the cache with them."""
+    return self_attention.step(self, x, cache, context)
+
+  def _given(self, heads) -> dict[str, Any]:
+    return {"causal": self.form == "causal", "impl": self.impl} | heads.seen
 
   def _gated(self, position, x, y):
     return y if self.gate is None or self.position != position else self.gate(x, y)
 
-  def _project(self, x, positions):
-    q, k, v = self.project.heads(x)
+  def _heads(self, x, positions):
+    q, k, v = self.qkv.heads(x)
     q, k = self._gated("query", x, q), self._gated("key", x, k)
-    return *self.project.rotate(q, k, positions), self._gated("value", x, v)
-
-  def _mix(self, x, q, k, v, **seen):
-    if self.gate is not None and self.position == "sdpa":
-      act, combine = self.gate.act, self.gate.combine
-      options = seen | {"act": act, "combine": combine, "impl": self.impl}
-      out = attend(q, k, v, self.gate.values(x), **options)
-    else:
-      out = dot_product.attend(q, k, v, **seen, impl=self.impl)
-    return self._gated("output", x, self.out(out.astype(x.dtype)))
+    return *self.qkv.rotate(q, k, positions), self._gated("value", x, v)
 
 
 def _gate_shape(gate, position, dim, heads, size):
@@ -236,6 +232,10 @@ CASES = (
   Case("more_keys", _shapes(1, 7, 63, 2, 1, 8, 8, (2, 8)), {"scale": 0.3}),
   Case("more_queries", _shapes(1, 63, 7, 2, 1, 8, 8, (2, 1)), {"act": "silu"}),
   Case("segments", _shapes(2, 39, 39, 2, 1, 8, 8, (2, 8)), {"segment_ids": _packed}),
+  Case(
+    "biased",
+    _shapes(1, 9, 9, 2, 1, 8, 8, (2, 8)) | {"bias": (1, 2, 9, 9)},
+  ),
   Case(
     "added",
     _shapes(1, 33, 33, 2, 2, 8, 8, (2, 8)),

@@ -40,7 +40,7 @@ def task(
     name: <name>[/<config>][:<version>] as in TFDS.
     feature: the text or image to take; "" is `text`, else `image`.
     length: bytes of a window of text.
-    documents: with segment_ids and positions; only for text.
+    documents: with segment_ids; only for text.
     cache_dir: where it is or goes; "" is the folder of TFDS, $TFDS_DATA_DIR or
       ~/tensorflow_datasets.
 

@@ -37,7 +37,6 @@ __all__ = [
   "GROWTH",
   "IMPLEMENTATIONS",
   "LAYER",
-  "REFUSES",
   "Biases",
   "DropIn",
   "Layer",
@@ -48,5 +47,4 @@ __all__ = [
   "training_free",
 ]
 LAYER = {"dim": 32, "heads": 4, "kv_heads": 2, "agents": 4, "grid": 5}
-REFUSES = {"sequence": ("segment_ids",)}
 GROWTH = 1.0

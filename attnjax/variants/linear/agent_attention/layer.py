@@ -103,6 +103,15 @@ class Layer(nnx.Module):
     self.kernel, self.agent_bias, self.sr_ratio = kernel, agent_bias, sr_ratio
     self.window, self.impl = window, impl
 
+  @property
+  def refuses(self) -> dict[str, str]:
+    """What of a context the layer cannot honour, and why."""
+    return (
+      {"segment_ids": "agents are of a whole sequence"}
+      if self.form == "sequence"
+      else {}
+    )
+
   def __call__(
     self,
     x: Float[Array, "B *S D"],

@@ -40,7 +40,6 @@ from attnjax.variants.linear.lightning2.layer import (
   GATES,
   NORMS,
   Layer,
-  State,
 )
 
 __all__ = [
@@ -54,7 +53,6 @@ __all__ = [
   "NORMS",
   "SLOPE_KINDS",
   "Layer",
-  "State",
   "attend",
   "reference",
   "slopes",

@@ -1,16 +1,15 @@
 """The attention layers of TransNormer and MiniMax-01."""
 
-import dataclasses
-from typing import Any
+from typing import Any, Unpack
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int, Num
+from jaxtyping import Array, Float
 
 from attnjax.contract import check_known
-from attnjax.core import linear
-from attnjax.core.exported import serializable
+from attnjax.contract import context as contexts
+from attnjax.contract.context import Context, Heads
+from attnjax.core.cache import RecurrentCache
 from attnjax.nn import projections, unseen
 from attnjax.variants.linear.lightning2.attention import IMPLEMENTATIONS, attend
 from attnjax.variants.linear.lightning2.decay import SLOPE_KINDS, slopes
@@ -25,21 +24,6 @@ ACTIVATIONS = {
   "none": lambda x: x,
 }
 _INIT = nnx.initializers.normal(0.02)
-
-
-@serializable
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class State:
-  """What decoding keeps; its size does not depend on the number of tokens.
-
-  Attributes:
-    state: (B, N, H, E), float32 (float64 for float64).
-    segment_ids: int32, (B,), of the last real token; -1 before the first one.
-  """
-
-  state: Any
-  segment_ids: Any
 
 
 class Layer(nnx.Module):
@@ -71,7 +55,7 @@ class Layer(nnx.Module):
       check_known(name, value, known)
     size = projections.head_size(dim, heads, head_dim)
     merged = heads * size
-    self.project = projections.QueryKeyValue(dim, heads, heads, size, rngs=rngs)
+    self.qkv = projections.QueryKeyValue(dim, heads, heads, size, rngs=rngs)
     self.out = projections.output(heads, size, dim, rngs=rngs)
     if norm == "layer":
       # The outputs are not normalised: a mean may be far above the deviation.
@@ -88,76 +72,57 @@ class Layer(nnx.Module):
     self.heads, self.size, self.layers = heads, size, layers
     self.slope_kind, self.act, self.impl = slope_kind, act, impl
 
-  def __call__(
-    self,
-    x: Float[Array, "B T D"],
-    *,
-    segment_ids: Int[Array, "B T"] | None = None,
-    padding: Bool[Array, "B T"] | None = None,
-    positions: Num[Array, "..."] | None = None,
-    index: Int[Array, ""] | int = 0,
-  ) -> Float[Array, "B T D"]:
-    """(B, T, D); 0 at the padding.
+  @property
+  def refuses(self) -> dict[str, str]:
+    """What of a context the layer cannot honour, and why."""
+    return {"positions": "a token's decay is that of its place in the row"}
 
-    `positions` are not used: the decay, by tokens, is all the mechanism knows of them.
-    """
-    del positions
-    if 0 in x.shape:
-      return unseen.nothing(self, x)
-    x, ids = unseen.blank(x, segment_ids, padding)
-    return self._finish(x, self._attend(x, index, segment_ids=ids), ids)
+  def project(self, x: Float[Array, "B T D"], **context: Unpack[Context]) -> Heads:
+    """Returns the activated heads of every token, and each head's decay."""
+    tokens = contexts.accept(x, context, form="causal", refuses=self.refuses)
+    q, k, v = map(ACTIVATIONS[self.act], self.qkv.heads(tokens.x))
+    decay = slopes(self.heads, self.slope_kind, tokens.index, self.layers)
+    return Heads(q, k, v, tokens, {"segment_ids": tokens.ids}, {"decay": decay})
 
-  def weights(self, x, *, segment_ids=None, padding=None, positions=None, index=0):
-    """The decayed scores, (B, N, T, T) float32; their rows do not sum to 1."""
-    del positions
-    x, ids = unseen.blank(x, segment_ids, padding)
-    out = self._attend(x, index, weights=True, segment_ids=ids)
-    return out.swapaxes(1, 2)
-
-  def init_cache(self, batch: int, length: int, dtype=jnp.float32) -> State:
-    """The zero state; no `length` is too long for it."""
-    del length
-    shape = (batch, self.heads, self.size, self.size)
-    state = jnp.zeros(shape, jnp.promote_types(dtype, jnp.float32))
-    return State(state, jnp.full((batch,), -1, jnp.int32))
-
-  def step(
-    self,
-    x: Float[Array, "B T D"],
-    cache: State,
-    *,
-    segment_ids: Int[Array, "B T"] | None = None,
-    padding: Bool[Array, "B T"] | None = None,
-    index: Int[Array, ""] | int = 0,
-  ) -> tuple[Float[Array, "B T D"], State]:
-    """The next T tokens, T >= 1, after those of the cache."""
-    if 0 in x.shape:
-      return unseen.nothing(self, x), cache
-    x, ids = unseen.blank(x, segment_ids, padding)
-    whole = jnp.zeros(x.shape[:2], jnp.int32) if ids is None else ids
-    filled, _ = linear.spans(whole)
-    first, last = filled[:, 0], filled[:, -1]
-    goes_on = (first == cache.segment_ids) | (first < 0)
-    state = jnp.where(goes_on[:, None, None, None], cache.state, 0)
-    out, state = self._attend(
-      x, index, segment_ids=ids, initial_state=state, return_state=True
-    )
-    cache = State(state, jnp.where(last < 0, cache.segment_ids, last))
-    return self._finish(x, out, ids), cache
-
-  def _attend(self, x, index, weights=False, **options):
-    q, k, v = map(ACTIVATIONS[self.act], self.project(x, jnp.arange(x.shape[1])))
-    if weights:
-      v = projections.identity_values(k)
+  def mix(self, heads: Heads, **options) -> Any:
+    """Returns `attend` of the heads (B, T, N, E); it takes `attend`'s options."""
     scale = self.size**-0.5 if self.slope_kind == "fla" else 1.0
-    decay = slopes(self.heads, self.slope_kind, index, self.layers)
-    return attend(q, k, v, decay, scale=scale, impl=self.impl, **options)
+    given: dict[str, Any] = {"scale": scale, "impl": self.impl}
+    given |= heads.seen | options
+    return attend(heads.q, heads.k, heads.v, heads.more["decay"], **given)
 
-  def _finish(self, x, out, ids):
-    gate = x
+  def merge(self, out: Array, heads: Heads) -> Float[Array, "B T D"]:
+    """Returns the projection of the normalised, gated results; 0 at the padding."""
+    gate, ids = heads.tokens.x, heads.tokens.ids
     for project in self.gate:
       gate = project(gate)
     y = self.norm(out.reshape(*out.shape[:2], -1)) * nnx.sigmoid(gate)
     y = self.out(y.reshape(out.shape))
     # The bias of a layer norm would make something of nothing.
     return y if ids is None else jnp.where((ids >= 0)[..., None], y, 0)
+
+  def __call__(
+    self, x: Float[Array, "B T D"], **context: Unpack[Context]
+  ) -> Float[Array, "B T D"]:
+    """Returns the layer's result; see `attnjax.contract.forms.causal`."""
+    return contexts.run(self, x, context)
+
+  def init_cache(
+    self, batch: int, length: int, dtype: Any = jnp.float32
+  ) -> RecurrentCache:
+    """Returns the state of no tokens; no `length` is too long for it."""
+    del length
+    shape = (batch, self.heads, self.size, self.size)
+    return RecurrentCache.empty(jnp.zeros(shape, jnp.promote_types(dtype, jnp.float32)))
+
+  def step(
+    self, x: Float[Array, "B T D"], cache: RecurrentCache, **context: Unpack[Context]
+  ) -> tuple[Float[Array, "B T D"], RecurrentCache]:
+    """Returns the results of the next T tokens, and the state after them."""
+    if 0 in x.shape:
+      return unseen.nothing(self, x), cache
+    heads = self.project(x, **context)
+    ids = heads.tokens.ids
+    state = cache.resumed(ids, jnp.zeros_like(cache.state))
+    out, state = self.mix(heads, initial_state=state, return_state=True)
+    return self.merge(out, heads), cache.advanced(state, ids)

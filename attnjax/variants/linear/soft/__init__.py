@@ -40,7 +40,6 @@ __all__ = [
   "GROWTH",
   "IMPLEMENTATIONS",
   "LAYER",
-  "REFUSES",
   "PUBLISHED",
   "Block",
   "Layer",
@@ -50,7 +49,6 @@ __all__ = [
   "scaled",
 ]
 LAYER = {"dim": 32, "heads": 4, "kernel": 3}
-REFUSES = {"sequence": ("segment_ids",)}
 GROWTH = 1.0
 
 

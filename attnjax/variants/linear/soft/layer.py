@@ -92,6 +92,11 @@ class Layer(nnx.Module):
       ("impl", impl),
     )
 
+  @property
+  def refuses(self) -> dict[str, str]:
+    """What of a context the layer cannot honour, and why."""
+    return {"segment_ids": "landmarks are made of adjacent tokens"}
+
   def __call__(
     self,
     x: Float[Array, "B *S D"],

@@ -36,7 +36,6 @@ __all__ = [
   "GROWTH",
   "IMPLEMENTATIONS",
   "LAYER",
-  "REFUSES",
   "SIZES",
   "Block",
   "Layer",
@@ -45,5 +44,4 @@ __all__ = [
   "reference",
 ]
 LAYER = {"dim": 32, "heads": 4, "window": 3}
-REFUSES = {"sequence": ("segment_ids", "padding", "positions")}
 GROWTH = 1.0

@@ -64,6 +64,14 @@ class Layer(nnx.Module):
     self.form, self.kind, self.window, self.scale = form, kind, window, scale
     self.mask_padding, self.impl = mask_padding, impl
 
+  @property
+  def refuses(self) -> dict[str, str]:
+    """What of a context the layer cannot honour, and why."""
+    return {
+      "segment_ids": "channels are of a whole sequence",
+      "padding": "windows have no padding",
+    }
+
   def __call__(
     self,
     x: Float[Array, "B *S D"],

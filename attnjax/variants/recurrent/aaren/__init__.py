@@ -36,7 +36,7 @@ from attnjax.variants.recurrent.aaren.attention import (
   reference,
   step,
 )
-from attnjax.variants.recurrent.aaren.layer import FORMS, Cache, Layer
+from attnjax.variants.recurrent.aaren.layer import FORMS, Layer
 
 __all__ = [
   "CASES",
@@ -44,7 +44,6 @@ __all__ = [
   "GROWTH",
   "IMPLEMENTATIONS",
   "LAYER",
-  "Cache",
   "Layer",
   "State",
   "attend",

@@ -1,37 +1,22 @@
 """The Aaren layer: projections around a learned query token."""
 
 import dataclasses
-from typing import Any
+from typing import Any, Unpack
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int, Num
+from jaxtyping import Array, Float
 
 from attnjax.contract import check_known
-from attnjax.core import linear
-from attnjax.core.exported import serializable
+from attnjax.contract import context as contexts
+from attnjax.contract.context import Context, Heads
+from attnjax.core.cache import RecurrentCache
 from attnjax.core.scan import State
 from attnjax.nn import projections, unseen
 from attnjax.variants.recurrent.aaren.attention import IMPLEMENTATIONS, attend
 
 FORMS = ("causal", "sequence")
 _INIT = nnx.initializers.normal(0.02)
-
-
-@serializable
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Cache:
-  """What decoding keeps; its size does not depend on the number of tokens.
-
-  Attributes:
-    state: (B, N) twice and (B, N, H), float32 (float64 for float64).
-    segment_ids: int32, (B,), of the last real token; -1 before the first one.
-  """
-
-  state: Any
-  segment_ids: Any
 
 
 class Layer(nnx.Module):
@@ -61,39 +46,54 @@ class Layer(nnx.Module):
       check_known(name, value, known)
     size = projections.head_size(dim, heads, head_dim)
     self.token = nnx.Param(_INIT(rngs.params(), (dim,)))
-    self.project = projections.QueryKeyValue(
+    self.qkv = projections.QueryKeyValue(
       dim, heads, kv_heads or heads, size, bias=bias, rngs=rngs
     )
     self.out = projections.output(heads, size, dim, bias=bias, rngs=rngs)
     self.form, self.heads, self.size = form, heads, size
     self.scale, self.impl = qk_scale or size**-0.5, impl
 
+  @property
+  def refuses(self) -> dict[str, str]:
+    """What of a context the layer cannot honour, and why."""
+    return {"positions": "the mechanism knows no places; x must hold what is known"}
+
+  def project(self, x: Float[Array, "B T D"], **context: Unpack[Context]) -> Heads:
+    """Returns the learned query (N, H), and the keys and values of every token."""
+    tokens = contexts.accept(x, context, form=self.form, refuses=self.refuses)
+    query = self.qkv.query(self.token[...].astype(x.dtype))
+    k, v = self.qkv.key(tokens.x), self.qkv.value(tokens.x)
+    return Heads(query, k, v, tokens, {"segment_ids": tokens.ids})
+
+  def mix(self, heads: Heads) -> Float[Array, "B T N E"]:
+    """Returns `attend` of what is before a token, and after it in form "sequence"."""
+    out = self._prefix(heads)
+    if self.form == "causal":
+      return out
+    ids = heads.tokens.ids
+    back = dataclasses.replace(
+      heads,
+      k=heads.k[:, ::-1],
+      v=heads.v[:, ::-1],
+      seen={"segment_ids": None if ids is None else ids[:, ::-1]},
+    )
+    return out + self._prefix(back)[:, ::-1]
+
+  def merge(self, out: Array, heads: Heads) -> Float[Array, "B T D"]:
+    """Returns the projection of all heads' results."""
+    del heads
+    return self.out(out)
+
   def __call__(
-    self,
-    x: Float[Array, "B T D"],
-    *,
-    segment_ids: Int[Array, "B T"] | None = None,
-    padding: Bool[Array, "B T"] | None = None,
-    positions: Num[Array, "..."] | None = None,
-    index: Int[Array, ""] | int = 0,
+    self, x: Float[Array, "B T D"], **context: Unpack[Context]
   ) -> Float[Array, "B T D"]:
-    """(B, T, D). `positions` and `index` are not used: x must hold what is known."""
-    del positions, index
-    if 0 in x.shape:
-      return unseen.nothing(self, x)
-    x, ids = unseen.blank(x, segment_ids, padding)
-    return self.out(self._mix(*self._heads(x), segment_ids=ids))
+    """Returns the layer's result; see `attnjax.contract.forms`."""
+    return contexts.run(self, x, context)
 
-  def weights(self, x, *, segment_ids=None, padding=None, positions=None, index=0):
-    """The weights, (B, N, T, T) float32; rows sum to 1, or 2 in form "sequence"."""
-    del positions, index
-    x, ids = unseen.blank(x, segment_ids, padding)
-    query, k, _ = self._heads(x)
-    eye = projections.identity_values(k)
-    return self._mix(query, k, eye, segment_ids=ids).swapaxes(1, 2)
-
-  def init_cache(self, batch: int, length: int, dtype=jnp.float32) -> Cache:
-    """The state of no tokens; no `length` is too long for it."""
+  def init_cache(
+    self, batch: int, length: int, dtype: Any = jnp.float32
+  ) -> RecurrentCache:
+    """Returns the state of no tokens; no `length` is too long for it."""
     del length
     if self.form != "causal":
       raise NotImplementedError(
@@ -101,53 +101,21 @@ class Layer(nnx.Module):
       )
     shape = (batch, self.heads, self.size)
     state = State.empty(shape, jnp.promote_types(dtype, jnp.float32))
-    return Cache(state, jnp.full((batch,), -1, jnp.int32))
+    return RecurrentCache.empty(state)
 
   def step(
-    self,
-    x: Float[Array, "B T D"],
-    cache: Cache,
-    *,
-    segment_ids: Int[Array, "B T"] | None = None,
-    padding: Bool[Array, "B T"] | None = None,
-    index: Int[Array, ""] | int = 0,
-  ) -> tuple[Float[Array, "B T D"], Cache]:
-    """The next T tokens, T >= 1, after those of the cache."""
-    del index
+    self, x: Float[Array, "B T D"], cache: RecurrentCache, **context: Unpack[Context]
+  ) -> tuple[Float[Array, "B T D"], RecurrentCache]:
+    """Returns the results of the next T tokens, and the state after them."""
     if 0 in x.shape:
       return unseen.nothing(self, x), cache
-    x, ids = unseen.blank(x, segment_ids, padding)
-    whole = jnp.zeros(x.shape[:2], jnp.int32) if ids is None else ids
-    filled, _ = linear.spans(whole)
-    first, last = filled[:, 0], filled[:, -1]
-    goes_on = (first == cache.segment_ids) | (first < 0)
-    nothing = State.empty(cache.state.out.shape, cache.state.out.dtype)
-    state = jax.tree.map(
-      lambda x, y: jnp.where(goes_on.reshape(-1, *(1,) * (x.ndim - 1)), x, y),
-      cache.state,
-      nothing,
-    )
-    out, state = attend(
-      *self._heads(x),
-      state,
-      segment_ids=ids,
-      scale=self.scale,
-      return_state=True,
-      impl=self.impl,
-    )
-    cache = Cache(state, jnp.where(last < 0, cache.segment_ids, last))
-    return self.out(out), cache
+    heads = self.project(x, **context)
+    ids, out = heads.tokens.ids, cache.state.out
+    state = cache.resumed(ids, State.empty(out.shape, out.dtype))
+    out, state = self._prefix(heads, state, return_state=True)
+    return self.merge(out, heads), cache.advanced(state, ids)
 
-  def _heads(self, x):
-    """The learned query (N, H), and the keys and values of x."""
-    query = self.project.query(self.token[...].astype(x.dtype))
-    return query, self.project.key(x), self.project.value(x)
-
-  def _mix(self, query, k, v, *, segment_ids):
-    options = {"scale": self.scale, "impl": self.impl}
-    out = attend(query, k, v, segment_ids=segment_ids, **options)
-    if self.form == "causal":
-      return out
-    ids = None if segment_ids is None else segment_ids[:, ::-1]
-    back = attend(query, k[:, ::-1], v[:, ::-1], segment_ids=ids, **options)
-    return out + back[:, ::-1]
+  def _prefix(self, heads: Heads, *state, **options):
+    given: dict[str, Any] = {"scale": self.scale, "impl": self.impl}
+    given |= heads.seen | options
+    return attend(heads.q, heads.k, heads.v, *state, **given)

@@ -168,7 +168,7 @@ class Layer(nnx.Module):
       return unseen.nothing(self, x), cache
     seen = {"segment_ids": segment_ids, "padding": padding}
     if isinstance(cache, KeyValueCache):
-      return self_attention.step(x, cache, self.mixer.project, self._softmax, **seen)
+      return self_attention.stepped(x, cache, self.mixer.project, self._softmax, **seen)
     x, ids = unseen.blank(x, **seen)
     first = last = jnp.zeros_like(cache.segment_ids)
     if ids is not None:

@@ -46,7 +46,6 @@ __all__ = [
   "GROWTH",
   "IMPLEMENTATIONS",
   "LAYER",
-  "REFUSES",
   "Layer",
   "Plan",
   "Rule",
@@ -56,5 +55,4 @@ __all__ = [
   "touching",
 ]
 LAYER = {"dim": 32, "heads": 4, "block": 4}
-REFUSES = {"sequence": ("segment_ids",)}
 GROWTH = 2.0

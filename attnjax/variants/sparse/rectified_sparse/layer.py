@@ -88,6 +88,11 @@ class Layer(nnx.Module):
     given = {"block": block, "mass": mass, "min_blocks": min_blocks, "text": text}
     self.options = (*given.items(), ("gain_test", gain_test), ("impl", impl))
 
+  @property
+  def refuses(self) -> dict[str, str]:
+    """What of a context the layer cannot honour, and why."""
+    return {"segment_ids": "a block may hold tokens of two documents"}
+
   def __call__(
     self,
     x: Float[Array, "B *S D"],

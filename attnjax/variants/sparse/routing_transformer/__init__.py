@@ -56,7 +56,6 @@ __all__ = [
   "GROWTH",
   "IMPLEMENTATIONS",
   "LAYER",
-  "REFUSES",
   "SELECTIONS",
   "Cache",
   "Clusters",
@@ -71,7 +70,6 @@ __all__ = [
   "unit",
 ]
 LAYER = {"dim": 32, "heads": 4, "clusters": 3, "window": 6, "local_window": 5}
-REFUSES = {"sequence": ("segment_ids",)}
 GROWTH = 1.5
 
 

@@ -105,6 +105,11 @@ class Layer(nnx.Module):
     key = jax.random.fold_in(jax.random.key(0), index)
     return kmeans.unit(jax.random.normal(key, (self.far, self.clusters, self.size)))
 
+  @property
+  def refuses(self) -> dict[str, str]:
+    """What of a context the layer cannot honour, and why."""
+    return {} if self.selection == "past" else {"segment_ids": "clusters are of a row"}
+
   def __call__(
     self,
     x: Float[Array, "B T D"],

@@ -46,7 +46,6 @@ __all__ = [
   "GROWTH",
   "IMPLEMENTATIONS",
   "LAYER",
-  "REFUSES",
   "MODES",
   "ConnectivityPredictor",
   "Layer",
@@ -60,12 +59,6 @@ __all__ = [
   "scaled",
 ]
 LAYER = {"dim": 32, "heads": 4, "grid": (4, 6), "reduce_n": 3}
-REFUSES = {
-  "sequence": (
-    "segment_ids",
-    "padding",
-  )
-}
 GROWTH = 2.0
 
 

@@ -100,6 +100,14 @@ class Layer(nnx.Module):
     self.form, self.mode, self.keep = form, mode, keep
     self.impl, self.distill = impl, distill / layers
 
+  @property
+  def refuses(self) -> dict[str, str]:
+    """What of a context the layer cannot honour, and why."""
+    return dict.fromkeys(
+      ("segment_ids", "padding"),
+      "the predictor's tables are of all tokens of a sequence",
+    )
+
   def __call__(
     self,
     x: Float[Array, "B *S D"],

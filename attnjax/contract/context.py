@@ -1,0 +1,163 @@
+"""What a host tells a layer about its tokens, and the three parts of a layer.
+
+A layer that mixes heads is three functions, so that objectives can read its heads,
+interventions can replace them, and weights need no code of their own:
+
+  heads = layer.project(x, **context)   what attends to what: q, k, v and the tokens
+  out = layer.mix(heads)                the mechanism alone, (B, *S, N, E)
+  y = layer.merge(out, heads)           gate, norm and projection, (B, *S, D)
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, TypedDict
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int, Num
+
+from attnjax.contract.names import unknown
+from attnjax.nn import projections, unseen
+
+NOTHING: dict[str, str] = {}
+NO_PLACES = {"positions": "no rotation (rope_theta = 0) and nothing else reads places"}
+
+
+class Context(TypedDict, total=False):
+  """What a layer may be told; `attnjax.contract.forms.sequence` says what it means."""
+
+  segment_ids: Int[Array, "B T"] | None
+  padding: Bool[Array, "B T"] | None
+  positions: Num[Array, "..."] | None
+  index: Int[Array, ""] | int
+  start: Int[Array, ""] | int
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Tokens:
+  """A layer's input as it may use it.
+
+  Attributes:
+    x: (B, T, D), or (B, H, W, D), 0 where nobody looks.
+    ids: (B, T) int32, the document of a token, -1 at padding; None if all tokens are
+      of one document.
+    positions: (B|1, T) or (T,), as given; None for 0, 1, 2, ...
+    index: which of the model's layers this one is.
+    start: how many tokens of the row came before x, in decoding.
+  """
+
+  x: Any
+  ids: Any = None
+  positions: Any = None
+  index: Any = 0
+  start: Any = 0
+
+  @property
+  def rows(self) -> Array:
+    """The tokens (B, T, D); those of an image row by row."""
+    return self.x.reshape(self.x.shape[0], -1, self.x.shape[-1])
+
+  @property
+  def places(self) -> Array:
+    """The positions; start, start + 1, ... where none are given."""
+    if self.positions is not None:
+      return self.positions
+    return self.start + jnp.arange(self.rows.shape[1])
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Heads:
+  """What a layer's mechanism is given.
+
+  Attributes:
+    q: (B, *S, N, H); None where a mechanism has no queries.
+    k: (B, *S, K, H).
+    v: (B, *S, K, E).
+    tokens: the input.
+    seen: what the mechanism's function takes of who sees whom, by name:
+      segment_ids, and kv_segment_ids and offset where k and v are a cache's.
+    more: what else the mechanism reads, by name: gates, landmarks, decays.
+  """
+
+  q: Any
+  k: Any
+  v: Any
+  tokens: Tokens
+  seen: dict[str, Any] = dataclasses.field(default_factory=dict)
+  more: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def accept(
+  x: Array, context: Context, *, form: str, refuses: Mapping[str, str] = NOTHING
+) -> Tokens:
+  """Returns the tokens of x in a context, blank where nobody looks.
+
+  Args:
+    x: the layer's input.
+    context: what the layer was called with.
+    form: of the layer: images (B, H, W, D) take an `index` only, others (B, T, D).
+    refuses: maps what the layer cannot honour to the reason.
+
+  Raises:
+    NotImplementedError: for what is refused, with the reason.
+    TypeError: for a name that is none of `Context`.
+    ValueError: for a shape that does not fit x, and an x that does not fit the form.
+  """
+  axes = 4 if form == "image" else 3
+  if x.ndim != axes:
+    raise ValueError(f"x has the shape {x.shape}; form {form!r} takes {axes} axes")
+  given: dict[str, Any] = {n: v for n, v in context.items() if v is not None}
+  for name, value in given.items():
+    if name not in Context.__annotations__:
+      raise TypeError(unknown("context", name, Context.__annotations__))
+    if name in refuses:
+      raise NotImplementedError(f"{name}: {refuses[name]}")
+    if form == "image" and name != "index":
+      raise NotImplementedError(f"{name}: form 'image' has no rows of tokens")
+    _check_shape(name, jnp.shape(value), x.shape)
+  x, ids = unseen.blank(x, given.get("segment_ids"), given.get("padding"))
+  rest = {
+    name: given[name] for name in ("positions", "index", "start") if name in given
+  }
+  return Tokens(x, ids, **rest)
+
+
+def _check_shape(name: str, shape, like) -> None:
+  B, T = like[:2]
+  numbers = {"index": [()], "start": [()], "positions": [(B, T), (1, T), (T,)]}
+  fitting = numbers.get(name, [(B, T)])
+  if shape not in fitting:
+    raise ValueError(
+      f"{name} has the shape {shape}; x {like} takes {' or '.join(map(str, fitting))}"
+    )
+
+
+def run(layer: Any, x: Array, context: Context) -> Array:
+  """Returns a layer's result by its halves; what is empty for what is empty."""
+  if 0 in x.shape:
+    return unseen.nothing(layer, x)
+  heads = layer.project(x, **context)
+  return layer.merge(layer.mix(heads), heads)
+
+
+def weights(layer: Any, x: Array, **context) -> Array:
+  """Returns how much of value s each token t takes, (B, N, T, S) float32.
+
+  A layer's own `weights`, where its mathematics differs, or what `layer.mix` makes of
+  values that tell where they come from. T and S run over images row by row.
+
+  Raises:
+    NotImplementedError: for a layer that has neither.
+  """
+  if hasattr(layer, "weights"):
+    return layer.weights(x, **context)
+  if not hasattr(layer, "mix"):
+    raise NotImplementedError(f"{type(layer).__module__} has no weights of tokens")
+  heads = layer.project(x, **context)
+  *places, K, _ = heads.v.shape
+  eye = projections.identity_values(heads.v.reshape(places[0], -1, K, 1))
+  eye = eye.reshape(*places, K, -1)
+  out = layer.mix(dataclasses.replace(heads, v=eye))
+  return out.reshape(out.shape[0], -1, *out.shape[-2:]).swapaxes(1, 2)
