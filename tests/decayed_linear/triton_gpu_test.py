@@ -20,6 +20,12 @@ from tests.decayed_linear.problems import Problem, errors, excess
 
 # Several tiles each way in few columns.
 SMALL = Tiles(32, *[Tile(16, 16, 4, 2)] * 4)
+# Parts of two chunks, of which 70 tokens fill two and begin a third.
+PARTS = Tiles(16, *[Tile(16, 16, 4, 2)] * 4, parts=3)
+# More than there are chunks.
+MANY = dataclasses.replace(PARTS, parts=64)
+# One ends with a part, others go on through two.
+RUNS = 20, 12, 28, 10
 
 
 def weighted(q, k, v, log_decay, *, initial_state, segment_ids, scale):
@@ -44,19 +50,27 @@ class TritonGpuTest(parameterized.TestCase):
     ("no_decay", Problem(1, 63, 1, 1, 8, 8, state=False, scale=1.0)),
     ("no_decay_packed", Problem(1, 65, 2, 1, 24, 16, runs=(50, 15))),
     ("whole_tiles", Problem(1, 64, 2, 1, 64, 32, (1, 1, 2))),
+    ("parts_packed", Problem(1, 70, 2, 1, 24, 16, (1, 70, 2), RUNS), PARTS),
   )
   def test_is_the_definition(self, problem, tiles=None):
     for error in errors(problem, "triton", tiles):
       self.assertLess(error, 2e-5)
 
-  def test_a_reset_hides_no_decay(self):
-    run = functools.partial(decayed_linear.attend, impl="triton", tiles=SMALL)
+  @parameterized.parameters(SMALL, MANY)
+  def test_a_reset_hides_no_decay(self, tiles):
+    run = functools.partial(decayed_linear.attend, impl="triton", tiles=tiles)
     with simulate.accelerators(detect_races=False):
       recurrence.check(run, *recurrence.hard(40))
 
   def test_bfloat16(self):
     problem = Problem(1, 100, 2, 2, 64, 64, (1, 100, 1), dtype="bfloat16")
     for name, part in excess(problem, "triton").items():
+      self.assertLessEqual(part, 1.0, name)
+
+  @parameterized.parameters(("bfloat16", (1, 70, 1), RUNS), ("float16", (), ()))
+  def test_parts_of_16_bits(self, dtype, decay, runs):
+    problem = Problem(1, 70, 1, 1, 16, 24, decay, runs, dtype=dtype)
+    for name, part in excess(problem, "triton", PARTS).items():
       self.assertLessEqual(part, 1.0, name)
 
   def test_float16_is_as_exact_as_the_plain_formula(self):
@@ -80,15 +94,16 @@ class TritonGpuTest(parameterized.TestCase):
 
   def test_two_runs_are_bit_equal(self):
     problem = Problem(1, 40, 2, 2, 8, 8, (1, 40, 2))
+    how = {"impl": "triton", "tiles": PARTS}
     with simulate.accelerators(detect_races=False):
       runs = [
-        problem.run(decayed_linear.attend, problem.arrays(), impl="triton")
-        for _ in range(2)
+        problem.run(decayed_linear.attend, problem.arrays(), **how) for _ in range(2)
       ]
     jax.tree.map(np.testing.assert_array_equal, *runs)
 
   @parameterized.parameters(
     ({"chunk": 48}, r"tiles.chunk is 48; it must be a power of two"),
+    ({"parts": 0}, r"tiles.parts is 0; it must be at least 1"),
     ({"states": Tile(24, 16, 4, 2)}, r"tiles.states.h is 24; it must be a power"),
     ({"keys": Tile(16, 16, 3, 2)}, r"tiles.keys.warps is 3"),
     ({"values": Tile(16, 16, 4, 0)}, r"tiles.values.stages is 0"),

@@ -195,9 +195,13 @@ def _right_others():
   yield other("decayed", "no_decay", 2, 300, 4, 4, 128, 128, decay=False)
   yield other("decayed", "documents", 2, 300, 4, 4, 64, 64, ids=True)
   yield other("decayed", "gqa", 1, 777, 8, 2, 128, 64)
+  # Long enough for states in two passes.
+  yield other("decayed", "parts", 1, 2100, 2, 1, 128, 128, ids=True)
+  yield other("decayed", "parts_float32", 1, 1100, 2, 2, 64, 64, "float32")
   for dtype in ("float32", "bfloat16"):
     yield other("prefix", f"documents_{dtype}", 2, 300, 4, 4, 1, 160, dtype, ids=True)
   yield other("prefix", "t777", 2, 777, 4, 4, 1, 64)
+  yield other("prefix", "parts", 1, 2100, 2, 2, 1, 64, ids=True)
 
 
 def _timing(group, kind, name, shape, backward, options, *, key=None):

@@ -2,8 +2,10 @@
 
 A pass over the states, one product a chunk, then all chunks at once: one pass that
 also makes the outputs would have B N programs of long chains, too few for a GPU where
-batch and heads are few. The backward pass makes the states again. The public layout
-(B, T, N, H) is read and written as it is: no transposed or padded copies.
+batch and heads are few. Where the tiles of their states are few as well, these are made
+in two passes over parts of the sequence (`in_parts`). The backward pass makes the
+states again. The public layout (B, T, N, H) is read and written as it is: no transposed
+or padded copies.
 """
 
 import functools
@@ -11,7 +13,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from pallas_kernels import decayed_linear
+from pallas_kernels import decayed_linear, in_parts
 from pallas_kernels.decayed_linear.triton_gpu import launch
 from pallas_kernels.decayed_linear.triton_gpu.form import Form
 from pallas_kernels.decayed_linear.triton_gpu.gradients_kernel import (
@@ -169,17 +171,25 @@ def _states(x, y, lines, state, shape, form: Form, tile: Tile):
   B, T, N, _ = shape
   # They grow beyond what float16 holds.
   dtype = jnp.float32 if x.dtype == jnp.float16 else x.dtype
-  return launch.call(
-    states_kernel,
-    (x, y, *lines, state),
-    (
-      jax.ShapeDtypeStruct((B, N, form.chunks, form.H, form.E), dtype),
-      jax.ShapeDtypeStruct((B, N, form.H, form.E), jnp.float32),
-    ),
-    form.tiles_h * form.tiles_e * B * N,
-    tile,
-    "states",
-    T=T,
-    F=form,
-    HEADS=x.shape[2],
-  )
+
+  def run(name, before, parts, states, last):
+    return launch.call(
+      states_kernel,
+      (x, y, *lines, before),
+      (states, jax.ShapeDtypeStruct(last, jnp.float32)),
+      form.tiles_h * form.tiles_e * parts * B * N,
+      tile,
+      name,
+      T=T,
+      F=form,
+      HEADS=x.shape[2],
+      ENDS=name == "ends",
+    )
+
+  size, passed = (form.H, form.E), (form.parts - 1, B, N)
+  if form.parts > 1:
+    each = jax.ShapeDtypeStruct((*passed, *size), jnp.float32)
+    ends, kept = run("ends", None, form.parts - 1, each, passed)
+    state = in_parts.starts(kept, ends, state)
+  each = jax.ShapeDtypeStruct((B, N, form.chunks, *size), dtype)
+  return run("states", state, form.parts, each, (B, N, *size))

@@ -14,6 +14,7 @@ class Form:
     E: size of a head of values.
     chunk: tokens of a chunk.
     chunks: of the sequence.
+    span: chunks of a part; the last one that is passed may have less.
     tile_h: columns of a tile of queries and keys.
     tile_e: columns of a tile of values.
     scale: multiplies the output.
@@ -28,6 +29,7 @@ class Form:
   E: int
   chunk: int
   chunks: int
+  span: int
   tile_h: int
   tile_e: int
   scale: float
@@ -35,6 +37,11 @@ class Form:
   decay_b: int
   decay_n: int
   reverse: bool = False
+
+  @property
+  def parts(self) -> int:
+    """Parts of the sequence, whose states are made at the same time."""
+    return -(-self.chunks // self.span)
 
   @property
   def tiles_h(self) -> int:

@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 
-from pallas_kernels import calling
+from pallas_kernels import calling, in_parts
 from pallas_kernels.decayed_linear import decays
 from pallas_kernels.decayed_linear.triton_gpu.form import Form
 from pallas_kernels.decayed_linear.triton_gpu.tiles import Tile, Tiles
@@ -28,6 +28,7 @@ def form(q, k, v, log_decay, scale, tiles: Tiles, kernel: str, **more) -> Form:
   """The constants of one of KERNELS."""
   tile = getattr(tiles, kernel)
   decay_b = decay_n = 0
+  chunks = -(-q.shape[1] // tiles.chunk)
   if log_decay is not None:
     batches, _, heads = log_decay.shape
     decay_b, decay_n = heads if batches > 1 else 0, 1 if heads > 1 else 0
@@ -37,7 +38,8 @@ def form(q, k, v, log_decay, scale, tiles: Tiles, kernel: str, **more) -> Form:
     H=q.shape[3],
     E=v.shape[3],
     chunk=tiles.chunk,
-    chunks=-(-q.shape[1] // tiles.chunk),
+    chunks=chunks,
+    span=in_parts.span(tiles.parts, chunks),
     tile_h=tile.h,
     tile_e=tile.e,
     scale=scale,

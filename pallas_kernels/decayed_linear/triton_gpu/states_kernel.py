@@ -5,7 +5,8 @@
 Forward it writes the states before each chunk, in reverse the gradients by the states
 after each chunk. This is all that is sequential, one product a chunk; outputs and
 gradients of all chunks then are independent, which fills a GPU when batch and heads
-alone do not.
+alone do not. Where the tiles of states do not either, the chunks are cut into parts,
+which go at the same time: once from nothing, for what they end with, and once more.
 """
 
 import triton
@@ -16,32 +17,54 @@ from pallas_kernels.decayed_linear.triton_gpu import parts
 
 @triton.jit
 def states_kernel(
-  x, y, sums, documents, initial, T, states, last, F: tl.constexpr, HEADS: tl.constexpr
+  x,
+  y,
+  sums,
+  documents,
+  before,
+  T,
+  states,
+  last,
+  F: tl.constexpr,
+  HEADS: tl.constexpr,
+  ENDS: tl.constexpr,
 ):
-  """Grid (B N, tiles of H x E), in one axis.
+  """Grid (B N, parts, tiles of H x E), in one axis.
 
   x (B, T, HEADS, H), y (B, T, HEADS, E): keys and values, or in reverse queries and
-  the gradient by outputs; states (B, N, chunks, H, E); last (B, N, H, E) float32.
+  the gradient by outputs; before (parts, B, N, H, E), what parts start from, or None;
+  states (B, N, chunks, H, E); last (B, N, H, E) float32.
+
+  ENDS: without the last part, and states (parts - 1, B, N, H, E) float32 are only those
+  after each part, last (parts - 1, B, N) float32 what it keeps of the one before it.
   """
+  PARTS: tl.constexpr = F.parts - 1 if ENDS else F.parts
   program = tl.program_id(0)
   h = (program // F.tiles_e % F.tiles_h) * F.tile_h
   e = (program % F.tiles_e) * F.tile_e
-  row = (program // (F.tiles_e * F.tiles_h)).to(tl.int64)
+  place = program // (F.tiles_e * F.tiles_h)
+  part, row = place % PARTS, (place // PARTS).to(tl.int64)
+  # In arrays whose first axis is that of the parts.
+  line = part * (tl.num_programs(0) // (F.tiles_e * F.tiles_h * PARTS)) + row
   b, n = row // F.N, row % F.N
   head = n // (F.N // HEADS)
   x += (b * T * HEADS + head) * F.H
   y += (b * T * HEADS + head) * F.E
-  states += row * F.chunks * F.state
+  if not ENDS:
+    states += row * F.chunks * F.state
   if sums is not None:
     sums += (b * F.decay_b + n * F.decay_n) * (2 * F.tokens)
   if documents is not None:
     documents += b * F.tokens
   state = tl.zeros([F.tile_h, F.tile_e], tl.float32)
-  if initial is not None:
-    state += parts.load_state(initial + row * F.state, h, e, F)
-  for step in range(F.chunks):
-    i = F.chunks - 1 - step if F.reverse else step
-    parts.store_state(states + tl.cast(i, tl.int64) * F.state, h, e, state, F)
+  kept = tl.full([], 1.0, tl.float32)
+  if before is not None:
+    state += parts.load_state(before + line * F.state, h, e, F)
+  begin = part * F.span
+  for step in range(tl.minimum(F.span, F.chunks - begin)):
+    i = F.chunks - 1 - begin - step if F.reverse else begin + step
+    if not ENDS:
+      parts.store_state(states + tl.cast(i, tl.int64) * F.state, h, e, state, F)
     lines = parts.chunk_lines(sums, documents, i, F)
     first = i * F.chunk
     left = parts.load(x, first, T, h, HEADS, F.H, F.tile_h, F.chunk)
@@ -53,6 +76,12 @@ def states_kernel(
     elif F.reverse:
       weight *= F.scale
     left = (tl.trans(left) * weight[None, :]).to(right.dtype)
-    state *= parts.keeping(lines)
-    state = parts.dot(left, right, state, unit, F.precision)
-  parts.store_state(last + row * F.state, h, e, state, F)
+    keep = parts.keeping(lines)
+    state = parts.dot(left, right, state * keep, unit, F.precision)
+    if ENDS:
+      kept *= keep
+  if ENDS:
+    parts.store_state(states + line * F.state, h, e, state, F)
+    tl.store(last + line, kept, mask=h + e == 0)
+  elif part == PARTS - 1:
+    parts.store_state(last + row * F.state, h, e, state, F)

@@ -4,6 +4,7 @@ import dataclasses
 
 import jax.numpy as jnp
 
+from pallas_kernels import in_parts
 from pallas_kernels.flash.triton_gpu.tiles import device, limit
 
 __all__ = ["KERNELS", "Tile", "Tiles", "check", "defaults", "device", "estimate"]
@@ -29,13 +30,24 @@ class Tile:
 
 @dataclasses.dataclass(frozen=True)
 class Tiles:
-  """The tiles of the kernels, which share the length of a chunk."""
+  """The tiles of the kernels, which share the length of a chunk.
+
+  Attributes:
+    chunk: tokens of a chunk.
+    states: of a state, that of tokens before others or the gradient by it.
+    output: of queries, keys and values.
+    keys: of the same, for the gradients by queries and keys.
+    values: of the same, for the gradient by values.
+    parts: of whole chunks, at most, whose states are made at the same time; in two
+      passes if there are several.
+  """
 
   chunk: int
   states: Tile
   output: Tile
   keys: Tile
   values: Tile
+  parts: int = 1
 
 
 def check(tiles: Tiles, dtype, capability: int) -> None:
@@ -44,6 +56,8 @@ def check(tiles: Tiles, dtype, capability: int) -> None:
     raise ValueError(
       f"tiles.chunk is {tiles.chunk}; it must be a power of two, at least 16"
     )
+  if tiles.parts < 1:
+    raise ValueError(f"tiles.parts is {tiles.parts}; it must be at least 1")
   for name in KERNELS:
     tile = getattr(tiles, name)
     for field in ("h", "e"):
@@ -119,7 +133,9 @@ def defaults(q, k, v, capability: int) -> Tiles:
     tiles = Tiles(max(wide, 32), tile, broad, keys, broad)
     if max(estimate(tiles, name, dtype) for name in KERNELS) <= have:
       break
-  return tiles
+  programs = q.shape[0] * q.shape[2] * -(-H // h) * -(-E // e)
+  parts = in_parts.number(programs, -(-q.shape[1] // tiles.chunk))
+  return dataclasses.replace(tiles, parts=parts)
 
 
 def _width(size: int, most: int) -> int:
