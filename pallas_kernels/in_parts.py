@@ -1,10 +1,10 @@
 """Sequential kernels in two passes, where batch and heads alone do not fill a GPU.
 
-A state S that goes from token to token, S <- keep S + added, is made by few programs,
-one after the other through all chunks. Cut into P parts of whole chunks, the ends that
-all parts but the last have when they start from nothing are made at the same time; they
-give what each part starts from, and all parts go again. That is chunks (1 + 1) / P in a
-row, for twice the work.
+A state S that goes from token to token, S <- keep S + added, makes a program go through
+all chunks in a row. They are cut into P parts: what all but the last end with, had they
+started from nothing, is found at the same time; it says what each part starts from, and
+then all of them go at the same time, as they would have in a row. Twice the work, in
+chains of 2 / P of the length.
 
 Guy Blelloch. Prefix Sums and Their Applications. 1990.
 """

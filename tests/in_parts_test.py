@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from pallas_kernels import calling, decayed_linear, in_parts
+from pallas_kernels import calling, decayed_linear, in_parts, prefix_softmax
 
 
 def launches(function, *arguments):
@@ -26,6 +26,11 @@ def launches(function, *arguments):
 
 def decayed(x, decay):
   out, _ = decayed_linear.attend(x, x, x, decay, impl="triton")
+  return out.astype(jnp.float32).sum()
+
+
+def prefix(scores, values):
+  out, _, _ = prefix_softmax.prefix(scores, values, impl="triton")
   return out.astype(jnp.float32).sum()
 
 
@@ -64,16 +69,25 @@ class InPartsTest(parameterized.TestCase):
     np.testing.assert_array_equal(nothing[0], 0)
     np.testing.assert_array_equal(nothing[1], ends[0])
 
-  def test_few_programs_go_twice(self):
-    x = jax.ShapeDtypeStruct((2, 4096, 8, 128), jnp.bfloat16)
-    decay = jax.ShapeDtypeStruct((2, 4096, 8), jnp.float32)
-    # Of 16 heads, four tiles of a state each; of chunks of 64 tokens.
+  @parameterized.parameters(False, True)
+  def test_few_programs_go_twice(self, enough):
+    B = 8 if enough else 2
+    x = jax.ShapeDtypeStruct((B, 4096, 8, 128), jnp.bfloat16)
+    line = jax.ShapeDtypeStruct((B, 4096, 8), jnp.float32)
+    # Of 8 B heads, four tiles of a state each; of chunks of 64 tokens.
     states = [("ends", 7 * 64), ("states", 8 * 64)]
-    rest = [("keys", 2 * 64 * 16), ("values", 64 * 16)]
+    if enough:
+      states = [("states", 256)]
+    output, keys, values = (n * B * 8 * 64 for n in (1, 2, 1))
+    rest = ("keys", keys), ("values", values)
     self.assertEqual(
-      launches(jax.grad(decayed), x, decay),
-      [*states, ("output", 64 * 16), *states, *states, *rest],
+      launches(jax.grad(decayed), x, line),
+      [*states, ("output", output), *states, *states, *rest],
     )
+    # Two pieces of each head's values: their ends are sums, by no kernel of ours.
+    number = 128 if enough else 8 * 32
+    found = launches(jax.grad(prefix, (0, 1)), line, x)
+    self.assertEqual(found, [("forward", number), ("backward", number)])
 
 
 if __name__ == "__main__":

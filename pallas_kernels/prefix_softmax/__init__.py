@@ -66,7 +66,6 @@ def prefix(
   scan.check(scores, values, initial)
   module = backend(impl)
   module.supports(scores, values)
-  tiles = module.fitting(values) if tiles is None else tiles
   form = Form(
     normaliser,
     _placed(_folded(functools.partial(module.forward, tiles=tiles))),

@@ -61,9 +61,10 @@ def estimate(tiles: Tiles, size: int, dtype) -> int:
   return blocks + lines + spilled + 4 * 8 * width * 4
 
 
-def forward(weights: Weights, values, start, *, tiles: Tiles):
+def forward(weights: Weights, values, start, *, tiles: Tiles | None):
   """(out, its last row): see `attnjax.core.scan.Form`."""
   B, T, N, E = values.shape
+  tiles = tiles or fitting(values)
   _check(tiles, E, values.dtype)
   rows, width = -(-T // tiles.rows) * tiles.rows, _ceil(E)
   grid = B, N, rows // tiles.rows
@@ -88,9 +89,10 @@ def forward(weights: Weights, values, start, *, tiles: Tiles):
   return _unpack(out, values), last[:, :, 0, :E]
 
 
-def backward(weights: Weights, values, g, delta, a, b, *, tiles: Tiles):
+def backward(weights: Weights, values, g, delta, a, b, *, tiles: Tiles | None):
   """(dscores, dvalues, A, b): see `attnjax.core.scan.Form`."""
   B, T, N, E = values.shape
+  tiles = tiles or fitting(values)
   _check(tiles, E, values.dtype)
   rows, width = -(-T // tiles.rows) * tiles.rows, _ceil(E)
   number = rows // tiles.rows

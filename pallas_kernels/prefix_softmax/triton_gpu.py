@@ -1,4 +1,8 @@
-"""Prefix softmax on GPUs: Triton kernels called through jax-triton."""
+"""Prefix softmax on GPUs: Triton kernels called through jax-triton.
+
+Where batch, heads and pieces of a value are few, the tokens are cut into parts that go
+at the same time (`in_parts`), from what sums of the parts before say (`ends`).
+"""
 
 import dataclasses
 from typing import Any
@@ -7,7 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from attnjax.core.scan import Weights
-from pallas_kernels import calling
+from pallas_kernels import calling, in_parts
+from pallas_kernels.prefix_softmax import ends
 from pallas_kernels.prefix_softmax import triton_gpu_kernel as kernels
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -22,12 +27,14 @@ class Tiles:
     width: numbers of a value that a program holds.
     warps: of 32 threads.
     stages: how many chunks are in flight from memory, the one at work included.
+    parts: of whole chunks, at most, that go at the same time.
   """
 
   size: int
   width: int
   warps: int = 4
   stages: int = 2
+  parts: int = 1
 
 
 def supports(scores, values) -> None:
@@ -41,46 +48,58 @@ def supports(scores, values) -> None:
 
 def fitting(values) -> Tiles:
   """The default tiles for values (B, T, N, E), an array or its shape."""
-  T, E = values.shape[1], values.shape[3]
+  B, T, N, E = values.shape
   size = 64 if jnp.dtype(values.dtype).itemsize == 2 else 32
   size, width = min(size, max(16, _power(T))), min(64, max(16, _power(E)))
   if jnp.dtype(values.dtype).itemsize == 4:  # wider ones fill the registers
     width = min(width, 32)
-  return Tiles(size, width, warps=max(1, min(4, size // 16)))
+  parts = in_parts.number(-(-E // width) * B * N, -(-T // size))
+  return Tiles(size, width, warps=max(1, min(4, size // 16)), parts=parts)
 
 
-def forward(weights: Weights, values, start, *, tiles: Tiles):
+def forward(weights: Weights, values, start, *, tiles: Tiles | None):
   """(out, its last row): see `attnjax.core.scan.Form`."""
-  B, T, N, E = values.shape
+  B, _, N, E = values.shape
+  tiles = tiles or fitting(values)
   _check(tiles)
+  span, parts, _ = _cut(values, tiles)
+  start = start.astype(jnp.float32)
+  if parts > 1:
+    kept, after = ends.forward(weights, values, span * tiles.size, parts)
+    start = in_parts.starts(kept, after, start)
   return calling.triton(
     *_lines(weights, tiles),
     values,
-    start.astype(jnp.float32),
+    start,
     kernel=kernels.forward_kernel,
     out_type=(
       jax.ShapeDtypeStruct(values.shape, values.dtype),
       jax.ShapeDtypeStruct((B, N, E), jnp.float32),
     ),
-    grid=(-(-E // tiles.width) * B * N,),
+    grid=(-(-E // tiles.width) * parts * B * N,),
     name="prefix_softmax_forward",
     **_constants(values, tiles),
   )
 
 
-def backward(weights: Weights, values, g, delta, a, b, *, tiles: Tiles):
+def backward(weights: Weights, values, g, delta, a, b, *, tiles: Tiles | None):
   """(dscores, dvalues, A, b): see `attnjax.core.scan.Form`."""
   B, T, N, E = values.shape
+  tiles = tiles or fitting(values)
   _check(tiles)
   pieces = -(-E // tiles.width)
-  length = -(-T // tiles.size) * tiles.size
+  span, parts, length = _cut(values, tiles)
+  a, b = (x.astype(jnp.float32) for x in (a, b))
+  if parts > 1:
+    sums = ends.backward(weights, g, delta, span * tiles.size, parts, length)
+    a, b = (in_parts.starts(sums[0], x, y) for x, y in zip(sums[1:], (a, b)))
   ds, dv, a, b = calling.triton(
     *_lines(weights, tiles),
     values,
     g.astype(values.dtype),
     _line(delta, length, 0.0),
-    a.astype(jnp.float32),
-    b.astype(jnp.float32),
+    a,
+    b,
     kernel=kernels.backward_kernel,
     out_type=(
       jax.ShapeDtypeStruct((pieces, B, N, length), jnp.float32),
@@ -88,7 +107,7 @@ def backward(weights: Weights, values, g, delta, a, b, *, tiles: Tiles):
       jax.ShapeDtypeStruct((B, N, E), jnp.float32),
       jax.ShapeDtypeStruct((pieces, B, N), jnp.float32),
     ),
-    grid=(pieces * B * N,),
+    grid=(pieces * parts * B * N,),
     name="prefix_softmax_backward",
     **_constants(values, tiles),
   )
@@ -101,17 +120,29 @@ def _check(tiles: Tiles) -> None:
     value = getattr(tiles, field)
     if value < 16 or value & (value - 1):
       raise ValueError(f"tiles.{field} {value} must be a power of two, at least 16")
+  if tiles.parts < 1:
+    raise ValueError(f"tiles.parts {tiles.parts} must be at least 1")
+
+
+def _cut(x, tiles: Tiles) -> tuple[int, int, int]:
+  """(chunks of a part, parts, tokens with those that fill the last part up)."""
+  chunks = -(-x.shape[1] // tiles.size)
+  span = in_parts.span(tiles.parts, chunks)
+  parts = -(-chunks // span)
+  return span, parts, parts * span * tiles.size
 
 
 def _constants(values, tiles: Tiles) -> dict:
   _, T, N, E = values.shape
+  span, _, length = _cut(values, tiles)
   return dict(
     T=T,
     N=N,
     E=E,
     WIDTH=tiles.width,
     SIZE=tiles.size,
-    LENGTH=-(-T // tiles.size) * tiles.size,
+    LENGTH=length,
+    SPAN=span,
     # Three products of the tensor cores' 19-bit floats give float32's digits.
     PRECISION="tf32x3" if values.dtype == jnp.float32 else "ieee",
     warps=tiles.warps,
@@ -121,12 +152,18 @@ def _constants(values, tiles: Tiles) -> dict:
 
 def _lines(weights: Weights, tiles: Tiles) -> tuple[Any, ...]:
   """Weights (B, N, length), and documents; what fills them up weighs nothing."""
-  length = -(-weights.scores.shape[1] // tiles.size) * tiles.size
-  first = weights.first
+  span, parts, length = _cut(weights.scores, tiles)
+  first, before, now = weights.first, weights.before, (weights.top, weights.total)
+  if first is not None:
+    first = _line(first[..., None], length)[:, 0]
+    first -= jnp.repeat(jnp.arange(parts) * span * tiles.size, span * tiles.size)
+  if length > weights.scores.shape[1]:
+    # Before what fills up stands the last token, or its chunks would shrink the state.
+    before = (jnp.concatenate([x, y[:, -1:]], axis=1) for x, y in zip(before, now))
   return (
     _line(weights.scores, length, -jnp.inf),
-    *(_line(x, length) for x in (weights.top, weights.share, *weights.before)),
-    None if first is None else _line(first[..., None], length)[:, 0],
+    *(_line(x, length) for x in (weights.top, weights.share, *before)),
+    first,
   )
 
 

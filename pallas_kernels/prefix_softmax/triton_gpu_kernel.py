@@ -2,11 +2,13 @@
 # Triton's language is typed by its own compiler.
 """The GPU kernels: chunks of SIZE tokens of a head follow each other in a loop.
 
-The grid (B N, pieces of the value) is of one axis, since CUDA's others end at 65 535.
+The grid (B N, parts, pieces of the value) is of one axis, since CUDA's others end at
+65 535. A part has SPAN chunks and is a sequence of its own, from a state of its own.
 The scores' distance to the greatest is exact, and is brought to units of ln 2 after
 that, so that the exponential is 2^x. A program holds the state of a piece of WIDTH
 numbers of one head; the backward kernel goes from the last chunk to the first. Lines of
-numbers are (B, N, LENGTH), filled up to whole chunks.
+numbers are (B, N, LENGTH), filled up to whole parts; first, (B, LENGTH), counts from
+where the token's part begins.
 """
 
 import triton
@@ -64,22 +66,29 @@ def forward_kernel(
   WIDTH: tl.constexpr,
   SIZE: tl.constexpr,
   LENGTH: tl.constexpr,
+  SPAN: tl.constexpr,
   PRECISION: tl.constexpr,
 ):
-  """Gives out (B, T, N, E) and its last row (B, N, E)."""
+  """Gives out (B, T, N, E) and its last row (B, N, E); start (parts, B, N, E)."""
   pieces: tl.constexpr = (E + WIDTH - 1) // WIDTH
-  piece, line = tl.program_id(0) % pieces, (tl.program_id(0) // pieces).to(tl.int64)
+  parts: tl.constexpr = LENGTH // (SPAN * SIZE)
+  piece, place = tl.program_id(0) % pieces, tl.program_id(0) // pieces
+  part, line = place % parts, (place // parts).to(tl.int64)
+  start += (part * (tl.num_programs(0) // (pieces * parts)) + line) * E
   b, n = line // N, line % N
-  s, top, share = s + line * LENGTH, top + line * LENGTH, share + line * LENGTH
-  before, sums = before + line * LENGTH, sums + line * LENGTH
+  skipped = part * (SPAN * SIZE)
+  place = line * LENGTH + skipped
+  s, top, share = s + place, top + place, share + place
+  before, sums = before + place, sums + place
   if first is not None:
-    first += b * LENGTH
-  v += (b * T * N + n) * E
-  out += (b * T * N + n) * E
+    first += b * LENGTH + skipped
+  v += ((b * T + skipped) * N + n) * E
+  out += ((b * T + skipped) * N + n) * E
+  T -= skipped
   e = piece * WIDTH + tl.arange(0, WIDTH)
   c = tl.arange(0, SIZE)
-  state = tl.load(start + line * E + e, mask=e < E, other=0.0)
-  for i in range(LENGTH // SIZE):
+  state = tl.load(start + e, mask=e < E, other=0.0)
+  for i in range(SPAN):
     t = i * SIZE + c
     greatest = tl.load(top + t)
     seen = c[None, :] <= c[:, None]
@@ -100,7 +109,8 @@ def forward_kernel(
     rows *= tl.load(share + t)[:, None]
     _store(out, i * SIZE, c, e, rows, T, N, E)
     state = tl.sum(tl.where((c == SIZE - 1)[:, None], rows, 0.0), 0)
-  tl.store(last + line * E + e, state, mask=e < E)
+  if part == parts - 1:
+    tl.store(last + line * E + e, state, mask=e < E)
 
 
 @triton.jit
@@ -126,30 +136,37 @@ def backward_kernel(
   WIDTH: tl.constexpr,
   SIZE: tl.constexpr,
   LENGTH: tl.constexpr,
+  SPAN: tl.constexpr,
   PRECISION: tl.constexpr,
 ):
-  """Gives dv, and ds and b for each piece of the value: they are to be summed."""
+  """Gives dv, and ds and b for each piece of the value: they are to be summed.
+
+  a0 (parts, B, N, E), b0 (parts, B, N), the first part being that of the last tokens.
+  """
   pieces: tl.constexpr = (E + WIDTH - 1) // WIDTH
-  piece, line = tl.program_id(0) % pieces, (tl.program_id(0) // pieces).to(tl.int64)
-  lines = tl.num_programs(0) // pieces
+  parts: tl.constexpr = LENGTH // (SPAN * SIZE)
+  piece, place = tl.program_id(0) % pieces, tl.program_id(0) // pieces
+  part, line = place % parts, (place // parts).to(tl.int64)
+  lines = tl.num_programs(0) // (pieces * parts)
   batch, n = line // N, line % N
-  s, top, share = s + line * LENGTH, top + line * LENGTH, share + line * LENGTH
-  before, sums = before + line * LENGTH, sums + line * LENGTH
-  delta += line * LENGTH
-  ds += (piece * lines + line) * LENGTH
+  skipped = (parts - 1 - part) * (SPAN * SIZE)
+  place = line * LENGTH + skipped
+  s, top, share = s + place, top + place, share + place
+  before, sums, delta = before + place, sums + place, delta + place
+  ds += piece * lines * LENGTH + place
   if first is not None:
-    first += batch * LENGTH
-  v += (batch * T * N + n) * E
-  g += (batch * T * N + n) * E
-  dv += (batch * T * N + n) * E
+    first += batch * LENGTH + skipped
+  row = ((batch * T + skipped) * N + n) * E
+  v, g, dv = v + row, g + row, dv + row
+  T -= skipped
   e = piece * WIDTH + tl.arange(0, WIDTH)
   c = tl.arange(0, SIZE)
   # What does not depend on the value's numbers is for the first piece to add.
   once = tl.where(piece == 0, 1.0, 0.0)
-  own = tl.load(a0 + line * E + e, mask=e < E, other=0.0)
-  total = tl.load(b0 + line) * once
-  for j in range(LENGTH // SIZE):
-    begin = LENGTH - (j + 1) * SIZE
+  own = tl.load(a0 + (part * lines + line) * E + e, mask=e < E, other=0.0)
+  total = tl.load(b0 + part * lines + line) * once
+  for j in range(SPAN):
+    begin = (SPAN - 1 - j) * SIZE
     t = begin + c
     score, greatest, part_of = tl.load(s + t), tl.load(top + t), tl.load(share + t)
     slope = tl.load(delta + t) * once
@@ -161,7 +178,8 @@ def backward_kernel(
     into = _keep(prior, often, greatest) * part_of
     through = _keep(prior, often, end) * part_of_end
     if first is not None:
-      since, latest = tl.load(first + t), tl.load(first + begin + SIZE - 1)
+      since = tl.load(first + t)
+      latest = tl.load(first + begin + SIZE - 1)
       seen = seen & (since[None, :] <= t[:, None])
       tail = tl.where(latest <= t, tail, 0.0)
       into = tl.where(since < begin, into, 0.0)
@@ -182,5 +200,6 @@ def backward_kernel(
     tl.store(ds + t, terms)
     own = tl.sum(into[:, None] * grad.to(tl.float32), 0) + through * own
     total = tl.sum(into * slope, 0) + through * total
-  tl.store(a + line * E + e, own, mask=e < E)
-  tl.store(b + piece * lines + line, total)
+  if part == parts - 1:
+    tl.store(a + line * E + e, own, mask=e < E)
+    tl.store(b + piece * lines + line, total)

@@ -7,11 +7,34 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from absl.testing import absltest, parameterized
 
+from attnjax.contract import Case
+from attnjax.core import scan
 from pallas_kernels import prefix_softmax
 from pallas_kernels.prefix_softmax import CASES, triton_gpu
 from tests.prefix_softmax import conformance, hard
+
+# Parts of two chunks: the third is cut short, and its second chunk only fills it up.
+PARTS = triton_gpu.Tiles(16, 16, parts=3)
+
+
+def _documents(key):
+  """One ends with a part, others go on through two."""
+  del key
+  return jnp.asarray(np.repeat([0, 1, 2, 3], (20, 12, 28, 10)), jnp.int32)[None]
+
+
+def _packed(E: int) -> Case:
+  """70 tokens, with a state before them."""
+
+  def state(key):
+    out = jax.random.normal(key, (1, 2, E))
+    return {"initial": scan.State(out[..., 0], 1 + out[..., 1] ** 2, out)}
+
+  shapes = {"scores": (1, 70, 2), "values": (1, 70, 2, E)}
+  return Case("packed", shapes, {"segment_ids": _documents}, state)
 
 
 class TritonTest(parameterized.TestCase):
@@ -19,15 +42,28 @@ class TritonTest(parameterized.TestCase):
   def test_float32(self, case):
     conformance.check(case, "triton", 2e-5)
 
+  def test_parts_are_one_sequence(self):
+    conformance.check(_packed(24), "triton", 2e-5, PARTS)
+
+  def test_parts_without_documents_or_state(self):
+    shapes = {"scores": (2, 40, 1), "values": (2, 40, 1, 5)}
+    tiles = triton_gpu.Tiles(16, 16, parts=64)  # more than there are chunks
+    conformance.check(Case("plain", shapes), "triton", 2e-5, tiles)
+
+  @parameterized.parameters("bfloat16", "float16")
+  def test_parts_of_16_bits(self, dtype):
+    for name, part in conformance.excess(_packed(5), "triton", dtype, PARTS).items():
+      self.assertLessEqual(part, 1.0, name)
+
   def test_bfloat16(self):
     found = conformance.excess(CASES[-1], "triton", "bfloat16")
     for name, part in found.items():
       self.assertLessEqual(part, 1.0, name)
 
-  def test_scores_of_any_size(self):
-    run = functools.partial(
-      prefix_softmax.prefix, impl="triton", tiles=triton_gpu.Tiles(16, 16)
-    )
+  @parameterized.parameters(1, 2)
+  def test_scores_of_any_size(self, parts):
+    tiles = triton_gpu.Tiles(16, 16, parts=parts)
+    run = functools.partial(prefix_softmax.prefix, impl="triton", tiles=tiles)
     with simulate.accelerators(detect_races=False):
       hard.check(run, 40)
 
@@ -40,11 +76,14 @@ class TritonTest(parameterized.TestCase):
 
   def test_refusals(self):
     arrays = CASES[0].arrays()
-    tiles = triton_gpu.Tiles(24, 16)
-    with self.assertRaisesRegex(ValueError, "tiles.size 24 must be a power of two"):
-      jax.eval_shape(
-        lambda x: prefix_softmax.prefix(**x, impl="triton", tiles=tiles), arrays
-      )
+    for tiles, message in (
+      (triton_gpu.Tiles(24, 16), "tiles.size 24 must be a power of two"),
+      (triton_gpu.Tiles(16, 16, parts=0), "tiles.parts 0 must be at least 1"),
+    ):
+      with self.assertRaisesRegex(ValueError, message):
+        jax.eval_shape(
+          lambda x, t=tiles: prefix_softmax.prefix(**x, impl="triton", tiles=t), arrays
+        )
     double = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, "float64"), arrays)
     with self.assertRaisesRegex(NotImplementedError, "scores has the type float64"):
       triton_gpu.supports(**double)

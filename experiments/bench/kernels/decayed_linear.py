@@ -25,7 +25,9 @@ from experiments.bench import tpu as schedules
 HEADS = ((64, 64), (80, 80), (96, 96), (128, 128), (192, 128), (256, 256))
 CAPABILITIES, CHIPS = (80, 90), (80, 89, 90, 100, 120)
 KERNELS = ("forward", "states", "backward")
-T, N = 4096, 16
+# Heads whose states are made in two passes where they are no wider than 128, and heads
+# that are enough for one.
+T, N, MANY = 4096, 16, 64
 # Products a cycle of the matrix units, and bytes a cycle of the memory: 819 GB/s at
 # 1.5 GHz and 1640 GB/s at 1.75 GHz.
 PRODUCTS = {"v5e": 4 * 128 * 128, "v6e": 2 * 256 * 256}
@@ -34,15 +36,17 @@ MEMORY = {"v5e": 546, "v6e": 937}
 USED = 0.5
 
 
-def call(module, direction: str, H: int, E: int, dtype="bfloat16", capability=0):
+def call(
+  module, direction: str, H: int, E: int, dtype="bfloat16", capability=0, heads: int = N
+):
   """(a backend's forward or backward pass as a function, the shapes it takes)."""
 
   def shape(*sizes, dtype="float32"):
     return jax.ShapeDtypeStruct(sizes, jnp.dtype(dtype))
 
-  q, v = shape(1, T, N, H, dtype=dtype), shape(1, T, N, E, dtype=dtype)
-  state = shape(1, N, H, E)
-  x = q, q, v, shape(1, T, N), state
+  q, v = (shape(1, T, heads, size, dtype=dtype) for size in (H, E))
+  state = shape(1, heads, H, E)
+  x = q, q, v, shape(1, T, heads), state
   which = capability or bundles.TOPOLOGIES["v5e"][1]
   how: dict[str, Any] = {"scale": 1.0, "tiles": module.defaults(q, q, v, which)}
   if direction == "forward":
@@ -91,6 +95,7 @@ def jobs() -> list[lowering.Job]:
   for chip in CHIPS:
     for dtype in ("float32", "float16"):
       found += [(gpu_rows, chip, size, size, dtype) for size in (64, 256)]
+    found.append((gpu_rows, chip, 128, 128, "bfloat16", "states", MANY))
   return [("decayed_linear", functools.partial(*job)) for job in found]
 
 
@@ -99,9 +104,11 @@ def tpu_rows(machine: str, H: int, E: int) -> list[dict]:
   return list(_tpu_rows(machine, H, E))
 
 
-def gpu_rows(capability: int, H: int, E: int, dtype="bfloat16") -> list[dict]:
-  """Every kernel for a GPU."""
-  return list(_gpu_rows(capability, H, E, dtype))
+def gpu_rows(
+  capability: int, H: int, E: int, dtype="bfloat16", only: str = "", heads: int = N
+) -> list[dict]:
+  """Every kernel for a GPU, or those with `only` in their names."""
+  return list(_gpu_rows(capability, H, E, dtype, only, heads))
 
 
 def _tpu_rows(machine: str, H: int, E: int) -> Iterator[dict]:
@@ -157,13 +164,13 @@ def _bytes(kernel: str, tile, H: int, E: int) -> float:
 
 
 def _gpu_rows(
-  capability: int, H: int, E: int, dtype="bfloat16", only: str = ""
+  capability: int, H: int, E: int, dtype="bfloat16", only: str = "", heads: int = N
 ) -> Iterator[dict]:
   from pallas_kernels.decayed_linear import triton_gpu
 
   found: dict[str, Any] = {}
   for direction in ("forward", "backward"):
-    function, given = call(triton_gpu, direction, H, E, dtype, capability)
+    function, given = call(triton_gpu, direction, H, E, dtype, capability, heads)
     with gpu_calls.target(capability):
       traced = jax.make_jaxpr(function)(*given)
     for equation in traced.jaxpr.eqns:

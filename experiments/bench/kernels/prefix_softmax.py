@@ -20,6 +20,8 @@ from experiments.bench import gpu as machine_code
 from experiments.bench import tpu as schedules
 
 HEADS = (64, 80, 96, 128, 192, 256)
+# Heads that are too few for a GPU, so that tokens are cut into parts, and enough.
+FEW, MANY = 16, 128
 CAPABILITIES, CHIPS = (80, 90, 100), (80, 89, 90, 100, 120)
 _CALL = "triton_kernel_call"
 T = 4096
@@ -69,6 +71,7 @@ def jobs() -> list[lowering.Job]:
     found += [(tpu_rows, machine, E) for machine in bundles.TOPOLOGIES]
     found += [(gpu_rows, chip, E) for chip in CHIPS]
   found += [(gpu_rows, chip, E, "float32") for chip in CHIPS for E in (16, 64, 160)]
+  found += [(gpu_rows, chip, 128, "bfloat16", MANY) for chip in CHIPS]
   return [("prefix_softmax", functools.partial(*job)) for job in found]
 
 
@@ -101,20 +104,20 @@ def _tpu_row(machine: str, kernel: str, E: int, compare: bool) -> dict:
   return row | {"problems": problem}
 
 
-def gpu_rows(capability: int, E: int, dtype="bfloat16") -> list[dict]:
+def gpu_rows(capability: int, E: int, dtype="bfloat16", N: int = FEW) -> list[dict]:
   """Both kernels."""
   from pallas_kernels.flash.triton_gpu.tiles import limit
   from pallas_kernels.prefix_softmax import triton_gpu
 
   rows = []
   for kernel in BOUND:
-    given = arguments(kernel, E, N=16, dtype=dtype)
+    given = arguments(kernel, E, N=N, dtype=dtype)
     with gpu_calls.target(capability):
       tiles = triton_gpu.fitting(given[1])
       traced = jax.make_jaxpr(call(triton_gpu, kernel, tiles))(*given)
     (found,) = (e for e in traced.jaxpr.eqns if e.primitive.name == _CALL)
     one, block = gpu_calls.from_equation(found), (tiles.size, tiles.width)
-    more = {"E": E, "dtype": dtype}
+    more = {"E": E, "dtype": dtype, "parts": tiles.parts}
     row = machine_code.row("attnjax", kernel, one, capability, block, **more)
     # Small enough for all of them: nothing chooses tiles by memory.
     row["estimate"] = limit(89)
