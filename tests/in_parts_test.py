@@ -1,11 +1,13 @@
 """How tokens are cut into parts that are passed at the same time, and joined again."""
 
+import functools
 from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
+from jax.sharding import AxisType
 
 from pallas_kernels import calling, decayed_linear, in_parts, prefix_softmax
 
@@ -53,8 +55,7 @@ class InPartsTest(parameterized.TestCase):
   def test_spans(self, parts, span):
     self.assertEqual(in_parts.span(parts, 7), span)
 
-  @parameterized.parameters(2, 40)
-  def test_starts_follow_each_other(self, parts):
+  def test_starts_follow_each_other(self, parts=40):
     r = np.random.default_rng(0)
     kept, first = r.random((parts - 1, 2, 3)), r.normal(size=(2, 3, 4, 5))
     ends = r.normal(size=(parts - 1, 2, 3, 4, 5))
@@ -69,23 +70,27 @@ class InPartsTest(parameterized.TestCase):
     np.testing.assert_array_equal(nothing[0], 0)
     np.testing.assert_array_equal(nothing[1], ends[0])
 
-  @parameterized.parameters(False, True)
-  def test_few_programs_go_twice(self, enough):
-    B = 8 if enough else 2
-    x = jax.ShapeDtypeStruct((B, 4096, 8, 128), jnp.bfloat16)
-    line = jax.ShapeDtypeStruct((B, 4096, 8), jnp.float32)
-    # Of 8 B heads, four tiles of a state each; of chunks of 64 tokens.
+  def test_starts_from_what_all_devices_share(self):
+    first = jnp.ones((2, 3))
+    mesh, cut = jax.make_mesh((1,), ("x",), (AxisType.Auto,)), jax.P(None, "x")
+    run = functools.partial(in_parts.starts, first=first)
+    run = jax.shard_map(run, mesh=mesh, in_specs=(cut, cut), out_specs=cut)
+    found = run(jnp.ones((4, 2)), jnp.ones((4, 2, 3)))
+    np.testing.assert_array_equal(found[4], 5)
+
+  def test_few_programs_go_twice(self):
+    x = jax.ShapeDtypeStruct((2, 4096, 8, 128), jnp.bfloat16)
+    line = jax.ShapeDtypeStruct((2, 4096, 8), jnp.float32)
+    # Of 16 heads, four tiles of a state each; 64 chunks.
     states = [("ends", 7 * 64), ("states", 8 * 64)]
-    if enough:
-      states = [("states", 256)]
-    output, keys, values = (n * B * 8 * 64 for n in (1, 2, 1))
+    output, keys, values = 16 * 64, 2 * 16 * 64, 16 * 64
     rest = ("keys", keys), ("values", values)
     self.assertEqual(
       launches(jax.grad(decayed), x, line),
       [*states, ("output", output), *states, *states, *rest],
     )
     # Two pieces of each head's values: their ends are sums, by no kernel of ours.
-    number = 128 if enough else 8 * 32
+    number = 8 * 32
     found = launches(jax.grad(prefix, (0, 1)), line, x)
     self.assertEqual(found, [("forward", number), ("backward", number)])
 

@@ -58,10 +58,11 @@ class LoweringTest(parameterized.TestCase):
       self.assertEqual(row["problems"], "", row)
 
   def test_gpu_in_two_passes(self):
-    chips = (90, 128), (100, 128), (120, 64)
-    calls = (f"*bench._gpu_rows({chip}, {H}, {H}, only='back')" for chip, H in chips)
+    which = (90, 128, "ends back"), (100, 128, "back"), (120, 64, "ends back")
+    calls = (f"*bench._gpu_rows({c}, {H}, {H}, only={name!r})" for c, H, name in which)
     rows = child(f"{_HEADER}print(json.dumps([{', '.join(calls)}]))")
-    self.assertEqual([r["part"] for r in rows], 3 * ["ends back", "states back"])
+    names = ["ends back", "ends back", "states back", "ends back"]
+    self.assertEqual([r["part"] for r in rows], names)
     for row in rows:
       self.assertEqual(row["problems"], "", row)
 
