@@ -8,6 +8,8 @@ name; the listing of the folders is the only register. Every module has
   attend           the pure function (or another verb: `Case.function`), with `impl=`
   reference        its definition, naive and readable; `reference_<verb>` of another one
   FORMS            how it plugs into a host
+  REFUSED          not in all: impl -> names of the CASES that it refuses with
+                   NotImplementedError; it does all others
 
 and what its forms ask for. A form is one file of `attnjax.contract.forms`: its
 docstring says what a module of the form has and how that is called, its Protocol types

@@ -56,6 +56,7 @@ __all__ = [
   "GROWTH",
   "IMPLEMENTATIONS",
   "LAYER",
+  "REFUSED",
   "SELECTIONS",
   "Cache",
   "Clusters",
@@ -71,6 +72,8 @@ __all__ = [
 ]
 LAYER = {"dim": 32, "heads": 4, "clusters": 3, "window": 6, "local_window": 5}
 GROWTH = 1.5
+# Kernels have no selection "past", which gathers keys for each query.
+REFUSED = dict.fromkeys(("pallas", "triton"), ("past", "one_token", "packed_shared"))
 
 
 def scaled(shape: tuple[int, ...]) -> dict[str, int]:
