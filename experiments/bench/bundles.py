@@ -27,7 +27,11 @@ TOPOLOGIES = {
 }
 # Moves to and from spilled registers are counted among all of theirs.
 _UNITS = ("MATMUL", "MATPUSH", "XLU", "VALU", "VPOP", "EUP", "VLOAD", "VSTORE", "SALU")
-_BUNDLE = re.compile(r"^\s*(?:0x[0-9a-f]+|0)\s+([A-Z]{2})?:\s*((?:>\s*)*)\{")
+_BUNDLE = re.compile(r"^\s*(?:0x[0-9a-f]+|0)\s+(?:[A-Z]{2})?:\s*(?:>\s*)*\{")
+_BRANCH = re.compile(r"sbr\.rel\b.*? target = \$region(\d+)")
+_PLACE = re.compile(r"Start(?:/End empty)? region (\d+)")
+# Bundles that a branch takes along.
+_DELAY = 4
 _ALLOCATION = re.compile(
   r"#(\S+) \[shape = '[^']*', space=vmem, size = (0x[0-9a-f]+)[^']*tag = '([^']*)"
 )
@@ -35,6 +39,24 @@ _NAME = re.compile(r"(\d+-(.+?)(?:\.\d+)?)-\d+-final_bundles")
 _DUMP = "--xla_jf_dump_to="
 # Of the stages that are read: all of them are thousands of files.
 _STAGES = "--xla_jf_dump_llo_pass_label_regex=original|post-ra|final.*"
+
+
+@dataclasses.dataclass(frozen=True)
+class Region:
+  """A part of a kernel that a branch may jump over.
+
+  Attributes:
+    bundles: of it alone, without those of regions inside.
+    inside: the regions in it, in order.
+  """
+
+  bundles: int
+  inside: tuple["Region", ...] = ()
+
+  @property
+  def all(self) -> int:
+    """Bundles with those of all regions inside."""
+    return self.bundles + sum(region.all for region in self.inside)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,14 +68,19 @@ class Kernel:
     bundles: all that it has; a loop's are counted once.
     used: by unit, the part of its slots that is used.
     memory: bytes of fast memory (VMEM), by what they are for.
-    regions: bundles of each part that only some grid steps run, in order.
+    regions: those that only some grid steps run, in order, with regions inside.
   """
 
   name: str
   bundles: int
   used: dict[str, float]
   memory: dict[str, int]
-  regions: tuple[int, ...] = ()
+  regions: tuple[Region, ...] = ()
+
+  @property
+  def always(self) -> int:
+    """Bundles that are in no region."""
+    return self.bundles - sum(region.all for region in self.regions)
 
   @property
   def bound(self) -> str:
@@ -129,22 +156,36 @@ def read(folder: Path) -> list[Kernel]:
   return kernels
 
 
-def _counted(lines: Iterable[str]) -> tuple[int, tuple[int, ...]]:
-  """(bundles, those of the regions that a branch may jump over).
+def _counted(lines: Iterable[str]) -> tuple[int, tuple[Region, ...]]:
+  """(bundles, the regions of the grid's loop that a branch may jump over).
 
-  The bundles behind a branch that it takes along stand outside the loop of the grid; a
-  region goes from there to the bundle marked as where its branch goes.
+  A branch takes along the bundles that are in its delay; its region goes from there to
+  where it names. A branch to what is behind it is a loop's, and has no region.
   """
-  count, start, outside, regions = 0, None, False, []
-  for match in filter(None, map(_BUNDLE.match, lines)):
-    count += 1
-    if outside and match.group(2):
-      start = count
-    outside = not match.group(2)
-    if match.group(1) == "PF" and start is not None:
-      regions.append(count - start)
-      start = None
-  return count, tuple(regions)
+  count, places, branches = 0, {}, []
+  for line in lines:
+    count += bool(_BUNDLE.match(line))
+    for name in _PLACE.findall(line):
+      places.setdefault(name, count - 1)
+    branches += [(count + _DELAY, name) for name in _BRANCH.findall(line)]
+  ends = [(start, places.get(name, 0)) for start, name in branches]
+  spans = sorted(((a, b) for a, b in ends if a <= b), key=lambda x: (x[0], -x[1]))
+  found = _nested(spans)
+  # All of a step may be in one: the grid's loop runs on after its last.
+  whole = len(found) == 1 and len(found[0].inside) > 0
+  return count, found[0].inside if whole else found
+
+
+def _nested(spans: list[tuple[int, int]]) -> tuple[Region, ...]:
+  """The regions of spans that are sorted by where they begin, the longest first."""
+  found = []
+  while spans:
+    (start, end), *rest = spans
+    inside = _nested([span for span in rest if span[1] <= end])
+    own = end - start - sum(region.all for region in inside)
+    found.append(Region(own, inside))
+    spans = [span for span in rest if span[1] > end]
+  return tuple(found)
 
 
 def _used(text: str) -> dict[str, float]:

@@ -4,6 +4,7 @@ from tests import simulate  # first: it sets what Triton reads on import
 
 # ruff: isort: split
 import dataclasses
+import itertools
 from unittest import mock
 
 import jax
@@ -17,7 +18,7 @@ from attnjax.core.elementwise import elementwise
 from attnjax.core.masks import Schedule
 from attnjax.core.scores import Program
 from pallas_kernels.flash import mosaic_tpu
-from pallas_kernels.flash.mosaic_tpu import bounds, lists, slopes, tiles, walk
+from pallas_kernels.flash.mosaic_tpu import bounds, lists, slopes, tiles, unseen, walk
 from tests import definition, precision
 
 SMALL = mosaic_tpu.Tile(128, 128, 128, 128)
@@ -464,6 +465,51 @@ class MosaicTpuTest(parameterized.TestCase):
     lse = np.where(some, np.log(whole), -np.inf)
     np.testing.assert_allclose((top + jnp.log(total))[0, :, 0], lse, **near)
     np.testing.assert_allclose(by[2][0, :, 0], weight.T @ g[0, :, 0], **near)
+
+  def test_rows_that_nobody_sees_change_nothing(self):
+    """One array at a time, in a loop over parts, with slopes outside fast memory."""
+    T, S, H = 130, 280, 16
+    x = dict(zip("qkvg", arrays(1, T, S, 2, 1, H, H)))
+    given = program(
+      (normal(6, 1, 1, T, S),),
+      lambda x, t, s, b: x + b,
+      lambda t, s, *_: (s <= t + 150) & (s % 50 != 7) & (t % 60 != 9),
+    )
+    tile = mosaic_tpu.Tile(256, 256, 128, 128)
+    cut = mosaic_tpu.Tiles(tile, tile)
+    blocks = schedule(dense(given, 1, 2, T, S), tile)
+
+    def forward(x):
+      run = {"program": given, "schedule": blocks, "scale": 0.3, "tiles": cut}
+      return mosaic_tpu.forward(x["q"], x["k"], x["v"], None, **run)
+
+    def backward(x, sums):
+      run = {"program": given, "schedule": blocks, "scale": 0.3, "tiles": cut}
+      return mosaic_tpu.backward(*(x[n] for n in "qkvg"), *sums, x["delta"], **run)
+
+    forward, backward = jax.jit(forward), jax.jit(backward)
+    with (
+      mock.patch.multiple(unseen, QUERIES=128, KEYS=128),
+      mock.patch.object(slopes, "ROOM", 0),
+      simulate.accelerators(detect_races=False),
+    ):
+      room = mosaic_tpu.estimate(cut, x["q"], x["k"], x["v"], given)
+      cut = dataclasses.replace(cut, memory=room.backward - 1)
+      self.assertFalse(mosaic_tpu.check(cut, x["q"], x["k"], x["v"], given).resident)
+      out, *sums = want = forward(x)
+      x["delta"] = (x["g"] * out).sum(-1)
+      want_back = backward(x, sums)
+      keys, queries = slice(7, None, 50), slice(9, None, 60)
+      values = *zip(x, itertools.repeat(jnp.nan)), ("k", jnp.inf), ("v", -3e38)
+      for name, value in values:
+        rows = keys if name in "kv" else queries
+        changed = x | {name: x[name].at[:, rows].set(value)}
+        pairs = [(backward(changed, sums), want_back)]
+        if name in "qkv":
+          pairs.append((forward(changed), want))
+        for one, other in zip(*map(jax.tree.leaves, zip(*pairs)), strict=True):
+          close = {"rtol": 1e-4, "atol": 1e-5, "err_msg": f"{name} {value}"}
+          np.testing.assert_allclose(one, other, **close)
 
   @parameterized.parameters("held", "gathered")
   def test_a_bias_gradient_has_the_size_of_the_bias(self, how):

@@ -17,7 +17,8 @@ estimate = mosaic_tpu.estimate(tiles, *problem.arrays(), problem.program)
 found = dict()
 for kernel in tpu.KERNELS:
   read = tpu.compiled({machine!r}, kernel, problem, tiles)
-  found[kernel] = [sum(read.memory.values()), getattr(estimate, kernel)]
+  steps = tpu.steps(read)
+  found[kernel] = [sum(read.memory.values()), getattr(estimate, kernel), steps]
 print(json.dumps(dict(kernels=found, limit=tiles.memory)))
 """
 _MESH = """
@@ -109,9 +110,13 @@ class TpuLoweringTest(parameterized.TestCase):
   def test_compiles_within_the_estimate(self, machine, feature, H, V):
     code = _ONE.format(machine=machine, feature=feature, H=H, V=V)
     found = child(code)
-    for taken, estimate in found["kernels"].values():
+    for taken, estimate, steps in found["kernels"].values():
       self.assertBetween(estimate, taken, 2.5 * taken)
       self.assertLessEqual(estimate, found["limit"])
+      # What masks and the test for NaN cost a step; the rare way is little code.
+      self.assertEqual(steps["rare"] > 0, feature == "causal")
+      self.assertLessEqual(steps["partial"], 1.1 * steps["full"])
+      self.assertLessEqual(steps["rare"], 0.2 * steps["full"])
 
   def test_compiles_on_meshes_and_nothing_is_sent(self):
     for found in child(_MESH):

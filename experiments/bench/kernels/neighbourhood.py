@@ -10,7 +10,8 @@ blocks as any, by the simulator, and are the system's choice. Splash gets the sa
 What is counted, of both in the same way: for each visited block the bundles, which are
 cycles, of a grid step: all that is in no region under a condition, and the region that
 such a block runs, with or without the mask; and for each line of blocks all the other
-regions, which begin and end it. Grid steps that visit nothing are left out.
+regions, which begin and end it. Grid steps that visit nothing are left out, and what
+only blocks with NaN, infinity or very large numbers run.
 
 Our backward kernel leaves the gradients of the queries. Splash's leaves parts of them,
 one for each line of keys, in bfloat16, that XLA sums: `sums` has the least cycles in
@@ -101,13 +102,12 @@ def _rows() -> Iterator[dict]:
       lines = T // step[0 if kernel == "forward" else 1]
       for form, mask in forms.items():
         read, visits = _own(kernel, step, mask)
-        first, second = sorted(read.regions, reverse=True)[:2]
-        # Of the two largest regions the first one in the kernel has no mask.
-        full, partial = sorted((first, second), key=read.regions.index)
-        own = {"full": full, "partial": partial}
-        yield _row(kernel, "attnjax", form, step, read, own, visits, lines)
+        yield _row(
+          kernel, "attnjax", form, step, read, schedules.steps(read), visits, lines
+        )
       read = peers[kernel]
-      every = dict.fromkeys(own, max(read.regions))
+      largest = max(region.all for region in read.regions)
+      every = {"full": largest, "partial": largest, "rare": 0}
       row = _row(kernel, "splash", "array", step, read, every, visits, lines)
       parts = 2 * lines * T * SIZE / MEMORY if kernel == "backward" else 0
       yield row | {"sums": round(parts)}
@@ -117,10 +117,10 @@ def _row(
   kernel, whose, form, step, read: bundles.Kernel, regions, visits, lines
 ) -> dict:
   """Bundles of a step of each kind, of a line's ends, and in all."""
-  steps = set(regions.values())
-  ends = sum(size for size in read.regions if size not in steps)
-  always = read.bundles - sum(read.regions)
-  own = {kind: always + size for kind, size in regions.items()}
+  taken = regions["full"] + regions["rare"]
+  taken += regions["partial"] if whose == "attnjax" else 0
+  ends = sum(region.all for region in read.regions) - taken
+  own = {kind: read.always + regions[kind] for kind in ("full", "partial")}
   total = lines * ends + sum(visits[kind] * size for kind, size in own.items())
   row = {"machine": MACHINE, "kernel": kernel, "whose": whose, "mask": form}
   row |= {"tile": f"{step[0]}x{step[1]}", "visits": sum(visits.values())}

@@ -46,7 +46,7 @@ class _Refs:
   columns: tuple
   scratches: tuple
   transfer: Any  # What the gathering of dq outside fast memory needs, or None.
-  copies: tuple
+  strange: Any  # Whether a key tile's keys and values are, see `unseen`.
 
 
 def call(plan: Plan, arrays, packed, lists, shapes, resident: bool, vmem: int):
@@ -93,9 +93,7 @@ def call(plan: Plan, arrays, packed, lists, shapes, resident: bool, vmem: int):
       grid=(B, K, *plan.lists.grid),
       in_specs=backward_specs.in_specs(plan, H, V, where, key_specs, blank),
       out_specs=(dq_spec, *key_specs, tuple(spec for _, spec in described)),
-      scratch_shapes=backward_specs.scratch(
-        plan, how, shapes, arrays[0].dtype, resident
-      ),
+      scratch_shapes=backward_specs.scratch(plan, how, shapes, resident),
     ),
     input_output_aliases=backward_specs.aliases(arguments, blank, out_shape),
     compiler_params=pltpu.CompilerParams(
@@ -138,6 +136,8 @@ def _kernel(plan, how, flat, q, k, v, g, lines, given, *refs):
   def _():
     refs.dk_sum[...] = jnp.zeros_like(refs.dk_sum)
     refs.dv_sum[...] = jnp.zeros_like(refs.dv_sum)
+    if plan.seen is not None:  # Its words pass beside the zeros.
+      refs.strange[0] = unseen.strange(k, v).astype(jnp.int32)
 
   @pl.when(first_of_head)
   def _():
@@ -150,30 +150,53 @@ def _kernel(plan, how, flat, q, k, v, g, lines, given, *refs):
     else:
       outside.begin()
 
-  def step(masked):
+  part = Part(plan, given, refs.columns, b, n, i, j, 0, 0)
+  arrays = derivative.Arrays(q, k, v, g)
+
+  def one(own, used, counts=None, finite=True):
+    found = derivative.differentiate(own, counts, finite, used, lines)
+    _accumulate(own, member, found, used, refs)
+    for number, tile in found.pulled.items():
+      slopes.add(own, member, number, tile)
+
+  def quick(masked):
+    for row, column in plan.parts():
+      own = dataclasses.replace(part, row=row, column=column)
+      one(own, arrays.of(own), own.seen() if masked else None)
+
+  def guarded(own):
+    seen = own.seen()
+    one(own, arrays.of(own).without(own, seen), seen, finite=False)
+
+  def step(parts):
     if outside is not None:
       outside.fetch(*here)
     slopes.fetch()
-    parts = [Part(plan, given, refs.columns, b, n, i, j, *at) for at in plan.parts()]
-    used = _used(parts[0], q, k, g, refs.copies) if masked else (q, k, g)
-    for part in parts:
-      found = derivative.differentiate(part, masked, q, k, v, g, lines)
-      _accumulate(part, member, found, *used, refs)
-      for number, tile in found.pulled.items():
-        slopes.add(part, member, number, tile)
+    parts()
     slopes.put_back()
     if outside is not None:
       outside.arrived(here[1])[...] += refs.dq_sum[0]
       outside.put_back(*here)
 
+  def slow():
+    if outside is not None:
+      refs.dq_sum[...] = jnp.zeros_like(refs.dq_sum)
+    slopes.arrive()
+    unseen.each(part, guarded)
+
   full, count = flat.full[line], flat.count[line]
   if plan.masks:
-    pl.when(block < full)(lambda: step(masked=False))
-    pl.when((block >= full) & (block < count))(lambda: step(masked=True))
+    pl.when(block < full)(lambda: step(lambda: quick(masked=False)))
+    unseen.choose(
+      plan,
+      (block >= full) & (block < count),
+      lambda: (refs.strange[0] > 0) | unseen.strange(q, lines[2], factor=g),
+      lambda: step(lambda: quick(masked=True)),
+      lambda: step(slow),
+    )
   else:
-    pl.when(block < count)(lambda: step(masked=False))
-  unseen = first_of_head & (count == 0)
-  slopes.finish(last_of_head, last_of_group, unseen)
+    pl.when(block < count)(lambda: step(lambda: quick(masked=False)))
+  slopes.finish(last_of_head, last_of_group, first_of_head & (count == 0))
 
   @pl.when(last_of_key)
   def _():
@@ -188,27 +211,16 @@ def _kernel(plan, how, flat, q, k, v, g, lines, given, *refs):
       outside.settle(here[1])
 
 
-def _used(part, q, k, g, copies):
-  """q, k and g without what is not finite in rows that nobody sees."""
-  if copies[0] is None:
-    return q, k, g
-  unseen.copy_queries(part, q, copies[0])
-  unseen.copy_keys(part, k, copies[1])
-  unseen.copy_queries(part, g, copies[2])
-  return copies
-
-
-def _accumulate(part, member, found, q, k, g, refs):
+def _accumulate(part, member, found, used, refs):
   plan, rows, columns = part.plan, part.rows, part.columns
-  queries, slopes, keys = q[rows, :], g[rows, :], k[columns, :]
-  kept, slope = found.kept.astype(g.dtype), found.slope.astype(q.dtype)
-  refs.dv_sum[columns, :] += plan.product(kept, slopes, 1, 0)
-  refs.dk_sum[columns, :] += plan.product(slope, queries, 1, 0)
-  change = plan.product(slope, keys, 0, 0)
+  kept, slope = found.kept.astype(used.g.dtype), found.slope.astype(used.q.dtype)
+  refs.dv_sum[columns, :] += plan.product(kept, used.g, 1, 0)
+  refs.dk_sum[columns, :] += plan.product(slope, used.q, 1, 0)
+  change = plan.product(slope, used.k, 0, 0)
   if refs.transfer is None:
     first = pl.multiple_of(part.i * plan.block_q + part.row, LANES)
     refs.dq_sum[member, pl.ds(first, plan.inner_q), :] += change
-  elif part.column == 0:
+  elif isinstance(part.column, int) and part.column == 0:
     refs.dq_sum[0, rows, :] = change
   else:
     refs.dq_sum[0, rows, :] += change

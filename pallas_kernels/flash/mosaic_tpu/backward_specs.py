@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from pallas_kernels.flash.mosaic_tpu import gathering, layout, operands, unseen
+from pallas_kernels.flash.mosaic_tpu import gathering, layout, operands
 from pallas_kernels.flash.mosaic_tpu import slopes as gradients
 from pallas_kernels.flash.mosaic_tpu.operands import LANES
 
@@ -46,7 +46,7 @@ def key_specs(plan, H, V, where):
   return layout.spec(plan.block_k, H, keys), layout.spec(plan.block_k, V, keys)
 
 
-def scratch(plan, how, shapes, dtype, resident):
+def scratch(plan, how, shapes, resident):
   """The kernel's own memory."""
   _, N, K, queries, _, H, V = shapes
   block_q, block_k = plan.block_q, plan.block_k
@@ -60,7 +60,7 @@ def scratch(plan, how, shapes, dtype, resident):
     ),
     tuple(gradients.scratch(w, plan) for w in how),
     None if resident else gathering.Gathering.scratch(block_q, H),
-    unseen.scratch(plan, (block_q, H, dtype), (block_k, H, dtype), (block_q, V, dtype)),
+    pltpu.SMEM((1,), jnp.int32),
   ]
 
 

@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from pallas_kernels.flash.mosaic_tpu import unseen
+
 
 class Found(NamedTuple):
   """A part's tiles, keys down the sublanes.
@@ -20,14 +22,42 @@ class Found(NamedTuple):
   pulled: dict
 
 
-def differentiate(part, masked, q, k, v, g, lines) -> Found:
-  """The derivative of a part; `lines` are top, 1 / total and delta of its queries."""
+class Arrays(NamedTuple):
+  """Queries, keys, values and cotangents: of a grid step, or the rows of a part."""
+
+  q: Any
+  k: Any
+  v: Any
+  g: Any
+
+  def of(self, part) -> "Arrays":
+    """The rows of a part."""
+    rows, columns = part.rows, part.columns
+    q, k, v, g = self
+    return Arrays(q[rows, :], k[columns, :], v[columns, :], g[rows, :])
+
+  def without(self, part, seen) -> "Arrays":
+    """Zeros in rows of a part that nobody sees; products with v are masked anyway."""
+    q, g = unseen.queries(part, seen, self.q, self.g)
+    (k,) = unseen.keys(part, seen, self.k)
+    return Arrays(q, k, self.v, g)
+
+
+def differentiate(part, counts, finite: bool, arrays: Arrays, lines) -> Found:
+  """The derivative of a part.
+
+  Args:
+    part: of the tile.
+    counts: which scores do, or None: all.
+    finite: a weight of 0 makes a slope of 0 without a program.
+    arrays: its rows.
+    lines: top, 1 / total and delta of the tile's queries.
+  """
   plan = part.plan
-  queries, keys = part.rows, part.columns
-  raw = plan.product(k[keys, :], q[queries, :], 1, 1)
-  change = plan.product(v[keys, :], g[queries, :], 1, 1)
+  queries = part.rows
+  raw = plan.product(arrays.k, arrays.q, 1, 1)
+  change = plan.product(arrays.v, arrays.g, 1, 1)
   ragged = plan.T != plan.queries or plan.S != plan.keys
-  counts = part.seen() if masked else None
   if ragged and (plan.score or plan.keep):
     inside = (part.queries() < plan.T) & (part.keys() < plan.S)
     counts = inside if counts is None else counts & inside
@@ -41,12 +71,15 @@ def differentiate(part, masked, q, k, v, g, lines) -> Found:
     score = part.score(raw)
   else:
     score, pull = _linear(part, plan.score, raw * plan.scale)
-  weight = only(plan.power(jnp.minimum(score - top, 0.0)) * share)
+  if counts is not None:
+    score = jnp.where(counts, score, -jnp.inf)
+  weight = plan.power(jnp.minimum(score - top, 0.0)) * share
   kept, seen_change = weight, change
   if plan.keep is not None:
     keep, pull_keep = _linear(part, plan.keep)
     kept, seen_change = only(weight * keep), change * keep
-  slope = only(weight * (seen_change - delta))
+  slope = weight * (seen_change - delta)
+  slope = slope if finite and plan.keep is None else only(slope)
   pulled = {}
   if pull is not None:
     (slope, *_), pulled = pull(slope)

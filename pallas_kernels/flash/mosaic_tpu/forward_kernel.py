@@ -8,6 +8,7 @@ Where scores are bounded (`bounds`) top stays 0 until the end, where it becomes
 log(total): it must not be below a row's scores.
 """
 
+import dataclasses
 import functools
 
 import jax
@@ -74,7 +75,6 @@ def call(plan: Plan, q, k, v, sinks, packed, lists, shapes, vmem: int):
           pltpu.VMEM((plan.block_q, LANES), o.dtype) if o.kind == "row" else None
           for o in plan.operands
         ),
-        *unseen.scratch(plan, (plan.block_k, V, v.dtype)),
       ],
     ),
     compiler_params=pltpu.CompilerParams(
@@ -93,7 +93,7 @@ def call(plan: Plan, q, k, v, sinks, packed, lists, shapes, vmem: int):
 
 
 def _kernel(plan, flat, q, k, v, sinks, given, *refs):
-  out, last_top, last_total, acc, total, top, columns, copy = refs
+  out, last_top, last_total, acc, total, top, columns = refs
   b, *step = (pl.program_id(axis) for axis in range(5))
   n, _, i, j, line, block, first, last = plan.lists.visit(flat, b, *step)
 
@@ -105,22 +105,32 @@ def _kernel(plan, flat, q, k, v, sinks, given, *refs):
       top[...] = jnp.full_like(top, LOWEST)
     spread(given, columns)
 
+  part = Part(plan, given, columns, b, n, i, j, 0, 0)
+
   def step(masked):
-    parts = [Part(plan, given, columns, b, n, i, j, *at) for at in plan.parts()]
-    values = v
-    if masked and copy is not None:
-      unseen.copy_keys(parts[0], v, copy)
-      values = copy
+    parts = [dataclasses.replace(part, row=r, column=c) for r, c in plan.parts()]
     products = [_product(parts[0], q, k)]
-    for number, part in enumerate(parts):
+    for number, own in enumerate(parts):
       if number + 1 < len(parts):
         products.append(_product(parts[number + 1], q, k))
-      _accumulate(part, products[number], masked, values, acc, top, total)
+      seen = own.seen() if masked else None
+      _accumulate(own, products[number], seen, v[own.columns, :], acc, top, total)
+
+  def guarded(own):
+    seen = own.seen()
+    (values,) = unseen.keys(own, seen, v[own.columns, :])
+    _accumulate(own, _product(own, q, k), seen, values, acc, top, total)
 
   full, count = flat.full[line], flat.count[line]
   if plan.masks:
     pl.when(block < full)(lambda: step(masked=False))
-    pl.when((block >= full) & (block < count))(lambda: step(masked=True))
+    unseen.choose(
+      plan,
+      (block >= full) & (block < count),
+      lambda: unseen.strange(v),
+      lambda: step(masked=True),
+      lambda: unseen.each(part, guarded),
+    )
   else:
     pl.when(block < count)(lambda: step(masked=False))
 
@@ -152,11 +162,11 @@ def _product(part, q, k):
   return part.plan.product(q[part.rows, :], k[part.columns, :], 1, 1)
 
 
-def _accumulate(part, raw, masked, v, acc, top, total):
-  plan, rows, columns = part.plan, part.rows, part.columns
+def _accumulate(part, raw, seen, values, acc, top, total):
+  plan, rows = part.plan, part.rows
   score = part.score(raw)
-  if masked:
-    score = jnp.where(part.seen(), score, -jnp.inf)
+  if seen is not None:
+    score = jnp.where(seen, score, -jnp.inf)
   if plan.bounded:
     weight, shrink = plan.power(score), None
   else:
@@ -171,7 +181,7 @@ def _accumulate(part, raw, masked, v, acc, top, total):
   total[rows, :] = _shrunk(total[rows, :], shrink) + gain
   if plan.keep is not None:
     weight = weight * part.evaluate(plan.keep)
-  gain = plan.product(weight.astype(v.dtype), v[columns, :], 1, 0)
+  gain = plan.product(weight.astype(values.dtype), values, 1, 0)
   acc[rows, :] = _shrunk(acc[rows, :], shrink) + gain
 
 

@@ -45,7 +45,6 @@ def _forward(tile, q, v, program) -> int:
   windows += _bytes(tile.block_k, V, width) + _bytes(tile.block_q, V, width)
   windows += 2 * _bytes(1, tile.block_q, 4)
   scratch = _bytes(tile.block_q, V, 4) + 2 * _bytes(tile.block_q, LANES, 4)
-  scratch += _bytes(tile.block_k, V, width) if program.seen is not None else 0
   for kind, size, _ in kinds(program):
     windows += _window(kind, tile, size)
     scratch += _bytes(tile.block_q, LANES, 4) if kind == "row" else 0
@@ -61,9 +60,6 @@ def _backward(tiles, q, k, v, program, resident: bool) -> int:
   windows += 2 * (_bytes(tile.block_k, H, width) + _bytes(tile.block_k, V, width))
   windows += 3 * _bytes(1, tile.block_q, 4)
   scratch = _bytes(tile.block_k, H, 4) + _bytes(tile.block_k, V, 4)
-  if program.seen is not None:
-    scratch += _bytes(tile.block_k, H, width)
-    scratch += _bytes(tile.block_q, H, width) + _bytes(tile.block_q, V, width)
   if resident:
     windows += group * _bytes(queries, H, width)
     scratch += group * _bytes(queries, H, 4)

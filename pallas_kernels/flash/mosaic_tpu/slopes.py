@@ -148,6 +148,11 @@ class Slopes:
     for number, gathering in self._gathered():
       gathering.fetch(*self._place(number))
 
+  def arrive(self) -> None:
+    """Waits for this step's tiles."""
+    for number, _ in self._gathered():
+      self._arrived(number)
+
   def _arrived(self, number: int):
     if number not in self.arrived:
       gathering = Gathering(self.refs[number], *self.scratches[number])
@@ -178,8 +183,8 @@ class Slopes:
 
   def put_back(self) -> None:
     """Begins to send this step's tiles back."""
+    self.arrive()
     for number, gathering in self._gathered():
-      self._arrived(number)
       gathering.put_back(*self._place(number))
 
   def finish(self, head, group, unseen) -> None:
