@@ -202,7 +202,8 @@ def _rows() -> Iterator[dict]:
           continue  # They are not in it: their gradient is made of lse outside.
         read = compiled(machine, kernel, problem, _cut(machine))
         base = base or read.bundles
-        masked, rare = problem.program.seen is not None, steps(read)["rare"]
+        masked = problem.program.seen is not None
+        rare = steps(read)["rare"] if masked else 0
         yield {
           "machine": machine,
           "kernel": kernel,

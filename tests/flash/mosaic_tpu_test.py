@@ -511,6 +511,31 @@ class MosaicTpuTest(parameterized.TestCase):
           close = {"rtol": 1e-4, "atol": 1e-5, "err_msg": f"{name} {value}"}
           np.testing.assert_allclose(one, other, **close)
 
+  @parameterized.parameters(("v", jnp.nan), ("v", -3e38), ("delta", jnp.nan))
+  def test_what_nobody_sees_weighs_nothing_without_a_program(self, name, value):
+    T, S, H = 64, 120, 16
+    x = dict(zip("qkvg", arrays(1, T, S, 1, 1, H, H)))
+    given = program(seen=lambda t, s: (s <= t + 60) & (s != 7) & (t != 9))
+    blocks = schedule(dense(given, 1, 1, T, S), SMALL)
+    run = {"program": given, "schedule": blocks, "scale": 0.3}
+    run["tiles"] = mosaic_tpu.Tiles(SMALL, SMALL)
+    x["delta"] = normal(5, 1, T, 1)
+    ones = jnp.ones((1, T, 1))
+    sums = (3 * ones).at[:, 9].set(-jnp.inf), ones.at[:, 9].set(0)
+    changed = x | {name: x[name].at[:, 7 if name == "v" else 40].set(value)}
+
+    @jax.jit
+    def backward(x):
+      return mosaic_tpu.backward(*(x[n] for n in "qkvg"), *sums, x["delta"], **run)
+
+    with simulate.accelerators(detect_races=False):
+      got, want = backward(changed), backward(x)
+    # Row 40 has a part in what its own delta makes: its dq, and dk up to key 100.
+    rows = np.arange(T) != (40 if name == "delta" else -1)
+    keys = np.arange(S) > (100 if name == "delta" else -1)
+    for one, other, seen in zip(got[:3], want, (rows, keys, keys)):
+      np.testing.assert_allclose(one[:, seen], other[:, seen], rtol=1e-4, atol=1e-5)
+
   @parameterized.parameters("held", "gathered")
   def test_a_bias_gradient_has_the_size_of_the_bias(self, how):
     B, T, S, N, K, H, V = 2, 140, 300, 2, 2, 16, 16

@@ -17,7 +17,7 @@ estimate = mosaic_tpu.estimate(tiles, *problem.arrays(), problem.program)
 found = dict()
 for kernel in tpu.KERNELS:
   read = tpu.compiled({machine!r}, kernel, problem, tiles)
-  steps = tpu.steps(read)
+  steps = tpu.steps(read) if problem.program.seen else None
   found[kernel] = [sum(read.memory.values()), getattr(estimate, kernel), steps]
 print(json.dumps(dict(kernels=found, limit=tiles.memory)))
 """
@@ -113,10 +113,10 @@ class TpuLoweringTest(parameterized.TestCase):
     for taken, estimate, steps in found["kernels"].values():
       self.assertBetween(estimate, taken, 2.5 * taken)
       self.assertLessEqual(estimate, found["limit"])
-      # What masks and the test for NaN cost a step; the rare way is little code.
-      self.assertEqual(steps["rare"] > 0, feature == "causal")
-      self.assertLessEqual(steps["partial"], 1.1 * steps["full"])
-      self.assertLessEqual(steps["rare"], 0.2 * steps["full"])
+      self.assertEqual(steps is not None, feature == "causal")
+      if steps is not None:  # Masks and the test for NaN; what NaN runs is little code.
+        self.assertLessEqual(steps["partial"], 1.1 * steps["full"])
+        self.assertBetween(steps["rare"], 1, 0.2 * steps["full"])
 
   def test_compiles_on_meshes_and_nothing_is_sent(self):
     for found in child(_MESH):
