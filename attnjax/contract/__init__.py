@@ -26,6 +26,16 @@ The forms of layers, "causal", "sequence" and "image", ask for
 A Layer is built as `Layer(dim, *, form, rngs, **hyper-parameters)`, every
 hyper-parameter a keyword with a default that is not None. A Layer whose mathematics
 depends on the depth also takes `layers`, the number of layers of the model.
+
+With batch norm inside, the running statistics of a layer are an argument and a result,
+so that no optimizer trains them (see `nn.running`):
+
+  stats = layer.init_stats()
+  y, stats = layer(x, stats=stats, train=True, ...)
+
+With `train` the batch is measured and the statistics move; without it they are used.
+Without `stats` the call raises ValueError. A layer without batch norm need not know
+these arguments; `nn.running.apply` calls either.
 """
 
 from attnjax.contract.case import Case

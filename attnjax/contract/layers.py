@@ -5,6 +5,7 @@ import inspect
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
@@ -37,6 +38,8 @@ def holds_only_float_parameters(subject: Subject) -> None:
   for path, leaf in jax.tree_util.tree_leaves_with_path(subject.layer):
     name = jax.tree_util.keystr(path)
     require(leaf.dtype == jnp.float32, f"{name} is {leaf.dtype}")
+  held = nnx.state(subject.layer, nnx.BatchStat)
+  require(not jax.tree.leaves(held), "a running statistic would be trained")
 
 
 def takes_no_examples_and_no_tokens(subject: Subject) -> None:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key, Num
 
+from attnjax.nn import running
 from attnjax.nn.stack import Stack, hidden_size
 
 FORMS = ("causal",)
@@ -19,7 +20,12 @@ KIND = "tokens"  # what its data sets hold
 
 
 class Model(nnx.Module):
-  """tokens (B, T) -> logits (B, T, vocab) float32; token t sees tokens <= t."""
+  """tokens (B, T) -> logits (B, T, vocab) float32; token t sees tokens <= t.
+
+  `stats` and `train` are of layers with batch norm, see `attnjax.nn.running`.
+  """
+
+  init_stats = running.init_stats
 
   def __init__(
     self,
@@ -62,10 +68,17 @@ class Model(nnx.Module):
     padding: Bool[Array, "B T"] | None = None,
     positions: Num[Array, "#B T"] | None = None,
     key: Key[Array, ""] | None = None,
-  ) -> Float[Array, "B T vocab"]:
-    """Logits of the next token; see contract for the packing arguments."""
+    stats: Any = None,
+    train: bool = False,
+  ) -> Any:
+    """Logits of the next token, and new statistics if some are given.
+
+    See contract for the packing arguments.
+    """
+    carry = running.Carry(self, stats, train)
     context = _given(segment_ids=segment_ids, padding=padding, positions=positions)
-    return self._logits(self.stack(self._embed(tokens), key=key, **context))
+    x = carry(self.stack, self._embed(tokens), key=key, **context)
+    return carry.result(self._logits(x))
 
   def init_cache(self, batch: int, length: int, dtype=jnp.float32) -> Any:
     """Empty caches with room for `length` tokens."""
@@ -84,9 +97,12 @@ class Model(nnx.Module):
     x, cache = self.stack.step(self._embed(tokens), cache, **context)
     return self._logits(x), cache
 
-  def weights(self, tokens: Int[Array, "B T"], **context) -> list[Array]:
+  def weights(
+    self, tokens: Int[Array, "B T"], *, stats: Any = None, **context
+  ) -> list[Array]:
     """The attention weights of every block, (B, N, T, T) each."""
-    return self.stack.weights(self._embed(tokens), **context)
+    own = running.Carry(self, stats, False).of(self.stack)
+    return self.stack.weights(self._embed(tokens), stats=own, **context)
 
   def _embed(self, tokens):
     return self.embed.embedding[...][tokens]

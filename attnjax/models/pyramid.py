@@ -6,12 +6,14 @@ Transformer. arXiv:2103.14030, section 3.1: each stage begins by merging patches
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
 from attnjax.core.positions import sinusoids
+from attnjax.nn import running
 from attnjax.nn.patches import Patches
 from attnjax.nn.stack import Stack, hidden_size
 
@@ -20,7 +22,12 @@ KIND = "images"  # what its data sets hold
 
 
 class Model(nnx.Module):
-  """images (B, H, W, C) -> logits (B, classes) float32."""
+  """images (B, H, W, C) -> logits (B, classes) float32.
+
+  `stats` and `train` are of layers with batch norm, see `attnjax.nn.running`.
+  """
+
+  init_stats = running.init_stats
 
   def __init__(
     self,
@@ -59,30 +66,48 @@ class Model(nnx.Module):
     self.head = nnx.Linear(dims[-1], classes, rngs=rngs)
 
   def __call__(
-    self, images: Float[Array, "B H W C"], *, key: Key[Array, ""] | None = None
-  ) -> Float[Array, "B classes"]:
-    """Logits of the classes."""
-    pooled = self.features(images, key=key)[-1].mean(axis=(1, 2))
-    return self.head(pooled).astype("float32")
+    self,
+    images: Float[Array, "B H W C"],
+    *,
+    key: Key[Array, ""] | None = None,
+    stats: Any = None,
+    train: bool = False,
+  ) -> Any:
+    """Logits of the classes, and new statistics if some are given."""
+    carry = running.Carry(self, stats, train)
+    pooled = self._features(carry, images, key)[-1].mean(axis=(1, 2))
+    return carry.result(self.head(pooled).astype("float32"))
 
   def features(
-    self, images: Float[Array, "B H W C"], *, key: Key[Array, ""] | None = None
-  ) -> list[Array]:
+    self,
+    images: Float[Array, "B H W C"],
+    *,
+    key: Key[Array, ""] | None = None,
+    stats: Any = None,
+    train: bool = False,
+  ) -> Any:
     """The normalised feature map (B, h, w, D) of every stage, for dense tasks."""
-    found, x = [], images
-    for number, (stage, norm) in enumerate(zip(self.stages, self.norms)):
-      own = None if key is None else jax.random.fold_in(key, number)
-      x = stage(self._merge(number, x), key=own)
-      found.append(norm(x))
-    return found
+    carry = running.Carry(self, stats, train)
+    return carry.result(self._features(carry, images, key))
 
-  def weights(self, images: Float[Array, "B H W C"]) -> list[Array]:
+  def weights(
+    self, images: Float[Array, "B H W C"], *, stats: Any = None
+  ) -> list[Array]:
     """The attention weights of every block of every stage, (B, N, h w, h w) each."""
+    carry = running.Carry(self, stats, False)
     found, x = [], images
     for number, stage in enumerate(self.stages):
       x = self._merge(number, x)
-      found += stage.weights(x)
-      x = stage(x)
+      found += stage.weights(x, stats=carry.of(stage))
+      x = carry(stage, x)
+    return found
+
+  def _features(self, carry, images, key):
+    found, x = [], images
+    for number, (stage, norm) in enumerate(zip(self.stages, self.norms)):
+      own = None if key is None else jax.random.fold_in(key, number)
+      x = carry(stage, self._merge(number, x), key=own)
+      found.append(norm(x))
     return found
 
   def _merge(self, number, x):

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Key
 
 from attnjax.contract import weights
 from attnjax.core.positions import sinusoids
+from attnjax.nn import running
 from attnjax.nn.patches import Patches
 from attnjax.nn.stack import Stack, hidden_size
 
@@ -23,7 +24,12 @@ KIND = "images"  # what its data sets hold
 
 
 class Model(nnx.Module):
-  """images (B, H, W, C) -> logits (B, classes) float32."""
+  """images (B, H, W, C) -> logits (B, classes) float32.
+
+  `stats` and `train` are of layers with batch norm, see `attnjax.nn.running`.
+  """
+
+  init_stats = running.init_stats
 
   def __init__(
     self,
@@ -55,21 +61,39 @@ class Model(nnx.Module):
     self.head = nnx.Linear(dim, classes, rngs=rngs)
 
   def __call__(
-    self, images: Float[Array, "B H W C"], *, key: Key[Array, ""] | None = None
-  ) -> Float[Array, "B classes"]:
-    """Logits of the classes."""
-    pooled = self.features(images, key=key)[-1].mean(axis=(1, 2))
-    return self.head(pooled).astype("float32")
+    self,
+    images: Float[Array, "B H W C"],
+    *,
+    key: Key[Array, ""] | None = None,
+    stats: Any = None,
+    train: bool = False,
+  ) -> Any:
+    """Logits of the classes, and new statistics if some are given."""
+    carry = running.Carry(self, stats, train)
+    pooled = self._features(carry, images, key)[-1].mean(axis=(1, 2))
+    return carry.result(self.head(pooled).astype("float32"))
 
   def features(
-    self, images: Float[Array, "B H W C"], *, key: Key[Array, ""] | None = None
-  ) -> list[Array]:
+    self,
+    images: Float[Array, "B H W C"],
+    *,
+    key: Key[Array, ""] | None = None,
+    stats: Any = None,
+    train: bool = False,
+  ) -> Any:
     """The normalised grid of patches (B, h, w, D), as a list of one stage."""
-    return [self.norm(self.stack(self._embed(images), key=key))]
+    carry = running.Carry(self, stats, train)
+    return carry.result(self._features(carry, images, key))
 
-  def weights(self, images: Float[Array, "B H W C"]) -> list[Array]:
+  def weights(
+    self, images: Float[Array, "B H W C"], *, stats: Any = None
+  ) -> list[Array]:
     """The attention weights of every block, (B, N, h w, h w) each."""
-    return self.stack.weights(self._embed(images))
+    own = running.Carry(self, stats, False).of(self.stack)
+    return self.stack.weights(self._embed(images), stats=own)
+
+  def _features(self, carry, images, key):
+    return [self.norm(carry(self.stack, self._embed(images), key=key))]
 
   def _embed(self, images):
     x = self.patches(images)
@@ -82,9 +106,18 @@ class OnGrid(nnx.Module):
   def __init__(self, layer: Any):
     self.layer = layer
 
-  def __call__(self, x: Float[Array, "B h w D"], **context) -> Float[Array, "B h w D"]:
-    """The layer's output on the grid."""
-    return self.layer(_rows(x), **context).reshape(x.shape)
+  def __call__(
+    self,
+    x: Float[Array, "B h w D"],
+    *,
+    stats: Any = None,
+    train: bool = False,
+    **context,
+  ) -> Any:
+    """The layer's output (B, h, w, D), and new statistics if some are given."""
+    carry = running.Carry(self, stats, train)
+    y = carry(self.layer, _rows(x), **context)
+    return carry.result(y.reshape(x.shape))
 
   def weights(self, x: Float[Array, "B h w D"], **context) -> Array:
     """The layer's weights, (B, N, h w, h w)."""

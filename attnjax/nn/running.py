@@ -63,6 +63,11 @@ class Carry:
     if id(part) in self._names:
       self._stats[self._names[id(part)]] = stats
 
+  def plain(self, module: Any) -> Any:
+    """The module whose carry this is, as a function of x to its output alone."""
+    stats = self._stats or ()
+    return lambda x: apply(module, x, stats=stats, train=self.train)[0]
+
   def result(self, y: Any) -> Any:
     """What the module's call returns for its output y."""
     return (y, self._stats or ()) if self._given else y

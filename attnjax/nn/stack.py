@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from attnjax.contract import check_known, weights
 from attnjax.core import masks
-from attnjax.nn import mlp, unseen
+from attnjax.nn import mlp, running, unseen
 from attnjax.nn.convolution import ShortConvolution
 
 NORMS = {"rms": nnx.RMSNorm, "layer": nnx.LayerNorm}
@@ -57,12 +57,18 @@ class Block(nnx.Module):
     x: Float[Array, "B *T D"],
     *,
     key: Key[Array, ""] | None = None,
+    stats: Any = None,
+    train: bool = False,
     **context,
-  ) -> Float[Array, "B *T D"]:
-    """The block's output; `context` goes to the mixer, `key` turns dropout on."""
+  ) -> Any:
+    """The block's output (B, *T, D), and new statistics if some are given.
+
+    `context` goes to the mixer, `key` turns dropout on.
+    """
+    carry = running.Carry(self, stats, train)
     mix, feed = (None, None) if key is None else jax.random.split(key)
-    x = x + self._drop(self.mixer(self.mixed(x, context), **context), mix)
-    return self._feed(x, feed)
+    y = carry(self.mixer, self.mixed(x, context), **context)
+    return carry.result(self._feed(x + self._drop(y, mix), feed))
 
   def mixed(self, x, context):
     """What the mixer sees: the normalised, convolved input."""
@@ -102,8 +108,11 @@ class Stack(nnx.Module):
 
   Block l has the mechanism builds[l % len(builds)]. The parameters of the blocks at the
   same place of the pattern are stacked on a leading axis, and `jax.lax.scan` runs over
-  the repeats: compile time does not grow with the depth.
+  the repeats: compile time does not grow with the depth. Statistics, where a mechanism
+  has batch norm, are stacked alike.
   """
+
+  init_stats = running.init_stats
 
   def __init__(
     self,
@@ -149,25 +158,36 @@ class Stack(nnx.Module):
     x: Float[Array, "B *T D"],
     *,
     key: Key[Array, ""] | None = None,
+    stats: Any = None,
+    train: bool = False,
     **context,
-  ) -> Float[Array, "B *T D"]:
-    """The output of the last block; `context` goes to every mixer.
+  ) -> Any:
+    """The output of the last block (B, *T, D), and new statistics if some are given.
 
-    Padding is zero at the input, see `attnjax.nn.unseen`.
+    `context` goes to every mixer. Padding is zero at the input, see `nn.unseen`.
     """
+    carry = running.Carry(self, stats, train)
     x = _blank(x, context)
 
     def repeat(x, part):
-      blocks, start = part
-      for place, block in enumerate(blocks):
+      blocks, held, start = part
+      new = []
+      for place, (block, own) in enumerate(zip(blocks, held)):
         index = start + place
-        own = None if key is None else jax.random.fold_in(key, index)
-        x = block(x, index=index, key=own, **context)
-      return x, None
+        draw = None if key is None else jax.random.fold_in(key, index)
+        given = {"index": index, "key": draw, "stats": own, "train": train}
+        x, own = running.apply(block, x, **given, **context)
+        new.append(own)
+      return x, tuple(new)
 
     if REMAT[self.remat] is not None:
       repeat = jax.checkpoint(repeat, policy=REMAT[self.remat])
-    return jax.lax.scan(repeat, x, (tuple(self.blocks), self._starts()))[0]
+    held = tuple(carry.of(block) for block in self.blocks)
+    parts = tuple(self.blocks), held, self._starts()
+    x, new = jax.lax.scan(repeat, x, parts)
+    for block, own in zip(self.blocks, new):
+      carry.keep(block, own)
+    return carry.result(x)
 
   def init_cache(self, batch: int, length: int, dtype=jnp.float32) -> Any:
     """One cache a place of the pattern, stacked over the repeats."""
@@ -178,7 +198,13 @@ class Stack(nnx.Module):
     return tuple(jax.vmap(one)(block) for block in self.blocks)
 
   def step(self, x: Float[Array, "B T D"], cache: Any, **context):
-    """The next T tokens; (y, cache)."""
+    """The next T tokens; (y, cache).
+
+    Raises:
+      NotImplementedError: if there is batch norm inside: no layer decodes with it.
+    """
+    if self.init_stats():
+      raise NotImplementedError("a layer with batch norm has no step form")
     x = _blank(x, context)
 
     def repeat(x, part):
@@ -191,15 +217,20 @@ class Stack(nnx.Module):
 
     return jax.lax.scan(repeat, x, (tuple(self.blocks), cache, self._starts()))
 
-  def weights(self, x: Float[Array, "B *T D"], **context) -> list[Array]:
+  def weights(
+    self, x: Float[Array, "B *T D"], *, stats: Any = None, **context
+  ) -> list[Array]:
     """The attention weights of every block, (B, N, T, S) each."""
+    carry = running.Carry(self, stats, False)
     found, x = [], _blank(x, context)
     for index in range(self.depth):
       repeat, place = divmod(index, len(self.blocks))
-      block = jax.tree.map(lambda leaf, r=repeat: leaf[r], self.blocks[place])
+      held = self.blocks[place], carry.of(self.blocks[place])
+      block, own = jax.tree.map(lambda leaf, r=repeat: leaf[r], held)
       seen = block.mixed(x, context)
       found.append(weights(block.mixer, seen, index=index, **context))
-      x = block(x, index=index, **context)
+      given = {"index": index, "stats": own, "train": False}
+      x, _ = running.apply(block, x, **given, **context)
     return found
 
   def _starts(self) -> Int[Array, "R"]:

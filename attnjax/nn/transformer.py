@@ -7,7 +7,7 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
-from attnjax.nn import paths
+from attnjax.nn import paths, running
 from attnjax.nn.depthwise import Depthwise
 
 _INIT = nnx.initializers.truncated_normal(0.02)
@@ -54,6 +54,8 @@ class Block(nnx.Module):
     rngs: for the parameters.
   """
 
+  init_stats = running.init_stats
+
   def __init__(
     self,
     dim: int,
@@ -74,13 +76,24 @@ class Block(nnx.Module):
     self.drop = drop
 
   def __call__(
-    self, x: Float[Array, "B *S D"], *, key: Key[Array, ""] | None = None, **context
-  ) -> Float[Array, "B *S D"]:
-    """The block's output; `key` turns dropping on, `context` goes to the mixer."""
+    self,
+    x: Float[Array, "B *S D"],
+    *,
+    key: Key[Array, ""] | None = None,
+    stats: Any = None,
+    train: bool = False,
+    **context,
+  ) -> Any:
+    """The block's output (B, *S, D), and new statistics if some are given.
+
+    `key` turns dropping on, `context` goes to the mixer.
+    """
+    carry = running.Carry(self, stats, train)
     first, second = (None, None) if key is None else jax.random.split(key)
     if self.mixer is not None and self.norm is not None:
-      x = x + paths.drop(self.mixer(self.norm(x), **context), self.drop, first)
-    return x + paths.drop(self.feed(self.feed_norm(x)), self.drop, second)
+      y = carry(self.mixer, self.norm(x), **context)
+      x = x + paths.drop(y, self.drop, first)
+    return carry.result(x + paths.drop(self.feed(self.feed_norm(x)), self.drop, second))
 
 
 def rates(last: float, depths: tuple[int, ...]) -> list[list[float]]:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from attnjax.nn.norms import Stats
 from attnjax.variants.linear import l2vit
 
 
@@ -64,10 +65,10 @@ def _global(weight, hyper):
   _fill_depthwise(local.first, weight, "local_mp.conv1")
   _fill_depthwise(local.second, weight, "local_mp.conv2")
   _fill_norm(local.norm, weight, "local_mp.bn")
-  _set(local.norm.mean, weight["local_mp.bn.running_mean"])
-  _set(local.norm.var, weight["local_mp.bn.running_var"])
   _fill_feed(block.feed, weight)
-  return block
+  held = (jnp.asarray(weight[f"local_mp.bn.running_{n}"]) for n in ("mean", "var"))
+  stats = {"mix": {"concentrate": {"norm": Stats(*held)}}}
+  return lambda x: block(x, stats=stats)[0]
 
 
 def _window(weight, hyper):

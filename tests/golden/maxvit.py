@@ -7,7 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from attnjax.nn.norms import Stats
 from attnjax.variants.local import maxvit
+
+NORMS = "conv.pre_norm", "conv.norm1", "conv.norm2"
 
 
 def compare(arrays: Mapping[str, np.ndarray], meta: dict) -> Iterator[tuple]:
@@ -34,7 +37,8 @@ def compare(arrays: Mapping[str, np.ndarray], meta: dict) -> Iterator[tuple]:
   def total(x, weights):
     filled = nnx.clone(block)
     _fill(filled, weights)
-    convolved = filled.convolve(jnp.moveaxis(x, 1, 3))
+    stats = {f"norms/{i}": _stats(weights, name) for i, name in enumerate(NORMS)}
+    convolved, _ = filled.convolve(jnp.moveaxis(x, 1, 3), stats=stats)
     windowed = filled.window(convolved)
     y = jnp.moveaxis(filled.grid(windowed), 3, 1)
     outs = {
@@ -66,13 +70,15 @@ def _fill(block, weights):
   for linear, name in linears:
     _linear(linear, weights, name)
   conv.kernel[...] = weights["conv.conv2_kxk.weight"][:, 0].transpose(1, 2, 0)
-  for norm, name in zip(conv.norms, ("pre_norm", "norm1", "norm2")):
-    norm.scale[...] = weights[f"conv.{name}.weight"]
-    norm.bias[...] = weights[f"conv.{name}.bias"]
-    norm.mean[...] = weights[f"conv.{name}.running_mean"]
-    norm.var[...] = weights[f"conv.{name}.running_var"]
+  for norm, name in zip(conv.norms, NORMS):
+    norm.scale[...] = weights[f"{name}.weight"]
+    norm.bias[...] = weights[f"{name}.bias"]
   for part, prefix in ((block.window, "attn_block"), (block.grid, "attn_grid")):
     _attention(part, weights, prefix)
+
+
+def _stats(weights, name):
+  return Stats(weights[f"{name}.running_mean"], weights[f"{name}.running_var"])
 
 
 def _attention(part, weights, prefix):

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from attnjax.nn.norms import Stats
 from attnjax.variants.local import medvitv2
 from tests.golden import medvitv2_kan
 
@@ -25,15 +26,15 @@ def compare(arrays: Mapping[str, np.ndarray], meta: dict) -> Iterator[tuple]:
     layout_bug=True,
     rngs=nnx.Rngs(0),
   )
-  _fill(block, arrays)
-  yield from results(block, arrays)
+  yield from results(block, _fill(block, arrays), arrays)
 
 
-def results(block, arrays) -> Iterator[tuple]:
+def results(block, stats, arrays) -> Iterator[tuple]:
   """(key, found, wanted) of a block of maps (B, D, R, C)."""
 
   def total(x):
-    y = jnp.moveaxis(block(jnp.moveaxis(x, 1, 3)), 3, 1)
+    y, _ = block(jnp.moveaxis(x, 1, 3), stats=stats)
+    y = jnp.moveaxis(y, 3, 1)
     return (y * jnp.cos(jnp.arange(y.size)).reshape(y.shape)).sum(), y
 
   run = jax.jit(jax.value_and_grad(total, has_aux=True))
@@ -44,8 +45,9 @@ def results(block, arrays) -> Iterator[tuple]:
 
 
 def _fill(block, arrays):
-  fill_embed(block.embed, arrays, "patch_embed")
-  fill_embed(block.project, arrays, "projection")
+  """Fills the parameters; the running statistics."""
+  stats = fill_embed(block, "embed", arrays, "patch_embed")
+  stats |= fill_embed(block, "project", arrays, "projection")
   mix, heads = block.mix, block.mix.project.query.out_features
   for part, name in zip((mix.project.query, mix.project.key, mix.project.value), "qkv"):
     kernel = arrays[f"param.e_mhsa.{name}.weight"]
@@ -54,24 +56,27 @@ def _fill(block, arrays):
   put(mix.out.kernel, arrays["param.e_mhsa.proj.weight"].T.reshape(*heads, -1))
   put(mix.out.bias, arrays["param.e_mhsa.proj.bias"])
   if mix.norm is not None:
-    fill_norm(mix.norm, arrays, "e_mhsa.norm")
+    stats["mix"] = {"norm": fill_norm(mix.norm, arrays, "e_mhsa.norm")}
   kernel = arrays["param.mhca.group_conv3x3.weight"]
   put(block.convolve.kernel, kernel.transpose(2, 3, 1, 0))
   fill_linear(block.linear, arrays, "mhca.projection")
-  for norm, name in zip(block.norms, ("norm1", "mhca.norm", "norm2")):
-    fill_norm(norm, arrays, name)
+  for i, name in enumerate(("norm1", "mhca.norm", "norm2")):
+    stats[f"norms/{i}"] = fill_norm(block.norms[i], arrays, name)
   features = [layer.weight.shape[0] for layer in block.kan.layers]
   features.append(block.kan.layers[-1].weight.shape[-1])
   block.kan = medvitv2_kan.network(arrays, "param.kan.", features)
+  return stats
 
 
-def fill_embed(embed, arrays, name):
-  """The map and norm at a block's beginning, if there are any."""
+def fill_embed(block, part, arrays, name):
+  """Fills a map and its norm, if there are any; their statistics."""
+  embed = getattr(block, part)
   if embed.linear is not None:
     fill_linear(embed.linear, arrays, f"{name}.conv")
-    fill_norm(embed.norm, arrays, f"{name}.norm")
-  elif f"param.{name}.conv.weight" in arrays:
+    return {part: {"norm": fill_norm(embed.norm, arrays, f"{name}.norm")}}
+  if f"param.{name}.conv.weight" in arrays:
     raise ValueError(f"{name} has weights that the block does not have")
+  return {}
 
 
 def fill_linear(linear, arrays, name):
@@ -83,11 +88,11 @@ def fill_linear(linear, arrays, name):
 
 
 def fill_norm(norm, arrays, name):
-  """A batch norm with its running statistics."""
+  """Fills a batch norm; its running statistics."""
   put(norm.scale, arrays[f"param.{name}.weight"])
   put(norm.bias, arrays[f"param.{name}.bias"])
-  put(norm.mean, arrays[f"param.{name}.running_mean"])
-  put(norm.var, arrays[f"param.{name}.running_var"])
+  running = (arrays[f"param.{name}.running_{what}"] for what in ("mean", "var"))
+  return Stats(*(jnp.asarray(x) for x in running))
 
 
 def put(parameter, value):

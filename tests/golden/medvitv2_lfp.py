@@ -23,12 +23,12 @@ def compare(arrays: Mapping[str, np.ndarray], meta: dict) -> Iterator[tuple]:
     layout_bug=True,
     rngs=nnx.Rngs(0),
   )
-  _fill(block, arrays)
-  yield from results(block, arrays)
+  yield from results(block, _fill(block, arrays), arrays)
 
 
 def _fill(block, arrays):
-  fill_embed(block.embed, arrays, "patch_embed")
+  """Fills the parameters; the running statistics."""
+  stats = fill_embed(block, "embed", arrays, "patch_embed")
   mix = block.mix
   heads = mix.project.query.out_features
   kernels = arrays["param.attn.qkv.weight"].reshape(3, -1, arrays["out.y"].shape[1])
@@ -49,7 +49,10 @@ def _fill(block, arrays):
   ):
     fill_linear(linear, arrays, f"conv.conv.{name}")
   put(feed.kernel, arrays["param.conv.conv.3.weight"][:, 0].transpose(1, 2, 0))
-  for norm, name in zip(feed.norms, "148"):
-    fill_norm(norm, arrays, f"conv.conv.{name}")
-  for norm, name in zip(block.norms, ("norm1", "norm2")):
-    fill_norm(norm, arrays, name)
+  stats["feed"] = {
+    f"norms/{i}": fill_norm(feed.norms[i], arrays, f"conv.conv.{name}")
+    for i, name in enumerate("148")
+  }
+  for i, name in enumerate(("norm1", "norm2")):
+    stats[f"norms/{i}"] = fill_norm(block.norms[i], arrays, name)
+  return stats

@@ -9,6 +9,7 @@ from absl.testing import absltest, parameterized
 from flax import nnx
 
 from attnjax.core import softmax
+from attnjax.nn import running
 from attnjax.variants.linear import l2vit
 
 
@@ -105,17 +106,16 @@ class LayerTest(parameterized.TestCase):
 
   def test_running_statistics_move_in_training_only(self):
     layer: Any = l2vit.Layer(16, norm="batch", local=3, rngs=nnx.Rngs(0))
-    x, statistics = _image(2, 4, 5, 16), layer.concentrate.norm
-
-    @jax.jit
-    def run(layer, x):
-      return layer(x), nnx.state(layer, nnx.BatchStat)
-
-    _, state = run(layer, x)
-    _close(state["concentrate"]["norm"]["var"][...], jnp.ones(16), 0)
-    layer.train()
-    local = layer.concentrate
-    y, state = run(layer, x)
+    x, local = _image(2, 4, 5, 16), layer.concentrate
+    run = jax.jit(
+      lambda layer, x, stats, train: layer(x, stats=stats, train=train),
+      static_argnums=3,
+    )
+    stats = layer.init_stats()
+    still, kept = run(layer, x, stats, False)
+    jax.tree.map(np.testing.assert_array_equal, kept, stats)
+    y, moved = run(layer, x, stats, True)
+    self.assertGreater(float(abs(y - still).max()), 1e-3)
 
     @jax.jit
     def want(layer, x):
@@ -126,12 +126,36 @@ class LayerTest(parameterized.TestCase):
       return mean, var, h + local.second((z - mean) / jnp.sqrt(var + 1e-5)) - x
 
     mean, var, wanted = want(layer, x)
-    found = state["concentrate"]["norm"]
-    _close(found["mean"][...], 0.1 * mean)
-    _close(found["var"][...], 0.9 + 0.1 * var)
+    found = moved["concentrate"]["norm"]
+    _close(found.mean, 0.1 * mean)
+    _close(found.var, 0.9 + 0.1 * var * 40 / 39)
     _close(y, wanted, 1e-4)
-    nnx.update(layer, state)
-    _close(statistics.mean[...], 0.1 * mean)
+
+  def test_padding_is_not_measured(self):
+    options: dict[str, Any] = {"form": "sequence", "norm": "batch", "local": 3}
+    layer: Any = l2vit.Layer(16, **options, rngs=nnx.Rngs(0))
+    x, real = _image(2, 9, 16), jnp.arange(9) < jnp.array([[9], [4]])
+    stats = layer.init_stats()
+
+    @jax.jit
+    def run(layer, *parts):
+      """Of a batch with padding, and of each row by itself."""
+      filled = jnp.where(real[..., None], x, jnp.nan)
+      how = {"train": True, "padding": real}
+      y, moved = layer(filled, stats=stats, **how)
+      moments = running.init_moments(stats)
+      for part in parts:
+        _, moments = layer(part, stats=moments, train=True)
+      return y, moved, running.moved(layer, stats, moments)
+
+    y, got, want = run(layer, x[:1], x[1:, :4])
+    jax.tree.map(_close, got, want)
+    self.assertTrue(np.isfinite(y).all())
+    empty, kept = layer(x[:0], stats=stats, train=True)
+    self.assertEqual(empty.shape, (0, 9, 16))
+    jax.tree.map(np.testing.assert_array_equal, kept, stats)
+    with self.assertRaisesRegex(ValueError, "Layer has batch norm: pass stats=layer."):
+      layer(x)
 
   @parameterized.parameters(
     ({"form": "causal"}, "unknown form 'causal'.*image, sequence"),
@@ -182,7 +206,7 @@ class ModelTest(parameterized.TestCase):
       )
       kinds = [[type(block).__name__ for block in stage] for stage in model.stages]
       self.assertEqual(kinds, [["WindowBlock", "GlobalBlock"]] * 2)
-      return model(images)
+      return model(images, stats=model.init_stats())[0]
 
     for grid in ((18, 22), (32, 32)):
       images = jax.ShapeDtypeStruct((2, *grid, 3), jnp.float32)

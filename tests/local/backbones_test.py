@@ -9,6 +9,7 @@ import numpy as np
 from absl.testing import absltest, parameterized
 from flax import nnx
 
+from attnjax.nn import running
 from attnjax.variants.local import crossformer, duoformer, hilo
 from attnjax.variants.local.duoformer import resnet
 from attnjax.variants.local.hilo import merging
@@ -61,10 +62,11 @@ class ModelTest(parameterized.TestCase):
 
       def run(images, make=make):
         model: Any = make()
-        key = jax.random.key(0)
-        return model.features(images, key=key), model(images)
+        given = {"key": jax.random.key(0), "stats": running.init_stats(model)}
+        maps, _ = running.apply(model.features, images, **given, train=True)
+        return maps, running.apply(model, images, stats=given["stats"], train=False)
 
-      maps, logits = jax.eval_shape(run, images)
+      maps, (logits, _) = jax.eval_shape(run, images)
       self.assertEqual([x.shape[1:3] for x in maps], grids)
       self.assertEqual(logits.shape, (2, 5))
 
@@ -82,7 +84,7 @@ class MergingTest(absltest.TestCase):
     moving: Any = merging.DeformableMerge(3, 4, rngs=nnx.Rngs(0))
     still: Any = merging.DeformableMerge(3, 4, False, rngs=nnx.Rngs(0))
     x = jax.random.normal(jax.random.key(1), (2, 5, 4, 3))
-    run = jax.jit(lambda layer, x: layer(x))
+    run = jax.jit(lambda layer, x: layer(x, stats=layer.init_stats())[0])
     np.testing.assert_allclose(run(moving, x), run(still, x), atol=1e-6)
     # One row further down, which the last row of cells does not have.
     moving.move.bias[...] = jnp.tile(jnp.array([1.0, 0.0]), merging.TAPS)

@@ -148,10 +148,10 @@ class ModelTest(parameterized.TestCase):
       rngs=nnx.Rngs(0),
     )
     images = jax.random.normal(jax.random.key(0), (2, 37, 50, 3))
-
-    shapes = jax.eval_shape(lambda m, x: m.features(x), model, images)
+    stats = model.init_stats()
+    shapes, _ = jax.eval_shape(lambda m, x: m.features(x, stats=stats), model, images)
     self.assertEqual([x.shape for x in shapes], [(2, 10, 13, 8), (2, 5, 7, 16)])
-    logits = jax.jit(lambda model, x: model(x))(model, images)
+    logits, _ = jax.jit(lambda model, x: model(x, stats=stats))(model, images)
     self.assertEqual(logits.shape, (2, 5))
     self.assertGreater(float(abs(logits[0] - logits[1]).max()), 0)
     self.assertTrue(np.isfinite(logits).all())

@@ -109,10 +109,13 @@ class ModelTest(parameterized.TestCase):
     sizes = {"dims": (8, 16), "depths": (1, 1), "stem": 4, "head_dim": 4}
     model = maxvit.Model(3, 5, **sizes, partition=3, drop=0.5, rngs=nnx.Rngs(0))
     images = jax.random.normal(jax.random.key(0), (2, 37, 50, 3))
-    shapes = jax.eval_shape(lambda m, x: m.features(x), model, images)
+    stats = model.init_stats()
+    shapes, _ = jax.eval_shape(lambda m, x: m.features(x, stats=stats), model, images)
     self.assertEqual([x.shape for x in shapes], [(2, 10, 13, 8), (2, 5, 7, 16)])
-    run = jax.jit(lambda model, x, key: (model(x), model(x, key=key)))
-    logits, other = run(model, images, jax.random.key(1))
+    run = jax.jit(
+      lambda model, x, key: (model(x, stats=stats), model(x, key=key, stats=stats))
+    )
+    (logits, _), (other, _) = run(model, images, jax.random.key(1))
     self.assertEqual(logits.shape, (2, 5))
     self.assertTrue(np.isfinite(logits).all())
     self.assertGreater(float(abs(logits - other).max()), 0)

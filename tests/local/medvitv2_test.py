@@ -123,8 +123,8 @@ class BlocksTest(parameterized.TestCase):
 
     def run(images):
       model: Any = medvitv2.Model(3, 7, size=size, rngs=nnx.Rngs(0))
-      key = jax.random.key(0)
-      return model.features(images, key=key), model(images)
+      given = {"key": jax.random.key(0), "stats": model.init_stats()}
+      return model.features(images, **given)[0], model(images, **given)[0]
 
     images = jax.ShapeDtypeStruct((2, 96, 64, 3), jnp.float32)
     maps, logits = jax.eval_shape(run, images)

@@ -1,12 +1,14 @@
 """The paper's blocks, which take turns, and its model."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
 from attnjax import attention
-from attnjax.nn import projections
+from attnjax.nn import projections, running
 from attnjax.nn.depthwise import Depthwise
 from attnjax.variants.linear.l2vit.layer import EPSILON, Layer, norm
 
@@ -31,6 +33,8 @@ class GlobalBlock(nnx.Module):
   The options are those of `Layer`.
   """
 
+  init_stats = running.init_stats
+
   def __init__(
     self, dim: int, *, hidden: int, norm: str = "batch", rngs: nnx.Rngs, **options
   ):
@@ -38,10 +42,13 @@ class GlobalBlock(nnx.Module):
     self.norm = nnx.LayerNorm(dim, epsilon=EPSILON, use_fast_variance=False, rngs=rngs)
     self.feed = Feed(dim, hidden, rngs=rngs)
 
-  def __call__(self, x: Float[Array, "B H W D"]) -> Float[Array, "B H W D"]:
-    """The block's output."""
-    x = x + self.mix(x)
-    return x + self.feed(self.norm(x))
+  def __call__(
+    self, x: Float[Array, "B H W D"], *, stats: Any = None, train: bool = False
+  ) -> Any:
+    """The block's output (B, H, W, D), and new statistics if some are given."""
+    carry = running.Carry(self, stats, train)
+    x = x + carry(self.mix, x)
+    return carry.result(x + self.feed(self.norm(x)))
 
 
 class WindowBlock(nnx.Module):
@@ -103,6 +110,8 @@ class Model(nnx.Module):
     rngs: for the parameters.
   """
 
+  init_stats = running.init_stats
+
   def __init__(
     self,
     channels: int,
@@ -138,14 +147,17 @@ class Model(nnx.Module):
     )
     self.head = nnx.Linear(dims[-1], classes, kernel_init=_INIT, rngs=rngs)
 
-  def __call__(self, images: Float[Array, "B H W C"]) -> Float[Array, "B classes"]:
-    """Logits of the classes."""
-    x = self.stem(images)
+  def __call__(
+    self, images: Float[Array, "B H W C"], *, stats: Any = None, train: bool = False
+  ) -> Any:
+    """Logits of the classes, and new statistics if some are given."""
+    carry = running.Carry(self, stats, train)
+    x = carry(self.stem, images)
     for stage, blocks in enumerate(self.stages):
       x = self.merges[stage - 1](x) if stage else x
       for block in blocks:
-        x = block(x)
-    return self.head(self.norm(x).mean(axis=(1, 2)))
+        x = carry(block, x)
+    return carry.result(self.head(self.norm(x).mean(axis=(1, 2))))
 
 
 def _convolution(below, dim, size, pad, rngs):
@@ -167,9 +179,10 @@ class _Stem(nnx.Module):
     self.norms = nnx.List(norm(kind, width, rngs=rngs) for width in (dim // 2, dim))
     self.last = nnx.LayerNorm(dim, epsilon=EPSILON, use_fast_variance=False, rngs=rngs)
 
-  def __call__(self, x):
-    x = jax.nn.relu(self.norms[0](self.first(x)))
-    return self.last(self.norms[1](self.second(x)))
+  def __call__(self, x, *, stats=None, train=False):
+    carry = running.Carry(self, stats, train)
+    x = jax.nn.relu(carry(self.norms[0], self.first(x)))
+    return carry.result(self.last(carry(self.norms[1], self.second(x))))
 
 
 class _Merge(nnx.Module):

@@ -1,13 +1,16 @@
 """The layer: positions, linear attention and what makes it local again."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Num
 
 from attnjax.contract import check_known
-from attnjax.nn import projections, unseen
+from attnjax.nn import projections, running, unseen
 from attnjax.nn.depthwise import Depthwise
+from attnjax.nn.norms import BatchNorm
 from attnjax.variants.linear.l2vit.attention import IMPLEMENTATIONS, attend
 
 FORMS = ("sequence", "image")
@@ -16,21 +19,17 @@ EPSILON = 1e-5
 
 
 def norm(kind: str, dim: int, *, rngs: nnx.Rngs):
-  """A norm over the channels of each token, or of each channel over all tokens.
-
-  The batch norm uses running statistics, which are `nnx.BatchStat`; after `train()` of
-  a module around it, those of the batch, and it updates the running ones.
-  """
+  """A norm over the channels of each token, or of each channel over all tokens."""
   check_known("norm", kind, NORMS)
   if kind == "layer":
     return nnx.LayerNorm(dim, epsilon=EPSILON, use_fast_variance=False, rngs=rngs)
-  return nnx.BatchNorm(
-    dim, use_running_average=True, momentum=0.9, epsilon=EPSILON, rngs=rngs
-  )
+  return BatchNorm(dim, momentum=0.9, epsilon=EPSILON)
 
 
 class Concentration(nnx.Module):
   """Two depthwise convolutions (the paper's LCM): conv, GELU, norm, conv."""
+
+  init_stats = running.init_stats
 
   def __init__(
     self, dim: int, size: int = 7, *, kind: str = "batch", axes: int = 2, rngs: nnx.Rngs
@@ -41,11 +40,22 @@ class Concentration(nnx.Module):
     self.norm = norm(kind, dim, rngs=rngs)
 
   def __call__(
-    self, x: Float[Array, "B *S D"], segment_ids: Int[Array, "B T"] | None = None
-  ) -> Float[Array, "B *S D"]:
-    """The convolved grid; the residual is the caller's."""
+    self,
+    x: Float[Array, "B *S D"],
+    segment_ids: Int[Array, "B T"] | None = None,
+    *,
+    stats: Any = None,
+    train: bool = False,
+  ) -> Any:
+    """The convolved grid (B, *S, D), and new statistics if some are given.
+
+    The residual is the caller's. Batch norm does not measure tokens of negative ids.
+    """
+    carry = running.Carry(self, stats, train)
     x = jax.nn.gelu(self.first(x, segment_ids), approximate=False)
-    return self.second(self.norm(x), segment_ids)
+    masked = segment_ids is not None and isinstance(self.norm, BatchNorm)
+    x = carry(self.norm, x, **({"mask": segment_ids >= 0} if masked else {}))
+    return carry.result(self.second(x, segment_ids))
 
 
 class Layer(nnx.Module):
@@ -66,11 +76,13 @@ class Layer(nnx.Module):
     den_min: of `attend`.
     position: side of the position kernel; no position convolution if 0.
     local: side of the concentration's kernels; no concentration if 0.
-    norm: within the concentration: "layer", or the paper's "batch" with its running
-      statistics, which a trainer must carry.
+    norm: within the concentration: "layer", or the paper's "batch", whose running
+      statistics are an argument and a result, see `attnjax.nn.running`.
     impl: as in `attend`.
     rngs: for the parameters.
   """
+
+  init_stats = running.init_stats
 
   def __init__(
     self,
@@ -115,21 +127,24 @@ class Layer(nnx.Module):
     padding: Bool[Array, "B T"] | None = None,
     positions: Num[Array, "..."] | None = None,
     index: Int[Array, ""] | int = 0,
-  ) -> Float[Array, "B *S D"]:
-    """What a host adds to x; 0 at the padding.
+    stats: Any = None,
+    train: bool = False,
+  ) -> Any:
+    """What a host adds to x (B, *S, D), 0 at the padding; and new statistics.
 
     `positions` are not used: convolutions know which tokens are neighbours.
     """
     del positions, index
+    carry = running.Carry(self, stats, train)
     if 0 in x.shape:
-      return unseen.nothing(self, x)
+      return carry.result(unseen.nothing(carry.plain(self), x))
     x, ids = self._blank(x, segment_ids, padding)
     h = self._placed(x, ids)
     h = h + self.attend(self.norm(h), segment_ids, padding)
     if self.local:
-      h = h + self.concentrate(self.local_norm(h), ids)
+      h = h + carry(self.concentrate, self.local_norm(h), ids)
     y = h - x
-    return y if ids is None else jnp.where((ids >= 0)[..., None], y, 0)
+    return carry.result(y if ids is None else jnp.where((ids >= 0)[..., None], y, 0))
 
   def attend(
     self,

@@ -1,10 +1,13 @@
 """DuoFormer, the paper's model: a convolutional network's maps, then the encoder."""
 
+from typing import Any
+
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
 from attnjax.core.softmax import wide
+from attnjax.nn import running
 from attnjax.variants.local.duoformer.encoder import Encoder
 from attnjax.variants.local.duoformer.layer import SPREAD
 from attnjax.variants.local.duoformer.resnet import SIZES, ResNet, Size
@@ -32,6 +35,8 @@ class Model(nnx.Module):
     options: more of `Encoder`.
     rngs: for the parameters.
   """
+
+  init_stats = running.init_stats
 
   def __init__(
     self,
@@ -62,25 +67,36 @@ class Model(nnx.Module):
     self.head = nnx.Linear(dim, classes, kernel_init=_INIT, rngs=rngs)
 
   def __call__(
-    self, images: Float[Array, "B H W C"], *, key: Key[Array, ""] | None = None
-  ) -> Float[Array, "B classes"]:
-    """Logits of the classes."""
-    maps = self._maps(images)
+    self,
+    images: Float[Array, "B H W C"],
+    *,
+    key: Key[Array, ""] | None = None,
+    stats: Any = None,
+    train: bool = False,
+  ) -> tuple[Float[Array, "B classes"], Any]:
+    """(logits of the classes, new statistics)."""
+    carry = running.Carry(self, stats, train)
+    maps = carry(self.network, _whole(images))
     tokens = self.encoder(self._lists(maps), maps[-1].shape[1:3], key=key)
     logits = self.head(tokens)
-    return logits.astype(wide(logits))
+    return carry.result(logits.astype(wide(logits)))
 
   def features(
-    self, images: Float[Array, "B H W C"], *, key: Key[Array, ""] | None = None
-  ) -> list[Array]:
-    """The maps of the network, the finest first, then the cells' scale tokens."""
-    maps = self._maps(images)
-    last = self.encoder.scales(self._lists(maps), key=key)[-1][:, :, 0]
-    return [*maps, last.reshape(*maps[-1].shape[:3], -1)]
+    self,
+    images: Float[Array, "B H W C"],
+    *,
+    key: Key[Array, ""] | None = None,
+    stats: Any = None,
+    train: bool = False,
+  ) -> tuple[list[Array], Any]:
+    """(maps, new statistics): those of the network and the cells' scale tokens.
 
-  def _maps(self, images):
-    missing = ((0, -side % CELL) for side in images.shape[1:3])
-    return self.network(jnp.pad(images, ((0, 0), *missing, (0, 0))))
+    The finest map is the first.
+    """
+    carry = running.Carry(self, stats, train)
+    maps = carry(self.network, _whole(images))
+    last = self.encoder.scales(self._lists(maps), key=key)[-1][:, :, 0]
+    return carry.result([*maps, last.reshape(*maps[-1].shape[:3], -1)])
 
   def _lists(self, maps):
     """The lists of tokens, with the scale token in place 0."""
@@ -88,3 +104,9 @@ class Model(nnx.Module):
     token = self.token[...].astype(lists.dtype)
     first = jnp.broadcast_to(token, (*lists.shape[:2], 1, token.size))
     return jnp.concatenate([first, lists], axis=2)
+
+
+def _whole(images):
+  """Images of whole cells."""
+  missing = ((0, -side % CELL) for side in images.shape[1:3])
+  return jnp.pad(images, ((0, 0), *missing, (0, 0)))

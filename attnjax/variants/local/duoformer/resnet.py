@@ -6,10 +6,14 @@ as in torchvision.
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 from flax import nnx
 from jaxtyping import Array, Float
+
+from attnjax.nn import running
+from attnjax.nn.norms import BatchNorm
 
 _INIT = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
 DIMS = (64, 128, 256, 512)
@@ -40,14 +44,13 @@ SIZES = {
 class ResNet(nnx.Module):
   """images (B, H, W, C) -> maps at a fourth, 8th, 16th and 32nd of their sides.
 
-  Norms use running statistics, which are `nnx.BatchStat`; after `train()` of a module
-  around it, those of the batch.
-
   Args:
     channels: C.
     size: what to build, for instance SIZES["resnet18"].
     rngs: for the parameters.
   """
+
+  init_stats = running.init_stats
 
   def __init__(self, channels: int, *, size: Size, rngs: nnx.Rngs):
     self.stem = _Unit(channels, DIMS[0], 7, 2, rngs=rngs)
@@ -61,15 +64,18 @@ class ResNet(nnx.Module):
       self.stages.append(blocks)
     self.dims = tuple(dim * size.expansion for dim in DIMS)
 
-  def __call__(self, images: Float[Array, "B H W C"]) -> list[Array]:
-    """The maps (B, h, w, D), the finest first."""
-    x, found = jax.nn.relu(self.stem(images)), []
+  def __call__(
+    self, images: Float[Array, "B H W C"], *, stats: Any = None, train: bool = False
+  ) -> tuple[list[Array], Any]:
+    """(the maps (B, h, w, D), the finest first, new statistics)."""
+    carry = running.Carry(self, stats, train)
+    x, found = jax.nn.relu(carry(self.stem, images)), []
     x = nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
     for blocks in self.stages:
       for block in blocks:
-        x = block(x)
+        x = carry(block, x)
       found.append(x)
-    return found
+    return carry.result(found)
 
 
 class _Unit(nnx.Module):
@@ -87,12 +93,11 @@ class _Unit(nnx.Module):
       kernel_init=_INIT,
       rngs=rngs,
     )
-    self.norm = nnx.BatchNorm(
-      dim, use_running_average=True, momentum=0.9, epsilon=1e-5, rngs=rngs
-    )
+    self.norm = BatchNorm(dim)
 
-  def __call__(self, x):
-    return self.norm(self.convolution(x))
+  def __call__(self, x, *, stats=None, train=False):
+    carry = running.Carry(self, stats, train)
+    return carry.result(carry(self.norm, self.convolution(x)))
 
 
 class _Block(nnx.Module):
@@ -106,8 +111,9 @@ class _Block(nnx.Module):
     change = stride > 1 or below != out
     self.short = _Unit(below, out, 1, stride, rngs=rngs) if change else None
 
-  def __call__(self, x):
-    y = x
+  def __call__(self, x, *, stats=None, train=False):
+    carry, y = running.Carry(self, stats, train), x
     for number, unit in enumerate(self.units):
-      y = unit(jax.nn.relu(y) if number else y)
-    return jax.nn.relu(y + (x if self.short is None else self.short(x)))
+      y = carry(unit, jax.nn.relu(y) if number else y)
+    x = x if self.short is None else carry(self.short, x)
+    return carry.result(jax.nn.relu(y + x))

@@ -7,6 +7,8 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from attnjax.core.softmax import wide
+from attnjax.nn import running
+from attnjax.nn.norms import BatchNorm
 from attnjax.variants.local.halo.layer import Layer
 
 WIDTHS, HEADS = (64, 128, 256, 512), (4, 8, 8, 8)
@@ -48,6 +50,8 @@ class Bottleneck(nnx.Module):
     options: more of `Layer`.
   """
 
+  init_stats = running.init_stats
+
   def __init__(
     self,
     below: int,
@@ -61,19 +65,22 @@ class Bottleneck(nnx.Module):
     self.first = _Projection(below, width, rngs=rngs)
     self.mix = Layer(width, stride=stride, rngs=rngs, **options)
     values = int(width * options.get("value_ratio", 1.0))
-    self.norm = _norm(values, rngs=rngs)
+    self.norm = BatchNorm(values)
     self.last = _Projection(values, dim, rngs=rngs)
     same = stride == 1 and below == dim
     self.shortcut = None if same else _Projection(below, dim, rngs=rngs)
     self.stride = stride
 
-  def __call__(self, x: Float[Array, "B R C D"]) -> Float[Array, "B r c E"]:
-    """The block's output."""
-    y = jax.nn.silu(self.first(x))
-    y = self.last(jax.nn.silu(self.norm(self.mix(y))))
+  def __call__(
+    self, x: Float[Array, "B R C D"], *, stats: Any = None, train: bool = False
+  ) -> tuple[Float[Array, "B r c E"], Any]:
+    """(the block's output, new statistics)."""
+    carry = running.Carry(self, stats, train)
+    y = self.mix(jax.nn.silu(carry(self.first, x)))
+    y = carry(self.last, jax.nn.silu(carry(self.norm, y)))
     if self.shortcut is not None:
-      x = self.shortcut(x[:, :: self.stride, :: self.stride])
-    return jax.nn.silu(x + y)
+      x = carry(self.shortcut, x[:, :: self.stride, :: self.stride])
+    return carry.result(jax.nn.silu(x + y))
 
 
 class Model(nnx.Module):
@@ -97,6 +104,8 @@ class Model(nnx.Module):
     options: more of `Layer`.
   """
 
+  init_stats = running.init_stats
+
   def __init__(
     self,
     channels: int,
@@ -119,7 +128,7 @@ class Model(nnx.Module):
     self.stem = nnx.Conv(
       channels, widths[0], (7, 7), 2, padding=around, use_bias=False, rngs=rngs
     )
-    self.stem_norm = _norm(widths[0], rngs=rngs)
+    self.stem_norm = BatchNorm(widths[0])
     self.stages, below = nnx.List([]), widths[0]
     for stage, (width, depth, count) in enumerate(zip(widths, depths, heads)):
       blocks, dim = nnx.List([]), int(width * bottleneck_ratio)
@@ -144,21 +153,30 @@ class Model(nnx.Module):
     self.last = _Projection(below, last, rngs=rngs) if last else None
     self.head = nnx.Linear(last or below, classes, rngs=rngs)
 
-  def __call__(self, images: Float[Array, "B H W C"]) -> Float[Array, "B classes"]:
-    """Logits of the classes."""
-    x = self.features(images)[-1]
-    x = x if self.last is None else jax.nn.silu(self.last(x))
+  def __call__(
+    self, images: Float[Array, "B H W C"], *, stats: Any = None, train: bool = False
+  ) -> tuple[Float[Array, "B classes"], Any]:
+    """(logits of the classes, new statistics)."""
+    carry = running.Carry(self, stats, train)
+    x = self._features(carry, images)[-1]
+    x = x if self.last is None else jax.nn.silu(carry(self.last, x))
     logits = self.head(x.mean(axis=(1, 2)))
-    return logits.astype(wide(logits))
+    return carry.result(logits.astype(wide(logits)))
 
-  def features(self, images: Float[Array, "B H W C"]) -> list[Array]:
-    """The map (B, h, w, D) after every stage, for dense tasks."""
-    x = jax.nn.silu(self.stem_norm(self.stem(images)))
+  def features(
+    self, images: Float[Array, "B H W C"], *, stats: Any = None, train: bool = False
+  ) -> tuple[list[Array], Any]:
+    """(the map (B, h, w, D) after every stage, new statistics), for dense tasks."""
+    carry = running.Carry(self, stats, train)
+    return carry.result(self._features(carry, images))
+
+  def _features(self, carry, images):
+    x = jax.nn.silu(carry(self.stem_norm, self.stem(images)))
     x = nnx.max_pool(x, (3, 3), strides=(2, 2), padding="SAME")
     found = []
     for blocks in self.stages:
       for block in blocks:
-        x = block(x)
+        x = carry(block, x)
       found.append(x)
     return found
 
@@ -168,13 +186,8 @@ class _Projection(nnx.Module):
 
   def __init__(self, below, dim, *, rngs):
     self.linear = nnx.Linear(below, dim, use_bias=False, rngs=rngs)
-    self.norm = _norm(dim, rngs=rngs)
+    self.norm = BatchNorm(dim)
 
-  def __call__(self, x):
-    return self.norm(self.linear(x))
-
-
-def _norm(dim, *, rngs):
-  return nnx.BatchNorm(
-    dim, use_running_average=True, momentum=0.9, epsilon=1e-5, rngs=rngs
-  )
+  def __call__(self, x, *, stats=None, train=False):
+    carry = running.Carry(self, stats, train)
+    return carry.result(carry(self.norm, self.linear(x)))

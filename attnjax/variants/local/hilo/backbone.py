@@ -2,12 +2,14 @@
 
 import dataclasses
 from functools import partial
+from typing import Any
 
 import jax
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
 from attnjax.core.softmax import wide
+from attnjax.nn import running
 from attnjax.nn.patches import Patches
 from attnjax.nn.transformer import Block, keys, layer_norm, rates
 from attnjax.variants.local.hilo.layer import Layer
@@ -61,6 +63,8 @@ class Model(nnx.Module):
     rngs: for the parameters.
   """
 
+  init_stats = running.init_stats
+
   def __init__(
     self,
     channels: int,
@@ -96,20 +100,37 @@ class Model(nnx.Module):
     self.head = nnx.Linear(dim, classes, kernel_init=_INIT, rngs=rngs)
 
   def __call__(
-    self, images: Float[Array, "B H W C"], *, key: Key[Array, ""] | None = None
-  ) -> Float[Array, "B classes"]:
-    """Logits of the classes; `key` turns the dropping of paths on."""
-    pooled = self.features(images, key=key)[-1].mean(axis=(1, 2))
-    logits = self.head(pooled)
-    return logits.astype(wide(logits))
+    self,
+    images: Float[Array, "B H W C"],
+    *,
+    key: Key[Array, ""] | None = None,
+    stats: Any = None,
+    train: bool = False,
+  ) -> Any:
+    """Logits of the classes, and new statistics if some are given.
+
+    `key` turns the dropping of paths on.
+    """
+    carry = running.Carry(self, stats, train)
+    logits = self.head(self._features(carry, images, key)[-1].mean(axis=(1, 2)))
+    return carry.result(logits.astype(wide(logits)))
 
   def features(
-    self, images: Float[Array, "B H W C"], *, key: Key[Array, ""] | None = None
-  ) -> list[Array]:
+    self,
+    images: Float[Array, "B H W C"],
+    *,
+    key: Key[Array, ""] | None = None,
+    stats: Any = None,
+    train: bool = False,
+  ) -> Any:
     """The map (B, h, w, D) of every stage, for dense tasks; the last is normalised."""
+    carry = running.Carry(self, stats, train)
+    return carry.result(self._features(carry, images, key))
+
+  def _features(self, carry, images, key):
     x, found = self.patch_norm(self.patches(images)), []
     for number, blocks in enumerate(self.stages):
-      x = self.merges[number - 1](x) if number else x
+      x = carry(self.merges[number - 1], x) if number else x
       own = None if key is None else jax.random.fold_in(key, number)
       for block, part in zip(blocks, keys(own, len(blocks))):
         x = block(x, key=part)

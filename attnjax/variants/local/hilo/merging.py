@@ -5,12 +5,16 @@ Attention in Vision Transformers. 2021. arXiv:2105.14217, section 3.3.
 Jifeng Dai et al. Deformable Convolutional Networks. arXiv:1703.06211, section 2.1.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
 from attnjax.core.softmax import wide
+from attnjax.nn import running
+from attnjax.nn.norms import BatchNorm
 
 TAPS = 4  # of a kernel of 2 x 2
 
@@ -20,8 +24,7 @@ class DeformableMerge(nnx.Module):
 
   A convolution of side and stride 2 whose taps look at moved places: a second one,
   which starts at zero, tells how far. Between pixels it interpolates; beyond the border
-  all is zero, as is what an odd side lacks. The norm uses running statistics, which are
-  `nnx.BatchStat`; after `train()` of a module around it, those of the batch.
+  all is zero, as is what an odd side lacks.
 
   Args:
     below: C.
@@ -30,17 +33,20 @@ class DeformableMerge(nnx.Module):
     rngs: for the parameters.
   """
 
+  init_stats = running.init_stats
+
   def __init__(self, below: int, dim: int, deformable: bool = True, *, rngs: nnx.Rngs):
     self.project = nnx.Linear(TAPS * below, dim, rngs=rngs)
     options = {"kernel_init": nnx.initializers.zeros, "rngs": rngs}
     width = TAPS * below, 2 * TAPS
     self.move = nnx.Linear(*width, **options) if deformable else None
-    self.norm = nnx.BatchNorm(
-      dim, use_running_average=True, momentum=0.9, epsilon=1e-5, rngs=rngs
-    )
+    self.norm = BatchNorm(dim)
 
-  def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B h w D"]:
-    """The merged patches."""
+  def __call__(
+    self, x: Float[Array, "B H W C"], *, stats: Any = None, train: bool = False
+  ) -> tuple[Float[Array, "B h w D"], Any]:
+    """(the merged patches, new statistics)."""
+    carry = running.Carry(self, stats, train)
     x = jnp.pad(x, ((0, 0), *((0, side % 2) for side in x.shape[1:3]), (0, 0)))
     B, H, W, C = x.shape
     cells = x.reshape(B, H // 2, 2, W // 2, 2, C).swapaxes(2, 3)
@@ -51,7 +57,7 @@ class DeformableMerge(nnx.Module):
       at = jnp.stack([rows, columns], -1).swapaxes(1, 2).reshape(shape[1:] + (2,))
       cells = jax.vmap(interpolated)(x, at + moves.astype(wide(moves)))
     y = self.project(cells.reshape(B, H // 2, W // 2, -1))
-    return jax.nn.gelu(self.norm(y), approximate=False)
+    return carry.result(jax.nn.gelu(carry(self.norm, y), approximate=False))
 
 
 def interpolated(

@@ -8,7 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Key
 
 from attnjax.core.softmax import wide
-from attnjax.nn import transformer
+from attnjax.nn import running, transformer
 from attnjax.variants.local.maxvit.blocks import Block, norm
 
 _INIT = nnx.initializers.normal(0.02)
@@ -47,6 +47,8 @@ class Model(nnx.Module):
     options: more of `Block`.
   """
 
+  init_stats = running.init_stats
+
   def __init__(
     self,
     channels: int,
@@ -75,7 +77,7 @@ class Model(nnx.Module):
       )
       for below, stride in ((channels, 2), (stem, 1))
     )
-    self.stem_norm = norm(stem, rngs=rngs)
+    self.stem_norm = norm(stem)
     self.stages = nnx.List(
       nnx.List(
         Block(
@@ -98,22 +100,37 @@ class Model(nnx.Module):
     self.head = nnx.Linear(dims[-1], classes, kernel_init=_INIT, rngs=rngs)
 
   def __call__(
-    self, images: Float[Array, "B H W C"], *, key: Key[Array, ""] | None = None
-  ) -> Float[Array, "B classes"]:
-    """Logits of the classes."""
-    pooled = self.norm(self.features(images, key=key)[-1].mean(axis=(1, 2)))
+    self,
+    images: Float[Array, "B H W C"],
+    *,
+    key: Key[Array, ""] | None = None,
+    stats: Any = None,
+    train: bool = False,
+  ) -> tuple[Float[Array, "B classes"], Any]:
+    """(logits of the classes, new statistics)."""
+    carry = running.Carry(self, stats, train)
+    pooled = self.norm(self._features(carry, images, key)[-1].mean(axis=(1, 2)))
     logits = self.head(jnp.tanh(self.last(pooled)))
-    return logits.astype(wide(logits))
+    return carry.result(logits.astype(wide(logits)))
 
   def features(
-    self, images: Float[Array, "B H W C"], *, key: Key[Array, ""] | None = None
-  ) -> list[Array]:
-    """The map (B, h, w, D) after every stage, for dense tasks."""
-    x = jax.nn.gelu(self.stem_norm(self.stem[0](images)))
+    self,
+    images: Float[Array, "B H W C"],
+    *,
+    key: Key[Array, ""] | None = None,
+    stats: Any = None,
+    train: bool = False,
+  ) -> tuple[list[Array], Any]:
+    """(the map (B, h, w, D) after every stage, new statistics), for dense tasks."""
+    carry = running.Carry(self, stats, train)
+    return carry.result(self._features(carry, images, key))
+
+  def _features(self, carry, images, key):
+    x = jax.nn.gelu(carry(self.stem_norm, self.stem[0](images)))
     x, found = self.stem[1](x), []
     for stage, blocks in enumerate(self.stages):
       own = None if key is None else jax.random.fold_in(key, stage)
       for block, part in zip(blocks, transformer.keys(own, len(blocks))):
-        x = block(x, key=part)
+        x = carry(block, x, key=part)
       found.append(x)
     return found

@@ -1,22 +1,20 @@
 """The paper's block: an inverted bottleneck, windows, a grid."""
 
+import functools
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
-from attnjax.nn import paths, transformer
+from attnjax.nn import paths, running, transformer
 from attnjax.nn.mlp import GELU
+from attnjax.nn.norms import BatchNorm
 from attnjax.variants.local.maxvit.layer import Layer
 
 _INIT = nnx.initializers.normal(0.02)
-
-
-def norm(dim: int, *, rngs: nnx.Rngs) -> nnx.BatchNorm:
-  """The batch norm of the convolutions: running statistics unless `train()`ed."""
-  return nnx.BatchNorm(
-    dim, use_running_average=True, momentum=0.99, epsilon=1e-3, rngs=rngs
-  )
+norm = functools.partial(BatchNorm, momentum=0.99, epsilon=1e-3)
 
 
 class MBConv(nnx.Module):
@@ -35,6 +33,8 @@ class MBConv(nnx.Module):
     rngs: for the parameters.
   """
 
+  init_stats = running.init_stats
+
   def __init__(
     self,
     below: int,
@@ -50,25 +50,34 @@ class MBConv(nnx.Module):
 
     hidden, small = int(expand * dim), int(squeeze * dim)
     self.shortcut = linear(below, dim) if below != dim else None
-    self.norms = nnx.List(norm(width, rngs=rngs) for width in (below, hidden, hidden))
+    self.norms = nnx.List(norm(width) for width in (below, hidden, hidden))
     self.first, self.last = linear(below, hidden, bias=False), linear(hidden, dim)
     self.kernel = nnx.Param(_INIT(rngs.params(), (3, 3, hidden)))
     self.squeeze, self.excite = linear(hidden, small), linear(small, hidden)
     self.stride = stride
 
   def __call__(
-    self, x: Float[Array, "B R C D"], *, drop: float = 0.0, key=None
-  ) -> Float[Array, "B r c E"]:
-    """The block's output; `key` turns on that residuals are dropped."""
-    y = jax.nn.gelu(self.norms[1](self.first(self.norms[0](x))))
-    y = jax.nn.gelu(self.norms[2](strided(y, self.kernel[...], self.stride)))
+    self,
+    x: Float[Array, "B R C D"],
+    *,
+    drop: float = 0.0,
+    key=None,
+    stats: Any = None,
+    train: bool = False,
+  ) -> tuple[Float[Array, "B r c E"], Any]:
+    """(output, new statistics); `key` turns on that residuals are dropped."""
+    carry = running.Carry(self, stats, train)
+    y = self.first(carry(self.norms[0], x))
+    y = jax.nn.gelu(carry(self.norms[1], y))
+    y = strided(y, self.kernel[...], self.stride)
+    y = jax.nn.gelu(carry(self.norms[2], y))
     gate = self.excite(jax.nn.silu(self.squeeze(y.mean(axis=(1, 2)))))
     y = self.last(y * jax.nn.sigmoid(gate)[:, None, None])
     if self.stride > 1:
       sides = (self.stride,) * 2
       x = nnx.avg_pool(x, sides, sides, padding="SAME", count_include_pad=False)
     x = x if self.shortcut is None else self.shortcut(x)
-    return x + paths.drop(y, drop, key)
+    return carry.result(x + paths.drop(y, drop, key))
 
 
 def strided(
@@ -132,6 +141,8 @@ class Block(nnx.Module):
     options: more of `MBConv`.
   """
 
+  init_stats = running.init_stats
+
   def __init__(
     self,
     below: int,
@@ -161,10 +172,16 @@ class Block(nnx.Module):
     self.drop = drop
 
   def __call__(
-    self, x: Float[Array, "B R C D"], *, key: Key[Array, ""] | None = None
-  ) -> Float[Array, "B r c E"]:
-    """The block's output; `key` turns the dropping of residuals on."""
+    self,
+    x: Float[Array, "B R C D"],
+    *,
+    key: Key[Array, ""] | None = None,
+    stats: Any = None,
+    train: bool = False,
+  ) -> tuple[Float[Array, "B r c E"], Any]:
+    """(output, new statistics); `key` turns the dropping of residuals on."""
+    carry = running.Carry(self, stats, train)
     parts = self.convolve, self.window, self.grid
     for part, own in zip(parts, transformer.keys(key, 3)):
-      x = part(x, drop=self.drop, key=own)
-    return x
+      x = carry(part, x, drop=self.drop, key=own)
+    return carry.result(x)

@@ -8,9 +8,9 @@ from flax import nnx
 from jaxtyping import Array, Float, Key
 
 from attnjax.core.softmax import wide
-from attnjax.nn import transformer
+from attnjax.nn import running, transformer
+from attnjax.nn.norms import BatchNorm
 from attnjax.variants.local.medvitv2.blocks import GFP, LFP
-from attnjax.variants.local.medvitv2.parts import norm
 
 _INIT = nnx.initializers.truncated_normal(0.02)
 STEM = ((64, 2), (32, 1), (64, 1), (64, 2))  # channels and strides
@@ -56,6 +56,8 @@ class Model(nnx.Module):
     rngs: for the parameters.
   """
 
+  init_stats = running.init_stats
+
   def __init__(
     self,
     channels: int,
@@ -90,31 +92,48 @@ class Model(nnx.Module):
         blocks.append(block)
         below = dim
       self.stages.append(blocks)
-    self.norm = norm(below, rngs=rngs)
+    self.norm = BatchNorm(below)
     self.head = nnx.Linear(below, classes, kernel_init=_INIT, rngs=rngs)
 
   def __call__(
-    self, images: Float[Array, "B H W C"], *, key: Key[Array, ""] | None = None
-  ) -> Float[Array, "B classes"]:
-    """Logits of the classes; `key` turns the dropping of paths on."""
-    pooled = self.features(images, key=key)[-1].mean(axis=(1, 2))
-    logits = self.head(pooled)
-    return logits.astype(wide(logits))
+    self,
+    images: Float[Array, "B H W C"],
+    *,
+    key: Key[Array, ""] | None = None,
+    stats: Any = None,
+    train: bool = False,
+  ) -> tuple[Float[Array, "B classes"], Any]:
+    """(logits of the classes, new statistics); `key` turns the dropping of paths on."""
+    carry = running.Carry(self, stats, train)
+    logits = self.head(self._features(carry, images, key)[-1].mean(axis=(1, 2)))
+    return carry.result(logits.astype(wide(logits)))
 
   def features(
-    self, images: Float[Array, "B H W C"], *, key: Key[Array, ""] | None = None
-  ) -> list[Array]:
-    """The map (B, h, w, D) of every stage, for dense tasks; the last is normalised."""
+    self,
+    images: Float[Array, "B H W C"],
+    *,
+    key: Key[Array, ""] | None = None,
+    stats: Any = None,
+    train: bool = False,
+  ) -> tuple[list[Array], Any]:
+    """(the map (B, h, w, D) of every stage, new statistics), for dense tasks.
+
+    The last map is normalised.
+    """
+    carry = running.Carry(self, stats, train)
+    return carry.result(self._features(carry, images, key))
+
+  def _features(self, carry, images, key):
     x, found = images, []
     for part in self.stem:
-      x = part(x)
+      x = carry(part, x)
     for stage, blocks in enumerate(self.stages):
       own = None if key is None else jax.random.fold_in(key, stage)
       parts = transformer.keys(own, len(blocks))
       for number, (block, part) in enumerate(zip(blocks, parts)):
-        x = block(x, index=number, key=part)
+        x = carry(block, x, index=number, key=part)
       found.append(x)
-    return [*found[:-1], self.norm(found[-1])]
+    return [*found[:-1], carry(self.norm, found[-1])]
 
 
 def _global(stage: int, number: int, depth: int) -> bool:
@@ -136,7 +155,8 @@ class _Convolution(nnx.Module):
       kernel_init=_INIT,
       rngs=rngs,
     )
-    self.norm = norm(dim, rngs=rngs)
+    self.norm = BatchNorm(dim)
 
-  def __call__(self, x):
-    return jax.nn.relu(self.norm(self.convolve(x)))
+  def __call__(self, x, *, stats=None, train=False):
+    carry = running.Carry(self, stats, train)
+    return carry.result(jax.nn.relu(carry(self.norm, self.convolve(x))))

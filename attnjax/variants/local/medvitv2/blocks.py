@@ -1,14 +1,17 @@
 """The paper's local and global blocks."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
-from attnjax.nn import paths, transformer
+from attnjax.nn import paths, running, transformer
+from attnjax.nn.norms import BatchNorm
 from attnjax.variants.local.medvitv2.kan import FasterKAN
 from attnjax.variants.local.medvitv2.layer import Layer
-from attnjax.variants.local.medvitv2.parts import Embed, Feed, Pooled, norm
+from attnjax.variants.local.medvitv2.parts import Embed, Feed, Pooled
 
 _INIT = nnx.initializers.truncated_normal(0.02)
 
@@ -30,6 +33,8 @@ class LFP(nnx.Module):
     rngs: for the parameters.
   """
 
+  init_stats = running.init_stats
+
   def __init__(
     self,
     below: int,
@@ -46,7 +51,7 @@ class LFP(nnx.Module):
     rngs: nnx.Rngs,
   ):
     self.embed = Embed(below, dim, stride, rngs=rngs)
-    self.norms = nnx.List(norm(dim, rngs=rngs) for _ in range(2))
+    self.norms = nnx.List(BatchNorm(dim) for _ in range(2))
     self.mix = Layer(
       dim, heads=dim // head_dim, window=window, dilation=dilation, rngs=rngs
     )
@@ -59,17 +64,23 @@ class LFP(nnx.Module):
     *,
     index: int = 0,
     key: Key[Array, ""] | None = None,
-  ) -> Float[Array, "B r c E"]:
-    """The block's output; `key` turns dropping on, `index` goes to the attention."""
-    x = self.embed(x)
-    y = self.norms[0](x)
+    stats: Any = None,
+    train: bool = False,
+  ) -> tuple[Float[Array, "B r c E"], Any]:
+    """(the block's output, new statistics).
+
+    `key` turns dropping on, `index` goes to the attention.
+    """
+    carry = running.Carry(self, stats, train)
+    x = carry(self.embed, x)
+    y = carry(self.norms[0], x)
     if self.layout_bug:
       y = jnp.moveaxis(y, 3, 1).reshape(y.shape)
     y = self.mix(y, index=index)
     if self.layout_bug:
       y = jnp.moveaxis(y.reshape(x.shape[0], x.shape[3], *x.shape[1:3]), 1, 3)
     x = x + paths.drop(y, self.drop, key)
-    return x + self.feed(self.norms[1](x))
+    return carry.result(x + carry(self.feed, carry(self.norms[1], x)))
 
 
 class GFP(nnx.Module):
@@ -87,6 +98,8 @@ class GFP(nnx.Module):
     layout_bug: reads maps as the published weights' code does, see the module.
     rngs: for the parameters.
   """
+
+  init_stats = running.init_stats
 
   def __init__(
     self,
@@ -123,7 +136,7 @@ class GFP(nnx.Module):
       rngs=rngs,
     )
     self.linear = nnx.Linear(rest, rest, use_bias=False, kernel_init=_INIT, rngs=rngs)
-    self.norms = nnx.List(norm(width, rngs=rngs) for width in (first, rest, dim))
+    self.norms = nnx.List(BatchNorm(width) for width in (first, rest, dim))
     self.kan = FasterKAN((dim, int(dim * expand), dim), rngs=rngs)
     self.drop, self.layout_bug = drop, layout_bug
 
@@ -133,16 +146,20 @@ class GFP(nnx.Module):
     *,
     index: int = 0,
     key: Key[Array, ""] | None = None,
-  ) -> Float[Array, "B r c E"]:
-    """The block's output; `key` turns dropping on."""
+    stats: Any = None,
+    train: bool = False,
+  ) -> tuple[Float[Array, "B r c E"], Any]:
+    """(the block's output, new statistics); `key` turns dropping on."""
     del index  # the same at every depth
+    carry = running.Carry(self, stats, train)
     one, two = transformer.keys(key, 2)
-    x = self.embed(x)
-    x = x + paths.drop(self.mix(self.norms[0](x)), self.drop, one)
-    z = self.project(x)
-    z = z + self.linear(jax.nn.relu(self.norms[1](self.convolve(z))))
+    x = carry(self.embed, x)
+    x = x + paths.drop(carry(self.mix, carry(self.norms[0], x)), self.drop, one)
+    z = carry(self.project, x)
+    z = z + self.linear(jax.nn.relu(carry(self.norms[1], self.convolve(z))))
     x = jnp.concatenate([x, z], axis=-1)
-    return x + paths.drop(self._feed(self.norms[2](x)), self.drop, two)
+    y = self._feed(carry(self.norms[2], x))
+    return carry.result(x + paths.drop(y, self.drop, two))
 
   def _feed(self, y):
     if not self.layout_bug:

@@ -1,5 +1,7 @@
 """What the blocks are made of: merging of patches, convolutions, pooled attention."""
 
+from typing import Any
+
 import jax
 from flax import nnx
 from jaxtyping import Array, Float
@@ -7,16 +9,10 @@ from jaxtyping import Array, Float
 from attnjax.attention import attend
 from attnjax.core import pooling
 from attnjax.core.depthwise import depthwise
-from attnjax.nn import projections
+from attnjax.nn import projections, running
+from attnjax.nn.norms import BatchNorm
 
 _INIT = nnx.initializers.truncated_normal(0.02)
-
-
-def norm(dim: int, *, rngs: nnx.Rngs) -> nnx.BatchNorm:
-  """The batch norm of the blocks: running statistics unless `train()`ed."""
-  return nnx.BatchNorm(
-    dim, use_running_average=True, momentum=0.9, epsilon=1e-5, rngs=rngs
-  )
 
 
 def h_sigmoid(x: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -34,6 +30,8 @@ class Embed(nnx.Module):
     rngs: for the parameters.
   """
 
+  init_stats = running.init_stats
+
   def __init__(self, below: int, dim: int, stride: int = 1, *, rngs: nnx.Rngs):
     if stride not in (1, 2):
       raise ValueError(f"stride = {stride}: it must be 1 or 2")
@@ -43,15 +41,18 @@ class Embed(nnx.Module):
       return nnx.Linear(below, dim, use_bias=False, kernel_init=_INIT, rngs=rngs)
 
     self.linear = linear() if changes else None
-    self.norm = norm(dim, rngs=rngs) if changes else None
+    self.norm = BatchNorm(dim) if changes else None
     self.stride = stride
 
-  def __call__(self, x: Float[Array, "B R C D"]) -> Float[Array, "B r c E"]:
-    """The map, perhaps smaller and of another width."""
+  def __call__(
+    self, x: Float[Array, "B R C D"], *, stats: Any = None, train: bool = False
+  ) -> Any:
+    """The map, perhaps smaller and of another width, and new statistics."""
+    carry = running.Carry(self, stats, train)
     x = pooling.means(x, 2) if self.stride > 1 else x
     if self.linear is None or self.norm is None:
-      return x
-    return self.norm(self.linear(x))
+      return carry.result(x)
+    return carry.result(carry(self.norm, self.linear(x)))
 
 
 class Feed(nnx.Module):
@@ -64,6 +65,8 @@ class Feed(nnx.Module):
     rngs: for the parameters.
   """
 
+  init_stats = running.init_stats
+
   def __init__(self, dim: int, *, expand: int = 3, kernel: int = 3, rngs: nnx.Rngs):
     def linear(a, b, bias=False):
       return nnx.Linear(a, b, use_bias=bias, kernel_init=_INIT, rngs=rngs)
@@ -75,17 +78,20 @@ class Feed(nnx.Module):
       linear(expand, hidden, bias=True),
     )
     self.kernel = nnx.Param(_INIT(rngs.params(), (kernel, kernel, hidden)))
-    self.norms = nnx.List(norm(width, rngs=rngs) for width in (hidden, hidden, dim))
+    self.norms = nnx.List(BatchNorm(width) for width in (hidden, hidden, dim))
 
-  def __call__(self, z: Float[Array, "B R C D"]) -> Float[Array, "B R C D"]:
-    """The sum; the residual around it is the caller's."""
-    y = self.norms[0](self.up(z))
+  def __call__(
+    self, z: Float[Array, "B R C D"], *, stats: Any = None, train: bool = False
+  ) -> tuple[Float[Array, "B R C D"], Any]:
+    """(the sum, new statistics); the residual around it is the caller's."""
+    carry = running.Carry(self, stats, train)
+    y = carry(self.norms[0], self.up(z))
     y = y * h_sigmoid(y)
-    y = self.norms[1](depthwise(y, self.kernel[...]))
+    y = carry(self.norms[1], depthwise(y, self.kernel[...]))
     y = y * h_sigmoid(y)
     gate = jax.nn.relu(self.squeeze(y.mean(axis=(1, 2))))
     y = y * h_sigmoid(self.excite(gate))[:, None, None]
-    return z + self.norms[2](self.down(y))
+    return carry.result(z + carry(self.norms[2], self.down(y)))
 
 
 class Pooled(nnx.Module):
@@ -98,6 +104,8 @@ class Pooled(nnx.Module):
     rngs: for the parameters.
   """
 
+  init_stats = running.init_stats
+
   def __init__(self, dim: int, *, head_dim: int = 32, ratio: int = 1, rngs: nnx.Rngs):
     heads = dim // head_dim
     self.project = projections.QueryKeyValue(
@@ -106,15 +114,20 @@ class Pooled(nnx.Module):
     self.out = projections.output(
       heads, head_dim, dim, bias=True, init=_INIT, rngs=rngs
     )
-    self.norm = norm(dim, rngs=rngs) if ratio > 1 else None
+    self.norm = BatchNorm(dim) if ratio > 1 else None
     self.ratio = ratio
 
-  def __call__(self, x: Float[Array, "B R C D"]) -> Float[Array, "B R C D"]:
-    """The same shape as x."""
+  def __call__(
+    self, x: Float[Array, "B R C D"], *, stats: Any = None, train: bool = False
+  ) -> Any:
+    """The same shape as x, and new statistics if some are given."""
+    carry = running.Carry(self, stats, train)
     flat = x.reshape(x.shape[0], -1, x.shape[-1])
     few, size = flat, min(self.ratio**2, flat.shape[1])
     if self.norm is not None:
       few = flat[:, : flat.shape[1] // size * size]
-      few = self.norm(few.reshape(x.shape[0], -1, size, x.shape[-1]).mean(axis=2))
+      few = few.reshape(x.shape[0], -1, size, x.shape[-1]).mean(axis=2)
+      few = carry(self.norm, few)
     q, k, v = self.project.query(flat), self.project.key(few), self.project.value(few)
-    return self.out(attend(q, k, v)[0].astype(x.dtype)).reshape(x.shape)
+    y = self.out(attend(q, k, v)[0].astype(x.dtype)).reshape(x.shape)
+    return carry.result(y)
