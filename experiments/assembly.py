@@ -14,6 +14,7 @@ from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
 from attnjax import contract, sharding
+from attnjax.nn import running
 from experiments import checks, data, errors, settings
 from experiments.errors import UserError
 from experiments.training import optimizer, step
@@ -31,7 +32,8 @@ class Assembly:
     task: the data set.
     mesh: the devices.
     optimizer: the optax chain.
-    state: shapes, types and shardings of {"step", "model", "optimizer"}.
+    state: shapes, types and shardings of {"step", "model", "stats", "optimizer"};
+      `stats` are the model's running statistics, `()` without batch norm.
     batch: shapes, types and shardings of a batch.
   """
 
@@ -66,7 +68,7 @@ class Assembly:
     )
 
   def evaluate(self):
-    """The function `evaluate(model, batch)`; see training.step."""
+    """The function `evaluate(model, stats, batch)`; see training.step."""
     return step.make_evaluate(self.task.kind, dtype=self.config.dtype)
 
   def rate(self, step: int) -> float:
@@ -168,6 +170,7 @@ def _init(config, task, chain):
   return {
     "step": jnp.zeros((), jnp.int32),
     "model": made,
+    "stats": running.init_stats(made),
     "optimizer": chain.init(made),
   }
 
@@ -175,6 +178,8 @@ def _init(config, task, chain):
 def _abstract_state(config, task, chain, mesh):
   shapes = jax.eval_shape(functools.partial(_init, config, task, chain))
   shardings = sharding.parameter_shardings(shapes, mesh)
+  whole = NamedSharding(mesh, P())
+  shardings["stats"] = jax.tree.map(lambda _: whole, shapes["stats"])
   return jax.tree.map(
     lambda s, place: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place),
     shapes,

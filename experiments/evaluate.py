@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
   saved.assembly.config.eval_batches = flags.batches
   with jax.set_mesh(saved.assembly.mesh):
     evaluate = jax.jit(saved.assembly.evaluate())
-  numbers = evaluation.evaluate(saved.assembly, evaluate, saved.model, flags.split)
+  numbers = evaluation.evaluate(saved.assembly, evaluate, saved.state, flags.split)
   where = {"workdir": flags.workdir, "step": saved.step, "split": flags.split}
   print(json.dumps(where | numbers))
   return 0

@@ -163,7 +163,7 @@ def _summary(trainer, lines, final):
 def _token_maps(trainer):
   """Attention maps of the first tokens of a validation example."""
   example = trainer.task.source("validation")[0]
-  return _maps(trainer.state["model"].weights, example["tokens"][None, :64])
+  return _maps(trainer.state, example["tokens"][None, :64])
 
 
 def _sample(trainer) -> str:
@@ -188,22 +188,24 @@ def _sample(trainer) -> str:
 
 def _predictions(trainer):
   """Predictions on validation images, and attention maps of the first one."""
-  source, model = trainer.task.source("validation"), trainer.state["model"]
+  source, state = trainer.task.source("validation"), trainer.state
   examples = [source[i] for i in range(min(_SHOWN, len(source)))]
   batch = {n: np.stack([e[n] for e in examples]) for n in examples[0]}
-  predict = jax.jit(lambda model, batch: objective.predict("images", model, batch)[0])
-  classes = np.argmax(predict(model, batch), axis=-1)
+  predict = jax.jit(lambda *given: objective.predict("images", *given)[0])
+  classes = np.argmax(predict(state["model"], state["stats"], batch), axis=-1)
   predictions = [
     {"image": e["image"], "true": int(e["label"]), "predicted": int(p)}
     for e, p in zip(examples, classes)
   ]
-  return predictions, _maps(model.weights, batch["image"][:1])
+  return predictions, _maps(state, batch["image"][:1])
 
 
-def _maps(weights, inputs):
+def _maps(state, inputs):
   """Name -> (N, T, S) of every block; empty for a mechanism without such weights."""
   try:
-    found = jax.jit(weights)(inputs)
+    weights = state["model"].weights
+    given = {"stats": state["stats"]} if state["stats"] else {}
+    found = jax.jit(weights)(inputs, **given)
   except (AttributeError, NotImplementedError):
     return {}
   return {

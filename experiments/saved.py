@@ -13,11 +13,22 @@ from experiments.training.checkpoints import Checkpoints
 
 @dataclasses.dataclass(frozen=True)
 class Saved:
-  """A run as one of its checkpoints has it."""
+  """A run as one of its checkpoints has it.
+
+  Attributes:
+    assembly: what the run's config names.
+    step: of the checkpoint.
+    state: {"step", "model", "stats", "optimizer"}.
+  """
 
   assembly: Assembly
   step: int
-  model: Any
+  state: Any
+
+  @property
+  def model(self) -> Any:
+    """The parameters alone."""
+    return self.state["model"]
 
 
 def open_run(workdir: str, checkpoint: str = "latest") -> Saved:
@@ -48,7 +59,7 @@ def open_run(workdir: str, checkpoint: str = "latest") -> Saved:
       others = ", ".join(str(other) for other in kept if other != step)
       more = f"; other checkpoints: {others}" if others else ""
       raise UserError(f"{error}{more}") from error
-    return Saved(assembly, step, state["model"])
+    return Saved(assembly, step, state)
   finally:
     checkpoints.close()
 

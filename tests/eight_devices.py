@@ -29,6 +29,7 @@ from jax.sharding import PartitionSpec as P  # noqa: E402
 from attnjax import dot_product_attention, sharding  # noqa: E402
 from attnjax.core.devices import partitioned  # noqa: E402
 from attnjax.core.softmax import tiling, whole  # noqa: E402
+from attnjax.nn.norms import BatchNorm  # noqa: E402
 from experiments import run  # noqa: E402
 from experiments.assembly import assemble  # noqa: E402
 from experiments.errors import UserError  # noqa: E402
@@ -224,6 +225,36 @@ def inside() -> dict:
       got = jax.jit(call)(*arrays, ids)
     found[name] = _error(got, want)
   return found
+
+
+def batch_norm() -> dict:
+  """A norm of a batch on eight devices: errors; and where a state has statistics."""
+  from configs import vit
+
+  norm, mesh = BatchNorm(3), sharding.make_mesh(8, 1)
+  x = (
+    2
+    + jax.random.normal(jax.random.key(0), (16, 5, 3))
+    * jnp.arange(1, 17.0)[:, None, None]
+  )
+
+  def loss(norm, x, stats):
+    y, stats = norm(x, stats, train=True)
+    return jnp.sum(jnp.sin(y)), (y, stats)
+
+  run = jax.jit(jax.grad(loss, (0, 1), has_aux=True))
+  want = run(norm, x, norm.init_stats())
+  put = jax.device_put(x, NamedSharding(mesh, P("data")))
+  got = run(norm, put, norm.init_stats())
+  error = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), got, want)
+  c = vit.get_config("l2vit")
+  c.mesh.data, c.attention.norm, c.data.name, c.data.batch = 8, "batch", "digits", 8
+  leaves = jax.tree.leaves(assemble(c).state["stats"])
+  return {
+    "error": max(jax.tree.leaves(error)),
+    "specs": sorted({str(leaf.sharding.spec) for leaf in leaves}),
+    "devices": len(got[1][0].sharding.device_set),
+  }
 
 
 def refusals() -> dict:

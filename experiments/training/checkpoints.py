@@ -143,12 +143,14 @@ class Checkpoints:
     except Exception:  # then loading says why
       return
     wanted = {name: leaf.shape for name, leaf in flatten(abstract).items()}
+    lacks = any(name.startswith("stats/") for name in wanted.keys() - saved.keys())
+    hint = ", and running statistics of batch norm are missing" if lacks else ""
     for name in sorted(saved.keys() | wanted.keys()):
       a, b = saved.get(name, "none"), wanted.get(name, "none")
       if a != b:
         raise UserError(
           f"the checkpoint of step {step} in {self.folder} is of another model than"
-          f" the config: {name} has the shape {a}, not {b}"
+          f" the config: {name} has the shape {a}, not {b}{hint}"
         )
 
   def steps(self) -> list[int]:

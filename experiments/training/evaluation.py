@@ -9,8 +9,8 @@ from experiments.data import pipeline
 from experiments.training import objective
 
 
-def evaluate(assembly: Assembly, compiled, model: Any, split: str) -> dict[str, float]:
-  """The mean loss and metric of a model on a split."""
+def evaluate(assembly: Assembly, compiled, state: Any, split: str) -> dict[str, float]:
+  """The mean loss and metric on a split of a state's model, by its statistics."""
   totals: dict[str, float] = {}
   batches = pipeline.evaluation(
     assembly.task.source(split),
@@ -21,6 +21,6 @@ def evaluate(assembly: Assembly, compiled, model: Any, split: str) -> dict[str, 
   )
   with jax.set_mesh(assembly.mesh):
     for batch in batches:
-      found = compiled(model, assembly.put(batch))
+      found = compiled(state["model"], state["stats"], assembly.put(batch))
       totals = {n: totals.get(n, 0.0) + float(v) for n, v in found.items()}
   return objective.summarize(assembly.task.metric, totals)

@@ -78,7 +78,8 @@ class Trainer:
       traced = update.trace(a.state, a.batch)
       self._update = traced.lower().compile()
       evaluate = jax.jit(a.evaluate())
-      self._evaluate = evaluate.lower(a.state["model"], a.batch).compile()
+      held = a.state["model"], a.state["stats"]
+      self._evaluate = evaluate.lower(*held, a.batch).compile()
       flops = cost.flops(traced.jaxpr.jaxpr)
     self.cost = {"flops_per_step": flops, **cost.memory(self._update)}
     self.cost["parameters"] = a.parameters()
@@ -114,9 +115,7 @@ class Trainer:
 
   def evaluate(self, split: str) -> dict[str, float]:
     """The mean loss and metric on a split, as many batches as the config says."""
-    return evaluation.evaluate(
-      self.assembly, self._evaluate, self.state["model"], split
-    )
+    return evaluation.evaluate(self.assembly, self._evaluate, self.state, split)
 
   def close(self):
     """Ends the threads of data and checkpoints."""

@@ -6,49 +6,61 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from attnjax.nn import running
 from experiments.training import objective
 
 
 def cast(model: Any, dtype: str) -> Any:
-  """The model with its parameters in the compute type; gradients stay float32."""
+  """The model with its parameters in the compute type; gradients stay float32.
+
+  Running statistics are no part of it, and stay float32.
+  """
   return jax.tree.map(lambda leaf: leaf.astype(dtype), model)
 
 
 def make_update(kind: str, optimizer, *, dtype: str, accumulate: int, seed: int):
   """`update(state, batch) -> (state, sums)`.
 
-  `state` is {"step", "model", "optimizer"}. With `accumulate` > 1 the batch is cut in
-  as many parts whose gradients are summed: the same update in less memory.
+  `state` is {"step", "model", "stats", "optimizer"}; `stats` are the model's running
+  statistics, see `attnjax.nn.running`. With `accumulate` > 1 the batch is cut in as
+  many parts whose gradients are summed: the same update in less memory. Batch norm
+  normalises each part by its own statistics; the running ones move once, by those of
+  all parts together.
   """
 
-  def loss(model, batch, key):
+  def loss(model, stats, batch, key):
     batch = _compute_type(batch, dtype)
-    totals = objective.sums(kind, cast(model, dtype), batch, key)
-    return totals["loss"], totals
+    totals, stats = objective.sums(
+      kind, cast(model, dtype), stats, batch, key, train=True
+    )
+    return totals["loss"], (totals, stats)
 
   gradient = jax.grad(loss, has_aux=True)
 
   def update(state, batch):
-    model = state["model"]
+    model, stats = state["model"], state["stats"]
     key = jax.random.fold_in(jax.random.key(seed), state["step"])
     if accumulate == 1:
-      grads, totals = gradient(model, batch, key)
+      grads, (totals, stats) = gradient(model, stats, batch, key)
     else:
-      grads, totals = _in_parts(gradient, model, batch, key, accumulate)
+      grads, totals, stats = _in_parts(gradient, model, stats, batch, key, accumulate)
     grads = jax.tree.map(lambda g: g / jnp.maximum(totals["count"], 1), grads)
     change, memory = optimizer.update(grads, state["optimizer"], model)
     model = optax.apply_updates(model, change)
     totals["gradient_norm"] = optax.tree.norm(grads)
-    return {"step": state["step"] + 1, "model": model, "optimizer": memory}, totals
+    step = state["step"] + 1
+    state = {"step": step, "model": model, "stats": stats, "optimizer": memory}
+    return state, totals
 
   return update
 
 
 def make_evaluate(kind: str, *, dtype: str):
-  """`evaluate(model, batch) -> sums`."""
+  """`evaluate(model, stats, batch) -> sums`, by the running statistics."""
 
-  def evaluate(model, batch):
-    return objective.sums(kind, cast(model, dtype), _compute_type(batch, dtype))
+  def evaluate(model, stats, batch):
+    batch = _compute_type(batch, dtype)
+    return objective.sums(kind, cast(model, dtype), stats, batch)[0]
 
   return evaluate
 
@@ -60,17 +72,22 @@ def _compute_type(batch, dtype):
   return jax.tree.map(one, batch)
 
 
-def _in_parts(gradient, model, batch, key, parts):
+def _in_parts(gradient, model, stats, batch, key, parts):
+  """(gradients, totals, new statistics) of a batch, part by part."""
+
   def cut(leaf):
     return leaf.reshape(parts, leaf.shape[0] // parts, *leaf.shape[1:])
 
-  def add(total, part):
-    batch, i = part
-    found = gradient(model, batch, jax.random.fold_in(key, i))
-    return jax.tree.map(jnp.add, total, found), None
+  def add(carry, part):
+    (total, moments), (batch, i) = carry, part
+    draw = jax.random.fold_in(key, i)
+    grads, (totals, moments) = gradient(model, moments, batch, draw)
+    return (jax.tree.map(jnp.add, total, (grads, totals)), moments), None
 
-  batches = jax.tree.map(cut, batch)
+  batches, moments = jax.tree.map(cut, batch), running.init_moments(stats)
   first = jax.tree.map(lambda leaf: leaf[0], batches)
-  shapes = jax.eval_shape(gradient, model, first, key)
-  zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-  return jax.lax.scan(add, zero, (batches, jnp.arange(parts)))[0]
+  grads, (totals, _) = jax.eval_shape(gradient, model, moments, first, key)
+  zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), (grads, totals))
+  carry = (zero, moments), (batches, jnp.arange(parts))
+  ((grads, totals), moments), _ = jax.lax.scan(add, *carry)
+  return grads, totals, running.moved(model, stats, moments)
