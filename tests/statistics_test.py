@@ -96,6 +96,7 @@ class StepTest(parameterized.TestCase):
     np.testing.assert_allclose(stats.var, _DEVIATION**2, rtol=0.01)
     self.assertGreater(np.abs(model.norm.scale - 1).max(), 0.01)  # it was trained
     batch = _batch(99, 2)
+    batch["image"] += _DEVIATION  # its own statistics are others
     sums = jax.jit(step.make_evaluate("images", dtype="float32"))
     found = sums(model, state["stats"], batch)
     x = np.asarray(batch["image"], np.float64)
