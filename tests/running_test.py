@@ -238,6 +238,8 @@ class SourceTest(absltest.TestCase):
     names = ("BatchStat", "nnx.BatchNorm", "nnx.Variable", "nnx.Cache")
     files = list((Path(__file__).parent.parent / "attnjax").rglob("*.py"))
     for path in files:
+      if path.parent.name == "contract":
+        continue  # it looks for them in layers
       text = path.read_text(encoding="utf-8")
       self.assertEmpty([name for name in names if name in text], path)
     self.assertGreater(len(files), 200)
