@@ -61,10 +61,22 @@ class LanguageTest(parameterized.TestCase):
     self.assertEqual(first.shape, (2, 2, 20, 20))
     same = jax.tree.map(lambda leaf: leaf[0], model.stack.blocks[0])
     x = same.mixed(model._embed(self.tokens), {})
-    steep, flat = (same.mixer.weights(x, index=i) for i in (0, 1))
+    steep, flat = (contract.weights(same.mixer, x, index=i) for i in (0, 1))
     _close(steep, first)
     ratio = jnp.abs(steep[0, 0, 15, 0] / flat[0, 0, 15, 0])
     self.assertLess(ratio, 0.5)
+
+  def test_positions_go_to_those_who_read_them(self):
+    model = _language("lightning2", "dot_product", depth=2)
+    places = jnp.arange(20)[None] ** 2
+    with_places = self.call(model, self.tokens, positions=places)
+    self.assertGreater(jnp.abs(with_places - self.call(model, self.tokens)).max(), 1e-6)
+    first, last = model.weights(self.tokens, positions=places)
+    plain = model.weights(self.tokens)
+    _close(first, plain[0])  # that of lightning2
+    self.assertGreater(jnp.abs(last - plain[1]).max(), 1e-3)
+    with self.assertRaisesRegex(NotImplementedError, "positions: .*decay"):
+      self.call(_language("lightning2", depth=1), self.tokens, positions=places)
 
   def test_packed_documents_are_as_if_alone(self):
     model = _language("dot_product", conv=3)

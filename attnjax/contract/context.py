@@ -157,7 +157,8 @@ def weights(layer: Any, x: Array, **context) -> Array:
     raise NotImplementedError(f"{type(layer).__module__} has no weights of tokens")
   heads = layer.project(x, **context)
   *places, K, _ = heads.v.shape
-  eye = projections.identity_values(heads.v.reshape(places[0], -1, K, 1))
+  one = heads.v[..., :1].reshape(places[0], -1, K, 1)
+  eye = projections.identity_values(one)
   eye = eye.reshape(*places, K, -1)
   out = layer.mix(dataclasses.replace(heads, v=eye))
   return out.reshape(out.shape[0], -1, *out.shape[-2:]).swapaxes(1, 2)

@@ -1,6 +1,7 @@
 """Checks that all forms of layers share, and those of layers on sequences."""
 
 import inspect
+import math
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ from flax import nnx
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
+from attnjax.contract import context as contexts
 from attnjax.contract import registry
 from attnjax.contract.subject import (
   DOCUMENTS,
@@ -98,7 +100,23 @@ def gives_every_option_a_default(subject: Subject) -> None:
     require(keyword, f"{name} is no keyword argument")
 
 
+def weighs_tokens(subject: Subject) -> None:
+  """Weights, where there are some, are (B, N, T, T) float32 of all tokens."""
+  x = subject.x[:1]
+  size = math.prod(x.shape[1:-1])
+  try:
+    got = jax.eval_shape(lambda layer: contexts.weights(layer, x), subject.layer)
+  except NotImplementedError as error:
+    return require(len(str(error)) > 20, f"no reason is given: {error}")
+  except AttributeError as error:
+    raise AssertionError(f"weights neither work nor are refused: {error}") from error
+  require(got.dtype == jnp.float32, f"weights are {got.dtype}")
+  fits = got.shape[0] == 1 and got.shape[2:] == (size, size)
+  return require(fits, f"weights of {size} tokens are {got.shape}")
+
+
 LAYERS = (
+  weighs_tokens,
   composes_with_jax,
   holds_only_float_parameters,
   takes_no_examples_and_no_tokens,

@@ -1,4 +1,4 @@
-"""Pre-norm residual blocks, stacked and scanned over the depth."""
+"""Pre-norm residual blocks of one width, scanned over the depth."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -10,11 +10,9 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
 from attnjax.contract import check_known, weights
-from attnjax.core import masks
-from attnjax.nn import mlp, running, unseen
-from attnjax.nn.convolution import ShortConvolution
+from attnjax.nn import running, unseen
+from attnjax.nn.blocks import Block
 
-NORMS = {"rms": nnx.RMSNorm, "layer": nnx.LayerNorm}
 # What jax.checkpoint keeps of a block; "none" keeps all, without jax.checkpoint.
 REMAT = {
   "none": None,
@@ -22,85 +20,6 @@ REMAT = {
   "dots": jax.checkpoint_policies.dots_saveable,
   "dots_no_batch": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
-
-
-class Block(nnx.Module):
-  """x + mixer(norm x), then x + mlp(norm x).
-
-  The mixer is an attention layer of any form; `conv` > 0 puts a short causal
-  convolution of that width before it, `hidden` = 0 leaves the MLP out.
-  """
-
-  def __init__(
-    self,
-    dim: int,
-    build: Callable,
-    *,
-    layers: int,
-    norm: str,
-    feed_forward: str,
-    hidden: int,
-    conv: int,
-    dropout: float,
-    rngs: nnx.Rngs,
-  ):
-    self.norm = NORMS[norm](dim, rngs=rngs)
-    self.conv = ShortConvolution(dim, conv, rngs=rngs) if conv else None
-    self.mixer = build(dim, layers=layers, rngs=rngs)
-    if hidden:
-      self.mlp_norm = NORMS[norm](dim, rngs=rngs)
-      self.mlp = mlp.KINDS[feed_forward](dim, hidden, rngs=rngs)
-    self.hidden, self.dropout = hidden, dropout
-
-  def __call__(
-    self,
-    x: Float[Array, "B *T D"],
-    *,
-    key: Key[Array, ""] | None = None,
-    stats: Any = None,
-    train: bool = False,
-    **context,
-  ) -> Any:
-    """The block's output (B, *T, D), and new statistics if some are given.
-
-    `context` goes to the mixer, `key` turns dropout on.
-    """
-    carry = running.Carry(self, stats, train)
-    mix, feed = (None, None) if key is None else jax.random.split(key)
-    y = carry(self.mixer, self.mixed(x, context), **context)
-    return carry.result(self._feed(x + self._drop(y, mix), feed))
-
-  def mixed(self, x, context):
-    """What the mixer sees: the normalised, convolved input."""
-    y = self.norm(x)
-    if self.conv is None:
-      return y
-    ids, padding = context.get("segment_ids"), context.get("padding")
-    return self.conv(y, masks.segments(ids, padding, y.shape[:2]))
-
-  def init_cache(self, batch: int, length: int, dtype):
-    """The caches of the mixer and of the convolution."""
-    conv = () if self.conv is None else self.conv.init_cache(batch, dtype)
-    return self.mixer.init_cache(batch, length, dtype), conv
-
-  def step(self, x: Float[Array, "B T D"], cache, **context):
-    """The next T tokens; (y, cache)."""
-    mixer, conv = cache
-    y = self.norm(x)
-    if self.conv is not None:
-      ids, padding = context.get("segment_ids"), context.get("padding")
-      y, conv = self.conv.step(y, conv, masks.segments(ids, padding, y.shape[:2]))
-    y, mixer = self.mixer.step(y, mixer, **context)
-    return self._feed(x + y, None), (mixer, conv)
-
-  def _feed(self, x, key):
-    return x + self._drop(self.mlp(self.mlp_norm(x)), key) if self.hidden else x
-
-  def _drop(self, x, key):
-    if key is None or not self.dropout:
-      return x
-    keep = jax.random.bernoulli(key, 1 - self.dropout, x.shape)
-    return jnp.where(keep, x / (1 - self.dropout), 0).astype(x.dtype)
 
 
 class Stack(nnx.Module):
@@ -164,15 +83,19 @@ class Stack(nnx.Module):
   ) -> Any:
     """The output of the last block (B, *T, D), and new statistics if some are given.
 
-    `context` goes to every mixer. Padding is zero at the input, see `nn.unseen`.
+    `context` goes to every mixer, positions to those that read places. Padding is zero
+    at the input, see `nn.unseen`.
+
+    Raises:
+      NotImplementedError: for positions that no mixer reads.
     """
     carry = running.Carry(self, stats, train)
-    x = _blank(x, context)
+    x, contexts = _blank(x, context), _contexts(self.blocks, context)
 
     def repeat(x, part):
       blocks, held, start = part
       new = []
-      for place, (block, own) in enumerate(zip(blocks, held)):
+      for place, (block, own, context) in enumerate(zip(blocks, held, contexts)):
         index = start + place
         draw = None if key is None else jax.random.fold_in(key, index)
         given = {"index": index, "key": draw, "stats": own, "train": train}
@@ -222,11 +145,12 @@ class Stack(nnx.Module):
   ) -> list[Array]:
     """The attention weights of every block, (B, N, T, S) each."""
     carry = running.Carry(self, stats, False)
-    found, x = [], _blank(x, context)
+    found, x, contexts = [], _blank(x, context), _contexts(self.blocks, context)
     for index in range(self.depth):
       repeat, place = divmod(index, len(self.blocks))
       held = self.blocks[place], carry.of(self.blocks[place])
       block, own = jax.tree.map(lambda leaf, r=repeat: leaf[r], held)
+      context = contexts[place]
       seen = block.mixed(x, context)
       found.append(weights(block.mixer, seen, index=index, **context))
       given = {"index": index, "stats": own, "train": False}
@@ -235,6 +159,17 @@ class Stack(nnx.Module):
 
   def _starts(self) -> Int[Array, "R"]:
     return jnp.arange(0, self.depth, len(self.blocks))
+
+
+def _contexts(blocks, context) -> list[dict]:
+  """The context of the blocks at each place of the pattern."""
+  refused = [getattr(block.mixer, "refuses", {}) for block in blocks]
+  if context.get("positions") is None:
+    return [context] * len(refused)
+  if all("positions" in one for one in refused):
+    raise NotImplementedError(f"positions: {refused[0]['positions']}")
+  without = {name: value for name, value in context.items() if name != "positions"}
+  return [without if "positions" in one else context for one in refused]
 
 
 def _blank(x, context):

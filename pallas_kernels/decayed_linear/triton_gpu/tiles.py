@@ -121,7 +121,7 @@ def defaults(q, k, v, capability: int) -> Tiles:
     h, e = _width(H, wide), _width(E, wide)
     tile = Tile(h, e, 4, stages)
     # The scores of a chunk are made once for all of these columns.
-    broad = Tile(h, _width(E, 128) if wide == 64 else e, 4, stages)
+    broad = Tile(h, max(min(E, 32), _width(E, 128)) if wide == 64 else e, 4, stages)
     keys = tile
     if half:
       broad = tile  # its states are float32 until they are multiplied

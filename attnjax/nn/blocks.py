@@ -1,0 +1,94 @@
+"""The pre-norm residual block of the hosts."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Key
+
+from attnjax.core import masks
+from attnjax.nn import mlp, running
+from attnjax.nn.convolution import ShortConvolution
+
+NORMS = {"rms": nnx.RMSNorm, "layer": nnx.LayerNorm}
+
+
+class Block(nnx.Module):
+  """x + mixer(norm x), then x + mlp(norm x).
+
+  The mixer is an attention layer of any form; `conv` > 0 puts a short causal
+  convolution of that width before it, `hidden` = 0 leaves the MLP out.
+  """
+
+  def __init__(
+    self,
+    dim: int,
+    build: Callable,
+    *,
+    layers: int,
+    norm: str,
+    feed_forward: str,
+    hidden: int,
+    conv: int,
+    dropout: float,
+    rngs: nnx.Rngs,
+  ):
+    self.norm = NORMS[norm](dim, rngs=rngs)
+    self.conv = ShortConvolution(dim, conv, rngs=rngs) if conv else None
+    self.mixer = build(dim, layers=layers, rngs=rngs)
+    if hidden:
+      self.mlp_norm = NORMS[norm](dim, rngs=rngs)
+      self.mlp = mlp.KINDS[feed_forward](dim, hidden, rngs=rngs)
+    self.hidden, self.dropout = hidden, dropout
+
+  def __call__(
+    self,
+    x: Float[Array, "B *T D"],
+    *,
+    key: Key[Array, ""] | None = None,
+    stats: Any = None,
+    train: bool = False,
+    **context,
+  ) -> Any:
+    """The block's output (B, *T, D), and new statistics if some are given.
+
+    `context` goes to the mixer, `key` turns dropout on.
+    """
+    carry = running.Carry(self, stats, train)
+    mix, feed = (None, None) if key is None else jax.random.split(key)
+    y = carry(self.mixer, self.mixed(x, context), **context)
+    return carry.result(self._feed(x + self._drop(y, mix), feed))
+
+  def mixed(self, x, context):
+    """What the mixer sees: the normalised, convolved input."""
+    y = self.norm(x)
+    if self.conv is None:
+      return y
+    ids, padding = context.get("segment_ids"), context.get("padding")
+    return self.conv(y, masks.segments(ids, padding, y.shape[:2]))
+
+  def init_cache(self, batch: int, length: int, dtype):
+    """The caches of the mixer and of the convolution."""
+    conv = () if self.conv is None else self.conv.init_cache(batch, dtype)
+    return self.mixer.init_cache(batch, length, dtype), conv
+
+  def step(self, x: Float[Array, "B T D"], cache, **context):
+    """The next T tokens; (y, cache)."""
+    mixer, conv = cache
+    y = self.norm(x)
+    if self.conv is not None:
+      ids, padding = context.get("segment_ids"), context.get("padding")
+      y, conv = self.conv.step(y, conv, masks.segments(ids, padding, y.shape[:2]))
+    y, mixer = self.mixer.step(y, mixer, **context)
+    return self._feed(x + y, None), (mixer, conv)
+
+  def _feed(self, x, key):
+    return x + self._drop(self.mlp(self.mlp_norm(x)), key) if self.hidden else x
+
+  def _drop(self, x, key):
+    if key is None or not self.dropout:
+      return x
+    keep = jax.random.bernoulli(key, 1 - self.dropout, x.shape)
+    return jnp.where(keep, x / (1 - self.dropout), 0).astype(x.dtype)
