@@ -20,10 +20,19 @@ EXCEPTIONS: dict[str, float] = {}
 _REFERENCE = 0.034
 
 
+_ELSEWHERE = [0.0]
+
+
+def elsewhere(seconds: float) -> None:
+  """Adds processor seconds of a process that this one does not wait for."""
+  _ELSEWHERE[0] += seconds
+
+
 def used() -> float:
   """Returns the processor seconds of this process and of its finished children."""
   times = os.times()
-  return times.user + times.system + times.children_user + times.children_system
+  own = times.user + times.system + times.children_user + times.children_system
+  return own + _ELSEWHERE[0]
 
 
 def _work() -> float:
