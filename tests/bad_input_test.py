@@ -11,7 +11,8 @@ from unittest import mock
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from experiments import claims, data, errors, evaluate, run, sample
+from experiments import data, docs, errors, evaluate, run, sample
+from experiments.claims import __main__ as claims
 from experiments.training.checkpoints import Checkpoints
 from tests.run_test import losses, tiny
 
@@ -117,21 +118,29 @@ class CommandTest(parameterized.TestCase):
       evaluate.main(["--workdir", str(self.workdir), "--batches", "-1"])
 
   def test_claims_that_nothing_could_keep(self):
-    self.workdir.mkdir()
-    for name, text, message in (
-      ("README.md", None, "there is no README.md"),
-      ("README.md", "# x", "has no place for the table"),
-      ("README.md", "<!-- systems --><!-- end of systems -->", None),
-      ("results/claims.json", "[]", "holds no JSON object"),
-      ("results/claims.json", "{", "claims.json of .* cannot be read"),
+    path = self.workdir / "results" / "claims" / "halo.json"
+    path.parent.mkdir(parents=True)
+    for text, message in (
+      ("[]", "halo.json holds no JSON object"),
+      ("{", "halo.json cannot be read"),
     ):
-      if text is not None:
-        path = self.workdir / name
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(text)
-      if message is not None:
-        with self.assertRaisesRegex(errors.UserError, message):
-          claims.main(["halo", "--root", str(self.workdir)])
+      path.write_text(text)
+      with self.assertRaisesRegex(errors.UserError, message):
+        claims.main(["halo", "--root", str(self.workdir)])
+    with self.assertRaisesRegex(errors.UserError, "did you mean halo"):
+      claims.main(["hallo"])
+
+  def test_pages_without_a_place(self):
+    self.workdir.mkdir()
+    path = self.workdir / "README.md"
+    with self.assertRaisesRegex(errors.UserError, "there is no README.md"):
+      docs.main(["--root", str(self.workdir)])
+    path.write_text("# x")
+    with self.assertRaisesRegex(errors.UserError, "has no place for the table"):
+      docs.main(["--root", str(self.workdir)])
+    path.write_text("<!-- systems --><!-- end of systems -->")
+    docs.main(["--root", str(self.workdir)])
+    self.assertIn("| softmax |", path.read_text())
 
 
 class RunTest(absltest.TestCase):

@@ -10,7 +10,9 @@ from pathlib import Path
 from absl.testing import absltest, parameterized
 
 from attnjax import contract
-from experiments import catalogue
+from experiments import docs
+from experiments.claims import records
+from experiments.claims.__main__ import stale
 from tests import golden
 
 _ROOT = Path(__file__).parent.parent
@@ -125,18 +127,19 @@ class LayoutTest(parameterized.TestCase):
 
   @parameterized.named_parameters((slug, slug) for slug in contract.systems())
   def test_a_system_has_its_proof(self, slug):
-    claims = importlib.import_module(f"configs.claims.{slug}")
-    self.assertTrue(callable(claims.claims))
-    found = catalogue.read(_ROOT)
-    self.assertIn(slug, found, f"measure it: python -m experiments.claims {slug}")
+    claims = importlib.import_module(f"experiments.claims.systems.{slug}")
+    self.assertTrue(hasattr(claims, "CLAIMS") or callable(claims.claims))
+    again = f"measure it: python -m experiments.claims {slug}"
+    self.assertNotEmpty(records.read(_ROOT, slug).get("claims"), again)
+    self.assertEmpty(stale(_ROOT, slug), again)
     mapped = {m.name for m in pkgutil.iter_modules(golden.__path__)}
     if slug not in mapped:  # nothing to compare with, or jax.nn
       text = " ".join(contract.load(slug).__doc__.split())
       self.assertRegex(text, r"jax\.nn|[Nn]o (official|public) code")
 
-  def test_the_readme_has_the_table_that_the_claims_make(self):
+  def test_the_readme_has_the_table_of_families(self):
     text = (_ROOT / "README.md").read_text(encoding="utf-8")
-    self.assertIn(catalogue.table(_ROOT), text)
+    self.assertIn(docs.table(_ROOT), text)
 
   def test_nothing_of_another_machine(self):
     home = re.compile(r"/(?:home|root|Users|work)/")

@@ -1,0 +1,1 @@
+"""Tasks that several claims share; data sets are in `experiments.data`."""
