@@ -49,7 +49,7 @@ lint: .venv/ready
 	  f"attnjax needs Python 3.12 or newer; {sys.executable} is {v}. Put one first on PATH, or: make PYTHON=/path/to/python3.12")'
 	$(PYTHON) -m venv --clear .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[data,log,test,lint]'
+	$(BIN)/python -m pip install --quiet --editable '.[run,data,log,test,lint]'
 	$(BIN)/python -m pip install --quiet --no-deps --target .venv/machines $(MACHINES)
 	@touch $@
 

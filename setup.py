@@ -1,10 +1,53 @@
 """Metadata, packages and extras. Settings of the tools are in pyproject.toml."""
 
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
+
+_ROOT = Path(__file__).parent
+
+
+def stub(package: Path) -> str:
+  """The types of attnjax: its own names, and the systems, which are found when asked.
+
+  Made from the folders, since a new system edits no file.
+  """
+  source = (package / "__init__.py").read_text(encoding="utf-8")
+  lines = ["# Made by setup.py from the folders of attnjax/variants."]
+  for name, names in re.findall(r"^from ([\w.]+) import ([\w, ]+)$", source, re.M):
+    public = [n for n in names.split(", ") if " as _" not in n]
+    public = public if name.startswith("attnjax") else []
+    lines += [f"from {name} import {n} as {n}" for n in public]
+  for family in sorted((package / "variants").iterdir()):
+    for path in sorted(family.iterdir()) if family.is_dir() else ():
+      module = path.suffix == ".py" or (path / "__init__.py").exists()
+      if module and not path.stem.startswith("_"):
+        place = f"attnjax.variants.{family.name}"
+        lines.append(f"from {place} import {path.stem} as {path.stem}")
+  return "\n".join(lines) + "\n"
+
+
+class WithTypes(build_py):
+  """Writes attnjax/__init__.pyi before packages are built."""
+
+  def run(self):
+    """Writes it where the source is, for editable installs too."""
+    package = _ROOT / "attnjax"
+    (package / "__init__.pyi").write_text(stub(package), encoding="utf-8")
+    super().run()
+
 
 EXTRAS = {
+  # The application in experiments/: training, configs, checkpoints, data loading.
+  "run": [
+    "optax>=0.2.8",
+    "orbax-checkpoint>=0.12.8,<0.13",
+    "grain>=0.2.18,<0.3",
+    "ml-collections>=1.1",
+    "absl-py>=2.3",
+  ],
   # An accelerator.
   "tpu": ["jax[tpu]>=0.11.2,<0.12"],
   "cuda": ["jax[cuda13]>=0.11.2,<0.12", "jax-triton==0.4.1", "triton==3.9.*"],
@@ -43,20 +86,16 @@ setup(
   name="attnjax",
   version="0.1.0",
   description="The bench on which attention research is done in JAX",
-  long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+  long_description=(_ROOT / "README.md").read_text(encoding="utf-8"),
   long_description_content_type="text/markdown",
   license="Apache-2.0",
   python_requires=">=3.12",
   packages=find_packages(include=["attnjax*", "pallas_kernels*"]),
-  package_data={"pallas_kernels": ["flash/*/*.json"]},
+  package_data={"attnjax": ["py.typed", "*.pyi"], "pallas_kernels": ["flash/*/*.json"]},
+  cmdclass={"build_py": WithTypes},
   install_requires=[
     "jax>=0.11.2,<0.12",
     "flax>=0.12.12,<0.13",
-    "optax>=0.2.8",
-    "orbax-checkpoint>=0.12.8,<0.13",
-    "grain>=0.2.18,<0.3",
-    "ml-collections>=1.1",
-    "absl-py>=2.3",
     "jaxtyping>=0.3.11",
     "numpy>=2",
   ],

@@ -6,16 +6,21 @@ system of the catalogue as a module that is found by its slug:
   import attnjax
   attnjax.dot_product_attention(q, k, v, mask=attnjax.masks.Window(256, 0))
   attnjax.gated_attention.attend(q, k, v, gate, causal=True)
-  attnjax.systems()   # slug -> dotted name
+  attnjax.systems()                # all of them, as a table
+  attnjax.systems(form="causal", impl="triton")
 """
 
 from types import ModuleType
 
+from attnjax import sharding
 from attnjax.attention import combine, dot_product_attention
-from attnjax.contract import load, systems
+from attnjax.contract import load
+from attnjax.contract import systems as _systems
+from attnjax.contract import unknown as _unknown
 from attnjax.core import masks
 from attnjax.exporting import export
 from attnjax.flex import and_masks, create_block_mask, flex_attention, or_masks
+from attnjax.table import systems
 
 __all__ = [
   "and_masks",
@@ -27,15 +32,18 @@ __all__ = [
   "load",
   "masks",
   "or_masks",
+  "sharding",
   "systems",
 ]
 
 
 def __getattr__(name: str) -> ModuleType:
-  if not name.startswith("_") and name in systems():
+  if name.startswith("_"):
+    raise AttributeError(f"module 'attnjax' has no attribute {name!r}")
+  if name in _systems():
     return load(name)
-  raise AttributeError(f"module 'attnjax' has no attribute {name!r}")
+  raise AttributeError(_unknown("attribute of attnjax", name, __dir__()))
 
 
 def __dir__() -> list[str]:
-  return sorted([*globals(), *systems()])
+  return sorted([*__all__, *_systems()])

@@ -46,9 +46,41 @@ def form(name: str) -> ModuleType:
 
 
 def load(slug: str) -> ModuleType:
-  """The module of a system; ValueError with the nearest names if there is none."""
+  """The module of a system; ValueError with the nearest names if there is none.
+
+  Its Layer and its Model tell their options to `inspect.signature`, and to notebooks,
+  and take a number for `rngs`.
+  """
   check_known("mechanism", slug, systems())
-  return importlib.import_module(systems()[slug])
+  module = importlib.import_module(systems()[slug])
+  for name in ("Layer", "Model"):
+    if inspect.isclass(getattr(module, name, None)):
+      _open(getattr(module, name))
+  return module
+
+
+def _open(kind: type) -> None:
+  """Gives a class of modules the signature of its __init__, and seeds for `rngs`.
+
+  The metaclass of Flax's modules hides both.
+  """
+  make = kind.__init__
+  if hasattr(make, "takes_seeds"):
+    return
+  signature = inspect.signature(make)
+
+  @functools.wraps(make)
+  def seeded(self, *arguments, **options):
+    if isinstance(options.get("rngs"), int):
+      from flax import nnx
+
+      options["rngs"] = nnx.Rngs(options["rngs"])
+    make(self, *arguments, **options)
+
+  setattr(seeded, "takes_seeds", True)  # noqa: B010
+  setattr(kind, "__init__", seeded)  # noqa: B010
+  own = list(signature.parameters.values())[1:]
+  setattr(kind, "__signature__", signature.replace(parameters=own))  # noqa: B010
 
 
 def defaults(slug: str) -> dict[str, Any]:
