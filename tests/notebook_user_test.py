@@ -53,7 +53,8 @@ class NotebookUserTest(parameterized.TestCase):
   def test_a_table_of_systems(self):
     every = attnjax.systems()
     self.assertEqual(dict(every), contract.systems())
-    linear = attnjax.systems(family="linear", impl="triton")
+    self.assertIn("agent_attention", attnjax.systems(family="linear", impl="triton"))
+    linear = attnjax.systems(family="linear", form="causal", impl="triton")
     self.assertEqual(list(linear), ["lightning2"])
     self.assertIn("lightning2  linear  causal", " ".join(repr(linear).split(" " * 2)))
     self.assertIn("halo", attnjax.systems(form="image"))
