@@ -17,7 +17,7 @@ from attnjax import contract, sharding
 from attnjax.nn import running
 from experiments import checks, data, errors, settings
 from experiments.errors import UserError
-from experiments.training import optimizer, step
+from experiments.training import objective, optimizer, step
 
 # Errors of a layer or host about its sizes and options: the user's to mend.
 _USER = (ValueError, NotImplementedError, ModuleNotFoundError)
@@ -35,6 +35,7 @@ class Assembly:
     state: shapes, types and shardings of {"step", "model", "stats", "optimizer"};
       `stats` are the model's running statistics, `()` without batch norm.
     batch: shapes, types and shardings of a batch.
+    objective: how the model is run on a batch, what is minimised and reported.
   """
 
   config: ConfigDict
@@ -43,6 +44,7 @@ class Assembly:
   optimizer: optax.GradientTransformation
   state: Any
   batch: dict[str, jax.ShapeDtypeStruct]
+  objective: objective.Objective
 
   def init(self) -> Any:
     """A fresh state, made in place on the mesh."""
@@ -60,7 +62,7 @@ class Assembly:
     """The function `update(state, batch)`; see training.step."""
     c = self.config
     return step.make_update(
-      self.task.kind,
+      self.objective.sums,
       self.optimizer,
       dtype=c.dtype,
       accumulate=c.optimizer.accumulate,
@@ -69,7 +71,7 @@ class Assembly:
 
   def evaluate(self):
     """The function `evaluate(model, stats, batch)`; see training.step."""
-    return step.make_evaluate(self.task.kind, dtype=self.config.dtype)
+    return step.make_evaluate(self.objective.sums, dtype=self.config.dtype)
 
   def rate(self, step: int) -> float:
     """The learning rate of the update after `step` updates."""
@@ -96,7 +98,9 @@ def assemble(config: ConfigDict) -> Assembly:
     _check_batch(config, mesh)
     chain = optimizer.make(config.optimizer, config.steps)
     state = _abstract_state(config, task, chain, mesh)
-    assembly = Assembly(config, task, mesh, chain, state, _batch(config, task, mesh))
+    goal = objective.make(settings.host_module(config.host), task)
+    batch = _batch(config, task, mesh)
+    assembly = Assembly(config, task, mesh, chain, state, batch, goal)
     with jax.set_mesh(mesh):
       # A layer checks sizes when it is called; better now than after the data.
       jax.eval_shape(assembly.update(), state, assembly.batch)
@@ -112,9 +116,9 @@ def assemble(config: ConfigDict) -> Assembly:
 def model(config: ConfigDict, task: Any) -> nnx.Module:
   """A fresh model in float32, from the config's seed."""
   host = settings.host_module(config.host)
-  if task.kind != host.KIND:
+  if task.kind != host.TAKES:
     raise ValueError(
-      f"host {config.host!r} takes {host.KIND};"
+      f"host {config.host!r} takes {host.TAKES};"
       f" data set {task.name!r} holds {task.kind}"
     )
   slugs = settings.split(config.mechanism)
@@ -125,10 +129,7 @@ def model(config: ConfigDict, task: Any) -> nnx.Module:
     )
     for slug in slugs
   ]
-  if task.kind == "tokens":
-    sizes = {"vocab": task.vocab}
-  else:
-    sizes = {"channels": task.shape[-1], "classes": task.classes}
+  sizes = {name: task.size(name) for name in host.SIZES}
   options = _plain(config.model)
   known = settings.host_defaults(config.host)
   for name in options:

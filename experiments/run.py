@@ -37,13 +37,11 @@ import statistics
 from pathlib import Path
 
 import jax
-import numpy as np
 from absl import flags
 
 from experiments import (
   errors,
   finished,
-  generation,
   locking,
   memory,
   settings,
@@ -52,12 +50,9 @@ from experiments import (
   workdir as workdirs,
 )
 from experiments.assembly import assemble
-from experiments.pages import report
-from experiments.training import loop, metrics, objective
+from experiments.pages import report, shows
+from experiments.training import loop, measures, metrics
 from experiments.training.stopping import Sigterm
-
-_MAPS = 4  # heads, at most 64 tokens, in the report
-_SHOWN = 24  # predictions in the report
 
 
 def main() -> int:
@@ -123,14 +118,10 @@ def _finish(trainer, say):
     say("no pictures or samples from several processes: the model is not on one host")
     report.write(trainer.workdir, summary=summary)
     return
-  if trainer.task.kind == "tokens":
-    sample, maps = _sample(trainer), _token_maps(trainer)
-    report.write(trainer.workdir, summary=summary, sample=sample, maps=maps)
-    if sample:
-      say(f"\n{sample}\n")
-  else:
-    predictions, maps = _predictions(trainer)
-    report.write(trainer.workdir, summary=summary, predictions=predictions, maps=maps)
+  parts = shows.parts(trainer)
+  report.write(trainer.workdir, summary=summary, **parts)
+  if parts.get("sample"):
+    say(f"\n{parts['sample']}\n")
   numbers = "  ".join(f"{name} {value:.4f}" for name, value in final.items())
   say(f"validation {numbers}\nreport: {trainer.workdir / 'report.html'}")
 
@@ -138,7 +129,7 @@ def _finish(trainer, say):
 def _summary(trainer, lines, final):
   config, task = trainer.config, trainer.task
   past = [line for line in lines if line["split"] == "validation"]
-  sign = 1 if task.metric == "accuracy" else -1
+  sign = measures.sign(task.metric)
   best = max(past, key=lambda line: sign * line[task.metric], default=None)
   train = [line for line in lines if line["split"] == "train"]
   # The numbers are those of the whole run, also if it was interrupted.
@@ -157,60 +148,6 @@ def _summary(trainer, lines, final):
     "versions": {"python": platform.python_version(), "jax": jax.__version__},
     "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}, "
     f"{os.cpu_count()} host cores",
-  }
-
-
-def _token_maps(trainer):
-  """Attention maps of the first tokens of a validation example."""
-  example = trainer.task.source("validation")[0]
-  return _maps(trainer.state, example["tokens"][None, :64])
-
-
-def _sample(trainer) -> str:
-  """A sample after the config's prompt; empty if the tokens are no text."""
-  task, config = trainer.task, trainer.config
-  if task.decode is None:
-    return ""
-  prompt = np.frombuffer((config.sample.prompt or "\n").encode(), np.uint8)
-  try:
-    tokens = generation.sample(
-      trainer.state["model"],
-      prompt.astype(np.int32),
-      config.sample.length,
-      temperature=config.sample.temperature,
-      seed=config.seed,
-      dtype=config.dtype,
-    )
-  except errors.UserError as error:
-    return f"(no sample: {error})"
-  return config.sample.prompt + task.decode(tokens)
-
-
-def _predictions(trainer):
-  """Predictions on validation images, and attention maps of the first one."""
-  source, state = trainer.task.source("validation"), trainer.state
-  examples = [source[i] for i in range(min(_SHOWN, len(source)))]
-  batch = {n: np.stack([e[n] for e in examples]) for n in examples[0]}
-  predict = jax.jit(lambda *given: objective.predict("images", *given)[0])
-  classes = np.argmax(predict(state["model"], state["stats"], batch), axis=-1)
-  predictions = [
-    {"image": e["image"], "true": int(e["label"]), "predicted": int(p)}
-    for e, p in zip(examples, classes)
-  ]
-  return predictions, _maps(state, batch["image"][:1])
-
-
-def _maps(state, inputs):
-  """Name -> (N, T, S) of every block; empty for a mechanism without such weights."""
-  try:
-    weights = state["model"].weights
-    given = {"stats": state["stats"]} if state["stats"] else {}
-    found = jax.jit(weights)(inputs, **given)
-  except (AttributeError, NotImplementedError):
-    return {}
-  return {
-    f"block {number}": np.asarray(block[0, :_MAPS])
-    for number, block in enumerate(found)
   }
 
 

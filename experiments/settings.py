@@ -20,9 +20,6 @@ from attnjax import contract
 from experiments import checks, config_file, data
 from experiments.errors import UserError
 
-# What a host's constructor gets from the task, not from the config.
-_FROM_TASK = ("self", "builds", "vocab", "channels", "classes", "rngs")
-
 
 def default(mechanisms: str, *, host: str, dataset: str) -> ConfigDict:
   """A whole config.
@@ -68,8 +65,11 @@ def host_module(host: str):
 
 def host_defaults(host: str) -> dict[str, Any]:
   """The hyper-parameters of a host with their defaults."""
-  parameters = inspect.signature(host_module(host).Model.__init__).parameters.values()
-  return {p.name: p.default for p in parameters if p.name not in _FROM_TASK}
+  module = host_module(host)
+  parameters = inspect.signature(module.Model.__init__).parameters.values()
+  # What its constructor gets from the task, or from the trainer.
+  others = {"self", "builds", "rngs", *module.SIZES}
+  return {p.name: p.default for p in parameters if p.name not in others}
 
 
 def where_present(config: ConfigDict, **options: Any) -> None:

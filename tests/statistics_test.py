@@ -13,16 +13,20 @@ from absl.testing import absltest, parameterized
 from flax import nnx
 from jax.sharding import PartitionSpec as P
 
+from attnjax.models import vision
 from attnjax.nn import running
 from attnjax.nn.norms import BatchNorm
 from configs import induction, vit
-from experiments import errors, run
+from experiments import errors
 from experiments.assembly import assemble
 from experiments.data import pipeline
-from experiments.training import loop, optimizer, step
+from experiments.pages import shows
+from experiments.training import loop, objective, optimizer, step
 from experiments.training.checkpoints import Checkpoints, flatten
+from experiments.training.objectives import cross_entropy
 from tests.sharding_test import eight_devices
 
+_SUMS = objective.Objective(vision.inputs, cross_entropy.totals, "accuracy").sums
 _MEAN, _DEVIATION = np.array([3.0, -0.5, 40.0]), np.array([0.1, 2.0, 5.0])
 
 
@@ -82,7 +86,7 @@ def _updated(accumulate=1, dtype="float32"):
   c.rate, c.weight_decay, c.warmup = 0.01, 0.5, 1
   chain = optimizer.make(c, 50)
   how = {"dtype": dtype, "accumulate": accumulate, "seed": 0}
-  return chain, jax.jit(step.make_update("images", chain, **how))
+  return chain, jax.jit(step.make_update(_SUMS, chain, **how))
 
 
 class StepTest(parameterized.TestCase):
@@ -97,7 +101,7 @@ class StepTest(parameterized.TestCase):
     self.assertGreater(np.abs(model.norm.scale - 1).max(), 0.01)  # it was trained
     batch = _batch(99, 2)
     batch["image"] += _DEVIATION  # its own statistics are others
-    sums = jax.jit(step.make_evaluate("images", dtype="float32"))
+    sums = jax.jit(step.make_evaluate(_SUMS, dtype="float32"))
     found = sums(model, state["stats"], batch)
     x = np.asarray(batch["image"], np.float64)
     y = model.norm.scale * (x - _MEAN) / _DEVIATION + model.norm.bias
@@ -148,7 +152,8 @@ class RunTest(absltest.TestCase):
     self.assertEqual(norm.mean.shape, (2, 8))
     moved = jax.tree.map(lambda a, b: np.abs(a - b).min(), half, want["stats"])
     self.assertGreater(min(jax.tree.leaves(moved)), 0)
-    predictions, maps = run._predictions(whole)
+    parts = shows.parts(whole)
+    predictions, maps = parts["predictions"], parts["maps"]
     self.assertLen(predictions, 24)
     self.assertEqual(list(maps), ["block 0", "block 1"])
 

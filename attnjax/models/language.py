@@ -5,7 +5,7 @@ section 2.2); positions are the mechanism's own affair. The logits come from the
 transposed embedding (tied) or from a matrix of their own.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -16,7 +16,14 @@ from attnjax.nn import running
 from attnjax.nn.stack import Stack, hidden_size
 
 FORMS = ("causal",)
-KIND = "tokens"  # what its data sets hold
+TAKES = "tokens"  # what its data sets hold
+SIZES = ("vocab",)  # what Model is told of them
+
+
+def inputs(batch: Mapping[str, Any]) -> tuple[tuple, dict[str, Any]]:
+  """Returns the arguments and options of Model's call for a batch."""
+  packing = {n: batch[n] for n in ("segment_ids", "positions") if n in batch}
+  return (batch["tokens"],), packing
 
 
 class Model(nnx.Module):

@@ -5,7 +5,7 @@ Transformer. arXiv:2103.14030, section 3.1: each stage begins by merging patches
 2 x 2. Fixed 2-D sinusoids are added once, so images of any size fit.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -18,7 +18,13 @@ from attnjax.nn.patches import Patches
 from attnjax.nn.stack import Stack, hidden_size
 
 FORMS = ("image",)
-KIND = "images"  # what its data sets hold
+TAKES = "images"  # what its data sets hold
+SIZES = ("channels", "classes")  # what Model is told of them
+
+
+def inputs(batch: Mapping[str, Any]) -> tuple[tuple, dict[str, Any]]:
+  """Returns the arguments and options of Model's call for a batch."""
+  return (batch["image"],), {}
 
 
 class Model(nnx.Module):

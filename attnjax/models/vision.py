@@ -6,7 +6,7 @@ Xiaohua Zhai, Alexander Kolesnikov. Better plain ViT baselines. arXiv:2205.01580
 that images of any size fit.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from flax import nnx
@@ -20,7 +20,13 @@ from attnjax.nn.stack import Stack, hidden_size
 
 # A mechanism that knows two dimensions is given them.
 FORMS = ("image", "sequence")
-KIND = "images"  # what its data sets hold
+TAKES = "images"  # what its data sets hold
+SIZES = ("channels", "classes")  # what Model is told of them
+
+
+def inputs(batch: Mapping[str, Any]) -> tuple[tuple, dict[str, Any]]:
+  """Returns the arguments and options of Model's call for a batch."""
+  return (batch["image"],), {}
 
 
 class Model(nnx.Module):

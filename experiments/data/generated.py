@@ -53,4 +53,6 @@ def task(
     size = examples if check_split(split) == "train" else held_out
     return Generated(make, seed, split, size)
 
-  return Task(name, "tokens", vocab, 0, (length,), "accuracy", source)
+  return Task(
+    name, "tokens", vocab, 0, (length,), "accuracy", source, unit="tokens", units=length
+  )

@@ -1,8 +1,8 @@
 """What a data set gives to the trainer."""
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any, Literal, Protocol
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
 from attnjax.contract import check_known
 
@@ -32,25 +32,47 @@ class Task:
     image: float32, (H, W, C), in [0, 1].
     label: int32, ().
 
+  Other kinds are what a host and a data set agree on.
+
   Attributes:
     name: as in `load`.
-    kind: of the examples.
+    kind: of the examples: what a host TAKES.
     vocab: number of symbols of tokens; 0 for images.
     classes: number of classes of images; 0 for tokens.
     shape: of one example, (T,) or (H, W, C).
-    metric: the headline number.
+    metric: the headline number, one of `experiments.training.measures`.
     source: split, one of SPLITS -> Source.
     decode: tokens of a byte corpus -> text; None where tokens are not bytes.
+    objective: what is minimised, one of `experiments.training.objectives`.
+    sizes: more that a host may ask for, by name.
+    unit: what speed is counted in.
+    units: how many of these an example has.
   """
 
   name: str
-  kind: Literal["tokens", "images"]
+  kind: str
   vocab: int
   classes: int
   shape: tuple[int, ...]
-  metric: Literal["bits_per_byte", "accuracy"]
+  metric: str
   source: Callable[[str], Source]
   decode: Callable[[Any], str] | None = None
+  objective: str = "cross_entropy"
+  sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
+  unit: str = "examples"
+  units: int = 1
+
+  @property
+  def channels(self) -> int:
+    """The length of the last axis of an example."""
+    return self.shape[-1] if self.shape else 0
+
+  def size(self, name: str) -> int:
+    """Returns what a host asks for by name; ValueError if the data set has it not."""
+    value = self.sizes.get(name, getattr(self, name, 0))
+    if not isinstance(value, int) or value < 1:
+      raise ValueError(f"data set {self.name!r} has no {name}")
+    return value
 
 
 def check_split(split: str) -> str:

@@ -119,7 +119,18 @@ def task(
     except ValueError as error:
       raise ValueError(f"{name}, split {split}: {error}") from error
 
-  return Task(name, "tokens", 256, 0, (length,), "bits_per_byte", source, decode)
+  return Task(
+    name,
+    "tokens",
+    256,
+    0,
+    (length,),
+    "bits_per_byte",
+    source,
+    decode,
+    unit="tokens",
+    units=length,
+  )
 
 
 def packaged(

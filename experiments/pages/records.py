@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.errors import UserError
+from experiments.training import measures as measures_of
 
 CONFIG, SUMMARY = "config.json", "summary.json"
 # Numbers of a line of the log that say nothing of how good the model is.
@@ -52,7 +53,9 @@ def is_measure(name: str) -> bool:
 
 
 def higher_is_better(measure: str) -> bool:
-  """Whether more of this metric, by its name, is better."""
+  """Whether more of this metric is better, as its file says, or else by its name."""
+  if measure in measures_of.names():
+    return measures_of.sign(measure) > 0
   return any(word in measure for word in _HIGHER)
 
 

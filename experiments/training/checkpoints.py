@@ -17,7 +17,7 @@ from orbax.checkpoint import v1 as ocp
 
 from attnjax import sharding
 from experiments.errors import UserError
-from experiments.training import damage
+from experiments.training import damage, measures
 
 _policies = ocp.training.preservation_policies
 
@@ -176,7 +176,7 @@ class Checkpoints:
 
   def _value(self, metrics: Any) -> float:
     """What is to be high in the best checkpoint."""
-    return metrics[self.metric] * (1 if self.metric == "accuracy" else -1)
+    return metrics[self.metric] * measures.sign(self.metric)
 
   def _set_aside(self, step):
     if jax.process_index():

@@ -6,7 +6,6 @@ import jax
 
 from experiments.assembly import Assembly
 from experiments.data import pipeline
-from experiments.training import objective
 
 
 def evaluate(assembly: Assembly, compiled, state: Any, split: str) -> dict[str, float]:
@@ -23,4 +22,4 @@ def evaluate(assembly: Assembly, compiled, state: Any, split: str) -> dict[str, 
     for batch in batches:
       found = compiled(state["model"], state["stats"], assembly.put(batch))
       totals = {n: totals.get(n, 0.0) + float(v) for n, v in found.items()}
-  return objective.summarize(assembly.task.metric, totals)
+  return assembly.objective.summarize(totals)

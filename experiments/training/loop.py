@@ -14,7 +14,7 @@ from experiments import settings
 from experiments.assembly import Assembly
 from experiments.data import pipeline
 from experiments.errors import UserError
-from experiments.training import cost, evaluation, objective
+from experiments.training import cost, evaluation
 from experiments.training.checkpoints import Checkpoints
 from experiments.training.metrics import Log
 from experiments.training.progress import Progress
@@ -94,7 +94,7 @@ class Trainer:
     Raises:
       UserError: if the loss or the gradient is not finite, or a save fails.
     """
-    unit = "tokens" if self.task.kind == "tokens" else "examples"
+    unit = self.task.unit
     config = self.config
     with contextlib.ExitStack() as stack:
       self.progress = stack.enter_context(Progress(config.steps, self.step, unit))
@@ -167,10 +167,9 @@ class Trainer:
     self._settle()
     (step, then), now = self._mark, time.monotonic()
     seconds = (now - then) / (self.step - step)
-    examples = self.config.data.batch
-    unit = self.task.shape[0] * examples if self.task.kind == "tokens" else examples
-    speed = {f"{self.progress.unit}_per_second": unit / seconds}
-    numbers = objective.summarize(self.metric, totals)
+    units = self.config.data.batch * self.task.units
+    speed = {f"{self.progress.unit}_per_second": units / seconds}
+    numbers = self.assembly.objective.summarize(totals)
     self.log.write(
       self.step,
       "train",

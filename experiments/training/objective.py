@@ -1,63 +1,62 @@
-"""What is minimised and what is reported, for tokens and for images."""
+"""How a host's model is run on a batch, what is minimised and what is reported."""
 
+import dataclasses
+import importlib
+import pkgutil
+from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
+from attnjax.contract import check_known
 from attnjax.nn import running
+from experiments.training import measures, objectives
 
 
-def predict(
-  kind: str,
-  model: Any,
-  stats: Any,
-  batch: dict,
-  key: jax.Array | None = None,
-  *,
-  train: bool = False,
-):
-  """(logits, labels, new statistics); labels are -1 where nothing is asked."""
-  how = {"key": key, "stats": stats, "train": train}
-  if kind == "images":
-    logits, stats = running.apply(model, batch["image"], **how)
-    return logits, batch["label"], stats
-  packing = {n: batch[n] for n in ("segment_ids", "positions") if n in batch}
-  logits, stats = running.apply(model, batch["tokens"], **how, **packing)
-  return logits, batch["labels"], stats
+@dataclasses.dataclass(frozen=True)
+class Objective:
+  """A host and a task, as far as training sees them.
 
-
-def sums(
-  kind: str,
-  model: Any,
-  stats: Any,
-  batch: dict,
-  key: jax.Array | None = None,
-  *,
-  train: bool = False,
-) -> tuple[dict, Any]:
-  """(sums over the labelled places, new statistics).
-
-  The sums are of cross entropy in nats, of hits, and of ones.
+  Attributes:
+    inputs: the host's: a batch to the arguments and options of its Model's call.
+    totals: the objective's: outputs and a batch to sums.
+    metric: the name of the headline number.
   """
-  logits, labels, stats = predict(kind, model, stats, batch, key, train=train)
-  asked = labels >= 0
-  logits = logits.astype(jnp.float32)
-  log = jax.nn.log_softmax(logits)
-  picked = jnp.take_along_axis(log, jnp.maximum(labels, 0)[..., None], axis=-1)[..., 0]
-  hit = asked & (logits.argmax(axis=-1) == labels)
-  found = {
-    "loss": -jnp.sum(jnp.where(asked, picked, 0.0)),
-    "hits": jnp.sum(hit, dtype=jnp.float32),
-    "count": jnp.sum(asked, dtype=jnp.float32),
-  }
-  return found, stats
+
+  inputs: Callable[[dict], tuple[tuple, dict[str, Any]]]
+  totals: Callable[[Any, dict], dict[str, jax.Array]]
+  metric: str
+
+  def predict(
+    self, model: Any, stats: Any, batch: dict, key=None, *, train: bool = False
+  ) -> tuple[Any, Any]:
+    """Returns (the model's outputs for a batch, new statistics)."""
+    arguments, options = self.inputs(batch)
+    how = {"key": key, "stats": stats, "train": train}
+    return running.apply(model, *arguments, **how, **options)
+
+  def sums(
+    self, model: Any, stats: Any, batch: dict, key=None, *, train: bool = False
+  ) -> tuple[dict[str, jax.Array], Any]:
+    """Returns (sums over a batch, new statistics)."""
+    outputs, stats = self.predict(model, stats, batch, key, train=train)
+    return self.totals(outputs, batch), stats
+
+  def summarize(self, totals: dict) -> dict[str, float]:
+    """Returns the mean loss and the task's metric from sums."""
+    sums = {name: float(value) for name, value in totals.items()}
+    loss = sums["loss"] / max(sums["count"], 1.0)
+    return {"loss": loss, self.metric: measures.load(self.metric).value(sums)}
 
 
-def summarize(metric: str, totals: dict) -> dict[str, float]:
-  """Means from sums: the loss in nats, and the task's metric."""
-  count = max(float(totals["count"]), 1.0)
-  loss, accuracy = float(totals["loss"]) / count, float(totals["hits"]) / count
-  if metric == "bits_per_byte":
-    return {"loss": loss, "bits_per_byte": loss / float(jnp.log(2.0))}
-  return {"loss": loss, "accuracy": accuracy}
+def make(host: Any, task: Any) -> Objective:
+  """Returns the objective of a task on a host's module.
+
+  Raises:
+    ValueError: if the task names an objective or a metric that there is not.
+  """
+  known = sorted(module.name for module in pkgutil.iter_modules(objectives.__path__))
+  check_known("objective", task.objective, known)
+  measures.load(task.metric)
+  module = importlib.import_module(f"{objectives.__name__}.{task.objective}")
+  return Objective(host.inputs, module.totals, task.metric)

@@ -1,5 +1,6 @@
 """The update and the evaluation of one batch, each compiled once."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -7,7 +8,6 @@ import jax.numpy as jnp
 import optax
 
 from attnjax.nn import running
-from experiments.training import objective
 
 
 def cast(model: Any, dtype: str) -> Any:
@@ -18,7 +18,13 @@ def cast(model: Any, dtype: str) -> Any:
   return jax.tree.map(lambda leaf: leaf.astype(dtype), model)
 
 
-def make_update(kind: str, optimizer, *, dtype: str, accumulate: int, seed: int):
+# (model, stats, batch, key, train=) to sums and new statistics: `Objective.sums`.
+Sums = Callable[..., tuple[dict, Any]]
+
+
+def make_update(
+  sums: Sums, optimizer, *, dtype: str, accumulate: int, seed: int
+) -> Callable:
   """`update(state, batch) -> (state, sums)`.
 
   `state` is {"step", "model", "stats", "optimizer"}; `stats` are the model's running
@@ -30,9 +36,7 @@ def make_update(kind: str, optimizer, *, dtype: str, accumulate: int, seed: int)
 
   def loss(model, stats, batch, key):
     batch = _compute_type(batch, dtype)
-    totals, stats = objective.sums(
-      kind, cast(model, dtype), stats, batch, key, train=True
-    )
+    totals, stats = sums(cast(model, dtype), stats, batch, key, train=True)
     return totals["loss"], (totals, stats)
 
   gradient = jax.grad(loss, has_aux=True)
@@ -55,12 +59,12 @@ def make_update(kind: str, optimizer, *, dtype: str, accumulate: int, seed: int)
   return update
 
 
-def make_evaluate(kind: str, *, dtype: str):
+def make_evaluate(sums: Sums, *, dtype: str) -> Callable:
   """`evaluate(model, stats, batch) -> sums`, by the running statistics."""
 
   def evaluate(model, stats, batch):
     batch = _compute_type(batch, dtype)
-    return objective.sums(kind, cast(model, dtype), stats, batch)[0]
+    return sums(cast(model, dtype), stats, batch)[0]
 
   return evaluate
 

@@ -1,0 +1,27 @@
+"""Headline numbers of tasks, one file a number; a task names its own.
+
+A module has BETTER, `max` or `min`, and `value(totals)`: from an objective's sums over
+a split, as floats, to the number.
+"""
+
+import importlib
+import pkgutil
+from types import ModuleType
+
+from attnjax.contract import check_known
+
+
+def load(name: str) -> ModuleType:
+  """Returns the module of a number; ValueError with the nearest names if none is."""
+  check_known("metric", name, names())
+  return importlib.import_module(f"{__name__}.{name}")
+
+
+def names() -> list[str]:
+  """Returns the names of all numbers."""
+  return sorted(module.name for module in pkgutil.iter_modules(__path__))
+
+
+def sign(name: str) -> int:
+  """Returns 1 if more of a number is better, -1 if less is."""
+  return 1 if load(name).BETTER is max else -1
