@@ -45,6 +45,7 @@ lint: .venv/ready
 	$(BIN)/pyrefly check
 
 .venv/ready: setup.py
+	@test ! -L .venv || { echo ".venv is a link: make it in the folder that it leads to"; exit 1; }
 	@$(PYTHON) -c 'import sys; v = sys.version.split()[0]; sys.exit(sys.version_info < (3, 12) and \
 	  f"attnjax needs Python 3.12 or newer; {sys.executable} is {v}. Put one first on PATH, or: make PYTHON=/path/to/python3.12")'
 	$(PYTHON) -m venv --clear .venv
