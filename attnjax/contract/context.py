@@ -97,7 +97,8 @@ def accept(
   Args:
     x: the layer's input.
     context: what the layer was called with.
-    form: of the layer: images (B, H, W, D) take an `index` only, others (B, T, D).
+    form: of the layer: images (B, H, W, D) and videos (B, F, H, W, D) take an `index`
+      only, others are (B, T, D).
     refuses: maps what the layer cannot honour to the reason.
 
   Raises:
@@ -105,7 +106,7 @@ def accept(
     TypeError: for a name that is none of `Context`.
     ValueError: for a shape that does not fit x, and an x that does not fit the form.
   """
-  axes = 4 if form == "image" else 3
+  axes = {"image": 4, "video": 5}.get(form, 3)
   if x.ndim != axes:
     raise ValueError(f"x has the shape {x.shape}; form {form!r} takes {axes} axes")
   given: dict[str, Any] = {n: v for n, v in context.items() if v is not None}
@@ -114,8 +115,8 @@ def accept(
       raise TypeError(unknown("context", name, Context.__annotations__))
     if name in refuses:
       raise NotImplementedError(f"{name}: {refuses[name]}")
-    if form == "image" and name != "index":
-      raise NotImplementedError(f"{name}: form 'image' has no rows of tokens")
+    if axes > 3 and name != "index":
+      raise NotImplementedError(f"{name}: form {form!r} has no rows of tokens")
     _check_shape(name, jnp.shape(value), x.shape)
   x, ids = unseen.blank(x, given.get("segment_ids"), given.get("padding"))
   rest = {

@@ -49,8 +49,8 @@ class QueryKeyValue(nnx.Module):
     q, k, v = self.heads(x)
     return *self.rotate(q, k, positions), v
 
-  def heads(self, x: Float[Array, "B T D"]) -> tuple[Array, Array, Array]:
-    """The heads q, k and v, normalised but not yet rotated."""
+  def heads(self, x: Float[Array, "B *S D"]) -> tuple[Array, Array, Array]:
+    """The heads q, k and v of tokens or a grid, normalised but not yet rotated."""
     q, k, v = self.query(x), self.key(x), self.value(x)
     if self.query_norm is not None and self.key_norm is not None:
       q, k = self.query_norm(q), self.key_norm(k)

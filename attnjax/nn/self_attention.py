@@ -42,6 +42,12 @@ def heads(
   return Heads(q, k, v, tokens, {"segment_ids": tokens.ids})
 
 
+def check_decodes(form: str) -> None:
+  """Raises NotImplementedError for a form whose tokens also see later ones."""
+  if form != "causal":
+    raise NotImplementedError(f"form {form!r} does not decode; form 'causal' does")
+
+
 def empty_cache(
   form: str, batch: int, length: int, heads: int, size: int, dtype
 ) -> KeyValueCache:
@@ -50,8 +56,7 @@ def empty_cache(
   Raises:
     NotImplementedError: if tokens also see later ones, so that no step is possible.
   """
-  if form != "causal":
-    raise NotImplementedError(f"form {form!r} does not decode; form 'causal' does")
+  check_decodes(form)
   return KeyValueCache.empty(batch, length, (heads, size), (heads, size), dtype)
 
 
