@@ -69,9 +69,9 @@ def _block(name, arrays, meta):
 
 
 def _fill_attention(layer, weight):
-  dim, heads, size = layer.project.query.kernel.shape
+  dim, heads, size = layer.qkv.query.kernel.shape
   kernels = weight["attn.qkv.weight"].reshape(3, heads, size, dim)
-  parts = layer.project.query, layer.project.key, layer.project.value
+  parts = layer.qkv.query, layer.qkv.key, layer.qkv.value
   for i, part in enumerate(parts):
     _set(part.kernel, np.moveaxis(kernels[i], -1, 0))
     if "attn.qkv.bias" in weight:

@@ -8,6 +8,7 @@ import numpy as np
 from absl.testing import absltest, parameterized
 from flax import nnx
 
+from attnjax import contract
 from attnjax.variants.local import crossformer
 
 
@@ -25,7 +26,7 @@ def _layer(**options) -> Any:
   return crossformer.Layer(8, **given, rngs=nnx.Rngs(0))
 
 
-_weights = jax.jit(lambda layer, x, index: layer.weights(x, index=index))
+_weights = jax.jit(lambda layer, x, index: contract.weights(layer, x, index=index))
 
 
 class AttendTest(absltest.TestCase):

@@ -1,11 +1,15 @@
 """The layer: short and long distances take turns over the depth."""
 
+from typing import Unpack
+
 import jax
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from attnjax.contract import check_known
-from attnjax.nn import projections, unseen, windowed
+from attnjax.contract import context as contexts
+from attnjax.contract.context import Context, Heads
+from attnjax.nn import projections
 from attnjax.variants.local.crossformer.attention import IMPLEMENTATIONS, attend
 from attnjax.variants.local.crossformer.position import DynamicBias
 
@@ -62,7 +66,7 @@ class Layer(nnx.Module):
         f"group = {group}, interval = {interval}: at least 1, and at least 0"
       )
     size = projections.head_size(dim, heads)
-    self.project = projections.QueryKeyValue(
+    self.qkv = projections.QueryKeyValue(
       dim, heads, heads, size, bias=qkv_bias, init=_INIT, rngs=rngs
     )
     self.out = projections.output(heads, size, dim, bias=True, init=_INIT, rngs=rngs)
@@ -70,23 +74,14 @@ class Layer(nnx.Module):
     self.position = DynamicBias(width, heads, rngs=rngs) if dynamic_bias else None
     self.group, self.interval, self.kind, self.impl = group, interval, kind, impl
 
-  def __call__(
-    self, x: Float[Array, "B H W D"], *, index: Int[Array, ""] | int = 0
-  ) -> Float[Array, "B H W D"]:
-    """The layer's result; `index` chooses between short and long."""
-    if 0 in x.shape:
-      return unseen.nothing(self, x)
-    q, k, v = self.project.query(x), self.project.key(x), self.project.value(x)
-    return self.out(self._mix(q, k, v, index).astype(x.dtype))
+  def project(self, x: Float[Array, "B H W D"], **context: Unpack[Context]) -> Heads:
+    """Returns the queries, keys and values of every token, on the grid of x."""
+    tokens = contexts.accept(x, context, form="image")
+    return Heads(*self.qkv.heads(tokens.x), tokens)
 
-  def weights(self, x: Float[Array, "B H W D"], *, index=0) -> Float[Array, "B N T T"]:
-    """The softmax weights, row by row of the image."""
-    q, k = self.project.query(x), self.project.key(x)
-    eye = windowed.identity(x.shape[1:3], x.shape[0], k.shape[-2])
-    out = self._mix(q, k, eye, index)
-    return out.reshape(out.shape[0], -1, *out.shape[-2:]).swapaxes(1, 2)
-
-  def _mix(self, q, k, v, index):
+  def mix(self, heads: Heads) -> Float[Array, "B H W N E"]:
+    """Returns `attend` of the heads; the layer's index chooses between the kinds."""
+    q, k, v, index = heads.q, heads.k, heads.v, heads.tokens.index
     grid = q.shape[1:3]
     group = min(self.group, *grid)
     interval = self.interval or tuple(-(-side // group) for side in grid)
@@ -104,3 +99,13 @@ class Layer(nnx.Module):
     if isinstance(index, int):
       return (long if index % 2 else short)(q, k, v)
     return jax.lax.cond(index % 2 == 0, short, long, q, k, v)
+
+  def merge(self, out: Array, heads: Heads) -> Float[Array, "B H W D"]:
+    """Returns the projection of all heads' results."""
+    return self.out(out.astype(heads.tokens.x.dtype))
+
+  def __call__(
+    self, x: Float[Array, "B H W D"], **context: Unpack[Context]
+  ) -> Float[Array, "B H W D"]:
+    """Returns the layer's result for x, in its shape; see `attnjax.contract.forms`."""
+    return contexts.run(self, x, context)
