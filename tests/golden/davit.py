@@ -60,8 +60,8 @@ def _fill(block, weights, name):
     for key, x in weights.items()
     if key.startswith(f"{name}.")
   }
-  project, out = block.mix.project, block.mix.out
-  for i, part in enumerate((project.query, project.key, project.value)):
+  qkv, out = block.mix.qkv, block.mix.out
+  for i, part in enumerate((qkv.query, qkv.key, qkv.value)):
     heads = (3, *part.out_features)
     part.kernel[...] = own["attn.qkv.weight"].reshape(*heads, -1)[i].transpose(2, 0, 1)
     if "attn.qkv.bias" in own:

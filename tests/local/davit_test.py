@@ -87,7 +87,7 @@ class LayerTest(parameterized.TestCase):
     x = jnp.zeros((1, 6, 8))
     with self.assertRaisesRegex(NotImplementedError, "segment_ids: channels"):
       _layer(form="sequence")(x, segment_ids=jnp.zeros((1, 6), jnp.int32))
-    with self.assertRaisesRegex(NotImplementedError, "padding in form 'sequence'"):
+    with self.assertRaisesRegex(NotImplementedError, "padding: windows have none"):
       _layer(form="sequence")(x, padding=jnp.ones((1, 6), bool))
     with self.assertRaisesRegex(NotImplementedError, "no weights of tokens"):
       _layer(form="sequence").weights(x, index=1)

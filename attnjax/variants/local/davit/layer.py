@@ -1,13 +1,19 @@
 """The layer: projections around attention in windows or between channels."""
 
+import dataclasses
+from typing import Unpack
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int, Num
+from jaxtyping import Array, Float
 
 from attnjax.contract import check_known
+from attnjax.contract import context as contexts
+from attnjax.contract.context import Context, Heads
 from attnjax.core.partition import Partition
-from attnjax.nn import projections, unseen, windowed
+from attnjax.nn import projections, windowed
 from attnjax.variants.local.davit.attention import IMPLEMENTATIONS, SCALES, attend
 
 FORMS = ("sequence", "image")
@@ -57,7 +63,7 @@ class Layer(nnx.Module):
     if window < 1:
       raise ValueError(f"window = {window}: it must be at least 1")
     size = projections.head_size(dim, heads)
-    self.project = projections.QueryKeyValue(
+    self.qkv = projections.QueryKeyValue(
       dim, heads, heads, size, bias=bias, init=_INIT, rngs=rngs
     )
     self.out = projections.output(heads, size, dim, bias=True, init=_INIT, rngs=rngs)
@@ -67,86 +73,76 @@ class Layer(nnx.Module):
   @property
   def refuses(self) -> dict[str, str]:
     """What of a context the layer cannot honour, and why."""
-    return {
+    found = {
       "segment_ids": "channels are of a whole sequence",
-      "padding": "windows have no padding",
+      "positions": "windows are counted in the row, and channels know no places",
     }
+    return found if self.kind == "channel" else found | {"padding": "windows have none"}
+
+  def project(self, x: Float[Array, "B *S D"], **context: Unpack[Context]) -> Heads:
+    """Returns the heads of every token, and those of the zeros around a map."""
+    tokens = contexts.accept(x, context, form=self.form, refuses=self.refuses)
+    _, k, v = self.qkv.heads(jnp.zeros((1,) * (x.ndim - 1) + x.shape[-1:], x.dtype))
+    return Heads(*self.qkv.heads(tokens.x), tokens, more={"k": k, "v": v})
+
+  def mix(self, heads: Heads) -> Float[Array, "B *S N E"]:
+    """Returns the attention of the kind that the layer's index chooses."""
+    index = heads.tokens.index
+    if self.kind == "window" or (self.kind == "alternate" and _is(index, 0)):
+      return self._windows(heads)
+    if self.kind == "channel" or _is(index, 1):
+      return self._channels(heads)
+    return jax.lax.cond(index % 2 == 0, self._windows, self._channels, heads)
+
+  def merge(self, out: Array, heads: Heads) -> Float[Array, "B *S D"]:
+    """Returns the projection of all heads' results."""
+    return self.out(out.astype(heads.tokens.x.dtype))
 
   def __call__(
-    self,
-    x: Float[Array, "B *S D"],
-    *,
-    segment_ids: Int[Array, "B T"] | None = None,
-    padding: Bool[Array, "B T"] | None = None,
-    positions: Num[Array, "..."] | None = None,
-    index: Int[Array, ""] | int = 0,
+    self, x: Float[Array, "B *S D"], **context: Unpack[Context]
   ) -> Float[Array, "B *S D"]:
-    """The same shape as x.
+    """Returns the layer's result for x, in its shape; see `attnjax.contract.forms`."""
+    return contexts.run(self, x, context)
 
-    Raises:
-      NotImplementedError: for segments, since channels are of a whole sequence; for
-        padding, except of channel attention on sequences.
-    """
-    del positions
-    if 0 in x.shape:
-      return unseen.nothing(self, x)
-    self._check(x, segment_ids, padding)
-    if self.kind == "window" or (self.kind == "alternate" and _is(index, 0)):
-      return self._windows(x)
-    if self.kind == "channel" or _is(index, 1):
-      return self._channels(x, padding)
-    return jax.lax.cond(index % 2 == 0, self._windows, self._channels, x)
-
-  def weights(self, x, *, segment_ids=None, padding=None, positions=None, index=0):
-    """The weights of window attention, (B, N, T, T) float32.
+  def weights(self, x, **context: Unpack[Context]) -> Float[Array, "B N T T"]:
+    """Returns the weights of windows; the share of zeros around a map is no token's.
 
     Raises:
       NotImplementedError: for channel attention: its tokens are not mixed.
     """
-    del positions
-    self._check(x, segment_ids, padding)
+    heads = self.project(x, **context)
+    index = heads.tokens.index
     if self.kind == "channel" or (self.kind == "alternate" and not _is(index, 0)):
       raise NotImplementedError("channel attention has no weights of tokens")
-    grid = x.shape[1:-1]
-    eye = windowed.identity(grid, x.shape[0], self.project.value.out_features[0])
-    out = self._mix(x, eye)
+    eye = windowed.identity(x.shape[1:-1], x.shape[0], heads.v.shape[-2])
+    more = heads.more | {"v": jnp.zeros((1,) * eye.ndim, eye.dtype)}
+    out = self.mix(dataclasses.replace(heads, v=eye, more=more))
     return out.reshape(x.shape[0], -1, *out.shape[-2:]).swapaxes(1, 2)
 
-  def _windows(self, x):
-    return self.out(self._mix(x).astype(x.dtype))
-
-  def _mix(self, x, values=None):
-    axes, grid = x.ndim - 2, x.shape[1:-1]
-    extra = 0 if self.mask_padding else self.window
+  def _windows(self, heads):
+    q, k, v = heads.q, heads.k, heads.v
+    grid, extra = q.shape[1:-2], 0 if self.mask_padding else self.window
     around = [(0, -n % extra if extra else 0) for n in grid]
-    y = jnp.pad(x, [(0, 0), *around, (0, 0)])
-    q, k, v = self._heads(y)
-    if values is not None:
-      v = jnp.pad(values, [(0, 0), *around, (0, 0), (0, 0)])
-    out = windowed.attend(
-      q, k, v, Partition(y.shape[1:-1], self.window), impl=self.impl
+    if any(more for _, more in around):
+      real = np.pad(np.ones((1, *grid, 1, 1), bool), [(0, 0), *around, (0, 0), (0, 0)])
+
+      def padded(y, fill):
+        y = jnp.pad(y, [(0, 0), *around, (0, 0), (0, 0)])
+        return jnp.where(real, y, fill)
+
+      q, k, v = padded(q, 0), padded(k, heads.more["k"]), padded(v, heads.more["v"])
+    parts = Partition(q.shape[1:-2], self.window)
+    out = windowed.attend(q, k, v, parts, impl=self.impl)
+    return out[(slice(None), *(slice(0, n) for n in grid))]
+
+  def _channels(self, heads):
+    ids = heads.tokens.ids
+    q, k, v = (
+      y.reshape(y.shape[0], -1, *y.shape[-2:]) for y in (heads.q, heads.k, heads.v)
     )
-    return out[(slice(None), *(slice(0, n) for n in grid[:axes]))]
-
-  def _channels(self, x, padding=None):
-    x, _ = unseen.blank(x, padding=padding)
-    flat = x.reshape(x.shape[0], -1, x.shape[-1])
-    q, k, v = self.project.heads(flat)
+    padding = None if ids is None else ids >= 0
     out = attend(q, k, v, scale=self.scale, padding=padding, impl=self.impl)
-    return self.out(out.astype(x.dtype)).reshape(x.shape)
-
-  def _heads(self, x):
-    flat = x.reshape(x.shape[0], -1, x.shape[-1])
-    heads = self.project.heads(flat)
-    return tuple(y.reshape(*x.shape[:-1], *y.shape[2:]) for y in heads)
-
-  def _check(self, x, segment_ids, padding):
-    if x.ndim != 3 + (self.form == "image"):
-      raise ValueError(f"x has the shape {x.shape}; form {self.form!r} does not fit")
-    if segment_ids is not None:
-      raise NotImplementedError("segment_ids: channels are of a whole sequence")
-    if padding is not None and (self.form == "image" or self.kind != "channel"):
-      raise NotImplementedError(f"padding in form {self.form!r}, kind {self.kind!r}")
+    return out.reshape(*heads.q.shape[:-1], -1)
 
 
 def _is(index, remainder) -> bool:
