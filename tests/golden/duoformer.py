@@ -79,10 +79,10 @@ def _encoder(weight, meta, tokens, grid):
 
 
 def _fill_attention(layer, weight, name):
-  dim, heads, size = layer.project.query.kernel.shape
+  dim, heads, size = layer.qkv.query.kernel.shape
   kernels = weight[f"{name}.qkv.weight"].reshape(3, heads, size, dim)
   biases = weight.get(f"{name}.qkv.bias", np.zeros(3 * dim)).reshape(3, heads, size)
-  parts = layer.project.query, layer.project.key, layer.project.value
+  parts = layer.qkv.query, layer.qkv.key, layer.qkv.value
   for i, part in enumerate(parts):
     _set(part.kernel, np.moveaxis(kernels[i], -1, 0))
     _set(part.bias, biases[i])

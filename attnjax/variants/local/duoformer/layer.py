@@ -1,13 +1,18 @@
 """Scale attention with its projections, and a layer of both kinds for one map."""
 
+import dataclasses
+from typing import Unpack
+
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from attnjax.contract import check_known
+from attnjax.contract import context as contexts
+from attnjax.contract.context import Context, Heads
 from attnjax.core.partition import Partition
 from attnjax.core.pooling import means
-from attnjax.nn import projections, unseen
+from attnjax.nn import projections
 from attnjax.variants.local.duoformer.attention import IMPLEMENTATIONS, attend
 from attnjax.variants.local.duoformer.tokens import real_tokens
 
@@ -28,7 +33,7 @@ class ScaleAttention(nnx.Module):
 
   def __init__(self, dim: int, *, heads: int, impl: str = "auto", rngs: nnx.Rngs):
     size = projections.head_size(dim, heads)
-    self.project = projections.QueryKeyValue(
+    self.qkv = projections.QueryKeyValue(
       dim, heads, heads, size, bias=True, init=_INIT, rngs=rngs
     )
     self.out = projections.output(heads, size, dim, bias=True, init=_INIT, rngs=rngs)
@@ -38,8 +43,7 @@ class ScaleAttention(nnx.Module):
     self, x: Float[Array, "B P n D"], padding: Bool[Array, "P n"] | None = None
   ) -> Float[Array, "B P n D"]:
     """The attention's result for each token of each list."""
-    q, k, v = self.project.query(x), self.project.key(x), self.project.value(x)
-    out = attend(q, k, v, padding=padding, impl=self.impl)
+    out = attend(*self.qkv.heads(x), padding=padding, impl=self.impl)
     return self.out(out.astype(x.dtype))
 
 
@@ -89,47 +93,59 @@ class Layer(nnx.Module):
     self.patch = ScaleAttention(dim, heads=heads, impl=impl, rngs=rngs)
     self.impl = impl
 
-  def __call__(
-    self, x: Float[Array, "B H W D"], *, index: Int[Array, ""] | int = 0
-  ) -> Float[Array, "B H W D"]:
-    """The layer's result."""
-    del index  # the same at every depth
-    if 0 in x.shape:
-      return unseen.nothing(self, x)
-    tokens, real, parts = self._lists(x)
-    z = self.scale(tokens, real)
+  def project(self, x: Float[Array, "B H W D"], **context: Unpack[Context]) -> Heads:
+    """Returns the heads (B, P, n, N, H) of the list of every cell, and who is real."""
+    tokens = contexts.accept(x, context, form="image")
+    heads = self.scale.qkv.heads(self._lists(tokens.x))
+    real = jnp.asarray(real_tokens(x.shape[1:3], self.sides))
+    real = jnp.pad(real, ((0, 0), (1, 0)), constant_values=True)
+    return Heads(*heads, tokens, more={"real": real})
+
+  def mix(self, heads: Heads) -> Float[Array, "B P n N E"]:
+    """Returns the scale attention of every list."""
+    real = heads.more["real"]
+    return attend(heads.q, heads.k, heads.v, padding=real, impl=self.impl)
+
+  def merge(self, out: Array, heads: Heads) -> Float[Array, "B H W D"]:
+    """Returns the tokens' results, with the patch attention of the scale tokens'."""
+    parts = self._cells(heads.tokens.x)
+    z = self.scale.out(out.astype(heads.tokens.x.dtype))
     cells = self.patch(z[:, None, :, 0])[:, 0]
     return parts.join(z[:, :, -parts.tokens :] + cells[:, :, None])
 
-  def weights(self, x: Float[Array, "B H W D"], *, index=0) -> Float[Array, "B N T T"]:
+  def __call__(
+    self, x: Float[Array, "B H W D"], **context: Unpack[Context]
+  ) -> Float[Array, "B H W D"]:
+    """Returns the layer's result for x, in its shape; see `attnjax.contract.forms`."""
+    return contexts.run(self, x, context)
+
+  def weights(self, x, **context: Unpack[Context]) -> Float[Array, "B N T T"]:
     """What scale attention takes of each token, also through the means.
 
     Rows sum to less than 1: the scale token has a share.
     """
-    del index
-    tokens, real, parts = self._lists(x)
-    q, k = self.scale.project.query(tokens), self.scale.project.key(tokens)
+    heads, parts = self.project(x, **context), self._cells(x)
     grid, size = x.shape[1:3], x.shape[1] * x.shape[2]
     eye = jnp.eye(size, dtype=jnp.float32).reshape(1, *grid, size)
     shares = self._with_means(eye)
     none = jnp.zeros((1, parts.number, 1, size))
     shares = jnp.concatenate([none, *shares], axis=2)[:, :, :, None]
-    values = jnp.broadcast_to(shares, (*k.shape[:-1], size))
-    out = attend(q, k, values, padding=real, impl=self.impl)
+    values = jnp.broadcast_to(shares, (*heads.k.shape[:-1], size))
+    out = self.mix(dataclasses.replace(heads, v=values))
     out = parts.join(out[:, :, -parts.tokens :])
     return out.reshape(out.shape[0], size, -1, size).swapaxes(1, 2)
 
+  def _cells(self, x):
+    return Partition(x.shape[1:3], self.sides[-1])
+
   def _lists(self, x):
-    """(tokens (B, P, n, D), which are real (P, n), the cells)."""
-    parts = Partition(x.shape[1:3], self.sides[-1])
+    """The tokens (B, P, n, D) of every cell."""
     lists = self._with_means(x)
     first = jnp.broadcast_to(
-      self.token[...].astype(x.dtype), (x.shape[0], parts.number, 1, x.shape[-1])
+      self.token[...].astype(x.dtype), (x.shape[0], lists[0].shape[1], 1, x.shape[-1])
     )
     tokens = jnp.concatenate([first, *lists], axis=2)
-    tokens = tokens + self.positions[...].astype(x.dtype)[None, None]
-    real = jnp.asarray(real_tokens(x.shape[1:3], self.sides))
-    return tokens, jnp.pad(real, ((0, 0), (1, 0)), constant_values=True), parts
+    return tokens + self.positions[...].astype(x.dtype)[None, None]
 
   def _with_means(self, x):
     """The lists of each map, the coarsest first."""
