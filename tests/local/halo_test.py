@@ -9,6 +9,7 @@ import numpy as np
 from absl.testing import absltest, parameterized
 from flax import nnx
 
+from attnjax import contract
 from attnjax.core import softmax
 from attnjax.core.masks import Dense
 from attnjax.core.scores import Scores
@@ -99,7 +100,7 @@ class LayerTest(absltest.TestCase):
   def test_weights_lie_in_the_window_of_the_block(self):
     layer = halo.Layer(8, heads=2, block=3, halo=1, rngs=nnx.Rngs(0))
     x = jax.random.normal(jax.random.key(1), (1, 5, 7, 8))
-    weights = jax.jit(lambda layer, x: layer.weights(x))(layer, x)
+    weights = jax.jit(lambda layer, x: contract.weights(layer, x))(layer, x)
     near = True
     for at in np.indices((5, 7)).reshape(2, -1):
       first = at[:, None] // 3 * 3 - 1

@@ -1,13 +1,14 @@
 """The layer: projections without biases, tables of relative positions, `attend`."""
 
-from typing import Any
+from typing import Any, Unpack
 
-import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int, Num
+from jaxtyping import Array, Float
 
 from attnjax.contract import check_known
-from attnjax.nn import projections, unseen
+from attnjax.contract import context as contexts
+from attnjax.contract.context import Context, Heads
+from attnjax.nn import projections
 from attnjax.variants.local.halo.attention import IMPLEMENTATIONS, attend
 
 FORMS = ("image",)
@@ -90,50 +91,33 @@ class Layer(nnx.Module):
       ("mask_padding", mask_padding),
     )
 
-  def __call__(
-    self,
-    x: Float[Array, "B R C D"],
-    *,
-    segment_ids: Int[Array, "B T"] | None = None,
-    padding: Bool[Array, "B T"] | None = None,
-    positions: Num[Array, "..."] | None = None,
-    index: Int[Array, ""] | int = 0,
-  ) -> Float[Array, "B r c E"]:
-    """The map, E = D x value_ratio channels, or D with `output`.
+  def project(self, x: Float[Array, "B R C D"], **context: Unpack[Context]) -> Heads:
+    """Returns the queries (B, r, c, N, H), by the stride, and all keys and values."""
+    tokens = contexts.accept(x, context, form="image")
+    q = self.query(tokens.x[:, :: self.stride, :: self.stride])
+    return Heads(q, self.key(tokens.x), self.value(tokens.x), tokens)
 
-    Raises:
-      NotImplementedError: for segments or padding; a map has none.
-    """
-    del positions, index
-    if 0 in x.shape:
-      return unseen.nothing(self, x)
-    if not (segment_ids is None and padding is None):
-      raise NotImplementedError("form 'image' takes no segment_ids and no padding")
-    y = self._mix(x, self.value(x)).astype(x.dtype)
+  def mix(self, heads: Heads) -> Float[Array, "B r c N V"]:
+    """Returns `attend` of the heads, with the tables of relative positions."""
+    options: dict[str, Any] = dict(self.options)
+    if self.positional:
+      options |= {"row_table": self.row_table[...]}
+      options |= {"column_table": self.column_table[...]}
+    return attend(heads.q, heads.k, heads.v, **options, impl=self.impl)
+
+  def merge(self, out: Array, heads: Heads) -> Float[Array, "B r c E"]:
+    """Returns the heads' results side by side or projected, and pooled by averages."""
+    y = out.astype(heads.tokens.x.dtype)
     y = y.reshape(*y.shape[:3], -1) if self.out is None else self.out(y)
     if self.pooled > 1:
       y = nnx.avg_pool(y, (self.pooled,) * 2, (self.pooled,) * 2)
     return y
 
-  def weights(self, x, *, segment_ids=None, padding=None, positions=None, index=0):
-    """How much each query takes of each token, (B, N, r c, R C) float32.
-
-    Rows sum to less than 1 where zeros beyond the map are seen.
-    """
-    del segment_ids, padding, positions, index
-    B, R, C, _ = x.shape
-    eye = jnp.eye(R * C, dtype=jnp.float32).reshape(1, R, C, 1, R * C)
-    eye = jnp.broadcast_to(eye, (B, R, C, self.query.out_features[0], R * C))
-    out = self._mix(x, eye)
-    return out.reshape(B, -1, *out.shape[3:]).swapaxes(1, 2)
-
-  def _mix(self, x, v):
-    q = self.query(x[:, :: self.stride, :: self.stride])
-    options: dict[str, Any] = dict(self.options)
-    if self.positional:
-      options |= {"row_table": self.row_table[...]}
-      options |= {"column_table": self.column_table[...]}
-    return attend(q, self.key(x), v, **options, impl=self.impl)
+  def __call__(
+    self, x: Float[Array, "B R C D"], **context: Unpack[Context]
+  ) -> Float[Array, "B r c E"]:
+    """Returns the map, E = D x value_ratio channels, or D with `output`."""
+    return contexts.run(self, x, context)
 
 
 def _known(form, impl):
