@@ -60,10 +60,10 @@ def _joined(weight, first, names, end):
 
 
 def _fill(part, given):
-  dim, heads, size = part.project.query.kernel.shape
+  dim, heads, size = part.qkv.query.kernel.shape
   kernels = given["weight"].reshape(3, heads, size, dim)
   biases = given["bias"]
-  for i, one in enumerate((part.project.query, part.project.key, part.project.value)):
+  for i, one in enumerate((part.qkv.query, part.qkv.key, part.qkv.value)):
     _set(one.kernel, np.moveaxis(kernels[i], -1, 0))
     if biases is not None:
       _set(one.bias, biases.reshape(3, heads, size)[i])

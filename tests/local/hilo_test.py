@@ -37,7 +37,7 @@ class LayerTest(parameterized.TestCase):
 
     @jax.jit
     def want(part, x):
-      out = dot_product.attend(*part.project.heads(x.reshape(1, 12, 16)))
+      out = dot_product.attend(*part.qkv.heads(x.reshape(1, 12, 16)))
       return part.out(out).reshape(x.shape)
 
     _close(_run(layer, x), want(layer.low, x))
@@ -52,7 +52,7 @@ class LayerTest(parameterized.TestCase):
     shared = np.einsum("nts,su->ntu", low, same / same.sum(0))
     _close(low, shared)  # equal within each window
     _close(weights.sum(-1), np.ones((1, 4, 12)))
-    values = [p.project.value(x).reshape(12, 2, 4) for p in (layer.high, layer.low)]
+    values = [p.qkv.value(x).reshape(12, 2, 4) for p in (layer.high, layer.low)]
     mixed = (jnp.einsum("nts,snv->tnv", w, v) for w, v in zip((high, low), values))
     parts = [p.out(y) for p, y in zip((layer.high, layer.low), mixed)]
     _close(_run(layer, x).reshape(12, 16), jnp.concatenate(parts, -1))
@@ -64,7 +64,7 @@ class LayerTest(parameterized.TestCase):
 
   def test_the_share_of_low_heads_is_rounded_down(self):
     layer: Any = hilo.Layer(12, heads=3, alpha=0.9, rngs=nnx.Rngs(0))
-    self.assertEqual(layer.low.project.query.kernel.shape, (12, 2, 4))
+    self.assertEqual(layer.low.qkv.query.kernel.shape, (12, 2, 4))
     self.assertEqual(layer.high.out.kernel.shape, (1, 4, 4))
     self.assertIsNone(_layer(alpha=0.0).low)
     self.assertIsNone(_layer(alpha=1.0).high)

@@ -1,12 +1,17 @@
 """The layer: two sets of heads, each with its own projections."""
 
+import dataclasses
+from typing import Unpack
+
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from attnjax.contract import check_known
+from attnjax.contract import context as contexts
+from attnjax.contract.context import Context, Heads
 from attnjax.core.pooling import means
-from attnjax.nn import projections, unseen, windowed
+from attnjax.nn import projections, windowed
 from attnjax.variants.local.hilo.attention import IMPLEMENTATIONS, attend
 
 FORMS = ("image",)
@@ -54,15 +59,27 @@ class Layer(nnx.Module):
     self.low = self._branch(dim, low, size, qkv_bias, rngs)
     self.window, self.impl = window, impl
 
-  def __call__(
-    self, x: Float[Array, "B H W D"], *, index: Int[Array, ""] | int = 0
-  ) -> Float[Array, "B H W D"]:
-    """The layer's result: the channels of the high heads, then of the low ones."""
-    del index  # the same at every depth
-    if 0 in x.shape:
-      return unseen.nothing(self, x)
-    heads = self._heads(x)
-    out = attend(**heads, window=self.window, impl=self.impl).astype(x.dtype)
+  def project(self, x: Float[Array, "B H W D"], **context: Unpack[Context]) -> Heads:
+    """Returns all queries, and k and v of the high heads; `more` has the low ones'."""
+    tokens = contexts.accept(x, context, form="image")
+    queries, k, v, more = [], None, None, {}
+    if self.high is not None:
+      q, k, v = self.high.qkv.heads(tokens.x)
+      queries.append(q)
+    if self.low is not None:
+      qkv, cells = self.low.qkv, means(tokens.x, self.window)
+      more = {"pooled_k": qkv.key(cells), "pooled_v": qkv.value(cells)}
+      queries.append(qkv.query(tokens.x))
+    return Heads(jnp.concatenate(queries, axis=-2), k, v, tokens, more=more)
+
+  def mix(self, heads: Heads) -> Float[Array, "B H W N E"]:
+    """Returns `attend` of the heads, the high ones first."""
+    given = {"window": self.window, "impl": self.impl}
+    return attend(heads.q, heads.k, heads.v, **heads.more, **given)
+
+  def merge(self, out: Array, heads: Heads) -> Float[Array, "B H W D"]:
+    """Returns the channels of the high heads, then those of the low ones."""
+    out = out.astype(heads.tokens.x.dtype)
     high = 0 if self.high is None else self.high.out.kernel.shape[0]
     parts = []
     if self.high is not None:
@@ -71,29 +88,23 @@ class Layer(nnx.Module):
       parts.append(self.low.out(out[..., high:, :]))
     return jnp.concatenate(parts, axis=-1)
 
-  def weights(self, x: Float[Array, "B H W D"], *, index=0) -> Float[Array, "B N T T"]:
-    """What each head takes of each token; a pooled window's share is its tokens'."""
-    del index
-    heads = self._heads(x)
-    for name, values in (("k", "v"), ("pooled_k", "pooled_v")):
-      if name in heads:
-        eye = windowed.identity(x.shape[1:3], x.shape[0], heads[name].shape[-2])
-        heads[values] = eye if values == "v" else means(eye, self.window)
-    out = attend(**heads, window=self.window, impl=self.impl)
-    return out.reshape(out.shape[0], -1, *out.shape[-2:]).swapaxes(1, 2)
+  def __call__(
+    self, x: Float[Array, "B H W D"], **context: Unpack[Context]
+  ) -> Float[Array, "B H W D"]:
+    """Returns the layer's result for x, in its shape; see `attnjax.contract.forms`."""
+    return contexts.run(self, x, context)
 
-  def _heads(self, x):
-    """The arguments of `attend`."""
-    queries, heads = [], {}
-    if self.high is not None:
-      project = self.high.project
-      heads["k"], heads["v"] = project.key(x), project.value(x)
-      queries.append(project.query(x))
-    if self.low is not None:
-      project, cells = self.low.project, means(x, self.window)
-      heads["pooled_k"], heads["pooled_v"] = project.key(cells), project.value(cells)
-      queries.append(project.query(x))
-    return heads | {"q": jnp.concatenate(queries, axis=-2)}
+  def weights(self, x, **context: Unpack[Context]) -> Float[Array, "B N T T"]:
+    """What each head takes of each token; a pooled window's share is its tokens'."""
+    heads = self.project(x, **context)
+    v, more = heads.v, heads.more
+    if v is not None:
+      v = windowed.identity(x.shape[1:3], x.shape[0], v.shape[-2])
+    if more:
+      eye = windowed.identity(x.shape[1:3], x.shape[0], more["pooled_v"].shape[-2])
+      more = more | {"pooled_v": means(eye, self.window)}
+    out = self.mix(dataclasses.replace(heads, v=v, more=more))
+    return out.reshape(out.shape[0], -1, *out.shape[-2:]).swapaxes(1, 2)
 
   def _branch(self, dim, heads, size, bias, rngs):
     return _Branch(dim, heads, size, bias, rngs=rngs) if heads else None
@@ -101,7 +112,7 @@ class Layer(nnx.Module):
 
 class _Branch(nnx.Module):
   def __init__(self, dim, heads, size, bias, *, rngs):
-    self.project = projections.QueryKeyValue(
+    self.qkv = projections.QueryKeyValue(
       dim, heads, heads, size, bias=bias, init=_INIT, rngs=rngs
     )
     self.out = projections.output(
