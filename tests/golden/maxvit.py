@@ -82,8 +82,8 @@ def _stats(weights, name):
 
 
 def _attention(part, weights, prefix):
-  project, out = part.mix.project, part.mix.out
-  for i, own in enumerate((project.query, project.key, project.value)):
+  qkv, out = part.mix.qkv, part.mix.out
+  for i, own in enumerate((qkv.query, qkv.key, qkv.value)):
     heads = (3, *own.out_features)
     kernel = weights[f"{prefix}.attn.qkv.weight"].reshape(*heads, -1)[i]
     own.kernel[...] = kernel.transpose(2, 0, 1)

@@ -6,6 +6,7 @@ import numpy as np
 from absl.testing import absltest, parameterized
 from flax import nnx
 
+from attnjax import contract
 from attnjax.variants.local import maxvit
 from attnjax.variants.local.maxvit.blocks import strided
 from attnjax.variants.softmax import dot_product
@@ -20,7 +21,7 @@ def _layer(**options):
 
 
 _run = jax.jit(lambda layer, x, index: layer(x, index=index))
-_weights = jax.jit(lambda layer, x: layer.weights(x))
+_weights = jax.jit(lambda layer, x: contract.weights(layer, x))
 
 
 class AttendTest(absltest.TestCase):
@@ -67,7 +68,7 @@ class LayerTest(absltest.TestCase):
   def test_errors(self):
     with self.assertRaisesRegex(ValueError, "dim = 8 does not divide by head_dim = 3"):
       maxvit.Layer(8, head_dim=3, rngs=nnx.Rngs(0))
-    with self.assertRaisesRegex(NotImplementedError, "takes no segment_ids"):
+    with self.assertRaisesRegex(NotImplementedError, "padding: form .image. has no"):
       _layer()(jnp.zeros((1, 2, 2, 8)), padding=jnp.ones((1, 4), bool))
 
 

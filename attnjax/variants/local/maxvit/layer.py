@@ -1,14 +1,17 @@
 """The layer: projections and a table of biases around `attend`."""
 
 from collections.abc import Sequence
+from typing import Unpack
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int, Num
+from jaxtyping import Array, Float
 
 from attnjax.contract import check_known
-from attnjax.nn import projections, unseen, windowed
+from attnjax.contract import context as contexts
+from attnjax.contract.context import Context, Heads
+from attnjax.nn import projections
 from attnjax.variants.local.maxvit.attention import IMPLEMENTATIONS, KINDS, attend
 
 FORMS = ("image",)
@@ -49,7 +52,7 @@ class Layer(nnx.Module):
       raise ValueError(f"dim = {dim} does not divide by head_dim = {head_dim}")
     heads = dim // head_dim
     self.size = (size, size) if isinstance(size, int) else tuple(size)
-    self.project = projections.QueryKeyValue(
+    self.qkv = projections.QueryKeyValue(
       dim, heads, heads, head_dim, bias=True, init=_INIT, rngs=rngs
     )
     shape = (heads, *(2 * p - 1 for p in self.size))
@@ -59,41 +62,15 @@ class Layer(nnx.Module):
     )
     self.kind, self.impl = kind, impl
 
-  def __call__(
-    self,
-    x: Float[Array, "B R C D"],
-    *,
-    segment_ids: Int[Array, "B T"] | None = None,
-    padding: Bool[Array, "B T"] | None = None,
-    positions: Num[Array, "..."] | None = None,
-    index: Int[Array, ""] | int = 0,
-  ) -> Float[Array, "B R C D"]:
-    """The same shape as x.
+  def project(self, x: Float[Array, "B R C D"], **context: Unpack[Context]) -> Heads:
+    """Returns the queries, keys and values of every token, on the grid of x."""
+    tokens = contexts.accept(x, context, form="image")
+    return Heads(*self.qkv.heads(tokens.x), tokens)
 
-    Raises:
-      NotImplementedError: for segments or padding; a map has none.
-    """
-    del positions
-    if 0 in x.shape:
-      return unseen.nothing(self, x)
-    if not (segment_ids is None and padding is None):
-      raise NotImplementedError("form 'image' takes no segment_ids and no padding")
-    q, k, v = self._heads(x)
-    return self.out(self._mix(q, k, v, index).astype(x.dtype))
+  def mix(self, heads: Heads) -> Float[Array, "B R C N E"]:
+    """Returns `attend` of the heads; the layer's index chooses between the kinds."""
+    q, k, v, index = heads.q, heads.k, heads.v, heads.tokens.index
 
-  def weights(self, x, *, segment_ids=None, padding=None, positions=None, index=0):
-    """The softmax weights, (B, N, T, T) float32."""
-    del segment_ids, padding, positions
-    q, k, _ = self._heads(x)
-    eye = windowed.identity(x.shape[1:3], x.shape[0], k.shape[-2])
-    out = self._mix(q, k, eye, index)
-    return out.reshape(x.shape[0], -1, *out.shape[-2:]).swapaxes(1, 2)
-
-  def _heads(self, x):
-    heads = self.project.heads(x.reshape(x.shape[0], -1, x.shape[-1]))
-    return tuple(y.reshape(*x.shape[:-1], *y.shape[2:]) for y in heads)
-
-  def _mix(self, q, k, v, index):
     def run(kind):
       table, size = self.table[...], self.size
       return lambda *x: attend(*x, table=table, kind=kind, size=size, impl=self.impl)
@@ -103,3 +80,13 @@ class Layer(nnx.Module):
     if isinstance(index, int):
       return run(KINDS[index % 2])(q, k, v)
     return jax.lax.switch(jnp.mod(index, 2), [run(kind) for kind in KINDS], q, k, v)
+
+  def merge(self, out: Array, heads: Heads) -> Float[Array, "B R C D"]:
+    """Returns the projection of all heads' results."""
+    return self.out(out.astype(heads.tokens.x.dtype))
+
+  def __call__(
+    self, x: Float[Array, "B R C D"], **context: Unpack[Context]
+  ) -> Float[Array, "B R C D"]:
+    """Returns the layer's result for x, in its shape; see `attnjax.contract.forms`."""
+    return contexts.run(self, x, context)
