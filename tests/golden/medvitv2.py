@@ -48,8 +48,8 @@ def _fill(block, arrays):
   """Fills the parameters; the running statistics."""
   stats = fill_embed(block, "embed", arrays, "patch_embed")
   stats |= fill_embed(block, "project", arrays, "projection")
-  mix, heads = block.mix, block.mix.project.query.out_features
-  for part, name in zip((mix.project.query, mix.project.key, mix.project.value), "qkv"):
+  mix, heads = block.mix, block.mix.qkv.query.out_features
+  for part, name in zip((mix.qkv.query, mix.qkv.key, mix.qkv.value), "qkv"):
     kernel = arrays[f"param.e_mhsa.{name}.weight"]
     put(part.kernel, kernel.T.reshape(-1, *heads))
     put(part.bias, arrays[f"param.e_mhsa.{name}.bias"].reshape(heads))

@@ -30,10 +30,10 @@ def _fill(block, arrays):
   """Fills the parameters; the running statistics."""
   stats = fill_embed(block, "embed", arrays, "patch_embed")
   mix = block.mix
-  heads = mix.project.query.out_features
+  heads = mix.qkv.query.out_features
   kernels = arrays["param.attn.qkv.weight"].reshape(3, -1, arrays["out.y"].shape[1])
   biases = arrays["param.attn.qkv.bias"].reshape(3, *heads)
-  parts = mix.project.query, mix.project.key, mix.project.value
+  parts = mix.qkv.query, mix.qkv.key, mix.qkv.value
   for part, kernel, bias in zip(parts, kernels, biases):
     put(part.kernel, kernel.T.reshape(-1, *heads))
     put(part.bias, bias)

@@ -8,6 +8,7 @@ import numpy as np
 from absl.testing import absltest, parameterized
 from flax import nnx
 
+from attnjax import contract
 from attnjax.core.partition import relative
 from attnjax.variants.local import medvitv2
 
@@ -66,7 +67,7 @@ class LayerTest(parameterized.TestCase):
   def test_every_second_layer_is_dilated(self):
     layer: Any = medvitv2.Layer(8, heads=2, window=3, rngs=nnx.Rngs(0))
     x = jax.random.normal(jax.random.key(1), (1, 6, 9, 8))
-    run = jax.jit(lambda layer, x, index: layer.weights(x, index=index))
+    run = jax.jit(lambda layer, x, index: contract.weights(layer, x, index=index))
     row, column = np.indices((6, 9)).reshape(2, -1)
     near, far = (np.asarray(run(layer, x, index))[0, 0] > 0 for index in (0, 1))
     np.testing.assert_array_equal(near.sum(-1), 9)

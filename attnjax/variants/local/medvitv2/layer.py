@@ -1,13 +1,15 @@
 """The layer: projections and the table around `attend`."""
 
-from typing import Any
+from typing import Any, Unpack
 
 import jax
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from attnjax.contract import check_known
-from attnjax.nn import projections, unseen, windowed
+from attnjax.contract import context as contexts
+from attnjax.contract.context import Context, Heads
+from attnjax.nn import projections
 from attnjax.variants.local.medvitv2.attention import IMPLEMENTATIONS, attend
 
 FORMS = ("image",)
@@ -49,32 +51,22 @@ class Layer(nnx.Module):
         f"window = {window}, dilation = {dilation}: at least 1, and at least 0"
       )
     size = projections.head_size(dim, heads)
-    self.project = projections.QueryKeyValue(
+    self.qkv = projections.QueryKeyValue(
       dim, heads, heads, size, bias=True, init=_INIT, rngs=rngs
     )
     self.out = projections.output(heads, size, dim, bias=True, init=_INIT, rngs=rngs)
     self.table = nnx.Param(_INIT(rngs.params(), (2 * window - 1,) * 2 + (heads,)))
     self.window, self.dilation, self.impl = window, dilation, impl
 
-  def __call__(
-    self, x: Float[Array, "B R C D"], *, index: Int[Array, ""] | int = 0
-  ) -> Float[Array, "B R C D"]:
-    """The same shape as x; `index` chooses whether it is dilated."""
-    if 0 in x.shape:
-      return unseen.nothing(self, x)
-    q, k, v = self.project.query(x), self.project.key(x), self.project.value(x)
-    return self.out(self._mix(q, k, v, index).astype(x.dtype))
+  def project(self, x: Float[Array, "B R C D"], **context: Unpack[Context]) -> Heads:
+    """Returns the queries, keys and values of every token, on the grid of x."""
+    tokens = contexts.accept(x, context, form="image")
+    return Heads(*self.qkv.heads(tokens.x), tokens)
 
-  def weights(
-    self, x: Float[Array, "B R C D"], *, index: Int[Array, ""] | int = 0
-  ) -> Float[Array, "B N T T"]:
-    """The softmax weights, row by row of the map."""
-    q, k = self.project.query(x), self.project.key(x)
-    eye = windowed.identity(x.shape[1:3], x.shape[0], k.shape[-2])
-    out = self._mix(q, k, eye, index)
-    return out.reshape(out.shape[0], -1, *out.shape[-2:]).swapaxes(1, 2)
+  def mix(self, heads: Heads) -> Float[Array, "B R C N E"]:
+    """Returns `attend` of the heads; the index chooses whether it is dilated."""
+    q, k, v, index = heads.q, heads.k, heads.v, heads.tokens.index
 
-  def _mix(self, q, k, v, index):
     def mix(dilation) -> Any:
       options: dict[str, Any] = {"window": self.window, "impl": self.impl}
       table = self.table[...]
@@ -87,3 +79,13 @@ class Layer(nnx.Module):
     if isinstance(index, int):
       return (mix(steps) if index % 2 else near)(q, k, v)
     return jax.lax.cond(index % 2 == 0, near, mix(steps), q, k, v)
+
+  def merge(self, out: Array, heads: Heads) -> Float[Array, "B R C D"]:
+    """Returns the projection of all heads' results."""
+    return self.out(out.astype(heads.tokens.x.dtype))
+
+  def __call__(
+    self, x: Float[Array, "B R C D"], **context: Unpack[Context]
+  ) -> Float[Array, "B R C D"]:
+    """Returns the layer's result for x, in its shape; see `attnjax.contract.forms`."""
+    return contexts.run(self, x, context)

@@ -108,7 +108,7 @@ class Pooled(nnx.Module):
 
   def __init__(self, dim: int, *, head_dim: int = 32, ratio: int = 1, rngs: nnx.Rngs):
     heads = dim // head_dim
-    self.project = projections.QueryKeyValue(
+    self.qkv = projections.QueryKeyValue(
       dim, heads, heads, head_dim, bias=True, init=_INIT, rngs=rngs
     )
     self.out = projections.output(
@@ -128,6 +128,6 @@ class Pooled(nnx.Module):
       few = flat[:, : flat.shape[1] // size * size]
       few = few.reshape(x.shape[0], -1, size, x.shape[-1]).mean(axis=2)
       few = carry(self.norm, few)
-    q, k, v = self.project.query(flat), self.project.key(few), self.project.value(few)
+    q, k, v = self.qkv.query(flat), self.qkv.key(few), self.qkv.value(few)
     y = self.out(attend(q, k, v)[0].astype(x.dtype)).reshape(x.shape)
     return carry.result(y)
