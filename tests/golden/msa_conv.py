@@ -47,8 +47,8 @@ def _layer(weight, meta) -> Any:
 
 
 def _fill(layer, weight):
-  layer.project.kernel[...] = weight["qkv_conv.weight"][:, :, 0, 0].T
-  layer.project.bias[...] = weight["qkv_conv.bias"]
+  layer.qkv.kernel[...] = weight["qkv_conv.weight"][:, :, 0, 0].T
+  layer.qkv.bias[...] = weight["qkv_conv.bias"]
   layer.convolve.kernel[...] = weight["mlp.weight"].transpose(2, 3, 1, 0)
   if "mlp.bias" in weight:
     layer.convolve.bias[...] = weight["mlp.bias"]

@@ -1,12 +1,17 @@
 """The operator with its convolutions, as a layer of images."""
 
+import dataclasses
+from typing import Unpack
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
 from attnjax.contract import check_known
-from attnjax.nn import projections, unseen, windowed
+from attnjax.contract import context as contexts
+from attnjax.contract.context import Context, Heads
+from attnjax.nn import projections, windowed
 from attnjax.variants.local.msa_conv.attention import (
   BORDERS,
   IMPLEMENTATIONS,
@@ -71,7 +76,7 @@ class MSAConv2d(nnx.Module):
     sides = pair("kernel", kernel)
     around = (padding, padding) if isinstance(padding, int) else tuple(padding)
     around = [side // 2 if pad < 0 else pad for side, pad in zip(sides, around)]
-    self.project = nnx.Linear(below, 3 * below, kernel_init=_INIT, rngs=rngs)
+    self.qkv = nnx.Linear(below, 3 * below, kernel_init=_INIT, rngs=rngs)
     self.convolve = nnx.Conv(
       below,
       dim,
@@ -85,14 +90,38 @@ class MSAConv2d(nnx.Module):
     self.heads, self.shift = heads, shift
     self.options = (sides, pair("dilation", dilation), border, pooling, impl)
 
-  def __call__(self, x: Float[Array, "B R C D"]) -> Float[Array, "B r c E"]:
-    """The convolution's result, not negative."""
-    q, k, v = jnp.split(self.project(x), 3, axis=-1)
-    q, k, v = (self._heads(y) for y in (q, self._rolled(k), self._rolled(v)))
-    out = self._mix(q, k, v).astype(x.dtype).reshape(x.shape)
-    return jax.nn.relu(self.convolve(out + x))
+  def project(self, x: Float[Array, "B R C D"], **context: Unpack[Context]) -> Heads:
+    """Returns the heads of every token, of which none is rolled."""
+    tokens = contexts.accept(x, context, form="image")
+    parts = jnp.split(self.qkv(tokens.x), 3, axis=-1)
+    return Heads(*(self._heads(y) for y in parts), tokens)
 
-  def weights(self, x: Float[Array, "B R C D"]) -> Float[Array, "B N T T"]:
+  def mix(self, heads: Heads) -> Float[Array, "B R C N E"]:
+    """Returns `attend` of the queries and the rolled keys and values."""
+    kernel, dilation, border, pooling, impl = self.options
+    return attend(
+      heads.q,
+      self._rolled(heads.k),
+      self._rolled(heads.v),
+      kernel=kernel,
+      dilation=dilation,
+      border=border,
+      pooling=pooling,
+      impl=impl,
+    )
+
+  def merge(self, out: Array, heads: Heads) -> Float[Array, "B r c E"]:
+    """Returns the convolution of the results and the input, not negative."""
+    x = heads.tokens.x
+    return jax.nn.relu(self.convolve(out.astype(x.dtype).reshape(x.shape) + x))
+
+  def __call__(
+    self, x: Float[Array, "B R C D"], **context: Unpack[Context]
+  ) -> Float[Array, "B r c E"]:
+    """Returns the convolution's result."""
+    return contexts.run(self, x, context)
+
+  def weights(self, x, **context: Unpack[Context]) -> Float[Array, "B N T T"]:
     """The softmax weights before the convolution, row by row of the image.
 
     What falls on zeros beyond the image is missing in their sums.
@@ -105,42 +134,27 @@ class MSAConv2d(nnx.Module):
         f"weights with shift = {self.shift} and heads = {self.heads}: the channels of"
         " a head take different tokens unless 4 divides the heads"
       )
-    q, k, _ = jnp.split(self.project(x), 3, axis=-1)
-    q, k = self._heads(q), self._heads(self._rolled(k))
+    heads = self.project(x, **context)
     eye = windowed.identity(x.shape[1:3], x.shape[0], self.heads)
-    shape = eye.shape
-    eye = self._rolled(eye.reshape(*shape[:3], -1)).reshape(shape)
-    out = self._mix(q, k, eye)
+    out = self.mix(dataclasses.replace(heads, v=eye))
     return out.reshape(out.shape[0], -1, *out.shape[-2:]).swapaxes(1, 2)
-
-  def _mix(self, q, k, v):
-    kernel, dilation, border, pooling, impl = self.options
-    return attend(
-      q,
-      k,
-      v,
-      kernel=kernel,
-      dilation=dilation,
-      border=border,
-      pooling=pooling,
-      impl=impl,
-    )
 
   def _heads(self, y):
     return y.reshape(*y.shape[:3], self.heads, -1)
 
   def _rolled(self, y):
-    """Each quarter of the channels in its direction."""
+    """Each quarter of all heads' channels in its direction."""
     if not self.shift:
       return y
-    parts = jnp.split(y, len(DIRECTIONS), axis=-1)
-    return jnp.concatenate(
+    parts = jnp.split(y.reshape(*y.shape[:3], -1), len(DIRECTIONS), axis=-1)
+    rolled = jnp.concatenate(
       [
         jnp.roll(part, (self.shift * rows, self.shift * columns), axis=(1, 2))
         for part, (rows, columns) in zip(parts, DIRECTIONS)
       ],
       axis=-1,
     )
+    return rolled.reshape(y.shape)
 
 
 class Layer(nnx.Module):
@@ -189,14 +203,24 @@ class Layer(nnx.Module):
       rngs=rngs,
     )
 
-  def __call__(self, x: Float[Array, "B R C D"], *, index=0) -> Float[Array, "B R C D"]:
-    """The same shape as x."""
-    del index  # the same at every depth
-    if 0 in x.shape:
-      return unseen.nothing(self, x)
-    return self.operator(x)
+  def project(self, x: Float[Array, "B R C D"], **context: Unpack[Context]) -> Heads:
+    """Returns what the operator projects: see `MSAConv2d`."""
+    return self.operator.project(x, **context)
 
-  def weights(self, x: Float[Array, "B R C D"], *, index=0) -> Float[Array, "B N T T"]:
-    """As in `MSAConv2d`."""
-    del index
-    return self.operator.weights(x)
+  def mix(self, heads: Heads) -> Float[Array, "B R C N E"]:
+    """Returns what the operator mixes, before its convolution."""
+    return self.operator.mix(heads)
+
+  def merge(self, out: Array, heads: Heads) -> Float[Array, "B R C D"]:
+    """Returns the operator's convolution of the results and the input."""
+    return self.operator.merge(out, heads)
+
+  def __call__(
+    self, x: Float[Array, "B R C D"], **context: Unpack[Context]
+  ) -> Float[Array, "B R C D"]:
+    """Returns the layer's result for x, in its shape; see `attnjax.contract.forms`."""
+    return contexts.run(self, x, context)
+
+  def weights(self, x, **context: Unpack[Context]) -> Float[Array, "B N T T"]:
+    """Returns the softmax weights, where `MSAConv2d` has some."""
+    return self.operator.weights(x, **context)
