@@ -87,7 +87,7 @@ def _module(arrays, name, options):
   def run(arguments):
     filled: Any = nnx.clone(layer)
     kernels = arguments["qkv.weight"].reshape(3, heads, size, -1)
-    parts: Any = (filled.project.query, filled.project.key, filled.project.value)
+    parts: Any = (filled.qkv.query, filled.qkv.key, filled.qkv.value)
     for part, kernel in zip(parts, kernels):
       part.kernel[...] = jnp.moveaxis(kernel, -1, 0)
     if "qkv.bias" in arguments:

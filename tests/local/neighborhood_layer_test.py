@@ -7,11 +7,15 @@ import numpy as np
 from absl.testing import absltest, parameterized
 from flax import nnx
 
+from attnjax import contract
 from attnjax.variants.local import neighborhood
 
 
 def _close(got, want):
   np.testing.assert_allclose(got, want, rtol=1e-4, atol=2e-5)
+
+
+_weights = jax.jit(lambda layer, x: contract.weights(layer, x))
 
 
 class ErrorsTest(parameterized.TestCase):
@@ -49,21 +53,21 @@ class LayerTest(parameterized.TestCase):
   def test_weights_are_those_of_the_call(self, form, grid):
     layer = self._layer(form)
     x = jax.random.normal(jax.random.key(0), (2, *grid, 8))
-    weights = jax.jit(layer.weights)(x)
-    _, _, v, _ = layer._prepare(x, None, None, None)
+    weights = _weights(layer, x)
+    v = layer.project(x).v
     out = jnp.einsum("bnts,bsnv->btnv", weights, v.reshape(2, -1, 2, 4))
     _close(layer.out(out).reshape(x.shape), layer(x))
     _close(weights.sum(axis=-1), jnp.ones((2, 2, np.prod(grid))))
 
   def test_a_grid_below_the_window_is_seen_whole(self):
     x = jax.random.normal(jax.random.key(0), (1, 2, 3, 8))
-    weights = jax.jit(self._layer("image", window=5).weights)(x)
+    weights = _weights(self._layer("image", window=5), x)
     self.assertGreater(weights.min(), 0)
 
   def test_axes_may_differ(self):
     layer = self._layer("image", window=(1, 3), causal=(False, True))
     x = jax.random.normal(jax.random.key(0), (1, 4, 5, 8))
-    weights = jax.jit(layer.weights)(x)
+    weights = _weights(layer, x)
     want = neighborhood.mask((4, 5), window=(1, 3), causal=(False, True))
     np.testing.assert_array_equal(weights[0, 0] > 0, want)
 

@@ -1,13 +1,16 @@
 """The layer: projections around `attend`."""
 
 from collections.abc import Sequence
+from typing import Unpack
 
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int, Num
+from jaxtyping import Array, Float
 
 from attnjax.contract import check_known
-from attnjax.nn import projections, unseen
+from attnjax.contract import context as contexts
+from attnjax.contract.context import Context, Heads
+from attnjax.nn import projections, self_attention, unseen
 from attnjax.variants.local.neighborhood import attention, decode
 
 AXES = {"causal": 1, "sequence": 1, "image": 2, "video": 3}
@@ -66,7 +69,7 @@ class Layer(nnx.Module):
     if form == "causal":
       axes = (axes[0]._replace(causal=True),)
     size = projections.head_size(dim, heads, head_dim)
-    self.project = projections.QueryKeyValue(
+    self.qkv = projections.QueryKeyValue(
       dim,
       heads,
       kv_heads or heads,
@@ -79,34 +82,39 @@ class Layer(nnx.Module):
     self.form, self.axes, self.impl = form, axes, impl
     self.kv_heads, self.size, self.scale = kv_heads or heads, size, scale or None
 
-  def __call__(
-    self,
-    x: Float[Array, "B *S D"],
-    *,
-    segment_ids: Int[Array, "B T"] | None = None,
-    padding: Bool[Array, "B T"] | None = None,
-    positions: Num[Array, "..."] | None = None,
-    index: Int[Array, ""] | int = 0,
-  ) -> Float[Array, "B *S D"]:
-    """The same shape as x; `segment_ids` and `padding` for one axis only.
+  @property
+  def refuses(self) -> dict[str, str]:
+    """What of a context the layer cannot honour, and why."""
+    reason = "windows count the tokens of a row, and nothing rotates (rope_theta = 0)"
+    return {} if self.qkv.rope_theta else {"positions": reason}
+
+  def project(self, x: Float[Array, "B *S D"], **context: Unpack[Context]) -> Heads:
+    """Returns the heads of every token, on the grid of x."""
+    tokens = contexts.accept(x, context, form=self.form, refuses=self.refuses)
+    q, k, v = (
+      y.reshape(*x.shape[:-1], *y.shape[2:])
+      for y in self.qkv(tokens.rows, tokens.places)
+    )
+    return Heads(q, k, v, tokens, {"segment_ids": tokens.ids})
+
+  def mix(self, heads: Heads) -> Float[Array, "B *S N E"]:
+    """Returns the attention in windows.
 
     Padding inside a row keeps its place: a window counts it, and nobody sees it.
     """
-    del index  # the same at every depth
-    if 0 in x.shape:
-      return unseen.nothing(self, x)
-    q, k, v, ids = self._prepare(x, segment_ids, padding, positions)
-    out, _ = self._run(q, k, v, ids, self.impl)
-    return self.out(out.astype(x.dtype))
+    ids = heads.seen["segment_ids"]
+    q, k, v, axes = heads.q, heads.k, heads.v, self.axes
+    return attention.run(q, k, v, axes, None, None, ids, self.scale, self.impl)[0]
 
-  def weights(self, x, *, segment_ids=None, padding=None, positions=None, index=0):
-    """The softmax weights, (B, N, T, T) float32, T = prod S in row-major order."""
-    del index
-    q, k, _, ids = self._prepare(x, segment_ids, padding, positions)
-    grid = k.shape[1:-2]
-    eye = projections.identity_values(k.reshape(k.shape[0], -1, *k.shape[-2:]))
-    out, _ = self._run(q, k, eye.reshape(-1, *grid, *eye.shape[2:]), ids, "reference")
-    return out.reshape(out.shape[0], -1, *out.shape[-2:]).swapaxes(1, 2)
+  def merge(self, out: Array, heads: Heads) -> Float[Array, "B *S D"]:
+    """Returns the projection of all heads' results."""
+    return self.out(out.astype(heads.tokens.x.dtype))
+
+  def __call__(
+    self, x: Float[Array, "B *S D"], **context: Unpack[Context]
+  ) -> Float[Array, "B *S D"]:
+    """Returns the layer's result for x, in its shape; see `attnjax.contract.forms`."""
+    return contexts.run(self, x, context)
 
   def init_cache(self, batch: int, length: int, dtype=jnp.float32) -> decode.Cache:
     """An empty cache for a sequence of `length` tokens in all.
@@ -115,58 +123,29 @@ class Layer(nnx.Module):
     last window depends on where the sequence ends: steps equal the whole for
     sequences of exactly that length, which begin with their padding, if any.
     """
-    if self.form != "causal":
-      raise NotImplementedError(
-        f"form {self.form!r} does not decode: it sees the future"
-      )
+    self_attention.check_decodes(self.form)
     slots = self.axes[0].window * self.axes[0].dilation
     return decode.Cache.empty(batch, length, slots, self.kv_heads, self.size, dtype)
 
   def step(
-    self,
-    x: Float[Array, "B T D"],
-    cache: decode.Cache,
-    *,
-    segment_ids: Int[Array, "B T"] | None = None,
-    padding: Bool[Array, "B T"] | None = None,
-    index: Int[Array, ""] | int = 0,
+    self, x: Float[Array, "B T D"], cache: decode.Cache, **context: Unpack[Context]
   ) -> tuple[Float[Array, "B T D"], decode.Cache]:
-    """The next T tokens, T >= 1, after those in the cache.
+    """Returns the results of the next T tokens, and the cache after them.
 
     Raises:
       NotImplementedError: for segment ids with a stride above 1.
     """
-    del index
     if 0 in x.shape:
       return unseen.nothing(self, x), cache
-    if segment_ids is not None and self.axes[0].stride > 1:
+    stride = self.axes[0].stride
+    if context.get("segment_ids") is not None and stride > 1:
       raise NotImplementedError(
-        f"segment_ids with stride = {self.axes[0].stride}: windows depend on where a"
-        " document ends, which a step cannot know"
+        f"segment_ids with stride = {stride}: windows depend on where a document ends,"
+        " which a step cannot know"
       )
-    x, ids = unseen.blank(x, segment_ids, padding)
+    heads = self.project(x, start=cache.length, **context)
+    ids = heads.tokens.ids
     ids = jnp.zeros(x.shape[:2], jnp.int32) if ids is None else ids
-    q, k, v = self.project(x, cache.length + jnp.arange(x.shape[1]))
-    out, cache = decode.step(q, k, v, ids, cache, self.axes[0], self.scale, self.impl)
-    return self.out(out.astype(x.dtype)), cache
-
-  def _prepare(self, x, segment_ids, padding, positions):
-    if x.ndim != len(self.axes) + 2:
-      raise ValueError(
-        f"x has the shape {x.shape}; form {self.form!r} takes {len(self.axes)} axes"
-        " between batch and width"
-      )
-    if len(self.axes) > 1 and not (segment_ids is None and padding is None):
-      raise NotImplementedError(
-        f"form {self.form!r} takes no segment_ids and no padding"
-      )
-    x, ids = unseen.blank(x, segment_ids, padding)
-    flat = x.reshape(x.shape[0], -1, x.shape[-1])
-    positions = jnp.arange(flat.shape[1]) if positions is None else positions
-    q, k, v = (
-      y.reshape(*x.shape[:-1], *y.shape[2:]) for y in self.project(flat, positions)
-    )
-    return q, k, v, ids
-
-  def _run(self, q, k, v, ids, impl):
-    return attention.run(q, k, v, self.axes, None, None, ids, self.scale, impl)
+    given = self.axes[0], self.scale, self.impl
+    out, cache = decode.step(heads.q, heads.k, heads.v, ids, cache, *given)
+    return self.merge(out, heads), cache
