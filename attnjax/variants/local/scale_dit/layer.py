@@ -1,73 +1,24 @@
 """Joint attention of the streams with their low-rank terms, and a layer for images."""
 
+import dataclasses
+from typing import Unpack
+
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from attnjax.contract import check_known
+from attnjax.contract import context as contexts
+from attnjax.contract.context import Context, Heads
 from attnjax.core import pooling, positions
-from attnjax.nn import projections, unseen
+from attnjax.nn import projections
 from attnjax.variants.local.scale_dit.attention import IMPLEMENTATIONS, attend
 from attnjax.variants.local.scale_dit.layout import Layout
+from attnjax.variants.local.scale_dit.lora import TokenLoRA
 
 FORMS = ("image",)
 AXES = 4  # nothing, rows, columns, text: each turns a quarter of a head
-_INIT = nnx.initializers.normal(0.02)
-
-
-class TokenLoRA(nnx.Module):
-  """linear(x), and on some tokens alpha / rank B A x.
-
-  Edward J. Hu et al. LoRA. arXiv:2106.09685.
-
-  Args:
-    below: width of x.
-    dim: of the result.
-    rank: of the term; there is none if 0.
-    alpha: its weight is alpha / rank.
-    noise: standard deviation of B at the start; zeros, so that the term begins at
-      nothing, if 0.
-    bias: of the linear map.
-    rngs: for the parameters.
-  """
-
-  def __init__(
-    self,
-    below: int,
-    dim: int,
-    *,
-    rank: int = 16,
-    alpha: float = 16.0,
-    noise: float = 0.0,
-    bias: bool = False,
-    rngs: nnx.Rngs,
-  ):
-    if rank < 0:
-      raise ValueError(f"rank = {rank}: it must be at least 0")
-    self.linear = nnx.Linear(below, dim, use_bias=bias, kernel_init=_INIT, rngs=rngs)
-    gaussian, unit = (
-      nnx.initializers.normal(1 / max(rank, 1)),
-      nnx.initializers.normal(1),
-    )
-    first, second = rngs.params(), rngs.params()
-    self.down = nnx.Param(gaussian(first, (below, rank))) if rank else None
-    self.up = nnx.Param(noise * unit(second, (rank, dim))) if rank else None
-    self.factor = alpha / max(rank, 1)
-
-  def __call__(
-    self, x: Float[Array, "B T D"], tokens: Bool[np.ndarray, "T"]
-  ) -> Float[Array, "B T E"]:
-    """The result; `tokens` are those with the term, known when a program is traced."""
-    y, chosen = self.linear(x), np.flatnonzero(tokens)
-    if self.down is None or self.up is None or not chosen.size:
-      return y
-    # Streams lie one after the other: the term is made from the first to the last.
-    first, last = chosen[0], chosen[-1] + 1
-    down, up = (part[...].astype(x.dtype) for part in (self.down, self.up))
-    term = self.factor * (x[:, first:last] @ down @ up)
-    term = jnp.where(tokens[first:last, None], term, 0)
-    return y + jnp.pad(term, ((0, 0), (first, x.shape[1] - last), (0, 0)))
 
 
 class JointAttention(nnx.Module):
@@ -127,16 +78,25 @@ class JointAttention(nnx.Module):
       layout: where they lie.
       anchor_scale: as in `Layout.positions`.
     """
+    q, k, v = self.project(x, layout, anchor_scale=anchor_scale)
+    return self.merge(attend(q, k, v, layout=layout, impl=self.impl), x, layout)
+
+  def project(
+    self, x: Float[Array, "B T D"], layout: Layout, *, anchor_scale: int = 0
+  ) -> tuple[Array, Array, Array]:
+    """Returns the rotated queries (B, t, N, H) and keys, and the values, of tokens."""
     flags, ids = layout.streams() == 2, layout.positions(anchor_scale)
     asking = layout.tokens if self.ask_low else layout.tokens - layout.low
-    q = self._heads(self.query(x[:, :asking], flags[:asking]))
-    k, v = (self._heads(part(x, flags)) for part in (self.key, self.value))
-    q, k = rotate(q, ids[:asking], self.theta), rotate(k, ids, self.theta)
-    y = attend(q, k, v, layout=layout, impl=self.impl)
-    y = y.astype(x.dtype).reshape(*y.shape[:2], -1)
-    return self.out(y, flags[:asking])
+    q = self._split(self.query(x[:, :asking], flags[:asking]))
+    k, v = (self._split(part(x, flags)) for part in (self.key, self.value))
+    return rotate(q, ids[:asking], self.theta), rotate(k, ids, self.theta), v
 
-  def _heads(self, y):
+  def merge(self, out: Array, x: Array, layout: Layout) -> Float[Array, "B t D"]:
+    """Returns the projection of all heads' results (B, t, N, H) for tokens x."""
+    y = out.astype(x.dtype).reshape(*out.shape[:2], -1)
+    return self.out(y, layout.streams()[: out.shape[1]] == 2)
+
+  def _split(self, y):
     return y.reshape(*y.shape[:2], self.heads, -1)
 
 
@@ -199,18 +159,50 @@ class Layer(nnx.Module):
     low = -(-rows // self.ratio), -(-columns // self.ratio)
     return Layout((rows, columns), low, window=self.window, mode=self.mode)
 
-  def __call__(self, x: Float[Array, "B R C D"], *, index=0) -> Float[Array, "B R C D"]:
-    """The same shape as x."""
-    del index  # the same at every depth
-    if 0 in x.shape:
-      return unseen.nothing(self, x)
-    layout, flat = self.layout(*x.shape[1:3]), x.reshape(x.shape[0], -1, x.shape[-1])
-    low = pooling.means(x, self.ratio).reshape(x.shape[0], -1, x.shape[-1])
-    order = layout.places()
-    parts = flat[:, order], low[:, layout.low_places()]
-    tokens = jnp.concatenate(parts, axis=1)
-    y = self.attention(tokens, layout, anchor_scale=self.ratio)
-    return y[:, np.argsort(order)].reshape(x.shape)
+  def project(self, x: Float[Array, "B R C D"], **context: Unpack[Context]) -> Heads:
+    """Returns the heads of the image's tokens in the layout's order, then the means'.
+
+    Queries (B, T, N, H) are those of the tokens; keys and values also of the means.
+    """
+    tokens = contexts.accept(x, context, form="image")
+    layout = self.layout(*x.shape[1:3])
+    streams, scale = self._streams(tokens.x, layout), self.ratio
+    return Heads(*self.attention.project(streams, layout, anchor_scale=scale), tokens)
+
+  def mix(self, heads: Heads) -> Float[Array, "B T N E"]:
+    """Returns `attend` of the heads, in the layout's order."""
+    layout, impl = self.layout(*heads.tokens.x.shape[1:3]), self.attention.impl
+    return attend(heads.q, heads.k, heads.v, layout=layout, impl=impl)
+
+  def merge(self, out: Array, heads: Heads) -> Float[Array, "B R C D"]:
+    """Returns the projection of all heads' results, on the grid of the image."""
+    x = heads.tokens.x
+    layout = self.layout(*x.shape[1:3])
+    y = self.attention.merge(out, x, layout)
+    return y[:, np.argsort(layout.places())].reshape(x.shape)
+
+  def __call__(
+    self, x: Float[Array, "B R C D"], **context: Unpack[Context]
+  ) -> Float[Array, "B R C D"]:
+    """Returns the layer's result for x, in its shape; see `attnjax.contract.forms`."""
+    return contexts.run(self, x, context)
+
+  def weights(self, x, **context: Unpack[Context]) -> Float[Array, "B N T T"]:
+    """What each token takes of each, row by row; a mean's share is its tokens'."""
+    heads, layout = self.project(x, **context), self.layout(*x.shape[1:3])
+    eye = jnp.eye(layout.high, dtype=jnp.float32).reshape(1, *x.shape[1:3], -1)
+    eye = self._streams(eye, layout)[:, :, None]
+    eye = jnp.broadcast_to(eye, (*heads.v.shape[:-1], layout.high))
+    out = self.mix(dataclasses.replace(heads, v=eye))
+    return out[:, np.argsort(layout.places())].swapaxes(1, 2)
+
+  def _streams(self, x, layout):
+    """The tokens (B, T + L, D): the image's and the means, in the layout's order."""
+    flat, low = (
+      y.reshape(y.shape[0], -1, y.shape[-1]) for y in (x, pooling.means(x, self.ratio))
+    )
+    parts = flat[:, layout.places()], low[:, layout.low_places()]
+    return jnp.concatenate(parts, axis=1)
 
 
 def rotate(
