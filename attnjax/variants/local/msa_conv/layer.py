@@ -93,8 +93,8 @@ class MSAConv2d(nnx.Module):
   def project(self, x: Float[Array, "B R C D"], **context: Unpack[Context]) -> Heads:
     """Returns the heads of every token, of which none is rolled."""
     tokens = contexts.accept(x, context, form="image")
-    parts = jnp.split(self.qkv(tokens.x), 3, axis=-1)
-    return Heads(*(self._heads(y) for y in parts), tokens)
+    q, k, v = map(self._heads, jnp.split(self.qkv(tokens.x), 3, axis=-1))
+    return Heads(q, k, v, tokens)
 
   def mix(self, heads: Heads) -> Float[Array, "B R C N E"]:
     """Returns `attend` of the queries and the rolled keys and values."""
