@@ -56,7 +56,7 @@ def _layer(weight, heads):
     qkv_bias=biases is not None,
     rngs=nnx.Rngs(0),
   )
-  parts = layer.project.query, layer.project.key, layer.project.value
+  parts = layer.qkv.query, layer.qkv.key, layer.qkv.value
   for i, part in enumerate(parts):
     _set(part.kernel, np.moveaxis(kernels[i].reshape(heads, size, dim), -1, 0))
     if biases is not None:

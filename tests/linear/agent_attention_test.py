@@ -8,9 +8,11 @@ import numpy as np
 from absl.testing import absltest, parameterized
 from flax import nnx
 
+from attnjax import contract
 from attnjax.core import softmax
 from attnjax.core.compaction import Compaction
 from attnjax.variants.linear import agent_attention
+from attnjax.variants.linear.agent_attention.arrangement import averages
 from attnjax.variants.softmax import dot_product
 
 
@@ -28,7 +30,7 @@ def _layer(**options):
 
 
 _run = jax.jit(lambda layer, x, **given: layer(x, **given))
-_weights = jax.jit(lambda layer, x, **given: layer.weights(x, **given))
+_weights = jax.jit(lambda layer, x, **given: contract.weights(layer, x, **given))
 
 
 class AttendTest(parameterized.TestCase):
@@ -67,26 +69,27 @@ class LayerTest(parameterized.TestCase):
     x = _normal(1, 2, 10, 16)
     x = x.reshape(2, 2, 5, 16) if form == "image" else x
     weights = _weights(layer, x)
-    v = layer.project.value(x.reshape(2, 10, 16))
+    v = layer.qkv.value(x.reshape(2, 10, 16))
     wanted = layer.out(jnp.einsum("bnts,bsnv->btnv", weights, v))
     _close(_run(layer, x).reshape(2, 10, 16), wanted)
     _close(weights.sum(-1), jnp.ones((2, 2, 10)))
 
   def test_agents_are_means_of_overlapping_cells(self):
     layer = _layer(agents=9)
-    q = _normal(0, 1, 20, 2, 8)
-    grid = np.asarray(q.reshape(4, 5, 2, 8))
-    got = layer._agents(q, (4, 5), None).reshape(3, 3, 2, 8)
+    x = _normal(0, 1, 4, 5, 16)
+    heads = jax.jit(lambda layer, x: layer.project(x))(layer, x)
+    grid = np.asarray(heads.q[0])
+    got = heads.more["agents"].reshape(3, 3, 2, 8)
     for i, rows in enumerate((slice(0, 2), slice(1, 3), slice(2, 4))):
       for j, columns in enumerate((slice(0, 2), slice(1, 4), slice(3, 5))):
         _close(got[i, j], grid[rows, columns].mean((0, 1)))
 
   def test_agents_keep_float64(self):
     with jax.enable_x64(True):
-      for form, grid, cells in (("image", (3, 4), 4), ("sequence", (12,), 4)):
+      for form, grid in (("image", (3, 4)), ("sequence", (12,))):
         q = jnp.asarray(np.random.default_rng(0).normal(size=(1, 12, 2, 8)))
-        layer = _layer(form=form, agents=cells)
-        got = layer._agents(q, grid, None)
+        sides = (2, 2) if form == "image" else (4,)
+        got = averages(q.reshape(1, *grid, 2, 8), sides)
         self.assertEqual(got.dtype, "float64")
         wanted = np.asarray(q).reshape(*grid, 2, 8)
         if form == "image":
@@ -118,8 +121,18 @@ class LayerTest(parameterized.TestCase):
   def test_windows_are_apart(self):
     layer, alone = _layer(window=3), _layer()
     x = _normal(1, 2, 3, 6, 16)
-    got = _run(layer, x)
-    _close(got[:, :, 3:], _run(alone, x[:, :, 3:]))
+
+    @jax.jit
+    def run(layer, alone, x):
+      pairs = (layer, x), (alone, x[:, :, 3:])
+      return [(f(y), contract.weights(f, y)) for f, y in pairs]
+
+    (got, weights), wanted = run(layer, alone, x)
+    _close(got[:, :, 3:], wanted[0])
+    weights = weights.reshape(2, 2, 3, 2, 3, 3, 2, 3)
+    right = weights[:, :, :, 1, :, :, 1].reshape(2, 2, 9, 9)
+    _close(right, wanted[1])
+    _close(weights[:, :, :, 0, :, :, 1], jnp.zeros((2, 2, 3, 3, 3, 3)), 0)
     with self.assertRaisesRegex(ValueError, r"side 3 do not tile \(3, 5\)"):
       layer(x[:, :, :5])
 
@@ -159,10 +172,13 @@ class LayerTest(parameterized.TestCase):
     x = jnp.zeros((1, 4, 16))
     with self.assertRaisesRegex(NotImplementedError, "segment_ids: agents are of"):
       _layer(form="sequence")(x, segment_ids=jnp.zeros((1, 4), jnp.int32))
+    line, real = _layer(form="sequence"), jnp.ones((1, 4), bool)
+    with self.assertRaisesRegex(NotImplementedError, "positions: cells and biases"):
+      line(x, positions=jnp.arange(4))
     with self.assertRaisesRegex(NotImplementedError, "padding: a grid has none"):
-      _layer()(x.reshape(1, 2, 2, 16), padding=jnp.ones((1, 4), bool))
-    with self.assertRaisesRegex(NotImplementedError, "window = 2: each has its own"):
-      _layer(window=2).weights(x.reshape(1, 2, 2, 16))
+      _layer(form="sequence", class_token=True, grid=(3, 1))(x, padding=real)
+    with self.assertRaisesRegex(NotImplementedError, "padding: form 'image' has no"):
+      _layer()(x.reshape(1, 2, 2, 16), padding=real)
 
 
 class MergingTest(parameterized.TestCase):
@@ -209,8 +225,8 @@ class MergingTest(parameterized.TestCase):
     x = _normal(1, 1, 4, 4, 16)
     few = agent_attention.matching(x.reshape(1, 16, 16), (4, 4), 6)
     fewest = agent_attention.matching(x.reshape(1, 16, 16), (4, 4), 12)
-    q, k, v = trained.project.heads(few.merge(x.reshape(1, 16, 16)))
-    agents = trained.project.query(fewest.merge(x.reshape(1, 16, 16)))
+    q, k, v = trained.qkv.heads(few.merge(x.reshape(1, 16, 16)))
+    agents = trained.qkv.query(fewest.merge(x.reshape(1, 16, 16)))
     out = trained.out(agent_attention.training_free(q, k, v, agents))
     _close(drop_in(x), few.spread(out).reshape(x.shape))
     # A grid without a cell has nothing that could merge.

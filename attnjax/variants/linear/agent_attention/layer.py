@@ -2,20 +2,22 @@
 
 import math
 from collections.abc import Sequence
+from typing import Unpack
 
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int, Num
+from jaxtyping import Array, Float
 
 from attnjax.contract import check_known
+from attnjax.contract import context as contexts
+from attnjax.contract.context import Context, Heads
 from attnjax.core import resample
-from attnjax.core.compaction import Compaction
-from attnjax.core.softmax import wide
-from attnjax.nn import projections, unseen
+from attnjax.nn import projections
 from attnjax.nn.depthwise import Depthwise
+from attnjax.variants.linear.agent_attention.arrangement import Arrangement, averages
 from attnjax.variants.linear.agent_attention.attention import IMPLEMENTATIONS, attend
 from attnjax.variants.linear.agent_attention.biases import Biases
-from attnjax.variants.linear.agent_attention.reduction import Reduction, whole, windows
+from attnjax.variants.linear.agent_attention.reduction import Reduction
 
 FORMS = ("sequence", "image")
 _INIT = nnx.initializers.truncated_normal(0.02)
@@ -82,7 +84,7 @@ class Layer(nnx.Module):
     _check(form, axes, sides, agents, sr_ratio, window, class_token)
     size = projections.head_size(dim, heads, head_dim)
     kv_heads = kv_heads or heads
-    self.project = projections.QueryKeyValue(
+    self.qkv = projections.QueryKeyValue(
       dim, heads, kv_heads, size, bias=qkv_bias, init=_INIT, rngs=rngs
     )
     self.out = projections.output(heads, size, dim, bias=True, init=_INIT, rngs=rngs)
@@ -106,136 +108,95 @@ class Layer(nnx.Module):
   @property
   def refuses(self) -> dict[str, str]:
     """What of a context the layer cannot honour, and why."""
-    return (
-      {"segment_ids": "agents are of a whole sequence"}
-      if self.form == "sequence"
-      else {}
-    )
+    if self.form == "image":
+      return {}
+    reasons = {
+      "segment_ids": "agents are of a whole sequence",
+      "positions": "cells and biases are of the places in the row",
+    }
+    return reasons | ({"padding": "a grid has none"} if self.class_token else {})
 
-  def __call__(
-    self,
-    x: Float[Array, "B *S D"],
-    *,
-    segment_ids: Int[Array, "B T"] | None = None,
-    padding: Bool[Array, "B T"] | None = None,
-    positions: Num[Array, "..."] | None = None,
-    index: Int[Array, ""] | int = 0,
-  ) -> Float[Array, "B *S D"]:
-    """The layer's result, in the shape of x; 0 at the padding.
+  def project(self, x: Float[Array, "B *S D"], **context: Unpack[Context]) -> Heads:
+    """Returns the heads (B, *S, N, H) of every token, and the agents.
 
-    `positions` are not used: the biases are the layer's own.
-
-    Raises:
-      NotImplementedError: for segments, since agents are of a whole sequence; for
-        padding on a grid.
+    Agents (b, A, N, H) are of each window; S of k and v is what sr_ratio leaves.
     """
-    del positions, index
-    if 0 in x.shape:
-      return unseen.nothing(self, x)
-    self._check(x, segment_ids, padding)
-    shape, moved = x.shape, None if padding is None else Compaction.of(padding)
-    if moved is not None:
-      x = moved.pack(x)
-    if self.window:
-      x = windows(x, self.window)
-    grid = x.shape[1:-1] if self.form == "image" or len(self.grid) == 1 else self.grid
-    tokens = x.reshape(x.shape[0], -1, x.shape[-1])
-    q, k, v, small = self._heads(tokens, grid)
-    out = self._mix(q, k, v, grid, small, moved)
-    if self.kernel:
-      out = out + self._convolve(v, grid, small, moved).reshape(out.shape)
-    y = self.out(out.astype(x.dtype)).reshape(x.shape)
-    if self.window:
-      y = whole(y, shape)
-    return y if moved is None else moved.unpack(y)
+    tokens = contexts.accept(x, context, form=self.form, refuses=self.refuses)
+    self._check_size(x)
+    cut = Arrangement.of(tokens, self.window)
+    few = tokens.x
+    if self.sr_ratio > 1:
+      few = cut.together(self.reduce(cut.apart(few)))
+    q, k, v = self.qkv.query(tokens.x), self.qkv.key(few), self.qkv.value(few)
+    own = cut.apart(q)
+    points = own[:, self.class_token :].reshape(-1, *self._grid(own), *own.shape[-2:])
+    agents = averages(points, self.sides, cut.length)
+    return Heads(q, k, v, tokens, more={"agents": agents, "cut": cut})
 
-  def weights(self, x, *, segment_ids=None, padding=None, positions=None, index=0):
-    """What both softmaxes give to each key, (B, N, T, S) float32; rows sum to 1.
-
-    Without the convolution; S is what sr_ratio leaves.
-    """
-    del positions, index
-    self._check(x, segment_ids, padding)
-    if self.window:
-      raise NotImplementedError(f"window = {self.window}: each has its own weights")
-    moved = None if padding is None else Compaction.of(padding)
-    x = x if moved is None else moved.pack(x)
-    grid = x.shape[1:-1] if self.form == "image" or len(self.grid) == 1 else self.grid
-    q, k, _, small = self._heads(x.reshape(x.shape[0], -1, x.shape[-1]), grid)
-    eye = projections.identity_values(k)
-    if moved is not None:
-      eye = moved.pack(eye)
-    out = self._mix(q, k, eye, grid, small, moved)
-    return (out if moved is None else moved.unpack(out)).swapaxes(1, 2)
-
-  def _heads(self, x, grid):
-    """The heads q, k, v of tokens (B, T, D), and the grid of k and v."""
-    if self.sr_ratio == 1:
-      return *self.project.heads(x), grid
-    maps = self.reduce(x.reshape(x.shape[0], *grid, -1))
-    reduced = maps.reshape(x.shape[0], -1, x.shape[-1])
-    key, value = self.project.key(reduced), self.project.value(reduced)
-    return self.project.query(x), key, value, maps.shape[1:3]
-
-  def _mix(self, q, k, v, grid, small, moved):
-    length = None if moved is None else moved.real.sum(axis=1)
-    gather = spread = None
-    if self.agent_bias:
-      gather = self.gather(small, length)
-      spread = self.spread(grid, length)
-      if self.class_token:
-        own = (bias[...][None, ..., None] for bias in self.class_biases)
-        gather, spread = (
-          jnp.concatenate([first, rest], axis=-1)
-          for first, rest in zip(own, (gather, spread))
-        )
-      spread = spread.swapaxes(2, 3)
-    return attend(
-      q,
-      k,
-      v,
-      self._agents(q[:, self.class_token :], grid, length),
+  def mix(self, heads: Heads) -> Float[Array, "B *S N E"]:
+    """Returns `attend` of the heads, without the convolution of the values."""
+    cut = heads.more["cut"]
+    q, k, v = map(cut.apart, (heads.q, heads.k, heads.v))
+    gather, spread = self._biases(self._grid(q), self._grid(k), cut.length)
+    rows = [y.reshape(y.shape[0], -1, *y.shape[-2:]) for y in (q, k, v)]
+    out = attend(
+      *rows,
+      agents=heads.more["agents"],
       gather_bias=gather,
       spread_bias=spread,
-      padding=None if moved is None else moved.real,
+      padding=None if cut.moved is None else cut.moved.real,
       impl=self.impl,
     )
+    return cut.together(out.reshape(*q.shape[:-1], out.shape[-1]))
 
-  def _agents(self, q, grid, length):
-    """Averages of q (B, T, N, H) over the cells, (B, A, N, H)."""
-    if len(grid) == 1:
-      mean = resample.bins(self.sides[0], grid[0], length)
-      mean = jnp.broadcast_to(mean, (q.shape[0], *mean.shape[1:]))
-      out = jnp.einsum("bpt,btnh->bpnh", mean, q.astype(wide(q)))
-    else:
-      rows, columns = (resample.bins(p, s)[0] for p, s in zip(self.sides, grid))
-      points = q.reshape(q.shape[0], *grid, *q.shape[2:]).astype(wide(q))
-      out = jnp.einsum("py,rx,byxnh->bprnh", rows, columns, points)
-      out = out.reshape(q.shape[0], -1, *q.shape[2:])
-    return out.astype(q.dtype)
+  def merge(self, out: Array, heads: Heads) -> Float[Array, "B *S D"]:
+    """Returns the projection of results and convolved values; 0 at the padding."""
+    x, ids = heads.tokens.x, heads.tokens.ids
+    if self.kernel:
+      out = out + self._convolved(heads)
+    y = self.out(out.astype(x.dtype))
+    return y if ids is None else jnp.where((ids >= 0)[..., None], y, 0)
 
-  def _convolve(self, v, grid, small, moved):
-    v = jnp.repeat(v, self.out.kernel.shape[0] // v.shape[2], axis=2)
-    v = v.reshape(*v.shape[:2], -1)
-    first, v = v[:, : self.class_token], v[:, self.class_token :]
-    maps = v.reshape(v.shape[0], *small, -1)
+  def __call__(
+    self, x: Float[Array, "B *S D"], **context: Unpack[Context]
+  ) -> Float[Array, "B *S D"]:
+    """Returns the layer's result in the shape of x; see `attnjax.contract.forms`."""
+    return contexts.run(self, x, context)
+
+  def _grid(self, y) -> tuple[int, ...]:
+    """The sides of the grid of heads y (b, *S, N, E)."""
+    return self.grid if self.class_token else y.shape[1:-2]
+
+  def _biases(self, grid, small, length):
+    """Those of agents and keys, and of queries and agents; None without."""
+    if not self.agent_bias:
+      return None, None
+    gather, spread = self.gather(small, length), self.spread(grid, length)
+    if self.class_token:
+      own = (bias[...][None, ..., None] for bias in self.class_biases)
+      gather, spread = (
+        jnp.concatenate([first, rest], axis=-1)
+        for first, rest in zip(own, (gather, spread))
+      )
+    return gather, spread.swapaxes(2, 3)
+
+  def _convolved(self, heads) -> Array:
+    """The convolution of the values, (B, *S, N, V); 0 at a class token."""
+    cut = heads.more["cut"]
+    q, v = cut.apart(heads.q), cut.apart(heads.v)
+    grid, small = self._grid(q), self._grid(v)
+    v = jnp.repeat(v, q.shape[-2] // v.shape[-2], axis=-2)
+    v = v.reshape(v.shape[0], -1, math.prod(v.shape[-2:]))
+    first, rest = v[:, : self.class_token], v[:, self.class_token :]
+    maps = rest.reshape(v.shape[0], *small, -1)
     if small != grid:
       rows, columns = (resample.linear(s, p)[0] for s, p in zip(grid, small))
       maps = jnp.einsum("yp,xr,bprc->byxc", rows, columns, maps).astype(v.dtype)
-    ids = None if moved is None else jnp.where(moved.real, 0, -1)
-    out = self.convolution(maps, ids).reshape(v.shape[0], -1, v.shape[-1])
-    return jnp.concatenate([jnp.zeros_like(first), out], axis=1)
+    out = self.convolution(maps, cut.ids).reshape(v.shape[0], -1, v.shape[-1])
+    out = jnp.concatenate([jnp.zeros_like(first), out], axis=1)
+    return cut.together(out.reshape(*q.shape[:-1], -1))
 
-  def _check(self, x, segment_ids, padding):
-    axes = 2 if self.form == "image" else 1
-    if x.ndim != axes + 2:
-      raise ValueError(
-        f"x has the shape {x.shape}; form {self.form!r} takes {axes + 2} axes"
-      )
-    if segment_ids is not None:
-      raise NotImplementedError("segment_ids: agents are of a whole sequence")
-    if padding is not None and len(self.grid) == 2:
-      raise NotImplementedError("padding: a grid has none")
+  def _check_size(self, x):
     tokens = math.prod(self.grid) + self.class_token
     if self.class_token and x.shape[1] != tokens:
       raise ValueError(

@@ -141,9 +141,7 @@ class DropIn(nnx.Module):
         raise ValueError(f"{name} = {value}; a share is in [0, 1)")
     check_known("impl", impl, ("auto", *IMPLEMENTATIONS))
     size = projections.head_size(dim, heads, head_dim)
-    self.project = projections.QueryKeyValue(
-      dim, heads, heads, size, bias=bias, rngs=rngs
-    )
+    self.qkv = projections.QueryKeyValue(dim, heads, heads, size, bias=bias, rngs=rngs)
     self.out = projections.output(heads, size, dim, bias=bias, rngs=rngs)
     self.merged, self.agents_merged, self.stride = merged, agents_merged, stride
     self.sharpness, self.shortcut, self.impl = sharpness, shortcut, impl
@@ -155,7 +153,7 @@ class DropIn(nnx.Module):
     B, H, W, D = x.shape
     tokens = x.reshape(B, H * W, D)
     if min(H, W) < self.stride:
-      out, _ = attention.attend(*self.project.heads(tokens), impl=self.impl)
+      out, _ = attention.attend(*self.qkv.heads(tokens), impl=self.impl)
       return self.out(out.astype(x.dtype)).reshape(x.shape)
 
     def match(share):
@@ -163,8 +161,8 @@ class DropIn(nnx.Module):
       return matching(tokens, (H, W), removed, stride=self.stride, key=key)
 
     few, fewest = match(self.merged), match(self.agents_merged)
-    q, k, v = self.project.heads(few.merge(tokens))
-    agents = self.project.query(fewest.merge(tokens))
+    q, k, v = self.qkv.heads(few.merge(tokens))
+    agents = self.qkv.query(fewest.merge(tokens))
     options = {"sharpness": self.sharpness, "shortcut": self.shortcut}
     out = training_free(q, k, v, agents, **options, impl=self.impl)
     return few.spread(self.out(out.astype(x.dtype))).reshape(x.shape)

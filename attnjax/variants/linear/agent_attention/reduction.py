@@ -1,4 +1,4 @@
-"""What is done to a grid before and after the attention: reduced, cut in windows."""
+"""What makes fewer keys and values of a grid."""
 
 import jax.numpy as jnp
 from flax import nnx
@@ -31,17 +31,3 @@ class Reduction(nnx.Module):
     x = x.reshape(x.shape[0], h, r, w, r, -1)
     x = jnp.einsum("byixjc,ijcd->byxd", x, self.kernel[...].astype(x.dtype))
     return self.norm(x + self.bias[...].astype(x.dtype))
-
-
-def windows(x: Float[Array, "B H W D"], side: int) -> Float[Array, "b w w D"]:
-  """The windows of a grid that they tile, row by row, one image after the other."""
-  B, H, W, D = x.shape
-  x = x.reshape(B, H // side, side, W // side, side, D)
-  return x.swapaxes(2, 3).reshape(-1, side, side, D)
-
-
-def whole(x: Float[Array, "b w w D"], shape: tuple[int, ...]) -> Float[Array, "..."]:
-  """The grid of that shape (B, H, W, D) of its windows."""
-  (B, H, W, D), side = shape, x.shape[1]
-  x = x.reshape(B, H // side, W // side, side, side, D)
-  return x.swapaxes(2, 3).reshape(shape)

@@ -1,0 +1,89 @@
+"""How tokens are arranged for the attention, and the averages that are its agents."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from attnjax.contract import Tokens
+from attnjax.core import resample
+from attnjax.core.compaction import Compaction
+from attnjax.core.softmax import wide
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Arrangement:
+  """Real tokens of a row come first, and windows of an image are examples.
+
+  Attributes:
+    moved: the Compaction of rows with padding, or None.
+    windows: how many an image has along each of its axes; () for one window.
+  """
+
+  moved: Any = None
+  windows: tuple[int, ...] = dataclasses.field(default=(), metadata={"static": True})
+
+  @classmethod
+  def of(cls, tokens: Tokens, window: int) -> "Arrangement":
+    """Returns the arrangement of tokens, in windows of that side or one."""
+    real = None if tokens.ids is None else tokens.ids >= 0
+    sides = tokens.x.shape[1:-1] if window else ()
+    moved = None if real is None else Compaction.of(real)
+    return cls(moved, tuple(side // window for side in sides))
+
+  @property
+  def length(self) -> Int[Array, "B"] | None:
+    """The real tokens of each row; None if all are."""
+    return None if self.moved is None else self.moved.real.sum(axis=1)
+
+  @property
+  def ids(self) -> Int[Array, "B T"] | None:
+    """The rearranged tokens' ids, 0 and -1 at the padding; None if all are real."""
+    return None if self.moved is None else jnp.where(self.moved.real, 0, -1)
+
+  def apart(self, y: Float[Array, "B *S"]) -> Float[Array, "b *s"]:
+    """Returns the rearranged tokens; windows row by row, one image after the other."""
+    if self.moved is not None:
+      y = self.moved.pack(y)
+    if not self.windows:
+      return y
+    (rows, columns), (B, H, W, *rest) = self.windows, y.shape
+    y = y.reshape(B, rows, H // rows, columns, W // columns, *rest)
+    return y.swapaxes(2, 3).reshape(-1, H // rows, W // columns, *rest)
+
+  def together(self, y: Float[Array, "b *s"]) -> Float[Array, "B *S"]:
+    """Returns the tokens in their own places, 0 at the padding."""
+    if self.moved is not None:
+      return self.moved.unpack(y)
+    if not self.windows:
+      return y
+    (rows, columns), (_, h, w, *rest) = self.windows, y.shape
+    y = y.reshape(-1, rows, columns, h, w, *rest).swapaxes(2, 3)
+    return y.reshape(-1, rows * h, columns * w, *rest)
+
+
+def averages(
+  q: Float[Array, "B *S N H"],
+  sides: Sequence[int],
+  length: Int[Array, "B"] | None = None,
+) -> Float[Array, "B A N H"]:
+  """Returns the means of cells that may overlap, as many on each axis as `sides` says.
+
+  Args:
+    q: queries on a line or a grid.
+    sides: of the grid of cells; A is their product.
+    length: on a line, how many tokens of each row count.
+  """
+  points = q.astype(wide(q))
+  if len(sides) == 1:
+    mean = resample.bins(sides[0], q.shape[1], length)
+    mean = jnp.broadcast_to(mean, (q.shape[0], *mean.shape[1:]))
+    out = jnp.einsum("bpt,btnh->bpnh", mean, points)
+  else:
+    rows, columns = (resample.bins(p, s)[0] for p, s in zip(sides, q.shape[1:3]))
+    out = jnp.einsum("py,rx,byxnh->bprnh", rows, columns, points)
+  return out.reshape(q.shape[0], -1, *q.shape[-2:]).astype(q.dtype)
