@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from attnjax.contract import Heads, Tokens
 from attnjax.nn.norms import Stats
 from attnjax.variants.linear import l2vit
 
@@ -42,7 +43,14 @@ def _attention(weight, hyper):
   dim = weight["proj.weight"].shape[0]
   layer = l2vit.Layer(dim, heads=hyper["heads"], rngs=nnx.Rngs(0))
   _fill_attention(layer, weight)
-  return layer.attend
+
+  def run(x):
+    """The attention alone, without what is before and after it."""
+    tokens = Tokens(x)
+    heads = Heads(*layer.qkv.heads(tokens.rows), tokens)
+    return layer.out(layer.mix(heads)).reshape(x.shape)
+
+  return run
 
 
 def _global(weight, hyper):
@@ -94,9 +102,9 @@ def _fill_attention(layer, weight):
 
 
 def _fill_projections(layer, weight):
-  dim, heads, size = layer.project.query.kernel.shape
+  dim, heads, size = layer.qkv.query.kernel.shape
   kernels = weight["qkv.weight"].reshape(3, heads, size, dim)
-  parts = layer.project.query, layer.project.key, layer.project.value
+  parts = layer.qkv.query, layer.qkv.key, layer.qkv.value
   for i, part in enumerate(parts):
     _set(part.kernel, np.moveaxis(kernels[i], -1, 0))
     bias = weight.get("qkv.bias", np.zeros(3 * heads * size))

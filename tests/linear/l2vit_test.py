@@ -8,6 +8,7 @@ import numpy as np
 from absl.testing import absltest, parameterized
 from flax import nnx
 
+from attnjax import contract
 from attnjax.core import softmax
 from attnjax.nn import running
 from attnjax.variants.linear import l2vit
@@ -89,8 +90,8 @@ class LayerTest(parameterized.TestCase):
 
     @jax.jit
     def run(layer, x):
-      weights = layer.weights(x, segment_ids=ids)
-      v = layer.project.value(layer.norm(x))
+      weights = contract.weights(layer, x, segment_ids=ids)
+      v = layer.qkv.value(layer.norm(x))
       out = layer.out(jnp.einsum("bnts,bsnv->btnv", weights, v))
       return layer(x, segment_ids=ids), jnp.where((ids >= 0)[..., None], out, 0)
 
@@ -119,8 +120,8 @@ class LayerTest(parameterized.TestCase):
 
     @jax.jit
     def want(layer, x):
-      h = x + layer.position(x)
-      h = h + layer.attend(layer.norm(h))
+      heads = layer.project(x)
+      h = x + layer.position(x) + layer.out(layer.mix(heads)).reshape(x.shape)
       z = jax.nn.gelu(local.first(layer.local_norm(h)), approximate=False)
       mean, var = z.mean((0, 1, 2)), z.var((0, 1, 2))
       return mean, var, h + local.second((z - mean) / jnp.sqrt(var + 1e-5)) - x
@@ -168,11 +169,11 @@ class LayerTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, message):
       l2vit.Layer(16, **options, rngs=nnx.Rngs(0))
 
-  def test_an_image_takes_no_segments(self):
+  def test_an_image_takes_no_padding(self):
     layer = l2vit.Layer(16, local=3, rngs=nnx.Rngs(0))
-    with self.assertRaisesRegex(NotImplementedError, "takes no segment_ids"):
+    with self.assertRaisesRegex(NotImplementedError, "padding: form 'image' has no"):
       layer(_image(1, 2, 2, 16), padding=jnp.ones((1, 4), bool))
-    with self.assertRaisesRegex(ValueError, r"\(1, 4, 16\); this form takes 2 axes"):
+    with self.assertRaisesRegex(ValueError, r"\(1, 4, 16\); form 'image' takes 4 axes"):
       layer(_image(1, 4, 16))
 
 
@@ -185,7 +186,7 @@ class ModelTest(parameterized.TestCase):
     def run(block, x):
       y = x + block.positions[0](x)
       padded = jnp.pad(block.norms[0](y), ((0, 0), (0, 1), (0, 2), (0, 0)))
-      out, _ = softmax.reference(*block.project.heads(padded.reshape(1, 16, 8)))
+      out, _ = softmax.reference(*block.qkv.heads(padded.reshape(1, 16, 8)))
       y = y + block.out(out).reshape(1, 4, 4, 8)[:, :3, :2]
       y = y + block.positions[1](y)
       return block(x), y + block.feed(block.norms[1](y))

@@ -67,7 +67,7 @@ class WindowBlock(nnx.Module):
       nnx.LayerNorm(dim, epsilon=EPSILON, use_fast_variance=False, rngs=rngs)
       for _ in "12"
     )
-    self.project = projections.QueryKeyValue(
+    self.qkv = projections.QueryKeyValue(
       dim, heads, heads, size, bias=True, init=_INIT, rngs=rngs
     )
     self.out = projections.output(heads, size, dim, bias=True, init=_INIT, rngs=rngs)
@@ -86,7 +86,7 @@ class WindowBlock(nnx.Module):
     y = jnp.pad(x, ((0, 0), (0, -H % w), (0, -W % w), (0, 0)))
     h, v = y.shape[1] // w, y.shape[2] // w
     y = y.reshape(B, h, w, v, w, D).swapaxes(2, 3).reshape(B * h * v, w * w, D)
-    y = self.out(attention.attend(*self.project.heads(y))[0].astype(x.dtype))
+    y = self.out(attention.attend(*self.qkv.heads(y))[0].astype(x.dtype))
     y = y.reshape(B, h, v, w, w, D).swapaxes(2, 3).reshape(B, h * w, v * w, D)
     return y[:, :H, :W]
 

@@ -1,13 +1,15 @@
 """The layer: positions, linear attention and what makes it local again."""
 
-from typing import Any
+from typing import Any, Unpack
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int, Num
+from jaxtyping import Array, Float, Int
 
 from attnjax.contract import check_known
+from attnjax.contract import context as contexts
+from attnjax.contract.context import Context, Heads
 from attnjax.nn import projections, running, unseen
 from attnjax.nn.depthwise import Depthwise
 from attnjax.nn.norms import BatchNorm
@@ -62,7 +64,7 @@ class Layer(nnx.Module):
   """Attention with what surrounds it in the paper's block, up to the MLP.
 
     h = x + position(x)
-    h = h + project(attend(norm(h)))
+    h = h + out(attend(norm(h)))
     y = h + concentrate(norm(h)) - x
 
   A host adds y to x. x is (B, T, D) or (B, H, W, D); on sequences the convolutions have
@@ -107,9 +109,7 @@ class Layer(nnx.Module):
     size, axes = projections.head_size(dim, heads, head_dim), FORMS.index(form) + 1
     self.position = Depthwise(dim, position, axes=axes, rngs=rngs) if position else None
     self.norm = nnx.LayerNorm(dim, epsilon=EPSILON, use_fast_variance=False, rngs=rngs)
-    self.project = projections.QueryKeyValue(
-      dim, heads, heads, size, bias=True, rngs=rngs
-    )
+    self.qkv = projections.QueryKeyValue(dim, heads, heads, size, bias=True, rngs=rngs)
     self.temperature = nnx.Param(jnp.full(heads, size**-0.5))
     self.out = projections.output(heads, size, dim, bias=True, rngs=rngs)
     if local:
@@ -117,71 +117,56 @@ class Layer(nnx.Module):
         dim, epsilon=EPSILON, use_fast_variance=False, rngs=rngs
       )
       self.concentrate = Concentration(dim, local, kind=norm, axes=axes, rngs=rngs)
-    self.local, self.axes, self.den_min, self.impl = local, axes, den_min, impl
+    self.form, self.local, self.den_min, self.impl = form, local, den_min, impl
 
-  def __call__(
-    self,
-    x: Float[Array, "B *S D"],
-    *,
-    segment_ids: Int[Array, "B T"] | None = None,
-    padding: Bool[Array, "B T"] | None = None,
-    positions: Num[Array, "..."] | None = None,
-    index: Int[Array, ""] | int = 0,
-    stats: Any = None,
-    train: bool = False,
+  @property
+  def refuses(self) -> dict[str, str]:
+    """What of a context the layer cannot honour, and why."""
+    return {"positions": "only who is next to whom is read, by the convolutions"}
+
+  def project(self, x: Float[Array, "B *S D"], **context: Unpack[Context]) -> Heads:
+    """Returns the heads of every token with its position, normalised."""
+    tokens = contexts.accept(x, context, form=self.form, refuses=self.refuses)
+    h = tokens.x
+    h = h if self.position is None else h + self.position(h, tokens.ids)
+    q, k, v = self.qkv.heads(self.norm(h).reshape(tokens.rows.shape))
+    seen = unseen.told(tokens.ids, context.get("segment_ids"))
+    return Heads(q, k, v, tokens, seen, {"placed": h})
+
+  def mix(self, heads: Heads) -> Float[Array, "B T N E"]:
+    """Returns `attend` of the heads, whose rows do not sum to 1."""
+    given: dict[str, Any] = {"den_min": self.den_min, "impl": self.impl} | heads.seen
+    return attend(heads.q, heads.k, heads.v, self.temperature[...], **given)
+
+  def merge(
+    self, out: Array, heads: Heads, *, stats: Any = None, train: bool = False
   ) -> Any:
-    """What a host adds to x (B, *S, D), 0 at the padding; and new statistics.
+    """Returns what a host adds to x (B, *S, D), 0 at the padding; and new statistics.
 
-    `positions` are not used: convolutions know which tokens are neighbours.
+    That is the position, the projection of all heads' results and the concentration.
     """
-    del positions, index
     carry = running.Carry(self, stats, train)
-    if 0 in x.shape:
-      return carry.result(unseen.nothing(carry.plain(self), x))
-    x, ids = self._blank(x, segment_ids, padding)
-    h = self._placed(x, ids)
-    h = h + self.attend(self.norm(h), segment_ids, padding)
+    x, ids, h = heads.tokens.x, heads.tokens.ids, heads.more["placed"]
+    h = h + self.out(out.astype(x.dtype)).reshape(x.shape)
     if self.local:
       h = h + carry(self.concentrate, self.local_norm(h), ids)
     y = h - x
     return carry.result(y if ids is None else jnp.where((ids >= 0)[..., None], y, 0))
 
-  def attend(
+  def __call__(
     self,
     x: Float[Array, "B *S D"],
-    segment_ids: Int[Array, "B T"] | None = None,
-    padding: Bool[Array, "B T"] | None = None,
-  ) -> Float[Array, "B *S D"]:
-    """The attention alone, with its projections."""
-    x, _ = unseen.blank(x, segment_ids, padding)
-    q, k, v = self._heads(x)
-    out = self._mix(q, k, v, segment_ids, padding)
-    return self.out(out.astype(x.dtype)).reshape(x.shape)
+    *,
+    stats: Any = None,
+    train: bool = False,
+    **context: Unpack[Context],
+  ) -> Any:
+    """Returns what a host adds to x (B, *S, D), 0 at the padding; and new statistics.
 
-  def weights(self, x, *, segment_ids=None, padding=None, positions=None, index=0):
-    """The factors of the values, (B, N, T, T) float32; rows do not sum to 1."""
-    del positions, index
-    x, ids = self._blank(x, segment_ids, padding)
-    q, k, _ = self._heads(self.norm(self._placed(x, ids)))
-    eye = projections.identity_values(k)
-    return self._mix(q, k, eye, segment_ids, padding).swapaxes(1, 2)
-
-  def _placed(self, x, ids):
-    return x if self.position is None else x + self.position(x, ids)
-
-  def _heads(self, x):
-    return self.project.heads(x.reshape(x.shape[0], -1, x.shape[-1]))
-
-  def _mix(self, q, k, v, segment_ids, padding):
-    given = {"segment_ids": segment_ids, "padding": padding, "impl": self.impl}
-    return attend(q, k, v, self.temperature[...], den_min=self.den_min, **given)
-
-  def _blank(self, x, segment_ids, padding):
-    if x.ndim != self.axes + 2:
-      raise ValueError(
-        f"x has the shape {x.shape}; this form takes {self.axes} axes between batch"
-        " and width"
-      )
-    if self.axes > 1 and not (segment_ids is None and padding is None):
-      raise NotImplementedError("form 'image' takes no segment_ids and no padding")
-    return unseen.blank(x, segment_ids, padding)
+    See `attnjax.contract.forms` for the context.
+    """
+    if 0 in x.shape:
+      carry = running.Carry(self, stats, train)
+      return carry.result(unseen.nothing(carry.plain(self), x))
+    heads = self.project(x, **context)
+    return self.merge(self.mix(heads), heads, stats=stats, train=train)
