@@ -9,6 +9,7 @@ import numpy as np
 from absl.testing import absltest, parameterized
 from flax import nnx
 
+from attnjax import contract
 from attnjax.variants.linear import soft
 
 
@@ -135,7 +136,8 @@ class LayerTest(parameterized.TestCase):
     @jax.jit
     def run(layer, x):
       v = layer.value(x).reshape(2, 12, 2, 8)
-      out = layer.out(jnp.einsum("bnts,bsnv->btnv", layer.weights(x, **given), v))
+      weights = contract.weights(layer, x, **given)
+      out = layer.out(jnp.einsum("bnts,bsnv->btnv", weights, v))
       return layer(x, **given).reshape(2, 12, 16), out
 
     got, wanted = run(layer, x)
@@ -168,7 +170,9 @@ class LayerTest(parameterized.TestCase):
     x = jnp.zeros((1, 4, 16))
     with self.assertRaisesRegex(NotImplementedError, "segment_ids: landmarks are"):
       self._layer(form="sequence")(x, segment_ids=jnp.zeros((1, 4), jnp.int32))
-    with self.assertRaisesRegex(NotImplementedError, "'image' takes no padding"):
+    with self.assertRaisesRegex(NotImplementedError, "positions: only who is next"):
+      self._layer(form="sequence")(x, positions=jnp.arange(4))
+    with self.assertRaisesRegex(NotImplementedError, "padding: form 'image' has no"):
       self._layer()(x.reshape(1, 2, 2, 16), padding=jnp.ones((1, 4), bool))
 
 

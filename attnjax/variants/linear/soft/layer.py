@@ -1,18 +1,20 @@
 """The layer, which makes landmarks of its queries, and the paper's block."""
 
 import math
-from typing import Any
+from typing import Any, Unpack
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int, Num
+from jaxtyping import Array, Float
 
 from attnjax.contract import check_known
+from attnjax.contract import context as contexts
+from attnjax.contract.context import Context, Heads
 from attnjax.core import inverse
 from attnjax.core.compaction import Compaction
 from attnjax.core.depthwise import depthwise
-from attnjax.nn import projections, unseen
+from attnjax.nn import projections
 from attnjax.variants.linear.soft.attention import IMPLEMENTATIONS, attend
 
 FORMS = ("sequence", "image")
@@ -82,8 +84,8 @@ class Layer(nnx.Module):
     if kernel:
       self.convolution = _noise((*(kernel,) * axes, heads, 1), kernel**axes, rngs)
     self.out = projections.output(heads, size, dim, bias=True, init=_INIT, rngs=rngs)
-    self.axes, self.ratio, self.kernel = axes, ratio, kernel
-    self.options = (
+    self.form, self.axes, self.ratio, self.kernel = form, axes, ratio, kernel
+    self.options: tuple[tuple[str, Any], ...] = (
       ("normalise", normalise),
       ("iterations", iterations),
       ("jitter", jitter),
@@ -95,84 +97,45 @@ class Layer(nnx.Module):
   @property
   def refuses(self) -> dict[str, str]:
     """What of a context the layer cannot honour, and why."""
-    return {"segment_ids": "landmarks are made of adjacent tokens"}
+    return {
+      "segment_ids": "landmarks are made of adjacent tokens",
+      "positions": "only who is next to whom is read, by windows and convolution",
+    }
 
-  def __call__(
-    self,
-    x: Float[Array, "B *S D"],
-    *,
-    segment_ids: Int[Array, "B T"] | None = None,
-    padding: Bool[Array, "B T"] | None = None,
-    positions: Num[Array, "..."] | None = None,
-    index: Int[Array, ""] | int = 0,
-  ) -> Float[Array, "B *S D"]:
-    """The layer's result, in the shape of x; 0 at the padding.
+  def project(self, x: Float[Array, "B *S D"], **context: Unpack[Context]) -> Heads:
+    """Returns the scaled queries, which are the keys too, the values and landmarks."""
+    tokens = contexts.accept(x, context, form=self.form, refuses=self.refuses)
+    q = self.query(tokens.x) / self.landmark.shape[-1] ** 0.25
+    moved = None if tokens.ids is None else Compaction.of(tokens.ids >= 0)
+    landmarks = self._landmarks(q if moved is None else moved.pack(q))
+    more = {"landmarks": landmarks, "moved": moved}
+    return Heads(q, q, self.value(tokens.x), tokens, more=more)
 
-    `positions` are not used.
-
-    Raises:
-      NotImplementedError: for segments, since a landmark is made of adjacent tokens;
-        for padding in an image.
-    """
-    del positions, index
-    if 0 in x.shape:
-      return unseen.nothing(self, x)
-    x, moved = self._prepare(x, segment_ids, padding)
-    real = None if moved is None else moved.real
-    out = self._mix(self._query(x, real), self.value(x), real)
-    y = self.out(out.astype(x.dtype))
-    return y if moved is None else moved.unpack(y)
-
-  def weights(
-    self, x, *, segment_ids=None, padding=None, positions=None, index=0
-  ) -> Float[Array, "B N T T"]:
-    """The factors of the values, float32, with the convolution's."""
-    del positions, index
-    x, moved = self._prepare(x, segment_ids, padding)
-    real = None if moved is None else moved.real
-    q = self._query(x, real)
-    T, heads = math.prod(x.shape[1:-1]), q.shape[-2]
-    eye = jnp.broadcast_to(jnp.eye(T)[:, None], (x.shape[0], T, heads, T))
-    eye = eye if moved is None else moved.pack(eye)
-    out = self._mix(q, eye.reshape(*x.shape[:-1], heads, T), real)
-    out = out if moved is None else moved.unpack(out)
-    return out.reshape(x.shape[0], T, heads, T).swapaxes(1, 2)
-
-  def _prepare(self, x, segment_ids, padding):
-    """(x with its real tokens first, how they got there)."""
-    if x.ndim != self.axes + 2:
-      raise ValueError(
-        f"x has the shape {x.shape}; this form takes {self.axes} axes between batch"
-        " and width"
-      )
-    if segment_ids is not None:
-      raise NotImplementedError("segment_ids: landmarks are made of adjacent tokens")
-    if padding is None:
-      return x, None
-    if self.axes > 1:
-      raise NotImplementedError("form 'image' takes no padding")
-    moved = Compaction.of(padding)
-    return moved.pack(x), moved
-
-  def _query(self, x, real):
-    q = self.query(x) / self.landmark.shape[-1] ** 0.25
-    return q if real is None else jnp.where(real[..., None, None], q, 0)
-
-  def _mix(self, q, v, real):
-    """(B, *S, N, V) of q (B, *S, N, H) and v (B, *S, N, V)."""
-    if real is not None:
-      v = jnp.where(real[..., None, None], v, 0)
-    landmarks = self._landmarks(q)
-    given: dict[str, Any] = dict(self.options)
-    if real is not None:
-      count = jnp.maximum(real.sum(axis=1) // self.ratio, 1)
+  def mix(self, heads: Heads) -> Float[Array, "B *S N E"]:
+    """Returns `attend` of the heads, and the convolution of the values."""
+    landmarks, moved = heads.more["landmarks"], heads.more["moved"]
+    q, v, given = heads.q, heads.v, dict(self.options)
+    if moved is not None:
+      q, v = moved.pack(q), moved.pack(v)
+      count = jnp.maximum(moved.real.sum(axis=1) // self.ratio, 1)
       used = jnp.arange(landmarks.shape[1]) < count[:, None]
-      given |= {"padding": real, "landmark_padding": used}
-    rows, values = (x.reshape(x.shape[0], -1, *x.shape[-2:]) for x in (q, v))
+      given |= {"padding": moved.real, "landmark_padding": used}
+    rows, values = (y.reshape(y.shape[0], -1, *y.shape[-2:]) for y in (q, v))
     out = attend(rows, values, landmarks, **given).reshape(v.shape)
     if self.kernel:
       out = out + depthwise(v, self.convolution[...], axes=self.axes)
-    return out
+    return out if moved is None else moved.unpack(out)
+
+  def merge(self, out: Array, heads: Heads) -> Float[Array, "B *S D"]:
+    """Returns the projection of all heads' results; 0 at the padding."""
+    y, ids = self.out(out.astype(heads.tokens.x.dtype)), heads.tokens.ids
+    return y if ids is None else jnp.where((ids >= 0)[..., None], y, 0)
+
+  def __call__(
+    self, x: Float[Array, "B *S D"], **context: Unpack[Context]
+  ) -> Float[Array, "B *S D"]:
+    """Returns the layer's result in the shape of x; see `attnjax.contract.forms`."""
+    return contexts.run(self, x, context)
 
   def _landmarks(self, q):
     """(B, M, N, H): windows of q, linearly mapped, normalised and bent."""
