@@ -1,13 +1,16 @@
 """A block, and a layer that is one for hosts."""
 
 from collections.abc import Sequence
+from typing import Unpack
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Key
 
 from attnjax.contract import check_known
+from attnjax.contract import context as contexts
+from attnjax.contract.context import Context
 from attnjax.core.softmax import wide
 from attnjax.nn import unseen
 from attnjax.variants.mixers.hyperzzw.branches import MultiBranch
@@ -104,10 +107,10 @@ class Layer(nnx.Module):
     )
 
   def __call__(
-    self, x: Float[Array, "B H W D"], *, index: Int[Array, ""] | int = 0
+    self, x: Float[Array, "B H W D"], **context: Unpack[Context]
   ) -> Float[Array, "B H W D"]:
-    """The block's features."""
-    del index  # the same at every depth
+    """Returns the block's features; ten branches have no heads of tokens."""
+    x = contexts.accept(x, context, form="image").x
     if 0 in x.shape:
       return unseen.nothing(self, x)
     return self.block(x.astype(wide(x)))[0].astype(x.dtype)
