@@ -8,6 +8,7 @@ import numpy as np
 from absl.testing import absltest, parameterized
 from flax import nnx
 
+from attnjax import contract
 from attnjax.core import random_features
 from attnjax.variants.linear import nprf
 from attnjax.variants.linear.nprf.layer import bucket
@@ -267,9 +268,9 @@ class LayerTest(parameterized.TestCase):
     layer = _layer(form)
     shape = (1, 3, 4, 16) if form == "image" else (1, 12, 16)
     x = jax.random.normal(jax.random.key(1), shape)
-    weights = jax.jit(layer.weights)(x)
+    weights = jax.jit(contract.weights)(layer, x)
     _close(weights.sum(-1), jnp.ones((1, 4, 12)))
-    value = layer.project.value(x).reshape(1, 12, 4, 4)
+    value = layer.qkv.value(x).reshape(1, 12, 4, 4)
     z = jnp.einsum("bnts,bsne->btne", weights, value)
     whole = jax.jit(lambda x: layer(x))(x)
     _close(layer.out(z).reshape(shape), whole, 1e-4)
@@ -301,9 +302,37 @@ class LayerTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, message):
       nprf.Layer(16, **options, rngs=nnx.Rngs(0))
 
-  def test_images_do_not_decode(self):
+  def test_transforms_take_padding(self):
+    """Padding is no document, which transforms refuse."""
+    layer, x = _layer(impl="xla"), jax.random.normal(jax.random.key(1), (1, 9, 16))
+    ids = jnp.array([[-1] * 2 + [0] * 7])
+    run = jax.jit(lambda x, **more: layer(x, **more))
+    _close(run(x, padding=ids >= 0)[:, 2:], run(x[:, 2:]), 1e-4)
+    with self.assertRaisesRegex(NotImplementedError, "impl 'xla' takes no segment_ids"):
+      layer(x, segment_ids=ids)
+
+  def test_what_cannot_be_honoured_is_refused(self):
     with self.assertRaisesRegex(NotImplementedError, "form 'image' does not decode"):
       _layer("image").init_cache(1, 9)
+    x, places = jnp.zeros((1, 3, 16)), jnp.arange(3)
+    with self.assertRaisesRegex(NotImplementedError, "positions: rpe = 'none' tells"):
+      _layer(rpe="none")(x, positions=places)
+    layer = _layer()
+    cache = layer.init_cache(1, 3)
+    with self.assertRaisesRegex(NotImplementedError, "positions: a state keeps tokens"):
+      layer.step(x, cache, positions=places)
+
+  def test_a_state_is_of_the_last_document(self):
+    layer, x = _layer(max_distance=3), jax.random.normal(jax.random.key(1), (1, 7, 16))
+    empty = layer.init_cache(1, 9)
+    step = jax.jit(lambda x, ids: layer.step(x, empty, segment_ids=ids)[1])
+    cache = step(x, jnp.array([[5, 5, 5, 5, 2, -1, 2]]))
+    np.testing.assert_array_equal(cache.segment_ids, [2])
+    np.testing.assert_array_equal(cache.state.document, [[-1, 0]])
+    # Of the document, token 4 alone is kept no longer.
+    want = step(jnp.roll(x, -4, axis=1), jnp.array([[2] + [-1] * 6])).state
+    _close(cache.state.sums, want.sums)
+    _close(cache.state.peak, want.peak)
 
 
 if __name__ == "__main__":

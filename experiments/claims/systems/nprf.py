@@ -116,7 +116,7 @@ class _Block(nnx.Module):
     self.rise = nnx.Linear(WIDTH, 2 * WIDTH, rngs=rngs)
     self.fall = nnx.Linear(2 * WIDTH, WIDTH, rngs=rngs)
     if gain:
-      for part in (self.mixer.project.query, self.mixer.project.key):
+      for part in (self.mixer.qkv.query, self.mixer.qkv.key):
         kernel = jax.random.normal(rngs.params(), part.kernel.shape)
         part.kernel[...] = gain * WIDTH**-0.5 * kernel
 

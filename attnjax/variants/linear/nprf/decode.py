@@ -22,26 +22,22 @@ from attnjax.variants.linear.nprf import attention, forms, kernel
 class State:
   """What decoding keeps; its size does not depend on the number of tokens.
 
+  It is of one document, the last one: no later token sees another.
+
   Attributes:
     k: (B, D - 1, N, H), of the last tokens, as given.
     v: (B, D - 1, N, E).
-    document: int32, (B, D - 1), the number of each one's document; -1 is no token.
-    sums: (B, N, F, E + 1), float32, of phi(k) [v, 1] over the tokens before them, each
+    document: int32, (B, D - 1), 0 for tokens of the document, -1 for all others.
+    sums: (B, N, F, E + 1), float32, of phi(k) [v, 1] over its tokens before them, each
       feature's divided by exp(peak).
-    sums_document: int32, (B,), the one document that the sums are of.
     peak: (B, N, F), the greatest exponent that is summed; -inf for none.
-    segment_ids: int32, (B,), of the last real token; -1 before the first one.
-    number: int32, (B,), of the last real token's document.
   """
 
   k: Any
   v: Any
   document: Any
   sums: Any
-  sums_document: Any
   peak: Any
-  segment_ids: Any
-  number: Any
 
   @classmethod
   def empty(cls, batch, distance, heads, head_dim, value_dim, features, dtype):
@@ -52,10 +48,7 @@ class State:
       v=jnp.zeros((*kept, heads, value_dim), dtype),
       document=jnp.full(kept, -1, jnp.int32),
       sums=jnp.zeros((batch, heads, features, value_dim + 1), wide),
-      sums_document=jnp.full((batch,), -1, jnp.int32),
       peak=jnp.full((batch, heads, features), -jnp.inf, wide),
-      segment_ids=jnp.full((batch,), -1, jnp.int32),
-      number=jnp.zeros((batch,), jnp.int32),
     )
 
 
@@ -78,7 +71,7 @@ def step(
     q: queries.
     k: keys.
     v: values.
-    state: of the tokens before, `State.empty` with the D of the bias at first.
+    state: the first document's before q; `State.empty` with the bias's D at its start.
     bias: as in `attend`, (N, 2 D - 1).
     w: as in `attend`, and so are the others.
     features: the same.
@@ -87,7 +80,7 @@ def step(
     segment_ids: the same; negative at the padding.
   """
   B, T, N, _ = q.shape
-  own, state = _number(segment_ids, (B, T), state)
+  own = _numbered(segment_ids, (B, T))
   k = jnp.concatenate([state.k, k.astype(state.k.dtype)], axis=1)
   v = jnp.concatenate([state.v, v.astype(state.v.dtype)], axis=1)
   document = jnp.concatenate([state.document, own], axis=1)
@@ -105,9 +98,10 @@ def step(
   out = jnp.where((own >= 0)[:, None, :, None], rows.sums, 0)
   z = jnp.moveaxis(attention.divide(out, v.dtype), 1, 2)
   gone = forms.Factors(x.q, *(y[:, :, :T] for y in x[1:]))
-  state = _leave(gone, document[:, :T], state, positive)
-  k, v, document = k[:, T:], v[:, T:], document[:, T:]
-  return z, dataclasses.replace(state, k=k, v=v, document=document)
+  last = jnp.maximum(own.max(axis=1), 0)[:, None]
+  sums, peak = _leave(gone, document[:, :T] == last, last == 0, state, positive)
+  document = jnp.where(document[:, T:] == last, 0, -1)
+  return z, State(k[:, T:], v[:, T:], document, sums, peak)
 
 
 def _near(x, c, own, document, positive) -> forms.Rows:
@@ -126,34 +120,31 @@ def _far(q, c, own, state, positive) -> forms.Rows:
   top = forms.finite(logs.max(-1))
   scale = jnp.exp(logs - top[..., None])
   sums = jnp.einsum("bntf,bnfe->bnte", scale if positive else scale * q, state.sums)
-  here = (own == state.sums_document[:, None])[:, None]
+  here = (own == 0)[:, None]
   some = here & (state.peak.max(-1) > -jnp.inf)[..., None]
   return forms.Rows(jnp.where(some, top + c[None, :, :1], -jnp.inf), sums)
 
 
-def _leave(x, document, state, positive) -> State:
-  """The state with the tokens that are kept no longer summed."""
-  last = jnp.where(document.max(axis=1) >= 0, document.max(axis=1), state.sums_document)
-  seen = (document == last[:, None])[:, None]
-  amplitude = jnp.where(seen, x.amplitude, -jnp.inf)[..., None]
+def _leave(x, seen, goes_on, state, positive) -> tuple[Array, Array]:
+  """The sums and peaks with the tokens that are kept no longer, those that are seen.
+
+  goes_on (B, 1): whether the last document is that of the state.
+  """
+  amplitude = jnp.where(seen[:, None], x.amplitude, -jnp.inf)[..., None]
   logs = jnp.broadcast_to(x.k + amplitude if positive else amplitude, x.k.shape)
-  goes_on = (last == state.sums_document)[:, None, None]
-  before = jnp.where(goes_on, state.peak, -jnp.inf)
+  before = jnp.where(goes_on[..., None], state.peak, -jnp.inf)
   peak = jnp.maximum(before, logs.max(axis=2))
   shift = forms.finite(peak)
   new = jnp.exp(logs - shift[:, :, None])
   new = new if positive else new * x.k
   added = jnp.einsum("bnsf,bnse->bnfe", new, x.columns)
   kept = jnp.exp(before - shift)[..., None] * state.sums
-  return dataclasses.replace(state, sums=kept + added, sums_document=last, peak=peak)
+  return kept + added, peak
 
 
-def _number(segment_ids, shape, state) -> tuple[Array, State]:
-  """The documents of the new tokens, numbered on from the state's."""
-  ids = jnp.zeros(shape, jnp.int32) if segment_ids is None else segment_ids
-  ids = jnp.concatenate([state.segment_ids[:, None], ids.astype(jnp.int32)], axis=1)
-  filled, real = linear.spans(ids)
-  numbers = jnp.where(real, masks.documents(filled) + state.number[:, None], -1)
-  last = jnp.where(filled[:, -1] < 0, state.segment_ids, filled[:, -1])
-  number = jnp.maximum(state.number, numbers.max(axis=1))
-  return numbers[:, 1:], dataclasses.replace(state, segment_ids=last, number=number)
+def _numbered(segment_ids, shape) -> Int[Array, "B T"]:
+  """The documents of the tokens, from 0 on; -1 at the padding."""
+  if segment_ids is None:
+    return jnp.zeros(shape, jnp.int32)
+  filled, real = linear.spans(segment_ids)
+  return jnp.where(real, masks.documents(filled), -1)

@@ -1,14 +1,19 @@
 """The layer: projections around `attend`, and its tables of lags."""
 
+from typing import Any, Unpack
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int, Num
+from jaxtyping import Array, Float
 
 from attnjax.contract import check_known
+from attnjax.contract import context as contexts
+from attnjax.contract.context import Context, Heads
 from attnjax.core import random_features
-from attnjax.nn import projections, unseen
+from attnjax.core.cache import RecurrentCache
+from attnjax.nn import projections, self_attention, unseen
 from attnjax.variants.linear.nprf import decode
 from attnjax.variants.linear.nprf.attention import (
   FEATURES,
@@ -72,7 +77,7 @@ class Layer(nnx.Module):
     if max_distance < 1:
       raise ValueError(f"max_distance = {max_distance} must be 1 or more")
     size = projections.head_size(dim, heads, head_dim)
-    self.project = projections.QueryKeyValue(dim, heads, heads, size, rngs=rngs)
+    self.qkv = projections.QueryKeyValue(dim, heads, heads, size, rngs=rngs)
     self.out = projections.output(heads, size, dim, rngs=rngs)
     axes, sides = (2, 2) if form == "image" else (1, 1 if form == "causal" else 2)
     if rpe == "full":
@@ -87,97 +92,86 @@ class Layer(nnx.Module):
     self.rpe, self.distance = rpe, max_distance if rpe != "none" else 1
     self.seed, self.impl = seed, impl
 
-  def __call__(
-    self,
-    x: Float[Array, "B *T D"],
-    *,
-    segment_ids: Int[Array, "B T"] | None = None,
-    padding: Bool[Array, "B T"] | None = None,
-    positions: Num[Array, "..."] | None = None,
-    index: Int[Array, ""] | int = 0,
-  ) -> Float[Array, "B *T D"]:
-    """The shape of x; images take no segment_ids, padding or positions.
+  @property
+  def refuses(self) -> dict[str, str]:
+    """What of a context the layer cannot honour, and why."""
+    if self.rpe != "none":
+      return {}
+    return {"positions": "rpe = 'none' tells no lag from another"}
 
-    Without `positions` lags are between the indices of tokens.
-    """
-    if 0 in x.shape:
-      return unseen.nothing(self, x)
-    seen = {"segment_ids": segment_ids, "padding": padding, "positions": positions}
-    x, _ = unseen.blank(x, segment_ids, padding)
-    q, k, v = self._heads(x)
-    z = attend(q, k, v, impl=self.impl, **self._options(index), **self._form(seen))
-    return self._merge(z, x)
-
-  def weights(self, x, *, segment_ids=None, padding=None, positions=None, index=0):
-    """The normalised weights, (B, N, T, T) float32; T = H W row by row on images."""
-    seen = {"segment_ids": segment_ids, "padding": padding, "positions": positions}
-    q, k, _ = self._heads(unseen.blank(x, segment_ids, padding)[0])
-    eye = projections.identity_values(k.reshape(k.shape[0], -1, *k.shape[-2:]))
-    v = eye.reshape(*k.shape[:-1], -1)
-    options = self._options(index) | self._form(seen)
-    z = attend(q, k, v, impl="reference", **options)
-    return z.reshape(eye.shape).swapaxes(1, 2)
-
-  def init_cache(self, batch: int, length: int, dtype=jnp.float32) -> decode.State:
-    """The empty state; no `length` is too long for it."""
-    del length
-    if self.form != "causal":
-      raise NotImplementedError(
-        f"form {self.form!r} does not decode; form 'causal' does"
-      )
-    features = {"positive": self.features, "trigonometric": 2 * self.features}
-    return decode.State.empty(
-      batch,
-      self.distance,
-      self.heads,
-      self.size,
-      self.size,
-      features.get(self.kind, self.size),
-      dtype,
+  def project(self, x: Float[Array, "B *T D"], **context: Unpack[Context]) -> Heads:
+    """Returns the heads (B, *T, N, H) of every token, and the random w."""
+    tokens = contexts.accept(x, context, form=self.form, refuses=self.refuses)
+    seen = unseen.told(tokens.ids, context.get("segment_ids"))
+    seen |= {"positions": tokens.positions}  # None: the indices of tokens
+    q, k, v = (
+      y.reshape(*x.shape[:-1], *y.shape[2:]) for y in self.qkv.heads(tokens.rows)
     )
+    return Heads(q, k, v, tokens, seen, {"w": self._draws(tokens.index)})
+
+  def mix(self, heads: Heads) -> Float[Array, "B *T N E"]:
+    """Returns `attend` of the heads."""
+    given = self._options(heads) | heads.seen
+    given |= {"causal": self.form == "causal", "impl": self.impl}
+    return attend(heads.q, heads.k, heads.v, **given)
+
+  def merge(self, out: Array, heads: Heads) -> Float[Array, "B *T D"]:
+    """Returns the projection of all heads' results."""
+    return self.out(out.astype(heads.tokens.x.dtype))
+
+  def __call__(
+    self, x: Float[Array, "B *T D"], **context: Unpack[Context]
+  ) -> Float[Array, "B *T D"]:
+    """Returns the layer's result for x, in its shape; see `attnjax.contract.forms`."""
+    return contexts.run(self, x, context)
+
+  def init_cache(
+    self, batch: int, length: int, dtype: Any = jnp.float32
+  ) -> RecurrentCache:
+    """Returns the state of no tokens; no `length` is too long for it."""
+    del length
+    self_attention.check_decodes(self.form)
+    return RecurrentCache.empty(self._empty(batch, dtype))
 
   def step(
-    self,
-    x: Float[Array, "B T D"],
-    cache: decode.State,
-    *,
-    segment_ids: Int[Array, "B T"] | None = None,
-    padding: Bool[Array, "B T"] | None = None,
-    index: Int[Array, ""] | int = 0,
-  ) -> tuple[Float[Array, "B T D"], decode.State]:
-    """The next T tokens, T >= 1, after those of the cache."""
+    self, x: Float[Array, "B T D"], cache: RecurrentCache, **context: Unpack[Context]
+  ) -> tuple[Float[Array, "B T D"], RecurrentCache]:
+    """Returns the results of the next T tokens, and the state after them.
+
+    Raises:
+      NotImplementedError: for positions, which a state has none of.
+    """
+    if context.get("positions") is not None:
+      raise NotImplementedError("positions: a state keeps tokens in order, no places")
     if 0 in x.shape:
       return unseen.nothing(self, x), cache
-    x, ids = unseen.blank(x, segment_ids, padding)
-    q, k, v = self._heads(x)
-    options = self._options(index)
-    z, cache = decode.step(q, k, v, cache, segment_ids=ids, **options)
-    return self._merge(z, x), cache
+    heads = self.project(x, **context)
+    ids = heads.tokens.ids
+    state = cache.resumed(ids, self._empty(x.shape[0], cache.state.k.dtype))
+    given = self._options(heads) | {"segment_ids": ids}
+    z, state = decode.step(heads.q, heads.k, heads.v, state, **given)
+    return self.merge(z, heads), cache.advanced(state, ids)
 
-  def _heads(self, x):
-    axes = 4 if self.form == "image" else 3
-    if x.ndim != axes:
-      raise ValueError(f"x {x.shape}: form {self.form!r} takes {axes} axes")
-    heads = self.project.heads(x.reshape(x.shape[0], -1, x.shape[-1]))
-    return [y.reshape(*x.shape[:-1], *y.shape[2:]) for y in heads]
+  def _empty(self, batch, dtype) -> decode.State:
+    features = {"positive": self.features, "trigonometric": 2 * self.features}
+    count = features.get(self.kind, self.size)
+    sizes = self.distance, self.heads, self.size, self.size, count
+    return decode.State.empty(batch, *sizes, dtype)
 
-  def _merge(self, z, x):
-    return self.out(z.astype(x.dtype))
-
-  def _form(self, seen):
-    return seen | {"causal": self.form == "causal"}
-
-  def _options(self, index):
-    w = None
-    if self.kind in random_features.KINDS:
-      key = jax.random.fold_in(jax.random.key(self.seed), index)
-      w = jax.vmap(
-        lambda key: random_features.draw(
-          key, self.features, self.size, orthogonal=self.orthogonal
-        )
-      )(jax.random.split(key, self.heads))
+  def _options(self, heads) -> dict[str, Any]:
     options = {"features": self.kind, "normalise": self.normalise}
-    return options | {"bias": self._bias(), "w": w}
+    return options | {"bias": self._bias(), "w": heads.more["w"]}
+
+  def _draws(self, index) -> Array | None:
+    """The random w (N, M, H) of a depth; None where no features take any."""
+    if self.kind not in random_features.KINDS:
+      return None
+    key = jax.random.fold_in(jax.random.key(self.seed), index)
+    return jax.vmap(
+      lambda key: random_features.draw(
+        key, self.features, self.size, orthogonal=self.orthogonal
+      )
+    )(jax.random.split(key, self.heads))
 
   def _bias(self) -> Array | None:
     """B of all lags, (N, 2 D - 1) or (N, 2 D - 1, 2 D - 1)."""
