@@ -20,7 +20,7 @@ def compare(arrays: Mapping[str, np.ndarray], meta: dict) -> Iterator[tuple]:
   layer = _layer(arrays, meta)
 
   def total(layer, x):
-    q, k, v = layer.project(x, jnp.arange(x.shape[1]))
+    q, k, v = layer.qkv(x, jnp.arange(x.shape[1]))
     importance = layer.importances(v)
     y = layer.out(dynamic_mask.attend(q, k, v, importance, **options))
     eye = projections.identity_values(k)
@@ -46,7 +46,7 @@ def compare(arrays: Mapping[str, np.ndarray], meta: dict) -> Iterator[tuple]:
     if part.bias is not None:
       found[f"grad.{name}.bias"] = part.bias[...].ravel()
   for name in ("query", "key"):
-    norm = getattr(parameters.project, f"{name}_norm")
+    norm = getattr(parameters.qkv, f"{name}_norm")
     found[f"grad.{name[0]}_norm.weight"] = norm.scale[...]
   for key in arrays:
     if key.startswith(("out.", "grad.")):
@@ -55,9 +55,9 @@ def compare(arrays: Mapping[str, np.ndarray], meta: dict) -> Iterator[tuple]:
 
 def _linears(layer):
   return {
-    "q_proj": layer.project.query,
-    "k_proj": layer.project.key,
-    "v_proj": layer.project.value,
+    "q_proj": layer.qkv.query,
+    "k_proj": layer.qkv.key,
+    "v_proj": layer.qkv.value,
     "dt_proj": layer.importance,
     "o_proj": layer.out,
   }
@@ -80,7 +80,7 @@ def _layer(arrays, meta):
     if bias:
       _set(part.bias, arrays[f"param.{name}.bias"])
   for name in ("query", "key"):
-    norm = getattr(layer.project, f"{name}_norm")
+    norm = getattr(layer.qkv, f"{name}_norm")
     norm.epsilon = meta["eps"]
     _set(norm.scale, arrays[f"param.{name[0]}_norm.weight"])
   _set(layer.amplitude, arrays["param.A"])

@@ -6,6 +6,7 @@ import numpy as np
 from absl.testing import absltest, parameterized
 from flax import nnx
 
+from attnjax import contract
 from attnjax.variants.softmax import dot_product
 from attnjax.variants.sparse import dynamic_mask
 from tests.sparse import growth
@@ -79,7 +80,7 @@ class LayerTest(parameterized.TestCase):
     layer = dynamic_mask.Layer(16, kv_heads=2, keep=50, rngs=nnx.Rngs(0))
     layer.amplitude[...] = jnp.zeros(2)
     plain = dot_product.Layer(16, kv_heads=2, qk_norm=True, rngs=nnx.Rngs(0))
-    plain.project, plain.out = layer.project, layer.out
+    plain.qkv, plain.out = layer.qkv, layer.out
     x = jax.random.normal(jax.random.key(1), (2, 9, 16))
     np.testing.assert_allclose(layer(x), plain(x), rtol=1e-4, atol=1e-6)
 
@@ -95,10 +96,30 @@ class LayerTest(parameterized.TestCase):
     layer = dynamic_mask.Layer(16, kv_heads=2, keep=5, rngs=nnx.Rngs(0))
     x = jax.random.normal(jax.random.key(1), (1, 17, 16))
     _, cache = jax.jit(layer.step)(x, layer.init_cache(1, 17))
-    self.assertEqual(cache.k.shape, (1, 5, 2, 4))
-    importance = layer.importances(layer.project.value(x))
+    kept = cache.document.state
+    self.assertEqual(kept.k.shape, (1, 5, 2, 4))
+    importance = layer.importances(layer.qkv.value(x))
     want = -jnp.sort(-importance, axis=1)[:, :5]
-    np.testing.assert_allclose(cache.importance, want, rtol=1e-6)
+    np.testing.assert_allclose(kept.importance, want, rtol=1e-6)
+
+  def test_weights_are_those_of_the_kept_values(self):
+    layer = dynamic_mask.Layer(16, kv_heads=2, keep=3, rngs=nnx.Rngs(0))
+    x = jax.random.normal(jax.random.key(1), (1, 9, 16))
+    weights = jax.jit(lambda x: contract.weights(layer, x))(x)
+    self.assertEqual((weights.shape, weights.dtype), ((1, 4, 9, 9), "float32"))
+    count = jnp.broadcast_to(jnp.minimum(jnp.arange(9) + 1, 3), (1, 4, 9))
+    np.testing.assert_array_equal((weights > 0).sum(axis=-1), count)
+    v = jnp.repeat(layer.qkv.value(x), 2, axis=2)
+    y = layer.out(jnp.einsum("bnts,bsne->btne", weights, v))
+    np.testing.assert_allclose(y, layer(x), rtol=1e-4, atol=1e-6)
+
+  def test_what_it_cannot_honour_it_says(self):
+    layer = dynamic_mask.Layer(16, form="sequence", rope_theta=0.0, rngs=nnx.Rngs(0))
+    x = jnp.zeros((1, 9, 16))
+    with self.assertRaisesRegex(NotImplementedError, "positions: no rotation"):
+      layer(x, positions=jnp.arange(9))
+    with self.assertRaisesRegex(NotImplementedError, "'sequence' does not decode"):
+      layer.init_cache(1, 9)
 
   @parameterized.parameters(
     ({"bias_form": "square"}, "bias_form 'square'"),

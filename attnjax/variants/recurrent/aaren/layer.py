@@ -12,7 +12,7 @@ from attnjax.contract import context as contexts
 from attnjax.contract.context import Context, Heads
 from attnjax.core.cache import RecurrentCache
 from attnjax.core.scan import State
-from attnjax.nn import projections, unseen
+from attnjax.nn import projections, self_attention, unseen
 from attnjax.variants.recurrent.aaren.attention import IMPLEMENTATIONS, attend
 
 FORMS = ("causal", "sequence")
@@ -95,10 +95,7 @@ class Layer(nnx.Module):
   ) -> RecurrentCache:
     """Returns the state of no tokens; no `length` is too long for it."""
     del length
-    if self.form != "causal":
-      raise NotImplementedError(
-        f"form {self.form!r} does not decode; form 'causal' does"
-      )
+    self_attention.check_decodes(self.form)
     shape = (batch, self.heads, self.size)
     state = State.empty(shape, jnp.promote_types(dtype, jnp.float32))
     return RecurrentCache.empty(state)

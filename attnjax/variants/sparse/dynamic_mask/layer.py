@@ -1,10 +1,15 @@
 """The layer: projections, the importance of the values, `attend`."""
 
+import dataclasses
+from typing import Any, Unpack
+
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int, Num
+from jaxtyping import Array, Float
 
 from attnjax.contract import check_known
+from attnjax.contract import context as contexts
+from attnjax.contract.context import Context, Heads
 from attnjax.nn import projections, self_attention, unseen
 from attnjax.variants.sparse.dynamic_mask import decode, selection
 from attnjax.variants.sparse.dynamic_mask.attention import IMPLEMENTATIONS, attend
@@ -56,7 +61,7 @@ class Layer(nnx.Module):
     if keep < 1:
       raise ValueError(f"keep = {keep}; a query keeps at least 1 key")
     kv_heads, size = kv_heads or heads, projections.head_size(dim, heads, head_dim)
-    self.project = projections.QueryKeyValue(
+    self.qkv = projections.QueryKeyValue(
       dim,
       heads,
       kv_heads,
@@ -79,21 +84,34 @@ class Layer(nnx.Module):
     self.form, self.keep, self.bias_form, self.impl = form, keep, bias_form, impl
     self.kv_heads, self.size = kv_heads, size
 
+  @property
+  def refuses(self) -> dict[str, str]:
+    """What of a context the layer cannot honour, and why."""
+    return {} if self.qkv.rope_theta else contexts.NO_PLACES
+
+  def project(self, x: Float[Array, "B T D"], **context: Unpack[Context]) -> Heads:
+    """Returns the rotated queries and keys, the values, and each token's importance."""
+    heads = self_attention.heads(
+      x, context, self.qkv, form=self.form, refuses=self.refuses
+    )
+    more = {"importance": self.importances(heads.v)}
+    return dataclasses.replace(heads, more=more)
+
+  def mix(self, heads: Heads) -> Float[Array, "B T N H"]:
+    """Returns `attend` of the heads; documents are runs of equal ids."""
+    given: dict[str, Any] = {"causal": self.form == "causal", "keep": self.keep}
+    given |= {"impl": self.impl} | heads.seen
+    return attend(heads.q, heads.k, heads.v, heads.more["importance"], **given)
+
+  def merge(self, out: Array, heads: Heads) -> Float[Array, "B T D"]:
+    """Returns the projection of all heads' results."""
+    return self.out(out.astype(heads.tokens.x.dtype))
+
   def __call__(
-    self,
-    x: Float[Array, "B T D"],
-    *,
-    segment_ids: Int[Array, "B T"] | None = None,
-    padding: Bool[Array, "B T"] | None = None,
-    positions: Num[Array, "..."] | None = None,
-    index: Int[Array, ""] | int = 0,
+    self, x: Float[Array, "B T D"], **context: Unpack[Context]
   ) -> Float[Array, "B T D"]:
-    """(B, T, D); documents are runs of equal ids."""
-    del index  # the same at every depth
-    if 0 in x.shape:
-      return unseen.nothing(self, x)
-    _, (q, k, v), seen = self._inputs(x, segment_ids, padding, positions)
-    return self.out(self._attend(q, k, v, self.importances(v), **seen).astype(x.dtype))
+    """Returns the layer's result; see `attnjax.contract.forms`."""
+    return contexts.run(self, x, context)
 
   def importances(self, v: Float[Array, "B T K H"]) -> Float[Array, "B T K"]:
     """What is added to the scores of each token, from all heads' values."""
@@ -106,60 +124,18 @@ class Layer(nnx.Module):
       form=self.bias_form,
     )
 
-  def weights(self, x, *, segment_ids=None, padding=None, positions=None, index=0):
-    """The softmax weights, (B, N, T, T) float32; 0 where a key is not kept."""
-    del index
-    _, (q, k, v), seen = self._inputs(x, segment_ids, padding, positions)
-    eye = projections.identity_values(k)
-    return self._attend(q, k, eye, self.importances(v), **seen).swapaxes(1, 2)
-
   def init_cache(self, batch: int, length: int, dtype=jnp.float32) -> decode.Cache:
     """Room for `keep` tokens; `length` is a bound only if it is smaller."""
-    if self.form != "causal":
-      raise NotImplementedError(
-        f"form {self.form!r} does not decode; form 'causal' does"
-      )
+    self_attention.check_decodes(self.form)
     slots = min(self.keep, length)
     return decode.Cache.empty(batch, slots, self.kv_heads, self.size, dtype)
 
   def step(
-    self,
-    x: Float[Array, "B T D"],
-    cache: decode.Cache,
-    *,
-    segment_ids: Int[Array, "B T"] | None = None,
-    padding: Bool[Array, "B T"] | None = None,
-    index: Int[Array, ""] | int = 0,
+    self, x: Float[Array, "B T D"], cache: decode.Cache, **context: Unpack[Context]
   ) -> tuple[Float[Array, "B T D"], decode.Cache]:
-    """The next T tokens, T >= 1, after those of the cache."""
-    del index
+    """Returns the results of the next T tokens, and the cache after them."""
     if 0 in x.shape:
       return unseen.nothing(self, x), cache
-    x, ids = unseen.blank(x, segment_ids, padding)
-    ids = jnp.zeros(x.shape[:2], jnp.int32) if ids is None else ids
-    q, k, v = self.project(x, cache.length + jnp.arange(x.shape[1]))
-    out, cache = decode.step(
-      q,
-      k,
-      v,
-      self.importances(v),
-      ids,
-      cache,
-      keep=self.keep,
-      scale=None,
-      impl=self.impl,
-    )
-    return self.out(out.astype(x.dtype)), cache
-
-  def _inputs(self, x, segment_ids, padding, positions):
-    return self_attention.inputs(
-      x,
-      self.project,
-      form=self.form,
-      segment_ids=segment_ids,
-      padding=padding,
-      positions=positions,
-    )
-
-  def _attend(self, q, k, v, importance, **seen):
-    return attend(q, k, v, importance, keep=self.keep, **seen, impl=self.impl)
+    heads = self.project(x, start=cache.length, **context)
+    out, cache = decode.step(heads, cache, keep=self.keep, impl=self.impl)
+    return self.merge(out, heads), cache
