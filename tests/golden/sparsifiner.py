@@ -23,7 +23,7 @@ def compare(arrays: Mapping[str, np.ndarray], meta: dict) -> Iterator[tuple]:
 
   @jax.jit
   def prediction(layer, x):
-    q, k, _ = layer.project(x, jnp.arange(x.shape[1]))
+    q, k, _ = layer.qkv(x, jnp.arange(x.shape[1]))
     weight, guess = layer.predictor.coefficients(q, k), layer.predictor.scores(q, k)
     mask = sparsifiner.chosen(guess, layer.predictor.first, layer.keep)
     return weight, guess, mask, layer.predictor.scores(q, k, sparse=False)
@@ -52,7 +52,7 @@ def compare(arrays: Mapping[str, np.ndarray], meta: dict) -> Iterator[tuple]:
 
 def _linears(layer) -> dict[str, tuple]:
   """The parts of each linear map of the authors."""
-  predictor, project = layer.predictor, layer.project
+  predictor, project = layer.predictor, layer.qkv
   return {
     "qkv": (project.query, project.key, project.value),
     "proj": (layer.out,),

@@ -33,7 +33,7 @@ def _plain(layer):
   plain = dot_product.Layer(
     16, form="sequence", heads=2, bias=True, impl="reference", rngs=nnx.Rngs(0)
   )
-  plain.project, plain.out = layer.project, layer.out
+  plain.qkv, plain.out = layer.qkv, layer.out
   return plain
 
 
@@ -100,7 +100,7 @@ class LayerTest(parameterized.TestCase):
       np.testing.assert_array_equal(leaf, 0)
     own = jax.jit(jax.grad(lambda layer: 0.01 * layer.reconstruction(x)))(layer)
     jax.tree.map(_close, gradients[1].predictor, own.predictor)
-    jax.tree.map(_close, gradients[1].project, gradients[0].project)
+    jax.tree.map(_close, gradients[1].qkv, gradients[0].qkv)
 
   def test_tables_for_other_grids_are_interpolated(self):
     layer = sparsifiner.Layer(

@@ -76,7 +76,7 @@ class Mixer(nnx.Module):
   def heads(self, x: jax.Array) -> Any:
     """q, k and v, (B, T, N, H)."""
     rows = x.reshape(x.shape[0], -1, x.shape[-1])
-    return self.inner.project(rows, jnp.arange(rows.shape[1]))
+    return self.inner.qkv(rows, jnp.arange(rows.shape[1]))
 
 
 def claims() -> Iterator[Bound]:

@@ -2,17 +2,19 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int, Num
+from jaxtyping import Array, Float
 
 from attnjax import attention
 from attnjax.contract import check_known
+from attnjax.contract import context as contexts
+from attnjax.contract.context import Context, Heads
 from attnjax.core.softmax import wide
-from attnjax.nn import projections, unseen
+from attnjax.nn import projections, self_attention
 from attnjax.variants.sparse.sparsifiner import connectivity
 from attnjax.variants.sparse.sparsifiner.attention import IMPLEMENTATIONS, attend
 from attnjax.variants.sparse.sparsifiner.predictor import ConnectivityPredictor
@@ -84,7 +86,7 @@ class Layer(nnx.Module):
       )
     size = projections.head_size(dim, heads, head_dim)
     options: dict[str, Any] = {"bias": bias, "rngs": rngs}
-    self.project = projections.QueryKeyValue(dim, heads, heads, size, **options)
+    self.qkv = projections.QueryKeyValue(dim, heads, heads, size, **options)
     self.predictor = ConnectivityPredictor(
       tuple(grid) if form == "image" else (math.prod(grid),),
       size,
@@ -103,43 +105,41 @@ class Layer(nnx.Module):
   @property
   def refuses(self) -> dict[str, str]:
     """What of a context the layer cannot honour, and why."""
-    return dict.fromkeys(
-      ("segment_ids", "padding"),
-      "the predictor's tables are of all tokens of a sequence",
+    reason = "the predictor's tables are of all tokens of a sequence, in their places"
+    return dict.fromkeys(("segment_ids", "padding", "positions"), reason)
+
+  def project(self, x: Float[Array, "B *S D"], **context: Unpack[Context]) -> Heads:
+    """Returns the heads of every token in the order of the rows."""
+    return self_attention.heads(
+      x, context, self.qkv, form=self.form, refuses=self.refuses
     )
 
-  def __call__(
-    self,
-    x: Float[Array, "B *S D"],
-    *,
-    segment_ids: Int[Array, "B T"] | None = None,
-    padding: Bool[Array, "B T"] | None = None,
-    positions: Num[Array, "..."] | None = None,
-    index: Int[Array, ""] | int = 0,
-  ) -> Float[Array, "B *S D"]:
-    """The layer's result, in the shape of x.
+  def mix(self, heads: Heads) -> Float[Array, "B T N H"]:
+    """Returns attention to the predicted keys; dense in the mode "reconstruct"."""
+    q, k, v = heads.q, heads.k, heads.v
+    if self.mode == "reconstruct":
+      return attention.attend(q, k, v, impl=self.impl)[0]
+    given = jax.lax.stop_gradient((q, k))
+    guess = self.predictor.scores(*given, self._grid(heads))
+    return attend(q, k, v, guess, keep=self.keep, impl=self.impl)
 
-    Raises:
-      NotImplementedError: for segments and padding: the predictor's tables are of all
-        tokens of a sequence. (`attend` takes what token pruning leaves as padding.)
+  def merge(self, out: Array, heads: Heads) -> Float[Array, "B *S D"]:
+    """Returns the projection of all heads' results, in the shape of the input.
+
+    Its gradient brings the predictor's loss with it.
     """
-    del positions, index  # nothing depends on them
-    if 0 in x.shape:
-      return unseen.nothing(self, x)
-    q, k, v, grid = self._heads(x, segment_ids, padding)
-    out = self._attend(q, k, v, grid)
+    x = heads.tokens.x
     if self.distill:
-      given = jax.lax.stop_gradient((q, k))
-      loss = self._loss(*given, grid, dense_weights(*given))
+      given = jax.lax.stop_gradient((heads.q, heads.k))
+      loss = self._loss(*given, self._grid(heads), dense_weights(*given))
       out = connectivity.also_minimise(out, self.distill * loss)
     return self.out(out.astype(x.dtype)).reshape(x.shape)
 
-  def weights(self, x, *, segment_ids=None, padding=None, positions=None, index=0):
-    """The softmax weights, (B, N, T, T) float32."""
-    del positions, index
-    q, k, _, grid = self._heads(x, segment_ids, padding)
-    eye = projections.identity_values(k)
-    return self._attend(q, k, eye, grid).swapaxes(1, 2)
+  def __call__(
+    self, x: Float[Array, "B *S D"], **context: Unpack[Context]
+  ) -> Float[Array, "B *S D"]:
+    """Returns the layer's result for x, in its shape; see `attnjax.contract.forms`."""
+    return contexts.run(self, x, context)
 
   def reconstruction(
     self,
@@ -152,32 +152,16 @@ class Layer(nnx.Module):
       x: the layer's input.
       weights: a teacher's; the layer's own, which then have a gradient, if None.
     """
-    q, k, _, grid = self._heads(x, None, None)
-    weights = dense_weights(q, k) if weights is None else weights
-    return self._loss(q, k, grid, weights)
+    heads = self.project(x)
+    weights = dense_weights(heads.q, heads.k) if weights is None else weights
+    return self._loss(heads.q, heads.k, self._grid(heads), weights)
 
-  def _heads(self, x, segment_ids, padding) -> tuple[Any, ...]:
-    """(q, k, v, grid) of the tokens in a row."""
-    axes = FORMS.index(self.form) + 1
-    if x.ndim != axes + 2:
-      raise ValueError(
-        f"x has the shape {x.shape}; form {self.form!r} takes {axes + 2} axes"
-      )
-    for name, value in (("segment_ids", segment_ids), ("padding", padding)):
-      if value is not None:
-        raise NotImplementedError(
-          f"{name}: the predictor's tables are of all tokens of a sequence"
-        )
-    first = self.predictor.first
-    grid = x.shape[1:-1] if axes == 2 else (x.shape[1] - first,)
-    rows = x.reshape(x.shape[0], -1, x.shape[-1])
-    return *self.project(rows, jnp.arange(rows.shape[1])), grid
-
-  def _attend(self, q, k, v, grid):
-    if self.mode == "reconstruct":
-      return attention.attend(q, k, v, impl=self.impl)[0]
-    guess = self.predictor.scores(*jax.lax.stop_gradient((q, k)), grid)
-    return attend(q, k, v, guess, keep=self.keep, impl=self.impl)
+  def _grid(self, heads):
+    """The shape of the points that the predictor's tables are for."""
+    x = heads.tokens.x
+    if self.form == "image":
+      return x.shape[1:-1]
+    return (x.shape[1] - self.predictor.first,)
 
   def _loss(self, q, k, grid, weights):
     guess = self.predictor.scores(q, k, grid, sparse=False)
