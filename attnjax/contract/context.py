@@ -39,7 +39,7 @@ class Tokens:
   """A layer's input as it may use it.
 
   Attributes:
-    x: (B, T, D), or (B, H, W, D), 0 where nobody looks.
+    x: (B, T, D), (B, H, W, D) or (B, F, H, W, D), 0 where nobody looks.
     ids: (B, T) int32, the document of a token, -1 at padding; None if all tokens are
       of one document.
     positions: (B|1, T) or (T,), as given; None for 0, 1, 2, ...
@@ -55,7 +55,7 @@ class Tokens:
 
   @property
   def rows(self) -> Array:
-    """The tokens (B, T, D); those of an image row by row."""
+    """The tokens (B, T, D); those of an image or film row by row."""
     return self.x.reshape(self.x.shape[0], -1, self.x.shape[-1])
 
   @property
@@ -156,7 +156,14 @@ def weights(layer: Any, x: Array, **context) -> Array:
     return layer.weights(x, **context)
   if not hasattr(layer, "mix"):
     raise NotImplementedError(f"{type(layer).__module__} has no weights of tokens")
-  heads = layer.project(x, **context)
+  return shares(layer, layer.project(x, **context))
+
+
+def shares(layer: Any, heads: Heads) -> Array:
+  """Returns what `layer.mix` makes of values that tell where they come from.
+
+  (B, N, T, S) float32, the weights where the mechanism is linear in the values.
+  """
   *places, K, _ = heads.v.shape
   one = heads.v[..., :1].reshape(places[0], -1, K, 1)
   eye = projections.identity_values(one)

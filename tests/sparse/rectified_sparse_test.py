@@ -123,7 +123,7 @@ class LayerTest(absltest.TestCase):
     plain = dot_product.Layer(
       8, form="sequence", heads=2, rope_theta=0.0, impl="reference", rngs=nnx.Rngs(0)
     )
-    plain.project, plain.out = layer.project, layer.out
+    plain.qkv, plain.out = layer.qkv, layer.out
     x = jax.random.normal(jax.random.key(1), (1, 3, 2, 3, 8))
     run = jax.jit(lambda f, x: f(x))
     want = run(plain, x.reshape(1, -1, 8)).reshape(x.shape)
