@@ -21,9 +21,10 @@ import jax.numpy as jnp
 from flax import nnx
 from attnjax import attention
 from attnjax.contract import Case
+from attnjax.contract import context as contexts
 from attnjax.core import masks
 from attnjax.core.scores import Scores
-from attnjax.nn import projections, self_attention, unseen
+from attnjax.nn import projections, self_attention
 
 IMPLEMENTATIONS = attention.IMPLEMENTATIONS
 FORMS = ("causal", "sequence", "image")
@@ -55,29 +56,32 @@ class Layer(nnx.Module):
     self.out = projections.output(heads, dim // heads, dim, rngs=rngs)
     self.form, self.heads, self.size = form, heads, dim // heads
 
-  def _project(self, x, positions):
-    v = self.value(x)
-    return v, v, v
+  refuses = {"positions": "the mean of tokens is that of any order of them"}
 
-  def _mix(self, x, q, k, v, **seen):
-    return self.out(attend(v, keys=q.shape[1], **seen))
+  def project(self, x, **context):
+    def values(x, positions):
+      v = self.value(x)
+      return v, v, v
 
-  def __call__(self, x, *, segment_ids=None, padding=None, positions=None, index=0):
-    if 0 in x.shape:
-      return unseen.nothing(self, x)
-    return self_attention.whole(
-      x, self._project, self._mix, form=self.form, segment_ids=segment_ids,
-      padding=padding)
+    return self_attention.heads(
+      x, context, values, form=self.form, refuses=self.refuses)
+
+  def mix(self, heads):
+    causal = self.form == "causal"
+    return attend(heads.v, causal=causal, keys=heads.q.shape[1], **heads.seen)
+
+  def merge(self, out, heads):
+    return self.out(out).reshape(heads.tokens.x.shape)
+
+  def __call__(self, x, **context):
+    return contexts.run(self, x, context)
 
   def init_cache(self, batch, length, dtype=jnp.float32):
     return self_attention.empty_cache(
       self.form, batch, length, self.heads, self.size, dtype)
 
-  def step(self, x, cache, *, segment_ids=None, padding=None, index=0):
-    if 0 in x.shape:
-      return unseen.nothing(self, x), cache
-    return self_attention.step(
-      x, cache, self._project, self._mix, segment_ids=segment_ids, padding=padding)
+  def step(self, x, cache, **context):
+    return self_attention.step(self, x, cache, context)
 '''
 _FORM = '''
 """The form "pairs": score(queries (Q, D), items (I, D)) -> (Q, I)."""

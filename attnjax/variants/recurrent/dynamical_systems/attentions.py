@@ -13,8 +13,8 @@ from attnjax.variants.recurrent.dynamical_systems.system import System
 class Attention(nnx.Module):
   """Queries and keys of size `state` / heads, values of size dim / heads, biases.
 
-  Linear attention drives its state with (v, 1): the last number of what is read is the
-  denominator. Normalised attention divides by a function of the token instead.
+  Linear attention drives its state with `counted` values and takes the `mean` of what
+  is read. Normalised attention divides by a function of the token instead.
   """
 
   def __init__(
@@ -44,9 +44,8 @@ class Attention(nnx.Module):
     del batch, dtype
     return ()
 
-  def project(self, x: Float[Array, "B T D"], positions=None):
-    """The heads q, k and v; content alone decides, not positions."""
-    del positions
+  def project(self, x: Float[Array, "B T D"]):
+    """The heads q, k and v."""
     return self.query(x), self.key(x), self.value(x)
 
   def drive(self, x: Float[Array, "B T D"], cache, segment_ids):
@@ -56,8 +55,6 @@ class Attention(nnx.Module):
     if self.kind == "normalised":
       system = builders.normalised(q, k, self.normaliser(x), eta=self.eta)
       return system, v.astype(wide(v)), None, cache
-    one = jnp.ones_like(v[..., :1])
-    v = jnp.concatenate([v, one], axis=-1)
     q, k = (builders.features(y)[..., None] for y in (q, k))
     system = System(jnp.zeros((1, x.shape[1], 1, 1, 1), q.dtype), k, q)
     return system, v.astype(q.dtype), None, cache
@@ -65,10 +62,6 @@ class Attention(nnx.Module):
   def finish(self, out, rest):
     """(B, T, D) of what was read, (B, T, N, E)."""
     del rest
-    if self.kind == "linear":
-      total = out[..., -1:]
-      # A token that sees nothing, not even itself, gives 0.
-      out = jnp.where(total == 0, 0, out[..., :-1] / jnp.where(total == 0, 1, total))
     return self.out(out)
 
   def system(self, x: Float[Array, "B T D"], **options) -> tuple[System, Array]:
@@ -77,3 +70,15 @@ class Attention(nnx.Module):
     if self.kind == "normalised":
       options = {"x": self.normaliser(x), "eta": self.eta} | options
     return builders.to_dsf(self.kind, q=q, k=k, **options), v
+
+
+def counted(v: Float[Array, "B T N E"]) -> Float[Array, "B T N C"]:
+  """Returns (v, 1), whose last number becomes the denominator of linear attention."""
+  return jnp.concatenate([v, jnp.ones_like(v[..., :1])], axis=-1)
+
+
+def mean(out: Float[Array, "B T N C"]) -> Float[Array, "B T N E"]:
+  """Returns what was read of `counted` values, divided by its last number."""
+  total = out[..., -1:]
+  # A token that sees nothing, not even itself, gives 0.
+  return jnp.where(total == 0, 0, out[..., :-1] / jnp.where(total == 0, 1, total))

@@ -1,17 +1,19 @@
 """One layer for every class of model."""
 
 import dataclasses
-from typing import Any
+from typing import Any, Unpack
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int, Num
+from jaxtyping import Array, Float
 
 from attnjax import attention
 from attnjax.contract import check_known
-from attnjax.core import linear, masks
-from attnjax.core.cache import KeyValueCache
+from attnjax.contract import context as contexts
+from attnjax.contract.context import Context, Heads
+from attnjax.core import masks
+from attnjax.core.cache import KeyValueCache, RecurrentCache
 from attnjax.core.exported import serializable
 from attnjax.core.scores import Scores
 from attnjax.core.softmax import wide
@@ -27,6 +29,7 @@ from attnjax.variants.recurrent.dynamical_systems.system import (
 FORMS = ("causal",)
 KINDS = tuple(BUILDERS)
 _ATTENTIONS = ("softmax", "linear", "normalised")
+_HEADED = (*_ATTENTIONS, "ssd")  # all channels of a head decay alike
 
 
 @serializable
@@ -36,14 +39,12 @@ class State:
   """What decoding keeps; its size does not depend on the number of tokens.
 
   Attributes:
-    state: (B, N, H, E), float32 (float64 for float64).
+    hidden: (B, N, H, E), float32 (float64 for float64).
     conv: the cache of the convolution, () if there is none.
-    segment_ids: int32, (B,), of the last real token; -1 before the first one.
   """
 
-  state: Any
+  hidden: Any
   conv: Any
-  segment_ids: Any
 
 
 class Layer(nnx.Module):
@@ -87,31 +88,53 @@ class Layer(nnx.Module):
     )
     self.kind, self.impl = kind, impl
 
-  def __call__(
-    self,
-    x: Float[Array, "B T D"],
-    *,
-    segment_ids: Int[Array, "B T"] | None = None,
-    padding: Bool[Array, "B T"] | None = None,
-    positions: Num[Array, "..."] | None = None,
-    index: Int[Array, ""] | int = 0,
-  ) -> Float[Array, "B T D"]:
-    """(B, T, D); 0 at the padding, but softmax attention gives its bias there.
+  @property
+  def refuses(self) -> dict[str, str]:
+    """What of a context the layer cannot honour, and why."""
+    return {"positions": "content decides, and the order of the tokens in the row"}
 
-    `positions` are not used: the order of the tokens is all that a recurrence knows.
+  def project(self, x: Float[Array, "B T D"], **context: Unpack[Context]) -> Heads:
+    """Returns the values and the system that they drive; q, k and v of softmax."""
+    tokens = contexts.accept(x, context, form="causal", refuses=self.refuses)
+    if self.kind == "softmax":
+      q, k, v = self.mixer.project(tokens.x)
+      return Heads(q, k, v, tokens, {"segment_ids": tokens.ids})
+    return self._driven(tokens, self.mixer.init_cache(x.shape[0], x.dtype))
+
+  def mix(self, heads: Heads, **options) -> Any:
+    """Returns what the system makes of the values; it takes `attend`'s options.
 
     States pass padding inside a row by; short convolutions of the kinds that have one
     take it as zeros, in its place.
     """
-    if 0 in x.shape:
-      return unseen.nothing(self, x)
-    seen = {"segment_ids": segment_ids, "padding": padding}
     if self.kind == "softmax":
-      project = self.mixer.project
-      seen |= {"form": "causal", "positions": positions}
-      return self_attention.whole(x, project, self._softmax, **seen)
-    cache = self.init_cache(x.shape[0], x.shape[1], x.dtype)
-    return self.step(x, cache, **seen)[0]
+      (B, T, N, _), S = heads.q.shape, heads.k.shape[1]
+      mask = masks.conjunction((B, N, T, S), causal=True, **heads.seen)
+      scores = Scores(mask, **options)
+      return attention.attend(heads.q, heads.k, heads.v, scores, impl=self.impl)[0]
+    system = heads.more["system"]
+    arrays = system.log_decay, system.write, system.read, system.skip
+    given: dict[str, Any] = {"impl": self.impl} | heads.seen | options
+    if self.kind != "linear":
+      return attend(heads.v, *arrays, **given)
+    if not options.get("return_state"):
+      return attentions.mean(attend(attentions.counted(heads.v), *arrays, **given))
+    out, state = attend(attentions.counted(heads.v), *arrays, **given)
+    return attentions.mean(out), state
+
+  def merge(self, out: Array, heads: Heads) -> Float[Array, "B T D"]:
+    """Returns the gated projection; 0 at the padding, but softmax gives its bias."""
+    ids = heads.tokens.ids
+    y = self.mixer.finish(out, heads.more.get("rest")).astype(heads.tokens.x.dtype)
+    if ids is None or self.kind == "softmax":
+      return y
+    return jnp.where((ids >= 0)[..., None], y, 0)
+
+  def __call__(
+    self, x: Float[Array, "B T D"], **context: Unpack[Context]
+  ) -> Float[Array, "B T D"]:
+    """Returns the layer's result; see `attnjax.contract.forms.causal`."""
+    return contexts.run(self, x, context)
 
   def system(self, x: Float[Array, "B T D"], **options) -> tuple[System, Array]:
     """(system, v): the layer in the common form; v (B, T, N, E) drives it.
@@ -126,79 +149,53 @@ class Layer(nnx.Module):
       raise ValueError(f"kind {self.kind!r} takes no {', '.join(options)}")
     return self.mixer.drive(x, self.mixer.init_cache(x.shape[0], x.dtype), None)[:2]
 
-  def weights(self, x, *, segment_ids=None, padding=None, positions=None, index=0):
-    """Phi, (B, N, T, T) float32: of each head, or of each channel of the state."""
-    del index
-    if self.kind == "softmax":
-      seen = {"segment_ids": segment_ids, "padding": padding, "positions": positions}
-      options = {"form": "causal", "impl": self.impl}
-      return self_attention.weights(x, self.mixer.project, **seen, **options)
-    x, ids = unseen.blank(x, segment_ids, padding)
-    conv = self.mixer.init_cache(x.shape[0], x.dtype)
-    phi = self.mixer.drive(x, conv, ids)[0].matrix(ids)
-    if self.kind == "linear":
-      total = phi.sum(axis=3, keepdims=True)
-      phi = phi / jnp.where(total == 0, 1, total)
-    phi = jnp.moveaxis(phi, 4, 2)
-    return phi.reshape(phi.shape[0], -1, *phi.shape[3:])
+  def weights(self, x, **context: Unpack[Context]) -> Float[Array, "B M T T"]:
+    """Returns Phi, float32, of each head, or of each channel of a state with channels.
+
+    Each channel of these has a decay of its own, so that no head has one matrix.
+    """
+    heads = self.project(x, **context)
+    if self.kind in _HEADED:
+      return contexts.shares(self, heads)
+    phi = heads.more["system"].matrix(heads.tokens.ids)
+    return jnp.moveaxis(phi, 4, 2).reshape(phi.shape[0], -1, *phi.shape[2:4])
 
   def init_cache(
     self, batch: int, length: int, dtype=jnp.float32
-  ) -> State | KeyValueCache:
+  ) -> RecurrentCache | KeyValueCache:
     """The zero state; for softmax attention room for `length` tokens."""
     if self.kind == "softmax":
       N, (H, E) = self.mixer.heads, self.mixer.sizes
       return KeyValueCache.empty(batch, length, (N, H), (N, E), dtype)
-    state = jnp.zeros((batch, *self.mixer.state_shape), wide(jnp.zeros((), dtype)))
-    conv = self.mixer.init_cache(batch, dtype)
-    return State(state, conv, jnp.full((batch,), -1, jnp.int32))
+    hidden = jnp.zeros((batch, *self.mixer.state_shape), wide(jnp.zeros((), dtype)))
+    return RecurrentCache.empty(State(hidden, self.mixer.init_cache(batch, dtype)))
 
   def step(
     self,
     x: Float[Array, "B T D"],
-    cache: State | KeyValueCache,
-    *,
-    segment_ids: Int[Array, "B T"] | None = None,
-    padding: Bool[Array, "B T"] | None = None,
-    index: Int[Array, ""] | int = 0,
-  ) -> tuple[Float[Array, "B T D"], State | KeyValueCache]:
-    """The next T tokens, T >= 1, after those of the cache."""
-    del index
+    cache: RecurrentCache | KeyValueCache,
+    **context: Unpack[Context],
+  ) -> tuple[Float[Array, "B T D"], RecurrentCache | KeyValueCache]:
+    """Returns the results of the next T tokens, and the cache after them."""
+    if isinstance(cache, KeyValueCache):
+      return self_attention.step(self, x, cache, context)
     if 0 in x.shape:
       return unseen.nothing(self, x), cache
-    seen = {"segment_ids": segment_ids, "padding": padding}
-    if isinstance(cache, KeyValueCache):
-      return self_attention.stepped(x, cache, self.mixer.project, self._softmax, **seen)
-    x, ids = unseen.blank(x, **seen)
-    first = last = jnp.zeros_like(cache.segment_ids)
-    if ids is not None:
-      filled, _ = linear.spans(ids)
-      first, last = filled[:, 0], filled[:, -1]
-    goes_on = (first == cache.segment_ids) | (first < 0)
-    state = jnp.where(goes_on[:, None, None, None], cache.state, 0)
-    system, v, rest, conv = self.mixer.drive(x, cache.conv, ids)
-    out, state = attend(
-      v,
-      system.log_decay,
-      system.write,
-      system.read,
-      system.skip,
-      initial_state=state,
-      segment_ids=ids,
-      return_state=True,
-      impl=self.impl,
-    )
-    y = self.mixer.finish(out, rest).astype(x.dtype)
-    if ids is not None:
-      y = jnp.where((ids >= 0)[..., None], y, 0)
-    last = jnp.where(last < 0, cache.segment_ids, last)
-    return y, State(state, conv, last)
+    tokens = contexts.accept(x, context, form="causal", refuses=self.refuses)
+    old, ids = cache.state, tokens.ids
+    # A convolution looks at the ids of the tokens before by itself.
+    nothing = State(jnp.zeros_like(old.hidden), old.conv)
+    hidden = cache.resumed(ids, nothing).hidden
+    heads = self._driven(tokens, old.conv)
+    out, hidden = self.mix(heads, initial_state=hidden, return_state=True)
+    state = State(hidden, heads.more["conv"])
+    return self.merge(out, heads), cache.advanced(state, ids)
 
-  def _softmax(self, x, q, k, v, **seen):
-    B, T, N, _ = q.shape
-    mask = masks.conjunction((B, N, T, k.shape[1]), **seen)
-    out = attention.attend(q, k, v, Scores(mask), impl=self.impl)[0]
-    return self.mixer.finish(out, None).astype(x.dtype)
+  def _driven(self, tokens, conv) -> Heads:
+    """The heads of a system, whose convolution goes on with `conv`."""
+    system, v, rest, conv = self.mixer.drive(tokens.x, conv, tokens.ids)
+    more = {"system": system, "rest": rest, "conv": conv}
+    return Heads(None, None, v, tokens, {"segment_ids": tokens.ids}, more)
 
 
 def _mixer(dim, kind, *, heads, state, expand, conv, eta, coupled, rngs):
