@@ -6,6 +6,7 @@ import numpy as np
 from absl.testing import absltest, parameterized
 from flax import nnx
 
+from attnjax import contract
 from attnjax.variants.softmax import dot_product
 from attnjax.variants.sparse import routing_transformer as routing
 from tests.sparse import growth
@@ -175,11 +176,25 @@ class LayerTest(parameterized.TestCase):
     self.assertGreater(float(loss), 0)
     self.assertGreater(float(abs(new.means - start.means).max()), 0)
 
+  def test_weights_leave_out_the_memory(self):
+    options = {"clusters": 3, "window": 4, "local_window": 3, "rngs": nnx.Rngs(0)}
+    layer = routing.Layer(16, memory=2, **options)
+    x = jax.random.normal(jax.random.key(1), (1, 4, 16))  # as many as values are wide
+    weights = jax.jit(lambda x: contract.weights(layer, x))(x)
+    self.assertEqual((weights.shape, weights.dtype), ((1, 4, 4, 4), "float32"))
+    total = weights.sum(axis=-1)
+    np.testing.assert_allclose(total[:, :2], 1, rtol=1e-5)
+    self.assertLess(float(total[:, 2:].max()), 0.99)
+    layer.memory_v[...] = jnp.zeros_like(layer.memory_v[...])
+    v = jnp.concatenate([layer.local.value(x), layer.value(x)], axis=2)
+    y = layer.out(jnp.einsum("bnts,bsne->btne", weights, v))
+    np.testing.assert_allclose(y, layer(x), rtol=1e-4, atol=1e-6)
+
   def test_what_it_cannot_do_it_says(self):
     options = {"clusters": 3, "window": 4, "local_window": 3, "rngs": nnx.Rngs(0)}
     layer = routing.Layer(16, selection="all", **options)
     x = jnp.zeros((1, 9, 16))
-    with self.assertRaisesRegex(NotImplementedError, "takes no segment_ids"):
+    with self.assertRaisesRegex(NotImplementedError, "segment_ids: selection 'all'"):
       layer(x, segment_ids=jnp.zeros((1, 9), jnp.int32))
     with self.assertRaisesRegex(NotImplementedError, "does not decode"):
       layer.init_cache(1, 9)

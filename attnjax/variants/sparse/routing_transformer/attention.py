@@ -115,6 +115,14 @@ def attend(
   return out.swapaxes(1, 2).astype(v.dtype)
 
 
+def check_options(form: str, selection: str, impl: str) -> None:
+  """Raises ValueError for what a layer of that form cannot be."""
+  check_known("selection", selection, ("auto", *SELECTIONS))
+  check_known("impl", impl, ("auto", *IMPLEMENTATIONS))
+  if form == "sequence" and selection == "past":
+    raise ValueError("selection 'past' is causal; form 'sequence' takes 'all'")
+
+
 def reference(q, k, v, means, **options):
   """The definition: which pairs are in one cluster, for each cluster (T, T)."""
   return attend(q, k, v, means, **options, impl="reference")

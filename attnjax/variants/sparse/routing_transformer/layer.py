@@ -1,13 +1,16 @@
 """The layer: half of the heads local, half of them routed."""
 
-from typing import Any
+import dataclasses
+from typing import Any, Unpack
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int, Num
+from jaxtyping import Array, Bool, Float, Int
 
 from attnjax.contract import check_known
+from attnjax.contract import context as contexts
+from attnjax.contract.context import Context, Heads
 from attnjax.core import positions as rotary
 from attnjax.nn import projections, unseen
 from attnjax.variants.local.neighborhood import attention as local
@@ -15,13 +18,19 @@ from attnjax.variants.local.neighborhood import decode as local_decode
 from attnjax.variants.local.neighborhood.tiled import Axis
 from attnjax.variants.sparse.routing_transformer import decode, kmeans
 from attnjax.variants.sparse.routing_transformer.attention import (
-  IMPLEMENTATIONS,
-  SELECTIONS,
   attend,
+  check_options,
 )
 
 FORMS = ("causal", "sequence")
 _INIT = nnx.initializers.normal(0.02)
+_ROW = {"positions": "no rotation (rope_theta = 0); windows are of places in the row"}
+
+
+class Routed(Context, total=False):
+  """A context that may hold the centroids."""
+
+  means: Float[Array, "N c H"] | None
 
 
 class Layer(nnx.Module):
@@ -68,7 +77,8 @@ class Layer(nnx.Module):
     impl: str = "auto",
     rngs: nnx.Rngs,
   ):
-    _check(form, selection, impl)
+    check_known("form", form, FORMS)
+    check_options(form, selection, impl)
     size = projections.head_size(dim, heads, head_dim)
     near = heads // 2 if local_heads < 0 else local_heads
     if not 0 <= near < heads:
@@ -108,37 +118,64 @@ class Layer(nnx.Module):
   @property
   def refuses(self) -> dict[str, str]:
     """What of a context the layer cannot honour, and why."""
-    return {} if self.selection == "past" else {"segment_ids": "clusters are of a row"}
+    row = {"segment_ids": "selection 'all' has clusters of the whole row"}
+    return (row if self.selection == "all" else {}) | ({} if self.rope_theta else _ROW)
+
+  def project(self, x: Float[Array, "B T D"], **context: Unpack[Routed]) -> Heads:
+    """Returns the heads, the local ones first, and what the far ones are routed by."""
+    means = context.pop("means", None)
+    tokens = contexts.accept(x, context, form=self.form, refuses=self.refuses)
+    means = self.start_means(tokens.index) if means is None else means
+    x, places = tokens.x, tokens.places
+    route_q, v = self.query(x), self.value(x)
+    route_k = route_q if self.key is None else self.key(x)
+    more = {"route_q": route_q, "route_k": route_k, "means": means}
+    if self.memory:
+      more |= {"memory_k": self.memory_k[...], "memory_v": self.memory_v[...]}
+    q, k = route_q, route_k
+    if self.rope_theta:
+      q, k = (rotary.rotate(y, places, theta=self.rope_theta) for y in (q, k))
+    if self.local is not None:
+      pairs = zip(self.local(x, places), (q, k, v))
+      q, k, v = (jnp.concatenate(pair, axis=2) for pair in pairs)
+    return Heads(q, k, v, tokens, {"segment_ids": tokens.ids}, more)
+
+  def mix(self, heads: Heads) -> Float[Array, "B T N H"]:
+    """Returns what the windows of the local and the clusters of the far heads give.
+
+    Local windows count the padding inside a row, which nobody sees.
+    """
+    near, far = self._parts(heads)
+    causal, ids = self.form == "causal", heads.seen["segment_ids"]
+    options = {"causal": causal, "selection": self.selection, "impl": self.impl}
+    out = [attend(*far, **self._routing(heads), **options, segment_ids=ids)]
+    if self.near:
+      axes = (Axis(min(self.local_window, heads.q.shape[1]), 1, 1, causal),)
+      q, k, v = near
+      out = [local.run(q, k, v, axes, None, None, ids, None, self.impl)[0], *out]
+    return jnp.concatenate(out, axis=2)
+
+  def merge(self, out: Array, heads: Heads) -> Float[Array, "B T D"]:
+    """Returns the projection of all heads' results."""
+    return self.out(out.astype(heads.tokens.x.dtype))
 
   def __call__(
-    self,
-    x: Float[Array, "B T D"],
-    *,
-    segment_ids: Int[Array, "B T"] | None = None,
-    padding: Bool[Array, "B T"] | None = None,
-    positions: Num[Array, "..."] | None = None,
-    index: Int[Array, ""] | int = 0,
-    means: Float[Array, "N c H"] | None = None,
+    self, x: Float[Array, "B T D"], **context: Unpack[Routed]
   ) -> Float[Array, "B T D"]:
-    """(B, T, D). Local windows count the padding inside a row, which nobody sees.
+    """Returns the layer's result; see `attnjax.contract.forms`."""
+    return contexts.run(self, x, context)
 
-    Raises:
-      NotImplementedError: for segment_ids with the selection "all".
+  def weights(self, x, **context) -> Float[Array, "B N T T"]:
+    """Returns what a token takes of each value; what it takes of memory is no token's.
+
+    Memory holds values of its own, which must not count as those of tokens.
     """
-    if 0 in x.shape:
-      return unseen.nothing(self, x)
-    if segment_ids is not None and self.selection == "all":
-      raise NotImplementedError(
-        "selection 'all' takes no segment_ids: clusters are of the whole row"
-      )
-    x, ids = unseen.blank(x, segment_ids, padding)
-    positions = jnp.arange(x.shape[1]) if positions is None else positions
-    means = self.start_means(index) if means is None else means
-    out = [self._far(x, positions, means, segment_ids=ids)]
-    if self.local is not None:
-      out = [self._near(self.local(x, positions), ids), *out]
-    out = jnp.concatenate(out, axis=2)
-    return self.out(out.astype(x.dtype))
+    heads = self.project(x, **context)
+    if not self.memory:
+      return contexts.shares(self, heads)
+    shape = (*self.memory_v.shape[:3], heads.v.shape[1])
+    more = heads.more | {"memory_v": jnp.zeros(shape)}
+    return contexts.shares(self, dataclasses.replace(heads, more=more))
 
   def learn(
     self,
@@ -185,67 +222,29 @@ class Layer(nnx.Module):
     return near, far
 
   def step(
-    self,
-    x: Float[Array, "B T D"],
-    cache: Any,
-    *,
-    segment_ids: Int[Array, "B T"] | None = None,
-    padding: Bool[Array, "B T"] | None = None,
-    index: Int[Array, ""] | int = 0,
-    means: Float[Array, "N c H"] | None = None,
+    self, x: Float[Array, "B T D"], cache: Any, **context: Unpack[Routed]
   ) -> tuple[Float[Array, "B T D"], Any]:
-    """The next T tokens, T >= 1, after those in the cache."""
+    """Returns the results of the next T tokens, and the caches with them."""
     if 0 in x.shape:
       return unseen.nothing(self, x), cache
     near, far = cache
-    x, ids = unseen.blank(x, segment_ids, padding)
+    heads = self.project(x, start=far.tokens.length, **context)
+    ids = heads.tokens.ids
     ids = jnp.zeros(x.shape[:2], jnp.int32) if ids is None else ids
-    positions = far.tokens.length + jnp.arange(x.shape[1])
-    means = self.start_means(index) if means is None else means
-    out = []
-    if self.local is not None:
+    ours, theirs = self._parts(heads)
+    options = self._routing(heads) | {"impl": self.impl}
+    out, far = decode.step(*theirs, ids=ids, cache=far, **options)
+    if self.near:
       axis = Axis(near.k.shape[1], 1, 1, True)
-      q, k, v = self.local(x, positions)
+      q, k, v = ours
       y, near = local_decode.step(q, k, v, ids, near, axis, None, self.impl)
-      out.append(y)
-    heads, options = self._routed(x, positions)
-    y, far = decode.step(*heads, means, ids, far, **options, impl=self.impl)
-    out.append(y)
-    return self.out(jnp.concatenate(out, axis=2).astype(x.dtype)), (near, far)
+      out = jnp.concatenate([y, out], axis=2)
+    return self.merge(out, heads), (near, far)
 
-  def _near(self, heads, ids):
-    q, k, v = heads
-    window, causal = min(self.local_window, q.shape[1]), self.form == "causal"
-    axes = (Axis(window, 1, 1, causal),)
-    return local.run(q, k, v, axes, None, None, ids, None, self.impl)[0]
+  def _parts(self, heads) -> Any:
+    """q, k and v of the local heads, and of the far ones."""
+    parts = heads.q, heads.k, heads.v
+    return [x[:, :, : self.near] for x in parts], [x[:, :, self.near :] for x in parts]
 
-  def _far(self, x, positions, means, **seen):
-    heads, options = self._routed(x, positions)
-    options |= {"causal": self.form == "causal", "selection": self.selection}
-    return attend(*heads, means, **options, **seen, impl=self.impl)
-
-  def _routed(self, x, positions):
-    """q, k and v, and the options of the routing."""
-    query, v = self.query(x), self.value(x)
-    key = query if self.key is None else self.key(x)
-    options: dict[str, Any] = {"window": self.window}
-    options["share_qk"] = self.key is None
-    options |= {"route_q": query, "route_k": key}
-    if self.memory:
-      options |= {"memory_k": self.memory_k[...], "memory_v": self.memory_v[...]}
-    if self.rope_theta:
-      query, key = (
-        rotary.rotate(y, positions, theta=self.rope_theta) for y in (query, key)
-      )
-    return (query, key, v), options
-
-
-def _check(form, selection, impl):
-  for name, value, known in (
-    ("form", form, FORMS),
-    ("selection", selection, ("auto", *SELECTIONS)),
-    ("impl", impl, ("auto", *IMPLEMENTATIONS)),
-  ):
-    check_known(name, value, known)
-  if form == "sequence" and selection == "past":
-    raise ValueError("selection 'past' is causal; form 'sequence' takes 'all'")
+  def _routing(self, heads) -> dict[str, Any]:
+    return {"window": self.window, "share_qk": self.key is None, **heads.more}
