@@ -6,6 +6,7 @@ import numpy as np
 from absl.testing import absltest, parameterized
 from flax import nnx
 
+from attnjax import contract
 from attnjax.core import masks
 from attnjax.variants.softmax import dot_product
 from attnjax.variants.sparse import superlinear
@@ -131,6 +132,21 @@ class AttendTest(parameterized.TestCase):
 
 
 class LayerTest(parameterized.TestCase):
+  def test_weights_are_those_of_the_values(self):
+    layer = superlinear.Layer(8, heads=2, kv_heads=1, window_index=1, rngs=nnx.Rngs(0))
+    x = jax.random.normal(jax.random.key(1), (1, 30, 8))
+    weights = jax.jit(lambda x: contract.weights(layer, x))(x)
+    self.assertEqual((weights.shape, weights.dtype), ((1, 2, 30, 30), "float32"))
+    np.testing.assert_allclose(weights.sum(axis=-1), 1, rtol=1e-5)
+    v = jnp.repeat(layer.qkv.value(x), 2, axis=2)
+    y = layer.out(jnp.einsum("bnts,bsne->btne", weights, v))
+    np.testing.assert_allclose(y, layer(x), rtol=1e-4, atol=1e-6)
+
+  def test_positions_need_a_rotation(self):
+    layer = superlinear.Layer(8, heads=2, rope_theta=0.0, rngs=nnx.Rngs(0))
+    with self.assertRaisesRegex(NotImplementedError, "positions: no rotation"):
+      layer(jnp.zeros((1, 9, 8)), positions=jnp.arange(9))
+
   def test_a_query_reads_fewer_keys_of_longer_sequences(self):
     shares = []
     for T in (256, 1024):

@@ -80,7 +80,7 @@ class _Model(nnx.Module):
     x = self.embed(tokens)
     x = self.norm(x + self.convolution(x))
     last = x[:, -1:]
-    q1, (q2, k, v) = self.layer.search(last), self.layer.project.heads(x)
+    q1, (q2, k, v) = self.layer.search(last), self.layer.qkv.heads(x)
     q2 = q2[:, -1:]
     if self.form == "spans":
       options = self.layer.geometry._asdict()

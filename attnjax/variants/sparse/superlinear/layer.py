@@ -1,13 +1,17 @@
 """The layer: a projection for the search beside those of attention."""
 
+from typing import Any, Unpack
+
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int, Num
+from jaxtyping import Array, Float
 
 from attnjax.contract import check_known
+from attnjax.contract import context as contexts
+from attnjax.contract.context import Context, Heads
 from attnjax.core import positions as rotary
 from attnjax.core.cache import KeyValueCache
-from attnjax.nn import projections, unseen
+from attnjax.nn import projections, self_attention
 from attnjax.variants.sparse.superlinear import search
 from attnjax.variants.sparse.superlinear.attention import IMPLEMENTATIONS, attend
 from attnjax.variants.sparse.superlinear.search import Geometry
@@ -52,7 +56,7 @@ class Layer(nnx.Module):
     self.search = nnx.LinearGeneral(
       dim, (heads, size), use_bias=bias, kernel_init=_SEARCH_INIT, rngs=rngs
     )
-    self.project = projections.QueryKeyValue(
+    self.qkv = projections.QueryKeyValue(
       dim, heads, kv_heads, size, rope_theta=rope_theta, bias=bias, rngs=rngs
     )
     self.out = projections.output(heads, size, dim, bias=bias, rngs=rngs)
@@ -61,62 +65,57 @@ class Layer(nnx.Module):
     )
     self.kv_heads, self.size, self.impl = kv_heads, size, impl
 
+  @property
+  def refuses(self) -> dict[str, str]:
+    """What of a context the layer cannot honour, and why."""
+    if self.qkv.rope_theta:
+      return {}
+    return {"positions": "no rotation (rope_theta = 0); spans are of places in the row"}
+
+  def project(self, x: Float[Array, "B T D"], **context: Unpack[Context]) -> Heads:
+    """Returns the rotated heads of every token, and its queries of the search."""
+    tokens = contexts.accept(x, context, form="causal", refuses=self.refuses)
+    search, places = self.search(tokens.x), tokens.places
+    q, k, v = self.qkv(tokens.x, places)
+    # The search reads the rotated keys, so its queries are rotated as well.
+    if self.qkv.rope_theta:
+      search = rotary.rotate(search, places, theta=self.qkv.rope_theta)
+    seen = {"segment_ids": tokens.ids}
+    return Heads(q, k, v, tokens, seen, {"search": search})
+
+  def mix(self, heads: Heads) -> Float[Array, "B T N H"]:
+    """Returns `attend` of the heads; documents are runs of equal ids."""
+    seen = heads.seen
+    ids = seen.get("kv_segment_ids", seen["segment_ids"])
+    given: dict[str, Any] = self.geometry._asdict() | {"impl": self.impl}
+    given |= {"segment_ids": ids, "offset": seen.get("offset")}
+    return attend(heads.more["search"], heads.q, heads.k, heads.v, **given)
+
+  def merge(self, out: Array, heads: Heads) -> Float[Array, "B T D"]:
+    """Returns the projection of all heads' results."""
+    return self.out(out.astype(heads.tokens.x.dtype))
+
   def __call__(
-    self,
-    x: Float[Array, "B T D"],
-    *,
-    segment_ids: Int[Array, "B T"] | None = None,
-    padding: Bool[Array, "B T"] | None = None,
-    positions: Num[Array, "..."] | None = None,
-    index: Int[Array, ""] | int = 0,
+    self, x: Float[Array, "B T D"], **context: Unpack[Context]
   ) -> Float[Array, "B T D"]:
-    """(B, T, D); documents are runs of equal ids."""
-    del index  # the same at every depth
-    if 0 in x.shape:
-      return unseen.nothing(self, x)
-    x, ids = unseen.blank(x, segment_ids, padding)
-    positions = jnp.arange(x.shape[1]) if positions is None else positions
-    return self._finish(x, *self._heads(x, positions), segment_ids=ids)
+    """Returns the layer's result; see `attnjax.contract.forms`."""
+    return contexts.run(self, x, context)
 
   def spans(self, x: Float[Array, "B T D"]) -> search.Spans:
     """The spans of each query, for one document without padding."""
-    (q1, _, k, _), T = self._heads(x, jnp.arange(x.shape[1])), x.shape[1]
+    heads, T = self.project(x), x.shape[1]
     where = search.rows(jnp.zeros(x.shape[:2], jnp.int32), T, 0)
-    return search.span_search(q1, k, where, self.geometry, 0)[0]
+    found = search.span_search(heads.more["search"], heads.k, where, self.geometry, 0)
+    return found[0]
 
   def init_cache(self, batch: int, length: int, dtype=jnp.float32) -> KeyValueCache:
     """An empty cache with room for `length` tokens."""
-    shape = (self.kv_heads, self.size)
-    return KeyValueCache.empty(batch, length, shape, shape, dtype)
+    return self_attention.empty_cache(
+      "causal", batch, length, self.kv_heads, self.size, dtype
+    )
 
   def step(
-    self,
-    x: Float[Array, "B T D"],
-    cache: KeyValueCache,
-    *,
-    segment_ids: Int[Array, "B T"] | None = None,
-    padding: Bool[Array, "B T"] | None = None,
-    index: Int[Array, ""] | int = 0,
+    self, x: Float[Array, "B T D"], cache: KeyValueCache, **context: Unpack[Context]
   ) -> tuple[Float[Array, "B T D"], KeyValueCache]:
-    """The next T tokens, T >= 1, after those in the cache."""
-    del index
-    if 0 in x.shape:
-      return unseen.nothing(self, x), cache
-    x, ids = unseen.blank(x, segment_ids, padding)
-    ids = jnp.zeros(x.shape[:2], jnp.int32) if ids is None else ids
-    start = cache.length
-    q1, q2, k, v = self._heads(x, start + jnp.arange(x.shape[1]))
-    cache = cache.append(k, v, ids)
-    seen = {"segment_ids": cache.segment_ids, "offset": start}
-    return self._finish(x, q1, q2, cache.k, cache.v, **seen), cache
-
-  def _heads(self, x, positions):
-    q1, (q2, k, v) = self.search(x), self.project(x, positions)
-    # The search reads the rotated keys, so its queries are rotated as well.
-    if self.project.rope_theta:
-      q1 = rotary.rotate(q1, positions, theta=self.project.rope_theta)
-    return q1, q2, k, v
-
-  def _finish(self, x, q1, q2, k, v, **seen):
-    options = self.geometry._asdict() | seen
-    return self.out(attend(q1, q2, k, v, **options, impl=self.impl).astype(x.dtype))
+    """Returns the results of the next T tokens, and the cache with them."""
+    return self_attention.step(self, x, cache, context)
