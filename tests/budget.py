@@ -14,8 +14,34 @@ from tests import scopes
 
 # Processor seconds of one system over all its tests: what 84 of them can have.
 BUDGET = 15.0
-# Systems that may have more, and why.
-EXCEPTIONS: dict[str, float] = {}
+# Systems from before the budget: what they took, and a quarter more. None is added.
+EXCEPTIONS: dict[str, float] = {
+  "aaren": 50,
+  "agent_attention": 65,
+  "crossformer": 25,
+  "dot_product": 110,
+  "dynamic_mask": 80,
+  "dynamical_systems": 55,
+  "gated_attention": 80,
+  "halo": 40,
+  "hilo": 25,
+  "hyperzzw": 60,
+  "l2vit": 30,
+  "lightning2": 60,
+  "maxvit": 50,
+  "medvitv2": 50,
+  "msa_conv": 35,
+  "neighborhood": 145,
+  "nprf": 100,
+  "rectified_sparse": 65,
+  "routing_transformer": 70,
+  "scale_dit": 30,
+  "soft": 35,
+  "sparsifiner": 30,
+  "superlinear": 90,
+}
+# A suite fails above this many times its budget: neighbours on a machine cost as well.
+_NOISE = 1.5
 # Seconds of `_work` on an idle core of the machine that the budget was made on.
 _REFERENCE = 0.034
 
@@ -76,7 +102,7 @@ class Budget:
     return {
       slug: seconds
       for slug, seconds in sums.items()
-      if slug and seconds > self.slower * EXCEPTIONS.get(slug, BUDGET)
+      if slug and seconds > self.slower * _NOISE * EXCEPTIONS.get(slug, BUDGET)
     }
 
   def sums(self, group) -> dict:
@@ -103,6 +129,6 @@ class Budget:
       most = EXCEPTIONS.get(slug, BUDGET)
       terminalreporter.line(
         f"{slug} takes {seconds:.1f} processor seconds over all its tests, and may"
-        f" take {most:.0f} (on this machine {most * self.slower:.0f})",
+        f" take {most:.0f} (here, with noise, {most * self.slower * _NOISE:.0f})",
         red=True,
       )

@@ -116,7 +116,7 @@ def accept(
     if name in refuses:
       raise NotImplementedError(f"{name}: {refuses[name]}")
     if axes > 3 and name != "index":
-      raise NotImplementedError(f"{name}: form {form!r} has no rows of tokens")
+      raise NotImplementedError(f"form {form!r} takes no {name}: it has no rows")
     _check_shape(name, jnp.shape(value), x.shape)
   x, ids = unseen.blank(x, given.get("segment_ids"), given.get("padding"))
   rest = {

@@ -177,7 +177,7 @@ class LayerTest(parameterized.TestCase):
       line(x, positions=jnp.arange(4))
     with self.assertRaisesRegex(NotImplementedError, "padding: a grid has none"):
       _layer(form="sequence", class_token=True, grid=(3, 1))(x, padding=real)
-    with self.assertRaisesRegex(NotImplementedError, "padding: form 'image' has no"):
+    with self.assertRaisesRegex(NotImplementedError, "form 'image' takes no padding"):
       _layer()(x.reshape(1, 2, 2, 16), padding=real)
 
 

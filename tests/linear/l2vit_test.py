@@ -171,7 +171,7 @@ class LayerTest(parameterized.TestCase):
 
   def test_an_image_takes_no_padding(self):
     layer = l2vit.Layer(16, local=3, rngs=nnx.Rngs(0))
-    with self.assertRaisesRegex(NotImplementedError, "padding: form 'image' has no"):
+    with self.assertRaisesRegex(NotImplementedError, "form 'image' takes no padding"):
       layer(_image(1, 2, 2, 16), padding=jnp.ones((1, 4), bool))
     with self.assertRaisesRegex(ValueError, r"\(1, 4, 16\); form 'image' takes 4 axes"):
       layer(_image(1, 4, 16))

@@ -227,7 +227,7 @@ class LayerTest(parameterized.TestCase):
     layer = _layer(**options)
     x = jax.random.normal(jax.random.key(1), (2, 9, 16))
     padding = jnp.arange(9) >= jnp.array([[3], [0]])
-    q, k, v = map(nnx.silu, layer.project(x, jnp.arange(9)))
+    q, k, v = map(nnx.silu, layer.qkv(x, jnp.arange(9)))
     slopes = lightning2.slopes(4, options.get("slope_kind", "alibi"), 1, 3)
     t = jnp.arange(9)
     power = jnp.exp(-slopes[:, None, None] * (t[:, None] - t))

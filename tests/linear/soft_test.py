@@ -172,7 +172,7 @@ class LayerTest(parameterized.TestCase):
       self._layer(form="sequence")(x, segment_ids=jnp.zeros((1, 4), jnp.int32))
     with self.assertRaisesRegex(NotImplementedError, "positions: only who is next"):
       self._layer(form="sequence")(x, positions=jnp.arange(4))
-    with self.assertRaisesRegex(NotImplementedError, "padding: form 'image' has no"):
+    with self.assertRaisesRegex(NotImplementedError, "form 'image' takes no padding"):
       self._layer()(x.reshape(1, 2, 2, 16), padding=jnp.ones((1, 4), bool))
 
 
