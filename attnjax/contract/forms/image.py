@@ -6,8 +6,8 @@ index: which of the `layers` of the model this one is, an int or a traced scalar
 are stacked and scanned, so that a layer cannot store it. No examples or no points give
 the empty result. No layer holds a random key, a cache or an integer array.
 
-`layer.weights(x, index=0)` gives (B, N, T, S) float32: how much of value s point t
-takes, row by row of the image, where that makes sense.
+`contract.weights(layer, x, index=0)` gives (B, N, T, S) float32: how much of value s
+point t takes, row by row of the image, where that makes sense.
 """
 
 from typing import Protocol

@@ -15,7 +15,7 @@ examples or no tokens give the empty result. What a layer cannot honour it refus
 NotImplementedError, and names it, with the reason, in `layer.refuses`. No layer holds a
 random key, a cache or an integer array.
 
-`layer.weights(x, ...)`, with the arguments of the call, gives (B, N, T, S) float32:
+`contract.weights(layer, x, ...)`, with what a call takes, gives (B, N, T, S) float32:
 how much of value s token t takes, where that makes sense.
 """
 
