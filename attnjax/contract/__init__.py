@@ -39,7 +39,14 @@ these arguments; `nn.running.apply` calls either.
 """
 
 from attnjax.contract.case import Case
-from attnjax.contract.context import Context, Heads, Tokens, accept, weights
+from attnjax.contract.context import (
+  Context,
+  Heads,
+  Tokens,
+  accept,
+  shares,
+  weights,
+)
 from attnjax.contract.names import check_known, unknown
 from attnjax.contract.registry import (
   HOST_ARGUMENTS,
@@ -54,6 +61,7 @@ from attnjax.contract.registry import (
 
 __all__ = [
   "weights",
+  "shares",
   "accept",
   "Tokens",
   "Heads",

@@ -5,13 +5,15 @@ section 2.2); positions are the mechanism's own affair. The logits come from the
 transposed embedding (tied) or from a matrix of their own.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int, Key, Num
+from jaxtyping import Array, Bool, Int, Key, Num
 
+from attnjax.contract.trace import Edit, Trace
 from attnjax.nn import running
 from attnjax.nn.stack import Stack, hidden_size
 
@@ -98,11 +100,15 @@ class Model(nnx.Module):
     *,
     segment_ids: Int[Array, "B T"] | None = None,
     padding: Bool[Array, "B T"] | None = None,
-  ) -> tuple[Float[Array, "B T vocab"], Any]:
-    """Logits after each of the next T tokens, and the caches."""
-    context = _given(segment_ids=segment_ids, padding=padding)
-    x, cache = self.stack.step(self._embed(tokens), cache, **context)
-    return self._logits(x), cache
+    shared: Any = None,
+  ) -> Any:
+    """Returns logits (B, T, vocab) after each of the next T tokens, and the caches.
+
+    `shared` goes from layer to layer, see `Stack.step`, and then is the third result.
+    """
+    context = _given(segment_ids=segment_ids, padding=padding, shared=shared)
+    x, *after = self.stack.step(self._embed(tokens), cache, **context)
+    return self._logits(x), *after
 
   def weights(
     self, tokens: Int[Array, "B T"], *, stats: Any = None, **context
@@ -110,6 +116,19 @@ class Model(nnx.Module):
     """The attention weights of every block, (B, N, T, T) each."""
     own = running.Carry(self, stats, False).of(self.stack)
     return self.stack.weights(self._embed(tokens), stats=own, **context)
+
+  def trace(
+    self,
+    tokens: Int[Array, "B T"],
+    *,
+    edit: Edit | None = None,
+    stats: Any = None,
+    **context,
+  ) -> Trace:
+    """Returns the intermediate values of the model, its logits as `output`."""
+    own = running.Carry(self, stats, False).of(self.stack)
+    found = self.stack.trace(self._embed(tokens), edit=edit, stats=own, **context)
+    return dataclasses.replace(found, output=self._logits(found.output))
 
   def _embed(self, tokens):
     return self.embed.embedding[...][tokens]

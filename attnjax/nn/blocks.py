@@ -1,5 +1,7 @@
 """The pre-norm residual block of the hosts."""
 
+import functools
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -8,6 +10,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
+from attnjax.contract.context import Heads
+from attnjax.contract.trace import traced
 from attnjax.core import masks
 from attnjax.nn import mlp, running
 from attnjax.nn.convolution import ShortConvolution
@@ -61,6 +65,23 @@ class Block(nnx.Module):
     y = carry(self.mixer, self.mixed(x, context), **context)
     return carry.result(self._feed(x + self._drop(y, mix), feed))
 
+  def trace(
+    self,
+    x: Float[Array, "B *T D"],
+    *,
+    index: Any,
+    edit: Callable[[Heads], Heads] | None = None,
+    stats: Any = None,
+    **context,
+  ) -> tuple[Array, Heads | None, Array | None]:
+    """Returns the block's output, its mixer's heads and what that made of them."""
+    own = running.Carry(self, stats, False).of(self.mixer)
+    seen = self.mixed(x, context)
+    y, heads, mixed = traced(
+      self.mixer, seen, index=index, edit=edit, stats=own, **context
+    )
+    return self._feed(x + y, None), heads, mixed
+
   def mixed(self, x, context):
     """What the mixer sees: the normalised, convolved input."""
     y = self.norm(x)
@@ -74,15 +95,24 @@ class Block(nnx.Module):
     conv = () if self.conv is None else self.conv.init_cache(batch, dtype)
     return self.mixer.init_cache(batch, length, dtype), conv
 
-  def step(self, x: Float[Array, "B T D"], cache, **context):
-    """The next T tokens; (y, cache)."""
+  def step(
+    self, x: Float[Array, "B T D"], cache: Any, *, shared: Any = None, **context
+  ) -> tuple[Array, Any, Any]:
+    """Returns the results of the next T tokens, the cache and `shared` after them.
+
+    `shared` goes to a mixer whose `step` has an argument of that name, and which then
+    returns (y, cache, shared); other mixers leave it as it is.
+    """
     mixer, conv = cache
     y = self.norm(x)
     if self.conv is not None:
       ids, padding = context.get("segment_ids"), context.get("padding")
       y, conv = self.conv.step(y, conv, masks.segments(ids, padding, y.shape[:2]))
-    y, mixer = self.mixer.step(y, mixer, **context)
-    return self._feed(x + y, None), (mixer, conv)
+    if shared is not None and "shared" in _arguments(type(self.mixer).step):
+      y, mixer, shared = self.mixer.step(y, mixer, shared=shared, **context)
+    else:
+      y, mixer = self.mixer.step(y, mixer, **context)
+    return self._feed(x + y, None), (mixer, conv), shared
 
   def _feed(self, x, key):
     return x + self._drop(self.mlp(self.mlp_norm(x)), key) if self.hidden else x
@@ -92,3 +122,8 @@ class Block(nnx.Module):
       return x
     keep = jax.random.bernoulli(key, 1 - self.dropout, x.shape)
     return jnp.where(keep, x / (1 - self.dropout), 0).astype(x.dtype)
+
+
+@functools.cache
+def _arguments(function: Callable) -> frozenset[str]:
+  return frozenset(inspect.signature(function).parameters)

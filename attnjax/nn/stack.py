@@ -1,7 +1,7 @@
 """Pre-norm residual blocks of one width, scanned over the depth."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -9,8 +9,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
-from attnjax.contract import check_known, weights
-from attnjax.nn import running, unseen
+from attnjax.contract import check_known
+from attnjax.contract.trace import Edit, Trace
+from attnjax.nn import inside, running, stack_context
 from attnjax.nn.blocks import Block
 
 # What jax.checkpoint keeps of a block; "none" keeps all, without jax.checkpoint.
@@ -29,6 +30,10 @@ class Stack(nnx.Module):
   same place of the pattern are stacked on a leading axis, and `jax.lax.scan` runs over
   the repeats: compile time does not grow with the depth. Statistics, where a mechanism
   has batch norm, are stacked alike.
+
+  `between` = {l: build} puts build(dim, rngs=rngs) before block l, a reducer of tokens:
+  x (B, T, D) -> (y (B, R, D), kept (B, R) int32), R static, the token that each stands
+  for. Padding, segments and positions go with the tokens; the scan is cut there.
   """
 
   init_stats = running.init_stats
@@ -45,6 +50,7 @@ class Stack(nnx.Module):
     conv: int = 0,
     dropout: float = 0.0,
     remat: str = "none",
+    between: Mapping[int, Callable] | None = None,
     rngs: nnx.Rngs,
   ):
     if depth % len(builds):
@@ -71,6 +77,15 @@ class Stack(nnx.Module):
 
     self.blocks = nnx.List([block(build) for build in builds])
     self.depth, self.remat = depth, remat
+    between = between or {}
+    self.cuts = tuple(sorted(between))
+    for cut in self.cuts:
+      if not 0 < cut < depth or cut % len(builds):
+        raise ValueError(
+          f"between = {cut}: reducers stand between repeats of the {len(builds)}"
+          f" mechanisms of {depth} blocks"
+        )
+    self.reducers = nnx.List([between[cut](dim, rngs=rngs) for cut in self.cuts])
 
   def __call__(
     self,
@@ -90,7 +105,22 @@ class Stack(nnx.Module):
       NotImplementedError: for positions that no mixer reads.
     """
     carry = running.Carry(self, stats, train)
-    x, contexts = _blank(x, context), _contexts(self.blocks, context)
+    x = stack_context.blank(x, context)
+    parts = tuple(self.blocks), self._held(carry), self._starts()
+    gathered = []
+    for first, last in zip([0, *self.cuts], [*self.cuts, self.depth]):
+      x, context = self.reduced(first, x, context)
+      repeat = self._repeat(context, key, train)
+      repeats = first // len(self.blocks), last // len(self.blocks)
+      x, new = jax.lax.scan(repeat, x, inside.cut(parts, *repeats))
+      gathered.append(new)
+    for block, *new in zip(self.blocks, *gathered):
+      carry.keep(block, jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *new))
+    return carry.result(x)
+
+  def _repeat(self, context, key, train):
+    """The function of one repeat of the pattern, for a scan."""
+    contexts = stack_context.of_blocks(self.blocks, context)
 
     def repeat(x, part):
       blocks, held, start = part
@@ -103,14 +133,9 @@ class Stack(nnx.Module):
         new.append(own)
       return x, tuple(new)
 
-    if REMAT[self.remat] is not None:
-      repeat = jax.checkpoint(repeat, policy=REMAT[self.remat])
-    held = tuple(carry.of(block) for block in self.blocks)
-    parts = tuple(self.blocks), held, self._starts()
-    x, new = jax.lax.scan(repeat, x, parts)
-    for block, own in zip(self.blocks, new):
-      carry.keep(block, own)
-    return carry.result(x)
+    if REMAT[self.remat] is None:
+      return repeat
+    return jax.checkpoint(repeat, policy=REMAT[self.remat])
 
   def init_cache(self, batch: int, length: int, dtype=jnp.float32) -> Any:
     """One cache a place of the pattern, stacked over the repeats."""
@@ -120,61 +145,89 @@ class Stack(nnx.Module):
 
     return tuple(jax.vmap(one)(block) for block in self.blocks)
 
-  def step(self, x: Float[Array, "B T D"], cache: Any, **context):
-    """The next T tokens; (y, cache).
+  def step(
+    self, x: Float[Array, "B T D"], cache: Any, *, shared: Any = None, **context
+  ) -> Any:
+    """Returns the results of the next T tokens, and the cache after them.
+
+    Args:
+      x: (B, T, D).
+      cache: of `init_cache`, or of the step before.
+      shared: arrays that go from each block to the next one, where a mixer's choice
+        serves the layers after it; they then are the third result. A mixer takes part
+        if its `step` has an argument `shared`, see `Block.step`.
+      **context: goes to every mixer.
 
     Raises:
-      NotImplementedError: if there is batch norm inside: no layer decodes with it.
+      NotImplementedError: if there is batch norm inside, no layer decodes with it, or
+        something between the blocks that drops tokens.
     """
     if self.init_stats():
       raise NotImplementedError("a layer with batch norm has no step form")
-    x = _blank(x, context)
+    if self.cuts:
+      raise NotImplementedError(f"reducers at {self.cuts}: no step drops tokens")
+    x = stack_context.blank(x, context)
 
-    def repeat(x, part):
+    def repeat(carried, part):
       blocks, caches, start = part
+      x, shared = carried
       new = []
       for place, (block, old) in enumerate(zip(blocks, caches)):
-        x, one = block.step(x, old, index=start + place, **context)
-        new.append(one)
-      return x, tuple(new)
+        x, old, shared = block.step(
+          x, old, index=start + place, shared=shared, **context
+        )
+        new.append(old)
+      return (x, shared), tuple(new)
 
-    return jax.lax.scan(repeat, x, (tuple(self.blocks), cache, self._starts()))
+    parts = tuple(self.blocks), cache, self._starts()
+    (x, after), cache = jax.lax.scan(repeat, (x, shared), parts)
+    return (x, cache) if shared is None else (x, cache, after)
 
   def weights(
     self, x: Float[Array, "B *T D"], *, stats: Any = None, **context
   ) -> list[Array]:
-    """The attention weights of every block, (B, N, T, S) each."""
-    carry = running.Carry(self, stats, False)
-    found, x, contexts = [], _blank(x, context), _contexts(self.blocks, context)
+    """Returns the attention weights of every block, (B, N, T, S) each."""
+    return inside.weights(self, x, stats, context)
+
+  def trace(
+    self,
+    x: Float[Array, "B *T D"],
+    *,
+    edit: Edit | None = None,
+    stats: Any = None,
+    first: int = 0,
+    **context,
+  ) -> Trace:
+    """Returns the intermediate values of all blocks, the output of the last included.
+
+    Args:
+      x: (B, *T, D).
+      edit: (number of the layer, its heads) to the heads that it mixes.
+      stats: as in a call.
+      first: the number of the first block for `edit`, where stacks follow each other.
+      **context: goes to every mixer.
+    """
+    return inside.trace(self, x, edit, stats, first, context)
+
+  def each(self, stats: Any = None) -> Iterator[tuple[int, int, Any, Any]]:
+    """Yields (number, place in the pattern, block, its statistics), one by one."""
+    held = self._held(running.Carry(self, stats, False))
     for index in range(self.depth):
       repeat, place = divmod(index, len(self.blocks))
-      held = self.blocks[place], carry.of(self.blocks[place])
-      block, own = jax.tree.map(lambda leaf, r=repeat: leaf[r], held)
-      context = contexts[place]
-      seen = block.mixed(x, context)
-      found.append(weights(block.mixer, seen, index=index, **context))
-      given = {"index": index, "stats": own, "train": False}
-      x, _ = running.apply(block, x, **given, **context)
-    return found
+      yield index, place, *inside.cut((self.blocks[place], held[place]), repeat)
+
+  def reduced(self, index: int, x: Array, context: dict) -> tuple[Array, dict]:
+    """Returns the tokens that block `index` sees of x, and their context."""
+    if index not in self.cuts:
+      return x, context
+    y, kept = self.reducers[self.cuts.index(index)](x)
+    return y, stack_context.of_kept(self.blocks, context, x, kept)
+
+  def _held(self, carry) -> tuple:
+    return tuple(carry.of(block) for block in self.blocks)
 
   def _starts(self) -> Int[Array, "R"]:
     return jnp.arange(0, self.depth, len(self.blocks))
-
-
-def _contexts(blocks, context) -> list[dict]:
-  """The context of the blocks at each place of the pattern."""
-  refused = [getattr(block.mixer, "refuses", {}) for block in blocks]
-  if context.get("positions") is None:
-    return [context] * len(refused)
-  if all("positions" in one for one in refused):
-    raise NotImplementedError(f"positions: {refused[0]['positions']}")
-  without = {name: value for name, value in context.items() if name != "positions"}
-  return [without if "positions" in one else context for one in refused]
-
-
-def _blank(x, context):
-  seen = context.get("segment_ids"), context.get("padding")
-  return unseen.blank(x, *seen)[0]
 
 
 def hidden_size(dim: int, ratio: float, multiple: int = 8) -> int:

@@ -1,0 +1,58 @@
+"""The blocks of a stack one after the other, without a scan, to look inside them."""
+
+import functools
+from typing import Any
+
+import jax
+from jaxtyping import Array
+
+from attnjax.contract import context as contexts
+from attnjax.contract.trace import Edit, Trace
+from attnjax.nn import running, stack_context
+
+
+def weights(stack: Any, x: Array, stats: Any, context: dict) -> list[Array]:
+  """Returns the attention weights of every block, (B, N, T, S) each."""
+
+  def look(block, x, index, own, context):
+    seen = block.mixed(x, context)
+    found = contexts.weights(block.mixer, seen, index=index, **context)
+    given = {"index": index, "stats": own, "train": False}
+    return running.apply(block, x, **given, **context)[0], found
+
+  return _in_turn(stack, look, x, stats, context)[1]
+
+
+def trace(
+  stack: Any, x: Array, edit: Edit | None, stats: Any, first: int, context: dict
+) -> Trace:
+  """Returns the intermediate values of a stack; see `Stack.trace`."""
+  hidden = []
+
+  def look(block, x, index, own, context):
+    hidden.append(x)
+    change = None if edit is None else functools.partial(edit, first + index)
+    given = {"index": index, "edit": change, "stats": own}
+    y, heads, mixed = block.trace(x, **given, **context)
+    return y, (heads, mixed)
+
+  y, found = _in_turn(stack, look, x, stats, context)
+  heads, mixed = zip(*found)
+  return Trace((*hidden, y), heads, mixed, y)
+
+
+def cut(tree: Any, *repeats: int) -> Any:
+  """Returns repeats a to b - 1 of stacked leaves, or repeat a without its axis."""
+  index = slice(*repeats) if len(repeats) == 2 else repeats[0]
+  return jax.tree.map(lambda leaf: leaf[index], tree)
+
+
+def _in_turn(stack, look, x, stats, context):
+  """(the last output, what `look` found at each block)."""
+  x, found = stack_context.blank(x, context), []
+  for index, place, block, own in stack.each(stats):
+    x, context = stack.reduced(index, x, context)
+    contexts_of = stack_context.of_blocks(stack.blocks, context)
+    x, finding = look(block, x, index, own, contexts_of[place])
+    found.append(finding)
+  return x, found

@@ -1,0 +1,168 @@
+"""Hosts opened: traces and edits, what goes from layer to layer, fewer tokens."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl.testing import absltest
+from flax import nnx
+
+from attnjax import contract
+from attnjax.models import language
+from attnjax.nn.stack import Stack
+
+DIM, HEADS, T = 16, 2, 12
+
+
+def _builds(*slugs):
+  options = {"heads": HEADS}
+  return [contract.constructor(slug, options, language.FORMS) for slug in slugs]
+
+
+@functools.cache
+def _model():
+  builds = _builds("lightning2", "dot_product")
+  return language.Model(builds, vocab=17, dim=DIM, depth=4, rngs=nnx.Rngs(0))
+
+
+TOKENS = jax.random.randint(jax.random.key(0), (2, T), 0, 17)
+_traced = jax.jit(lambda model, tokens, **context: model.trace(tokens, **context))
+
+
+class TraceTest(absltest.TestCase):
+  def test_is_the_call_taken_apart(self):
+    model, places = _model(), jnp.arange(T)[None] * 3
+    trace = _traced(model, TOKENS, positions=places)
+    _close(trace.output, model(TOKENS, positions=places))
+    self.assertLen(trace.hidden, 5)
+    _close(trace.hidden[0], model._embed(TOKENS))
+    block = jax.tree.map(lambda leaf: leaf[1], model.stack.blocks[1])
+    given = {"index": 3, "positions": places}
+    _close(trace.hidden[4], block(trace.hidden[3], **given))
+    heads = block.mixer.project(block.mixed(trace.hidden[3], {}), **given)
+    _close(trace.heads[3].k, heads.k)
+    _close(trace.mixed[3], block.mixer.mix(heads))
+
+  def test_heads_give_the_weights(self):
+    model = _model()
+    trace, weights = _traced(model, TOKENS), model.weights(TOKENS)
+    for index, _, block, _ in model.stack.each():
+      _close(contract.shares(block.mixer, trace.heads[index]), weights[index])
+
+  def test_an_edit_changes_what_follows_only(self):
+    def edit(index, heads):
+      if index != 2:
+        return heads
+      return dataclasses.replace(heads, v=heads.v.at[..., 0, :].set(0))
+
+    model = _model()
+    plain, edited = _traced(model, TOKENS), model.trace(TOKENS, edit=edit)
+    for before in range(3):
+      _close(edited.hidden[before], plain.hidden[before])
+    _close(edited.mixed[2][:, :, 0], jnp.zeros_like(plain.mixed[2][:, :, 0]))
+    _close(edited.mixed[2][:, :, 1], plain.mixed[2][:, :, 1])
+    for changed in (edited.hidden[3] - plain.hidden[3], edited.output - plain.output):
+      self.assertGreater(jnp.abs(changed).max(), 1e-3)
+
+  def test_refuses_to_edit_what_mixes_no_heads(self):
+    stack = Stack([_Counting], dim=DIM, depth=1, hidden=8, rngs=nnx.Rngs(0))
+    x = jnp.ones((1, T, DIM))
+    trace = stack.trace(x)
+    _close(trace.output, stack(x))
+    self.assertEqual(trace.heads, (None,))
+    with self.assertRaisesRegex(NotImplementedError, "inside_test mixes no heads"):
+      stack.trace(x, edit=lambda index, heads: heads)
+
+
+class SharedTest(absltest.TestCase):
+  def test_goes_from_layer_to_layer(self):
+    builds = [_Counting, *_builds("dot_product")]
+    model = language.Model(builds, vocab=17, dim=DIM, depth=4, rngs=nnx.Rngs(0))
+    cache = model.init_cache(2, T)
+    logits, cache, shared = model.step(TOKENS[:, :5], cache, shared=jnp.int32(1))
+    self.assertEqual(shared, 4)  # doubled by two layers, left alone by the others
+    again, _, shared = model.step(TOKENS[:, 5:], cache, shared=shared)
+    self.assertEqual(shared, 16)
+    _close(jnp.concatenate([logits, again], axis=1), model(TOKENS))
+
+  def test_is_no_result_where_none_is_given(self):
+    model = _model()
+    logits, _ = model.step(TOKENS, model.init_cache(2, T))
+    _close(logits, model(TOKENS))
+
+
+class BetweenTest(absltest.TestCase):
+  def _stack(self, between, slug="dot_product"):
+    options = {"dim": DIM, "depth": 4, "hidden": 24, "rngs": nnx.Rngs(1)}
+    return Stack(_builds(slug), between=between, **options)
+
+  def test_tokens_are_dropped_and_their_context_with_them(self):
+    x = jax.random.normal(jax.random.key(2), (2, T, DIM))
+    ids = jnp.repeat(jnp.array([[3, 1, 4]]), T // 3, axis=1) + jnp.zeros((2, 1), int)
+    real = jnp.ones((2, T), bool).at[1, :2].set(False)
+    context = {"segment_ids": ids, "padding": real}
+    got = jax.jit(lambda s, x: s(x, **context))(self._stack({1: _Odd, 3: _Odd}), x)
+    self.assertEqual(got.shape, (2, T // 4, DIM))
+    whole, places = self._stack({}), jnp.arange(T)
+    want = x
+    for index, _, block, _ in whole.each():
+      if index in (1, 3):
+        want, places = want[:, 1::2], places[1::2]
+        context = {name: rows[:, 1::2] for name, rows in context.items()}
+      want = block(want, index=index, positions=places, **context)
+    _close(got, want)
+    trace = self._stack({1: _Odd, 3: _Odd}).trace(x, segment_ids=ids, padding=real)
+    _close(trace.output, want)
+    self.assertEqual([h.shape[1] for h in trace.hidden], [T, T // 2, T // 2, 3, 3])
+
+  def test_no_positions_for_who_reads_none(self):
+    x = jax.random.normal(jax.random.key(2), (2, T, DIM))
+    stack = self._stack({2: _Odd}, "lightning2")
+    self.assertEqual(stack(x).shape, (2, T // 2, DIM))
+
+  def test_errors_name_value_and_rule(self):
+    for cut in (0, 4):
+      with self.assertRaisesRegex(ValueError, f"between = {cut}: .* 4 blocks"):
+        self._stack({cut: _Odd})
+    stack = self._stack({2: _Odd})
+    with self.assertRaisesRegex(NotImplementedError, r"\(2,\): no step drops tokens"):
+      stack.step(jnp.ones((1, 1, DIM)), stack.init_cache(1, 4))
+
+
+class _Odd(nnx.Module):
+  """Keeps tokens 1, 3, 5, ..."""
+
+  def __init__(self, dim, *, rngs):
+    pass
+
+  def __call__(self, x):
+    kept = jnp.arange(x.shape[1], dtype=jnp.int32)[1::2]
+    return x[:, 1::2], jnp.broadcast_to(kept, (x.shape[0], kept.size))
+
+
+class _Counting(nnx.Module):
+  """Doubles what is shared."""
+
+  form = "causal"
+
+  def __init__(self, dim, *, layers, rngs):
+    self.scale = nnx.Param(jnp.ones(dim))
+
+  def __call__(self, x, *, index, **context):
+    return self.scale * x
+
+  def init_cache(self, batch, length, dtype):
+    return jnp.zeros(batch, dtype)
+
+  def step(self, x, cache, *, shared=None, index, **context):
+    return self.scale * x, cache, 2 * shared
+
+
+def _close(got, want):
+  np.testing.assert_allclose(got, want, rtol=1e-4, atol=2e-5)
+
+
+if __name__ == "__main__":
+  absltest.main()
