@@ -47,7 +47,7 @@ def _layer(weight, heads):
     form="sequence" if class_token else "image",
     heads=heads,
     head_dim=size,
-    agents=weight["an_bias"].shape[1],
+    num_agents=weight["an_bias"].shape[1],
     # (1, N, H, 1, A) and (1, N, 1, W, A)
     grid=(weight["ha_bias"].shape[2], weight["wa_bias"].shape[3]),
     kernel=weight["dwc.weight"].shape[-1],

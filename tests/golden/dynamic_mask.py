@@ -13,9 +13,9 @@ from attnjax.variants.sparse import dynamic_mask
 
 def compare(arrays: Mapping[str, np.ndarray], meta: dict) -> Iterator[tuple]:
   """(key, what attnjax computes, what the file holds) for every result."""
-  keep, x = meta["keep_window_size"], jnp.asarray(arrays["in.x"])
+  keep_keys, x = meta["keep_window_size"], jnp.asarray(arrays["in.x"])
   mask = arrays.get("in.mask")
-  options = {"causal": mask is None, "keep": keep}
+  options = {"causal": mask is None, "keep_keys": keep_keys}
   options |= {} if mask is None else {"mask": jnp.asarray(mask)}
   layer = _layer(arrays, meta)
 
@@ -33,7 +33,7 @@ def compare(arrays: Mapping[str, np.ndarray], meta: dict) -> Iterator[tuple]:
     allowed = dynamic_mask.allowed(
       (B, T, T), options["causal"], mask=options.get("mask")
     )
-    found["out.dynamic_keep"] = dynamic_mask.selected(importance, allowed, keep)
+    found["out.dynamic_keep"] = dynamic_mask.selected(importance, allowed, keep_keys)
     return (y * jnp.cos(jnp.arange(y.size)).reshape(y.shape)).sum(), found
 
   run = jax.jit(jax.value_and_grad(total, (0, 1), has_aux=True))
@@ -70,9 +70,10 @@ def _layer(arrays, meta):
     heads=meta["N"],
     kv_heads=meta["K"],
     head_dim=meta["H"],
-    keep=meta["keep_window_size"],
+    keep_keys=meta["keep_window_size"],
     rope_theta=meta["rope_theta"],
-    bias=bias,
+    qkv_bias=bias,
+    out_bias=bias,
     rngs=nnx.Rngs(0),
   )
   for name, part in _linears(layer).items():

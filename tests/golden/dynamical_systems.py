@@ -52,7 +52,7 @@ def _attention(kind, weight, hyper):
     dim,
     kind=_ATTENTIONS[kind],
     heads=heads,
-    state=weight["Wqk.weight"].shape[0] // 2,
+    state_size=weight["Wqk.weight"].shape[0] // 2,
     eta=hyper["norm"],
     rngs=nnx.Rngs(0),
   )
@@ -93,7 +93,7 @@ def _selru(weight):
   layer = dynamical_systems.Layer(
     dim,
     kind="selru",
-    state=state,
+    state_size=state,
     conv=weight["conv.weight"].shape[-1],
     rngs=nnx.Rngs(0),
   )

@@ -56,7 +56,8 @@ def _layer(params, case):
     gate=case["mode"],
     qk_norm="q_norm.weight" in params,
     rope_theta=case["rope_theta"],
-    bias=bias,
+    qkv_bias=bias,
+    out_bias=bias,
     rngs=nnx.Rngs(0),
   )
   project = layer.qkv

@@ -33,11 +33,11 @@ def compare(arrays: Mapping[str, np.ndarray], meta: dict) -> Iterator[tuple]:
 
 
 def _layer(weight, meta) -> Any:
-  dim, below, *kernel = weight["mlp.weight"].shape
+  dim, below, *window = weight["mlp.weight"].shape
   return msa_conv.MSAConv2d(
     below,
     dim,
-    kernel=kernel,
+    window=window,
     stride=meta["stride"],
     dilation=meta["dilation"],
     padding=meta["padding"],

@@ -80,7 +80,7 @@ def _module(arrays, name, options):
     dilation=options.get("dilation", 1),
     causal=causal,
     scale=options.get("qk_scale") or 0.0,
-    bias="qkv.bias" in parameters,
+    qkv_bias="qkv.bias" in parameters,
     rngs=nnx.Rngs(0),
   )
 

@@ -20,7 +20,7 @@ def compare(arrays: Mapping[str, np.ndarray], meta: dict) -> Iterator[tuple]:
       yield key, found[key], arrays[key]
 
 
-def _case(arrays, case, window):
+def _case(arrays, case, cluster_size):
   """The results of one case; q, k and v are (B, N, T, H) there."""
   inputs = {
     n: jnp.asarray(arrays[f"in.{case}.{n}"]) for n in "qkv" if _has(arrays, case, n)
@@ -29,11 +29,11 @@ def _case(arrays, case, window):
   mask = arrays.get(f"in.{case}.mask")
   shared = "k" not in inputs
   options = {
-    "window": window,
-    "selection": "all",
+    "cluster_size": cluster_size,
+    "kind": "all",
     "causal": case.startswith("causal"),
     "share_qk": shared,
-    "mask": None if mask is None else jnp.asarray(mask),
+    "valid": None if mask is None else jnp.asarray(mask),
     "memory_k": jnp.asarray(arrays[f"param.{case}.mem_key"]),
     "memory_v": jnp.asarray(arrays[f"param.{case}.mem_value"]),
   }

@@ -25,7 +25,7 @@ def compare(arrays: Mapping[str, np.ndarray], meta: dict) -> Iterator[tuple]:
   def prediction(layer, x):
     q, k, _ = layer.qkv(x, jnp.arange(x.shape[1]))
     weight, guess = layer.predictor.coefficients(q, k), layer.predictor.scores(q, k)
-    mask = sparsifiner.chosen(guess, layer.predictor.first, layer.keep)
+    mask = sparsifiner.chosen(guess, layer.predictor.first, layer.keep_ratio)
     return weight, guess, mask, layer.predictor.scores(q, k, sparse=False)
 
   (_, y), gradients = jax.value_and_grad(sparse, (0, 1), has_aux=True)(layer, x)
@@ -36,7 +36,7 @@ def compare(arrays: Mapping[str, np.ndarray], meta: dict) -> Iterator[tuple]:
   weight, guess, mask, dense = prediction(layer, x)
   found |= {"out.basis_coef": weight, "out.approx_attn": guess, "out.attn_mask": mask}
 
-  layer.mode = "reconstruct"
+  layer.kind = "reconstruct"
   found |= {
     "out.recon_approx": dense,
     "out.recon_y": jax.jit(lambda f, x: f(x))(layer, x),
@@ -88,14 +88,14 @@ def _layer(arrays, meta):
     heads=meta["N"],
     grid=(tokens - 1,),
     class_token=True,
-    keep=meta["attn_keep_rate"],
+    keep_ratio=meta["attn_keep_rate"],
     reduce_n=meta["reduce_n_factor"],
     reduce_c=meta["reduce_c_factor"],
     tie=f"param.{first}proj_back_n" not in arrays,
     top=meta["coef_topk"],
     threshold=meta["basis_threshold"],
     distill=0.0,
-    bias="param.qkv.bias" in arrays,
+    qkv_bias="param.qkv.bias" in arrays,
     rngs=nnx.Rngs(0),
   )
   for name, table in _tables(layer).items():

@@ -25,7 +25,7 @@ def _normal(seed, *shape):
 
 
 def _layer(**options):
-  options: dict[str, Any] = {"heads": 2, "agents": 4, "grid": 3} | options
+  options: dict[str, Any] = {"heads": 2, "num_agents": 4, "grid": 3} | options
   return agent_attention.Layer(16, **options, rngs=nnx.Rngs(0))
 
 
@@ -75,7 +75,7 @@ class LayerTest(parameterized.TestCase):
     _close(weights.sum(-1), jnp.ones((2, 2, 10)))
 
   def test_agents_are_means_of_overlapping_cells(self):
-    layer = _layer(agents=9)
+    layer = _layer(num_agents=9)
     x = _normal(0, 1, 4, 5, 16)
     heads = jax.jit(lambda layer, x: layer.project(x))(layer, x)
     grid = np.asarray(heads.q[0])
@@ -158,7 +158,7 @@ class LayerTest(parameterized.TestCase):
 
   @parameterized.parameters(
     ({"form": "causal"}, "unknown form 'causal'"),
-    ({"agents": 8}, "agents = 8: on a grid their number is a square"),
+    ({"num_agents": 8}, "num_agents = 8: on a grid their number is a square"),
     ({"grid": (3,)}, r"grid = \(3,\) must have 2 sides"),
     ({"class_token": True}, "class_token = True: for sequences only"),
     ({"form": "sequence", "window": 2}, "window = 2: for images only"),

@@ -28,7 +28,7 @@ _run = jax.jit(nprf.attend, static_argnames=("causal", "normalise", "impl"))
 
 
 def _layer(form="causal", **options):
-  options = {"max_distance": 6, "features": 5} | options
+  options = {"max_distance": 6, "num_features": 5} | options
   layer = nprf.Layer(16, form=form, rngs=nnx.Rngs(0), **options)
   # Larger than at the start of training, for the differences to show.
   keys = iter(jax.random.split(jax.random.key(2), 9))
@@ -86,14 +86,14 @@ class AttendTest(parameterized.TestCase):
     state = jnp.einsum("bsnh,bsne->bnhe", phi_k, v)
     want = jnp.einsum("btnh,bnhe->btne", phi_q, state)
     want /= jnp.einsum("btnh,bsnh->btn", phi_q, phi_k)[..., None]
-    _close(nprf.reference(q, k, v, features="elu", normalise=False), want)
+    _close(nprf.reference(q, k, v, feature_map="elu", normalise=False), want)
 
   @parameterized.parameters("positive", "trigonometric")
   def test_lengths_matter_only_without_normalisation(self, features):
     q, k, v, bias, w = _arrays(1, 9, 2, 4, 3, 6, 9)
-    run = jax.jit(nprf.attend, static_argnames=("features", "normalise"))
-    once = run(q, k, v, bias, w, features=features)
-    _close(run(3 * q, 0.1 * k, v, bias, w, features=features), once, 1e-4)
+    run = jax.jit(nprf.attend, static_argnames=("feature_map", "normalise"))
+    once = run(q, k, v, bias, w, feature_map=features)
+    _close(run(3 * q, 0.1 * k, v, bias, w, feature_map=features), once, 1e-4)
     apart = [run(x, k, v, bias, w, normalise=False) for x in (q, 3 * q)]
     self.assertGreater(float(abs(apart[0] - apart[1]).max()), 1e-2)
 
@@ -135,10 +135,10 @@ class AttendTest(parameterized.TestCase):
   def test_errors(self):
     q, k, v, bias, w = _arrays(1, 5, 2, 4, 3, 6, 5)
     for arguments, options, message in (
-      ((q, k, v, bias), {}, "features 'positive' need w"),
+      ((q, k, v, bias), {}, "feature_map 'positive' needs w"),
       ((q, k, v, bias[:, 1:], w), {}, r"bias \(2, 8\) must be \(N, 2 D - 1\)"),
       ((q, k, v, bias, jnp.ones((3, 6, 4))), {}, r"w \(3, 6, 4\) must be"),
-      ((q, k, v, bias, w), {"features": "cosine"}, "unknown features 'cosine'"),
+      ((q, k, v, bias, w), {"feature_map": "cosine"}, "unknown feature_map 'cosine'"),
     ):
       with self.assertRaisesRegex(ValueError, message):
         nprf.attend(*arguments, **options)
@@ -212,7 +212,7 @@ class NumbersTest(parameterized.TestCase):
     q, k, v, bias, w = _arrays(1, 12, 1, 4, 3, 6, 3)
     k = k.at[:, 3].multiply(9).at[:, 8].multiply(4)
     v = v.at[..., 0].set(1)
-    options = {"features": features, "normalise": False}
+    options = {"feature_map": features, "normalise": False}
     number = {"positive": 6, "trigonometric": 12}
     state = nprf.State.empty(1, 3, 1, 4, 3, number[features], jnp.float32)
     step = jax.jit(functools.partial(nprf.step, **options))

@@ -23,18 +23,18 @@ def _heads(*grid):
 class AttendTest(parameterized.TestCase):
   def test_a_kernel_of_one_gives_the_values(self):
     q, k, v = _heads(3, 4)
-    _close(msa_conv.attend(q, k, v, kernel=1), v)
+    _close(msa_conv.attend(q, k, v, window=1), v)
 
   def test_a_masked_kernel_as_large_as_the_image_is_dense_attention(self):
     q, k, v = _heads(3, 4)
-    got = msa_conv.attend(q, k, v, kernel=7, border="mask")
+    got = msa_conv.attend(q, k, v, window=7, border="mask")
     flat = [x.reshape(1, 12, 2, 4) for x in (q, k, v)]
     want = jax.nn.dot_product_attention(*flat)
     _close(got.reshape(want.shape), want)
 
   def test_windows_equal_patches_of_the_image(self):
     q, k, v = _heads(5, 6)
-    form = {"kernel": (3, 5), "dilation": (2, 1)}
+    form = {"window": (3, 5), "dilation": (2, 1)}
     got = msa_conv.window_qk(q, k, **form)
     patches = jax.lax.conv_general_dilated_patches(
       k.reshape(1, 5, 6, 8),
@@ -59,8 +59,8 @@ class AttendTest(parameterized.TestCase):
     _close(msa_conv.attend(q, k, v, border="mask"), v)
 
   @parameterized.parameters(
-    ({"kernel": 4}, "kernel = 4: its sides must be odd"),
-    ({"kernel": (3, 3, 3)}, "one or two positive"),
+    ({"window": 4}, "window = 4: its sides must be odd"),
+    ({"window": (3, 3, 3)}, "one or two positive"),
     ({"dilation": 0}, "dilation = 0"),
     ({"border": "wrap"}, "unknown border 'wrap'"),
   )
@@ -71,7 +71,7 @@ class AttendTest(parameterized.TestCase):
 
 class LayerTest(parameterized.TestCase):
   def test_inner_tokens_move_with_the_image(self):
-    layer: Any = msa_conv.Layer(8, kernel=3, rngs=nnx.Rngs(0))
+    layer: Any = msa_conv.Layer(8, window=3, rngs=nnx.Rngs(0))
     x = jax.random.normal(jax.random.key(1), (1, 9, 9, 8))
     run = jax.jit(lambda x: layer(x))
     moved = run(jnp.roll(x, (1, 2), axis=(1, 2)))
@@ -100,7 +100,7 @@ class LayerTest(parameterized.TestCase):
   def test_strides_and_widths(self):
     def make(x):
       layer: Any = msa_conv.MSAConv2d(
-        6, 10, kernel=(5, 3), stride=2, heads=6, rngs=nnx.Rngs(0)
+        6, 10, window=(5, 3), stride=2, heads=6, rngs=nnx.Rngs(0)
       )
       return layer(x)
 

@@ -68,7 +68,7 @@ class LayerTest(parameterized.TestCase):
     layer = self._layer("image", window=(1, 3), causal=(False, True))
     x = jax.random.normal(jax.random.key(0), (1, 4, 5, 8))
     weights = _weights(layer, x)
-    want = neighborhood.mask((4, 5), window=(1, 3), causal=(False, True))
+    want = neighborhood.dense_mask((4, 5), window=(1, 3), causal=(False, True))
     np.testing.assert_array_equal(weights[0, 0] > 0, want)
 
   def test_refusals(self):

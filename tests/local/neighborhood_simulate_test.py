@@ -37,7 +37,7 @@ class SimulatorTest(parameterized.TestCase):
     ((37,), {"window": 6, "stride": 6, "causal": True}, 5, 4),
   )
   def test_runs_of_one_axis_are_counted_in_the_mask(self, grid, options, query, key):
-    seen = np.asarray(neighborhood.mask(grid, **options))
+    seen = np.asarray(neighborhood.dense_mask(grid, **options))
     got = simulate.visits(grid, **options, query_tile=(query,), key_tile=(key,))
     self.assertEqual(got.visited, simulate.counted(seen, query, key))
 
@@ -49,7 +49,7 @@ class SimulatorTest(parameterized.TestCase):
         "stride": stride,
         "dilation": (dilation, 1),
       }
-      seen = np.asarray(neighborhood.mask(grid, **options))
+      seen = np.asarray(neighborhood.dense_mask(grid, **options))
       order = tiles.permute(jnp.arange(96).reshape(1, *grid), tile, (dilation, 1))
       order = np.asarray(order).ravel()
       got = simulate.visits(grid, **options, query_tile=tile, key_tile=tile)
@@ -62,7 +62,7 @@ class SimulatorTest(parameterized.TestCase):
     boxes = simulate.visits((32, 32), **options, query_tile=(4, 4), key_tile=(4, 4))
     self.assertEqual((boxes.speedup, boxes.operations), (16, 16))
     self.assertEqual(runs.speedup, 8)
-    seen = np.asarray(neighborhood.mask((32, 32), **options))
+    seen = np.asarray(neighborhood.dense_mask((32, 32), **options))
     self.assertEqual(runs.visited, simulate.counted(seen, 16, 16))
 
   def test_tiles_must_fit(self):

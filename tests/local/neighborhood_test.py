@@ -57,7 +57,7 @@ class MaskTest(parameterized.TestCase):
           options: dict[str, Any] = dict(
             zip(("window", "stride", "dilation", "causal"), form)
           )
-          got = neighborhood.mask((length,), **options)
+          got = neighborhood.dense_mask((length,), **options)
           np.testing.assert_array_equal(got, _naive(length, *form), str((length, form)))
 
   def test_axes_multiply(self):
@@ -65,19 +65,21 @@ class MaskTest(parameterized.TestCase):
     options: dict[str, Any] = dict(
       zip(("window", "stride", "dilation", "causal"), list(zip(*forms))[1:])
     )
-    got = neighborhood.mask((3, 5, 4), **options)
+    got = neighborhood.dense_mask((3, 5, 4), **options)
     want = np.ones((1, 1), bool)
     for form in forms:
       want = np.kron(want, _naive(*form))
     np.testing.assert_array_equal(got, want)
 
   def test_every_row_has_a_whole_window_and_every_key_a_query(self):
-    seen = neighborhood.mask((7, 9), window=(3, 4), stride=(2, 3), dilation=(2, 1))
+    seen = neighborhood.dense_mask(
+      (7, 9), window=(3, 4), stride=(2, 3), dilation=(2, 1)
+    )
     np.testing.assert_array_equal(seen.sum(axis=1), 12)
     self.assertTrue(seen.any(axis=0).all())
 
   def test_a_causal_grid_with_whole_windows_is_not_dense(self):
-    seen = neighborhood.mask((2, 3), window=(2, 3), causal=(True, False))
+    seen = neighborhood.dense_mask((2, 3), window=(2, 3), causal=(True, False))
     want = np.kron(np.tril(np.ones((2, 2), bool)), np.ones((3, 3), bool))
     np.testing.assert_array_equal(seen, want)
 

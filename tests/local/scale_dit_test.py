@@ -53,7 +53,7 @@ class LayoutTest(parameterized.TestCase):
     np.testing.assert_array_equal(ids[:2, 3], [0, 1])
 
   @parameterized.parameters(
-    ({"mode": "dilated"}, "unknown mode 'dilated'"),
+    ({"kind": "dilated"}, "unknown kind 'dilated'"),
     ({"text_sees": "none"}, "unknown text_sees 'none'"),
     ({"order": "spiral"}, "unknown order 'spiral'"),
     ({"window": (0, 2)}, r"window = \(0, 2\)"),
@@ -77,7 +77,7 @@ class MaskTest(parameterized.TestCase):
     self.assertTrue(seen[85:, 85:].all() and seen[85:, :4].all())
 
   def test_shifted_windows_join_the_borders(self):
-    layout = scale_dit.Layout((4, 4), window=(2, 2), mode="window", order="raster")
+    layout = scale_dit.Layout((4, 4), window=(2, 2), kind="window", order="raster")
     np.testing.assert_array_equal(np.flatnonzero(_dense(layout)[0]), [0, 3, 12, 15])
 
   def test_many_low_resolution_tokens_are_seen_by_area(self):
@@ -177,7 +177,7 @@ class LayerTest(parameterized.TestCase):
     ({"heads": 8}, "head size 4: 8 must divide it"),
     ({"rank": 0}, "rank = 0"),
     ({"ratio": 0}, "ratio = 0"),
-    ({"mode": "far"}, "unknown mode 'far'"),
+    ({"kind": "far"}, "unknown kind 'far'"),
     ({"impl": "fast"}, "unknown impl 'fast'"),
   )
   def test_errors_name_the_option(self, options, message):

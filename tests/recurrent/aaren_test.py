@@ -158,7 +158,7 @@ class LayerTest(parameterized.TestCase):
     def size(layer):
       return sum(x.size for x in jax.tree.leaves(layer))
 
-    theirs = dot_product.Layer(16, bias=True, rngs=nnx.Rngs(0))
+    theirs = dot_product.Layer(16, qkv_bias=True, out_bias=True, rngs=nnx.Rngs(0))
     self.assertEqual(size(_layer()) - size(theirs), 16)
 
   @parameterized.parameters("causal", "sequence")
@@ -177,7 +177,8 @@ class LayerTest(parameterized.TestCase):
 
   def test_both_directions_are_added(self):
     x = jax.random.normal(jax.random.key(1), (1, 7, 16))
-    causal, both = _layer(bias=False), _layer("sequence", bias=False)
+    bare = {"qkv_bias": False, "out_bias": False}
+    causal, both = _layer(**bare), _layer("sequence", **bare)
     ahead, back = _call(causal, x), _call(causal, x[:, ::-1])[:, ::-1]
     _close(_call(both, x), ahead + back, 1e-4)
     with self.assertRaisesRegex(NotImplementedError, "'sequence' does not decode"):

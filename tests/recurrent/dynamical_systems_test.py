@@ -14,13 +14,13 @@ from tests import precision
 
 _DIM = 12
 _LAYERS = {
-  "softmax": {"kind": "softmax", "state": 4},
-  "linear": {"kind": "linear", "state": 8},
-  "normalised": {"kind": "normalised", "state": 8, "eta": "exp"},
-  "s6": {"kind": "s6", "state": 3},
-  "ssd": {"kind": "ssd", "state": 3},
+  "softmax": {"kind": "softmax", "state_size": 4},
+  "linear": {"kind": "linear", "state_size": 8},
+  "normalised": {"kind": "normalised", "state_size": 8, "eta": "exp"},
+  "s6": {"kind": "s6", "state_size": 3},
+  "ssd": {"kind": "ssd", "state_size": 3},
   "rglru": {"kind": "rglru"},
-  "selru": {"kind": "selru", "state": 3},
+  "selru": {"kind": "selru", "state_size": 3},
   "qlstm": {"kind": "qlstm"},
   "coupled": {"kind": "qlstm", "coupled": True},
 }

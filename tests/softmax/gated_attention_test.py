@@ -3,6 +3,7 @@
 from tests import simulate  # first: it sets what Triton reads on import
 
 # ruff: isort: split
+import functools
 import itertools
 from typing import Any
 
@@ -16,6 +17,7 @@ from attnjax.nn import gate as gates
 from attnjax.variants.softmax import dot_product, gated_attention
 
 _KEY = jax.random.key(7)
+_attend = functools.partial(gated_attention.attend, causal=True)
 
 
 def _arrays(gate=(4, 8)):
@@ -50,19 +52,19 @@ class FunctionTest(parameterized.TestCase):
   def test_an_open_gate_is_plain_attention_and_zero_halves_it(self, impl, gate):
     q, k, v, g = _arrays(gate)
     plain = dot_product.attend(q, k, v, causal=True)
-    opened = gated_attention.attend(q, k, v, jnp.full_like(g, 1e4), impl=impl)
-    half = gated_attention.attend(q, k, v, jnp.zeros_like(g), impl=impl)
-    closed = gated_attention.attend(q, k, v, jnp.full_like(g, -1e4), impl=impl)
+    opened = _attend(q, k, v, jnp.full_like(g, 1e4), impl=impl)
+    half = _attend(q, k, v, jnp.zeros_like(g), impl=impl)
+    closed = _attend(q, k, v, jnp.full_like(g, -1e4), impl=impl)
     _close(opened, plain)
     _close(half, plain / 2)
     np.testing.assert_array_equal(closed, 0)
 
   def test_headwise_is_elementwise_with_the_gate_repeated(self):
     q, k, v, g = _arrays((4, 1))
-    got = gated_attention.attend(q, k, v, g)
-    _close(got, gated_attention.attend(q, k, v, jnp.repeat(g, 8, axis=3)))
-    shared = gated_attention.attend(q, k, v, g[:, :, :1])
-    _close(shared, gated_attention.attend(q, k, v, jnp.repeat(g[:, :, :1], 4, axis=2)))
+    got = _attend(q, k, v, g)
+    _close(got, _attend(q, k, v, jnp.repeat(g, 8, axis=3)))
+    shared = _attend(q, k, v, g[:, :, :1])
+    _close(shared, _attend(q, k, v, jnp.repeat(g[:, :, :1], 4, axis=2)))
 
   @parameterized.product(act=["sigmoid", "silu", "ns_sigmoid"], combine=["mul", "add"])
   def test_formula(self, act, combine):
@@ -71,19 +73,19 @@ class FunctionTest(parameterized.TestCase):
     s = 1 / (1 + np.exp(-np.asarray(g, np.float64)))
     value = {"sigmoid": s, "silu": g * s, "ns_sigmoid": 0.5 + 0.5 * s}[act]
     want = plain * value if combine == "mul" else plain + value
-    _close(gated_attention.attend(q, k, v, g, act=act, combine=combine), want)
+    _close(_attend(q, k, v, g, act=act, combine=combine), want)
 
   def test_ns_sigmoid_never_closes(self):
     q, k, v, g = _arrays()
     plain = np.abs(dot_product.attend(q, k, v, causal=True))
     for gate, share in ((-1e4, 0.5), (1e4, 1.0)):
-      got = gated_attention.attend(q, k, v, jnp.full_like(g, gate), act="ns_sigmoid")
+      got = _attend(q, k, v, jnp.full_like(g, gate), act="ns_sigmoid")
       _close(np.abs(got), share * plain)
 
   def test_gradient_by_the_gate(self):
     for gate in ((4, 8), (4, 1)):
       q, k, v, g = _arrays(gate)
-      out, pull = jax.vjp(lambda *a: gated_attention.attend(*a), q, k, v, g)
+      out, pull = jax.vjp(lambda *a: _attend(*a), q, k, v, g)
       dy = jax.random.normal(_KEY, out.shape)
       plain, s = dot_product.attend(q, k, v, causal=True), jax.nn.sigmoid(g)
       dg = dy * plain * s * (1 - s)
@@ -91,14 +93,14 @@ class FunctionTest(parameterized.TestCase):
 
   def test_lse_is_that_of_the_softmax(self):
     q, k, v, g = _arrays()
-    _, lse = gated_attention.attend(q, k, v, g, return_lse=True)
+    _, lse = _attend(q, k, v, g, return_lse=True)
     want = dot_product.attend(q, k, v, causal=True, return_lse=True)[1]
     np.testing.assert_array_equal(lse, want)
 
   def test_bfloat16_is_activated_in_float32(self):
     q, k, v, g = (x.astype(jnp.bfloat16) for x in _arrays())
     v, gate = jnp.full_like(v, 3.0), jnp.full_like(g, 4.0)
-    got = gated_attention.attend(q, k, v, gate)
+    got = _attend(q, k, v, gate)
     self.assertEqual(got.dtype, jnp.bfloat16)
     # 3 sigmoid(4) = 2.9460; with the sigmoid rounded first it would be 2.9375.
     np.testing.assert_array_equal(got.astype(jnp.float32), 2.953125)
@@ -106,9 +108,7 @@ class FunctionTest(parameterized.TestCase):
   def test_tokens_that_see_nothing_give_zero(self):
     q, k, v, g = _arrays()
     ids = jnp.array([[0] * 5 + [-1] * 4, [-1] * 9])
-    out, pull = jax.vjp(
-      lambda *a: gated_attention.attend(*a, segment_ids=ids), q, k, v, g
-    )
+    out, pull = jax.vjp(lambda *a: _attend(*a, segment_ids=ids), q, k, v, g)
     np.testing.assert_array_equal(out[0, 5:], 0)
     np.testing.assert_array_equal(out[1], 0)
     for gradient in pull(jnp.ones_like(out)):
@@ -124,7 +124,7 @@ class FunctionTest(parameterized.TestCase):
     )
     for options, message in cases:
       with self.assertRaisesRegex(ValueError, message):
-        gated_attention.attend(q, k, v, g, **options)
+        _attend(q, k, v, g, **options)
     with self.assertRaisesRegex(ValueError, r"gate \(2, 9, 3, 8\) does not broadcast"):
       gates.apply(q, g[:, :, :3])
 
@@ -133,29 +133,29 @@ class LayerTest(parameterized.TestCase):
   @parameterized.parameters(
     *itertools.product(gated_attention.POSITIONS, ("headwise", "elementwise"))
   )
-  def test_definition(self, position, gate):
-    layer, x = _random(_layer(position=position, gate=gate)), _x()
+  def test_definition(self, gate_at, gate):
+    layer, x = _random(_layer(gate_at=gate_at, gate=gate)), _x()
     q, k, v = layer.qkv.heads(x)
     opened = jax.nn.sigmoid(layer.gate.values(x))
     wide = {"sdpa": (4, 4), "value": (2, 4), "key": (2, 4), "query": (4, 4)}
-    shape = wide.get(position, (16,))
+    shape = wide.get(gate_at, (16,))
     shape = shape if gate == "elementwise" else (*shape[:-1], 1)
     self.assertEqual(opened.shape, (2, 9, *shape))
-    if position == "query":
+    if gate_at == "query":
       q = q * opened
-    if position == "key":
+    if gate_at == "key":
       k = k * opened
-    if position == "value":
+    if gate_at == "value":
       v = v * opened
     q, k = layer.qkv.rotate(q, k, jnp.arange(9))
     out = dot_product.reference(q, k, v, causal=True)
-    y = layer.out(out * opened if position == "sdpa" else out)
-    y = y * opened if position == "output" else y
+    y = layer.out(out * opened if gate_at == "sdpa" else out)
+    y = y * opened if gate_at == "output" else y
     _close(jax.jit(lambda layer, x: layer(x))(layer, x), y)
 
   @parameterized.parameters(*gated_attention.POSITIONS)
-  def test_decoding_is_the_whole(self, position):
-    layer, x = _random(_layer(position=position, gate="headwise")), _x()
+  def test_decoding_is_the_whole(self, gate_at):
+    layer, x = _random(_layer(gate_at=gate_at, gate="headwise")), _x()
     step = jax.jit(lambda x, cache: layer.step(x, cache))
     cache, parts = layer.init_cache(2, 9), []
     for a, b in ((0, 4), *((i, i + 1) for i in range(4, 9))):
@@ -164,15 +164,15 @@ class LayerTest(parameterized.TestCase):
     _close(jnp.concatenate(parts, axis=1), jax.jit(lambda x: layer(x))(x))
 
   def test_the_cache_holds_gated_values(self):
-    layer, x = _random(_layer(position="value")), _x()
+    layer, x = _random(_layer(gate_at="value")), _x()
     _, cache = layer.step(x, layer.init_cache(2, 9))
     values = layer.qkv.value(x) * jax.nn.sigmoid(layer.gate.values(x))
     _close(cache.v, values)
 
   @parameterized.parameters("sdpa", "output")
-  def test_a_gate_of_zeros_halves_the_layer(self, position):
+  def test_a_gate_of_zeros_halves_the_layer(self, gate_at):
     for from_input in (True, False):
-      layer = _random(_layer(position=position, from_input=from_input))
+      layer = _random(_layer(gate_at=gate_at, from_input=from_input))
       layer.gate.values = jax.tree.map(jnp.zeros_like, layer.gate.values)
       got, layer.gate = layer(_x()), None
       _close(got, layer(_x()) / 2)
@@ -201,8 +201,8 @@ class LayerTest(parameterized.TestCase):
   def test_the_gate_reads_the_token_of_its_position(self):
     x = _x()
     other = x.at[:, 0].add(1.0)
-    for position, moved in (("sdpa", False), ("value", True)):
-      layer = _random(_layer(position=position, rope_theta=0.0))
+    for gate_at, moved in (("sdpa", False), ("value", True)):
+      layer = _random(_layer(gate_at=gate_at, rope_theta=0.0))
       read = layer.gate.values
       # What changes if only the gate of the first token reads another token?
       layer.gate.values = lambda _, read=read: read(other)
@@ -229,15 +229,15 @@ class LayerTest(parameterized.TestCase):
     kernel = layer.gate.values.kernel[...]
     self.assertIsNone(layer.gate.values.bias)
     self.assertBetween(float(kernel.std()), 0.0195, 0.0205)
-    self.assertEqual(_layer(bias=True).gate.values.bias.shape, (4, 4))
+    self.assertEqual(_layer(qkv_bias=True).gate.values.bias.shape, (4, 4))
 
   @parameterized.parameters(
     ({"gate": "head"}, "unknown gate 'head'.*did you mean headwise"),
-    ({"position": "values"}, "unknown position 'values'.*did you mean value"),
+    ({"gate_at": "values"}, "unknown gate_at 'values'.*did you mean value"),
     ({"form": "casual"}, "unknown form 'casual'.*did you mean causal"),
     ({"act": "relu"}, "unknown act 'relu'"),
     ({"combine": "times"}, "unknown combine 'times'"),
-    ({"share_heads": True, "position": "output"}, "share_heads: position 'output'"),
+    ({"share_heads": True, "gate_at": "output"}, "share_heads: gate_at 'output'"),
     ({"kv_heads": 3}, "heads = 4 do not divide by kv_heads = 3"),
   )
   def test_errors(self, options, message):

@@ -24,7 +24,9 @@ class AttendTest(parameterized.TestCase):
     q, k, v, importance = _arrays()
     bias = jnp.repeat(importance, 2, axis=2).swapaxes(1, 2)[:, :, None]
     want = dot_product.attend(q, k, v, bias=bias, causal=causal, impl="reference")
-    got = dynamic_mask.attend(q, k, v, importance, keep=21, causal=causal, impl="xla")
+    got = dynamic_mask.attend(
+      q, k, v, importance, keep_keys=21, causal=causal, impl="xla"
+    )
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
 
   def test_early_queries_keep_all_they_see_and_later_ones_so_many(self):
@@ -37,7 +39,9 @@ class AttendTest(parameterized.TestCase):
 
   def test_later_importances_and_values_do_not_show_before(self):
     q, k, v, importance = _arrays()
-    run = jax.jit(lambda *x: dynamic_mask.attend(*x, keep=4, impl="xla"))
+    run = jax.jit(
+      lambda *x: dynamic_mask.attend(*x, keep_keys=4, causal=True, impl="xla")
+    )
     before = run(q, k, v, importance)
     after = run(q, k, v.at[:, 12:].add(1.0), importance.at[:, 12:].add(9.0))
     np.testing.assert_allclose(after[:, :12], before[:, :12], rtol=1e-5, atol=1e-6)
@@ -46,7 +50,9 @@ class AttendTest(parameterized.TestCase):
   def test_the_gradient_of_the_importance_is_the_slope(self):
     q, k, v, importance = _arrays(9)
     run = jax.jit(
-      lambda x: jnp.sin(dynamic_mask.attend(q, k, v, x, keep=4, impl="reference")).sum()
+      lambda x: jnp.sin(
+        dynamic_mask.attend(q, k, v, x, keep_keys=4, causal=True, impl="reference")
+      ).sum()
     )
     direction, step = jnp.cos(jnp.arange(18.0)).reshape(1, 9, 2), 1e-3
     slope = run(importance + step * direction) - run(importance - step * direction)
@@ -60,7 +66,9 @@ class AttendTest(parameterized.TestCase):
 
   def test_work_is_linear_in_the_length(self):
     def run(q, k, v, importance):
-      return dynamic_mask.attend(q, k, v, importance, keep=64, impl="xla")
+      return dynamic_mask.attend(
+        q, k, v, importance, keep_keys=64, causal=True, impl="xla"
+      )
 
     def shapes(T):
       return (1, T, 2, 8), (1, T, 1, 8), (1, T, 1, 8), (1, T, 1)
@@ -71,13 +79,13 @@ class AttendTest(parameterized.TestCase):
 
   def test_errors(self):
     q, k, v, importance = _arrays()
-    with self.assertRaisesRegex(ValueError, "keep = 0; a query keeps at least 1"):
-      dynamic_mask.attend(q, k, v, importance, keep=0)
+    with self.assertRaisesRegex(ValueError, "keep_keys = 0; a query keeps at least 1"):
+      dynamic_mask.attend(q, k, v, importance, keep_keys=0)
 
 
 class LayerTest(parameterized.TestCase):
   def test_without_amplitude_it_is_attention(self):
-    layer = dynamic_mask.Layer(16, kv_heads=2, keep=50, rngs=nnx.Rngs(0))
+    layer = dynamic_mask.Layer(16, kv_heads=2, keep_keys=50, rngs=nnx.Rngs(0))
     layer.amplitude[...] = jnp.zeros(2)
     plain = dot_product.Layer(16, kv_heads=2, qk_norm=True, rngs=nnx.Rngs(0))
     plain.qkv, plain.out = layer.qkv, layer.out
@@ -93,7 +101,7 @@ class LayerTest(parameterized.TestCase):
     np.testing.assert_allclose(linear, 100.0, rtol=1e-5)
 
   def test_the_cache_is_as_small_as_what_is_kept(self):
-    layer = dynamic_mask.Layer(16, kv_heads=2, keep=5, rngs=nnx.Rngs(0))
+    layer = dynamic_mask.Layer(16, kv_heads=2, keep_keys=5, rngs=nnx.Rngs(0))
     x = jax.random.normal(jax.random.key(1), (1, 17, 16))
     _, cache = jax.jit(layer.step)(x, layer.init_cache(1, 17))
     kept = cache.document.state
@@ -103,7 +111,7 @@ class LayerTest(parameterized.TestCase):
     np.testing.assert_allclose(kept.importance, want, rtol=1e-6)
 
   def test_weights_are_those_of_the_kept_values(self):
-    layer = dynamic_mask.Layer(16, kv_heads=2, keep=3, rngs=nnx.Rngs(0))
+    layer = dynamic_mask.Layer(16, kv_heads=2, keep_keys=3, rngs=nnx.Rngs(0))
     x = jax.random.normal(jax.random.key(1), (1, 9, 16))
     weights = jax.jit(lambda x: contract.weights(layer, x))(x)
     self.assertEqual((weights.shape, weights.dtype), ((1, 4, 9, 9), "float32"))
@@ -123,7 +131,7 @@ class LayerTest(parameterized.TestCase):
 
   @parameterized.parameters(
     ({"bias_form": "square"}, "bias_form 'square'"),
-    ({"keep": 0}, "keep = 0"),
+    ({"keep_keys": 0}, "keep_keys = 0"),
     ({"form": "image"}, "form 'image'"),
   )
   def test_errors_name_the_option(self, options, message):

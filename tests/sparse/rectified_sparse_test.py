@@ -116,7 +116,8 @@ class LayerTest(absltest.TestCase):
       heads=2,
       block=4,
       mass=1.0,
-      bias=False,
+      qkv_bias=False,
+      out_bias=False,
       impl="reference",
       rngs=nnx.Rngs(0),
     )

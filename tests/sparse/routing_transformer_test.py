@@ -20,28 +20,29 @@ def _arrays(T=24, N=2, c=3, H=4):
   return q, k, v, routing.unit(jax.random.normal(keys[3], (N, c, H)))
 
 
-def _run(selection, window, impl="xla", **options):
+def _run(kind, cluster_size, impl="xla", **options):
+  options = {"causal": True} | options
   return jax.jit(
     lambda *x: routing.attend(
-      *x, window=window, selection=selection, impl=impl, **options
+      *x, cluster_size=cluster_size, kind=kind, impl=impl, **options
     )
   )
 
 
 class AttendTest(parameterized.TestCase):
   @parameterized.parameters(("past", 1), ("past", 3), ("all", 1), ("all", 3))
-  def test_a_window_of_all_tokens_is_attention(self, selection, clusters):
+  def test_a_cluster_of_all_tokens_is_attention(self, kind, clusters):
     q, k, v, means = _arrays(c=clusters)
     # With "all" every token is in every cluster, and the mean is of equal outputs.
-    count = clusters if selection == "all" else 1
+    count = clusters if kind == "all" else 1
     want = dot_product.attend(q, k, v, causal=True, impl="reference")
-    got = _run(selection, 24, eps=_EPS)(q, k, v, means)
+    got = _run(kind, 24, eps=_EPS)(q, k, v, means)
     np.testing.assert_allclose(got, want * count / (count + _EPS), rtol=1e-4, atol=1e-5)
 
   @parameterized.parameters("past", "all")
-  def test_the_numbers_of_clusters_mean_nothing(self, selection):
+  def test_the_numbers_of_clusters_mean_nothing(self, kind):
     q, k, v, means = _arrays()
-    run = _run(selection, 5, "reference")
+    run = _run(kind, 5, "reference")
     want = run(q, k, v, means)
     np.testing.assert_allclose(run(q, k, v, means[:, ::-1]), want, atol=1e-5)
 
@@ -59,7 +60,7 @@ class AttendTest(parameterized.TestCase):
     # Later queries and keys as near to the centroids as can be: they take all places.
     near = jnp.broadcast_to(means[:, 0], (1, 12, 2, 4))
     q_new, k_new = (x.at[:, 12:].set(near) for x in (q, k))
-    past, published = (_run(selection, 6) for selection in ("past", "all"))
+    past, published = (_run(kind, 6) for kind in ("past", "all"))
     before, after = (past(*x, v, means)[:, :12] for x in ((q, k), (q_new, k_new)))
     np.testing.assert_array_equal(after, before)
     before, after = (published(*x, v, means)[:, :12] for x in ((q, k), (q_new, k_new)))
@@ -77,9 +78,14 @@ class AttendTest(parameterized.TestCase):
     np.testing.assert_array_equal(out[:, 17:], 0)
 
   @parameterized.parameters("past", "all")
-  def test_work_grows_as_the_root_of_the_cube(self, selection):
+  def test_work_grows_as_the_root_of_the_cube(self, kind):
     def run(q, k, v, means):
-      options = {"window": means.shape[1], "selection": selection, "impl": "xla"}
+      options = {
+        "cluster_size": means.shape[1],
+        "kind": kind,
+        "causal": True,
+        "impl": "xla",
+      }
       return routing.attend(q, k, v, means, **options)
 
     def shapes(T):
@@ -91,13 +97,13 @@ class AttendTest(parameterized.TestCase):
     self.assertLess(size, 1.6)
 
   @parameterized.parameters(
-    ({"selection": "future"}, "selection 'future'"),
-    ({"causal": False}, "selection 'past' is causal"),
-    ({"window": 0}, "window = 0"),
+    ({"kind": "future"}, "kind 'future'"),
+    ({"kind": "past", "causal": False}, "kind 'past' is causal"),
+    ({"cluster_size": 0}, "cluster_size = 0"),
   )
   def test_errors(self, options, message):
     with self.assertRaisesRegex(ValueError, message):
-      routing.attend(*_arrays(), **({"window": 3} | options))
+      routing.attend(*_arrays(), **({"cluster_size": 3, "causal": True} | options))
 
 
 class KMeansTest(parameterized.TestCase):
@@ -168,7 +174,7 @@ class KMeansTest(parameterized.TestCase):
 
 class LayerTest(parameterized.TestCase):
   def test_centroids_are_an_argument_and_a_result(self):
-    layer = routing.Layer(16, clusters=3, window=4, local_window=3, rngs=nnx.Rngs(0))
+    layer = routing.Layer(16, clusters=3, cluster_size=4, window=3, rngs=nnx.Rngs(0))
     x = jax.random.normal(jax.random.key(1), (2, 9, 16))
     start = routing.Clusters.start(layer.start_means(1))
     y, loss, new = jax.jit(layer.learn)(x, start, index=1)
@@ -177,7 +183,7 @@ class LayerTest(parameterized.TestCase):
     self.assertGreater(float(abs(new.means - start.means).max()), 0)
 
   def test_weights_leave_out_the_memory(self):
-    options = {"clusters": 3, "window": 4, "local_window": 3, "rngs": nnx.Rngs(0)}
+    options = {"clusters": 3, "cluster_size": 4, "window": 3, "rngs": nnx.Rngs(0)}
     layer = routing.Layer(16, memory=2, **options)
     x = jax.random.normal(jax.random.key(1), (1, 4, 16))  # as many as values are wide
     weights = jax.jit(lambda x: contract.weights(layer, x))(x)
@@ -191,10 +197,10 @@ class LayerTest(parameterized.TestCase):
     np.testing.assert_allclose(y, layer(x), rtol=1e-4, atol=1e-6)
 
   def test_what_it_cannot_do_it_says(self):
-    options = {"clusters": 3, "window": 4, "local_window": 3, "rngs": nnx.Rngs(0)}
-    layer = routing.Layer(16, selection="all", **options)
+    options = {"clusters": 3, "cluster_size": 4, "window": 3, "rngs": nnx.Rngs(0)}
+    layer = routing.Layer(16, kind="all", **options)
     x = jnp.zeros((1, 9, 16))
-    with self.assertRaisesRegex(NotImplementedError, "segment_ids: selection 'all'"):
+    with self.assertRaisesRegex(NotImplementedError, "segment_ids: kind 'all'"):
       layer(x, segment_ids=jnp.zeros((1, 9), jnp.int32))
     with self.assertRaisesRegex(NotImplementedError, "does not decode"):
       layer.init_cache(1, 9)

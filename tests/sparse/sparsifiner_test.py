@@ -31,7 +31,7 @@ def _input(number: int = 1):
 
 def _plain(layer):
   plain = dot_product.Layer(
-    16, form="sequence", heads=2, bias=True, impl="reference", rngs=nnx.Rngs(0)
+    16, form="sequence", heads=2, qkv_bias=True, impl="reference", rngs=nnx.Rngs(0)
   )
   plain.qkv, plain.out = layer.qkv, layer.out
   return plain
@@ -65,14 +65,14 @@ class AttendTest(absltest.TestCase):
 
   def test_errors_name_the_argument(self):
     q = jnp.zeros((1, 5, 1, 2))
-    with self.assertRaisesRegex(ValueError, "keep = 1.5"):
-      sparsifiner.attend(q, q, q, jnp.zeros((1, 1, 5, 5)), keep=1.5)
+    with self.assertRaisesRegex(ValueError, "keep_ratio = 1.5"):
+      sparsifiner.attend(q, q, q, jnp.zeros((1, 1, 5, 5)), keep_ratio=1.5)
     with self.assertRaisesRegex(ValueError, "approximate has the shape"):
       sparsifiner.attend(q, q, q, jnp.zeros((1, 1, 6, 5)))
 
 
 class LayerTest(parameterized.TestCase):
-  @parameterized.parameters({"keep": 1.0}, {"mode": "reconstruct"})
+  @parameterized.parameters({"keep_ratio": 1.0}, {"kind": "reconstruct"})
   def test_it_is_softmax_attention(self, **options):
     layer, x = _layer(**options), _input()
     got, want = (jax.jit(lambda f, x: f(x))(f, x) for f in (layer, _plain(layer)))
@@ -121,7 +121,7 @@ class LayerTest(parameterized.TestCase):
     np.testing.assert_allclose(large[:, :, ::4], small, rtol=1e-4)
 
   @parameterized.parameters(
-    ({"mode": "dense"}, "mode 'dense'"),
+    ({"kind": "dense"}, "kind 'dense'"),
     ({"form": "image"}, "form 'image' takes"),
   )
   def test_errors_name_the_option(self, options, message):

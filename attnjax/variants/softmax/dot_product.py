@@ -98,7 +98,8 @@ class Layer(nnx.Module):
     head_dim: int = 0,  # 0: dim / heads
     qk_norm: bool = False,
     rope_theta: float = 10000.0,  # 0: no rotation
-    bias: bool = False,
+    qkv_bias: bool = False,
+    out_bias: bool = False,
     impl: str = "auto",
     rngs: nnx.Rngs,
   ):
@@ -111,10 +112,10 @@ class Layer(nnx.Module):
       size,
       qk_norm=qk_norm,
       rope_theta=rope_theta,
-      bias=bias,
+      bias=qkv_bias,
       rngs=rngs,
     )
-    self.out = projections.output(heads, size, dim, bias=bias, rngs=rngs)
+    self.out = projections.output(heads, size, dim, bias=out_bias, rngs=rngs)
     self.form, self.kv_heads, self.size, self.impl = form, kv_heads, size, impl
 
   @property

@@ -52,7 +52,7 @@ def attend(
   v: Float[Array, "B S K V"],
   gate: Float[Array, "B T #N #V"],
   *,
-  causal: bool = True,
+  causal: bool = False,
   offset: Int[Array, ""] | int | None = None,
   segment_ids: Int[Array, "B T"] | None = None,
   kv_segment_ids: Int[Array, "B S"] | None = None,
@@ -119,29 +119,34 @@ class Layer(nnx.Module):
     kv_heads: int = 0,  # 0: as many as heads
     head_dim: int = 0,  # 0: dim / heads
     gate: str = "elementwise",  # one of GATES
-    position: str = "sdpa",  # one of POSITIONS
+    gate_at: str = "sdpa",  # one of POSITIONS
     share_heads: bool = False,  # one gate for all heads
     from_input: bool = True,  # False: the gate is a parameter, 0 at the start
     combine: str = "mul",
     act: str = "sigmoid",
     qk_norm: bool = True,
     rope_theta: float = 10000.0,  # 0: no rotation
-    bias: bool = False,
+    qkv_bias: bool = False,
+    out_bias: bool = False,
     impl: str = "auto",
     rngs: nnx.Rngs,
   ):
     kv_heads, size = kv_heads or heads, projections.head_size(dim, heads, head_dim)
-    count = kv_heads if position in ("value", "key") else heads
-    shape = _gate_shape(gate, position, dim, 1 if share_heads else count, size)
+    count = kv_heads if gate_at in ("value", "key") else heads
+    shape = _gate_shape(gate, gate_at, dim, 1 if share_heads else count, size)
     check_known("form", form, FORMS)
-    if share_heads and position == "output":
-      raise ValueError("share_heads: position 'output' comes after the heads' sum")
-    options = {"qk_norm": qk_norm, "rope_theta": rope_theta, "bias": bias, "rngs": rngs}
-    self.qkv = projections.QueryKeyValue(dim, heads, kv_heads, size, **options)
-    self.out = projections.output(heads, size, dim, bias=bias, rngs=rngs)
-    options = {"act": act, "combine": combine, "from_input": from_input, "bias": bias}
-    self.gate = None if gate == "none" else Gate(dim, shape, **options, rngs=rngs)
-    self.form, self.position, self.impl = form, position, impl
+    if share_heads and gate_at == "output":
+      raise ValueError("share_heads: gate_at 'output' comes after the heads' sum")
+    options = {"qk_norm": qk_norm, "rope_theta": rope_theta, "rngs": rngs}
+    self.qkv = projections.QueryKeyValue(
+      dim, heads, kv_heads, size, bias=qkv_bias, **options
+    )
+    self.out = projections.output(heads, size, dim, bias=out_bias, rngs=rngs)
+    options = {"act": act, "combine": combine, "from_input": from_input}
+    self.gate = (
+      None if gate == "none" else Gate(dim, shape, bias=qkv_bias, **options, rngs=rngs)
+    )
+    self.form, self.gate_at, self.impl = form, gate_at, impl
     self.kv_heads, self.size = kv_heads, size
 
   @property
@@ -158,7 +163,7 @@ class Layer(nnx.Module):
   def mix(self, heads: Heads, *, bias: Array | None = None) -> Float[Array, "B T N H"]:
     """Returns `attend` of the heads, with a bias (B|1, N|1, T|1, S|1) of scores."""
     given = self._given(heads) | {"bias": bias}
-    if self.gate is None or self.position != "sdpa":
+    if self.gate is None or self.gate_at != "sdpa":
       return dot_product.attend(heads.q, heads.k, heads.v, **given)
     given |= {"act": self.gate.act, "combine": self.gate.combine}
     gate = self.gate.values(heads.tokens.rows)
@@ -197,8 +202,8 @@ class Layer(nnx.Module):
   def _given(self, heads) -> dict[str, Any]:
     return {"causal": self.form == "causal", "impl": self.impl} | heads.seen
 
-  def _gated(self, position, x, y):
-    return y if self.gate is None or self.position != position else self.gate(x, y)
+  def _gated(self, gate_at, x, y):
+    return y if self.gate is None or self.gate_at != gate_at else self.gate(x, y)
 
   def _heads(self, x, positions):
     q, k, v = self.qkv.heads(x)
@@ -206,10 +211,10 @@ class Layer(nnx.Module):
     return *self.qkv.rotate(q, k, positions), self._gated("value", x, v)
 
 
-def _gate_shape(gate, position, dim, heads, size):
-  for name, value, known in (("gate", gate, GATES), ("position", position, POSITIONS)):
+def _gate_shape(gate, gate_at, dim, heads, size):
+  for name, value, known in (("gate", gate, GATES), ("gate_at", gate_at, POSITIONS)):
     check_known(name, value, known)
-  whole = (dim,) if position == "output" else (heads, size)
+  whole = (dim,) if gate_at == "output" else (heads, size)
   return whole if gate == "elementwise" else (*whole[:-1], 1)
 
 
@@ -223,23 +228,35 @@ def _packed(key):
   return jnp.repeat(jnp.array([[0, 1, -1], [3, 3, 5]]), 13, axis=1)
 
 
+_CAUSAL = {"causal": True}
 CASES = (
-  Case("elementwise", _shapes(2, 65, 65, 4, 2, 8, 8, (4, 8))),
-  Case("headwise", _shapes(2, 63, 63, 4, 2, 8, 6, (4, 1)), {"return_lse": True}),
-  Case("shared", _shapes(1, 64, 64, 2, 2, 8, 8, (1, 8)), {"act": "ns_sigmoid"}),
-  Case("one_token", _shapes(1, 1, 1, 1, 1, 4, 4, (1, 4))),
-  Case("one_head", _shapes(1, 7, 7, 1, 1, 8, 5, (1, 1)), {"causal": False}),
-  Case("more_keys", _shapes(1, 7, 63, 2, 1, 8, 8, (2, 8)), {"scale": 0.3}),
-  Case("more_queries", _shapes(1, 63, 7, 2, 1, 8, 8, (2, 1)), {"act": "silu"}),
-  Case("segments", _shapes(2, 39, 39, 2, 1, 8, 8, (2, 8)), {"segment_ids": _packed}),
+  Case("elementwise", _shapes(2, 65, 65, 4, 2, 8, 8, (4, 8)), _CAUSAL),
+  Case(
+    "headwise", _shapes(2, 63, 63, 4, 2, 8, 6, (4, 1)), _CAUSAL | {"return_lse": True}
+  ),
+  Case(
+    "shared", _shapes(1, 64, 64, 2, 2, 8, 8, (1, 8)), _CAUSAL | {"act": "ns_sigmoid"}
+  ),
+  Case("one_token", _shapes(1, 1, 1, 1, 1, 4, 4, (1, 4)), _CAUSAL),
+  Case("one_head", _shapes(1, 7, 7, 1, 1, 8, 5, (1, 1))),
+  Case("more_keys", _shapes(1, 7, 63, 2, 1, 8, 8, (2, 8)), _CAUSAL | {"scale": 0.3}),
+  Case(
+    "more_queries", _shapes(1, 63, 7, 2, 1, 8, 8, (2, 1)), _CAUSAL | {"act": "silu"}
+  ),
+  Case(
+    "segments",
+    _shapes(2, 39, 39, 2, 1, 8, 8, (2, 8)),
+    _CAUSAL | {"segment_ids": _packed},
+  ),
   Case(
     "biased",
     _shapes(1, 9, 9, 2, 1, 8, 8, (2, 8)) | {"bias": (1, 2, 9, 9)},
+    _CAUSAL,
   ),
   Case(
     "added",
     _shapes(1, 33, 33, 2, 2, 8, 8, (2, 8)),
-    {"act": "silu", "combine": "add"},
+    _CAUSAL | {"act": "silu", "combine": "add"},
   ),
 )
 LAYER = {"dim": 32, "heads": 4, "kv_heads": 2}

@@ -87,7 +87,7 @@ def lowered(machine: str) -> list[dict]:
 
 
 def _rows() -> Iterator[dict]:
-  seen = np.asarray(neighborhood.mask(GRID, window=WINDOW))
+  seen = np.asarray(neighborhood.dense_mask(GRID, window=WINDOW))
   axes = neighborhood.attention.broadcast(2, WINDOW, 1, 1, False)
   rows = 8, GRID[1]
   forms = {

@@ -40,7 +40,11 @@ from experiments.data.sets import mqar
 
 LENGTH, WIDTH, BATCH, STEPS, NOISE = 96, 32, 32, 600, 0.3
 STREAMS = (500, 1000, 2000)
-SOFTMAX = {"rope_theta": 0.0, "bias": True}  # positions are in the input, for both
+SOFTMAX = {
+  "rope_theta": 0.0,
+  "qkv_bias": True,
+  "out_bias": True,
+}  # positions are in the input, for both
 
 
 def claims() -> Iterator[Bound]:

@@ -39,7 +39,7 @@ TOKENS, WIDTH = 4096, 64
 def claims() -> Iterator[Bound]:
   fast, slow = (_time(kind.Layer) for kind in (agent_attention, dot_product))
   yield at_least("times faster than softmax attention at 4096 tokens", slow / fast, 5)
-  agent: dict[str, Any] = {"heads": 4, "agents": 9, "grid": SIDE}
+  agent: dict[str, Any] = {"heads": 4, "num_agents": 9, "grid": SIDE}
   linear = {"heads": 4, "den_min": 1.0, "position": 0, "local": 0}
   builds = {
     "softmax": mechanism("dot_product", heads=4, rope_theta=0.0),

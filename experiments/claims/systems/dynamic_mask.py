@@ -44,7 +44,7 @@ def claims() -> Iterator[Bound]:
   yield reported("the same, a window of 12", window)
   chance = _accuracy(_Random)
   yield reported("the same, 12 random places", chance)
-  ours = _constructor("dynamic_mask", keep=KEEP, impl="reference")
+  ours = _constructor("dynamic_mask", keep_keys=KEEP, impl="reference")
   found = _accuracy(ours)
   yield reported("the same, 12 kept by importance", found)
   yield at_least("the same, above the window", found - window, 0.2)
@@ -121,7 +121,7 @@ def _texts(key: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 def _decoded() -> float:
   """The largest difference of decoded outputs, relative to the largest output."""
-  layer = dynamic_mask.Layer(WIDTH, heads=2, keep=KEEP, rngs=nnx.Rngs(0))
+  layer = dynamic_mask.Layer(WIDTH, heads=2, keep_keys=KEEP, rngs=nnx.Rngs(0))
   x = jax.random.normal(jax.random.key(0), (2, LENGTH, WIDTH))
   whole, cache, parts = layer(x), layer.init_cache(2, LENGTH), []
   step = jax.jit(lambda x, cache: layer.step(x, cache))

@@ -87,7 +87,7 @@ def _texts(seed: int, number: int) -> tuple[jax.Array, jax.Array]:
 
 def _recall(texts, kind: str, size: int) -> float:
   """The share of keys of new texts whose value a trained model tells."""
-  options = {"kind": kind, "heads": 1, "state": size}
+  options = {"kind": kind, "heads": 1, "state_size": size}
   build = contract.constructor("dynamical_systems", options, language.FORMS)
   model = language.Model(
     [build],

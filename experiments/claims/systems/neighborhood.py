@@ -55,7 +55,7 @@ def _tiles():
   )
   wrong = 0
   for grid, options, tile, size in settings:
-    seen = np.asarray(neighborhood.mask(grid, **options))
+    seen = np.asarray(neighborhood.dense_mask(grid, **options))
     found = simulate.visits(grid, **options, query_tile=tile, key_tile=tile)
     wrong += abs(found.visited - simulate.counted(seen, size, size))
   yield at_most("tiles of the simulator that differ from the mask's", wrong, 0)

@@ -32,7 +32,7 @@ from experiments.claims.fit import fit
 
 SYMBOLS, BACK, LENGTH, BATCH, STEPS, WIDTH = 16, 7, 64, 16, 400, 64
 RATES, SEEDS, GAIN = (3e-3, 1e-2), (0, 1), 4.0
-OPTIONS = {"heads": 4, "features": 16, "max_distance": 32}
+OPTIONS = {"heads": 4, "num_features": 16, "max_distance": 32}
 PERFORMER = {"normalise": False, "rpe": "none"}
 LENGTHS, SIZE = (1024, 4096, 16384), 16
 COMPARED = 4096

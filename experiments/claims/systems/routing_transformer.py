@@ -46,30 +46,30 @@ def claims() -> Iterator[Bound]:
   seen = np.minimum(np.arange(LENGTH) + 1, WINDOW).sum()
   share = seen / (LENGTH * (LENGTH + 1) / 2)
   yield at_most("pairs of a routed head / pairs of causal attention", share, 0.25)
-  for selection in routing.SELECTIONS:
-    name = f"products of the selection {selection!r}: power of T, 4k to 16k"
-    yield at_most(name, _power(selection), 1.6)
+  for kind in routing.SELECTIONS:
+    name = f"products of the selection {kind!r}: power of T, 4k to 16k"
+    yield at_most(name, _power(kind), 1.6)
   dense = _accuracy(functools.partial(dot_product.Layer, **SHARED))
   yield at_least("digits right, dense", dense, 0.95)
   local = _accuracy(functools.partial(neighborhood.Layer, window=NEAR, **SHARED))
   yield at_most("the same, local heads only", local, 0.5)
-  options = {"clusters": CLUSTERS, "window": WINDOW, "local_window": NEAR}
+  options = {"clusters": CLUSTERS, "cluster_size": WINDOW, "window": NEAR}
   routed = functools.partial(routing.Layer, share_qk=True, **SHARED, **options)
   yield at_least("the same, local and routed heads", _accuracy(routed), 0.95)
   yield reported("the same, centroids as drawn", _accuracy(routed, decay=1.0))
-  published = functools.partial(routed, selection="all")
+  published = functools.partial(routed, kind="all")
   yield reported("the same, selection 'all'", _accuracy(published))
   yield reported("the same, one guess in", DIGITS)
 
 
-def _power(selection: str) -> float:
+def _power(kind: str) -> float:
   """The power of T with which products grow, c = w = T^0.5."""
   flops = []
   for T in LENGTHS:
     count = round(T**0.5)
     heads = jax.ShapeDtypeStruct((1, T, 1, 16), jnp.float32)
     means = jax.ShapeDtypeStruct((1, count, 16), jnp.float32)
-    options = {"window": count, "selection": selection, "impl": "xla"}
+    options = {"cluster_size": count, "kind": kind, "causal": True, "impl": "xla"}
     run = functools.partial(routing.attend, **options)
     flops.append(cost.flops(jax.make_jaxpr(run)(heads, heads, heads, means).jaxpr))
   return float(np.log(flops[1] / flops[0]) / np.log(LENGTHS[1] / LENGTHS[0]))

@@ -44,7 +44,7 @@ from experiments.claims.tasks import far_mark
 HEADS, KEEP, PREDICTOR, TUNING, RATE = 4, 0.25, 300, 100, 1e-3
 REDUCE = 2  # 64 tokens to 32; the paper reduces 197 to as many
 GRID = (far_mark.SIDE // far_mark.PATCH,) * 2
-CHOSEN: Any = {"keep": KEEP, "impl": "reference"}
+CHOSEN: Any = {"keep_ratio": KEEP, "impl": "reference"}
 FAR = far_mark.Task(apart=6)
 Choose = Callable[[Any, jax.Array, jax.Array], jax.Array]
 
@@ -56,7 +56,7 @@ class Mixer(nnx.Module):
   """
 
   def __init__(self, dim: int, *, layers: int, rngs: nnx.Rngs):
-    options: dict[str, Any] = {"heads": HEADS, "grid": GRID, "keep": KEEP}
+    options: dict[str, Any] = {"heads": HEADS, "grid": GRID, "keep_ratio": KEEP}
     self.inner = sparsifiner.Layer(
       dim, layers=layers, reduce_n=REDUCE, distill=0.0, rngs=rngs, **options
     )

@@ -46,5 +46,5 @@ __all__ = [
   "reference",
   "training_free",
 ]
-LAYER = {"dim": 32, "heads": 4, "kv_heads": 2, "agents": 4, "grid": 5}
+LAYER = {"dim": 32, "heads": 4, "kv_heads": 2, "num_agents": 4, "grid": 5}
 GROWTH = 1.0

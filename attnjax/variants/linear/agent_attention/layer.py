@@ -40,7 +40,7 @@ class Layer(nnx.Module):
     heads: N.
     kv_heads: K; as many as heads if 0.
     head_dim: H; dim / heads if 0.
-    agents: A, a square on grids.
+    num_agents: A, a square on grids.
     grid: the sides for which the biases' own parameters are made, or one for both; on
       other grids they are interpolated.
     kernel: side of the values' convolution; none if 0.
@@ -63,7 +63,7 @@ class Layer(nnx.Module):
     heads: int = 4,
     kv_heads: int = 0,
     head_dim: int = 0,
-    agents: int = 9,
+    num_agents: int = 9,
     grid: int | Sequence[int] = 7,
     kernel: int = 3,
     agent_bias: bool = True,
@@ -81,7 +81,7 @@ class Layer(nnx.Module):
       check_known(name, value, known)
     axes = 2 if form == "image" or class_token else 1
     sides = (grid,) * axes if isinstance(grid, int) else tuple(grid)
-    _check(form, axes, sides, agents, sr_ratio, window, class_token)
+    _check(form, axes, sides, num_agents, sr_ratio, window, class_token)
     size = projections.head_size(dim, heads, head_dim)
     kv_heads = kv_heads or heads
     self.qkv = projections.QueryKeyValue(
@@ -92,15 +92,15 @@ class Layer(nnx.Module):
       self.convolution = Depthwise(heads * size, kernel, axes=axes, rngs=rngs)
     if agent_bias:
       reduced = tuple(max(side // sr_ratio, 1) for side in sides)
-      self.gather = Biases(heads, agents, reduced, rngs=rngs)
-      self.spread = Biases(heads, agents, sides, rngs=rngs)
+      self.gather = Biases(heads, num_agents, reduced, rngs=rngs)
+      self.spread = Biases(heads, num_agents, sides, rngs=rngs)
       if class_token:
         self.class_biases = nnx.List(
-          nnx.Param(_INIT(rngs.params(), (heads, agents))) for _ in range(2)
+          nnx.Param(_INIT(rngs.params(), (heads, num_agents))) for _ in range(2)
         )
     if sr_ratio > 1:
       self.reduce = Reduction(dim, sr_ratio, rngs=rngs)
-    self.sides = (math.isqrt(agents),) * 2 if axes == 2 else (agents,)
+    self.sides = (math.isqrt(num_agents),) * 2 if axes == 2 else (num_agents,)
     self.form, self.grid, self.class_token = form, sides, int(class_token)
     self.kernel, self.agent_bias, self.sr_ratio = kernel, agent_bias, sr_ratio
     self.window, self.impl = window, impl
@@ -206,12 +206,12 @@ class Layer(nnx.Module):
       raise ValueError(f"windows of side {self.window} do not tile {x.shape[1:3]}")
 
 
-def _check(form, axes, sides, agents, sr_ratio, window, class_token):
+def _check(form, axes, sides, num_agents, sr_ratio, window, class_token):
   if form == "sequence" and (sr_ratio > 1 or window):
     raise ValueError(f"sr_ratio = {sr_ratio}, window = {window}: for images only")
   if form == "image" and class_token:
     raise ValueError("class_token = True: for sequences only")
-  if axes == 2 and math.isqrt(agents) ** 2 != agents:
-    raise ValueError(f"agents = {agents}: on a grid their number is a square")
+  if axes == 2 and math.isqrt(num_agents) ** 2 != num_agents:
+    raise ValueError(f"num_agents = {num_agents}: on a grid their number is a square")
   if len(sides) != axes:
     raise ValueError(f"grid = {sides} must have {axes} sides")

@@ -55,7 +55,7 @@ __all__ = [
   "scaled",
   "step",
 ]
-LAYER = {"dim": 32, "heads": 4, "features": 12, "max_distance": 8}
+LAYER = {"dim": 32, "heads": 4, "num_features": 12, "max_distance": 8}
 GROWTH = 1.0
 
 

@@ -24,7 +24,7 @@ def attend(
   w: Float[Array, "*N M H"] | None = None,
   *,
   causal: bool = False,
-  features: str = "positive",
+  feature_map: str = "positive",
   normalise: bool = True,
   scale: float | None = None,
   segment_ids: Int[Array, "B T"] | None = None,
@@ -40,9 +40,9 @@ def attend(
     v: values.
     bias: b of the lags key - query, 2 D - 1 an axis with 0 in the middle; lags of D
       and more count as D - 1. None is 0.
-    w: (M, H), or (N, M, H), for the features "positive" and "trigonometric".
+    w: (M, H), or (N, M, H), for the maps "positive" and "trigonometric".
     causal: token t sees tokens <= t, at positions <= its own; not on images.
-    features: one of FEATURES.
+    feature_map: one of FEATURES.
     normalise: whether q and k are divided by their lengths.
     scale: of q . k in the exponent; None is 1 with `normalise`, else H^-0.5.
     segment_ids: a document is a run of equal ids and sees itself only.
@@ -55,18 +55,18 @@ def attend(
     ValueError: if shapes do not fit or an option is unknown.
     NotImplementedError: for segments or positions in "xla", all three on images.
   """
-  grid = _check(q, k, v, bias, w, features, causal, impl)
+  grid = _check(q, k, v, bias, w, feature_map, causal, impl)
   placed = not (segment_ids is None and positions is None)
   _refuse(grid, impl, placed, padding)
   ids = documents(segment_ids, padding, (q.shape[0], grid[0]))
   if ids is not None:
     q, k, v = (jnp.where((ids >= 0)[..., None, None], x, 0) for x in (q, k, v))
   c = kernel.table(bias, q.shape[-2], len(grid), causal)
-  x = _factors(q, k, v, w, features, normalise, scale, ids)
+  x = _factors(q, k, v, w, feature_map, normalise, scale, ids)
   if impl == "auto":
     impl = "xla" if not placed and math.prod(grid) >= LONG else "chunked"
   own = None if segment_ids is None else ids  # padding has no features
-  positive = features == "positive"
+  positive = feature_map == "positive"
   if impl == "xla":
     sums = transforms.transform(x, c, grid, causal, positive)
   else:
@@ -141,10 +141,10 @@ def _refuse(grid, impl, placed, padding):
     )
 
 
-def _check(q, k, v, bias, w, features, causal, impl) -> tuple[int, ...]:
+def _check(q, k, v, bias, w, feature_map, causal, impl) -> tuple[int, ...]:
   """The grid of tokens; ValueError, naming the argument, if something does not fit."""
   check_known("impl", impl, ("auto", *IMPLEMENTATIONS))
-  check_known("features", features, FEATURES)
+  check_known("feature_map", feature_map, FEATURES)
   if q.ndim not in (4, 5):
     raise ValueError(f"q {q.shape} must be (B, T, N, H) or (B, H, W, N, H)")
   grid, N, H = q.shape[1:-2], q.shape[-2], q.shape[-1]
@@ -159,9 +159,9 @@ def _check(q, k, v, bias, w, features, causal, impl) -> tuple[int, ...]:
         f"bias {bias.shape} must be (N, 2 D - 1{', 2 D - 1' * (len(grid) - 1)}),"
         f" N = {N}"
       )
-  if features in random_features.KINDS:
+  if feature_map in random_features.KINDS:
     if w is None:
-      raise ValueError(f"features {features!r} need w, (M, H) or (N, M, H)")
+      raise ValueError(f"feature_map {feature_map!r} needs w, (M, H) or (N, M, H)")
     if w.shape[-1] != H or w.ndim not in (2, 3) or w.shape[:-2] not in ((), (N,)):
       raise ValueError(f"w {w.shape} must be (M, H) or (N, M, H) with {(N, H)}")
   return grid
@@ -191,7 +191,9 @@ _CAUSAL = {"causal": True}
 CASES = (
   Case("whole", _shapes(2, (33,), 2, 8, 5)),
   Case("causal", _shapes(1, (64,), 2, 8, 8, each=True), _CAUSAL, _bias(2, 127)),
-  Case("one_token", _shapes(1, (1,), 1, 3, 5, M=0, D=2), _CAUSAL | {"features": "elu"}),
+  Case(
+    "one_token", _shapes(1, (1,), 1, 3, 5, M=0, D=2), _CAUSAL | {"feature_map": "elu"}
+  ),
   Case(
     "padding",
     _shapes(2, (33,), 2, 4, 4, D=7),

@@ -40,15 +40,15 @@ class State:
   peak: Any
 
   @classmethod
-  def empty(cls, batch, distance, heads, head_dim, value_dim, features, dtype):
-    """Before the first token; `distance` is D, `features` F, the size of phi."""
+  def empty(cls, batch, distance, heads, head_dim, value_dim, num_features, dtype):
+    """Before the first token; `distance` is D, `num_features` F, the size of phi."""
     kept, wide = (batch, distance - 1), jnp.promote_types(dtype, jnp.float32)
     return cls(
       k=jnp.zeros((*kept, heads, head_dim), dtype),
       v=jnp.zeros((*kept, heads, value_dim), dtype),
       document=jnp.full(kept, -1, jnp.int32),
-      sums=jnp.zeros((batch, heads, features, value_dim + 1), wide),
-      peak=jnp.full((batch, heads, features), -jnp.inf, wide),
+      sums=jnp.zeros((batch, heads, num_features, value_dim + 1), wide),
+      peak=jnp.full((batch, heads, num_features), -jnp.inf, wide),
     )
 
 
@@ -60,7 +60,7 @@ def step(
   bias: Float[Array, "N L"] | None = None,
   w: Float[Array, "*N M H"] | None = None,
   *,
-  features: str = "positive",
+  feature_map: str = "positive",
   normalise: bool = True,
   scale: float | None = None,
   segment_ids: Int[Array, "B T"] | None = None,
@@ -74,7 +74,7 @@ def step(
     state: the first document's before q; `State.empty` with the bias's D at its start.
     bias: as in `attend`, (N, 2 D - 1).
     w: as in `attend`, and so are the others.
-    features: the same.
+    feature_map: as in `attend`.
     normalise: the same.
     scale: the same.
     segment_ids: the same; negative at the padding.
@@ -85,13 +85,13 @@ def step(
   v = jnp.concatenate([state.v, v.astype(state.v.dtype)], axis=1)
   document = jnp.concatenate([state.document, own], axis=1)
   (q, _), (keys, amplitude) = (
-    kernel.of(attention.scaled(x, normalise, scale), w, features) for x in (q, k)
+    kernel.of(attention.scaled(x, normalise, scale), w, feature_map) for x in (q, k)
   )
   amplitude = jnp.moveaxis(amplitude, 2, 1)
   amplitude = jnp.where((document >= 0)[:, None], amplitude, -jnp.inf)
   q, keys, ones = (jnp.moveaxis(x, 2, 1) for x in (q, keys, attention.with_ones(v)))
   x = forms.Factors(q, keys, amplitude, ones)
-  positive, c = features == "positive", kernel.table(bias, N, 1, True)
+  positive, c = feature_map == "positive", kernel.table(bias, N, 1, True)
   rows = forms.joined(
     _near(x, c, own, document, positive), _far(x.q, c, own, state, positive)
   )

@@ -36,7 +36,7 @@ class Layer(nnx.Module):
     form: one of FORMS.
     heads: N.
     head_dim: H; dim / heads if 0.
-    features: M; not used by the kinds "elu" and "relu".
+    num_features: M; not used by the kinds "elu" and "relu".
     kind: of features, see `attend`.
     normalise: whether queries and keys are divided by their lengths.
     orthogonal: whether the features are drawn orthogonal.
@@ -56,7 +56,7 @@ class Layer(nnx.Module):
     form: str = "causal",
     heads: int = 4,
     head_dim: int = 0,
-    features: int = 64,
+    num_features: int = 64,
     kind: str = "positive",
     normalise: bool = True,
     orthogonal: bool = False,
@@ -87,7 +87,12 @@ class Layer(nnx.Module):
       if buckets < 2 * sides or buckets % sides:
         raise ValueError(f"buckets = {buckets}: at least 2 a side, sides = {sides}")
       self.bias = nnx.Param(jnp.zeros((heads, *(buckets,) * axes)))
-    self.form, self.heads, self.size, self.features = form, heads, size, features
+    self.form, self.heads, self.size, self.num_features = (
+      form,
+      heads,
+      size,
+      num_features,
+    )
     self.kind, self.normalise, self.orthogonal = kind, normalise, orthogonal
     self.rpe, self.distance = rpe, max_distance if rpe != "none" else 1
     self.seed, self.impl = seed, impl
@@ -153,13 +158,13 @@ class Layer(nnx.Module):
     return self.merge(z, heads), cache.advanced(state, ids)
 
   def _empty(self, batch, dtype) -> decode.State:
-    features = {"positive": self.features, "trigonometric": 2 * self.features}
+    features = {"positive": self.num_features, "trigonometric": 2 * self.num_features}
     count = features.get(self.kind, self.size)
     sizes = self.distance, self.heads, self.size, self.size, count
     return decode.State.empty(batch, *sizes, dtype)
 
   def _options(self, heads) -> dict[str, Any]:
-    options = {"features": self.kind, "normalise": self.normalise}
+    options = {"feature_map": self.kind, "normalise": self.normalise}
     return options | {"bias": self._bias(), "w": heads.more["w"]}
 
   def _draws(self, index) -> Array | None:
@@ -169,7 +174,7 @@ class Layer(nnx.Module):
     key = jax.random.fold_in(jax.random.key(self.seed), index)
     return jax.vmap(
       lambda key: random_features.draw(
-        key, self.features, self.size, orthogonal=self.orthogonal
+        key, self.num_features, self.size, orthogonal=self.orthogonal
       )
     )(jax.random.split(key, self.heads))
 

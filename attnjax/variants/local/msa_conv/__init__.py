@@ -49,5 +49,5 @@ __all__ = [
   "window_av",
   "window_qk",
 ]
-LAYER = {"dim": 8, "heads": 2, "kernel": 3, "shift": 1}
+LAYER = {"dim": 8, "heads": 2, "window": 3, "shift": 1}
 GROWTH = 1.0

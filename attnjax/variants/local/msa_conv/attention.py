@@ -22,7 +22,7 @@ def attend(
   k: Float[Array, "B R C N H"],
   v: Float[Array, "B R C N V"],
   *,
-  kernel: Pair = 3,
+  window: Pair = 3,
   dilation: Pair = 1,
   border: str = "zero",
   pooling: bool = False,
@@ -35,7 +35,7 @@ def attend(
     q: queries.
     k: keys.
     v: values.
-    kernel: rows and columns of the kernel, or one number for both; odd.
+    window: rows and columns of the kernel, or one number for both; odd.
     dilation: distance of its taps, the same.
     border: "zero" or "mask": beyond the image are zeros, or nothing.
     pooling: a second set of taps, on the means of 2 x 2 tokens.
@@ -46,10 +46,10 @@ def attend(
     ValueError: if shapes do not fit, a kernel is even, or a name is unknown.
   """
   check_known("impl", impl, ("auto", *IMPLEMENTATIONS))
-  sides, steps = _check(q, k, v, kernel, dilation, border)
+  sides, steps = _check(q, k, v, window, dilation, border)
   if impl == "reference":
     return reference(
-      q, k, v, kernel=sides, dilation=steps, border=border, pooling=pooling, scale=scale
+      q, k, v, window=sides, dilation=steps, border=border, pooling=pooling, scale=scale
     )
   rule = [_rule(side, border) for side in sides]
 
@@ -82,10 +82,10 @@ def _pooled(q, k, v, see):
 
 
 def reference(
-  q, k, v, *, kernel=3, dilation=1, border="zero", pooling=False, scale=None
+  q, k, v, *, window=3, dilation=1, border="zero", pooling=False, scale=None
 ):
   """The definition: the taps of every token, stacked."""
-  sides, steps = _check(q, k, v, kernel, dilation, border)
+  sides, steps = _check(q, k, v, window, dilation, border)
   dtype, grid = softmax.wide(q), q.shape[1:3]
   scale = q.shape[-1] ** -0.5 if scale is None else scale
   maps = [x.astype(dtype) for x in (k, v)]
@@ -118,11 +118,11 @@ def window_qk(
   q: Float[Array, "B R C N H"],
   k: Float[Array, "B R C N H"],
   *,
-  kernel: Pair = 3,
+  window: Pair = 3,
   dilation: Pair = 1,
 ) -> Float[Array, "B R C N P"]:
   """Unscaled scores of the taps, in row-major order: q[p] . k[p + r (t - k div 2)]."""
-  sides, steps = _check(q, k, k, kernel, dilation)
+  sides, steps = _check(q, k, k, window, dilation)
   return jnp.einsum("byxnh,byxpnh->byxnp", q, _taps(k, sides, steps))
 
 
@@ -130,11 +130,11 @@ def window_av(
   a: Float[Array, "B R C N P"],
   v: Float[Array, "B R C N V"],
   *,
-  kernel: Pair = 3,
+  window: Pair = 3,
   dilation: Pair = 1,
 ) -> Float[Array, "B R C N V"]:
   """Sums of the taps' values: sum_t a[p, t] v[p + r (t - k div 2)]."""
-  sides, steps = _check(v, v, v, kernel, dilation)
+  sides, steps = _check(v, v, v, window, dilation)
   if a.shape[-1] != sides[0] * sides[1]:
     raise ValueError(f"a {a.shape} must have {sides[0]} x {sides[1]} weights a token")
   return jnp.einsum("byxnp,byxpnv->byxnv", a, _taps(v, sides, steps))
@@ -171,10 +171,10 @@ def pair(name: str, value: Pair) -> tuple[int, int]:
   return found
 
 
-def _check(q, k, v, kernel, dilation, border="zero"):
-  sides, steps = pair("kernel", kernel), pair("dilation", dilation)
+def _check(q, k, v, window, dilation, border="zero"):
+  sides, steps = pair("window", window), pair("dilation", dilation)
   if not all(side % 2 for side in sides):
-    raise ValueError(f"kernel = {kernel}: its sides must be odd")
+    raise ValueError(f"window = {window}: its sides must be odd")
   check_known("border", border, BORDERS)
   if q.shape != k.shape or k.shape[:-1] != v.shape[:-1]:
     raise ValueError(f"q {q.shape}, k {k.shape} and v {v.shape} differ in B, grid or N")
@@ -186,17 +186,17 @@ def _shapes(B, grid, N, H, V):
 
 
 CASES = (
-  Case("square", _shapes(1, (3, 4), 2, 4, 4), {"kernel": 3}),
-  Case("masked", _shapes(1, (3, 4), 1, 4, 3), {"kernel": 3, "border": "mask"}),
+  Case("square", _shapes(1, (3, 4), 2, 4, 4), {"window": 3}),
+  Case("masked", _shapes(1, (3, 4), 1, 4, 3), {"window": 3, "border": "mask"}),
   Case(
     "dilated",
     _shapes(1, (9, 7), 2, 4, 6),
-    {"kernel": (5, 3), "dilation": (2, 3), "scale": 0.3},
+    {"window": (5, 3), "dilation": (2, 3), "scale": 0.3},
   ),
   Case(
     "pooled",
     _shapes(2, (5, 4), 2, 4, 3),
-    {"kernel": 3, "pooling": True, "border": "mask"},
+    {"window": 3, "pooling": True, "border": "mask"},
   ),
-  Case("one_token", _shapes(1, (1, 1), 3, 1, 1), {"kernel": (5, 1)}),
+  Case("one_token", _shapes(1, (1, 1), 3, 1, 1), {"window": (5, 1)}),
 )

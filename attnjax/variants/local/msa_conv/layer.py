@@ -32,7 +32,7 @@ class MSAConv2d(nnx.Module):
   Args:
     below: channels of x.
     dim: channels of the result.
-    kernel: rows and columns of the attention's and of the convolution's kernel, or one
+    window: rows and columns of the attention's and of the convolution's kernel, or one
       number for both; odd.
     stride: of the convolution, the same.
     dilation: of the attention, the same.
@@ -51,7 +51,7 @@ class MSAConv2d(nnx.Module):
     below: int,
     dim: int,
     *,
-    kernel: Pair = 3,
+    window: Pair = 3,
     stride: Pair = 1,
     dilation: Pair = 1,
     padding: Pair = -1,
@@ -73,7 +73,7 @@ class MSAConv2d(nnx.Module):
         f"shift = {shift} of {below} channels: at least 0, and quarters of the channels"
       )
     projections.head_size(below, heads)
-    sides = pair("kernel", kernel)
+    sides = pair("window", window)
     around = (padding, padding) if isinstance(padding, int) else tuple(padding)
     around = [side // 2 if pad < 0 else pad for side, pad in zip(sides, around)]
     self.qkv = nnx.Linear(below, 3 * below, kernel_init=_INIT, rngs=rngs)
@@ -98,12 +98,12 @@ class MSAConv2d(nnx.Module):
 
   def mix(self, heads: Heads) -> Float[Array, "B R C N E"]:
     """Returns `attend` of the queries and the rolled keys and values."""
-    kernel, dilation, border, pooling, impl = self.options
+    window, dilation, border, pooling, impl = self.options
     return attend(
       heads.q,
       self._rolled(heads.k),
       self._rolled(heads.v),
-      kernel=kernel,
+      window=window,
       dilation=dilation,
       border=border,
       pooling=pooling,
@@ -166,7 +166,7 @@ class Layer(nnx.Module):
     dim: D.
     form: "image".
     heads: N, which divides D.
-    kernel: side of the kernels, odd.
+    window: side of the kernels, odd.
     dilation: of the attention.
     border: as in `attend`.
     shift: tokens by which the quarters of the channels are rolled; 0 is none.
@@ -181,7 +181,7 @@ class Layer(nnx.Module):
     *,
     form: str = "image",
     heads: int = 1,
-    kernel: int = 3,
+    window: int = 3,
     dilation: int = 1,
     border: str = "zero",
     shift: int = 0,
@@ -194,7 +194,7 @@ class Layer(nnx.Module):
       dim,
       dim,
       heads=heads,
-      kernel=kernel,
+      window=window,
       dilation=dilation,
       border=border,
       shift=shift,

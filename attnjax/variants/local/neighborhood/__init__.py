@@ -37,7 +37,7 @@ from attnjax.contract import Case
 from attnjax.variants.local.neighborhood.attention import (
   IMPLEMENTATIONS,
   attend,
-  mask,
+  dense_mask,
   reference,
 )
 from attnjax.variants.local.neighborhood.decode import Cache
@@ -54,7 +54,7 @@ __all__ = [
   "Cache",
   "Layer",
   "attend",
-  "mask",
+  "dense_mask",
   "reference",
 ]
 

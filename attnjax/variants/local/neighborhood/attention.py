@@ -102,7 +102,7 @@ def run(q, k, v, axes, extra_k, extra_v, segment_ids, scale, impl):
   return out.reshape(-1, *grid, *out.shape[2:]), lse.reshape(-1, *grid, lse.shape[-1])
 
 
-def mask(
+def dense_mask(
   shape: Sequence[int],
   *,
   window: int | Sequence[int],

@@ -34,7 +34,8 @@ class Layer(nnx.Module):
     dilation: the same.
     causal: the same; the form "causal" is causal anyway, "sequence" never.
     scale: H^-0.5 if 0.
-    bias: of the projections to queries, keys and values.
+    qkv_bias: of the projections to queries, keys and values.
+    out_bias: of the projection of all heads' results.
     rope_theta: rotary positions for forms of one axis; none if 0, as in the paper.
     impl: as in `attend`.
     rngs: for the parameters.
@@ -53,7 +54,8 @@ class Layer(nnx.Module):
     dilation: int | Sequence[int] = 1,
     causal: bool | Sequence[bool] = False,
     scale: float = 0.0,
-    bias: bool = True,
+    qkv_bias: bool = True,
+    out_bias: bool = True,
     rope_theta: float = 0.0,
     impl: str = "auto",
     rngs: nnx.Rngs,
@@ -75,10 +77,10 @@ class Layer(nnx.Module):
       kv_heads or heads,
       size,
       rope_theta=rope_theta,
-      bias=bias,
+      bias=qkv_bias,
       rngs=rngs,
     )
-    self.out = projections.output(heads, size, dim, bias=True, rngs=rngs)
+    self.out = projections.output(heads, size, dim, bias=out_bias, rngs=rngs)
     self.form, self.axes, self.impl = form, axes, impl
     self.kv_heads, self.size, self.scale = kv_heads or heads, size, scale or None
 

@@ -112,7 +112,7 @@ class Layer(nnx.Module):
     heads: N, which divides D into heads that 8 divides.
     window: side of a window.
     ratio: side of the cells.
-    mode: of the neighbours, "sliding" or "window".
+    kind: of the neighbours, "sliding" or "window".
     rank: of the low-rank terms.
     alpha: of those.
     lora_noise: of those, see `TokenLoRA`.
@@ -129,7 +129,7 @@ class Layer(nnx.Module):
     heads: int = 4,
     window: int = 16,
     ratio: int = 4,
-    mode: str = "sliding",
+    kind: str = "sliding",
     rank: int = 16,
     alpha: float = 16.0,
     lora_noise: float = 0.0,
@@ -151,13 +151,13 @@ class Layer(nnx.Module):
       impl=impl,
       rngs=rngs,
     )
-    self.window, self.ratio, self.mode = (window, window), ratio, mode
+    self.window, self.ratio, self.kind = (window, window), ratio, kind
     self.layout(1, 1)  # its checks
 
   def layout(self, rows: int, columns: int) -> Layout:
     """Where the tokens of an image of that grid lie."""
     low = -(-rows // self.ratio), -(-columns // self.ratio)
-    return Layout((rows, columns), low, window=self.window, mode=self.mode)
+    return Layout((rows, columns), low, window=self.window, kind=self.kind)
 
   def project(self, x: Float[Array, "B R C D"], **context: Unpack[Context]) -> Heads:
     """Returns the heads of the image's tokens in the layout's order, then the means'.

@@ -24,7 +24,7 @@ class Layout:
     low_grid: of the low-resolution ones; (0, 0) for none.
     text: number of text tokens.
     window: rows and columns of a window.
-    mode: "sliding" or "window", see the module.
+    kind: "sliding" or "window", see the module.
     text_sees: "limited" or "all".
     order: in which the image's tokens lie: "raster", or window by window, in each of
       which they lie row by row ("window"), along a Hilbert curve ("hilbert") or in the
@@ -39,7 +39,7 @@ class Layout:
   low_grid: tuple[int, int] = (0, 0)
   text: int = 0
   window: tuple[int, int] = (16, 16)
-  mode: str = "sliding"
+  kind: str = "sliding"
   text_sees: str = "limited"
   order: str = "window"
   dense: int = 256
@@ -47,7 +47,7 @@ class Layout:
   def __post_init__(self):
     for name in ("grid", "low_grid", "window"):
       object.__setattr__(self, name, tuple(getattr(self, name)))
-    for name, known in (("mode", MODES), ("text_sees", SEES), ("order", ORDERS)):
+    for name, known in (("kind", MODES), ("text_sees", SEES), ("order", ORDERS)):
       check_known(name, getattr(self, name), known)
     least = {"grid": 1, "low_grid": 0, "window": 1}
     for name, bound in least.items():

@@ -67,7 +67,7 @@ def hierarchical_local_mask(layout: Layout, queries: int = 0) -> Mask:
 
 def _neighbours(layout, high, rows):
   row, column = layout.coordinates()
-  if layout.mode == "sliding":
+  if layout.kind == "sliding":
     at = np.stack([_ids(layout, high, x)[0] for x in (row, column)])
     # What is not of the image is far away, queries and keys on opposite sides.
     queries, keys = (np.where(high, at, far).astype(np.int32) for far in (-_FAR, _FAR))
@@ -90,7 +90,7 @@ def definition(layout: Layout) -> Bool[np.ndarray, "T T"]:
   """The mask, rule by rule."""
   E, P = layout.text, layout.high
   row, column = layout.coordinates()
-  if layout.mode == "sliding":
+  if layout.kind == "sliding":
     reach = [w // 2 for w in layout.window]
     local = abs(row[:, None] - row) <= reach[0]
     local &= abs(column[:, None] - column) <= reach[1]

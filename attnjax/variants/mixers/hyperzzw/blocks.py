@@ -14,6 +14,7 @@ from attnjax.contract.context import Context
 from attnjax.core.softmax import wide
 from attnjax.nn import unseen
 from attnjax.variants.mixers.hyperzzw.branches import MultiBranch
+from attnjax.variants.mixers.hyperzzw.operator import IMPLEMENTATIONS
 from attnjax.variants.mixers.hyperzzw.standardise import Pool, gibs, of_batch
 
 FORMS = ("image",)
@@ -75,6 +76,7 @@ class Layer(nnx.Module):
     local_width: of the slow nets of local kernels and channels.
     score_width: of the slow net of the pixels' scores.
     omega0: of the slow nets' frequencies, see SlowNet.
+    impl: of the operator, see `attend`.
     rngs: for the parameters.
   """
 
@@ -90,9 +92,11 @@ class Layer(nnx.Module):
     local_width: int = 32,
     score_width: int = 64,
     omega0: float = 2000.0,
+    impl: str = "auto",
     rngs: nnx.Rngs,
   ):
     check_known("form", form, FORMS)
+    check_known("impl", impl, ("auto", *IMPLEMENTATIONS))
     self.block = SFNEBlock(
       dim,
       dim,
@@ -103,6 +107,7 @@ class Layer(nnx.Module):
       local_width=local_width,
       score_width=score_width,
       omega0=omega0,
+      impl=impl,
       rngs=rngs,
     )
 

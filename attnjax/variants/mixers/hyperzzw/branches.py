@@ -120,6 +120,7 @@ class MultiBranch(nnx.Module):
     score_width: m of the slow net of the pixels' scores.
     omega0: of all slow nets.
     extras: earlier maps that are concatenated.
+    impl: of the operator.
     rngs: for the parameters.
   """
 
@@ -136,6 +137,7 @@ class MultiBranch(nnx.Module):
     score_width: int = 64,
     omega0: float = 2000.0,
     extras: int = 0,
+    impl: str = "auto",
     rngs: nnx.Rngs,
   ):
     if len(kernels) != 4:
@@ -166,6 +168,7 @@ class MultiBranch(nnx.Module):
       omega0=omega0,
       rngs=rngs,
     )
+    self.impl = impl
     wide = (BRANCHES + extras) * channels
     self.narrow = pointwise(wide, outputs, bias=False, rngs=rngs)
 
@@ -182,7 +185,7 @@ class MultiBranch(nnx.Module):
     fast = instance(self.gated_weights(weights) + self.gated(x))
     mixed, channel = instance(self.mix(x)), instance(self.channel(x))
     out, out_mixed, out_channel = (
-      operator.attend(z, kernel, x) for z in (fast, mixed, channel)
+      operator.attend(z, kernel, x, impl=self.impl) for z in (fast, mixed, channel)
     )
     sources, targets = (x, channel, mixed, x), (channel, x, x, mixed)
     near = [

@@ -34,8 +34,9 @@ class Layer(nnx.Module):
     heads: int = 4,
     kv_heads: int = 0,  # 0: as many as heads
     head_dim: int = 0,  # 0: dim / heads
-    bias: bool = True,
-    qk_scale: float = 0.0,  # 0: H^-0.5
+    qkv_bias: bool = True,
+    out_bias: bool = True,
+    scale: float = 0.0,  # 0: H^-0.5
     impl: str = "auto",
     rngs: nnx.Rngs,
   ):
@@ -47,11 +48,11 @@ class Layer(nnx.Module):
     size = projections.head_size(dim, heads, head_dim)
     self.token = nnx.Param(_INIT(rngs.params(), (dim,)))
     self.qkv = projections.QueryKeyValue(
-      dim, heads, kv_heads or heads, size, bias=bias, rngs=rngs
+      dim, heads, kv_heads or heads, size, bias=qkv_bias, rngs=rngs
     )
-    self.out = projections.output(heads, size, dim, bias=bias, rngs=rngs)
+    self.out = projections.output(heads, size, dim, bias=out_bias, rngs=rngs)
     self.form, self.heads, self.size = form, heads, size
-    self.scale, self.impl = qk_scale or size**-0.5, impl
+    self.scale, self.impl = scale or size**-0.5, impl
 
   @property
   def refuses(self) -> dict[str, str]:

@@ -73,5 +73,5 @@ __all__ = [
   "taylor",
   "to_dsf",
 ]
-LAYER = {"dim": 32, "heads": 4, "state": 32}
+LAYER = {"dim": 32, "heads": 4, "state_size": 32}
 GROWTH = 1.0

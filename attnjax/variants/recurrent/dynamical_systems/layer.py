@@ -60,7 +60,7 @@ class Layer(nnx.Module):
     form: str = "causal",
     kind: str = "normalised",
     heads: int = 4,  # of the attentions and SSD
-    state: int = 0,  # keys of all heads, or numbers a channel; 0: 64, s6, selru: 16
+    state_size: int = 0,  # of all heads, or a channel; 0: 64, s6, selru: 16
     expand: float = 2.0,  # channels of s6, ssd, rglru and qlstm for each of dim
     conv: int = 4,  # width of the convolution of s6, ssd, rglru and selru
     eta: str = "exp",  # the normaliser of normalised attention
@@ -79,7 +79,7 @@ class Layer(nnx.Module):
       dim,
       kind,
       heads=heads,
-      state=state or (16 if kind in ("s6", "selru") else 64),
+      state=state_size or (16 if kind in ("s6", "selru") else 64),
       expand=expand,
       conv=conv,
       eta=eta,

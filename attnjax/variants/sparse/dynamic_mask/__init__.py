@@ -58,11 +58,11 @@ __all__ = [
   "smoothed",
   "value_importance",
 ]
-LAYER = {"dim": 32, "heads": 4, "kv_heads": 2, "keep": 6}
+LAYER = {"dim": 32, "heads": 4, "kv_heads": 2, "keep_keys": 6}
 GROWTH = 1.0
 
 
 def scaled(shape: tuple[int, ...]) -> dict[str, int]:
   """Few keys: the default is more than the tokens of most sequences."""
   del shape
-  return {"keep": 64}
+  return {"keep_keys": 64}

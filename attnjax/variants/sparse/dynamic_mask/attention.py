@@ -22,8 +22,8 @@ def attend(
   v: Float[Array, "B S K V"],
   importance: Float[Array, "B S K"],
   *,
-  keep: int,
-  causal: bool = True,
+  keep_keys: int,
+  causal: bool = False,
   segment_ids: Int[Array, "B T"] | None = None,
   mask: Bool[Array, "#B 1 #T #S"] | None = None,
   block_smooth: int = 0,
@@ -38,7 +38,7 @@ def attend(
     k: keys; K divides N, query head n reads key head n K // N.
     v: values.
     importance: added to the scores of its token, and what it is selected by.
-    keep: keys that a query sees, at most; at least 1.
+    keep_keys: keys that a query sees, at most; at least 1.
     causal: token t sees, and selects among, the tokens s <= t + S - T. Not causal:
       one selection for all queries of a document.
     segment_ids: a document is a run of equal ids, and selects for itself; negative
@@ -55,23 +55,23 @@ def attend(
   Raises:
     ValueError: if shapes do not fit, keep < 1 or `impl` is unknown.
   """
-  _check(q, k, importance, keep, impl)
+  _check(q, k, importance, keep_keys, impl)
   ids = selection.documents(segment_ids)
   importance = importance.astype(wide(q))
   (B, T), S = q.shape[:2], k.shape[1]
   if impl == "reference" or mask is not None or block_smooth or T != S:
     seen = selection.allowed((B, T, S), causal, ids, mask)
-    out, lse = _dense(q, k, v, importance, seen, keep, block_smooth, scale, impl)
+    out, lse = _dense(q, k, v, importance, seen, keep_keys, block_smooth, scale, impl)
   else:
     run = gathered.causal if causal else gathered.shared
-    out, lse = run(q, k, v, importance, keep, ids, scale, impl)
+    out, lse = run(q, k, v, importance, keep_keys, ids, scale, impl)
   return (out, lse) if return_lse else out
 
 
-def _check(q, k, importance, keep, impl):
+def _check(q, k, importance, keep_keys, impl):
   check_known("impl", impl, ("auto", *IMPLEMENTATIONS))
-  if keep < 1:
-    raise ValueError(f"keep = {keep}; a query keeps at least 1 key")
+  if keep_keys < 1:
+    raise ValueError(f"keep_keys = {keep_keys}; a query keeps at least 1 key")
   want = (q.shape[0], *k.shape[1:3])
   if importance.shape != want:
     raise ValueError(
@@ -79,10 +79,10 @@ def _check(q, k, importance, keep, impl):
     )
 
 
-def _dense(q, k, v, importance, seen, keep, block_smooth, scale, impl):
+def _dense(q, k, v, importance, seen, keep_keys, block_smooth, scale, impl):
   """(out, lse) by a mask of all pairs."""
   group = q.shape[2] // k.shape[2]
-  kept = selection.selected(importance, seen, keep, block_smooth)
+  kept = selection.selected(importance, seen, keep_keys, block_smooth)
   bias = jnp.repeat(importance, group, axis=2).swapaxes(1, 2)[:, :, None]
   scores = Scores(masks.Dense(jnp.repeat(kept, group, axis=1)), bias=bias)
   return attention.attend(q, k, v, scores, scale=scale, impl=impl)
@@ -105,18 +105,23 @@ def _packed(key: jax.Array) -> jax.Array:
   return jnp.array(ids)
 
 
+_CAUSAL = {"causal": True}
 CASES = (
-  Case("seven", _shapes(2, 7, 4, 2, 8, 6), {"keep": 3}),
-  Case("causal", _shapes(1, 65, 4, 2, 8, 6), {"keep": 9}),
-  Case("one_token", _shapes(1, 1, 1, 1, 4, 4), {"keep": 3, "return_lse": True}),
+  Case("seven", _shapes(2, 7, 4, 2, 8, 6), _CAUSAL | {"keep_keys": 3}),
+  Case("causal", _shapes(1, 65, 4, 2, 8, 6), _CAUSAL | {"keep_keys": 9}),
+  Case(
+    "one_token",
+    _shapes(1, 1, 1, 1, 4, 4),
+    _CAUSAL | {"keep_keys": 3, "return_lse": True},
+  ),
   Case(
     "packed",
     _shapes(2, 39, 2, 2, 4, 4),
-    {"keep": 5, "segment_ids": _packed, "return_lse": True},
+    _CAUSAL | {"keep_keys": 5, "segment_ids": _packed, "return_lse": True},
   ),
   Case(
     "shared",
     _shapes(2, 39, 2, 2, 4, 4),
-    {"keep": 5, "segment_ids": _packed, "causal": False, "return_lse": True},
+    {"keep_keys": 5, "segment_ids": _packed, "return_lse": True},
   ),
 )

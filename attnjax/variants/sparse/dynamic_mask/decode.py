@@ -65,13 +65,15 @@ class Cache:
     return cls(RecurrentCache.empty(kept), jnp.zeros((), jnp.int32))
 
 
-def step(heads: Heads, cache: Cache, *, keep: int, impl: str) -> tuple[Array, Cache]:
+def step(
+  heads: Heads, cache: Cache, *, keep_keys: int, impl: str
+) -> tuple[Array, Cache]:
   """Returns (out, cache) of the next T tokens.
 
   Args:
     heads: of the layer's input.
-    cache: with room for `keep` tokens, or for the whole sequence.
-    keep: as in `attend`, like `impl`.
+    cache: with room for `keep_keys` tokens, or for the whole sequence.
+    keep_keys: as in `attend`, like `impl`.
     impl: of the softmax.
   """
   q, k, v, importance = heads.q, heads.k, heads.v, heads.more["importance"]
@@ -82,7 +84,7 @@ def step(heads: Heads, cache: Cache, *, keep: int, impl: str) -> tuple[Array, Ca
   kept = cache.document.resumed(ids, Kept.empty(B, w, K, H, kept.k.dtype))
   filled, real = linear.spans(ids)
   runs = masks.documents(jnp.maximum(filled, 0))
-  if w < keep:
+  if w < keep_keys:
     v = poison(v, cache.length + T > w)
 
   def flat(x):
@@ -103,7 +105,7 @@ def step(heads: Heads, cache: Cache, *, keep: int, impl: str) -> tuple[Array, Ca
   # Empty places are listed nowhere, but are gathered in their stead.
   finite = jnp.where(importance > -jnp.inf, importance, 0).swapaxes(1, 2)
   index = whole.index.reshape(B, K, 1, w + T)
-  out, _ = gathered.chunks(q, k, v, finite, index, runs, T, keep, None, impl)
+  out, _ = gathered.chunks(q, k, v, finite, index, runs, T, keep_keys, None, impl)
   chosen = best.index.reshape(B, K, w)
   k, v = (select.rows(x.swapaxes(1, 2), chosen).swapaxes(1, 2) for x in (k, v))
   scores = best.scores.reshape(B, K, w).swapaxes(1, 2)

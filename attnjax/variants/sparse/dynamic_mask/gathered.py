@@ -14,10 +14,10 @@ from attnjax.variants.sparse.dynamic_mask import selection
 _SHORTEST = 64
 
 
-def causal(q, k, v, importance, keep, ids, scale, impl):
+def causal(q, k, v, importance, keep_keys, ids, scale, impl):
   """Chunks of queries, each with the keys that some query of it may keep."""
   (B, T), K = q.shape[:2], k.shape[2]
-  size = min(T, max(keep, _SHORTEST))
+  size = min(T, max(keep_keys, _SHORTEST))
   end = -T % size
   ids = jnp.zeros((B, T), jnp.int32) if ids is None else ids
   ids = jnp.pad(ids, ((0, 0), (0, end)), constant_values=-1)
@@ -29,13 +29,13 @@ def causal(q, k, v, importance, keep, ids, scale, impl):
   real = jnp.where(ids[:, None] >= 0, heads, -jnp.inf).reshape(B * K, -1)
   # Padding between tokens of a document does not end it.
   filled, _ = linear.spans(ids)
-  index = select.so_far(real, jnp.repeat(filled, K, axis=0), keep, size)
+  index = select.so_far(real, jnp.repeat(filled, K, axis=0), keep_keys, size)
   index = index.reshape(B, K, -1, index.shape[-1])
-  out, lse = chunks(q, k, v, heads, index, ids, size, keep, scale, impl)
+  out, lse = chunks(q, k, v, heads, index, ids, size, keep_keys, scale, impl)
   return out[:, :T], lse[:, :T]
 
 
-def chunks(q, k, v, importance, index, ids, size, keep, scale, impl):
+def chunks(q, k, v, importance, index, ids, size, keep_keys, scale, impl):
   """(out, lse) of chunks of queries over listed keys.
 
   Args:
@@ -47,7 +47,7 @@ def chunks(q, k, v, importance, index, ids, size, keep, scale, impl):
       is none. The last n size of the S keys are those of the queries.
     ids: (B, S), the documents of the keys, -1 is none.
     size: queries of a chunk.
-    keep: keys that a query sees, at most.
+    keep_keys: keys that a query sees, at most.
     scale: of the scores.
     impl: of the softmax.
   """
@@ -63,7 +63,7 @@ def chunks(q, k, v, importance, index, ids, size, keep, scale, impl):
   here = jnp.broadcast_to(ids[:, None, S - T :].reshape(B, 1, -1, size), now.shape)
   now, here = now.reshape(-1, size), here.reshape(-1, size)
 
-  last = functools.partial(_last, keep=keep)
+  last = functools.partial(_last, keep_keys=keep_keys)
   limit = jax.lax.map(last, (time, own, now, here))
   mask = select.AtMost(limit, jnp.arange(M, dtype=jnp.int32)[None])
   mask = mask & select.AtMost(now, time) & masks.Segments(here, own)
@@ -85,20 +85,20 @@ def chunks(q, k, v, importance, index, ids, size, keep, scale, impl):
   return join(out), join(lse)
 
 
-def _last(part, *, keep):
+def _last(part, *, keep_keys):
   """The place of the last key that each query of a chunk keeps."""
   time, own, now, here = part
   may = (time[None] <= now[:, None]) & (own[None] == here[:, None])
-  return select.last_place(may, keep)
+  return select.last_place(may, keep_keys)
 
 
-def shared(q, k, v, importance, keep, ids, scale, impl):
+def shared(q, k, v, importance, keep_keys, ids, scale, impl):
   """Not causal: the kept keys of each document, the same for all of its queries."""
   (B, T, N, H), K = q.shape, k.shape[2]
   documents = jnp.zeros((B, T), jnp.int32) if ids is None else ids
-  kept = selection.best_of_documents(importance, documents, keep)
+  kept = selection.best_of_documents(importance, documents, keep_keys)
   # One document keeps no more than `keep`; of several it is not known how many.
-  count = min(keep, T) if ids is None else T
+  count = min(keep_keys, T) if ids is None else T
   index = jnp.argsort(~kept, axis=2, stable=True)[..., :count]
   document = jnp.where(kept, documents[:, None], -1)
   own = jnp.take_along_axis(document, index, axis=2).reshape(B * K, -1)

@@ -27,11 +27,12 @@ class Layer(nnx.Module):
     heads: N.
     kv_heads: K; as many as heads if 0.
     head_dim: H; dim / heads if 0.
-    keep: keys that a query sees, at most.
+    keep_keys: keys that a query sees, at most.
     bias_form: "exp" or "linear", see `value_importance`.
     qk_norm: an RMS norm of each query and key head.
     rope_theta: of the rotary positions; none if 0.
-    bias: of all projections.
+    qkv_bias: of the projections to queries, keys, values and importances.
+    out_bias: of the projection of all heads' results.
     impl: as in `attend`.
     rngs: for the parameters.
   """
@@ -44,11 +45,12 @@ class Layer(nnx.Module):
     heads: int = 4,
     kv_heads: int = 0,
     head_dim: int = 0,
-    keep: int = 2048,
+    keep_keys: int = 2048,
     bias_form: str = "exp",
     qk_norm: bool = True,
     rope_theta: float = 10000.0,
-    bias: bool = False,
+    qkv_bias: bool = False,
+    out_bias: bool = False,
     impl: str = "auto",
     rngs: nnx.Rngs,
   ):
@@ -58,8 +60,8 @@ class Layer(nnx.Module):
       ("impl", impl, ("auto", *IMPLEMENTATIONS)),
     ):
       check_known(name, value, known)
-    if keep < 1:
-      raise ValueError(f"keep = {keep}; a query keeps at least 1 key")
+    if keep_keys < 1:
+      raise ValueError(f"keep_keys = {keep_keys}; a query keeps at least 1 key")
     kv_heads, size = kv_heads or heads, projections.head_size(dim, heads, head_dim)
     self.qkv = projections.QueryKeyValue(
       dim,
@@ -68,20 +70,25 @@ class Layer(nnx.Module):
       size,
       qk_norm=qk_norm,
       rope_theta=rope_theta,
-      bias=bias,
+      bias=qkv_bias,
       rngs=rngs,
     )
     self.importance = nnx.LinearGeneral(
       (kv_heads, size),
       kv_heads,
       axis=(-2, -1),
-      use_bias=bias,
+      use_bias=qkv_bias,
       kernel_init=_INIT,
       rngs=rngs,
     )
     self.amplitude = nnx.Param(_INIT(rngs.params(), (kv_heads,)))
-    self.out = projections.output(heads, size, dim, bias=bias, rngs=rngs)
-    self.form, self.keep, self.bias_form, self.impl = form, keep, bias_form, impl
+    self.out = projections.output(heads, size, dim, bias=out_bias, rngs=rngs)
+    self.form, self.keep_keys, self.bias_form, self.impl = (
+      form,
+      keep_keys,
+      bias_form,
+      impl,
+    )
     self.kv_heads, self.size = kv_heads, size
 
   @property
@@ -99,7 +106,10 @@ class Layer(nnx.Module):
 
   def mix(self, heads: Heads) -> Float[Array, "B T N H"]:
     """Returns `attend` of the heads; documents are runs of equal ids."""
-    given: dict[str, Any] = {"causal": self.form == "causal", "keep": self.keep}
+    given: dict[str, Any] = {
+      "causal": self.form == "causal",
+      "keep_keys": self.keep_keys,
+    }
     given |= {"impl": self.impl} | heads.seen
     return attend(heads.q, heads.k, heads.v, heads.more["importance"], **given)
 
@@ -127,7 +137,7 @@ class Layer(nnx.Module):
   def init_cache(self, batch: int, length: int, dtype=jnp.float32) -> decode.Cache:
     """Room for `keep` tokens; `length` is a bound only if it is smaller."""
     self_attention.check_decodes(self.form)
-    slots = min(self.keep, length)
+    slots = min(self.keep_keys, length)
     return decode.Cache.empty(batch, slots, self.kv_heads, self.size, dtype)
 
   def step(
@@ -137,5 +147,5 @@ class Layer(nnx.Module):
     if 0 in x.shape:
       return unseen.nothing(self, x), cache
     heads = self.project(x, start=cache.length, **context)
-    out, cache = decode.step(heads, cache, keep=self.keep, impl=self.impl)
+    out, cache = decode.step(heads, cache, keep_keys=self.keep_keys, impl=self.impl)
     return self.merge(out, heads), cache

@@ -54,11 +54,11 @@ def allowed(
 def selected(
   importance: Float[Array, "B S K"],
   seen: Bool[Array, "#B 1 T S"],
-  keep: int,
+  keep_keys: int,
   block_smooth: int = 0,
 ) -> Bool[Array, "B K T S"]:
   """The keys that each query keeps of those it may see; of equals the earlier."""
-  kept = select.kept(importance.swapaxes(1, 2)[:, :, None], seen, keep)
+  kept = select.kept(importance.swapaxes(1, 2)[:, :, None], seen, keep_keys)
   return smoothed(kept, block_smooth) & seen if block_smooth else kept
 
 
@@ -82,7 +82,7 @@ def documents(
 
 
 def best_of_documents(
-  importance: Float[Array, "B T K"], documents: Int[Array, "B T"], keep: int
+  importance: Float[Array, "B T K"], documents: Int[Array, "B T"], keep_keys: int
 ) -> Bool[Array, "B K T"]:
   """Whether a token is among the `keep` best of its document."""
   B, T, K = importance.shape
@@ -95,5 +95,5 @@ def best_of_documents(
   )
   place = jnp.arange(T)[None, None]
   start = jax.lax.cummax(jnp.where(first, place, 0), axis=2)
-  best = (place - start < keep) & (run >= 0)
+  best = (place - start < keep_keys) & (run >= 0)
   return jnp.take_along_axis(best, jnp.argsort(order, axis=2), axis=2)

@@ -40,7 +40,8 @@ class Layer(nnx.Module):
     gain_test: of the rectified blocks.
     qk_norm: an RMS norm of each query and key head.
     rope_theta: rotary positions in the form "sequence"; none if 0.
-    bias: of all projections.
+    qkv_bias: of the projections to queries, keys and values.
+    out_bias: of the projection of all heads' results.
     impl: as in `attend`.
     rngs: for the parameters.
   """
@@ -60,7 +61,8 @@ class Layer(nnx.Module):
     gain_test: bool = True,
     qk_norm: bool = False,
     rope_theta: float = 0.0,
-    bias: bool = True,
+    qkv_bias: bool = True,
+    out_bias: bool = True,
     impl: str = "auto",
     rngs: nnx.Rngs,
   ):
@@ -82,10 +84,10 @@ class Layer(nnx.Module):
       size,
       qk_norm=qk_norm,
       rope_theta=rope_theta,
-      bias=bias,
+      bias=qkv_bias,
       rngs=rngs,
     )
-    self.out = projections.output(heads, size, dim, bias=bias, rngs=rngs)
+    self.out = projections.output(heads, size, dim, bias=out_bias, rngs=rngs)
     self.form, self.text = form, text
     given = {"block": block, "mass": mass, "min_blocks": min_blocks, "text": text}
     self.options = (*given.items(), ("gain_test", gain_test), ("impl", impl))

@@ -7,9 +7,9 @@ github.com/lucidrains/routing-transformer (commit 3f6c461), a third party's.
 
 Queries and keys on the unit sphere, centroids mu[n, c]:
 
-  selection "all" (published): cluster c takes the w queries and the w keys of greatest
+  kind "all" (published): cluster c takes the w queries and the w keys of greatest
     x . mu[c], in the order of time; a token may be in several clusters, or in none
-  selection "past": query t joins the cluster of the nearest centroid, and sees the w
+  kind "past": query t joins the cluster of the nearest centroid, and sees the w
     keys s <= t of greatest k[s] . mu there
   o_c[t] = softmax over the cluster (H^-0.5 q . k) v
   out[t] = sum of o_c[t] over the clusters of t / (their number + eps)
@@ -70,13 +70,13 @@ __all__ = [
   "scaled",
   "unit",
 ]
-LAYER = {"dim": 32, "heads": 4, "clusters": 3, "window": 6, "local_window": 5}
+LAYER = {"dim": 32, "heads": 4, "clusters": 3, "cluster_size": 6, "window": 5}
 GROWTH = 1.5
-# Kernels have no selection "past", which gathers keys for each query.
+# Kernels have no kind "past", which gathers keys for each query.
 REFUSED = dict.fromkeys(("pallas", "triton"), ("past", "one_token", "packed_shared"))
 
 
 def scaled(shape: tuple[int, ...]) -> dict[str, int]:
   """T^1/2 clusters of as many tokens, as in the paper."""
   side = round(shape[0] ** 0.5)
-  return {"clusters": side, "window": side}
+  return {"clusters": side, "cluster_size": side}

@@ -1,4 +1,4 @@
-"""The operation: its two selections, and the definition of both."""
+"""The operation: its two kinds, and the definition of both."""
 
 import jax
 import jax.numpy as jnp
@@ -22,16 +22,16 @@ def attend(
   v: Float[Array, "B T N V"],
   means: Float[Array, "N c R"],
   *,
-  window: int,
-  selection: str = "past",
-  causal: bool = True,
+  cluster_size: int,
+  kind: str = "auto",
+  causal: bool = False,
   share_qk: bool = False,
   route_q: Float[Array, "B T N R"] | None = None,
   route_k: Float[Array, "B T N R"] | None = None,
   memory_k: Float[Array, "N c M H"] | None = None,
   memory_v: Float[Array, "N c M V"] | None = None,
   segment_ids: Int[Array, "B T"] | None = None,
-  mask: Bool[Array, "B T"] | None = None,
+  valid: Bool[Array, "B T"] | None = None,
   scale: float | None = None,
   eps: float = 1e-5,
   impl: str = "auto",
@@ -43,12 +43,13 @@ def attend(
     k: keys.
     v: values.
     means: the centroids of each head; they have no gradient.
-    window: w, tokens of a cluster.
-    selection: "past": a query joins its nearest centroid and sees the w nearest keys
-      of its past; "all": each centroid takes the w nearest queries and keys of the
+    cluster_size: w, tokens of a cluster.
+    kind: "past": a query joins its nearest centroid and sees the w nearest keys of
+      its past; "all": each centroid takes the w nearest queries and keys of the
       whole sequence, as published. With "all" later tokens can drive earlier ones out
       of a cluster, so that the choice, not the values, tells of the future.
-    causal: no key after the query; "past" is causal anyway.
+      "auto": "past" if causal, else "all".
+    causal: no key after the query; "past" takes True only.
     share_qk: keys are queries: they are put on the unit sphere, routed once, and a
       token sees itself only where it sees no other.
     route_q: what queries are routed by, q if None.
@@ -57,8 +58,8 @@ def attend(
     memory_v: their values.
     segment_ids: a document is a run of equal ids; "all" takes one document, and
       negative ids for padding, which is routed nowhere.
-    mask: tokens that see only the memory and are not seen, but do take part in the
-      routing; "all" only.
+    valid: False at tokens that see only the memory and are not seen, but do take part
+      in the routing; "all" only.
     scale: H^-0.5 if None.
     eps: added to the number of clusters that a token's output is divided by.
     impl: one of IMPLEMENTATIONS, or "auto". The kernels are for "all", where a
@@ -70,14 +71,16 @@ def attend(
   """
   for name, value, known in (
     ("impl", impl, ("auto", *IMPLEMENTATIONS)),
-    ("selection", selection, SELECTIONS),
+    ("kind", kind, ("auto", *SELECTIONS)),
   ):
     check_known(name, value, known)
-  _check(q, k, means, window, selection, causal, mask)
-  if selection == "past":
+  if kind == "auto":
+    kind = "past" if causal else "all"
+  _check(q, k, means, cluster_size, kind, causal, valid)
+  if kind == "past":
     if impl in ("pallas", "triton"):
       raise NotImplementedError(
-        f"impl {impl!r} has no selection 'past', which gathers keys for each query;"
+        f"impl {impl!r} has no kind 'past', which gathers keys for each query;"
         " 'xla' has it"
       )
     impl = "reference" if impl == "reference" else "xla"
@@ -98,8 +101,8 @@ def attend(
     near_k=kmeans.affinity(route_k, means),
     memory=(memory_k, memory_v),
     ids=_documents(segment_ids, q.shape[:2]),
-    mask=jnp.ones(q.shape[:2], bool) if mask is None else mask,
-    window=min(window, q.shape[1]),
+    valid=jnp.ones(q.shape[:2], bool) if valid is None else valid,
+    cluster_size=min(cluster_size, q.shape[1]),
     causal=causal,
     own=OWN if share_qk else None,
     scale=q.shape[-1] ** -0.5 if scale is None else scale,
@@ -107,20 +110,20 @@ def attend(
   )
   q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
   if impl == "reference":
-    run = _past if selection == "past" else _all
+    run = _past if kind == "past" else _all
   else:
-    run = clustered.past if selection == "past" else clustered.balanced
+    run = clustered.past if kind == "past" else clustered.balanced
   total, count = run(q, k, v, problem)
   out = total / (count[..., None] + eps)
   return out.swapaxes(1, 2).astype(v.dtype)
 
 
-def check_options(form: str, selection: str, impl: str) -> None:
+def check_options(form: str, kind: str, impl: str) -> None:
   """Raises ValueError for what a layer of that form cannot be."""
-  check_known("selection", selection, ("auto", *SELECTIONS))
+  check_known("kind", kind, ("auto", *SELECTIONS))
   check_known("impl", impl, ("auto", *IMPLEMENTATIONS))
-  if form == "sequence" and selection == "past":
-    raise ValueError("selection 'past' is causal; form 'sequence' takes 'all'")
+  if form == "sequence" and kind == "past":
+    raise ValueError("kind 'past' is causal; form 'sequence' takes 'all'")
 
 
 def reference(q, k, v, means, **options):
@@ -128,17 +131,17 @@ def reference(q, k, v, means, **options):
   return attend(q, k, v, means, **options, impl="reference")
 
 
-def _check(q, k, means, window, selection, causal, mask):
-  if window < 1:
-    raise ValueError(f"window = {window}; a cluster has at least 1 token")
+def _check(q, k, means, cluster_size, kind, causal, valid):
+  if cluster_size < 1:
+    raise ValueError(f"cluster_size = {cluster_size}; a cluster has at least 1 token")
   if q.shape[:3] != k.shape[:3] or means.shape[0] != q.shape[2]:
     raise ValueError(
       f"q {q.shape}, k {k.shape} and means {means.shape} differ in B, T or N"
     )
-  if selection == "past" and not causal:
-    raise ValueError("selection 'past' is causal; selection 'all' need not be")
-  if selection == "past" and mask is not None:
-    raise ValueError("selection 'past' takes no mask; segment_ids mark the padding")
+  if kind == "past" and not causal:
+    raise ValueError("kind 'past' is causal; kind 'all' need not be")
+  if kind == "past" and valid is not None:
+    raise ValueError("kind 'past' takes no `valid`; segment_ids mark the padding")
 
 
 def _blank(x, ids):
@@ -160,10 +163,10 @@ def _all(q, k, v, problem):
     jnp.where(problem.ids[:, None, None] >= 0, x, -jnp.inf)
     for x in (problem.near_q, problem.near_k)
   ]
-  query, key = (select.kept(x, x > -jnp.inf, problem.window) for x in near)
+  query, key = (select.kept(x, x > -jnp.inf, problem.cluster_size) for x in near)
   T = q.shape[2]
-  pair = key[..., None, :] & (problem.mask[:, None, None, :, None])
-  pair = pair & problem.mask[:, None, None, None]
+  pair = key[..., None, :] & (problem.valid[:, None, None, :, None])
+  pair = pair & problem.valid[:, None, None, None]
   if problem.causal:
     pair = pair & jnp.tril(jnp.ones((T, T), bool))
   pair = jnp.broadcast_to(pair, (*key.shape, T))
@@ -177,7 +180,7 @@ def _past(q, k, v, problem):
   T = q.shape[2]
   allowed = (ids[:, :, None] == ids[:, None]) & (ids[:, :, None] >= 0)
   allowed = (allowed & jnp.tril(jnp.ones((T, T), bool)))[:, None, None]
-  pair = select.kept(near[..., None, :], allowed, problem.window)
+  pair = select.kept(near[..., None, :], allowed, problem.cluster_size)
   out = _softmax(q, k, v, pair, problem)
   joins = (own[:, :, None] == jnp.arange(near.shape[2])[:, None]) & (
     ids[:, None, None] >= 0
@@ -219,24 +222,27 @@ def _padded(key: jax.Array) -> jax.Array:
   return jnp.where(jnp.arange(33) >= jnp.array([[0], [25]]), 0, -1)
 
 
+_CAUSAL = {"causal": True}
 CASES = (
-  Case("all", _shapes(2, 63, 2, 4, 8, 6, 1), {"window": 8, "selection": "all"}),
+  Case(
+    "all", _shapes(2, 63, 2, 4, 8, 6, 1), _CAUSAL | {"cluster_size": 8, "kind": "all"}
+  ),
   Case(
     "padded",
     _shapes(2, 33, 1, 3, 4, 4),
     {
-      "window": 10,
+      "cluster_size": 10,
       "segment_ids": _padded,
-      "selection": "all",
+      "kind": "all",
       "causal": False,
       "share_qk": True,
     },
   ),
-  Case("past", _shapes(2, 65, 2, 4, 8, 6, 1), {"window": 9}),
-  Case("one_token", _shapes(1, 1, 1, 2, 4, 4), {"window": 3}),
+  Case("past", _shapes(2, 65, 2, 4, 8, 6, 1), _CAUSAL | {"cluster_size": 9}),
+  Case("one_token", _shapes(1, 1, 1, 2, 4, 4), _CAUSAL | {"cluster_size": 3}),
   Case(
     "packed_shared",
     _shapes(2, 39, 2, 3, 4, 4),
-    {"window": 5, "segment_ids": _packed, "share_qk": True},
+    _CAUSAL | {"cluster_size": 5, "segment_ids": _packed, "share_qk": True},
   ),
 )

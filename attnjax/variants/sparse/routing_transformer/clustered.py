@@ -19,7 +19,7 @@ class Problem(NamedTuple):
   """What the forms share beside q, k (B, N, T, H) and v (B, N, T, V).
 
   near_q, near_k (B, N, c, T): to the centroids. memory: keys (N, c, M, H) and values.
-  ids (B, T): documents, -1 at the padding. mask (B, T): False is routed, but sees
+  ids (B, T): documents, -1 at the padding. valid (B, T): False is routed, but sees
   only the memory and is not seen. own: the score of a token to itself, or None.
   """
 
@@ -27,8 +27,8 @@ class Problem(NamedTuple):
   near_k: Any
   memory: Any
   ids: Any
-  mask: Any
-  window: int
+  valid: Any
+  cluster_size: int
   causal: bool
   own: float | None
   scale: float
@@ -41,7 +41,7 @@ def balanced(q, k, v, problem):
   Each centroid takes the nearest tokens of the whole sequence.
   """
   B, N, c, T = problem.near_q.shape
-  w = problem.window
+  w = problem.cluster_size
   real = problem.ids[:, None, None] >= 0
   index_q, real_q = select.top(jnp.where(real, problem.near_q, -jnp.inf), w)
   index_k, real_k = select.top(jnp.where(real, problem.near_k, -jnp.inf), w)
@@ -50,7 +50,7 @@ def balanced(q, k, v, problem):
     return select.rows(x, index.reshape(B, N, -1)).reshape(B, N, c, w, -1)
 
   def masked(index):
-    flags = jnp.broadcast_to(problem.mask[:, None, None], (B, N, c, T))
+    flags = jnp.broadcast_to(problem.valid[:, None, None], (B, N, c, T))
     return jnp.take_along_axis(flags, index, axis=3)
 
   # Memory is of level 0, tokens of level 1; what is not there of level 2.
@@ -68,7 +68,7 @@ def balanced(q, k, v, problem):
 def past(q, k, v, problem):
   """The same where each query sees the nearest keys of its past, in one cluster."""
   B, N, c, T = problem.near_q.shape
-  w = problem.window
+  w = problem.cluster_size
   size = min(T, max(w, _SHORTEST))
   end = -T % size
   ids = jnp.pad(problem.ids, ((0, 0), (0, end)), constant_values=-1)

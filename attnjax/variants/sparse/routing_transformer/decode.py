@@ -45,7 +45,7 @@ def step(
   ids,
   cache: Cache,
   *,
-  window,
+  cluster_size,
   share_qk,
   route_q,
   route_k,
@@ -54,7 +54,7 @@ def step(
   eps=1e-5,
   impl="auto",
 ):
-  """(out (B, T, N, V), cache) of the next T tokens, with selection "past".
+  """(out (B, T, N, V), cache) of the next T tokens, of the kind "past".
 
   Args:
     q: (B, T, N, H); the others as in `attend`.
@@ -63,7 +63,7 @@ def step(
     means: the same in all steps.
     ids: int, (B, T), segments; negative is padding.
     cache: of the tokens before.
-    window: keys that a query sees, at most.
+    cluster_size: keys that a query sees, at most.
     share_qk: keys are queries.
     route_q: what queries are routed by.
     route_k: what keys are routed by.
@@ -91,7 +91,7 @@ def step(
   past = jnp.arange(runs.shape[1])[None] <= now[:, None]
   allowed = (allowed & past[None])[:, None]
   scores = jnp.where(allowed, scores, -jnp.inf)
-  best, index = jax.lax.top_k(scores, min(window, scores.shape[-1]))
+  best, index = jax.lax.top_k(scores, min(cluster_size, scores.shape[-1]))
   index = jnp.where(best > -jnp.inf, index, -1).astype(jnp.int32)
   if memory_k is None or memory_v is None:
     memory_k = memory_v = jnp.zeros((N, c, 0, H), q.dtype)
@@ -100,8 +100,8 @@ def step(
     near_k=None,
     memory=(memory_k, memory_v),
     ids=runs,
-    mask=None,
-    window=window,
+    valid=None,
+    cluster_size=cluster_size,
     causal=True,
     own=attention.OWN if share_qk else None,
     scale=H**-0.5,

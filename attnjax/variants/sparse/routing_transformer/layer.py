@@ -46,14 +46,15 @@ class Layer(nnx.Module):
     local_heads: of them local; half of them if -1.
     head_dim: H; dim / heads if 0.
     clusters: c.
-    window: w, tokens of a cluster.
-    local_window: keys that a token's local heads see, itself among them.
-    selection: "past", "all" (see `attend`), or "auto": "past" in the form "causal".
+    cluster_size: w, tokens of a cluster.
+    window: keys that a token's local heads see, itself among them.
+    kind: "past", "all" (see `attend`), or "auto": "past" in the form "causal".
     share_qk: the routed heads' keys are their queries.
     memory: learned keys and values that all queries of a cluster see. They have no
       position: with rotated queries the output depends on where a document begins.
     rope_theta: of the rotary positions; none if 0.
-    bias: of all projections.
+    qkv_bias: of the projections to queries, keys and values.
+    out_bias: of the projection of all heads' results.
     impl: as in `attend`.
     rngs: for the parameters.
   """
@@ -67,23 +68,24 @@ class Layer(nnx.Module):
     local_heads: int = -1,
     head_dim: int = 0,
     clusters: int = 16,
-    window: int = 64,
-    local_window: int = 256,
-    selection: str = "auto",
+    cluster_size: int = 64,
+    window: int = 256,
+    kind: str = "auto",
     share_qk: bool = False,
     memory: int = 0,
     rope_theta: float = 10000.0,
-    bias: bool = False,
+    qkv_bias: bool = False,
+    out_bias: bool = False,
     impl: str = "auto",
     rngs: nnx.Rngs,
   ):
     check_known("form", form, FORMS)
-    check_options(form, selection, impl)
+    check_options(form, kind, impl)
     size = projections.head_size(dim, heads, head_dim)
     near = heads // 2 if local_heads < 0 else local_heads
     if not 0 <= near < heads:
       raise ValueError(f"local_heads = {near}; at least one of {heads} is routed")
-    options: dict[str, Any] = {"bias": bias, "rngs": rngs}
+    options: dict[str, Any] = {"bias": qkv_bias, "rngs": rngs}
     self.local = (
       projections.QueryKeyValue(dim, near, near, size, rope_theta=rope_theta, **options)
       if near
@@ -93,7 +95,7 @@ class Layer(nnx.Module):
 
     def project():
       return nnx.LinearGeneral(
-        dim, (far, size), use_bias=bias, kernel_init=_INIT, rngs=rngs
+        dim, (far, size), use_bias=qkv_bias, kernel_init=_INIT, rngs=rngs
       )
 
     self.query, self.value = project(), project()
@@ -103,12 +105,12 @@ class Layer(nnx.Module):
       self.memory_k, self.memory_v = (
         nnx.Param(nnx.initializers.normal(1.0)(rngs.params(), shape)) for _ in "kv"
       )
-    self.out = projections.output(heads, size, dim, **options)
-    past = selection == "past" or selection == "auto" and form == "causal"
-    self.form, self.selection = form, "past" if past else "all"
+    self.out = projections.output(heads, size, dim, bias=out_bias, rngs=rngs)
+    past = kind == "past" or kind == "auto" and form == "causal"
+    self.form, self.kind = form, "past" if past else "all"
     self.near, self.far, self.size, self.impl = near, far, size, impl
-    self.clusters, self.window, self.memory = clusters, window, memory
-    self.local_window, self.rope_theta = local_window, rope_theta
+    self.clusters, self.cluster_size, self.memory = clusters, cluster_size, memory
+    self.window, self.rope_theta = window, rope_theta
 
   def start_means(self, index: Int[Array, ""] | int = 0) -> Float[Array, "N c H"]:
     """Random directions, other ones at each depth; always the same."""
@@ -118,8 +120,8 @@ class Layer(nnx.Module):
   @property
   def refuses(self) -> dict[str, str]:
     """What of a context the layer cannot honour, and why."""
-    row = {"segment_ids": "selection 'all' has clusters of the whole row"}
-    return (row if self.selection == "all" else {}) | ({} if self.rope_theta else _ROW)
+    row = {"segment_ids": "kind 'all' has clusters of the whole row"}
+    return (row if self.kind == "all" else {}) | ({} if self.rope_theta else _ROW)
 
   def project(self, x: Float[Array, "B T D"], **context: Unpack[Routed]) -> Heads:
     """Returns the heads, the local ones first, and what the far ones are routed by."""
@@ -147,10 +149,10 @@ class Layer(nnx.Module):
     """
     near, far = self._parts(heads)
     causal, ids = self.form == "causal", heads.seen["segment_ids"]
-    options = {"causal": causal, "selection": self.selection, "impl": self.impl}
+    options = {"causal": causal, "kind": self.kind, "impl": self.impl}
     out = [attend(*far, **self._routing(heads), **options, segment_ids=ids)]
     if self.near:
-      axes = (Axis(min(self.local_window, heads.q.shape[1]), 1, 1, causal),)
+      axes = (Axis(min(self.window, heads.q.shape[1]), 1, 1, causal),)
       q, k, v = near
       out = [local.run(q, k, v, axes, None, None, ids, None, self.impl)[0], *out]
     return jnp.concatenate(out, axis=2)
@@ -209,14 +211,14 @@ class Layer(nnx.Module):
 
   def init_cache(self, batch: int, length: int, dtype=jnp.float32) -> Any:
     """Empty caches of the local and of the routed heads, for `length` tokens."""
-    if self.form != "causal" or self.selection != "past":
+    if self.form != "causal" or self.kind != "past":
       raise NotImplementedError(
-        f"form {self.form!r} with selection {self.selection!r} does not decode: what"
+        f"form {self.form!r} with kind {self.kind!r} does not decode: what"
         " is selected depends on the future"
       )
     near = ()
     if self.near:
-      slots = min(self.local_window, length)
+      slots = min(self.window, length)
       near = local_decode.Cache.empty(batch, length, slots, self.near, self.size, dtype)
     far = decode.Cache.empty(batch, length, self.far, self.size, self.clusters, dtype)
     return near, far
@@ -247,4 +249,8 @@ class Layer(nnx.Module):
     return [x[:, :, : self.near] for x in parts], [x[:, :, self.near :] for x in parts]
 
   def _routing(self, heads) -> dict[str, Any]:
-    return {"window": self.window, "share_qk": self.key is None, **heads.more}
+    return {
+      "cluster_size": self.cluster_size,
+      "share_qk": self.key is None,
+      **heads.more,
+    }

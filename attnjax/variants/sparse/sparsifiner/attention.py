@@ -21,7 +21,7 @@ def attend(
   v: Float[Array, "B T N V"],
   approximate: Float[Array, "B N R T"],
   *,
-  keep: float = 0.25,
+  keep_ratio: float = 0.25,
   padding: Bool[Array, "B T"] | None = None,
   scale: float | None = None,
   impl: str = "auto",
@@ -34,7 +34,7 @@ def attend(
     v: values.
     approximate: what the weights of the last R queries are expected to be; the first
       T - R (the class token) see all. It has no gradient.
-    keep: the share of keys that a query sees, in (0, 1].
+    keep_ratio: the share of keys that a query sees, in (0, 1].
     padding: True at the real tokens; others, also those that were pruned, are not
       seen, and give 0.
     scale: H^-0.5 if None.
@@ -45,15 +45,15 @@ def attend(
   """
   B, T, N, _ = q.shape
   check_known("impl", impl, ("auto", *IMPLEMENTATIONS))
-  if not 0 < keep <= 1:
-    raise ValueError(f"keep = {keep}; it must be above 0 and at most 1")
+  if not 0 < keep_ratio <= 1:
+    raise ValueError(f"keep_ratio = {keep_ratio}; it must be above 0 and at most 1")
   rows, columns = approximate.shape[2:]
   if approximate.shape[:2] != (B, N) or columns != T or rows > T:
     raise ValueError(
       f"approximate has the shape {approximate.shape}; with q {q.shape} it must be"
       f" (B, N, R, T) = {(B, N, 'R', T)}, R <= T"
     )
-  seen = connectivity.chosen(approximate, T - rows, keep, padding)
+  seen = connectivity.chosen(approximate, T - rows, keep_ratio, padding)
   mask: Any = masks.Dense(seen)
   if padding is not None:
     mask = mask & masks.Dense(padding[:, None, :, None])
@@ -95,7 +95,7 @@ def _some(key: jax.Array) -> Any:
 
 CASES = (
   Case("whole", _shapes(2, 17, 17, 2, 8, 8)),
-  Case("class_token", _shapes(1, 65, 64, 2, 8, 6), {"keep": 0.1}),
+  Case("class_token", _shapes(1, 65, 64, 2, 8, 6), {"keep_ratio": 0.1}),
   Case("one_token", _shapes(1, 1, 0, 1, 4, 4)),
-  Case("padding", _shapes(2, 21, 20, 1, 4, 4), {"keep": 0.3, "padding": _some}),
+  Case("padding", _shapes(2, 21, 20, 1, 4, 4), {"keep_ratio": 0.3, "padding": _some}),
 )

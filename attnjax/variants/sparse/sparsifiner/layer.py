@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, Unpack
+from typing import Unpack
 
 import jax
 import jax.numpy as jnp
@@ -39,15 +39,16 @@ class Layer(nnx.Module):
     grid: sides of the images (or, multiplied, tokens of the sequences without the
       class token) for which the predictor's tables are; others get interpolated ones.
     class_token: whether token 0 of a sequence sees all and is not predicted.
-    mode: "sparse", or "reconstruct": attention stays dense while the predictor learns.
-    keep: as in `attend`.
+    kind: "sparse", or "reconstruct": attention stays dense while the predictor learns.
+    keep_ratio: as in `attend`.
     reduce_n: as in `ConnectivityPredictor`, as the next four.
     reduce_c: of the channels.
     tie: of the tables.
     top: coefficients.
     threshold: of the basis.
     distill: weight of the predictor's loss in the gradient; none if 0.
-    bias: of the projections.
+    qkv_bias: of the projections to queries, keys and values.
+    out_bias: of the projection of all heads' results.
     impl: as in `attend`.
     rngs: for the parameters.
   """
@@ -62,21 +63,22 @@ class Layer(nnx.Module):
     head_dim: int = 0,
     grid: Sequence[int] = (14, 14),
     class_token: bool = False,
-    mode: str = "sparse",
-    keep: float = 0.25,
+    kind: str = "sparse",
+    keep_ratio: float = 0.25,
     reduce_n: int = 6,
     reduce_c: int = 2,
     tie: bool = False,
     top: int = 8,
     threshold: float = 0.02,
     distill: float = 0.002,
-    bias: bool = True,
+    qkv_bias: bool = True,
+    out_bias: bool = True,
     impl: str = "auto",
     rngs: nnx.Rngs,
   ):
     for name, value, known in (
       ("form", form, FORMS),
-      ("mode", mode, MODES),
+      ("kind", kind, MODES),
       ("impl", impl, ("auto", *IMPLEMENTATIONS)),
     ):
       check_known(name, value, known)
@@ -85,8 +87,9 @@ class Layer(nnx.Module):
         f"grid = {grid}, class_token = {class_token}; form 'image' takes (H, W), False"
       )
     size = projections.head_size(dim, heads, head_dim)
-    options: dict[str, Any] = {"bias": bias, "rngs": rngs}
-    self.qkv = projections.QueryKeyValue(dim, heads, heads, size, **options)
+    self.qkv = projections.QueryKeyValue(
+      dim, heads, heads, size, bias=qkv_bias, rngs=rngs
+    )
     self.predictor = ConnectivityPredictor(
       tuple(grid) if form == "image" else (math.prod(grid),),
       size,
@@ -98,8 +101,8 @@ class Layer(nnx.Module):
       threshold=threshold,
       rngs=rngs,
     )
-    self.out = projections.output(heads, size, dim, **options)
-    self.form, self.mode, self.keep = form, mode, keep
+    self.out = projections.output(heads, size, dim, bias=out_bias, rngs=rngs)
+    self.form, self.kind, self.keep_ratio = form, kind, keep_ratio
     self.impl, self.distill = impl, distill / layers
 
   @property
@@ -117,11 +120,11 @@ class Layer(nnx.Module):
   def mix(self, heads: Heads) -> Float[Array, "B T N H"]:
     """Returns attention to the predicted keys; dense in the mode "reconstruct"."""
     q, k, v = heads.q, heads.k, heads.v
-    if self.mode == "reconstruct":
+    if self.kind == "reconstruct":
       return attention.attend(q, k, v, impl=self.impl)[0]
     given = jax.lax.stop_gradient((q, k))
     guess = self.predictor.scores(*given, self._grid(heads))
-    return attend(q, k, v, guess, keep=self.keep, impl=self.impl)
+    return attend(q, k, v, guess, keep_ratio=self.keep_ratio, impl=self.impl)
 
   def merge(self, out: Array, heads: Heads) -> Float[Array, "B *S D"]:
     """Returns the projection of all heads' results, in the shape of the input.

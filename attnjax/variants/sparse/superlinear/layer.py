@@ -43,7 +43,8 @@ class Layer(nnx.Module):
     search_power: float = 0.5,
     span_power: float = 0.5,
     rope_theta: float = 10000.0,  # 0: no rotation
-    bias: bool = False,
+    qkv_bias: bool = False,
+    out_bias: bool = False,
     impl: str = "auto",
     rngs: nnx.Rngs,
   ):
@@ -54,12 +55,12 @@ class Layer(nnx.Module):
       check_known(name, value, known)
     kv_heads, size = kv_heads or heads, projections.head_size(dim, heads, head_dim)
     self.search = nnx.LinearGeneral(
-      dim, (heads, size), use_bias=bias, kernel_init=_SEARCH_INIT, rngs=rngs
+      dim, (heads, size), use_bias=qkv_bias, kernel_init=_SEARCH_INIT, rngs=rngs
     )
     self.qkv = projections.QueryKeyValue(
-      dim, heads, kv_heads, size, rope_theta=rope_theta, bias=bias, rngs=rngs
+      dim, heads, kv_heads, size, rope_theta=rope_theta, bias=qkv_bias, rngs=rngs
     )
-    self.out = projections.output(heads, size, dim, bias=bias, rngs=rngs)
+    self.out = projections.output(heads, size, dim, bias=out_bias, rngs=rngs)
     self.geometry = Geometry(
       top, window_index, backward, forward, search_power, span_power
     )
