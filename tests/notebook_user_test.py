@@ -29,7 +29,9 @@ class NotebookUserTest(parameterized.TestCase):
       self.assertEqual(parameters[option].default, default)
 
   def test_a_number_is_a_seed(self):
-    one, two, other = (attnjax.soft.Layer(8, heads=2, rngs=n) for n in (0, 0, 1))
+    one, two, other = (
+      attnjax.soft.Layer(8, form="image", heads=2, rngs=n) for n in (0, 0, 1)
+    )
     equal = jax.tree.map(lambda a, b: bool((a == b).all()), one, two)
     self.assertTrue(all(jax.tree.leaves(equal)))
     same = jax.tree.map(lambda a, b: bool((a == b).all()), one, other)

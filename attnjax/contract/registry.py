@@ -55,22 +55,30 @@ def load(slug: str) -> ModuleType:
   module = importlib.import_module(systems()[slug])
   for name in ("Layer", "Model"):
     if inspect.isclass(getattr(module, name, None)):
-      _open(getattr(module, name))
+      _open(getattr(module, name), getattr(module, "FORMS", ()))
   return module
 
 
-def _open(kind: type) -> None:
+def _open(kind: type, forms: Iterable[str]) -> None:
   """Gives a class of modules the signature of its __init__, and seeds for `rngs`.
 
-  The metaclass of Flax's modules hides both.
+  The metaclass of Flax's modules hides both. A form that is missing is asked for by
+  the names of those that there are.
   """
   make = kind.__init__
   if hasattr(make, "takes_seeds"):
     return
   signature = inspect.signature(make)
 
+  form = signature.parameters.get("form")
+  asked = form is not None and form.default is inspect.Parameter.empty
+
   @functools.wraps(make)
   def seeded(self, *arguments, **options):
+    if asked and "form" not in options:
+      raise TypeError(
+        f"{kind.__module__}.{kind.__name__} needs form=, one of: {', '.join(forms)}"
+      )
     if isinstance(options.get("rngs"), int):
       from flax import nnx
 

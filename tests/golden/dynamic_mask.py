@@ -67,6 +67,7 @@ def _layer(arrays, meta):
   bias = meta["attention_bias"]
   layer = dynamic_mask.Layer(
     meta["hidden"],
+    form="causal",
     heads=meta["N"],
     kv_heads=meta["K"],
     head_dim=meta["H"],

@@ -41,7 +41,7 @@ def _run(function, x, grid):
 
 def _attention(weight, hyper):
   dim = weight["proj.weight"].shape[0]
-  layer = l2vit.Layer(dim, heads=hyper["heads"], rngs=nnx.Rngs(0))
+  layer = l2vit.Layer(dim, form="image", heads=hyper["heads"], rngs=nnx.Rngs(0))
   _fill_attention(layer, weight)
 
   def run(x):

@@ -61,7 +61,11 @@ def _function(name, weight, hyper):
 
 def _layer(weight, options):
   layer = soft.Layer(
-    weight["W_q.weight"].shape[1], **_sides(weight), **options, rngs=nnx.Rngs(0)
+    weight["W_q.weight"].shape[1],
+    form="image",
+    **_sides(weight),
+    **options,
+    rngs=nnx.Rngs(0),
   )
   _fill(layer, weight)
   return layer

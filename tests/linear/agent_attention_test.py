@@ -26,7 +26,7 @@ def _normal(seed, *shape):
 
 def _layer(**options):
   options: dict[str, Any] = {"heads": 2, "num_agents": 4, "grid": 3} | options
-  return agent_attention.Layer(16, **options, rngs=nnx.Rngs(0))
+  return agent_attention.Layer(16, **{"form": "image"} | options, rngs=nnx.Rngs(0))
 
 
 _run = jax.jit(lambda layer, x, **given: layer(x, **given))

@@ -106,7 +106,7 @@ class LayerTest(parameterized.TestCase):
     _close(run(image, x), run(line, x.reshape(2, 15, 16)).reshape(x.shape))
 
   def test_running_statistics_move_in_training_only(self):
-    layer: Any = l2vit.Layer(16, norm="batch", local=3, rngs=nnx.Rngs(0))
+    layer: Any = l2vit.Layer(16, form="image", norm="batch", local=3, rngs=nnx.Rngs(0))
     x, local = _image(2, 4, 5, 16), layer.concentrate
     run = jax.jit(
       lambda layer, x, stats, train: layer(x, stats=stats, train=train),
@@ -134,7 +134,7 @@ class LayerTest(parameterized.TestCase):
 
   def test_padding_is_not_measured(self):
     options: dict[str, Any] = {"form": "sequence", "norm": "batch", "local": 3}
-    layer: Any = l2vit.Layer(16, **options, rngs=nnx.Rngs(0))
+    layer: Any = l2vit.Layer(16, **{"form": "image"} | options, rngs=nnx.Rngs(0))
     x, real = _image(2, 9, 16), jnp.arange(9) < jnp.array([[9], [4]])
     stats = layer.init_stats()
 
@@ -167,10 +167,10 @@ class LayerTest(parameterized.TestCase):
   )
   def test_errors_name_the_option(self, options, message):
     with self.assertRaisesRegex(ValueError, message):
-      l2vit.Layer(16, **options, rngs=nnx.Rngs(0))
+      l2vit.Layer(16, **{"form": "image"} | options, rngs=nnx.Rngs(0))
 
   def test_an_image_takes_no_padding(self):
-    layer = l2vit.Layer(16, local=3, rngs=nnx.Rngs(0))
+    layer = l2vit.Layer(16, form="image", local=3, rngs=nnx.Rngs(0))
     with self.assertRaisesRegex(NotImplementedError, "form 'image' takes no padding"):
       layer(_image(1, 2, 2, 16), padding=jnp.ones((1, 4), bool))
     with self.assertRaisesRegex(ValueError, r"\(1, 4, 16\); form 'image' takes 4 axes"):

@@ -300,7 +300,7 @@ class LayerTest(parameterized.TestCase):
   )
   def test_errors_name_the_option(self, options, message):
     with self.assertRaisesRegex(ValueError, message):
-      nprf.Layer(16, **options, rngs=nnx.Rngs(0))
+      nprf.Layer(16, **{"form": "causal"} | options, rngs=nnx.Rngs(0))
 
   def test_transforms_take_padding(self):
     """Padding is no document, which transforms refuse."""

@@ -107,7 +107,9 @@ class AttendTest(parameterized.TestCase):
 
 class LayerTest(parameterized.TestCase):
   def _layer(self, **options):
-    return soft.Layer(16, heads=2, kernel=3, **options, rngs=nnx.Rngs(0))
+    return soft.Layer(
+      16, heads=2, kernel=3, **{"form": "image"} | options, rngs=nnx.Rngs(0)
+    )
 
   @parameterized.parameters(
     ("image", (5, 7), 6), ("image", (1, 4), 2), ("sequence", (9,), 4)

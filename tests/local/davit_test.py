@@ -19,7 +19,9 @@ def _heads():
 
 
 def _layer(**options):
-  return davit.Layer(8, heads=2, window=3, **options, rngs=nnx.Rngs(0))
+  return davit.Layer(
+    8, heads=2, window=3, **{"form": "image"} | options, rngs=nnx.Rngs(0)
+  )
 
 
 _attend = jax.jit(davit.attend)
@@ -94,7 +96,7 @@ class LayerTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, r"\(1, 6, 8\); form 'image'"):
       _layer()(x)
     with self.assertRaisesRegex(ValueError, "window = 0"):
-      davit.Layer(8, heads=2, window=0, rngs=nnx.Rngs(0))
+      davit.Layer(8, form="image", heads=2, window=0, rngs=nnx.Rngs(0))
 
 
 class ModelTest(parameterized.TestCase):

@@ -89,6 +89,7 @@ class DecodingTest(parameterized.TestCase):
   def test_any_cut_gives_the_whole(self, window, stride, dilation):
     layer = neighborhood.Layer(
       8,
+      form="causal",
       heads=2,
       window=window,
       stride=stride,
@@ -112,7 +113,7 @@ class DecodingTest(parameterized.TestCase):
       _close(got[1, pad:], whole[1, pad:])
 
   def test_past_the_end_is_nan(self):
-    layer = neighborhood.Layer(8, heads=2, window=3, rngs=nnx.Rngs(0))
+    layer = neighborhood.Layer(8, form="causal", heads=2, window=3, rngs=nnx.Rngs(0))
     x = jnp.ones((1, 2, 8))
     y, cache = layer.step(x, layer.init_cache(1, 3))
     self.assertTrue(jnp.isfinite(y).all())
@@ -122,7 +123,9 @@ class DecodingTest(parameterized.TestCase):
       layer.step(jnp.ones((1, 5, 8)), layer.init_cache(1, 3))
 
   def test_documents_with_strides_are_refused(self):
-    layer = neighborhood.Layer(8, heads=2, window=4, stride=2, rngs=nnx.Rngs(0))
+    layer = neighborhood.Layer(
+      8, form="causal", heads=2, window=4, stride=2, rngs=nnx.Rngs(0)
+    )
     with self.assertRaisesRegex(NotImplementedError, "stride = 2"):
       layer.step(
         jnp.ones((1, 2, 8)),

@@ -38,7 +38,7 @@ class ExportTest(parameterized.TestCase):
 
   def test_a_decoding_step_with_its_cache(self):
     """google-deepmind/penzai#123."""
-    layer = attnjax.dot_product.Layer(16, heads=2, rngs=nnx.Rngs(0))
+    layer = attnjax.dot_product.Layer(16, form="causal", heads=2, rngs=nnx.Rngs(0))
     given = jnp.ones((1, 1, 16)), layer.init_cache(1, 8)
     step = jax.jit(layer.step)
     saved = export.export(step)(*given).serialize()
@@ -76,7 +76,7 @@ class LayerTest(absltest.TestCase):
 
     @nnx.vmap
     def make(key):
-      return attnjax.dot_product.Layer(16, heads=2, rngs=nnx.Rngs(key))
+      return attnjax.dot_product.Layer(16, form="causal", heads=2, rngs=nnx.Rngs(key))
 
     layers = make(jax.random.split(jax.random.key(0), 3))
     graph, state = nnx.split(layers)
@@ -91,7 +91,7 @@ class LayerTest(absltest.TestCase):
   def test_donated_decoding_in_64_bits(self):
     """google/flax PR#3571, jax-ml/jax#9635, sglang-jax PR#230."""
     with jax.enable_x64(True):
-      layer = attnjax.dot_product.Layer(8, heads=2, rngs=nnx.Rngs(0))
+      layer = attnjax.dot_product.Layer(8, form="causal", heads=2, rngs=nnx.Rngs(0))
       x = jax.random.normal(jax.random.key(0), (1, 4, 8), jnp.float32)
       ids = jnp.array([[0, 0, 1, 1]])  # int64
       step = jax.jit(

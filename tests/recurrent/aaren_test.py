@@ -158,7 +158,9 @@ class LayerTest(parameterized.TestCase):
     def size(layer):
       return sum(x.size for x in jax.tree.leaves(layer))
 
-    theirs = dot_product.Layer(16, qkv_bias=True, out_bias=True, rngs=nnx.Rngs(0))
+    theirs = dot_product.Layer(
+      16, form="causal", qkv_bias=True, out_bias=True, rngs=nnx.Rngs(0)
+    )
     self.assertEqual(size(_layer()) - size(theirs), 16)
 
   @parameterized.parameters("causal", "sequence")
@@ -192,7 +194,7 @@ class LayerTest(parameterized.TestCase):
   )
   def test_errors_name_the_option(self, options, message):
     with self.assertRaisesRegex(ValueError, message):
-      aaren.Layer(16, **options, rngs=nnx.Rngs(0))
+      aaren.Layer(16, **{"form": "causal"} | options, rngs=nnx.Rngs(0))
 
 
 if __name__ == "__main__":

@@ -27,7 +27,9 @@ def _arrays(T=21, S=21, N=4, K=2, H=8):
 
 
 def _layer(**options) -> Any:
-  return dot_product.Layer(16, kv_heads=2, rngs=nnx.Rngs(0), **options)
+  return dot_product.Layer(
+    16, kv_heads=2, rngs=nnx.Rngs(0), **{"form": "causal"} | options
+  )
 
 
 def _x(tokens=9):

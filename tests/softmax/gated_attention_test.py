@@ -28,7 +28,7 @@ def _arrays(gate=(4, 8)):
 
 def _layer(**options) -> Any:
   options: Any = {"heads": 4, "kv_heads": 2} | options
-  return gated_attention.Layer(16, rngs=nnx.Rngs(0), **options)
+  return gated_attention.Layer(16, rngs=nnx.Rngs(0), **{"form": "causal"} | options)
 
 
 def _random(layer, seed=0):
@@ -179,7 +179,9 @@ class LayerTest(parameterized.TestCase):
 
   def test_no_gate_is_the_baseline(self):
     layer = _layer(gate="none")
-    plain = dot_product.Layer(16, heads=4, kv_heads=2, qk_norm=True, rngs=nnx.Rngs(0))
+    plain = dot_product.Layer(
+      16, form="causal", heads=4, kv_heads=2, qk_norm=True, rngs=nnx.Rngs(0)
+    )
     self.assertEqual(jax.tree.structure(layer.qkv), jax.tree.structure(plain.qkv))
     _close(layer(_x()), plain(_x()))
 
@@ -225,7 +227,7 @@ class LayerTest(parameterized.TestCase):
     _close(constant(_x()), want)
 
   def test_the_start(self):
-    layer: Any = gated_attention.Layer(256, heads=4, rngs=nnx.Rngs(0))
+    layer: Any = gated_attention.Layer(256, form="causal", heads=4, rngs=nnx.Rngs(0))
     kernel = layer.gate.values.kernel[...]
     self.assertIsNone(layer.gate.values.bias)
     self.assertBetween(float(kernel.std()), 0.0195, 0.0205)

@@ -85,9 +85,13 @@ class AttendTest(parameterized.TestCase):
 
 class LayerTest(parameterized.TestCase):
   def test_without_amplitude_it_is_attention(self):
-    layer = dynamic_mask.Layer(16, kv_heads=2, keep_keys=50, rngs=nnx.Rngs(0))
+    layer = dynamic_mask.Layer(
+      16, form="causal", kv_heads=2, keep_keys=50, rngs=nnx.Rngs(0)
+    )
     layer.amplitude[...] = jnp.zeros(2)
-    plain = dot_product.Layer(16, kv_heads=2, qk_norm=True, rngs=nnx.Rngs(0))
+    plain = dot_product.Layer(
+      16, form="causal", kv_heads=2, qk_norm=True, rngs=nnx.Rngs(0)
+    )
     plain.qkv, plain.out = layer.qkv, layer.out
     x = jax.random.normal(jax.random.key(1), (2, 9, 16))
     np.testing.assert_allclose(layer(x), plain(x), rtol=1e-4, atol=1e-6)
@@ -101,7 +105,9 @@ class LayerTest(parameterized.TestCase):
     np.testing.assert_allclose(linear, 100.0, rtol=1e-5)
 
   def test_the_cache_is_as_small_as_what_is_kept(self):
-    layer = dynamic_mask.Layer(16, kv_heads=2, keep_keys=5, rngs=nnx.Rngs(0))
+    layer = dynamic_mask.Layer(
+      16, form="causal", kv_heads=2, keep_keys=5, rngs=nnx.Rngs(0)
+    )
     x = jax.random.normal(jax.random.key(1), (1, 17, 16))
     _, cache = jax.jit(layer.step)(x, layer.init_cache(1, 17))
     kept = cache.document.state
@@ -111,7 +117,9 @@ class LayerTest(parameterized.TestCase):
     np.testing.assert_allclose(kept.importance, want, rtol=1e-6)
 
   def test_weights_are_those_of_the_kept_values(self):
-    layer = dynamic_mask.Layer(16, kv_heads=2, keep_keys=3, rngs=nnx.Rngs(0))
+    layer = dynamic_mask.Layer(
+      16, form="causal", kv_heads=2, keep_keys=3, rngs=nnx.Rngs(0)
+    )
     x = jax.random.normal(jax.random.key(1), (1, 9, 16))
     weights = jax.jit(lambda x: contract.weights(layer, x))(x)
     self.assertEqual((weights.shape, weights.dtype), ((1, 4, 9, 9), "float32"))
@@ -136,7 +144,7 @@ class LayerTest(parameterized.TestCase):
   )
   def test_errors_name_the_option(self, options, message):
     with self.assertRaisesRegex(ValueError, message):
-      dynamic_mask.Layer(16, **options, rngs=nnx.Rngs(0))
+      dynamic_mask.Layer(16, **{"form": "causal"} | options, rngs=nnx.Rngs(0))
 
 
 if __name__ == "__main__":

@@ -132,7 +132,7 @@ class LayerTest(absltest.TestCase):
 
   def test_what_a_form_cannot_take_is_named(self):
     with self.assertRaisesRegex(ValueError, "text = 3.*form 'image'"):
-      rectified_sparse.Layer(8, text=3, rngs=nnx.Rngs(0))
+      rectified_sparse.Layer(8, form="image", text=3, rngs=nnx.Rngs(0))
 
 
 if __name__ == "__main__":

@@ -174,7 +174,9 @@ class KMeansTest(parameterized.TestCase):
 
 class LayerTest(parameterized.TestCase):
   def test_centroids_are_an_argument_and_a_result(self):
-    layer = routing.Layer(16, clusters=3, cluster_size=4, window=3, rngs=nnx.Rngs(0))
+    layer = routing.Layer(
+      16, form="causal", clusters=3, cluster_size=4, window=3, rngs=nnx.Rngs(0)
+    )
     x = jax.random.normal(jax.random.key(1), (2, 9, 16))
     start = routing.Clusters.start(layer.start_means(1))
     y, loss, new = jax.jit(layer.learn)(x, start, index=1)
@@ -184,7 +186,7 @@ class LayerTest(parameterized.TestCase):
 
   def test_weights_leave_out_the_memory(self):
     options = {"clusters": 3, "cluster_size": 4, "window": 3, "rngs": nnx.Rngs(0)}
-    layer = routing.Layer(16, memory=2, **options)
+    layer = routing.Layer(16, form="causal", memory=2, **options)
     x = jax.random.normal(jax.random.key(1), (1, 4, 16))  # as many as values are wide
     weights = jax.jit(lambda x: contract.weights(layer, x))(x)
     self.assertEqual((weights.shape, weights.dtype), ((1, 4, 4, 4), "float32"))
@@ -198,14 +200,14 @@ class LayerTest(parameterized.TestCase):
 
   def test_what_it_cannot_do_it_says(self):
     options = {"clusters": 3, "cluster_size": 4, "window": 3, "rngs": nnx.Rngs(0)}
-    layer = routing.Layer(16, kind="all", **options)
+    layer = routing.Layer(16, form="causal", kind="all", **options)
     x = jnp.zeros((1, 9, 16))
     with self.assertRaisesRegex(NotImplementedError, "segment_ids: kind 'all'"):
       layer(x, segment_ids=jnp.zeros((1, 9), jnp.int32))
     with self.assertRaisesRegex(NotImplementedError, "does not decode"):
       layer.init_cache(1, 9)
     with self.assertRaisesRegex(ValueError, "local_heads = 4; at least one of 4"):
-      routing.Layer(16, local_heads=4, **options)
+      routing.Layer(16, form="causal", local_heads=4, **options)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ def _layer(**options):
     "class_token": True,
   }
   given |= {"reduce_n": 3, "distill": 0.0, "impl": "reference", "rngs": nnx.Rngs(0)}
-  return sparsifiner.Layer(16, **given | options)
+  return sparsifiner.Layer(16, **{"form": "image"} | given | options)
 
 
 def _input(number: int = 1):
@@ -104,7 +104,7 @@ class LayerTest(parameterized.TestCase):
 
   def test_tables_for_other_grids_are_interpolated(self):
     layer = sparsifiner.Layer(
-      8, heads=2, grid=(4, 4), reduce_n=3, distill=0.0, rngs=nnx.Rngs(0)
+      8, form="image", heads=2, grid=(4, 4), reduce_n=3, distill=0.0, rngs=nnx.Rngs(0)
     )
     flat = jnp.broadcast_to(jnp.arange(5.0), layer.predictor.down.shape)
     layer.predictor.down[...] = layer.predictor.up[...] = flat

@@ -120,8 +120,8 @@ def _optimizer(rate: float):
 
 def _streams() -> Iterator[Bound]:
   """How the time of a whole stream, token by token, grows with its length."""
-  ours = aaren.Layer(WIDTH, rngs=nnx.Rngs(0))
-  theirs = dot_product.Layer(WIDTH, **SOFTMAX, rngs=nnx.Rngs(0))
+  ours = aaren.Layer(WIDTH, form="causal", rngs=nnx.Rngs(0))
+  theirs = dot_product.Layer(WIDTH, form="causal", **SOFTMAX, rngs=nnx.Rngs(0))
 
   @jax.jit
   def stream(layer, x):

@@ -58,6 +58,8 @@ def _points(slug: str, task: Task, **options) -> float:
 
 def _time(side: int) -> float:
   """Seconds of a layer's result for one image."""
-  layer = davit.Layer(WIDTH, heads=HEADS, kind="channel", rngs=nnx.Rngs(0))
+  layer = davit.Layer(
+    WIDTH, form="image", heads=HEADS, kind="channel", rngs=nnx.Rngs(0)
+  )
   x = jax.random.normal(jax.random.key(0), (1, side, side, WIDTH))
   return seconds(jitted(lambda layer, x: layer(x), layer, x), 5)

@@ -51,7 +51,9 @@ def _memory(impl: str, length: int) -> int:
 
 def _grouped() -> Iterator[Bound]:
   grouped, full = (
-    dot_product.Layer(WIDTH, heads=HEADS, kv_heads=count, rngs=nnx.Rngs(0))
+    dot_product.Layer(
+      WIDTH, form="causal", heads=HEADS, kv_heads=count, rngs=nnx.Rngs(0)
+    )
     for count in (GROUPS, HEADS)
   )
   full.qkv.query, full.out = grouped.qkv.query, grouped.out

@@ -64,7 +64,9 @@ class _Random(nnx.Module):
 
   def __init__(self, dim: int, *, layers: int, rngs: nnx.Rngs):
     del layers
-    self.inner = dot_product.Layer(dim, heads=2, rope_theta=THETA, rngs=rngs)
+    self.inner = dot_product.Layer(
+      dim, form="causal", heads=2, rope_theta=THETA, rngs=rngs
+    )
 
   def __call__(self, x, *, index=0):
     del index
@@ -121,7 +123,9 @@ def _texts(key: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 def _decoded() -> float:
   """The largest difference of decoded outputs, relative to the largest output."""
-  layer = dynamic_mask.Layer(WIDTH, heads=2, keep_keys=KEEP, rngs=nnx.Rngs(0))
+  layer = dynamic_mask.Layer(
+    WIDTH, form="causal", heads=2, keep_keys=KEEP, rngs=nnx.Rngs(0)
+  )
   x = jax.random.normal(jax.random.key(0), (2, LENGTH, WIDTH))
   whole, cache, parts = layer(x), layer.init_cache(2, LENGTH), []
   step = jax.jit(lambda x, cache: layer.step(x, cache))

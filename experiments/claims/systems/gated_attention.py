@@ -51,7 +51,13 @@ class _Model(nnx.Module):
     rngs = nnx.Rngs(seed)
     self.embed = nnx.Linear(2 + FEATURES, WIDTH, rngs=rngs)
     self.attention = gated_attention.Layer(
-      WIDTH, heads=HEADS, gate=gate, qk_norm=False, rope_theta=0.0, rngs=rngs
+      WIDTH,
+      form="causal",
+      heads=HEADS,
+      gate=gate,
+      qk_norm=False,
+      rope_theta=0.0,
+      rngs=rngs,
     )
     self.read = nnx.Linear(WIDTH, FEATURES, rngs=rngs)
 

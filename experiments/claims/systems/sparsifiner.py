@@ -58,7 +58,13 @@ class Mixer(nnx.Module):
   def __init__(self, dim: int, *, layers: int, rngs: nnx.Rngs):
     options: dict[str, Any] = {"heads": HEADS, "grid": GRID, "keep_ratio": KEEP}
     self.inner = sparsifiner.Layer(
-      dim, layers=layers, reduce_n=REDUCE, distill=0.0, rngs=rngs, **options
+      dim,
+      layers=layers,
+      reduce_n=REDUCE,
+      distill=0.0,
+      rngs=rngs,
+      form="image",
+      **options,
     )
     self.choose: Any = None
 

@@ -90,7 +90,7 @@ class Layer(nnx.Module):
     self,
     dim: int,
     *,
-    form: str = "image",
+    form: str,
     heads: int = 4,
     head_dim: int = 0,
     den_min: float = 100.0,

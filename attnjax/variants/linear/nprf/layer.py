@@ -53,7 +53,7 @@ class Layer(nnx.Module):
     self,
     dim: int,
     *,
-    form: str = "causal",
+    form: str,
     heads: int = 4,
     head_dim: int = 0,
     num_features: int = 64,

@@ -51,7 +51,7 @@ class Layer(nnx.Module):
     self,
     dim: int,
     *,
-    form: str = "image",
+    form: str,
     heads: int = 4,
     head_dim: int = 0,
     ratio: int = 2,

@@ -43,7 +43,7 @@ class Layer(nnx.Module):
     self,
     dim: int,
     *,
-    form: str = "image",
+    form: str,
     heads: int = 4,
     kind: str = "alternate",
     window: int = 7,

@@ -45,7 +45,7 @@ class Layer(nnx.Module):
     self,
     dim: int,
     *,
-    form: str = "causal",
+    form: str,
     heads: int = 4,
     kv_heads: int = 0,
     head_dim: int = 0,

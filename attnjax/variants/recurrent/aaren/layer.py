@@ -30,7 +30,7 @@ class Layer(nnx.Module):
     self,
     dim: int,
     *,
-    form: str = "causal",
+    form: str,
     heads: int = 4,
     kv_heads: int = 0,  # 0: as many as heads
     head_dim: int = 0,  # 0: dim / heads

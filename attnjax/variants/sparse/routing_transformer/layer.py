@@ -63,7 +63,7 @@ class Layer(nnx.Module):
     self,
     dim: int,
     *,
-    form: str = "causal",
+    form: str,
     heads: int = 4,
     local_heads: int = -1,
     head_dim: int = 0,

@@ -57,7 +57,7 @@ class Layer(nnx.Module):
     self,
     dim: int,
     *,
-    form: str = "image",
+    form: str,
     layers: int = 1,
     heads: int = 4,
     head_dim: int = 0,
