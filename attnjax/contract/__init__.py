@@ -47,7 +47,7 @@ from attnjax.contract.context import (
   shares,
   weights,
 )
-from attnjax.contract.names import check_known, unknown
+from attnjax.contract.names import check_known, check_options, unknown
 from attnjax.contract.registry import (
   HOST_ARGUMENTS,
   Constructor,
@@ -70,6 +70,7 @@ __all__ = [
   "Case",
   "Constructor",
   "check_known",
+  "check_options",
   "constructor",
   "defaults",
   "form",

@@ -10,6 +10,12 @@ def check_known(what: str, name: str, known: Collection[str]) -> None:
     raise ValueError(unknown(what, name, known))
 
 
+def check_options(**options: tuple[str, Collection[str]]) -> None:
+  """Raises ValueError for the first of `name=(value, known)` that is not known."""
+  for what, (value, known) in options.items():
+    check_known(what, value, known)
+
+
 def unknown(what: str, name: str, known: Iterable[str]) -> str:
   """The message for a name that is not there: the nearest ones, and all of them."""
   near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)

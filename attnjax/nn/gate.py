@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from attnjax.contract import check_known
+from attnjax.contract import check_options
 
 ACTIVATIONS = {
   "sigmoid": jax.nn.sigmoid,
@@ -17,11 +17,10 @@ COMBINATIONS = {"mul": jnp.multiply, "add": jnp.add}
 
 def check(act: str, combine: str) -> None:
   """Raises ValueError for a name that is not in ACTIVATIONS or COMBINATIONS."""
-  for name, value, known in (
-    ("act", act, ACTIVATIONS),
-    ("combine", combine, COMBINATIONS),
-  ):
-    check_known(name, value, known)
+  check_options(
+    act=(act, ACTIVATIONS),
+    combine=(combine, COMBINATIONS),
+  )
 
 
 def apply(

@@ -29,7 +29,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from attnjax import attention
-from attnjax.contract import Case, check_known
+from attnjax.contract import Case, check_known, check_options
 from attnjax.contract import context as contexts
 from attnjax.contract.context import Context, Heads
 from attnjax.core import masks
@@ -212,8 +212,10 @@ class Layer(nnx.Module):
 
 
 def _gate_shape(gate, gate_at, dim, heads, size):
-  for name, value, known in (("gate", gate, GATES), ("gate_at", gate_at, POSITIONS)):
-    check_known(name, value, known)
+  check_options(
+    gate=(gate, GATES),
+    gate_at=(gate_at, POSITIONS),
+  )
   whole = (dim,) if gate_at == "output" else (heads, size)
   return whole if gate == "elementwise" else (*whole[:-1], 1)
 

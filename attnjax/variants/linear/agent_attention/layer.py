@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from attnjax.contract import check_known
+from attnjax.contract import check_options
 from attnjax.contract import context as contexts
 from attnjax.contract.context import Context, Heads
 from attnjax.core import resample
@@ -74,11 +74,10 @@ class Layer(nnx.Module):
     impl: str = "auto",
     rngs: nnx.Rngs,
   ):
-    for name, value, known in (
-      ("form", form, FORMS),
-      ("impl", impl, ("auto", *IMPLEMENTATIONS)),
-    ):
-      check_known(name, value, known)
+    check_options(
+      form=(form, FORMS),
+      impl=(impl, ("auto", *IMPLEMENTATIONS)),
+    )
     axes = 2 if form == "image" or class_token else 1
     sides = (grid,) * axes if isinstance(grid, int) else tuple(grid)
     _check(form, axes, sides, num_agents, sr_ratio, window, class_token)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from attnjax.contract import check_known
+from attnjax.contract import check_known, check_options
 from attnjax.contract import context as contexts
 from attnjax.contract.context import Context, Heads
 from attnjax.nn import projections, running, unseen
@@ -100,12 +100,11 @@ class Layer(nnx.Module):
     impl: str = "auto",
     rngs: nnx.Rngs,
   ):
-    for name, value, known in (
-      ("form", form, FORMS),
-      ("norm", norm, NORMS),
-      ("impl", impl, ("auto", *IMPLEMENTATIONS)),
-    ):
-      check_known(name, value, known)
+    check_options(
+      form=(form, FORMS),
+      norm=(norm, NORMS),
+      impl=(impl, ("auto", *IMPLEMENTATIONS)),
+    )
     size, axes = projections.head_size(dim, heads, head_dim), FORMS.index(form) + 1
     self.position = Depthwise(dim, position, axes=axes, rngs=rngs) if position else None
     self.norm = nnx.LayerNorm(dim, epsilon=EPSILON, use_fast_variance=False, rngs=rngs)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from attnjax.contract import check_known
+from attnjax.contract import check_options
 from attnjax.contract import context as contexts
 from attnjax.contract.context import Context, Heads
 from attnjax.core.cache import RecurrentCache
@@ -44,15 +44,14 @@ class Layer(nnx.Module):
     impl: str = "auto",
     rngs: nnx.Rngs,
   ):
-    for name, value, known in (
-      ("form", form, FORMS),
-      ("slope_kind", slope_kind, SLOPE_KINDS),
-      ("act", act, ACTIVATIONS),
-      ("gate", gate, GATES),
-      ("norm", norm, NORMS),
-      ("impl", impl, ("auto", *IMPLEMENTATIONS)),
-    ):
-      check_known(name, value, known)
+    check_options(
+      form=(form, FORMS),
+      slope_kind=(slope_kind, SLOPE_KINDS),
+      act=(act, ACTIVATIONS),
+      gate=(gate, GATES),
+      norm=(norm, NORMS),
+      impl=(impl, ("auto", *IMPLEMENTATIONS)),
+    )
     size = projections.head_size(dim, heads, head_dim)
     merged = heads * size
     self.qkv = projections.QueryKeyValue(dim, heads, heads, size, rngs=rngs)

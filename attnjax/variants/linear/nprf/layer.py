@@ -8,7 +8,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from attnjax.contract import check_known
+from attnjax.contract import check_options
 from attnjax.contract import context as contexts
 from attnjax.contract.context import Context, Heads
 from attnjax.core import random_features
@@ -67,13 +67,12 @@ class Layer(nnx.Module):
     impl: str = "auto",
     rngs: nnx.Rngs,
   ):
-    for name, value, known in (
-      ("form", form, FORMS),
-      ("kind", kind, FEATURES),
-      ("rpe", rpe, RPE),
-      ("impl", impl, ("auto", *IMPLEMENTATIONS)),
-    ):
-      check_known(name, value, known)
+    check_options(
+      form=(form, FORMS),
+      kind=(kind, FEATURES),
+      rpe=(rpe, RPE),
+      impl=(impl, ("auto", *IMPLEMENTATIONS)),
+    )
     if max_distance < 1:
       raise ValueError(f"max_distance = {max_distance} must be 1 or more")
     size = projections.head_size(dim, heads, head_dim)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from attnjax.contract import check_known
+from attnjax.contract import check_options
 from attnjax.contract import context as contexts
 from attnjax.contract.context import Context, Heads
 from attnjax.core import inverse
@@ -64,13 +64,12 @@ class Layer(nnx.Module):
     impl: str = "auto",
     rngs: nnx.Rngs,
   ):
-    for name, value, known in (
-      ("form", form, FORMS),
-      ("gradient", gradient, inverse.GRADIENTS),
-      ("start", start, inverse.STARTS),
-      ("impl", impl, ("auto", *IMPLEMENTATIONS)),
-    ):
-      check_known(name, value, known)
+    check_options(
+      form=(form, FORMS),
+      gradient=(gradient, inverse.GRADIENTS),
+      start=(start, inverse.STARTS),
+      impl=(impl, ("auto", *IMPLEMENTATIONS)),
+    )
     if ratio < 1:
       raise ValueError(f"ratio = {ratio}; a window has 1 token or more")
     size, axes = projections.head_size(dim, heads, head_dim), FORMS.index(form) + 1

@@ -6,7 +6,7 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Float
 
-from attnjax.contract import check_known
+from attnjax.contract import check_options
 from attnjax.contract import context as contexts
 from attnjax.contract.context import Context, Heads
 from attnjax.nn import projections
@@ -55,12 +55,11 @@ class Layer(nnx.Module):
     impl: str = "auto",
     rngs: nnx.Rngs,
   ):
-    for name, value, known in (
-      ("form", form, FORMS),
-      ("kind", kind, KINDS),
-      ("impl", impl, ("auto", *IMPLEMENTATIONS)),
-    ):
-      check_known(name, value, known)
+    check_options(
+      form=(form, FORMS),
+      kind=(kind, KINDS),
+      impl=(impl, ("auto", *IMPLEMENTATIONS)),
+    )
     if group < 1 or interval < 0:
       raise ValueError(
         f"group = {group}, interval = {interval}: at least 1, and at least 0"

@@ -9,7 +9,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from attnjax.contract import check_known
+from attnjax.contract import check_options
 from attnjax.contract import context as contexts
 from attnjax.contract.context import Context, Heads
 from attnjax.core.partition import Partition
@@ -53,13 +53,12 @@ class Layer(nnx.Module):
     impl: str = "auto",
     rngs: nnx.Rngs,
   ):
-    for name, value, known in (
-      ("form", form, FORMS),
-      ("kind", kind, KINDS),
-      ("scale", scale, SCALES),
-      ("impl", impl, ("auto", *IMPLEMENTATIONS)),
-    ):
-      check_known(name, value, known)
+    check_options(
+      form=(form, FORMS),
+      kind=(kind, KINDS),
+      scale=(scale, SCALES),
+      impl=(impl, ("auto", *IMPLEMENTATIONS)),
+    )
     if window < 1:
       raise ValueError(f"window = {window}: it must be at least 1")
     size = projections.head_size(dim, heads)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from attnjax.contract import check_known
+from attnjax.contract import check_options
 from attnjax.contract import context as contexts
 from attnjax.contract.context import Context, Heads
 from attnjax.core.partition import Partition
@@ -77,11 +77,10 @@ class Layer(nnx.Module):
     impl: str = "auto",
     rngs: nnx.Rngs,
   ):
-    for name, value, known in (
-      ("form", form, FORMS),
-      ("impl", impl, ("auto", *IMPLEMENTATIONS)),
-    ):
-      check_known(name, value, known)
+    check_options(
+      form=(form, FORMS),
+      impl=(impl, ("auto", *IMPLEMENTATIONS)),
+    )
     if scales < 1:
       raise ValueError(f"scales = {scales}: it must be at least 1")
     self.sides = tuple(2**number for number in range(scales))

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from attnjax.contract import check_known
+from attnjax.contract import check_options
 from attnjax.contract import context as contexts
 from attnjax.contract.context import Context, Heads
 from attnjax.nn import projections
@@ -42,12 +42,11 @@ class Layer(nnx.Module):
     impl: str = "auto",
     rngs: nnx.Rngs,
   ):
-    for name, value, known in (
-      ("form", form, FORMS),
-      ("kind", kind, ("alternate", *KINDS)),
-      ("impl", impl, ("auto", *IMPLEMENTATIONS)),
-    ):
-      check_known(name, value, known)
+    check_options(
+      form=(form, FORMS),
+      kind=(kind, ("alternate", *KINDS)),
+      impl=(impl, ("auto", *IMPLEMENTATIONS)),
+    )
     if dim % head_dim:
       raise ValueError(f"dim = {dim} does not divide by head_dim = {head_dim}")
     heads = dim // head_dim

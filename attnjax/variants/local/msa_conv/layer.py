@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from attnjax.contract import check_known
+from attnjax.contract import check_known, check_options
 from attnjax.contract import context as contexts
 from attnjax.contract.context import Context, Heads
 from attnjax.nn import projections, windowed
@@ -63,11 +63,10 @@ class MSAConv2d(nnx.Module):
     impl: str = "auto",
     rngs: nnx.Rngs,
   ):
-    for name, value, known in (
-      ("border", border, BORDERS),
-      ("impl", impl, ("auto", *IMPLEMENTATIONS)),
-    ):
-      check_known(name, value, known)
+    check_options(
+      border=(border, BORDERS),
+      impl=(impl, ("auto", *IMPLEMENTATIONS)),
+    )
     if shift < 0 or (shift and below % len(DIRECTIONS)):
       raise ValueError(
         f"shift = {shift} of {below} channels: at least 0, and quarters of the channels"

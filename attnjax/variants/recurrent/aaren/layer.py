@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from attnjax.contract import check_known
+from attnjax.contract import check_options
 from attnjax.contract import context as contexts
 from attnjax.contract.context import Context, Heads
 from attnjax.core.cache import RecurrentCache
@@ -40,11 +40,10 @@ class Layer(nnx.Module):
     impl: str = "auto",
     rngs: nnx.Rngs,
   ):
-    for name, value, known in (
-      ("form", form, FORMS),
-      ("impl", impl, ("auto", *IMPLEMENTATIONS)),
-    ):
-      check_known(name, value, known)
+    check_options(
+      form=(form, FORMS),
+      impl=(impl, ("auto", *IMPLEMENTATIONS)),
+    )
     size = projections.head_size(dim, heads, head_dim)
     self.token = nnx.Param(_INIT(rngs.params(), (dim,)))
     self.qkv = projections.QueryKeyValue(

@@ -9,7 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from attnjax import attention
-from attnjax.contract import check_known
+from attnjax.contract import check_options
 from attnjax.contract import context as contexts
 from attnjax.contract.context import Context, Heads
 from attnjax.core import masks
@@ -68,13 +68,12 @@ class Layer(nnx.Module):
     impl: str = "auto",
     rngs: nnx.Rngs,
   ):
-    for name, value, known in (
-      ("form", form, FORMS),
-      ("kind", kind, KINDS),
-      ("eta", eta, ETAS),
-      ("impl", impl, ("auto", *IMPLEMENTATIONS)),
-    ):
-      check_known(name, value, known)
+    check_options(
+      form=(form, FORMS),
+      kind=(kind, KINDS),
+      eta=(eta, ETAS),
+      impl=(impl, ("auto", *IMPLEMENTATIONS)),
+    )
     self.mixer: Any = _mixer(
       dim,
       kind,

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from attnjax.contract import check_known
+from attnjax.contract import check_options
 from attnjax.contract import context as contexts
 from attnjax.contract.context import Context, Heads
 from attnjax.nn import projections, self_attention, unseen
@@ -54,12 +54,11 @@ class Layer(nnx.Module):
     impl: str = "auto",
     rngs: nnx.Rngs,
   ):
-    for name, value, known in (
-      ("form", form, FORMS),
-      ("bias_form", bias_form, selection.BIAS_FORMS),
-      ("impl", impl, ("auto", *IMPLEMENTATIONS)),
-    ):
-      check_known(name, value, known)
+    check_options(
+      form=(form, FORMS),
+      bias_form=(bias_form, selection.BIAS_FORMS),
+      impl=(impl, ("auto", *IMPLEMENTATIONS)),
+    )
     if keep_keys < 1:
       raise ValueError(f"keep_keys = {keep_keys}; a query keeps at least 1 key")
     kv_heads, size = kv_heads or heads, projections.head_size(dim, heads, head_dim)

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from attnjax import attention
-from attnjax.contract import Case, check_known
+from attnjax.contract import Case, check_options
 from attnjax.core import masks
 from attnjax.core.scores import Scores
 from attnjax.core.softmax import check, wide
@@ -176,11 +176,10 @@ def _applied(found: Plan, correction):
 
 def _check(q, k, v, rule, neighbours, correction, impl):
   check(q, k, v)
-  for name, value, known in (
-    ("impl", impl, ("auto", *IMPLEMENTATIONS)),
-    ("correction", correction, CORRECTIONS),
-  ):
-    check_known(name, value, known)
+  check_options(
+    impl=(impl, ("auto", *IMPLEMENTATIONS)),
+    correction=(correction, CORRECTIONS),
+  )
   T = q.shape[1]
   if k.shape[1] != T:
     raise ValueError(f"{T} queries and {k.shape[1]} keys; blocks are of both")

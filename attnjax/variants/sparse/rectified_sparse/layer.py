@@ -8,7 +8,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from attnjax.contract import check_known
+from attnjax.contract import check_options
 from attnjax.contract import context as contexts
 from attnjax.contract.context import Context, Heads
 from attnjax.core import partition
@@ -66,11 +66,10 @@ class Layer(nnx.Module):
     impl: str = "auto",
     rngs: nnx.Rngs,
   ):
-    for name, value, known in (
-      ("form", form, _FORMS),
-      ("impl", impl, ("auto", *IMPLEMENTATIONS)),
-    ):
-      check_known(name, value, known)
+    check_options(
+      form=(form, _FORMS),
+      impl=(impl, ("auto", *IMPLEMENTATIONS)),
+    )
     if form != "sequence" and (text or rope_theta):
       raise ValueError(
         f"text = {text}, rope_theta = {rope_theta} in form {form!r}; form 'sequence'"

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from attnjax import attention
-from attnjax.contract import Case, check_known
+from attnjax.contract import Case, check_known, check_options
 from attnjax.core import linear, masks, select
 from attnjax.core.softmax import wide
 from attnjax.variants.sparse.routing_transformer import clustered, kmeans
@@ -69,11 +69,10 @@ def attend(
     ValueError: if shapes do not fit or a name is unknown.
     NotImplementedError: for "past" by a kernel.
   """
-  for name, value, known in (
-    ("impl", impl, ("auto", *IMPLEMENTATIONS)),
-    ("kind", kind, ("auto", *SELECTIONS)),
-  ):
-    check_known(name, value, known)
+  check_options(
+    impl=(impl, ("auto", *IMPLEMENTATIONS)),
+    kind=(kind, ("auto", *SELECTIONS)),
+  )
   if kind == "auto":
     kind = "past" if causal else "all"
   _check(q, k, means, cluster_size, kind, causal, valid)
@@ -118,7 +117,7 @@ def attend(
   return out.swapaxes(1, 2).astype(v.dtype)
 
 
-def check_options(form: str, kind: str, impl: str) -> None:
+def check_layer(form: str, kind: str, impl: str) -> None:
   """Raises ValueError for what a layer of that form cannot be."""
   check_known("kind", kind, ("auto", *SELECTIONS))
   check_known("impl", impl, ("auto", *IMPLEMENTATIONS))

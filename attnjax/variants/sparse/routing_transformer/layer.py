@@ -19,7 +19,7 @@ from attnjax.variants.local.neighborhood.tiled import Axis
 from attnjax.variants.sparse.routing_transformer import decode, kmeans
 from attnjax.variants.sparse.routing_transformer.attention import (
   attend,
-  check_options,
+  check_layer,
 )
 
 FORMS = ("causal", "sequence")
@@ -80,7 +80,7 @@ class Layer(nnx.Module):
     rngs: nnx.Rngs,
   ):
     check_known("form", form, FORMS)
-    check_options(form, kind, impl)
+    check_layer(form, kind, impl)
     size = projections.head_size(dim, heads, head_dim)
     near = heads // 2 if local_heads < 0 else local_heads
     if not 0 <= near < heads:

@@ -10,7 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from attnjax import attention
-from attnjax.contract import check_known
+from attnjax.contract import check_options
 from attnjax.contract import context as contexts
 from attnjax.contract.context import Context, Heads
 from attnjax.core.softmax import wide
@@ -76,12 +76,11 @@ class Layer(nnx.Module):
     impl: str = "auto",
     rngs: nnx.Rngs,
   ):
-    for name, value, known in (
-      ("form", form, FORMS),
-      ("kind", kind, MODES),
-      ("impl", impl, ("auto", *IMPLEMENTATIONS)),
-    ):
-      check_known(name, value, known)
+    check_options(
+      form=(form, FORMS),
+      kind=(kind, MODES),
+      impl=(impl, ("auto", *IMPLEMENTATIONS)),
+    )
     if form == "image" and (class_token or len(grid) != 2):
       raise ValueError(
         f"grid = {grid}, class_token = {class_token}; form 'image' takes (H, W), False"

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from attnjax.contract import check_known
+from attnjax.contract import check_options
 from attnjax.contract import context as contexts
 from attnjax.contract.context import Context, Heads
 from attnjax.core import positions as rotary
@@ -48,11 +48,10 @@ class Layer(nnx.Module):
     impl: str = "auto",
     rngs: nnx.Rngs,
   ):
-    for name, value, known in (
-      ("form", form, FORMS),
-      ("impl", impl, ("auto", *IMPLEMENTATIONS)),
-    ):
-      check_known(name, value, known)
+    check_options(
+      form=(form, FORMS),
+      impl=(impl, ("auto", *IMPLEMENTATIONS)),
+    )
     kv_heads, size = kv_heads or heads, projections.head_size(dim, heads, head_dim)
     self.search = nnx.LinearGeneral(
       dim, (heads, size), use_bias=qkv_bias, kernel_init=_SEARCH_INIT, rngs=rngs
