@@ -12,7 +12,7 @@ _EMPTY = inspect.Parameter.empty
 # `_EMPTY` is no default: the argument is an array, or the user has to choose.
 FUNCTIONS = {
   "causal": {False},
-  "scale": {None},
+  "scale": {None, 1.0},  # 1 where there is no softmax
   "bias": {None},
   "mask": {None},
   "segment_ids": {None},

@@ -79,7 +79,7 @@ class ModeTest(parameterized.TestCase):
     x = jnp.ones((1, 16, 32))
     with jax.numpy_rank_promotion("raise"):
       for system in (attnjax.dot_product, attnjax.gated_attention):
-        layer = system.Layer(32, rngs=nnx.Rngs(0))
+        layer = system.Layer(32, form="causal", rngs=nnx.Rngs(0))
         jax.eval_shape(lambda x, layer=layer: layer(x), x)
 
   def test_wide_values(self):

@@ -212,10 +212,7 @@ class Layer(nnx.Module):
 
 
 def _gate_shape(gate, gate_at, dim, heads, size):
-  check_options(
-    gate=(gate, GATES),
-    gate_at=(gate_at, POSITIONS),
-  )
+  check_options(gate=(gate, GATES), gate_at=(gate_at, POSITIONS))
   whole = (dim,) if gate_at == "output" else (heads, size)
   return whole if gate == "elementwise" else (*whole[:-1], 1)
 
@@ -225,41 +222,29 @@ def _shapes(B, T, S, N, K, H, V, G):
   return {"q": q, "k": k, "v": v, "gate": (B, T, *G)}
 
 
-def _packed(key):
-  del key
+def _packed(_):
   return jnp.repeat(jnp.array([[0, 1, -1], [3, 3, 5]]), 13, axis=1)
 
 
-_CAUSAL = {"causal": True}
+def _case(name, shapes, **options):
+  return Case(name, _shapes(*shapes), {"causal": True} | options)
+
+
 CASES = (
-  Case("elementwise", _shapes(2, 65, 65, 4, 2, 8, 8, (4, 8)), _CAUSAL),
-  Case(
-    "headwise", _shapes(2, 63, 63, 4, 2, 8, 6, (4, 1)), _CAUSAL | {"return_lse": True}
-  ),
-  Case(
-    "shared", _shapes(1, 64, 64, 2, 2, 8, 8, (1, 8)), _CAUSAL | {"act": "ns_sigmoid"}
-  ),
-  Case("one_token", _shapes(1, 1, 1, 1, 1, 4, 4, (1, 4)), _CAUSAL),
-  Case("one_head", _shapes(1, 7, 7, 1, 1, 8, 5, (1, 1))),
-  Case("more_keys", _shapes(1, 7, 63, 2, 1, 8, 8, (2, 8)), _CAUSAL | {"scale": 0.3}),
-  Case(
-    "more_queries", _shapes(1, 63, 7, 2, 1, 8, 8, (2, 1)), _CAUSAL | {"act": "silu"}
-  ),
-  Case(
-    "segments",
-    _shapes(2, 39, 39, 2, 1, 8, 8, (2, 8)),
-    _CAUSAL | {"segment_ids": _packed},
-  ),
+  _case("elementwise", (2, 65, 65, 4, 2, 8, 8, (4, 8))),
+  _case("headwise", (2, 63, 63, 4, 2, 8, 6, (4, 1)), return_lse=True),
+  _case("shared", (1, 64, 64, 2, 2, 8, 8, (1, 8)), act="ns_sigmoid"),
+  _case("one_token", (1, 1, 1, 1, 1, 4, 4, (1, 4))),
+  _case("one_head", (1, 7, 7, 1, 1, 8, 5, (1, 1)), causal=False),
+  _case("more_keys", (1, 7, 63, 2, 1, 8, 8, (2, 8)), scale=0.3),
+  _case("more_queries", (1, 63, 7, 2, 1, 8, 8, (2, 1)), act="silu"),
+  _case("segments", (2, 39, 39, 2, 1, 8, 8, (2, 8)), segment_ids=_packed),
   Case(
     "biased",
     _shapes(1, 9, 9, 2, 1, 8, 8, (2, 8)) | {"bias": (1, 2, 9, 9)},
-    _CAUSAL,
+    {"causal": True},
   ),
-  Case(
-    "added",
-    _shapes(1, 33, 33, 2, 2, 8, 8, (2, 8)),
-    _CAUSAL | {"act": "silu", "combine": "add"},
-  ),
+  _case("added", (1, 33, 33, 2, 2, 8, 8, (2, 8)), act="silu", combine="add"),
 )
 LAYER = {"dim": 32, "heads": 4, "kv_heads": 2}
 GROWTH = 2.0

@@ -168,7 +168,7 @@ class Block(nnx.Module):
 
   def __init__(self, dim: int, *, hidden: int = 0, rngs: nnx.Rngs, **options):
     hidden = hidden or 4 * dim
-    self.mix = Layer(dim, rngs=rngs, **options)
+    self.mix = Layer(dim, form="image", rngs=rngs, **options)
     self.norms = nnx.List(
       nnx.LayerNorm(dim, epsilon=1e-5, use_fast_variance=False, rngs=rngs) for _ in "12"
     )
