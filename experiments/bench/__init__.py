@@ -1,1 +1,1 @@
-"""Benchmarks: the CPU by the clock, TPUs and GPUs by what their compilers make."""
+"""Benchmarks: wall-clock times on the CPU, compiled code for TPUs and GPUs."""

@@ -28,7 +28,7 @@ _KINDS = ("cpu", "tpu", "gpu", "lowering", "tune", "length", "device")
 
 
 def main(argv: list[str] | None = None) -> int:
-  """Prints a table; status 1 if a bound does not hold."""
+  """Prints a table; returns 1 if a bound does not hold, else 0."""
   parser = argparse.ArgumentParser(
     prog="python -m experiments.bench",
     description=__doc__,
@@ -69,7 +69,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _device(flags) -> int:
-  """Exports the kernels, or collects what was found with them."""
+  """Exports the kernels, or collects the results of a run with them."""
   from experiments.bench.device import collecting, exporting
 
   if (flags.export is None) == (flags.collect is None):
@@ -83,7 +83,7 @@ def _device(flags) -> int:
 
 
 def _written(path: Path, rows: list[dict], holds: bool) -> int:
-  """Writes the rows; 0 if all holds."""
+  """Writes the rows; returns 0 if all bounds hold, else 1."""
   path.parent.mkdir(parents=True, exist_ok=True)
   path.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
   print(f"rows in {path}")
@@ -91,7 +91,7 @@ def _written(path: Path, rows: list[dict], holds: bool) -> int:
 
 
 def _rows(flags) -> tuple[list[dict], bool]:
-  """The rows of a kind, printed as they come."""
+  """Returns (the rows of a kind, whether all bounds hold); prints rows as they come."""
   match flags.kind:
     case "cpu":
       from experiments.bench import cpu
@@ -117,7 +117,7 @@ def _kernels() -> list[str]:
 
 
 def _compiled(kind: str, only: str) -> tuple[list[dict], bool]:
-  """The rows of all packages of kernels, or of one."""
+  """Returns (rows of all packages of kernels or of one, whether all bounds hold)."""
   from attnjax import contract  # after machines.enable: it imports jax
 
   if only and only not in _kernels():

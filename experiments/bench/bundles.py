@@ -1,8 +1,8 @@
-"""What libtpu writes of a program that it compiles for a TPU that is not here.
+"""Reads what libtpu writes about a program compiled for a TPU that is not here.
 
 A bundle is what the chip issues in one cycle, so a kernel's bundles are its cycles a
 grid step while nothing waits for memory; the slots used by unit say which unit bounds
-it. Same compiler, same program, same numbers.
+it. The same compiler gives the same numbers for the same program.
 """
 
 import collections
@@ -25,19 +25,19 @@ TOPOLOGIES = {
   "v6e": ("v6e:2x2", "TPU v6 lite"),
   "tpu7x": ("tpu7x:2x2x1", "TPU7x"),
 }
-# Moves to and from spilled registers are counted among all of theirs.
+# Loads and stores of spilled registers count among all loads and stores.
 _UNITS = ("MATMUL", "MATPUSH", "XLU", "VALU", "VPOP", "EUP", "VLOAD", "VSTORE", "SALU")
 _BUNDLE = re.compile(r"^\s*(?:0x[0-9a-f]+|0)\s+(?:[A-Z]{2})?:\s*(?:>\s*)*\{")
 _BRANCH = re.compile(r"sbr\.rel\b.*? target = \$region(\d+)")
 _PLACE = re.compile(r"Start(?:/End empty)? region (\d+)")
-# Bundles that a branch takes along.
+# Delay slots of a branch, in bundles.
 _DELAY = 4
 _ALLOCATION = re.compile(
   r"#(\S+) \[shape = '[^']*', space=vmem, size = (0x[0-9a-f]+)[^']*tag = '([^']*)"
 )
 _NAME = re.compile(r"(\d+-(.+?)(?:\.\d+)?)-\d+-final_bundles")
 _DUMP = "--xla_jf_dump_to="
-# Of the stages that are read: all of them are thousands of files.
+# Only the stages that are read: all of them are thousands of files.
 _STAGES = "--xla_jf_dump_llo_pass_label_regex=original|post-ra|final.*"
 
 
@@ -46,8 +46,8 @@ class Region:
   """A part of a kernel that a branch may jump over.
 
   Attributes:
-    bundles: of it alone, without those of regions inside.
-    inside: the regions in it, in order.
+    bundles: its own bundles, without those of nested regions.
+    inside: the nested regions, in order.
   """
 
   bundles: int
@@ -55,7 +55,7 @@ class Region:
 
   @property
   def all(self) -> int:
-    """Bundles with those of all regions inside."""
+    """Returns the number of bundles, those of nested regions included."""
     return self.bundles + sum(region.all for region in self.inside)
 
 
@@ -64,11 +64,11 @@ class Kernel:
   """A compiled kernel.
 
   Attributes:
-    name: of the Pallas call.
-    bundles: all that it has; a loop's are counted once.
-    used: by unit, the part of its slots that is used.
-    memory: bytes of fast memory (VMEM), by what they are for.
-    regions: those that only some grid steps run, in order, with regions inside.
+    name: the name of the Pallas call.
+    bundles: all bundles; those of a loop's body are counted once.
+    used: unit -> the fraction of its slots that is used.
+    memory: purpose -> bytes of fast memory (VMEM).
+    regions: regions that only some grid steps run, in order, with nested regions.
   """
 
   name: str
@@ -79,12 +79,12 @@ class Kernel:
 
   @property
   def always(self) -> int:
-    """Bundles that are in no region."""
+    """Returns the number of bundles that are in no region."""
     return self.bundles - sum(region.all for region in self.regions)
 
   @property
   def bound(self) -> str:
-    """The unit whose slots are used most."""
+    """Returns the unit whose slots are used most."""
     return max(self.used, key=lambda unit: self.used[unit])
 
 
@@ -95,14 +95,14 @@ def compile_for(
 
   Args:
     machine: a key of TOPOLOGIES.
-    function: of the arguments.
-    arguments: shapes (`jax.ShapeDtypeStruct`), any tree of them.
+    function: the function to compile.
+    arguments: its arguments' shapes (`jax.ShapeDtypeStruct`), a sequence of trees.
 
   Returns:
-    What jax compiled, and its programs: Pallas kernels by their names, XLA's own.
+    (the compiled function, its kernels: Pallas calls by their names, and XLA's own).
 
   Raises:
-    RuntimeError: libtpu was loaded before, without its dumps.
+    RuntimeError: if libtpu was loaded before its dumps were asked for.
   """
   folder = _folder()
   shutil.rmtree(folder, ignore_errors=True)
@@ -110,8 +110,8 @@ def compile_for(
   topology, kind = TOPOLOGIES[machine]
   described = topologies.get_topology_desc(platform="tpu", topology_name=topology)
   sharding = SingleDeviceSharding(described.devices[0])
-  # As what comes before and after would choose them. A copy into another layout is
-  # a program of its own, which takes a minute to write down.
+  # XLA chooses the layouts, as it would inside a larger program. A copy into another
+  # layout is one more program, whose dump takes a minute.
   own = Format(Layout.AUTO, sharding)
   mesh = AbstractMesh((1,), ("x",), abstract_device=AbstractDevice(kind, 1, "tpu"))
   with jax.sharding.use_abstract_mesh(mesh):
@@ -121,7 +121,7 @@ def compile_for(
 
 
 def _folder() -> Path:
-  """Where libtpu writes; it reads its flags once, when it is loaded."""
+  """Returns the folder of libtpu's dumps; libtpu reads its flags once, when loaded."""
   flags = os.environ.get("LIBTPU_INIT_ARGS", "")
   if _DUMP in flags:
     return Path(flags.split(_DUMP)[1].split()[0])
@@ -139,7 +139,7 @@ def _folder() -> Path:
 
 
 def read(folder: Path) -> list[Kernel]:
-  """The programs in a folder that libtpu has written, XLA's own among them."""
+  """Reads the kernels in a folder of libtpu's dumps, XLA's own programs among them."""
   kernels = []
   for path in sorted(folder.glob("*[0-9]-final_bundles.txt")):
     match = _NAME.fullmatch(path.stem)
@@ -157,10 +157,10 @@ def read(folder: Path) -> list[Kernel]:
 
 
 def _counted(lines: Iterable[str]) -> tuple[int, tuple[Region, ...]]:
-  """(bundles, the regions of the grid's loop that a branch may jump over).
+  """Returns (bundles, the regions of the grid's loop that a branch may jump over).
 
-  A branch takes along the bundles that are in its delay; its region goes from there to
-  where it names. A branch to what is behind it is a loop's, and has no region.
+  A branch also issues the bundles in its delay slots; its region lies between these and
+  its target. A backward branch closes a loop, and has no region.
   """
   count, places, branches = 0, {}, []
   for line in lines:
@@ -171,13 +171,13 @@ def _counted(lines: Iterable[str]) -> tuple[int, tuple[Region, ...]]:
   ends = [(start, places.get(name, 0)) for start, name in branches]
   spans = sorted(((a, b) for a, b in ends if a <= b), key=lambda x: (x[0], -x[1]))
   found = _nested(spans)
-  # All of a step may be in one: the grid's loop runs on after its last.
+  # One region may hold the whole step: the grid's loop runs on after the last step.
   whole = len(found) == 1 and len(found[0].inside) > 0
   return count, found[0].inside if whole else found
 
 
 def _nested(spans: list[tuple[int, int]]) -> tuple[Region, ...]:
-  """The regions of spans that are sorted by where they begin, the longest first."""
+  """Converts spans, sorted by start and the longest first, to nested regions."""
   found = []
   while spans:
     (start, end), *rest = spans
@@ -198,7 +198,7 @@ def _used(text: str) -> dict[str, float]:
 
 
 def _memory(folder: Path, prefix: str) -> dict[str, int]:
-  """Bytes of fast memory by the first words of what they are for."""
+  """Returns the bytes of fast memory by purpose, the first words of a buffer's tag."""
   found: dict[str, tuple[int, str]] = {}
   for stage in ("original", "post-ra"):
     for path in folder.glob(f"{prefix}*[0-9]-{stage}.txt"):

@@ -15,7 +15,7 @@ from experiments.bench.race import Time, both, forward, race
 
 
 def rows(only: str = "") -> tuple[list[dict], bool]:
-  """(the table, whether all bounds hold); prints each row when it is measured.
+  """Returns (the table, whether all bounds hold); prints each row when it is measured.
 
   Args:
     only: the name of a part; all if empty.
@@ -53,7 +53,7 @@ def _line(row) -> str:
 
 
 def _row(name, times: dict[str, Time], ratios: Mapping[str, float] | None = None):
-  """A row of medians in seconds; `ratios` holds the least one allowed to each peer."""
+  """Returns a row of medians in seconds; `ratios` has the least ratio for each peer."""
   own = times["attnjax"].median
   values = {f"{n} [s]": t.median for n, t in times.items()}
   row = {"name": name, "values": values, "calls": times["attnjax"].calls}
@@ -83,7 +83,7 @@ def _jax_nn(q, k, v, g):
 
 
 def _attention():
-  """The main case: (1, 4096, 8, 64) float32, causal."""
+  """Measures the main case: (1, 4096, 8, 64) float32, causal."""
   arrays = _arrays(1, 4096, 8, 64)
   peers = {
     "attnjax": _ours(*arrays),
@@ -105,7 +105,7 @@ def _attention():
 
 
 def _small():
-  """What the default language model runs: (16, 256, 4, 32)."""
+  """Measures the attention of the default language model: (16, 256, 4, 32)."""
   arrays = _arrays(16, 256, 4, 32)
   peers = {
     "attnjax": _ours(*arrays),
@@ -118,7 +118,7 @@ def _small():
 
 
 def _window():
-  """A causal window of 256 keys among 16,384, against dense causal attention there."""
+  """Measures a causal window of 256 keys of 16,384 against dense causal attention."""
   arrays = _arrays(1, 16384, 8, 64)
   dense, peer = _ours(*arrays), torch_peer.start(*arrays)
   own = _ours(*arrays, local_window_size=(255, 0))
@@ -131,7 +131,7 @@ def _window():
 
 
 def _documents():
-  """64 packed documents of 256 tokens, ids known at run time, against dense."""
+  """Measures 64 packed documents of 256 tokens, ids traced, against dense attention."""
   arrays = _arrays(1, 16384, 8, 64)
   ids = jnp.repeat(jnp.arange(64), 256)[None]
   q, k, v, g = arrays
@@ -155,7 +155,7 @@ def _documents():
 
 
 def _decoding():
-  """One query against 4,096 keys of a cache that is half full."""
+  """Measures one query against 4,096 keys of a cache that is half full."""
   q, k, v, _ = _arrays(4, 1, 8, 64, S=4096)
   lengths = jnp.full((4,), 2048, jnp.int32)
 
@@ -171,7 +171,7 @@ def _decoding():
 
 
 def _memory():
-  """Bytes beside arguments and results: linear in T."""
+  """Measures the bytes beside arguments and results, which are linear in T."""
 
   def needed(T):
     shape = jax.ShapeDtypeStruct((1, T, 8, 64), jnp.float32)

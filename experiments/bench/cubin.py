@@ -1,8 +1,8 @@
-"""What the machine code of a GPU kernel says, read without a GPU.
+"""Reads the machine code of a GPU kernel, without a GPU.
 
-It is assembled as jaxlib does on the user's machine, with the oldest assembler that
-jax[cuda13] allows. The Triton wheel carries NVIDIA's `nvdisasm`. The innermost loops
-with tensor-core instructions are the kernel's steady state.
+The kernel is assembled as jaxlib does on the user's machine, with the oldest assembler
+that jax[cuda13] allows. The Triton wheel carries NVIDIA's `nvdisasm`. The innermost
+loops with tensor-core instructions are the kernel's steady state.
 """
 
 import collections
@@ -26,18 +26,18 @@ KINDS = {
 
 
 def read(ptx: str, kind: str = "tensor") -> dict:
-  """Registers, spills, instructions, and the loops of a kernel.
+  """Reads the registers, spills, instructions and loops of a kernel.
 
   Args:
-    ptx: of one kernel.
-    kind: of `KINDS`, which its loops have.
+    ptx: the text of one kernel.
+    kind: one of `KINDS`, whose instructions its loops have.
 
   Returns:
-    {registers, stack, spilled, instructions, spills, serialized, loops}: `stack`
-    counts the bytes of local memory a thread has, `spilled` those that it stores and
-    loads there, as the assembler says, `spills` the instructions; `serialized` is its
-    word that products of Hopper's tensor cores wait for each other; `loops` are those
-    of `steady`.
+    {registers, stack, spilled, instructions, spills, serialized, loops}: `stack` is
+    the bytes of a thread's local memory, `spilled` the bytes of spill stores and loads,
+    both by the assembler's report; `spills` counts the spill instructions;
+    `serialized` is whether the assembler serialises products of Hopper's tensor cores;
+    `loops` is the result of `steady`.
   """
   report, text = _assemble(ptx)
   code, labels = _parse(text)
@@ -56,7 +56,7 @@ def read(ptx: str, kind: str = "tensor") -> dict:
 
 
 def steady(code, labels, kind: str = "tensor") -> list[dict]:
-  """The innermost loops with instructions of a kind: {total, kind: instructions}."""
+  """Returns the innermost loops with instructions of a kind: {total, kind: number}."""
   spans = []
   for start, end in loops(code, labels):
     body = [_kind(name) for name, *_ in code[start : end + 1]]
@@ -75,10 +75,10 @@ def steady(code, labels, kind: str = "tensor") -> list[dict]:
 
 
 def loops(code, labels) -> list[tuple[int, int]]:
-  """(first, last instruction) of each loop.
+  """Returns (first, last instruction) of each loop.
 
-  A branch back ends a loop if all ways to it lead through its target. What waits for a
-  barrier lies behind all other code and only returns from there: that is none.
+  A backward branch closes a loop if its target dominates it. Code that waits for a
+  barrier lies behind all other code and only jumps back from there: it is no loop.
   """
   jumps = {i: labels.get(target) for i, (name, target, _) in enumerate(code)
            if name.startswith("BRA")}  # fmt: skip
@@ -101,7 +101,7 @@ def loops(code, labels) -> list[tuple[int, int]]:
 
 
 def _dominators(after: list[list[int]]) -> list[int]:
-  """For each block the blocks on all ways to it from the first, as bits."""
+  """Returns for each block the blocks on all paths to it from the first, as bits."""
   through = [1] + [(1 << len(after)) - 1] * (len(after) - 1)
   changed = True
   while changed:
@@ -120,7 +120,7 @@ def _kind(name: str) -> str:
 
 
 def _parse(text: str):
-  """([(instruction, label that it names, whether none follows it)], {label: place})."""
+  """Returns ([(instruction, label it names, whether control ends)], {label: place})."""
   code, labels = [], {}
   for line in text.splitlines():
     if label := re.match(r"\s*(\.L_\w+):", line):
@@ -134,10 +134,10 @@ def _parse(text: str):
 
 
 def _assemble(ptx: str) -> tuple[str, str]:
-  """(the assembler's report, the machine code as text).
+  """Returns (the assembler's report, the machine code as text).
 
   Raises:
-    RuntimeError: the assembler refuses the text, or is not there.
+    RuntimeError: if the assembler refuses the text, or is not there.
   """
   import triton
 

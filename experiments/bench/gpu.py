@@ -2,8 +2,8 @@
 
 Columns: registers and stack bytes (spills) of a thread, shared memory and resident
 warps of a processor, and the instructions that one warp issues for a trip of the inner
-loop over full blocks. Those times the warps, over the scores of a trip, compare
-kernels of different tiles: `a score`.
+loop over full blocks. `a score` compares kernels of different tiles: these instructions
+times the warps, over the scores of a trip.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from experiments.bench.gpu_calls import Call, calls
 CAPABILITIES = (80, 90, 100)
 # Bytes of a thread's stack that a kernel may have, if no loop reads or writes them.
 STACK = 32
-# Of kernels that share the other's estimate of memory.
+# Kernels whose memory is estimated as that of another kernel.
 PARTS = {"values": "keys"}
 # Threads, blocks and bytes of shared memory of a processor.
 _PROCESSOR = {80: (2048, 32, 164 * 1024), 90: (2048, 32, 228 * 1024)}
@@ -26,15 +26,15 @@ _PROCESSOR[89] = _PROCESSOR[120] = 1536, 24, 100 * 1024
 
 
 def row(name, kernel: str, call: Call, capability: int, block, loop=0, **more) -> dict:
-  """One line of the table.
+  """Returns one line of the table.
 
   Args:
     name: whose kernel it is.
-    kernel: which one.
-    call: to compile.
+    kernel: the kernel's name.
+    call: the call to compile.
     capability: compute capability.
     block: (queries, keys) of a trip of the loop over full blocks.
-    loop: which of the innermost loops that is; the others have masks.
+    loop: that loop's place among the innermost loops; the others have masks.
     **more: columns to add.
   """
   compiled = call.compile(capability)
@@ -45,7 +45,7 @@ def row(name, kernel: str, call: Call, capability: int, block, loop=0, **more) -
 
 
 def _line(found, capability, block, loop, warps, shared, stages, computing=None):
-  """The columns of a kernel; `computing` of its warps share a trip, all if None."""
+  """Returns a kernel's columns; `computing` of its warps share a trip (None: all)."""
   loops = found.pop("loops")
   found["in loops"] = sum(each.get("spill", 0) for each in loops)
   steady = loops[loop] if loops else {"total": 0}
@@ -65,7 +65,7 @@ def _line(found, capability, block, loop, warps, shared, stages, computing=None)
 
 
 def mosaic(capability: int, H: int, V: int) -> list[dict]:
-  """The lines of tokamax's kernels, [] where they cannot be compiled."""
+  """Returns the lines of tokamax's kernels, [] where they cannot be compiled."""
   table = []
   for each in tokamax_peer.kernels(capability, H, V):
     sizes = each.block, 0, each.warps, each.shared, each.stages
@@ -75,7 +75,7 @@ def mosaic(capability: int, H: int, V: int) -> list[dict]:
 
 
 def occupancy(capability: int, registers: int, warps: int, shared: int) -> int:
-  """Warps that fit on a processor at a time, of 64."""
+  """Returns how many warps, of 64, fit on a processor at a time."""
   threads, blocks, memory = _PROCESSOR[capability]
   each = -(-registers // 8) * 8 * 32 * warps
   fit = (threads // (32 * warps), blocks, 65536 // each, memory // (shared + 1024))
@@ -83,11 +83,11 @@ def occupancy(capability: int, registers: int, warps: int, shared: int) -> int:
 
 
 def rows(capabilities=CAPABILITIES, H: int = 128, V: int = 128):
-  """(table, whether it holds) of the plain causal case in bfloat16.
+  """Returns (the table, whether it holds) of the plain causal case in bfloat16.
 
-  It holds if no loop of ours spills and no kernel needs more instructions a score than
-  fla's, by 5 %, which is read in the same run where it is installed. Tokamax's kernels,
-  in Mosaic GPU, stand beside them where they can be compiled and bind nothing.
+  It holds if no loop of ours spills and no kernel needs over 5 % more instructions a
+  score than fla's, which is compiled in the same run where it is installed. Tokamax's
+  kernels, in Mosaic GPU, are listed where they can be compiled, and set no bound.
 
   Args:
     capabilities: compute capabilities.
@@ -116,16 +116,16 @@ def rows(capabilities=CAPABILITIES, H: int = 128, V: int = 128):
 def lowered(
   capability: int, H: int, V: int, dtype="bfloat16", case="causal", T: int = 4001
 ) -> list[dict]:
-  """Every kernel of a case with its default tiles; `problems` names faults.
+  """Compiles every kernel of a case with its default tiles; `problems` names faults.
 
   Args:
     capability: compute capability.
     H: size of a head of queries and keys.
     V: size of a head of values.
-    dtype: of the inputs.
+    dtype: the type of the inputs.
     case: one of `tpu.features()`.
-    T: queries and, where they are not few, keys. By default a number that no tile
-      divides, for which the kernels have more to do.
+    T: number of queries and, unless they are few, of keys. No tile divides the default,
+      so that the kernels also mask the edges.
   """
   from pallas_kernels.flash.triton_gpu import tiles as sizes
 
@@ -151,15 +151,15 @@ def lowered(
 
 
 def _resized(x, T: int, S: int):
-  """An operand's shape for T queries and S keys."""
+  """Returns an operand's shape for T queries and S keys."""
   shape = *x.shape[:2], min(x.shape[2], T), min(x.shape[3], S)
   return jax.ShapeDtypeStruct(shape, x.dtype)
 
 
 def problems(line: dict, limit: int) -> str:
-  """The faults of a line, by name."""
+  """Returns the names of a line's faults, with commas between."""
   faults = {
-    # A few registers that are put away between loops cost nothing that is seen.
+    # A few registers spilled outside the loops have no visible cost.
     "spills": line["in loops"] or line["stack"] > STACK,
     "no tensor cores": not line["tensor"],
     "products wait": line["serialized"],
@@ -170,7 +170,7 @@ def problems(line: dict, limit: int) -> str:
 
 
 def show(table: list[dict]) -> str:
-  """The rows as a table of text."""
+  """Formats the rows as a table of text."""
   names = list(dict.fromkeys(name for line in table for name in line))
   cells = [names] + [[str(line.get(n, "")) for n in names] for line in table]
   widths = [max(len(row[i]) for row in cells) for i in range(len(names))]

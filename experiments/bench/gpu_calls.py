@@ -14,7 +14,7 @@ from attnjax.core.scores import Program
 
 @dataclasses.dataclass(frozen=True)
 class Compiled:
-  """A compiled kernel: its text, bytes of shared memory, and Triton's own code."""
+  """A compiled kernel: its PTX, bytes of shared memory, and Triton's GPU dialect."""
 
   ptx: str
   shared: int
@@ -32,7 +32,7 @@ class Call:
   options: dict
 
   def compile(self, capability: int) -> Compiled:
-    """What jax-triton makes of the kernel for a compute capability."""
+    """Compiles the kernel as jax-triton does for a compute capability."""
     import jax_triton.triton_lib as lib
     from triton._C.libtriton import ir
     from triton.backends.compiler import GPUTarget
@@ -53,7 +53,7 @@ class Call:
 
 
 def causal_program() -> Program:
-  """A query sees the keys up to its own place."""
+  """Returns the program of a causal mask: a query sees keys up to its position."""
   return Program(seen=elementwise(lambda t, s: s <= t, ["int32", "int32"], []))
 
 
@@ -67,19 +67,19 @@ def calls(
   shape: tuple[int, int, int, int, int] = (1, 4096, 4096, 16, 16),
   sinks: bool = False,
 ) -> dict[str, Call]:
-  """The kernels of a problem, by name, traced through the package itself.
+  """Returns the kernels of a problem, by name, traced through the package itself.
 
-  Where the gradients of keys and of values are made apart, these are "values".
+  Where a separate kernel computes the gradients of the values, its name is "values".
 
   Args:
     capability: compute capability, 90 for an H100.
     H: size of a head of queries and keys.
     V: size of a head of values.
-    dtype: of the inputs.
-    program: between q.k and the weights; causal if not given.
-    tiles: the defaults if not given.
+    dtype: the type of the inputs.
+    program: the program of the scores; causal if not given.
+    tiles: the kernels' tiles; the defaults if not given.
     shape: (B, T, S, N, K).
-    sinks: whether there are any.
+    sinks: whether there are sinks.
   """
   from pallas_kernels.flash import triton_gpu
 
@@ -110,7 +110,7 @@ def calls(
 
 
 def target(capability: int):
-  """A context in which programs are made for a GPU that is not here."""
+  """Returns a context in which programs are traced for a GPU that is not here."""
   kind = {80: "A100", 89: "L40S", 90: "H100", 100: "B200", 120: "GeForce RTX 5090"}
   device = AbstractDevice(f"NVIDIA {kind[capability]}", None, "gpu")
   mesh = AbstractMesh((1,), ("x",), abstract_device=device)
@@ -118,7 +118,7 @@ def target(capability: int):
 
 
 def _arrays(shape, H, V, dtype):
-  """The shapes of q, k, v, the cotangent of out, and a number for each row."""
+  """Returns the shapes of q, k, v, the cotangent of out, and of a float a query row."""
   B, T, S, N, K = shape
   sizes = (B, T, N, H), (B, S, K, H), (B, S, K, V), (B, T, N, V)
   row = jax.ShapeDtypeStruct((B, T, N), jnp.float32)
@@ -126,7 +126,7 @@ def _arrays(shape, H, V, dtype):
 
 
 def schedule(T: int, S: int, blocks) -> Schedule:
-  """The shapes of a schedule that may visit every block."""
+  """Returns the shapes of a schedule that may visit every block."""
   counts = [-(-n // b) for n, b in zip((T, S), blocks)]
   shapes = []
   for length, most in (counts, counts[::-1]):
@@ -136,7 +136,7 @@ def schedule(T: int, S: int, blocks) -> Schedule:
 
 
 def from_equation(equation) -> Call:
-  """What a traced `triton_kernel_call` would compile."""
+  """Returns the kernel call that a traced `triton_kernel_call` would compile."""
   import jax_triton.triton_lib as lib
 
   parameters = equation.params

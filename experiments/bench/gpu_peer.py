@@ -6,14 +6,14 @@ from experiments.bench.gpu_calls import Call
 
 
 def calls(capability: int, H: int, V: int) -> list[tuple[str, Call, tuple, int]]:
-  """(part, call, (block_q, block_k), which loop), or [] where fla is missing."""
+  """Returns [(part, call, (block_q, block_k), loop index)]; [] where fla is missing."""
   try:
     with warnings.catch_warnings():
       warnings.simplefilter("ignore")
       from fla.ops.attn import parallel
   except ImportError:
     return []
-  # Its own choices for these chips.
+  # fla's own choices for these chips.
   sizes = {80: ((128, 32, 4), (64, 32, 4))}
   first, second = sizes.get(capability, ((128, 64, 8), (128, 64, 8)))
   kernels = {

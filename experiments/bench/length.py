@@ -1,4 +1,4 @@
-"""How time, products and memory of every mechanism grow with the number of tokens.
+"""Growth of every mechanism's time, FLOPs and memory with the number of tokens.
 
 A Layer of width 64, one sequence, float32, on the default device: the causal form where
 there is one; and, for images, two layers in a row, so that those that alternate show
@@ -32,12 +32,12 @@ WIDTH = 64
 LENGTHS = (256, 512, 1024, 2048, 4096)
 NUMBERS = {"seconds": "time [s]", "flops": "FLOPs", "bytes": "temporary bytes"}
 PASSES = {"forward": "forward", "both": "forward and backward"}
-# A mechanism is not run at longer sequences after one that takes more seconds a call.
+# After a call that takes more seconds, a mechanism is not run at longer sequences.
 PATIENCE = 3.0
-# What is linear in the length, or nearly so, and the most that its time may grow.
+# Mechanisms (nearly) linear in the length, and the largest exponent of their time.
 LINEAR = ("aaren", "dynamical_systems", "lightning2", "nprf")
 BOUND = 1.15
-# By so much an exponent of FLOPs may be above the one that is expected.
+# Tolerance of a measured FLOP exponent.
 SLACK = 0.1
 
 
@@ -46,12 +46,12 @@ def rows(
   lengths: Sequence[int] = LENGTHS,
   picture: Path = Path("results/length.png"),
 ) -> tuple[list[dict], bool]:
-  """(a row for each mechanism, form and pass, whether all bounds hold).
+  """Returns (a row for each mechanism, form and pass, whether all bounds hold).
 
   Args:
     slugs: the mechanisms; all if empty.
     lengths: numbers of tokens, ascending.
-    picture: where the numbers are drawn.
+    picture: the path of the picture.
 
   Raises:
     ValueError: for an unknown slug.
@@ -68,16 +68,16 @@ def rows(
 
 
 def forms(slug: str) -> list[str]:
-  """The forms that are measured: the first one of sequences, and that of images."""
+  """Returns the forms that are measured: causal, else sequence, and also image."""
   known = contract.load(slug).FORMS
   found = [form for form in ("causal", "sequence") if form in known]
   return found[:1] + ["image"] * ("image" in known)
 
 
 def exponent(lengths: Sequence[int], values: Sequence[float]) -> float | None:
-  """The slope of log value over log length in the upper half; None without two points.
+  """Returns the slope of log value over log length, fitted to the upper half.
 
-  Numbers that are not positive have none either.
+  It is None with fewer than two points, or if a value is not positive.
   """
   half = slice(-max(2, math.ceil(len(lengths) / 2)), None)
   x, y = np.asarray(lengths[half], float), np.asarray(values[half], float)
@@ -87,7 +87,7 @@ def exponent(lengths: Sequence[int], values: Sequence[float]) -> float | None:
 
 
 def table(found: Sequence[dict]) -> str:
-  """The exponents, a line for each row, and the one that is expected of FLOPs."""
+  """Formats the exponents, a line for each row, beside the expected one of FLOPs."""
   lines = [f"{'exponents of T':29s} {'pass':8s} {'T up to':>8s}"]
   lines[0] += "".join(f" {name:>8s}" for name in (*NUMBERS, "expected"))
   for row in found:
@@ -126,7 +126,7 @@ def _label(row) -> str:
 
 
 def _mechanism(slug: str, form: str, lengths: Sequence[int]) -> list[dict]:
-  """The rows of one mechanism; prints each length when it is measured."""
+  """Measures the rows of one mechanism; prints each length when it is measured."""
   run = _images if form == "image" else _forward
   passes: dict[str, Callable] = {"forward": run, "both": _gradient(run)}
   found = []
@@ -145,7 +145,7 @@ def _mechanism(slug: str, form: str, lengths: Sequence[int]) -> list[dict]:
 
 
 def _verdict(slug: str, grows: dict[str, float | None]) -> dict:
-  """What is expected, the bounds, and whether those that can be judged hold."""
+  """Returns the expected exponent, the bounds, and whether the fitted ones hold."""
   expected = getattr(contract.load(slug), "GROWTH", None)
   bounds = {} if expected is None else {"flops": expected + SLACK}
   if slug in LINEAR:
@@ -174,7 +174,7 @@ def _gradient(run):
 
 
 def _problem(slug, form, length):
-  """(a layer, what it takes) for so many tokens, or for about so many of an image."""
+  """Returns (a layer, its input) of that many tokens, or about as many of an image."""
   side = round(math.sqrt(length))
   shape = (side, side) if form == "image" else (length,)
   scaled = getattr(contract.load(slug), "scaled", None)
@@ -185,7 +185,7 @@ def _problem(slug, form, length):
 
 
 def _points(function, slug, form, lengths) -> Iterator[tuple[int, dict[str, float]]]:
-  """(length, its numbers), as far as patience reaches."""
+  """Yields (length, its numbers), until a call takes more than PATIENCE."""
   for length in lengths:
     layer, x = _problem(slug, form, length)
     try:
@@ -210,7 +210,7 @@ def _points(function, slug, form, lengths) -> Iterator[tuple[int, dict[str, floa
 
 
 def _seconds(run: Callable[[], object], budget: float = 1.0, most: int = 20) -> float:
-  """Seconds of the fastest of up to `most` calls within the budget, after a first."""
+  """Returns the seconds of the fastest of up to `most` calls within the budget."""
   best, stop = math.inf, time.perf_counter() + budget
   for call in range(most + 1):
     start = time.perf_counter()

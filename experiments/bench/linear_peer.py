@@ -8,7 +8,7 @@ from experiments.bench import gpu_calls
 
 
 def calls(capability: int, N: int) -> Iterator[tuple[str, gpu_calls.Call, int]]:
-  """(part, call with heads of 128, its tiles' width), with fla's choices."""
+  """Yields (part, call with heads of 128, its tiles' width), with fla's choices."""
   try:
     with warnings.catch_warnings():
       warnings.simplefilter("ignore")

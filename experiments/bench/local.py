@@ -1,10 +1,10 @@
 """Windows and neighbourhoods on the CPU, by the clock, beside dense attention.
 
-What is faster than dense attention by less keys can be so by at most the ratio of the
-pairs of a query and a key that are computed: all pairs by those in the tiles that are
-visited. Each row has this bound, and what part of it a form reaches beside jax.nn and
-beside PyTorch, which are dense: how many times faster it is, by the bound. Either must
-be at least SHARE.
+Attention to fewer keys can be faster than dense attention at most by the ratio of the
+computed pairs of a query and a key: all pairs over those in the tiles that are visited.
+Each row has this bound, and the fraction of it that is reached against jax.nn and
+against PyTorch, which are dense: the speedup over the bound. Either must be at least
+SHARE.
 """
 
 import functools
@@ -22,7 +22,7 @@ from experiments.bench.race import both, forward, race
 
 SHARE = 0.6
 HEADS, SIZE = 4, 64
-# Sides of the block and of its surroundings: HaloNet's own.
+# Sides of a block and of its halo, as in HaloNet.
 BLOCK, HALO = 8, 3
 # Grid and options of `neighborhood.attend`.
 NEIGHBOURHOODS = (
@@ -36,7 +36,7 @@ _PASSES = {"forward": "forward", "both": "forward + backward"}
 
 
 def windows() -> Iterator[dict]:
-  """HaloNet's blocks with their surroundings, MaxViT's windows and grids."""
+  """Measures HaloNet's blocks with their halos, MaxViT's windows and grids."""
   side = 2 * HALO + BLOCK
   options = {"block": BLOCK, "halo": HALO, "mask_padding": True}
   name = f"halo, 64 x 64, {BLOCK} in {side}"
@@ -48,7 +48,7 @@ def windows() -> Iterator[dict]:
 
 
 def neighbourhood() -> Iterator[dict]:
-  """Neighbourhoods on one and on two axes."""
+  """Measures neighbourhoods on one and on two axes."""
   for grid, options in NEIGHBOURHOODS:
     run = functools.partial(neighborhood.attend, **options)
     words = ", ".join(f"{name} {value}" for name, value in options.items())
@@ -57,10 +57,10 @@ def neighbourhood() -> Iterator[dict]:
 
 
 def bound(grid: tuple[int, ...], **options) -> float:
-  """All pairs by those in the boxes of keys that `neighborhood` computes.
+  """Returns all pairs over those in the boxes of keys that `neighborhood` computes.
 
   The boxes are the simulator's dynamic tiles of a single key, for tiles of queries as
-  large as those of the form.
+  large as those of `neighborhood.tiled`.
   """
   axes = neighborhood.attention.broadcast(
     len(grid), *(options.get(name, value) for name, value in _DEFAULTS)
@@ -74,14 +74,14 @@ def bound(grid: tuple[int, ...], **options) -> float:
 def rows(
   name: str, grid: tuple[int, ...], run: Callable, bound: float, seconds: float = 15.0
 ) -> Iterator[dict]:
-  """A row for each pass.
+  """Yields a row for each pass.
 
   Args:
-    name: of the form.
+    name: the name of the form.
     grid: tokens on each axis.
     run: q, k, v (1, *grid, HEADS, SIZE) to the result.
-    bound: how many times faster it can be.
-    seconds: for the times of a row, once all is compiled.
+    bound: the largest possible speedup.
+    seconds: the budget of a row's times, once all is compiled.
   """
   tokens, rng = math.prod(grid), np.random.default_rng(0)
   shape = (4, 1, tokens, HEADS, SIZE)

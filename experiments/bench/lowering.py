@@ -13,16 +13,16 @@ from collections.abc import Callable, Sequence
 
 from experiments.bench import machines
 
-# A function in a module of its own name, and its arguments, so that it can be sent.
+# (package, a partial of a module's function, which can be sent to a process).
 Job = tuple[str, functools.partial]
 
 
 def rows(jobs: Sequence[Job], workers: int | None = None) -> tuple[list[dict], bool]:
-  """(the rows of all jobs in their order, whether none has a problem).
+  """Returns (the rows of all jobs in their order, whether none has a problem).
 
   Args:
-    jobs: (package, a partial of a module's function that gives a list of rows).
-    workers: processes; as many as processors if not given.
+    jobs: (package, a partial of a module's function that returns a list of rows).
+    workers: number of processes; as many as processors if not given.
   """
   found: list[dict] = []
   begun = time.monotonic()
@@ -48,7 +48,7 @@ def rows(jobs: Sequence[Job], workers: int | None = None) -> tuple[list[dict], b
 
 
 def timed(job: Callable[[], list[dict]]) -> tuple[list[dict], float]:
-  """(the rows of a job, its seconds); what it raises is a row with that problem."""
+  """Returns (a job's rows, its seconds); an exception is a row with that problem."""
   begun = time.monotonic()
   try:
     made = job()
@@ -59,7 +59,7 @@ def timed(job: Callable[[], list[dict]]) -> tuple[list[dict], float]:
 
 
 def described(row: dict) -> str:
-  """One line: what it is, what it needs, what is wrong."""
+  """Describes a row on one line: what it is, what it needs, what is wrong."""
   names = ("machine", "chip", "kernel", "part", "case", "dtype", "H", "V", "E", "tile")
   first = " ".join(str(row[n]) for n in names if row.get(n) not in (None, ""))
   needs = ("registers", "spilled", "shared", "bundles", "MiB")

@@ -9,11 +9,11 @@ import sys
 from pathlib import Path
 
 FOLDER = Path(sys.prefix) / "machines"
-# Of CUDA 13.0, the oldest that jax[cuda13] allows: jaxlib assembles a kernel with the
-# user's own, whatever Triton carries.
+# The assembler of CUDA 13.0, the oldest that jax[cuda13] allows: jaxlib assembles a
+# kernel with the user's, whatever Triton carries.
 PTXAS = FOLDER / "nvidia" / "cu13" / "bin" / "ptxas"
-# What libtpu asks the network for on a machine that is no TPU host, and several
-# processes at a time, which may compile though they could not share a chip.
+# Answers what libtpu asks the network for on a machine that is no TPU host, and allows
+# several processes at a time, which may compile though they could not share a chip.
 SETTINGS = {
   "JAX_PLATFORMS": "cpu",
   "ALLOW_MULTIPLE_LIBTPU_LOAD": "true",
@@ -31,7 +31,7 @@ def enable() -> None:
 
 
 def environment() -> dict[str, str]:
-  """The environment of a child process that compiles."""
+  """Returns the environment of a child process that compiles."""
   own = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
   paths = [str(FOLDER), *filter(None, [own.get("PYTHONPATH")])]
   return own | SETTINGS | {"PYTHONPATH": os.pathsep.join(paths)}

@@ -14,9 +14,9 @@ class Time:
   """Seconds a call.
 
   Attributes:
-    median: of all calls.
+    median: the median of all calls.
     least: the fastest call.
-    calls: how many were timed.
+    calls: number of timed calls.
   """
 
   median: float
@@ -27,11 +27,11 @@ class Time:
 def race(
   runs: Mapping[str, Callable[[], object]], *, seconds: float = 10.0, most: int = 15
 ) -> dict[str, Time]:
-  """The time of each run, called once untimed before each time that it is timed.
+  """Measures the time of each run, with an untimed call before each timed one.
 
   Args:
     runs: functions that return when their work is done.
-    seconds: what all of them may take together, once they are compiled.
+    seconds: the budget of all runs together, once they are compiled.
     most: calls of each, at most; at least 3.
   """
   for run in runs.values():
@@ -53,7 +53,7 @@ def race(
 
 
 def forward(function: Callable, arrays: Sequence[jax.Array]) -> Callable[[], object]:
-  """A run of the function, compiled."""
+  """Returns a run of the function, compiled."""
   run = jax.jit(function)
   return lambda: jax.block_until_ready(run(*arrays))
 
@@ -61,7 +61,7 @@ def forward(function: Callable, arrays: Sequence[jax.Array]) -> Callable[[], obj
 def both(
   function: Callable, arrays: Sequence[jax.Array], g: jax.Array
 ) -> Callable[[], object]:
-  """A run of the value and the gradients of sum(out g)."""
+  """Returns a run of the value and the gradients of sum(out g)."""
 
   def loss(*arrays):
     return jnp.sum(function(*arrays).astype(jnp.float32) * g)

@@ -5,10 +5,11 @@ programs, for which jax's CUDA runtime must lie beside the other compilers (400 
 
   pip install --no-deps --target .venv/machines jax-cuda13-pjrt==0.11.2
 
-Their warps have different tasks. What is read is the loop of the warpgroup that takes
-the exponentials: on Hopper it also issues the products and rescales the sums, on
-Blackwell others do. The forward kernel is compiled as causal, since it has a loop apart
-for full blocks, the backward kernels without a mask, which theirs ask for in each trip.
+Their warps have different tasks. The loop that is read is that of the warpgroup that
+computes the exponentials: on Hopper it also issues the products and rescales the sums,
+on Blackwell others do. The forward kernel is compiled as causal, since it has a
+separate loop for full blocks, the backward kernels without a mask, which they would
+test in each trip.
 """
 
 import concurrent.futures
@@ -56,14 +57,14 @@ class Kernel:
 
   part: str
   ptx: str
-  block: tuple[int, int]  # of a trip of the loop, which takes a warpgroup, 4 warps
+  block: tuple[int, int]  # of a trip of the loop of one warpgroup, 4 warps
   warps: int  # of all tasks together
   stages: int
   shared: int
 
 
 def kernels(capability: int, H: int, V: int) -> list[Kernel]:
-  """The three kernels in bfloat16 with default tiles, or [] where they are not at hand.
+  """Compiles the three kernels in bfloat16 with default tiles; [] where that fails.
 
   Args:
     capability: compute capability.
@@ -82,8 +83,8 @@ def kernels(capability: int, H: int, V: int) -> list[Kernel]:
 
 
 def _compiled(capability: int, H: int, V: int, folder: pathlib.Path) -> list[Kernel]:
-  """The kernels, in a process of its own that leaves its code in a folder."""
-  os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"  # of advice about memory
+  """Compiles the kernels, in a process of its own that leaves its code in a folder."""
+  os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"  # hides advice about memory
   name = "tokamax._src.ops.attention.pallas_mosaic_gpu"
   operation = importlib.import_module(name).PallasMosaicGpuFlashAttention()
   _tools(folder)
@@ -112,7 +113,7 @@ def _gradient(attend, q, k, v, g):
 
 
 def _configured(operation, x, y, is_causal: bool):
-  """(operation, the tiles of its forward kernel, its settings of the others)."""
+  """Returns (operation, its forward kernel's tiles, its backward kernels' settings)."""
   bound = operation.bind(x, x, y, is_causal=is_causal)
   rows = jax.ShapeDtypeStruct((1, _HEADS, _LENGTH), jnp.float32)
   back = operation.vjp.bind((rows, rows), y, y, *bound.args, **bound.kwargs)
@@ -123,7 +124,7 @@ def _configured(operation, x, y, is_causal: bool):
 
 
 def _written(out: pathlib.Path, run, given, tiles) -> list[Kernel]:
-  """The kernels of a program, which are numbered in its order."""
+  """Compiles a program and reads its kernels, which are numbered in its order."""
   out.mkdir()
   os.environ["MOSAIC_GPU_DUMP_TO"] = str(out)
   jax.jit(run).lower(*given).compile()

@@ -1,6 +1,6 @@
 """PyTorch's attention in a process of its own.
 
-Its threads and XLA's do not get on in one process: XLA then ran on one core.
+In one process with PyTorch's threads XLA ran on one core.
 """
 
 import importlib.util
@@ -11,12 +11,12 @@ import numpy as np
 
 
 def start(q, k, v, g, *, causal: bool = True) -> dict[str, Callable]:
-  """Its attention, "forward" and "both", or nothing if it is not installed.
+  """Returns the runs "forward" and "both" of PyTorch, {} if it is not installed.
 
   Args:
-    q: (B, T, N, H), as are k and v.
-    k: keys.
-    v: values.
+    q: queries (B, T, N, H).
+    k: keys (B, S, N, H).
+    v: values (B, S, N, H).
     g: the cotangent of the result.
     causal: whether a query sees no later keys.
   """
@@ -37,7 +37,7 @@ def start(q, k, v, g, *, causal: bool = True) -> dict[str, Callable]:
 
 
 def _serve(pipe, arrays, causal) -> None:
-  """Runs what is asked for, until the asking process ends."""
+  """Runs the passes that are asked for, until the asking process ends."""
   import torch
 
   torch.set_num_threads(2)

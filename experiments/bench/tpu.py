@@ -1,10 +1,10 @@
 """The softmax engine's TPU kernels, compiled for chips that are not here, and read.
 
 Columns: bundles, which are cycles, of a grid step of 1,024 queries and 2,048 keys (all
-that the kernel has: its starting and ending are in it), beside jax's splash attention
+that the kernel has, start and end included), beside jax's splash attention
 for the same work; the unit that bounds and how full its slots are; fast memory. A mask
 gives partial blocks their own code: `full` is a step without it, `partial` with it,
-without the `rare` bundles that only blocks with NaN, infinity or very large numbers run
+without the `rare` bundles that only blocks with NaN, infinity or huge elements run
 (code of a loop, counted once).
 """
 
@@ -25,7 +25,7 @@ from pallas_kernels.flash import mosaic_tpu
 MACHINES = ("v5e", "v6e")
 KERNELS = ("forward", "backward")
 T = 4096
-# What a causal partial step may take of a full one: its masks and the test for NaN.
+# The most bundles of a causal partial step over a full one: masks, the test for NaN.
 PRICE = 1.06
 # Queries and keys of the grid step that kernels are compared by.
 STEP = (1024, 2048)
@@ -34,12 +34,12 @@ _PLACES = ("int32", "int32")
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-  """What a kernel is compiled for; T queries and keys, bfloat16.
+  """A problem that a kernel is compiled for: T queries and keys, bfloat16.
 
   Attributes:
-    program: of scores.
-    walk: the grid walks along the lists of a causal mask.
-    sinks: there are some.
+    program: the program of the scores.
+    walk: whether the grid walks along the lists of a causal mask.
+    sinks: whether there are sinks.
     N, K, H, V: query heads, key heads and the sizes of both.
   """
 
@@ -52,7 +52,7 @@ class Problem:
   V: int = 128
 
   def arrays(self) -> tuple[Any, Any, Any]:
-    """Shapes of q, k and v."""
+    """Returns the shapes of q, k and v."""
     return (
       _shape(1, T, self.N, self.H, dtype="bfloat16"),
       _shape(1, T, self.K, self.H, dtype="bfloat16"),
@@ -69,7 +69,7 @@ def _causal(t, s, *_):
 
 
 def _program(operands=(), score=None, seen=None, keep=None) -> Program:
-  """A Program of functions of scalars, with shapes for operands."""
+  """Builds a Program from functions of scalars, with shapes for operands."""
   dtypes = [
     "float32" if jnp.issubdtype(x.dtype, jnp.floating) else x.dtype for x in operands
   ]
@@ -87,7 +87,7 @@ def _kept(t, s, seed):
 
 
 def features() -> dict[str, Problem]:
-  """A problem for each feature, with the plain one first."""
+  """Returns a problem for each feature, the plain one first."""
   cell = _shape(1, 1, T, T, dtype="bfloat16")
   lines = (_shape(1, 1, T, 1, dtype="int32"), _shape(1, 1, 1, T, dtype="int32"))
   slope, seed = _shape(1, 1, 1, 1), _shape(1, 1, 1, 1, dtype="uint32")
@@ -107,14 +107,14 @@ def features() -> dict[str, Problem]:
 
 
 def tiles(forward: mosaic_tpu.Tile, backward: mosaic_tpu.Tile) -> mosaic_tpu.Tiles:
-  """With what of fast memory every machine here has."""
+  """Returns the tiles with the fast memory that every machine here has."""
   return mosaic_tpu.Tiles(forward, backward, 48 << 20)
 
 
 def call(
   kernel: str, problem: Problem, cut: mosaic_tpu.Tiles
 ) -> tuple[Callable, tuple[Any, ...]]:
-  """A kernel as a function, and the shapes of its arguments."""
+  """Returns (a kernel as a function, the shapes of its arguments)."""
   q, k, v = problem.arrays()
   lines = _shape(1, T, problem.N)
   tile = getattr(cut, kernel)
@@ -142,7 +142,7 @@ def call(
 
 
 def _schedule(tile: mosaic_tpu.Tile) -> Schedule:
-  """Shapes of lists of all blocks."""
+  """Returns the shapes of a schedule that lists all blocks."""
   queries, keys = -(-T // tile.block_q), -(-T // tile.block_k)
 
   def lists(lines, length):
@@ -154,7 +154,7 @@ def _schedule(tile: mosaic_tpu.Tile) -> Schedule:
 
 
 def _walked(schedule: Schedule, problem: Problem) -> Schedule:
-  """The schedule with the shapes of the walks of a causal mask."""
+  """Returns the schedule with the shapes of the walks of a causal mask."""
   sides = schedule.block_q, schedule.block_k
   lists = masks.schedule(masks.Causal(), (1, problem.N, T, T), *sides)
   lists = mosaic_tpu.prepared(lists, *problem.arrays()[:2])
@@ -168,16 +168,16 @@ def _walked(schedule: Schedule, problem: Problem) -> Schedule:
 def compiled(
   machine: str, kernel: str, problem: Problem, cut: mosaic_tpu.Tiles
 ) -> bundles.Kernel:
-  """One of our kernels, compiled and read."""
+  """Compiles and reads one of our kernels."""
   _, kernels = bundles.compile_for(machine, *call(kernel, problem, cut))
   (found,) = (x for x in kernels if x.name == f"flash_{kernel}")
   return found
 
 
 def rows() -> tuple[list[dict], bool]:
-  """The table, printed as it comes, and whether its bounds hold.
+  """Returns (the table, whether its bounds hold); prints rows as they come.
 
-  Plain steps are within splash's, and causal partial steps within PRICE of full ones.
+  Plain steps must be within splash's, causal partial steps within PRICE of full ones.
   """
   found, holds = [], True
   for row in _rows():
@@ -199,7 +199,7 @@ def _rows() -> Iterator[dict]:
       base = None
       for feature, problem in features().items():
         if feature == "sinks" and kernel == "backward":
-          continue  # They are not in it: their gradient is made of lse outside.
+          continue  # Their gradient is computed from lse outside the kernel.
         read = compiled(machine, kernel, problem, _cut(machine))
         base = base or read.bundles
         masked = problem.program.seen is not None
@@ -220,10 +220,10 @@ def _rows() -> Iterator[dict]:
 
 
 def steps(read: bundles.Kernel) -> dict[str, int]:
-  """Bundles of the regions of a full and a partial step, and of what is `rare` in one.
+  """Returns the bundles of a full and a partial step, and those that are `rare` in one.
 
-  The region of a partial step, alone, has regions inside: of the two ways to compute
-  it, the one that is a loop over small parts has less code.
+  Only the region of a partial step has nested regions, two ways to compute it: the rare
+  one, a loop over small parts, has less code.
   """
   ways = [region for region in read.regions if region.inside]
   full = max(r.bundles for r in read.regions if not r.inside)
@@ -236,7 +236,7 @@ def steps(read: bundles.Kernel) -> dict[str, int]:
 
 
 def _cut(machine: str) -> mosaic_tpu.Tiles:
-  """The default tiles of the plain problem, for all features."""
+  """Returns the default tiles of the plain problem, for all features."""
   problem, (_, kind) = Problem(), bundles.TOPOLOGIES[machine]
   return mosaic_tpu.defaults(*problem.arrays(), problem.program, kind)
 

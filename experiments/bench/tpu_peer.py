@@ -1,4 +1,4 @@
-"""What the TPU kernels are measured beside."""
+"""The peer of the TPU kernels: jax's splash attention."""
 
 from typing import Any
 
@@ -12,12 +12,12 @@ from experiments.bench import bundles
 def splash(
   machine: str, T: int, step: tuple[int, int], seen: np.ndarray | None = None
 ) -> dict[str, bundles.Kernel]:
-  """Jax's splash attention with its fused backward kernel.
+  """Compiles jax's splash attention with its fused backward kernel.
 
   Args:
     machine: a key of `bundles.TOPOLOGIES`.
-    T: queries and keys.
-    step: of them, those of a grid step.
+    T: number of queries and of keys.
+    step: (queries, keys) of a grid step.
     seen: a mask (T, T) as an array; causal if None.
   """
   from jax.experimental.pallas.ops.tpu.splash_attention import (

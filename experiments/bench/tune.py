@@ -16,7 +16,7 @@ _INNER = (256, 512, 1024)
 
 
 def rows(T: int, H: int, machine: str) -> tuple[list[dict], bool]:
-  """(the candidates, the best first, True); prints them as they are compiled.
+  """Returns (the candidates, best first, True); prints them as they are compiled.
 
   Args:
     T: number of queries and keys.

@@ -4,7 +4,7 @@ On any host, in the project's folder:
 
   python -m experiments.bench device --export FOLDER
 
-writes the kernels and what proves them, and the two files that run them. On a machine
+writes the kernels and what proves them, and the files that run them. On a machine
 with an NVIDIA H100 or H200, numpy, jax of the same version with its CUDA plugin,
 flatbuffers and the `ptxas` of CUDA 13.0 or newer (and PyTorch, for its times):
 

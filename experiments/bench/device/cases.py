@@ -1,7 +1,8 @@
-"""The cases: what is proved, what is timed, which tiles are tried; and their functions.
+"""The cases that are proved, timed or tried with several tiles, and their functions.
 
 A case is a dictionary that JSON can hold. Its `inputs` are {name: [shape, type, how it
-is drawn]}; those of `wrt` have gradients, for the cotangents `g_...` of the outputs.
+is drawn]}; the inputs in `wrt` have gradients, for the cotangents `g_...` of the
+outputs.
 """
 
 import functools
@@ -17,11 +18,11 @@ from attnjax.core.scores import Scores
 from experiments.bench.device import limits, tuned
 from pallas_kernels import decayed_linear, flash, prefix_softmax
 
-TOKENS = 16384  # of a timed case, in all batches
+TOKENS = 16384  # tokens of a timed case, in all batches
 
 
 def cases() -> list[dict]:
-  """All cases; those that share kernels share a `key`."""
+  """Returns all cases; cases that share kernels share a `key`."""
   return [
     *_right(),
     *_right_others(),
@@ -32,7 +33,10 @@ def cases() -> list[dict]:
 
 
 def function(case: dict, impl: str):
-  """{input: array} to {output or gradient: array}; impl may be "plain", see there."""
+  """Returns the function of a case, {input: array} to {output or gradient: array}.
+
+  `impl` is an implementation of the kernels' packages, or "plain" for `plain`.
+  """
   if case["group"] == "limit":
     return limits.function(case, impl)
   forward = functools.partial(_KINDS[case["kind"]], impl)
@@ -53,14 +57,14 @@ def function(case: dict, impl: str):
 
 
 def shapes(case: dict) -> dict:
-  """The inputs as jax.export takes them."""
+  """Returns the shapes and types of the inputs, as jax.export takes them."""
   return {n: jax.ShapeDtypeStruct(s, d) for n, (s, d, _) in case["inputs"].items()}
 
 
 def plain(kind: str, options: dict, x: dict) -> dict:
-  """Weights, rounded to the inputs' type, times the values: the yardstick.
+  """Computes weights, rounded to the inputs' type, times the values: the yardstick.
 
-  The weights are the outputs for the values of an identity matrix.
+  The weights are the outputs with an identity matrix as the values.
   """
   values = x["v"]
   _, S, heads, _ = values.shape
@@ -126,7 +130,7 @@ def _case(group, kind, name, inputs, wrt, options, *, key=None, **more) -> dict:
 
 
 def _attention(shape, V, dtype):
-  """q, k, v and the cotangents."""
+  """Returns q, k, v and the cotangents as {name: (shape, type, how it is drawn)}."""
   B, T, S, N, K, H = shape
   inputs = {"q": (B, T, N, H), "k": (B, S, K, H), "v": (B, S, K, V)}
   inputs = {n: (shape, dtype, "normal") for n, shape in inputs.items()}
@@ -135,7 +139,7 @@ def _attention(shape, V, dtype):
 
 
 def _right():
-  """Small problems whose numbers are checked, forward and all gradients."""
+  """Yields small problems whose outputs and gradients are checked."""
 
   def attention(name, shape=(2, 300, 300, 4, 2, 64), dtype="bfloat16", V=None, **more):
     B, T, S, N, _, H = shape
@@ -175,7 +179,7 @@ def _right():
 
 
 def _right_others():
-  """The same for decayed linear attention and the prefix softmax."""
+  """Yields small problems of decayed linear attention and the prefix softmax."""
 
   def other(kind, name, B, T, N, K, H, E, dtype="bfloat16", decay=True, ids=False):
     inputs = _attention((B, T, T, N, K, H), E, dtype)
@@ -205,7 +209,7 @@ def _right_others():
 
 
 def _timing(group, kind, name, shape, backward, options, *, key=None):
-  """A case that is only timed, in bfloat16; flops count what is seen."""
+  """Returns a case that is timed only, in bfloat16; `flops` is of the visible pairs."""
   B, T, S, N, K, H = shape
   inputs = _attention(shape, H, "bfloat16")
   wrt = ["q", "k", "v"] if backward else []
@@ -227,7 +231,7 @@ def _timing(group, kind, name, shape, backward, options, *, key=None):
 
 
 def _timed():
-  """Problems of 16k tokens, decoding, and a window; the most telling ones first."""
+  """Yields problems of 16k tokens, decoding, and a window; the most telling first."""
   softmax = functools.partial(_timing, "time", "flash")
   rows = [(T, H, causal) for causal in (True, False) for H in (128, 64)
           for T in (2048, 8192, 512, 32768)]  # fmt: skip

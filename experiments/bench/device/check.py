@@ -8,8 +8,8 @@ result is a line of OUT/results.jsonl as soon as it is there, tables come last.
 
 A case is right if each output's largest error against the definition in float64 is at
 most twice that of plain JAX in the same type on the same GPU, and each gradient's three
-times (the factors of FlashAttention's tests), plus 1e-5, in units of the largest number
-(1 if that is less), and if a second run is equal to the bit.
+times (the factors of FlashAttention's tests), plus 1e-5, relative to the largest
+element (1 if that is less), and if a second run is equal to the bit.
 With --dry no kernel runs and no GPU need be there: every export is read without the
 library and Triton, and lowered for a GPU again, and what proves it must fit (dry.py).
 Groups of steps run in child processes: a step that hangs or breaks the GPU's context
@@ -37,11 +37,11 @@ except ImportError:  # as it lies beside the exports, without the project
   import edges  # pyrefly: ignore[missing-import]
   import peers  # pyrefly: ignore[missing-import]
 
-PLACES = 8192  # of a large array that are compared
+PLACES = 8192  # elements of a large array that are compared
 
 
 def inputs(case: dict) -> dict:
-  """The arrays of a case, drawn from its seed."""
+  """Draws the arrays of a case from its seed."""
   import ml_dtypes  # noqa: F401  (names bfloat16 to NumPy)
 
   random, arrays = np.random.default_rng(case["seed"]), {}
@@ -59,19 +59,19 @@ def inputs(case: dict) -> dict:
 
 
 def checksum(arrays: dict) -> int:
-  """Of the inputs, which another NumPy might draw differently."""
+  """Returns the checksum of the inputs, which another NumPy might draw differently."""
   return zlib.crc32(b"".join(a.tobytes() for a in arrays.values()))
 
 
 def places(size: int):
-  """Which numbers of an array, laid flat, are compared."""
+  """Returns which elements of a flattened array are compared."""
   if size <= PLACES:
     return slice(None)
   return np.sort(np.random.default_rng(size).choice(size, PLACES, replace=False))
 
 
 def error(got, want) -> float:
-  """The largest error at the places in units of the largest number, or of 1."""
+  """Returns the largest error of compared elements, over max(1, largest element)."""
   got = np.asarray(got, np.float64).ravel()[places(got.size)]
   finite = np.isfinite(want)
   if not np.array_equal(got[~finite], want[~finite]):
@@ -82,7 +82,7 @@ def error(got, want) -> float:
 
 
 def exported(folder: Path, case: dict, kind: str):
-  """One of a case's exports, of a function of {input: array} to {output: array}."""
+  """Reads an export of a case, a function of {input: array} to {output: array}."""
   from jax import export
 
   data = gzip.decompress((folder / case["files"][kind]).read_bytes())
@@ -90,12 +90,12 @@ def exported(folder: Path, case: dict, kind: str):
 
 
 def loaded(folder: Path, case: dict, kind: str):
-  """The function of a case, {input: array} to {output: array}."""
+  """Returns an exported function of a case, {input: array} to {output: array}."""
   return exported(folder, case, kind).call
 
 
 def right(folder: Path, case: dict, platform: str) -> dict:
-  """Errors of a case's results, of plain JAX's, and whether two runs are equal."""
+  """Returns a case's errors, those of plain JAX, and whether two runs are equal."""
   import jax
 
   drawn = inputs(case)
@@ -115,8 +115,8 @@ def right(folder: Path, case: dict, platform: str) -> dict:
 
 
 def timed(folder: Path, case: dict, who: str, platform: str) -> dict:
-  """Milliseconds of a call, the kernels' or a peer's; the best of five."""
-  # About 30 ms on the chip at least, so that starting it does not count.
+  """Returns milliseconds of a call, the kernels' or a peer's; the best of five."""
+  # At least about 30 ms on the chip, so that the launch does not count.
   calls = int(np.clip(1e13 / case["flops"], 3, 20)) if platform == "gpu" else 2
   if who.startswith("torch"):
     seconds = peers.torch_seconds(case, who, calls)
@@ -129,7 +129,7 @@ def timed(folder: Path, case: dict, who: str, platform: str) -> dict:
 
 
 def child(flags) -> None:
-  """Does the steps that come in as JSON; each result is a line of the file."""
+  """Runs the steps that stdin lists as JSON; each result is a line of the file."""
   cases = {case["name"]: case for case in _manifest(flags.folder)["cases"]}
   for who, name, limit in json.loads(sys.stdin.read()):
     signal.alarm(limit)  # ends this process, wherever it is
@@ -145,7 +145,7 @@ def child(flags) -> None:
 
 
 def step(flags, case: dict, who: str, seconds: int) -> dict:
-  """What a step finds."""
+  """Runs a step and returns its result."""
   if who == "dry":
     return dry.read(flags.folder, case, sys.modules[__name__])
   if who == "right":
@@ -188,7 +188,7 @@ def drive(flags, steps: list, deadline: float) -> None:
 
 
 def main() -> None:
-  """All steps, right ones first and several at a time, and the tables."""
+  """Runs all steps, proofs first and several at a time, and prints the tables."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--out", type=Path, required=True, help="where results go")
   parser.add_argument("--folder", type=Path, default=Path(__file__).parent / "exported")

@@ -1,4 +1,4 @@
-"""What a check on a GPU found, as a table of this project's results."""
+"""The results of a check on a GPU, as a table of this project."""
 
 import json
 import re
@@ -8,13 +8,13 @@ from experiments import errors
 
 
 def rows(out: Path) -> tuple[str, list[dict], bool]:
-  """(the chip's name, rows, whether all that was checked is right).
+  """Returns (the chip's name, rows, whether all that was checked is right).
 
   Args:
     out: the folder that check.py wrote.
 
   Raises:
-    UserError: if it has no results.
+    UserError: if the folder has no results.
   """
   path = out / "results.jsonl"
   if not path.is_file():
@@ -30,13 +30,13 @@ def rows(out: Path) -> tuple[str, list[dict], bool]:
 
 
 def chip(name: str) -> str:
-  """A GPU's name as part of a file's: h100, h200, rtx4090."""
+  """Shortens a GPU's name to a part of a file's name: h100, h200, rtx4090."""
   short = re.search(r"RTX (PRO )?\d+|[A-Z]+\d+", name)
   return (short[0] if short else name.split(",")[0]).replace(" ", "").lower()
 
 
 def fastest(found: list[dict]) -> str:
-  """The tiles tried, the fastest of each kernel and size of head first."""
+  """Formats the tiles tried, the fastest of each kernel and size of head first."""
   tried: dict[str, list[tuple[float, str]]] = {}
   for row in found:
     if row["case"].startswith("tune_") and "ms" in row:

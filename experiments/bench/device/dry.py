@@ -10,24 +10,24 @@ _CALL = "@triton_kernel_call_ffi"
 
 
 class _Absent:
-  """Finds no module of ABSENT, as on a machine without them."""
+  """A finder that refuses the modules of ABSENT, as on a machine without them."""
 
   def find_spec(self, name, path=None, target=None):
-    """Raises ImportError for those modules; others it leaves to the next finder."""
+    """Raises ImportError for a module of ABSENT; leaves others to the next finder."""
     if name.split(".")[0] in ABSENT:
       raise ImportError(f"{name} is not to be had in a dry check")
 
 
 def read(folder: Path, case: dict, check) -> dict:
-  """Whether a case's files are whole and fit each other.
+  """Checks that a case's files are whole and fit each other.
 
   Args:
-    folder: of the exports.
-    case: of the manifest.
+    folder: the folder of the exports.
+    case: an entry of the manifest.
     check: the module check.py.
 
   Returns:
-    {ok, wrong, calls}: what does not fit, and the calls of kernels in the program.
+    {ok, wrong, calls}: what does not fit, and the kernel calls in the program.
   """
   if not any(isinstance(finder, _Absent) for finder in sys.meta_path):
     there = [name for name in ABSENT if name in sys.modules]
@@ -54,7 +54,7 @@ def read(folder: Path, case: dict, check) -> dict:
 
 
 def _lowered(program) -> str:
-  """An exported program as it is lowered again, for a GPU."""
+  """Lowers an exported program for a GPU again, and returns its text."""
   import jax
 
   arguments, _ = _shapes(program)
@@ -63,7 +63,7 @@ def _lowered(program) -> str:
 
 
 def _shapes(program):
-  """(positional, named) arguments, as shapes."""
+  """Returns a program's (positional, named) arguments, as shapes."""
   import jax
 
   shapes = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in program.in_avals]
@@ -71,7 +71,7 @@ def _shapes(program):
 
 
 def _inputs(program, case: dict):
-  """What differs between a program's inputs and the manifest's."""
+  """Yields each difference between a program's inputs and the manifest's."""
   ((given,), _) = _shapes(program)
   found = {name: [list(x.shape), x.dtype.name] for name, x in given.items()}
   for name, (shape, dtype, _) in case["inputs"].items():
@@ -82,7 +82,7 @@ def _inputs(program, case: dict):
 
 
 def _outputs(program) -> dict:
-  """{output: [shape, type]} of a program."""
+  """Returns {output: [shape, type]} of a program."""
   import jax
 
   found = jax.tree.unflatten(program.out_tree, program.out_avals)
@@ -90,7 +90,7 @@ def _outputs(program) -> dict:
 
 
 def _reference(folder: Path, case: dict, outputs: dict, check):
-  """What is wrong with a case's reference, or with the inputs it was made of."""
+  """Yields each fault of a case's reference, or of the inputs it was made from."""
   if check.checksum(check.inputs(case)) != case["checksum"]:
     yield "the inputs are not those of the reference: another NumPy?"
   with np.load(folder / case["files"]["reference"]) as want:

@@ -1,4 +1,4 @@
-"""The steps of check.py beside numbers and times: limits, and memory errors."""
+"""The steps of check.py for problems at limits, and for memory errors."""
 
 import json
 import re
@@ -12,7 +12,7 @@ TOOLS = ("memcheck", "racecheck")
 
 
 def limit(call) -> dict:
-  """Whether a problem at a limit agrees with a small one; half a bfloat16 digit."""
+  """Checks that a problem at a limit equals a small one to half a bfloat16 digit."""
   import jax
   import numpy as np
 
@@ -21,14 +21,14 @@ def limit(call) -> dict:
 
 
 def sanitized(check: str, folder: Path, name: str, tool: str, seconds: int) -> dict:
-  """What compute-sanitizer says of a case.
+  """Runs a case under compute-sanitizer and returns what the tool reports.
 
   Args:
-    check: the file check.py.
-    folder: of the exports.
-    name: of the case.
+    check: the path of check.py.
+    folder: the folder of the exports.
+    name: the name of the case.
     tool: one of TOOLS.
-    seconds: that it may take.
+    seconds: the time limit.
   """
   sanitizer = shutil.which("compute-sanitizer")
   if sanitizer is None:

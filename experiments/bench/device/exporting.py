@@ -2,9 +2,9 @@
 
 Each case is one function, {input: array} to {output or gradient: array}, exported for
 an H100 with the kernels' PTX in it: `check.py`, which is copied beside them, runs it
-where neither this library nor Triton is installed. With it lie, for the cases whose
-numbers are checked, the same in plain JAX in the same type, for the GPU and this CPU,
-and the definition's results in float64 (of large arrays, those at places drawn from a
+where neither this library nor Triton is installed. Cases whose results are checked also
+have the function in plain JAX in the same type, exported for the GPU and this CPU, and
+the definition's results in float64 (of large arrays, elements at places drawn from a
 seed). Inputs are drawn again from the seed. manifest.json lists it all.
 """
 
@@ -33,12 +33,12 @@ DEVICE = "NVIDIA H100"
 
 
 def rows(folder: Path, only: str = "", jobs: int = 2) -> tuple[list[dict], bool]:
-  """(the manifest's cases, whether all could be exported), written to a folder.
+  """Exports cases to a folder; returns (the manifest's cases, whether all succeeded).
 
   Args:
-    folder: made if need be; it is all that the other machine needs.
+    folder: made if it is not there; it is all that the other machine needs.
     only: a regular expression of the names of cases.
-    jobs: processes.
+    jobs: number of processes.
   """
   if importlib.util.find_spec("flatbuffers") is None:
     raise errors.UserError("jax.export needs flatbuffers: pip install flatbuffers")
@@ -73,12 +73,12 @@ def rows(folder: Path, only: str = "", jobs: int = 2) -> tuple[list[dict], bool]
 
 
 def write_all(group: list[dict], folder: Path) -> list[dict]:
-  """The manifest's entries of a group of cases, once their files are written."""
+  """Exports a group of cases and returns their entries in the manifest."""
   return [written(case, folder) for case in group]
 
 
 def written(case: dict, folder: Path) -> dict:
-  """A case's entry in the manifest; `failed` says why there is no export."""
+  """Exports a case; returns its entry in the manifest, with the reason in `failed`."""
   start, case = time.process_time(), case | {"files": {}}
   try:
     shapes = cases.shapes(case)
@@ -100,7 +100,7 @@ def written(case: dict, folder: Path) -> dict:
 
 
 def _references(case: dict, shapes: dict, folder: Path) -> None:
-  """Saves plain JAX's program, this CPU's, and the definition's results."""
+  """Saves the programs of plain JAX and of a dry run, and the definition's results."""
   with jax.default_matmul_precision("highest"):
     plain = export.export(
       jax.jit(cases.function(case, "plain")), platforms=["cpu", "cuda"]
@@ -131,19 +131,19 @@ def _save(case: dict, kind: str, exported, folder: Path) -> None:
 
 
 def kernels(exported: export.Exported) -> list[str]:
-  """The PTX of the Triton kernels that an export carries, each once."""
+  """Returns the PTX of the Triton kernels that an export carries, each once."""
   found = {}
   for text in re.findall(r'opaque = "((?:[^"\\]|\\.)*)"', exported.mlir_module()):
     data = zlib.decompress(_bytes(text))
     ptx = re.search(rb"\.version \d[^\0]*?\.entry[^\0]*?\n}", data)
     assert ptx, "a kernel's call holds no PTX"
-    # Without the lines of the source, whose names come behind the code.
+    # Without .loc lines: the source files that they name are listed behind the code.
     found[re.sub(r"\n\s*\.loc\s.*", "", ptx[0].decode())] = None
   return list(found)
 
 
 def _bytes(text: str) -> bytes:
-  """What MLIR wrote as a string: a backslash and two digits for a byte."""
+  """Returns the bytes of an MLIR string; a backslash and two digits are one byte."""
   plain = re.sub(
     r"\\([0-9A-Fa-f]{2}|.)",
     lambda m: chr(int(m[1], 16)) if len(m[1]) == 2 else m[1],
@@ -153,7 +153,7 @@ def _bytes(text: str) -> bytes:
 
 
 def assembled(ptx: str) -> dict:
-  """What the oldest assembler that users have says: registers, spilled bytes."""
+  """Assembles PTX with the oldest supported assembler: registers, spilled bytes."""
   name = re.search(r"\.entry (\w+)", ptx)
   version = re.search(r"\.version ([\d.]+)", ptx)
   chip = re.search(r"\.target (\w+)", ptx)

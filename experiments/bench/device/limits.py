@@ -1,8 +1,8 @@
 """Problems at the limits of addresses and launches, which no simulator has.
 
 Each is made, run and judged on the device: the arrays have more than 2^31 elements, so
-only the errors leave it. The rows at the far end must be those of a small problem that
-has the same queries and all the keys that they see.
+only the errors leave it. The rows at the far end must equal those of a small problem
+that has the same queries and all the keys that they see.
 """
 
 import functools
@@ -16,9 +16,9 @@ WINDOW, ROWS = 511, 128
 
 
 def cases(make) -> list[dict]:
-  """The cases; `make(group, kind, name, inputs, wrt, options)` is the cases' own."""
+  """Returns the cases; `make(group, kind, name, inputs, wrt, options)` builds one."""
   shapes = {
-    # 2.5e9 numbers in q, 4.9 GB.
+    # 2.5e9 elements in q, 4.9 GB.
     ("flash", "elements"): {"T": 300_000, "N": 64, "H": 128},
     ("flash", "backward_elements"): {"T": 300_000, "N": 64, "H": 128, "backward": True},
     ("decayed", "elements"): {"T": 300_000, "N": 64, "H": 128},
@@ -28,7 +28,10 @@ def cases(make) -> list[dict]:
 
 
 def function(case: dict, impl: str):
-  """{"seed"} to {"error", "size"}: the greatest difference, the greatest number."""
+  """Returns the function of a case, {"seed"} to {"error", "size"}.
+
+  "error" is the largest difference, "size" the largest element.
+  """
   run = {"flash": _flash, "decayed": _decayed}[case["kind"]]
   return functools.partial(run, impl, case["options"])
 
@@ -60,9 +63,7 @@ def _pulled(attend, arrays, slope):
 def _decayed(impl: str, options: dict, x: dict) -> dict:
   q, k, v = _drawn(x["seed"], options)
   k, v = (jnp.repeat(a, options["N"], axis=2) for a in (k, v))
-  fade = jnp.full(
-    q.shape[:3], -0.5, jnp.float32
-  )  # of what lies 256 back e^-128 is left
+  fade = jnp.full(q.shape[:3], -0.5, jnp.float32)  # of a token 256 back e^-128 is left
   attend = functools.partial(decayed_linear.attend, impl=impl)
   near = ROWS + 256
   many = attend(q, k, v, fade)[0][:, -ROWS:]
@@ -71,7 +72,7 @@ def _decayed(impl: str, options: dict, x: dict) -> dict:
 
 
 def _drawn(seed, options):
-  """Queries of all heads, keys and values of one, in bfloat16."""
+  """Draws queries of all heads, keys and values of one head, in bfloat16."""
   T, N, H = (options[name] for name in "TNH")
   keys = jax.random.split(jax.random.key(seed), 3)
   shapes = (1, T, N, H), (1, T, 1, H), (1, T, 1, H)

@@ -1,4 +1,4 @@
-"""What the kernels are timed beside, the order of the steps, and the tables."""
+"""The order of the steps, the peers that kernels are timed beside, and the tables."""
 
 import concurrent.futures
 import functools
@@ -10,14 +10,17 @@ from typing import Any
 WORKERS = 4  # processes that check numbers at the same time
 # Seconds that a step may take.
 LIMITS = {"right": 60, "dry": 60, "torch_flex": 90, "memcheck": 75, "racecheck": 75}
-# What the sanitizer, which is slow, is shown.
+# Cases for the sanitizer, which is slow.
 TINY = ("right_flash_t49", "right_decayed_bfloat16", "right_prefix_documents_bfloat16")
-# A peer that makes all scores gets no more than this many bytes of them.
+# The most bytes of scores for a peer that materialises all of them.
 SCORES = 5e9
 
 
 def groups(cases: list[dict], platform: str):
-  """Lists of lists of steps (who, case, seconds); those of one list run together."""
+  """Yields groups of lists of steps; the lists of a group run at the same time.
+
+  A step is (who, case, seconds).
+  """
   cases = [c for c in cases if "failed" not in c]
   kind = "kernel" if platform == "gpu" else "dry"
   right = [("right", c) for c in cases if c["group"] == "right" and kind in c["files"]]
@@ -43,12 +46,12 @@ def groups(cases: list[dict], platform: str):
 
 
 def dry(cases: list[dict]):
-  """The same, of steps that need no GPU, one after the other."""
+  """Yields one group of one list: the steps that need no GPU."""
   yield [_limited([("dry", case) for case in cases if "failed" not in case])]
 
 
 def machine() -> dict:
-  """The GPU, its driver, the assembler, and the versions of packages."""
+  """Returns the GPU, its driver, the assembler, and the versions of packages."""
   query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
   found = {}
   for name, command in (("gpu", query), ("ptxas", ["ptxas", "--version"])):
@@ -81,7 +84,7 @@ def together(function, arguments) -> None:
 
 
 def jax(case: dict, implementation: str):
-  """The case's function by jax.nn.dot_product_attention."""
+  """Returns the case's function by jax.nn.dot_product_attention."""
   import jax
 
   how = {"is_causal": case["options"].get("is_causal", False)}
@@ -104,7 +107,7 @@ def jax(case: dict, implementation: str):
 
 
 def jax_seconds(case: dict, run, calls: int) -> float:
-  """Seconds of a call of `run`, in a loop in which each waits for the one before."""
+  """Returns seconds of a call of `run`, in a loop where each needs the one before."""
   import jax
   import jax.numpy as jnp
 
@@ -129,7 +132,7 @@ def jax_seconds(case: dict, run, calls: int) -> float:
 
 
 def torch_seconds(case: dict, who: str, calls: int) -> float:
-  """Seconds of a call of PyTorch's attention, by the backend that `who` names."""
+  """Returns the seconds of a call of PyTorch's attention, by the backend in `who`."""
   import torch
   from torch.nn import attention, functional
   from torch.nn.attention import flex_attention as flex
@@ -170,7 +173,7 @@ def torch_seconds(case: dict, who: str, calls: int) -> float:
     return _best(several, calls)
   with attention.sdpa_kernel(backend):
     once()
-    if not case["wrt"]:  # a graph, since starting a short kernel takes longer than it
+    if not case["wrt"]:  # a graph, since launching a short kernel takes longer than it
       graph = torch.cuda.CUDAGraph()
       with torch.cuda.graph(graph):
         for _ in range(calls):
@@ -180,7 +183,7 @@ def torch_seconds(case: dict, who: str, calls: int) -> float:
 
 
 def _best(function, calls: int) -> float:
-  """The least seconds of a call, of five runs after one that does not count."""
+  """Returns the least seconds of a call in five runs, after one that does not count."""
   times = []
   for _ in range(6):
     start = time.perf_counter()
@@ -190,7 +193,7 @@ def _best(function, calls: int) -> float:
 
 
 def tables(cases: list[dict], rows: list[dict]) -> str:
-  """What was right, and milliseconds with TFLOP/s of the kernels and their peers."""
+  """Formats the checks, and ms (TFLOP/s) of the kernels and their peers, as text."""
   lines = ["", f"{'case':42} right equal  worst      error  plain's"]
   by = {(row["who"], row["case"]): row for row in rows}
   checked = ("right", "limit", "memcheck", "racecheck", "dry")

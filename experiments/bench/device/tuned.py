@@ -5,7 +5,7 @@ A tile is (queries, keys, warps, stages, the walked part where a mask applies).
 
 
 def cases(timing):
-  """The cases of each tile; `timing` makes one that is only timed."""
+  """Yields a case for each tile; `timing` builds one that is timed only."""
   from pallas_kernels.flash.triton_gpu import tiles as sizes
 
   usual = {"forward": (128, 128, 8, 2, 64), "queries": (128, 128, 8, 2, 64)}

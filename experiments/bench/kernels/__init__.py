@@ -1,6 +1,6 @@
-"""Compiled kernels, read: a module each, with `tpu`, `gpu` and `lowering`.
+"""Reads compiled kernels: a module each, with `tpu`, `gpu` and `jobs`.
 
-Each of the three prints a table and gives (its rows, whether its bounds hold). The
-folder's listing is the register: a module has the name of its pallas_kernels package,
-or of one problem that packages are compared on.
+`tpu` and `gpu` print a table and return (its rows, whether its bounds hold); `jobs`
+lists what `lowering` compiles. The folder's listing is the register: a module has the
+name of its pallas_kernels package, or of one problem that packages are compared on.
 """

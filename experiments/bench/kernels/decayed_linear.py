@@ -7,7 +7,7 @@ No other library has such a kernel for TPUs.
 
 The GPU table has, beside the kernels of flash-linear-attention with its own tiles,
 the instructions that warps issue for a token of a head: all of a program, its loop as
-often as it turns. Where the states are made in two passes, "ends" is the first one.
+often as it runs. Where the states are computed in two passes, "ends" is the first one.
 """
 
 import functools
@@ -25,21 +25,21 @@ from experiments.bench import tpu as schedules
 HEADS = ((64, 64), (80, 80), (96, 96), (128, 128), (192, 128), (256, 256))
 CAPABILITIES, CHIPS = (80, 90), (80, 89, 90, 100, 120)
 KERNELS = ("forward", "states", "backward")
-# Heads whose states are made in two passes where they are no wider than 128, and heads
-# that are enough for one.
+# N heads get their states in two passes where they are no wider than 128; MANY heads
+# are enough for one pass.
 T, N, MANY = 4096, 16, 64
 # Products a cycle of the matrix units, and bytes a cycle of the memory: 819 GB/s at
 # 1.5 GHz and 1640 GB/s at 1.75 GHz.
 PRODUCTS = {"v5e": 4 * 128 * 128, "v6e": 2 * 256 * 256}
 MEMORY = {"v5e": 546, "v6e": 937}
-# The least part of the matrix units' time that is used on v5e.
+# The least fraction of the matrix units' time that must be used on v5e.
 USED = 0.5
 
 
 def call(
   module, direction: str, H: int, E: int, dtype="bfloat16", capability=0, heads: int = N
 ):
-  """(a backend's forward or backward pass as a function, the shapes it takes)."""
+  """Returns (a backend's forward or backward pass, the shapes of its arguments)."""
 
   def shape(*sizes, dtype="float32"):
     return jax.ShapeDtypeStruct(sizes, jnp.dtype(dtype))
@@ -56,7 +56,7 @@ def call(
 
 
 def tpu() -> tuple[list[dict], bool]:
-  """(the table, whether v5e's matrix units are used enough); prints it."""
+  """Returns (the table, whether v5e's matrix units are used enough); prints it."""
   rows, fine = _shown(row for m in PRODUCTS for row in _tpu_rows(m, 128, 128))
   # The states' pass has one product for all that it reads: memory bounds it.
   used = [r["used"] for r in rows if (r["machine"], r["states"]) == ("v5e", "")]
@@ -64,9 +64,9 @@ def tpu() -> tuple[list[dict], bool]:
 
 
 def gpu() -> tuple[list[dict], bool]:
-  """(the table, whether nothing spills or needs more than fla); prints it.
+  """Returns (the table, whether nothing spills or needs more than fla); prints it.
 
-  Fla's states are made in one pass: the first of two is left out of the sums.
+  Fla computes its states in one pass: the first of our two is left out of the sums.
   """
   rows, holds = [], True
   for capability in CAPABILITIES:
@@ -87,7 +87,7 @@ def gpu() -> tuple[list[dict], bool]:
 
 
 def jobs() -> list[lowering.Job]:
-  """All sizes of heads on all machines, in float32 and float16 two of them."""
+  """Returns jobs for all head sizes on all machines, for two also in other types."""
   found = []
   for H, E in HEADS:
     found += [(tpu_rows, machine, H, E) for machine in bundles.TOPOLOGIES]
@@ -100,14 +100,14 @@ def jobs() -> list[lowering.Job]:
 
 
 def tpu_rows(machine: str, H: int, E: int) -> list[dict]:
-  """Every kernel for a TPU."""
+  """Compiles every kernel for a TPU."""
   return list(_tpu_rows(machine, H, E))
 
 
 def gpu_rows(
   capability: int, H: int, E: int, dtype="bfloat16", only: str = "", heads: int = N
 ) -> list[dict]:
-  """Every kernel for a GPU, or those with `only` in their names."""
+  """Compiles every kernel for a GPU, or those with `only` in their names."""
   return list(_gpu_rows(capability, H, E, dtype, only, heads))
 
 
@@ -143,7 +143,7 @@ def _tpu_rows(machine: str, H: int, E: int) -> Iterator[dict]:
 
 
 def _products(kernel: str, tile, H: int, E: int) -> float:
-  """Of two numbers, a token of a head: with its parts and with the state."""
+  """Returns multiplications a token and head: within its chunk, and with the state."""
   parts = tile.chunk // tile.inner
   seen = tile.inner * (parts + 1) / 2
   within = {"forward": seen * (H + E), "states": 0, "backward": seen * (3 * H + 2 * E)}
@@ -151,7 +151,7 @@ def _products(kernel: str, tile, H: int, E: int) -> float:
 
 
 def _bytes(kernel: str, tile, H: int, E: int) -> float:
-  """Read and written, a token of a head."""
+  """Returns the bytes that are read and written, a token and head."""
   state = H * E / tile.chunk
   return (
     2
@@ -202,7 +202,7 @@ def _gpu_row(whose, part, one, chunk, tile_h, tile_e, H, E, capability) -> dict:
   loops, warps = found.pop("loops"), one.options["num_warps"]
   down, along = -(-H // tile_h), -(-E // tile_e)
   kind = part.split()[0]
-  # A program of the states turns once a chunk, all others belong to one.
+  # A program of the states loops over the chunks, all others belong to one chunk.
   trips = {"output": down, "values": down, "keys": along}.get(kind, 1)
   programs = {"output": along, "values": along, "keys": down}.get(kind, down * along)
   turn = sum(loop["total"] for loop in loops)

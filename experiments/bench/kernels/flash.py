@@ -8,24 +8,30 @@ from experiments.bench import gpu as machine_code
 from experiments.bench import tpu as schedules
 
 HEADS = (32, 64, 80, 96, 128, (192, 128), 256)
-# Of GPUs; a feature is compiled for the second, which have the four kinds of products.
+# GPUs; features are compiled for KINDS, one of each kind of tensor-core product.
 CAPABILITIES, KINDS = (80, 89, 90, 100, 120), (80, 90, 100, 120)
 
 
 def tpu() -> tuple[list[dict], bool]:
-  """Compiled schedules beside splash attention's."""
+  """Compiles the TPU kernels and splash attention; prints and compares schedules.
+
+  Returns (rows, whether the bounds hold).
+  """
   return schedules.rows()
 
 
 def gpu() -> tuple[list[dict], bool]:
-  """Machine code beside that of fla's and tokamax's flash kernels."""
+  """Compiles the GPU kernels, fla's and tokamax's; prints and compares machine code.
+
+  Returns (rows, whether the bounds hold).
+  """
   return machine_code.rows()
 
 
 def jobs() -> list[lowering.Job]:
-  """All head sizes on all machines; each feature by itself with heads of 128.
+  """Returns jobs for all head sizes on all machines, and for each feature at size 128.
 
-  The numbers of queries, and features in float32, are tried where they choose tiles
+  Other numbers of queries, and features in float32, are tried where they choose tiles
   that the rest does not have.
   """
   found = []
@@ -51,7 +57,7 @@ def jobs() -> list[lowering.Job]:
 
 
 def tpu_rows(machine: str, H: int, V: int, feature: str) -> list[dict]:
-  """Both kernels with a feature, by default tiles."""
+  """Compiles both kernels with a feature and the default tiles."""
   given = schedules.features()[feature]
   sizes = {"N": 4, "K": 2, "H": H, "V": V}
   problem = schedules.Problem(given.program, given.sinks, **sizes)

@@ -7,11 +7,11 @@ Ours take the mask as a rule, which partial blocks compute, as the intervals tha
 given the tokens row by row: of tiles of this size those of whole rows visit as few
 blocks as any, by the simulator, and are the system's choice. Splash gets the same.
 
-What is counted, of both in the same way: for each visited block the bundles, which are
-cycles, of a grid step: all that is in no region under a condition, and the region that
-such a block runs, with or without the mask; and for each line of blocks all the other
-regions, which begin and end it. Grid steps that visit nothing are left out, and what
-only blocks with NaN, infinity or very large numbers run.
+Both are counted alike: for each visited block the bundles, which are cycles, of a grid
+step, namely all that are in no conditional region and those of the region that such a
+block runs, with or without the mask; and for each line of blocks all the other regions,
+which begin and end it. Grid steps that visit nothing are left out, and the code that
+only blocks with NaN, infinity or very large elements run.
 
 Our backward kernel leaves the gradients of the queries. Splash's leaves parts of them,
 one for each line of keys, in bfloat16, that XLA sums: `sums` has the least cycles in
@@ -44,7 +44,7 @@ MEMORY = 546
 
 
 def tpu() -> tuple[list[dict], bool]:
-  """(the table, whether our kernels take fewer bundles than splash's); prints it."""
+  """Returns (the table, whether ours take fewer bundles than splash's); prints it."""
   found = list(_rows())
   schedules.show(found)
   holds = True
@@ -63,12 +63,12 @@ def tpu() -> tuple[list[dict], bool]:
 
 
 def gpu() -> tuple[list[dict], bool]:
-  """Nothing of its own: the package `flash` has the kernel."""
+  """Returns no rows: the package `flash` has the GPU kernel."""
   return [], True
 
 
 def jobs() -> list[lowering.Job]:
-  """Both kernels with the mask as a rule, on every TPU."""
+  """Returns jobs for both kernels with the mask as a rule, on every TPU."""
   return [
     ("neighbourhood", functools.partial(lowered, machine))
     for machine in bundles.TOPOLOGIES
@@ -76,7 +76,7 @@ def jobs() -> list[lowering.Job]:
 
 
 def lowered(machine: str) -> list[dict]:
-  """Rows of the kernels for a machine."""
+  """Compiles both kernels for a machine."""
   rows = []
   for kernel in schedules.KERNELS:
     read, _ = _own(kernel, STEPS[1], masks.Neighborhood(GRID, WINDOW), machine)
@@ -116,7 +116,7 @@ def _rows() -> Iterator[dict]:
 def _row(
   kernel, whose, form, step, read: bundles.Kernel, regions, visits, lines
 ) -> dict:
-  """Bundles of a step of each kind, of a line's ends, and in all."""
+  """Returns the bundles of a step of each kind, of a line's ends, and in all."""
   taken = regions["full"] + regions["rare"]
   taken += regions["partial"] if whose == "attnjax" else 0
   ends = sum(region.all for region in read.regions) - taken
@@ -128,7 +128,7 @@ def _row(
 
 
 def _own(kernel: str, step: tuple[int, int], mask: masks.Mask, machine=MACHINE):
-  """(our compiled kernel, its visits of full and of partial blocks)."""
+  """Returns (our compiled kernel, its visits of full and of partial blocks)."""
   run, given, visits = call(kernel, step, mask)
   _, kernels = bundles.compile_for(machine, run, given)
   (read,) = (x for x in kernels if x.name == f"flash_{kernel}")
@@ -136,7 +136,7 @@ def _own(kernel: str, step: tuple[int, int], mask: masks.Mask, machine=MACHINE):
 
 
 def call(kernel: str, step: tuple[int, int], mask: masks.Mask):
-  """(our kernel as a function, the shapes it takes, its visits of both kinds)."""
+  """Returns (our kernel as a function, its arguments' shapes, visits of both kinds)."""
   T = math.prod(GRID)
   inner = min(step)
   tile = mosaic_tpu.Tile(*step, inner, inner)

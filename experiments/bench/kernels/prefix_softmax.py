@@ -1,10 +1,11 @@
 """The prefix softmax's kernels (`pallas_kernels.prefix_softmax`), compiled and read.
 
-They do little with each value they read: memory bounds them, if they are good. The TPU
-table has, for a chunk of 128 tokens, the bundles, which are cycles, of a long grid step
-beside the cycles in which the chip's memory delivers a chunk's values. The GPU table
-has registers, spills, shared memory and, by kind, the instructions of a chunk's trip;
-`a score` is those for each number of a value. No other library has these kernels.
+The kernels do little with each value they read: memory bounds them, if they are good.
+The TPU table has, for a chunk of 128 tokens, the bundles, which are cycles, of a long
+grid step beside the cycles in which the chip's memory delivers a chunk's values. The
+GPU table has registers, spills, shared memory and, by kind, the instructions of a
+chunk's trip; `a score` is the instructions for each element of a value. No other
+library has these kernels.
 """
 
 import functools
@@ -20,20 +21,20 @@ from experiments.bench import gpu as machine_code
 from experiments.bench import tpu as schedules
 
 HEADS = (64, 80, 96, 128, 192, 256)
-# Heads that are too few for a GPU, so that tokens are cut into parts, and enough.
+# FEW heads leave a GPU idle, so that tokens are cut into parts; MANY fill it.
 FEW, MANY = 16, 128
 CAPABILITIES, CHIPS = (80, 90, 100), (80, 89, 90, 100, 120)
 _CALL = "triton_kernel_call"
 T = 4096
 # Bytes a cycle: of memory, 819 GB/s at 1.5 GHz and 1640 GB/s at 1.75 GHz.
 MEMORY = {"v5e": 546, "v6e": 937}
-# The most cycles, of those that memory takes.
+# The most cycles, as multiples of those that memory takes.
 # Set after the first readings: they keep what was reached.
 BOUND = {"forward": 1.3, "backward": 2.0}
 
 
 def arguments(kernel: str, E: int, N: int = 1, dtype="bfloat16") -> tuple[Any, ...]:
-  """Shapes of what a backend's `forward` or `backward` takes."""
+  """Returns the shapes of the arguments of a backend's `forward` or `backward`."""
 
   def shape(*sizes, dtype="float32"):
     return jax.ShapeDtypeStruct(sizes, jnp.dtype(dtype))
@@ -46,12 +47,12 @@ def arguments(kernel: str, E: int, N: int = 1, dtype="bfloat16") -> tuple[Any, .
 
 
 def call(module, kernel: str, tiles) -> Callable:
-  """A backend's kernel as a function of `arguments`."""
+  """Returns a backend's kernel as a function of `arguments`."""
   return lambda *arrays: getattr(module, kernel)(*arrays, tiles=tiles)
 
 
 def tpu() -> tuple[list[dict], bool]:
-  """(the table, whether all is within BOUND of what memory takes); prints it."""
+  """Returns (the table, whether all is within BOUND of memory's cycles); prints it."""
   return _shown(
     _tpu_row(machine, kernel, 128, machine in MEMORY)
     for machine in MEMORY
@@ -60,12 +61,12 @@ def tpu() -> tuple[list[dict], bool]:
 
 
 def gpu() -> tuple[list[dict], bool]:
-  """(the table, whether nothing spills); prints it."""
+  """Returns (the table, whether nothing spills); prints it."""
   return _table(row for chip in CAPABILITIES for row in gpu_rows(chip, 128))
 
 
 def jobs() -> list[lowering.Job]:
-  """All sizes of a value on all machines, in float32 those that differ in tiles."""
+  """Returns jobs for all value sizes on all machines, for some also in float32."""
   found = []
   for E in HEADS:
     found += [(tpu_rows, machine, E) for machine in bundles.TOPOLOGIES]
@@ -76,7 +77,7 @@ def jobs() -> list[lowering.Job]:
 
 
 def tpu_rows(machine: str, E: int) -> list[dict]:
-  """Both kernels."""
+  """Compiles both kernels for a TPU."""
   return [_tpu_row(machine, kernel, E, False) for kernel in BOUND]
 
 
@@ -94,7 +95,7 @@ def _tpu_row(machine: str, kernel: str, E: int, compare: bool) -> dict:
   row |= {"bundles": read.bundles, "a chunk": round(chunk, 1)}
   problem = "estimate too low" if estimate < size else ""
   if compare:
-    # Values and results, and for the way back cotangents, of two bytes a number.
+    # Values and results, in the backward pass also cotangents, of two bytes an element.
     arrays = 2 if kernel == "forward" else 3
     memory = 2 * arrays * E * mosaic_tpu.LANES / MEMORY[machine]
     row |= {"memory": round(memory, 1), "ratio": round(chunk / memory, 2)}
@@ -105,7 +106,7 @@ def _tpu_row(machine: str, kernel: str, E: int, compare: bool) -> dict:
 
 
 def gpu_rows(capability: int, E: int, dtype="bfloat16", N: int = FEW) -> list[dict]:
-  """Both kernels."""
+  """Compiles both kernels for a GPU."""
   from pallas_kernels.flash.triton_gpu.tiles import limit
   from pallas_kernels.prefix_softmax import triton_gpu
 
@@ -119,7 +120,7 @@ def gpu_rows(capability: int, E: int, dtype="bfloat16", N: int = FEW) -> list[di
     one, block = gpu_calls.from_equation(found), (tiles.size, tiles.width)
     more = {"E": E, "dtype": dtype, "parts": tiles.parts}
     row = machine_code.row("attnjax", kernel, one, capability, block, **more)
-    # Small enough for all of them: nothing chooses tiles by memory.
+    # The limit of the smallest chip: tiles are not chosen by memory.
     row["estimate"] = limit(89)
     row["problems"] = machine_code.problems(row, row["estimate"])
     rows.append(row)
