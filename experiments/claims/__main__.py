@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def stale(root: Path, slug: str) -> list[str]:
-  """Returns in what a system's record differs from its claim file of today."""
+  """Returns how a system's record differs from its claim file of today."""
   record = records.read(root, slug)
   if not record:
     return [f"{slug}: not measured"]
@@ -101,7 +101,7 @@ def _by_protocol(slug: str, claims, root: Path) -> dict[str, Any]:
 
 
 def _bounds(module) -> dict[str, Any]:
-  """The record of a module from before the protocol."""
+  """Measures a module from before the protocol; returns the record."""
   start, found = time.monotonic(), []
   for claim in module.claims():
     bound = "" if claim.rule == REPORTED else f" {claim.rule}"

@@ -7,7 +7,7 @@ REPORTED = "reported"  # the rule of a number that has no bound
 
 @dataclasses.dataclass(frozen=True)
 class Bound:
-  """One statement of a paper and what came out here.
+  """A statement of a paper and its measurement here.
 
   Attributes:
     name: the statement, in a few words.
@@ -23,15 +23,15 @@ class Bound:
 
 
 def at_most(name: str, measured: float, bound: float) -> Bound:
-  """The claim that a number is not above a bound."""
+  """Returns the claim that a number is not above a bound."""
   return Bound(name, float(measured), f"<= {bound:g}", bool(measured <= bound))
 
 
 def at_least(name: str, measured: float, bound: float) -> Bound:
-  """The claim that a number is not below a bound."""
+  """Returns the claim that a number is not below a bound."""
   return Bound(name, float(measured), f">= {bound:g}", bool(measured >= bound))
 
 
 def reported(name: str, measured: float) -> Bound:
-  """A number without a bound, for the reader to judge."""
+  """Returns a number without a bound, for the reader to judge."""
   return Bound(name, float(measured), REPORTED, True)

@@ -12,7 +12,7 @@ NOT_NEEDED = "the task does not need it"
 NOT_TESTABLE = "not testable here"
 VERDICTS = (REPRODUCED, NOT_REPRODUCED, NOT_NEEDED, NOT_TESTABLE)
 
-# What a row is in a comparison. "without" is the same model with the mechanism's output
+# The roles of a row in a comparison. "without" is the mechanism's model with its output
 # replaced by zero; "broken" must miss the rule; "unable" cannot see the answer, is
 # shown and carries no claim.
 KINDS = ("mechanism", "without", "baseline", "rival", "broken", "unable")
@@ -20,12 +20,12 @@ KINDS = ("mechanism", "without", "baseline", "rival", "broken", "unable")
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-  """What one training of a row came to.
+  """The result of training a row once.
 
   Attributes:
-    value: on test data, what the claim is about.
-    validation: the same on validation data, by which a rate is chosen.
-    parameters: how many numbers were trained.
+    value: the score on test data, which the claim is about.
+    validation: the score on validation data, by which a rate is chosen.
+    parameters: number of trained parameters.
   """
 
   value: float
@@ -38,9 +38,9 @@ class Row:
   """A model that is trained and scored.
 
   Attributes:
-    name: stands in the table.
+    name: the row's name in the table.
     kind: one of KINDS.
-    train: (learning rate, seed) to its Score.
+    train: (learning rate, seed) to a Score.
   """
 
   name: str
@@ -58,14 +58,14 @@ class Quality:
   Attributes:
     sentence: what is claimed, a whole sentence.
     source: its place in the paper: "section 4.2, table 3".
-    unit: of the scores.
+    unit: the unit of the scores.
     better: "more" or "less".
     rows: one "mechanism", one "without", one "baseline" and one "broken" at least.
     against: the name of the row that the mechanism is compared with.
-    margin: in the unit of the scores; below 0 the mechanism may be so much worse.
+    margin: in the unit of the scores; if negative, the mechanism may be so much worse.
     rates: learning rates; every row takes its best, by the first seed's validation.
-    seeds: of data, initial weights and order; three at least.
-    paper: what the paper has for the difference, or None.
+    seeds: seeds of data, initial weights and order; three at least.
+    paper: the difference in the paper, or None.
   """
 
   sentence: str
@@ -101,14 +101,14 @@ class Quality:
 
   @property
   def rule(self) -> str:
-    """The rule in words."""
+    """Returns the rule in words."""
     return (
       f"{self.better} than {self.against} by over {self.margin:g} {self.unit} and by"
       " twice the standard error"
     )
 
   def verdict(self, values: Mapping[str, Sequence[float]]) -> tuple[str, str]:
-    """Returns (one of VERDICTS, what came out) for each row's values over the seeds."""
+    """Returns (one of VERDICTS, the reason) from each row's values over the seeds."""
     kinds: dict[str, list[str]] = {}
     for row in self.rows:
       kinds.setdefault(row.kind, []).append(row.name)
@@ -130,7 +130,7 @@ class Quality:
     return gain > self.margin and gain > 2 * error + min(self.margin, 0.0)
 
   def _gain(self, values, others) -> tuple[float, float]:
-    """(how much better the first mean is, the standard error of the difference)."""
+    """Returns (how much better the first mean is, the standard error of that gain)."""
     sign = 1.0 if self.better == "more" else -1.0
     one, two = np.asarray(values, float), np.asarray(others, float)
     error = math.sqrt(sum(x.var(ddof=1) / x.size for x in (one, two)))
@@ -139,12 +139,12 @@ class Quality:
 
 @dataclasses.dataclass(frozen=True)
 class Sized:
-  """What is measured at several sizes.
+  """A row that is measured at several sizes.
 
   Attributes:
-    name: stands in the table.
-    kind: one of KINDS, without "without".
-    measure: size to a number, of seconds, bytes or FLOPs.
+    name: the row's name in the table.
+    kind: one of KINDS except "without".
+    measure: a size to the cost there, in seconds, bytes or FLOPs.
   """
 
   name: str
@@ -163,10 +163,10 @@ class Cost:
     rows: one "mechanism", a "rival" or "baseline", and a "broken" row, which misses
       the rule.
     sizes: four at least, increasing.
-    exponent: the fitted power of the size may be so large; None for no such rule.
+    exponent: the largest fitted power of the size; None for no such rule.
     against: with `ratio`, the row whose cost at the largest size is divided by the
       mechanism's.
-    ratio: that quotient is so large, at least; None for no such rule.
+    ratio: the least such quotient; None for no such rule.
   """
 
   sentence: str
@@ -193,13 +193,13 @@ class Cost:
 
   @property
   def rule(self) -> str:
-    """The rule in words."""
+    """Returns the rule in words."""
     if self.exponent is not None:
       return f"grows at most as size^{self.exponent:g}"
     return f"{self.against} costs {self.ratio:g} times as much, at {self.sizes[-1]}"
 
   def verdict(self, values: Mapping[str, Sequence[float]]) -> tuple[str, str]:
-    """Returns (one of VERDICTS, what came out) for each row's values over the sizes."""
+    """Returns (one of VERDICTS, the reason) from each row's values over the sizes."""
     for row in self.rows:
       if row.kind == "broken" and self._number(row.name, values)[1]:
         return NOT_TESTABLE, f"the rule cannot be missed: {row.name} meets it"
@@ -209,7 +209,7 @@ class Cost:
     return (REPRODUCED if holds else NOT_REPRODUCED), f"{word} {number:.3g}"
 
   def _number(self, name, values) -> tuple[float, bool]:
-    """(the number that the rule is about, whether it holds) for a row."""
+    """Returns (the exponent or ratio of a row, whether the rule holds for it)."""
     if self.exponent is not None:
       power = float(np.polyfit(np.log(self.sizes), np.log(values[name]), 1)[0])
       return power, power <= self.exponent

@@ -23,7 +23,7 @@ def fit(
     model: the parameters; they are not donated.
     steps: number of updates; step i uses fold_in(key(seed), i).
     optimizer: an optax chain.
-    seed: of the batches.
+    seed: the seed of the batches.
   """
 
   def update(carry, i):
@@ -42,10 +42,10 @@ def fit(
 
 
 def spread(weight: jax.Array, inputs: int, gain: float = 1.0) -> jax.Array:
-  """The weight with a standard deviation of gain / inputs^0.5; constants as they are.
+  """Rescales a weight to the deviation gain / inputs^0.5; constants stay as they are.
 
-  Papers begin with 0.02, for hundreds of channels: a few dozen then learn nothing for
-  long.
+  Papers begin with 0.02, for hundreds of channels: a few dozen channels then learn
+  nothing for long.
   """
   deviation = np.asarray(weight).std()
   return weight * (gain * inputs**-0.5 / deviation) if deviation else weight

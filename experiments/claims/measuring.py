@@ -54,7 +54,7 @@ class Kept:
 
   @property
   def seconds(self) -> float:
-    """What all that is known took to measure."""
+    """Returns the seconds that all known numbers took to measure."""
     return sum(line["seconds"] for line in self.known.values())
 
   def _read(self, text: str) -> None:
@@ -67,7 +67,7 @@ class Kept:
 
 
 def measured(claim, number: int, kept: Kept, say: Say) -> dict[str, Any]:
-  """Returns the record of a claim, which is the `number`-th of its file."""
+  """Measures a claim, the `number`-th of its file, and returns its record."""
   record = {"sentence": claim.sentence, "source": claim.source}
   if isinstance(claim, NotTestable):
     return record | {"verdict": "not testable here", "said": claim.reason, "rows": []}

@@ -1,4 +1,4 @@
-"""What is kept of a system's claims: results/claims/<slug>.json."""
+"""The records of claims, one file a system: results/claims/<slug>.json."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ BEFORE = "measured before the protocol"
 
 
 def path(root: Path, slug: str) -> Path:
-  """Returns where a system's record is."""
+  """Returns the path of a system's record."""
   return root / "results" / "claims" / f"{slug}.json"
 
 

@@ -19,7 +19,7 @@ Draw = Callable[[jax.Array, int], tuple[jax.Array, jax.Array]]
 
 
 def mechanism(slug: str, **options) -> contract.Constructor:
-  """A system's layers for the vision host, as a config would name them."""
+  """Returns the constructor of a system's layers for the vision host."""
   return contract.constructor(slug, options, vision.FORMS)
 
 
@@ -38,7 +38,7 @@ def train(
   seed: int = 0,
   host: type[vision.Model] = vision.Model,
 ) -> vision.Model:
-  """A trained model; the options are those of the host, and Adam's."""
+  """Trains a model with Adam on drawn images; the other options are the host's."""
   model = host(
     [build],
     channels=channels,
@@ -63,7 +63,7 @@ def train(
 def answers(
   model: vision.Model, draw: Draw, *, batches: int = 8, batch: int = 128
 ) -> tuple[np.ndarray, np.ndarray]:
-  """The model's classes and the right ones, of images not seen in training."""
+  """Returns (the model's classes, the labels) of images not seen in training."""
 
   @jax.jit
   def run(model, key):
@@ -77,15 +77,15 @@ def answers(
 
 
 def accuracy(model: vision.Model, draw: Draw, **options) -> float:
-  """The share of right answers; options as in `answers`."""
+  """Returns the share of right answers; options as in `answers`."""
   guessed, labels = answers(model, draw, **options)
   return float((guessed == labels).mean())
 
 
 def seconds(run: Callable[[], Any], repeats: int) -> float:
-  """Seconds of the processor a run, on all cores: the least mean of so many runs.
+  """Returns CPU seconds a run, on all cores: the least mean of `repeats` runs.
 
-  Of this process alone: what else runs on the machine hardly counts.
+  Only this process is measured: other work on the machine hardly counts.
   """
   jax.block_until_ready(run())
   found = []
@@ -98,5 +98,5 @@ def seconds(run: Callable[[], Any], repeats: int) -> float:
 
 
 def jitted(function: Callable, *arguments) -> Callable[[], Any]:
-  """The compiled function with its arguments, to be timed."""
+  """Returns the compiled function bound to its arguments, to be timed."""
   return functools.partial(jax.jit(function), *arguments)

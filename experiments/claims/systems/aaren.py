@@ -63,7 +63,7 @@ def claims() -> Iterator[Bound]:
 
 
 def _size(layer, options) -> int:
-  """Parameters of the layer at D = 512."""
+  """Returns the number of parameters of the layer at D = 512."""
   shapes = nnx.eval_shape(lambda: layer(512, heads=8, **options, rngs=nnx.Rngs(0)))
   return sum(math.prod(x.shape) for x in jax.tree.leaves(shapes))
 
@@ -82,14 +82,14 @@ class _Forecaster(nnx.Module):
 
 
 def _positions(length: int) -> jax.Array:
-  """Sines and cosines of geometrically falling frequencies, (T, WIDTH)."""
+  """Returns sines and cosines of geometrically falling frequencies, (T, WIDTH)."""
   rate = 1e4 ** (-jnp.arange(WIDTH // 2) * 2 / WIDTH)
   angle = jnp.arange(length)[:, None] * rate
   return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=1)
 
 
 def _series(key: jax.Array) -> jax.Array:
-  """(BATCH, LENGTH + 1): three sines of random period, phase and size, and noise."""
+  """Draws (BATCH, LENGTH + 1): three sines of random period, phase, size, and noise."""
   keys = jax.random.split(key, 4)
   shape = (BATCH, 3, 1)
   period = jnp.exp(jax.random.uniform(keys[0], shape, minval=1.8, maxval=3.7))
@@ -101,7 +101,7 @@ def _series(key: jax.Array) -> jax.Array:
 
 
 def _forecast(slug: str, options: dict) -> float:
-  """Mean squared error of the next value on new series."""
+  """Trains a forecaster; returns the mean squared error on new series."""
   graph, model = nnx.split(_Forecaster(slug, {"heads": 4} | options, rngs=nnx.Rngs(0)))
 
   def loss(model, key):
@@ -119,7 +119,7 @@ def _optimizer(rate: float):
 
 
 def _streams() -> Iterator[Bound]:
-  """How the time of a whole stream, token by token, grows with its length."""
+  """Yields bounds on the time and the state of a stream that comes token by token."""
   ours = aaren.Layer(WIDTH, form="causal", rngs=nnx.Rngs(0))
   theirs = dot_product.Layer(WIDTH, form="causal", **SOFTMAX, rngs=nnx.Rngs(0))
 
@@ -134,7 +134,7 @@ def _streams() -> Iterator[Bound]:
   @jax.jit
   def anew(layer, x):
     def body(t):
-      # Every key and value so far is made anew, for one query.
+      # Every key and value so far is recomputed, for one query.
       seen = jnp.arange(x.shape[0]) <= t
       q, k, v = layer.qkv((x * seen[:, None])[None], jnp.arange(x.shape[0]))
       q = jax.lax.dynamic_slice_in_dim(q, t, 1, axis=1)
@@ -167,9 +167,9 @@ def _seconds(task) -> float:
 
 
 def _recall(slug: str) -> float:
-  """Accuracy on new texts of a language model, with short convolutions, after training.
+  """Trains a language model with short convolutions; returns its accuracy on new texts.
 
-  The convolution lets a value's place know its key: one layer of attention is enough.
+  The convolution tells a value's position its key: one layer of attention is enough.
   """
   task = mqar.task(vocab=64, length=32, pairs=4, random_non_queries=False)
   build = constructor(slug, {"heads": 2}, ("causal",))

@@ -66,7 +66,7 @@ def claims() -> Iterator[Bound]:
 
 
 def draw(key: jax.Array, number: int) -> tuple[jax.Array, jax.Array]:
-  """Images (B, 12, 12, 4): red, green, blue, nearness; the nearest blob's colour."""
+  """Draws images (B, 12, 12, 4), RGB and nearness, and the nearest blob's colour."""
   keys = jax.random.split(key, 5)
   colour = jax.random.randint(keys[0], (number, BLOBS), 0, len(COLOURS))
   shift = jax.random.uniform(keys[1], (number, 1), maxval=SHIFT)
@@ -81,7 +81,7 @@ def draw(key: jax.Array, number: int) -> tuple[jax.Array, jax.Array]:
 
 
 def texture(key: jax.Array, number: int) -> tuple[jax.Array, jax.Array]:
-  """Images (B, 12, 12, 1), and whether they are alike along columns."""
+  """Draws images (B, 12, 12, 1), and 1 where cells are alike along columns, else 0."""
   keys = jax.random.split(key, 4)
   # Along each row a chain of signs that mostly stay.
   stay = jax.random.bernoulli(keys[0], ALIKE, (number, SIDE, SIDE))
@@ -99,7 +99,7 @@ def _enlarged(cells):
 
 
 def _time(layer) -> float:
-  """Seconds of a layer's result for the tokens of one image."""
+  """Returns the seconds of a layer for the tokens of one image."""
   side = round(TOKENS**0.5)
   made = layer(WIDTH, form="image", heads=4, rngs=nnx.Rngs(0))
   x = jax.random.normal(jax.random.key(0), (1, side, side, WIDTH))

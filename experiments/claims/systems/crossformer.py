@@ -22,7 +22,7 @@ from experiments.claims.tasks import far_mark
 from experiments.claims.tasks.far_mark import Task
 from experiments.claims.vision import mechanism
 
-# The definitions: at 64 tokens they take the least time, mostly of compiling.
+# The reference: at 64 tokens it takes the least time, most of which is compilation.
 GROUPS = {"heads": 4, "group": 4, "impl": "reference"}
 SMALL, LARGE = (Task(side=side, clutter=True) for side in (far_mark.SIDE, 24))
 

@@ -38,7 +38,7 @@ def claims() -> Iterator[Bound]:
 
 
 def _memory(impl: str, length: int) -> int:
-  """Temporary bytes of forward and backward for q, k and v (1, T, N, H)."""
+  """Returns temporary bytes of forward and backward for q, k and v (1, T, N, H)."""
   shape = jax.ShapeDtypeStruct((1, length, HEADS, HEAD), jnp.float32)
 
   def total(q, k, v):

@@ -50,7 +50,7 @@ def claims() -> Iterator[Bound]:
 
 
 class Net(nnx.Module):
-  """Lists of as many scales, the encoder, a linear head with a logit a quarter."""
+  """Scale tokens, the encoder, and a linear head with a logit for each quarter."""
 
   def __init__(self, scales: int, *, rngs: nnx.Rngs):
     self.projections = nnx.List(
@@ -72,7 +72,7 @@ class Net(nnx.Module):
     self.scales = scales
 
   def __call__(self, maps):
-    """The logits; `maps` from fine to coarse."""
+    """Returns the logits (B, 4); `maps` go from fine to coarse."""
     parts = [project(x) for project, x in zip(self.projections, maps[::-1])]
     lists = duoformer.scale_tokens(parts)
     if self.scales > 1:
@@ -91,7 +91,7 @@ class Backbone(nnx.Module):
     )
 
   def __call__(self, x):
-    """The maps, from fine to coarse."""
+    """Returns the maps, from fine to coarse."""
     maps = []
     for part in self.convolutions:
       x = part(x)
@@ -101,7 +101,7 @@ class Backbone(nnx.Module):
 
 
 def draw(key: jax.Array, number: int) -> tuple[jax.Array, jax.Array]:
-  """Images (B, 32, 32, 1), and 1 for each quarter that holds both (B, 4)."""
+  """Draws images (B, 32, 32, 1), and 1 for each quarter that holds both (B, 4)."""
   keys = jax.random.split(key, 4)
   spot = jax.random.randint(keys[0], (number, 4, 2), RADIUS, SIDE // 2 - RADIUS + 1)
   corner = jnp.stack(jnp.divmod(jnp.arange(4), 2), axis=-1) * (SIDE // 2)
@@ -122,7 +122,7 @@ def _discs(centres):
 
 
 def _points(scales: int, steps: int) -> float:
-  """Per cent of right answers of a trained net."""
+  """Trains a net; returns per cent of right answers."""
   backbone = Backbone(rngs=nnx.Rngs(1))
 
   def loss(model, key):
@@ -144,5 +144,5 @@ def _points(scales: int, steps: int) -> float:
 
 
 def _spread(weight: jax.Array) -> jax.Array:
-  """A matrix or table of the same spread everywhere; others as they are."""
+  """Rescales a matrix or table to one spread; other weights stay as they are."""
   return weight if weight.ndim < 2 else spread(weight, DIM)

@@ -60,7 +60,7 @@ def _constructor(slug: str, **options):
 
 
 class _Random(nnx.Module):
-  """Dot-product attention to the KEEP keys of the past with the greatest numbers."""
+  """Dot-product attention to KEEP random keys of the past, the same in all texts."""
 
   def __init__(self, dim: int, *, layers: int, rngs: nnx.Rngs):
     del layers
@@ -78,12 +78,12 @@ class _Random(nnx.Module):
 
 
 def _accuracy(build, steps: int = STEPS) -> float:
-  """The share of right answers after training."""
+  """Trains a model; returns the share of right answers."""
   vocab = 2 * KINDS + NOISE
   model: Any = language.Model(
     [build], vocab=vocab, dim=WIDTH, depth=1, conv=CONV, tied=False, rngs=nnx.Rngs(0)
   )
-  # Near the identity, where it begins, a value's place hardly tells its key.
+  # Near the identity, its initial value, a value's position hardly knows its key.
   taps = model.stack.blocks[0].conv.kernel
   taps[...] = jnp.full(taps.shape, CONV**-0.5)
 
@@ -106,7 +106,7 @@ def _accuracy(build, steps: int = STEPS) -> float:
 
 
 def _texts(key: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Tokens (BATCH, LENGTH): noise with pairs, then their keys; the values."""
+  """Draws tokens (BATCH, LENGTH), noise with pairs, then their keys; and the values."""
 
   def one(key):
     parts = jax.random.split(key, 5)
@@ -122,7 +122,7 @@ def _texts(key: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def _decoded() -> float:
-  """The largest difference of decoded outputs, relative to the largest output."""
+  """Returns the largest error of decoded outputs, relative to the largest output."""
   layer = dynamic_mask.Layer(
     WIDTH, form="causal", heads=2, keep_keys=KEEP, rngs=nnx.Rngs(0)
   )

@@ -50,7 +50,7 @@ MARKED, COPIED, COPY_LENGTH, COPY_WIDTH = 0.05, 16, 64, 32
 
 
 def claims() -> Iterator[Bound]:
-  """What the paper claims, as it is measured."""
+  """Yields the paper's claims as they are measured."""
   recall = functools.cache(functools.partial(_recall, _texts(0, EXAMPLES)))
   softmax, normalised, linear = (
     recall(kind, SMALL) for kind in ("softmax", "normalised", "linear")
@@ -72,7 +72,7 @@ def claims() -> Iterator[Bound]:
 
 
 def _texts(seed: int, number: int) -> tuple[jax.Array, jax.Array]:
-  """Tokens and labels (number, LENGTH) of MQAR."""
+  """Draws tokens and labels (number, LENGTH) of MQAR."""
   rng = np.random.default_rng(seed)
   task = {"vocab": SYMBOLS, "length": LENGTH, "pairs": PAIRS}
   found = [
@@ -86,7 +86,7 @@ def _texts(seed: int, number: int) -> tuple[jax.Array, jax.Array]:
 
 
 def _recall(texts, kind: str, size: int) -> float:
-  """The share of keys of new texts whose value a trained model tells."""
+  """Trains a model; returns the share of keys of new texts whose value it tells."""
   options = {"kind": kind, "heads": 1, "state_size": size}
   build = contract.constructor("dynamical_systems", options, language.FORMS)
   model = language.Model(
@@ -138,7 +138,7 @@ class _Copier(nnx.Module):
 
 
 def _copy(coupled: bool) -> float:
-  """The cross-entropy of the last marked symbol after training."""
+  """Trains a model; returns its cross-entropy of the last marked symbol."""
 
   def loss(model, key):
     keys = jax.random.split(key)

@@ -45,7 +45,7 @@ def claims() -> Iterator[Bound]:
 
 
 class _Model(nnx.Module):
-  """Content alone decides: no norm, no positions, no residual."""
+  """One layer without norm, positions or residual: content alone decides."""
 
   def __init__(self, gate, seed):
     rngs = nnx.Rngs(seed)
@@ -66,7 +66,7 @@ class _Model(nnx.Module):
 
 
 def _train(gate: str, null: bool, seed: int = 0) -> tuple[float, float]:
-  """The mean squared error, and the attention of non-triggers to the first token."""
+  """Trains a model; returns (squared error, first token's weight at non-triggers)."""
 
   def loss(model, key):
     x, y = _batch(key, null, BATCH)
@@ -82,7 +82,7 @@ def _train(gate: str, null: bool, seed: int = 0) -> tuple[float, float]:
 
 
 def _batch(key, null, size):
-  """Tokens (B, T, 2 + F): first flag, trigger flag, features; targets (B, T, F)."""
+  """Draws tokens (B, T, 2 + F): first, trigger, features; and targets (B, T, F)."""
   key, other = jax.random.split(key)
   feature = jax.random.normal(key, (size, LENGTH, FEATURES))
   first = jnp.zeros((size, LENGTH, 1)).at[:, 0].set(1)

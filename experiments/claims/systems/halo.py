@@ -44,7 +44,7 @@ def claims() -> Iterator[Bound]:
 
 
 def draw(key: jax.Array, number: int) -> tuple[jax.Array, jax.Array]:
-  """Images (B, 12, 12, 2) with a dot in each channel, and the number of the offset."""
+  """Draws images (B, 12, 12, 2), a dot in each channel, and the offset's number."""
   keys = jax.random.split(key, 3)
   label = jax.random.randint(keys[0], (number,), 0, SPAN**2 - 1)
   offset = label + (label >= SPAN**2 // 2)  # not the same place
@@ -60,7 +60,7 @@ def draw(key: jax.Array, number: int) -> tuple[jax.Array, jax.Array]:
 
 
 class _Host(vision.Model):
-  """The answer is that of the first dot's token."""
+  """A classifier that answers at the first dot's token."""
 
   def __call__(self, images, *, key=None):
     x = self.features(images, key=key)[-1]
@@ -69,7 +69,7 @@ class _Host(vision.Model):
 
 
 class _Convolution(nnx.Module):
-  """3 x 3 pixels to few channels, and those to D."""
+  """A convolution of 3 x 3 pixels to few channels, and a projection of these to D."""
 
   form = "image"
 

@@ -43,7 +43,7 @@ def _points(slug: str, **options) -> float:
 
 
 def _time(make, **options) -> float:
-  """Seconds of a layer's result for one image."""
+  """Returns the seconds of a layer for one image."""
   layer = make(WIDTH, form="image", rngs=nnx.Rngs(0), **options)
   x = jax.random.normal(jax.random.key(0), (1, SIDE, SIDE, WIDTH))
   return seconds(jitted(lambda layer, x: layer(x), layer, x), 5)

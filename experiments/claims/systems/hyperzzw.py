@@ -77,7 +77,7 @@ def claims() -> Iterator[Bound]:
 
 
 def _digits():
-  """Images (B, 8, 8, 1) and labels to learn from, and others."""
+  """Loads images (B, 8, 8, 1) and labels to learn from, and others."""
   path = "datasets/data/digits.csv.gz"
   file = packaged.find("sklearn", path, install="scikit-learn")
   table = np.random.default_rng(0).permutation(np.loadtxt(file, delimiter=","))
@@ -96,7 +96,7 @@ def _trained(loss: Callable, model, learnt):
 
 
 def _tested(run: Callable, model, learnt, new):
-  """(accuracy, means of normalised channels, means of blocks) on new images."""
+  """Returns (accuracy, means of normalised channels, means of blocks) on new images."""
   kept = hyperzzw.Statistics()
   run(model, learnt[0], kept)
   logits, *means = run(model, new[0], hyperzzw.Statistics(kept.seen))
@@ -104,7 +104,7 @@ def _tested(run: Callable, model, learnt, new):
 
 
 def _terminator(model, images, pool):
-  """(logits, means of normalised channels, means of blocks)."""
+  """Returns (logits, means of normalised channels, means of blocks)."""
   x, maps, means = images, [], []
   for i, (block, extra) in enumerate(zip(model.blocks, model.extras)):
     y, _ = block.branches(x, [maps[i - 2 - n] for n in range(extra)], pool)
@@ -126,7 +126,7 @@ def _terminator_loss(model, images, labels, *, case):
 
 
 def _cut(model, case):
-  """Without the slow net's output its global branches give nothing."""
+  """Scales the slow net's output by case[1]; at 0 its global branches give nothing."""
 
   def cut(path, leaf):
     slow = ".branches.slow.out." in jax.tree_util.keystr(path)

@@ -54,7 +54,7 @@ def claims() -> Iterator[Bound]:
 
 
 def draw(key: jax.Array, number: int) -> tuple[jax.Array, jax.Array]:
-  """Images (B, 24, 24, 1), and the value of the marked tokens' neighbours."""
+  """Draws images (B, 24, 24, 1), and the value of the marked tokens' neighbours."""
   keys = jax.random.split(key, 5)
   label = jax.random.randint(keys[0], (number,), 0, 2)
   # One code and value for each token that is not marked, the neighbours first.
@@ -81,14 +81,14 @@ def draw(key: jax.Array, number: int) -> tuple[jax.Array, jax.Array]:
 
 
 def _cells(codes, values, mark):
-  """Patches (B, tokens, pixels): a code, a value, whether it is marked, and zeros."""
+  """Builds patches (B, tokens, pixels): a code, a value, a mark or none, and zeros."""
   values = jnp.repeat(values[..., None], WIDE, axis=-1)
   used = jnp.concatenate([codes, values, jnp.full_like(values, mark)], axis=-1)
   return jnp.pad(used, ((0, 0), (0, 0), (0, PATCH * PATCH - used.shape[-1])))
 
 
 def _entropy(model) -> float:
-  """Mean entropy of the rows that are not 0, of all blocks, heads and tokens."""
+  """Returns the mean entropy of nonzero rows, of all blocks, heads and tokens."""
   images, _ = draw(jax.random.key(10**6), 32)
   found = []
   for weights in model.weights(images):
@@ -102,7 +102,7 @@ def _entropy(model) -> float:
 
 
 def _growth(attend) -> float:
-  """The time of the long sequence in those of the short one."""
+  """Returns the time of the long sequence over that of the short one."""
   short, long = (
     seconds(jitted(attend, *jax.random.normal(jax.random.key(0), (3, 1, T, 2, 32))), n)
     for T, n in zip(LENGTHS, (20, 2))

@@ -50,7 +50,7 @@ def claims() -> Iterator[Bound]:
 
 
 def _times(impl: str) -> list[float]:
-  """Seconds a token and head at each length, in a process with one core."""
+  """Returns seconds a token and head at each length, in a process with one core."""
   context = multiprocessing.get_context("spawn")
   with context.Pool(1, initializer=_pin) as pool:
     return pool.apply(_measure, (impl,))
@@ -70,7 +70,7 @@ def _measure(impl: str) -> list[float]:
   for _ in range(30 if impl == "xla" else 2):
     for i, (task, length) in enumerate(zip(tasks, LENGTHS)):
       for _ in range(LENGTHS[-1] // length):
-        # Of this process alone: what else runs on the core does not count.
+        # CPU time of this process alone: other work on the core does not count.
         start = time.process_time()
         jax.block_until_ready(task())
         best[i] = min(best[i], (time.process_time() - start) / (length * heads))
@@ -120,7 +120,7 @@ class _Model(nnx.Module):
 
 
 def _text(key: jax.Array) -> jax.Array:
-  """(BATCH, LENGTH + 1) symbols, each drawn given the ORDER symbols before it."""
+  """Draws (BATCH, LENGTH + 1) symbols, each given the ORDER symbols before it."""
   # The chain is the same for all batches.
   table = 2 * jax.random.normal(jax.random.key(7), (SYMBOLS**ORDER, SYMBOLS))
   first, rest = jax.random.split(key)
@@ -134,7 +134,7 @@ def _text(key: jax.Array) -> jax.Array:
 
 
 def _loss(layer, options) -> float:
-  """Cross-entropy on new texts of a model with that layer, after training."""
+  """Trains a model with that layer; returns its cross-entropy on new texts."""
   mixer = functools.partial(layer, **options)
   graph, parameters = nnx.split(_Model(mixer, rngs=nnx.Rngs(0)))
 

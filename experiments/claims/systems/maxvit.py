@@ -52,7 +52,7 @@ def claims() -> Iterator[Bound]:
 
 
 def draw(key: jax.Array, number: int) -> tuple[jax.Array, jax.Array]:
-  """Images (B, 16, 16, 1), and 2 (the far colour) + (the near one) of each token."""
+  """Draws images (B, 16, 16, 1), and 2 (far colour) + (near one) of each token."""
   colours, noise = jax.random.split(key)
   tokens = jax.random.rademacher(colours, (number, SIDE, SIDE), jnp.float32)
   far = jnp.roll(tokens, (SIDE // 2, SIDE // 2), axis=(1, 2))
@@ -63,14 +63,14 @@ def draw(key: jax.Array, number: int) -> tuple[jax.Array, jax.Array]:
 
 
 class _Host(vision.Model):
-  """Every token has an answer."""
+  """A classifier with an answer at every token."""
 
   def __call__(self, images, *, key=None):
     return self.head(self.features(images, key=key)[-1])
 
 
 def _points(kind: str, size: int) -> tuple[float, float, float]:
-  """Accuracy of both answers, of the whole and of the detail, in per cent."""
+  """Trains a model; returns per cent right of both answers, the whole, the detail."""
   build = mechanism("maxvit", head_dim=8, size=size, kind=kind)
   model = train(build, draw, **TRAINING, batch=BATCH, rate=RATE, host=_Host)
   guessed, labels = answers(model, draw, batches=2)
@@ -80,7 +80,7 @@ def _points(kind: str, size: int) -> tuple[float, float, float]:
 
 
 def _time(side: int) -> float:
-  """Seconds of both attentions for one image."""
+  """Returns the seconds of both attentions for one image."""
   layers = [
     maxvit.Layer(WIDTH, head_dim=16, kind=kind, rngs=nnx.Rngs(0))
     for kind in ("window", "grid")

@@ -56,7 +56,7 @@ def claims() -> Iterator[Bound]:
 
 
 def _points(*dilations: int) -> float:
-  """Per cent of right answers of one block for each dilation."""
+  """Trains one block for each dilation; returns per cent of right answers."""
   options = {"heads": HEADS, "window": 3}
   builds = [mechanism("medvitv2", **options, dilation=d) for d in dilations]
   model = far_mark.train(builds, FAR, depth=len(builds))
@@ -81,7 +81,7 @@ class _Perceptron(nnx.Module):
 
 
 def _additive(key, number):
-  """32 normal inputs and four sums of a sine of each."""
+  """Draws 32 normal inputs and four sums of a sine of each."""
   one, two = jax.random.split(jax.random.key(7))
   height = jax.random.normal(one, (OUTPUTS, INPUTS))
   phase = jax.random.uniform(two, (OUTPUTS, INPUTS), maxval=2 * jnp.pi)
@@ -91,14 +91,14 @@ def _additive(key, number):
 
 
 def _mixed(key, number):
-  """Five normal inputs and a smooth function of them together."""
+  """Draws five normal inputs and a smooth function of them together."""
   x = jax.random.normal(key, (number, 5))
   y = jnp.sin(2 * x[:, 0]) * jnp.cos(x[:, 1]) + jnp.tanh(x[:, 2] * x[:, 3])
   return x, (y + 0.3 * x[:, 4])[:, None]
 
 
 def _error(model: Any, task) -> float:
-  """The mean squared error on new points after the training."""
+  """Trains a model; returns the mean squared error on new points."""
 
   def loss(model, key):
     x, y = task(key, BATCH)

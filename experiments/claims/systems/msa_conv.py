@@ -111,7 +111,7 @@ class _Transformer(nnx.Module):
 
 
 def _draw(key, number, side):
-  """Pairs of marks (B, side, side, 1), and on which side of the bright one is dark."""
+  """Draws images (B, side, side, 1) of pairs of marks, and the dark one's direction."""
   keys = jax.random.split(key, 3)
   label = jax.random.randint(keys[0], (number,), 0, len(SIDES))
   cells, tokens = side // CELL, CELL // PATCH
@@ -130,10 +130,10 @@ def _draw(key, number, side):
 
 
 def _spread(weight: jax.Array) -> jax.Array:
-  """A matrix of the same spread everywhere; positions and others as they are."""
+  """Rescales a matrix to one spread; positions and other weights stay as they are."""
   if weight.ndim not in (2, 3) or weight.shape[0] == SIDE // PATCH:
     return weight
-  # Or heads of that width.
+  # Weights with an axis of heads have WIDTH inputs.
   inputs = weight.shape[0] if weight.ndim == 2 else WIDTH
   return spread(weight, inputs, far_mark.GAIN)
 

@@ -142,7 +142,7 @@ class _Model(nnx.Module):
 
 
 def _batch(key):
-  """Features (B, 32, 32, 2 CODE + COLOURS) and the colours asked for."""
+  """Draws features (B, 32, 32, 2 CODE + COLOURS) and the colours asked for."""
   names, colours, offsets = jax.random.split(key, 3)
   shape = (BATCH, SIDE, SIDE)
   name = jax.random.normal(names, (*shape, CODE))
@@ -167,7 +167,7 @@ def _train(model: _Model) -> _Model:
 
 
 def _accuracy(model: _Model) -> tuple[float, float]:
-  """Of all tokens, and of those at the edges of blocks of 7 x 7."""
+  """Returns the accuracy of all tokens, and of those at the edges of 7 x 7 blocks."""
 
   @jax.jit
   def right(model, key):

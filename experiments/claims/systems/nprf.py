@@ -66,7 +66,7 @@ def _accuracy():
 
 
 def _commonest() -> float:
-  """The accuracy of guessing the most frequent symbol so far: what order-blind can."""
+  """Returns the accuracy of guessing the most frequent symbol so far, without order."""
   text = np.random.default_rng(0).integers(0, SYMBOLS, (512, LENGTH))
   guess = np.eye(SYMBOLS)[text].cumsum(axis=1).argmax(axis=2)
   return float((guess[:, BACK:] == text[:, :-BACK]).mean())
@@ -86,7 +86,7 @@ def _stability():
 
 
 def _seconds(impl: str, length: int) -> float:
-  """The least seconds of all cores in a forward and backward pass."""
+  """Returns the least CPU seconds of a forward and backward pass, on all cores."""
   keys = jax.random.split(jax.random.key(0), 4)
   inputs = [jax.random.normal(key, (1, length, 1, SIZE)) for key in keys[:3]]
   bias = jax.random.normal(keys[3], (1, 2 * length - 1)) / 4
@@ -102,7 +102,7 @@ def _seconds(impl: str, length: int) -> float:
   jax.block_until_ready(run(*inputs, bias))
   best = math.inf
   for _ in range(5):
-    # Of this process alone: what else runs on the machine does not count.
+    # CPU time of this process alone: other work on the machine does not count.
     start = time.process_time()
     jax.block_until_ready(run(*inputs, bias))
     best = min(best, time.process_time() - start)
@@ -143,7 +143,7 @@ class _Model(nnx.Module):
 
 
 def _train(rate, options, *, gain=0.0, absolute=False) -> tuple[np.ndarray, np.ndarray]:
-  """(accuracy, loss) of each seed on new texts."""
+  """Trains a model for each seed; returns each one's (accuracy, loss) on new texts."""
   mixer = functools.partial(nprf.Layer, **OPTIONS | options)
   make = functools.partial(_Model, mixer, gain, absolute)
   keys = jax.vmap(jax.random.key)(jnp.array(SEEDS))
@@ -157,7 +157,7 @@ def _train(rate, options, *, gain=0.0, absolute=False) -> tuple[np.ndarray, np.n
     right = logits.argmax(-1) == wanted
     return losses.mean(axis=(1, 2)), right.mean(axis=(1, 2))
 
-  # Adam works on each number by itself: the models learn as if alone.
+  # Adam is elementwise: the models learn as if alone.
   schedule = optax.warmup_cosine_decay_schedule(0, rate, 40, STEPS)
   models = fit(
     lambda models, key: measure(models, key)[0].sum(),

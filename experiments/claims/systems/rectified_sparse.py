@@ -57,7 +57,7 @@ def claims() -> Iterator[Bound]:
 
 
 def _heads(grid, noise: float, heads: int, size: int):
-  """q, k and v, (1, T, N, H), tokens in the order of rows."""
+  """Draws q, k and v, (1, T, N, H), with tokens in the order of rows."""
   keys = jax.random.split(jax.random.key(1), 6)
   places = jnp.stack(jnp.meshgrid(*map(jnp.arange, grid), indexing="ij"), axis=-1)
   places = places.reshape(-1, len(grid))
@@ -76,7 +76,7 @@ def _heads(grid, noise: float, heads: int, size: int):
 
 
 def _errors(noise: float) -> tuple[dict[str, float], float]:
-  """(the relative error of each form, the share of blocks that are rectifiable)."""
+  """Returns (the relative error of each form, the share of rectifiable blocks)."""
   order = partition.window_order(GRID, SIDE)
   heads = [x[:, order] for x in _heads(GRID, noise, HEADS, SIZE)]
   want = dot_product.attend(*heads)
@@ -102,7 +102,7 @@ def _errors(noise: float) -> tuple[dict[str, float], float]:
 
 
 def _times() -> tuple[float, float]:
-  """Seconds of softmax attention and of the rectified one."""
+  """Returns the seconds of softmax attention and of the rectified one."""
   order = partition.hilbert_order(LONG)
   heads = [x[:, order] for x in _heads(LONG, 0.3, 1, 64)]
   neighbours = jnp.asarray(rectified_sparse.touching(order, LONG, 128))

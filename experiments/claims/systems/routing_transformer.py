@@ -63,7 +63,7 @@ def claims() -> Iterator[Bound]:
 
 
 def _power(kind: str) -> float:
-  """The power of T with which products grow, c = w = T^0.5."""
+  """Returns the power of T with which FLOPs grow, for c = w = T^0.5."""
   flops = []
   for T in LENGTHS:
     count = round(T**0.5)
@@ -90,7 +90,7 @@ class _Block(nnx.Module):
 
 
 class _Model(nnx.Module):
-  """(tokens, clusters of both layers) to (logits, commitment loss, new clusters)."""
+  """A model of (tokens, clusters of both layers) to (logits, loss, new clusters)."""
 
   def __init__(self, mixer):
     rngs = nnx.Rngs(0)
@@ -102,7 +102,7 @@ class _Model(nnx.Module):
     self.head = nnx.Linear(WIDTH, DIGITS, rngs=rngs)
 
   def start(self):
-    """The clusters before training; None for layers without."""
+    """Returns the clusters before training; None for layers without clusters."""
     mixers = [block.mixer for block in self.blocks]
     return tuple(
       routing.Clusters.start(m.start_means(i)) if isinstance(m, routing.Layer) else None
@@ -118,7 +118,7 @@ class _Model(nnx.Module):
 
 
 def _accuracy(mixer, decay: float = DECAY) -> float:
-  """The share of right digits after training; decay: of the clusters' averages."""
+  """Trains with the clusters' `decay`; returns the share of right digits."""
   model: Any = _Model(mixer)
   rate = optax.warmup_cosine_decay_schedule(0, RATE, STEPS // 10, STEPS)
   optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
@@ -151,7 +151,7 @@ def _accuracy(mixer, decay: float = DECAY) -> float:
 
 
 def _texts(key: jax.Array):
-  """Colours, digits (DIGITS where hidden), answers, and which answers count."""
+  """Draws colours, digits (DIGITS where hidden), answers, and which answers count."""
 
   def one(key):
     parts = jax.random.split(key, 3)

@@ -82,7 +82,7 @@ class _Block(nnx.Module):
 
 
 class _Model(nnx.Module):
-  """Noisy images (B, 24, 24, 1), times (B,) and a guide to the velocity."""
+  """A model of noisy images (B, 24, 24, 1), times (B,) and a guide to the velocity."""
 
   def __init__(self, window: int, guided: bool, anchor_scale: int):
     rngs = nnx.Rngs(0)
@@ -115,7 +115,7 @@ class _Model(nnx.Module):
     return y.reshape(images.shape)
 
   def pairs(self) -> int:
-    """Of queries of the image and keys that they see."""
+    """Returns the number of pairs of an image's query and a key that it sees."""
     layout = self.layout
     mask = scale_dit.hierarchical_local_mask(layout)
     seen = mask.dense(layout.tokens, layout.tokens)[0, 0, : layout.high]
@@ -127,7 +127,7 @@ class _Model(nnx.Module):
 
 
 def _draw(key, number):
-  """(B, 24, 24, 1): a blob in each quarter, all of one sign."""
+  """Draws images (B, 24, 24, 1): a blob in each quarter, all of one sign."""
   one, two, three = jax.random.split(key, 3)
   half = SIDE // 2
   sign = jax.random.bernoulli(one, 0.5, (number, 1, 1, 1, 1)) * 2.0 - 1
@@ -162,12 +162,12 @@ def _train(model: _Model) -> _Model:
 
 
 def _spread(weight: jax.Array) -> jax.Array:
-  """A matrix of the same spread everywhere; others as they are."""
+  """Rescales a matrix to one spread; other weights stay as they are."""
   return spread(weight, weight.shape[0]) if weight.ndim == 2 else weight
 
 
 def _made(model: _Model) -> tuple[float, float]:
-  """Per cent of new images that are consistent, and how far they are from a guide."""
+  """Draws new images; returns per cent consistent, and their distance to the guide."""
 
   @jax.jit
   def run(model, key):

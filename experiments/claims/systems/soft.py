@@ -65,7 +65,7 @@ def claims() -> Iterator[Bound]:
 
 
 def draw(key: jax.Array, number: int, zoom: int = 1) -> tuple[jax.Array, jax.Array]:
-  """Images (B, 16 zoom, 16 zoom, 3), and whether both blobs have the same colour."""
+  """Draws images (B, 16 zoom, 16 zoom, 3), and whether both blobs have one colour."""
   keys = jax.random.split(key, 5)
   same = jax.random.bernoulli(keys[0], 0.5, (number,))
   first = jax.random.randint(keys[1], (number,), 0, COLOURS)
@@ -84,7 +84,7 @@ def draw(key: jax.Array, number: int, zoom: int = 1) -> tuple[jax.Array, jax.Arr
 
 
 def _memory(length: int) -> int:
-  """Bytes beside arguments and results, of a value with its gradients."""
+  """Returns the temporary bytes of a value with its gradients."""
 
   def total(q, v, landmarks):
     return jnp.sin(soft.attend(q, v, landmarks)).sum()
@@ -97,7 +97,7 @@ def _memory(length: int) -> int:
 
 
 class _Host(vision.Model):
-  """Positions are those of the grid of the training, interpolated."""
+  """A classifier whose positions are interpolated from the training's grid."""
 
   def _embed(self, images):
     x = self.patches(images)
@@ -134,7 +134,7 @@ class _Nystrom(nnx.Module):
 
 
 def _pseudo_inverse(matrix):
-  """By the normal equations, for a matrix that is not symmetric."""
+  """Computes the pseudo-inverse by normal equations: the matrix is not symmetric."""
   return (
     newton_inverse(matrix.mT @ matrix, iterations=20, gradient="autodiff") @ matrix.mT
   )

@@ -52,7 +52,7 @@ Choose = Callable[[Any, jax.Array, jax.Array], jax.Array]
 class Mixer(nnx.Module):
   """A sparsifiner layer whose keys are chosen by a function.
 
-  `choose` of (layer, q, k) gives the approximate weights; None: attention is dense.
+  `choose(layer, q, k)` returns the approximate weights; if None, attention is dense.
   """
 
   def __init__(self, dim: int, *, layers: int, rngs: nnx.Rngs):
@@ -69,7 +69,7 @@ class Mixer(nnx.Module):
     self.choose: Any = None
 
   def __call__(self, x: jax.Array, *, index: Any = 0) -> jax.Array:
-    """(B, H, W, D)."""
+    """Attends within images x (B, H, W, D)."""
     del index
     q, k, v = self.heads(x)
     if self.choose is None:
@@ -80,7 +80,7 @@ class Mixer(nnx.Module):
     return self.inner.out(out).reshape(x.shape)
 
   def heads(self, x: jax.Array) -> Any:
-    """q, k and v, (B, T, N, H)."""
+    """Projects x (B, H, W, D) to q, k and v, (B, T, N, H)."""
     rows = x.reshape(x.shape[0], -1, x.shape[-1])
     return self.inner.qkv(rows, jnp.arange(rows.shape[1]))
 
@@ -136,7 +136,7 @@ CHOICES: dict[str, Choose] = {
 
 
 def _with(model, choose):
-  """A copy of the model whose layers choose so."""
+  """Returns a copy of the model whose layers have `choose`."""
   graph, state = nnx.split(model)
   model = nnx.merge(graph, state)
   for block in model.blocks:
@@ -145,14 +145,14 @@ def _with(model, choose):
 
 
 def _tuned(model, choose):
-  """The model after more training with its keys chosen so."""
+  """Trains the model further with the keys of `choose`."""
   loss = functools.partial(far_mark.loss, task=FAR)
   optimizer = optax.adamw(optax.cosine_decay_schedule(RATE, TUNING))
   return fit(loss, _with(model, choose), steps=TUNING, optimizer=optimizer, seed=1)
 
 
 def _predicting(model):
-  """The model with predictors that learned its attention; all else is as it was."""
+  """Trains the model's predictors on its attention; other weights stay as they are."""
 
   def loss(predictors, key):
     images = far_mark.draw(key, far_mark.BATCH, FAR)[0]
@@ -173,7 +173,7 @@ def _predicting(model):
 
 
 def _inside(model, images):
-  """(the mixers, their inputs)."""
+  """Returns (the mixers, their inputs)."""
   x = model.embed(images)
   layers, inputs = [], []
   for block in model.blocks:
@@ -188,7 +188,7 @@ def _weights(q, k):
 
 
 def _mass(model, sparse: bool = True) -> float:
-  """The dense weights' mass on the predicted keys, of that on as many best ones."""
+  """Returns the dense weights' mass on predicted keys over that on the best keys."""
 
   @jax.jit
   def run(model, key):

@@ -51,7 +51,7 @@ def claims() -> Iterator[Bound]:
 
 
 def _read(T: int) -> int:
-  """Anchors, spans and window of the last query, at most."""
+  """Returns the most keys that the last query reads: anchors, spans and window."""
   anchors = len(superlinear.stripes(T, WINDOW_INDEX, 0.5))
   span = int(superlinear.reaches(T, 2.0, 0.5)[-1]) + 1
   return anchors + TOP * span + superlinear.window_length(WINDOW_INDEX)
@@ -60,14 +60,14 @@ def _read(T: int) -> int:
 class _Model(nnx.Module):
   """Embeddings, a convolution, and one query of one layer.
 
-  It sees the "window", the "spans" with it, or all tokens ("dense").
+  The query sees the "window", the "spans" with it, or all tokens ("dense").
   """
 
   def __init__(self, form: str):
     rngs = nnx.Rngs(0)
     self.embed = nnx.Embed(NOISE + VALUES + 1, WIDTH, rngs=rngs)
     self.convolution = ShortConvolution(WIDTH, REACH, rngs=rngs)
-    # It begins as a sum of what it reaches, not as the identity.
+    # The kernel begins as a sum of all that it reaches, not as the identity.
     self.convolution.kernel[...] = jnp.full((REACH, WIDTH), REACH**-0.5)
     self.norm = nnx.RMSNorm(WIDTH, rngs=rngs)
     self.layer = superlinear.Layer(
@@ -93,7 +93,7 @@ class _Model(nnx.Module):
 
 
 def _accuracy(form: str) -> float:
-  """The share of values found after training."""
+  """Trains a model; returns the share of values that it finds."""
 
   def loss(model, key):
     tokens, values = _texts(key)
@@ -114,7 +114,7 @@ def _accuracy(form: str) -> float:
 
 
 def _texts(key: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Tokens (BATCH, LENGTH) that end with a question, and the values, (BATCH,)."""
+  """Draws tokens (BATCH, LENGTH) that end with a question, and values (BATCH,)."""
   parts = jax.random.split(key, 3)
   noise = jax.random.randint(parts[0], (BATCH, LENGTH), 0, NOISE)
   value = jax.random.randint(parts[1], (BATCH,), 0, VALUES)
@@ -132,7 +132,7 @@ def _dense(q, k, v):
 
 
 def _growth(run) -> float:
-  """Seconds at the longer length over those at the shorter one."""
+  """Returns the seconds at the longer length over those at the shorter one."""
   found = []
   for T in (SHORT, LONG):
     keys = jax.random.split(jax.random.key(0), 3)

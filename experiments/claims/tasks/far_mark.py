@@ -1,4 +1,4 @@
-"""The relation task: a mark far away says what to answer. And small nets that learn it.
+"""The relation task, whose answer is a mark far away, and small nets that learn it.
 
 Only what looks across the image can answer. A mark is one token (2 x 2 pixels) of +2.5
 or -2.5 in noise of 0.4, and the tokens at least so far away are asked for its sign. All
@@ -33,12 +33,12 @@ DIM, DEPTH, STEPS, BATCH, RATE = 24, 2, 300, 32, 1e-2
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-  """Which images are drawn, and which of their tokens are asked.
+  """The images that are drawn, and the tokens of them that are asked.
 
   Attributes:
     side: pixels of a side; whole cells with clutter, whole patches without.
     apart: tokens between the mark and those asked, at least, on one axis or both.
-    within: the same, at most.
+    within: tokens between the mark and those asked, at most.
     rows: at most so many tokens above or below the mark.
     clutter: whether there are cells and flags.
   """
@@ -53,7 +53,7 @@ class Task:
 def draw(
   key: Array, number: int, task: Task = Task()
 ) -> tuple[Float[Array, "B S S 1"], Int[Array, "B"], Bool[Array, "B h h"]]:
-  """Images, 1 where the mark is positive and 0 elsewhere, and who is asked."""
+  """Draws images, labels (1: the mark is positive) and the mask of tokens asked."""
   keys = jax.random.split(key, 4)
   places, asked = (jnp.asarray(x) for x in _asked(task))
   chosen = places[jax.random.randint(keys[0], (number,), 0, len(places))]
@@ -74,10 +74,10 @@ class Net(nnx.Module):
   """Patches, blocks around any image layers, a linear head at every token.
 
   Args:
-    builds: makers of layers of width DIM, `build(DIM, layers=, rngs=)`; block l has
-      the l-th one, beginning again where there are fewer.
-    positions: whether sinusoids tell where a token is.
-    depth: blocks.
+    builds: constructors of layers, `build(DIM, layers=, rngs=)`, one for each block;
+      they repeat where there are fewer.
+    positions: whether sinusoidal positions are added.
+    depth: number of blocks.
     rngs: for the parameters.
   """
 
@@ -99,20 +99,20 @@ class Net(nnx.Module):
     self.head = nnx.Linear(DIM, 2, rngs=rngs)
 
   def __call__(self, images: Float[Array, "B H W 1"]) -> Float[Array, "B h w 2"]:
-    """Logits of a negative and of a positive mark."""
+    """Returns the logits of a negative and of a positive mark."""
     x = self.embed(images)
     for number, block in enumerate(self.blocks):
       x = block(x, index=number)
     return self.head(self.norm(x))
 
   def embed(self, images: Float[Array, "B H W 1"]) -> Float[Array, "B h w D"]:
-    """What the first block is given."""
+    """Embeds the images to the input of the first block."""
     x = self.patches(images)
     return x + sinusoids(x.shape[1:3], DIM) if self.positions else x
 
 
 def loss(model: Any, key: Array, task: Task = Task()) -> Float[Array, ""]:
-  """The mean cross entropy of the tokens that are asked."""
+  """Returns the mean cross entropy of the tokens that are asked."""
   images, labels, asked = draw(key, BATCH, task)
   labels = jnp.broadcast_to(labels[:, None, None], asked.shape)
   wrong = optax.softmax_cross_entropy_with_integer_labels(model(images), labels)
@@ -129,7 +129,7 @@ def train(
   rate: float = RATE,
   seed: int = 0,
 ) -> Net:
-  """A net after that many steps of AdamW on new images."""
+  """Trains a net by `steps` steps of AdamW on new images."""
   model = Net(builds, positions=positions, depth=depth, rngs=nnx.Rngs(seed))
   model = jax.tree.map(_spread, model)
   optimizer = optax.adamw(optax.cosine_onecycle_schedule(steps, rate))
@@ -138,7 +138,7 @@ def train(
 
 
 def accuracy(model: Any, task: Task = Task(), number: int = 2000) -> float:
-  """Per cent of right answers on images that were not trained on."""
+  """Returns per cent of right answers on images that were not trained on."""
 
   @jax.jit
   def right(model, key):
@@ -151,22 +151,22 @@ def accuracy(model: Any, task: Task = Task(), number: int = 2000) -> float:
 
 
 def _spread(weight: Array) -> Array:
-  """A matrix of the same spread in every net; others as they are."""
+  """Rescales matrices to one spread; other weights stay as they are."""
   if weight.ndim not in (2, 3):
     return weight
-  # Or heads of the width DIM.
+  # Weights with an axis of heads have DIM inputs.
   return spread(weight, weight.shape[0] if weight.ndim == 2 else DIM, GAIN)
 
 
 def _point(place, h: int) -> Array:
-  """(B, h, h), 1 at the token of that row and column (B, 2)."""
+  """Returns (B, h, h) with 1 at the token of that row and column (B, 2)."""
   line = jnp.arange(h)
   tall, wide = (line == place[:, axis, None] for axis in (0, 1))
   return (tall[:, :, None] & wide[:, None, :]).astype(jnp.float32)
 
 
 def _clutter(key, mark, h: int) -> tuple[Array, Array]:
-  """The signs of the other cells, and the flag of the mark's, (B, h, h) each."""
+  """Draws the signs of the other cells, and the flag of the mark's, (B, h, h) each."""
   keys = jax.random.split(key, 3)
   shape = (len(mark), h // CELL, h // CELL)
   inner = jax.random.randint(keys[0], shape, 0, CELL**2)
@@ -183,7 +183,7 @@ def _clutter(key, mark, h: int) -> tuple[Array, Array]:
 
 @functools.cache
 def _asked(task: Task) -> tuple[np.ndarray, np.ndarray]:
-  """Places a mark can be at, and which tokens (h, h) are asked for one of any place."""
+  """Returns the places a mark can be at, and the tokens (h, h) asked for each place."""
   h = task.side // PATCH
   rows, columns = np.abs(np.indices((h, h, h, h))[:2] - np.indices((h, h, h, h))[2:])
   away = np.maximum(rows, columns)
