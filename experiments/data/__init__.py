@@ -26,12 +26,12 @@ __all__ = ["SPLITS", "Task", "defaults", "load", "names"]
 
 
 def names() -> list[str]:
-  """The data sets; "tfds" stands for all "tfds:<name>[/<config>]"."""
+  """Returns the data sets; "tfds" stands for all "tfds:<name>[/<config>]"."""
   return sorted(module.name for module in pkgutil.iter_modules(sets.__path__))
 
 
 def defaults(name: str) -> dict[str, Any]:
-  """The options of a data set with their defaults, for a config.
+  """Returns the options of a data set with their defaults, for a config.
 
   Raises:
     ValueError: if there is no such data set.
@@ -45,7 +45,7 @@ def defaults(name: str) -> dict[str, Any]:
 
 
 def load(name: str, options: Mapping[str, Any] | None = None) -> Task:
-  """The data set of that name; prepares it in its cache folder on first use.
+  """Loads a data set; prepares it in its cache folder on first use.
 
   Args:
     name: one of `names()`, or "tfds:<name>[/<config>]".
@@ -65,7 +65,7 @@ def load(name: str, options: Mapping[str, Any] | None = None) -> Task:
 
 
 def _find(name: str) -> tuple[ModuleType, tuple[str, ...], list[inspect.Parameter]]:
-  """(module, the part after the colon if any, parameters of its `task`)."""
+  """Returns (module, (the part after the colon,) or (), parameters of its `task`)."""
   base, colon, subset = name.partition(":")
   if base not in names():
     raise ValueError(contract.unknown("data set", name, names()))

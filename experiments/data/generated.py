@@ -12,11 +12,11 @@ Example = dict[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class Generated:
-  """Example i is a pure function of (seed, split, i).
+  """A source whose example i is a pure function of (seed, split, i).
 
   Attributes:
     make: random generator -> example.
-    seed: of the whole data set.
+    seed: the seed of the whole data set.
     split: one of SPLITS.
     size: number of examples.
   """
@@ -46,7 +46,7 @@ def task(
   held_out: int,
   seed: int,
 ) -> Task:
-  """A task of generated tokens (length,), measured by its accuracy."""
+  """Returns a task of generated tokens (length,), measured by its accuracy."""
   check_least(examples=(examples, 1), held_out=(held_out, 1), seed=(seed, 0))
 
   def source(split: str) -> Generated:

@@ -20,9 +20,9 @@ class Images:
   Attributes:
     records: random access to dictionaries.
     shape: (H, W, C) of an image.
-    top: the value that becomes 1.
-    image: name of a field.
-    label: name of a field.
+    top: the pixel value that becomes 1.
+    image: name of the field with the image.
+    label: name of the field with the class.
   """
 
   records: Source
@@ -42,7 +42,7 @@ class Images:
 
 
 def features(shape: tuple[int, int, int], classes: int):
-  """Features of a builder: an image of 8-bit numbers and its class."""
+  """Returns the features of a builder: an 8-bit image and its class."""
   return tfds.features.FeaturesDict(
     {
       "image": tfds.features.Tensor(shape=shape, dtype=np.uint8),
@@ -52,7 +52,7 @@ def features(shape: tuple[int, int, int], classes: int):
 
 
 def stratified(labels: np.ndarray, seed: int = 0) -> dict[str, np.ndarray]:
-  """The examples of each split in random order, with equal shares of each class."""
+  """Returns shuffled indices for each split, with an equal share of every class."""
   rng = np.random.default_rng(seed)
   order = rng.permutation(labels.size)
   share = np.empty(labels.size)
@@ -65,7 +65,7 @@ def stratified(labels: np.ndarray, seed: int = 0) -> dict[str, np.ndarray]:
 
 
 def records(pixels: np.ndarray, labels: np.ndarray, label: str):
-  """What `_generate_examples` of a builder with `features` yields."""
+  """Yields (key, record) for `_generate_examples` of a builder with `features`."""
   for i, image in enumerate(progress.track(list(pixels), label)):
     yield i, {"image": image, "label": int(labels[i])}
 
@@ -73,7 +73,7 @@ def records(pixels: np.ndarray, labels: np.ndarray, label: str):
 def packaged(
   builder: type[tfds.core.GeneratorBasedBuilder], *, top: float, cache_dir: str
 ) -> Task:
-  """The task on a packaged set of images, prepared now if it is not yet."""
+  """Returns the task on a packaged image set, which is prepared on first use."""
   made = prepare.prepared(builder, cache_dir)
   shape = made.info.features["image"].shape
   classes = made.info.features["label"].num_classes

@@ -5,10 +5,10 @@ from pathlib import Path
 
 
 def find(package: str, path: str, *, install: str) -> Path:
-  """The file at `path` in an installed package, which is not imported.
+  """Finds the file at `path` in an installed package, without importing it.
 
   Raises:
-    FileNotFoundError: naming what to install, if it is not there.
+    FileNotFoundError: if it is not there; the message says what to install.
   """
   spec = importlib.util.find_spec(package)
   folders = spec.submodule_search_locations if spec else None

@@ -26,7 +26,7 @@ def training(
   process_index: int = 0,
   process_count: int = 1,
 ) -> grain.DatasetIterator:
-  """Batches without end, shuffled anew in each epoch.
+  """Returns an endless iterator over batches, shuffled anew in each epoch.
 
   The n-th global batch holds the same examples whatever the number of processes is;
   the processes' shares are disjoint. `get_state()` is a small dictionary and
@@ -34,9 +34,9 @@ def training(
 
   Args:
     source: the examples.
-    seed: of the shuffling, >= 0.
+    seed: the seed of the shuffling, >= 0.
     batch: examples of all processes together.
-    process_index: which share.
+    process_index: index of this process's share.
     process_count: number of shares.
 
   Raises:
@@ -60,15 +60,15 @@ def evaluation(
   process_count: int = 1,
   limit: int = 0,
 ) -> Iterable[dict[str, Any]]:
-  """One pass in order, in batches of one shape; may be iterated again.
+  """Returns one pass in order, in batches of one shape; it may be iterated again.
 
-  The last batch is filled with examples whose labels are all -1. Every process has
+  The last batch is padded with examples whose labels are all -1. Every process has
   the same number of batches.
 
   Args:
     source: the examples.
     batch: examples of all processes together.
-    process_index: which share.
+    process_index: index of this process's share.
     process_count: number of shares.
     limit: number of batches; 0 is all.
 
@@ -90,7 +90,7 @@ def evaluation(
 class _Pass:
   source: Source
   batch: int
-  start: int  # of this process's rows in a global batch
+  start: int  # the first of this process's rows in a global batch
   share: int
   number: int
 

@@ -26,7 +26,7 @@ _ABSENT = "not there"
 
 
 def folder(cache_dir: str = "") -> Path:
-  """`cache_dir`, or $ATTNJAX_DATA, or ~/.cache/attnjax."""
+  """Returns `cache_dir`, or $ATTNJAX_DATA, or ~/.cache/attnjax."""
   chosen = cache_dir or os.environ.get("ATTNJAX_DATA") or "~/.cache/attnjax"
   return Path(chosen).expanduser().absolute()
 
@@ -34,7 +34,7 @@ def folder(cache_dir: str = "") -> Path:
 def prepared(
   builder: type[tfds.core.GeneratorBasedBuilder], cache_dir: str
 ) -> tfds.core.DatasetBuilder:
-  """A builder whose files are in the cache folder and complete."""
+  """Returns a builder whose files are in the cache folder and complete."""
   root = folder(cache_dir)
   configs = [config.name for config in builder.BUILDER_CONFIGS[:1]]
   home = root.joinpath(builder.name, *configs, str(builder.VERSION))
@@ -47,7 +47,7 @@ def prepared(
 
 
 def flaw(home: Path) -> str:
-  """What is wrong with a prepared data set; empty if nothing is."""
+  """Says what is wrong with a prepared data set; empty if nothing is."""
   if not home.exists():
     return _ABSENT
   try:
@@ -67,7 +67,7 @@ def flaw(home: Path) -> str:
 
 @contextlib.contextmanager
 def lock(root: Path, name: str) -> Generator[None]:
-  """Held by one process at a time for each name; the others wait and say so."""
+  """Holds the lock of a name in one process at a time; the others wait and say so."""
   root.mkdir(parents=True, exist_ok=True)
   with (root / f".{name}.lock").open("w") as file:
     try:
@@ -116,7 +116,7 @@ def _manifest(home: Path) -> dict[str, tuple[int, int]]:
 
 @contextlib.contextmanager
 def _quiet() -> Generator[None]:
-  """Without the lines and bars of TFDS, whose place `say` and `track` take."""
+  """Silences the lines and bars of TFDS, which `say` and `track` replace."""
   tfds.display_progress_bar(False)
   try:
     with contextlib.redirect_stdout(io.StringIO()):

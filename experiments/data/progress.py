@@ -9,12 +9,12 @@ _SECONDS = 5.0  # between two plain lines
 
 
 def say(line: str) -> None:
-  """One line, at once."""
+  """Prints one line to stderr at once."""
   print(line, file=sys.stderr, flush=True)
 
 
 def track[T](items: Sequence[T], label: str) -> Iterable[T]:
-  """The items; meanwhile a bar on a terminal, else a line every few seconds."""
+  """Iterates over items, with a bar on a terminal, else a line every few seconds."""
   if sys.stderr.isatty() and importlib.util.find_spec("rich"):
     return _bar(items, label)
   return _lines(items, label)

@@ -1,4 +1,4 @@
-"""What a data set gives to the trainer."""
+"""The interface of a data set to the trainer."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -27,7 +27,7 @@ class Task:
       counted.
     segment_ids: int32, (T,), only if asked for: the number of the document within
       the window, -1 at padding.
-    positions: int32, (T,), for models that read other places than 0, 1, 2, ...
+    positions: int32, (T,), for models whose positions are not 0, 1, 2, ...
   Examples of kind "images":
     image: float32, (H, W, C), in [0, 1].
     label: int32, ().
@@ -36,17 +36,17 @@ class Task:
 
   Attributes:
     name: as in `load`.
-    kind: of the examples: what a host TAKES.
+    kind: the kind of the examples, which a host TAKES.
     vocab: number of symbols of tokens; 0 for images.
     classes: number of classes of images; 0 for tokens.
-    shape: of one example, (T,) or (H, W, C).
+    shape: the shape of one example, (T,) or (H, W, C).
     metric: the headline number, one of `experiments.training.measures`.
     source: split, one of SPLITS -> Source.
     decode: tokens of a byte corpus -> text; None where tokens are not bytes.
-    objective: what is minimised, one of `experiments.training.objectives`.
-    sizes: more that a host may ask for, by name.
-    unit: what speed is counted in.
-    units: how many of these an example has.
+    objective: the name of the loss, one of `experiments.training.objectives`.
+    sizes: other sizes that a host may ask for, by name.
+    unit: the unit in which speed is counted.
+    units: number of these units in an example.
   """
 
   name: str
@@ -64,11 +64,11 @@ class Task:
 
   @property
   def channels(self) -> int:
-    """The length of the last axis of an example."""
+    """Returns the length of the last axis of an example."""
     return self.shape[-1] if self.shape else 0
 
   def size(self, name: str) -> int:
-    """Returns what a host asks for by name; ValueError if the data set has it not."""
+    """Returns the size of that name; ValueError if the data set has none."""
     value = self.sizes.get(name, getattr(self, name, 0))
     if not isinstance(value, int) or value < 1:
       raise ValueError(f"data set {self.name!r} has no {name}")
@@ -76,7 +76,7 @@ class Task:
 
 
 def check_split(split: str) -> str:
-  """The split; ValueError if there is none of that name."""
+  """Returns the split; ValueError if there is none of that name."""
   check_known("split", split, SPLITS)
   return split
 
@@ -89,7 +89,7 @@ def check_least(**values: tuple[int, int]) -> None:
 
 
 def in_range(index: int, length: int) -> int:
-  """The index; IndexError unless 0 <= index < length."""
+  """Returns the index; IndexError unless 0 <= index < length."""
   if not 0 <= index < length:
     raise IndexError(f"example {index} of {length}")
   return index

@@ -27,7 +27,7 @@ def contiguous(
 
 
 def records(documents: Sequence[bytes], label: str) -> Iterator[tuple[int, Any]]:
-  """What `_generate_examples` of a builder with FEATURES yields."""
+  """Yields (key, record) for `_generate_examples` of a builder with FEATURES."""
   for i, document in enumerate(progress.track(documents, label)):
     yield i, {"text": np.frombuffer(document, np.uint8)}
 
@@ -41,7 +41,7 @@ class Windows:
 
   With `documents`, segment_ids number the documents in the window; the first byte of
   a document has no label, since nothing that comes before it may be seen. There are no
-  positions: what reads places reads how far apart tokens of a document are.
+  positions: models need only the distances of tokens within a document.
   """
 
   def __init__(
@@ -88,7 +88,7 @@ class Windows:
 
 
 def decode(tokens: Any) -> str:
-  """Bytes as text; what is not UTF-8 becomes U+FFFD."""
+  """Decodes bytes as text; what is not UTF-8 becomes U+FFFD."""
   return bytes(np.asarray(tokens).astype(np.uint8)).decode("utf-8", errors="replace")
 
 
@@ -100,14 +100,14 @@ def task(
   documents: bool,
   separator: bytes = b"\n",
 ) -> Task:
-  """The task of predicting the next byte.
+  """Returns the task of predicting the next byte.
 
   Args:
-    name: of the data set.
+    name: the data set's name.
     read: split -> its documents.
     length: T, tokens of a window.
-    documents: with segment_ids.
-    separator: between two documents.
+    documents: whether windows have segment_ids.
+    separator: the bytes between two documents.
   """
   check_least(length=(length, 1))
 
@@ -141,7 +141,7 @@ def packaged(
   cache_dir: str,
   separator: bytes,
 ) -> Task:
-  """The task on a packaged corpus, prepared now if it is not yet."""
+  """Returns the task on a packaged corpus, which is prepared on first use."""
   made = prepare.prepared(builder, cache_dir)
 
   def read(split: str) -> list[bytes]:

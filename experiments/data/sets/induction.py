@@ -25,7 +25,7 @@ def task(
   held_out: int = 1_000,  # of each other split
   seed: int = 0,
 ) -> Task:
-  """The task; ValueError if vocab < 2 or length < 3."""
+  """Returns the task; ValueError if vocab < 2 or length < 3."""
   check_least(vocab=(vocab, 2), length=(length, 3))
   return generated.task(
     "induction",
@@ -39,7 +39,7 @@ def task(
 
 
 def example(rng: np.random.Generator, *, vocab: int, length: int) -> Example:
-  """Tokens and labels, int32, (length,)."""
+  """Draws tokens and labels, int32, (length,)."""
   special = vocab - 1
   tokens = rng.integers(special, size=length, dtype=np.int32)
   place = int(rng.integers(length - 2))

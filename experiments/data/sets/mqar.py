@@ -31,7 +31,7 @@ def task(
   held_out: int = 1_000,  # of each other split
   seed: int = 0,
 ) -> Task:
-  """The task; ValueError if the pairs do not fit the length or the vocabulary."""
+  """Returns the task; ValueError if the pairs exceed the length or the vocabulary."""
   if pairs < 1:
     raise ValueError(f"pairs = {pairs}; it must be at least 1")
   if length % 2:
@@ -76,7 +76,7 @@ def example(
   power: float,
   random_non_queries: bool,
 ) -> Example:
-  """Tokens and labels, int32, (length,)."""
+  """Draws tokens and labels, int32, (length,)."""
   half = vocab // 2
   keys = 1 + rng.choice(half - 1, pairs, replace=False)
   values = half + rng.choice(vocab - half, pairs, replace=False)

@@ -32,16 +32,16 @@ def task(
   documents: bool = False,
   cache_dir: str = "",
 ) -> Task:
-  """The task on a data set, which is downloaded and prepared now if it is not yet.
+  """Returns the task on a TFDS data set, which is downloaded and prepared on first use.
 
-  A split that the set does not have is a slice of its split train, which loses it.
+  A split that the set lacks is a slice taken out of its split train.
 
   Args:
     name: <name>[/<config>][:<version>] as in TFDS.
     feature: the text or image to take; "" is `text`, else `image`.
     length: bytes of a window of text.
-    documents: with segment_ids; only for text.
-    cache_dir: where it is or goes; "" is the folder of TFDS, $TFDS_DATA_DIR or
+    documents: whether windows have segment_ids; only for text.
+    cache_dir: the folder of the data set; "" is the folder of TFDS, $TFDS_DATA_DIR or
       ~/tensorflow_datasets.
 
   Raises:
@@ -112,7 +112,7 @@ def _images(builder, label: str, field: str) -> Task:
 
 
 def _slices(have: Iterable[str], label: str) -> Mapping[str, str]:
-  """Split -> what to read, in TFDS's notation."""
+  """Maps each split to its slice of the data set, in TFDS's notation."""
   if "train" not in have:
     raise ValueError(f"{label} has no split train, only {', '.join(sorted(have))}")
   missing = [split for split in SPLITS if split not in have]

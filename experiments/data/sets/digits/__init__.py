@@ -10,5 +10,5 @@ from experiments.data.task import Task
 
 
 def task(*, cache_dir: str = "") -> Task:
-  """Images (8, 8, 1) of 10 classes."""
+  """Returns the task on images (8, 8, 1) of 10 classes."""
   return images.packaged(digits_dataset_builder.Builder, top=16, cache_dir=cache_dir)

@@ -10,7 +10,7 @@ from experiments.data.task import Task
 
 
 def task(*, length: int = 256, documents: bool = False, cache_dir: str = "") -> Task:
-  """Windows of `length` bytes; `documents` adds segment_ids."""
+  """Returns the task on windows of `length` bytes; `documents` adds segment_ids."""
   return text.packaged(
     enwiki_dataset_builder.Builder,
     length=length,

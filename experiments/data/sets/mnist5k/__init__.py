@@ -10,5 +10,5 @@ from experiments.data.task import Task
 
 
 def task(*, cache_dir: str = "") -> Task:
-  """Images (28, 28, 1) of 10 classes."""
+  """Returns the task on images (28, 28, 1) of 10 classes."""
   return images.packaged(mnist5k_dataset_builder.Builder, top=255, cache_dir=cache_dir)
