@@ -1,1 +1,1 @@
-"""What people read: the report of a run, the comparison of several."""
+"""The pages of a run's report and of the comparison of several runs."""

@@ -47,7 +47,7 @@ _SETTINGS = {
 
 
 def curves(logs: Mapping[str, Sequence[Mapping[str, Any]]], measure: str) -> str:
-  """A metric against the step: train thin, validation thick; an `<svg>`.
+  """Draws a metric against the step as an `<svg>`: training thin, validation thick.
 
   Args:
     logs: name of a run -> the lines of its log. One run is one colour.
@@ -77,7 +77,7 @@ def curves(logs: Mapping[str, Sequence[Mapping[str, Any]]], measure: str) -> str
 
 
 def attention(weights: np.ndarray, title: str) -> str:
-  """One head's weights (T, S) as an `<img>`, query down and key across.
+  """Draws one head's weights (T, S) as an `<img>`, query down and key across.
 
   The brightness is the square root of the weight's share of the largest one: with many
   keys, most weights are small. If some are negative, red is below 0 and blue above.
@@ -92,7 +92,7 @@ def attention(weights: np.ndarray, title: str) -> str:
 
 
 def picture(image: np.ndarray, title: str) -> str:
-  """An image (H, W), (H, W, 1) or (H, W, 3) as an `<img>`.
+  """Draws an image (H, W), (H, W, 1) or (H, W, 3) as an `<img>`.
 
   Integers are taken as 0 ... 255; floats are stretched from their least to their
   largest value, since they may have been normalized.
@@ -118,7 +118,7 @@ def _labels(name: str, logs: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _draw_run(axes, lines, measure, color, labels) -> None:
-  """One run's curves; with several runs a legend has each of them once."""
+  """Draws one run's curves; a legend of several runs names each of them once."""
   alone = "test" in labels
   thick = records.series(lines, "validation", measure)
   label = labels["train"] if alone or not thick[0] else None
@@ -136,12 +136,12 @@ def _draw_run(axes, lines, measure, color, labels) -> None:
 
 
 def _marker(points) -> str:
-  """A line of one point cannot be seen."""
+  """Returns a marker for a curve of one point, which would be invisible."""
   return "o" if len(points[0]) < 2 else ""
 
 
 def _thin_out(steps: list[int], values: list[float]) -> tuple[list, list]:
-  """Means over neighbours where there are too many points."""
+  """Averages neighbours where there are too many points."""
   width = -(-len(steps) // _POINTS)
   if width <= 1:
     return steps, values
@@ -152,7 +152,7 @@ def _thin_out(steps: list[int], values: list[float]) -> tuple[list, list]:
 
 
 def _svg(figure: Figure, title: str) -> str:
-  """The figure as an element that fits the page's width and theme."""
+  """Returns the figure as an element that fits the page's width and theme."""
   buffer = io.StringIO()
   figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
   svg = buffer.getvalue()
@@ -193,7 +193,7 @@ def _colored(share: np.ndarray, colormap: str) -> np.ndarray:
 
 
 def _shrink(weights: np.ndarray, most: int = 256) -> np.ndarray:
-  """Means over blocks, so that no side is longer than `most`."""
+  """Averages over blocks of weights, so that no side is longer than `most`."""
   for axis in (0, 1):
     length = weights.shape[axis]
     width = -(-length // most)

@@ -10,7 +10,7 @@ from experiments.pages import readable, records
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-  """What a folder holds; `summary` is None if the run has not finished."""
+  """The contents of a run's folder; `summary` is None if the run has not finished."""
 
   name: str
   settings: dict[str, Any]
@@ -19,13 +19,13 @@ class Run:
 
   @property
   def label(self) -> str:
-    """The name, with a remark if the run has not finished."""
+    """Returns the name, with a remark if the run has not finished."""
     return self.name if self.summary is not None else f"{self.name} (unfinished)"
 
 
 @dataclasses.dataclass(frozen=True)
 class Column:
-  """One column: a value for each run, its form, and which of them is best.
+  """One column: a value for each run, their number format, and which is best.
 
   `better` is max or min; None where no value is better than another.
   """
@@ -36,11 +36,11 @@ class Column:
   better: Callable[[list], Any] | None = None
 
   def cells(self) -> list[str]:
-    """The values as text."""
+    """Formats the values."""
     return ["–" if value is None else self.form(value) for value in self.values]
 
   def best(self, finished: Sequence[bool]) -> set[int]:
-    """Rows with the best value, if there is a choice."""
+    """Returns the rows with the best value, if there is a choice."""
     if self.better is None:
       return set()
     rows = [
@@ -55,7 +55,7 @@ class Column:
 
 
 def columns(found: Sequence[Run]) -> list[Column]:
-  """The columns of the table, without those that are empty."""
+  """Returns the columns of the table, without those that are empty."""
   facts = [run.summary or {} for run in found]
 
   def fact(name: str, key: str, form, better=min) -> Column:
@@ -76,7 +76,7 @@ def columns(found: Sequence[Run]) -> list[Column]:
 
 
 def remarks(found: Sequence[Run]) -> list[str]:
-  """Sentences about what cannot be compared."""
+  """Returns sentences about what cannot be compared."""
   notes = []
   data = {run.name: _data(run) for run in found}
   if len(set(data.values())) > 1:
@@ -96,7 +96,7 @@ def remarks(found: Sequence[Run]) -> list[str]:
 
 
 def _settings(found: Sequence[Run]) -> list[Column]:
-  """Settings that several runs have and in which these differ."""
+  """Returns columns of the settings that several runs have and in which they differ."""
   every = dict.fromkeys(key for run in found for key in run.settings)
   differing = []
   for key in every:

@@ -70,7 +70,7 @@ figcaption { font-size: 0.8rem; padding-top: 0.2rem; }
 
 
 def page(title: str, *parts: str) -> str:
-  """A whole page; `parts` are elements, the title is text."""
+  """Returns a whole page; `parts` are elements, the title is text."""
   body = "\n".join(part for part in parts if part)
   return (
     '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -81,23 +81,23 @@ def page(title: str, *parts: str) -> str:
 
 
 def escape(value: object) -> str:
-  """Text that no browser takes for markup; also in attributes."""
+  """Escapes text for HTML, also in attributes."""
   return html.escape(str(value))
 
 
 def section(title: str, *parts: str) -> str:
-  """A section with a heading, or "" if it has no content."""
+  """Returns a section with a heading, or "" if it has no content."""
   body = "\n".join(part for part in parts if part)
   return f"<section>\n<h2>{escape(title)}</h2>\n{body}\n</section>" if body else ""
 
 
 def paragraph(text: str) -> str:
-  """Text in the quieter colour."""
+  """Returns text as a paragraph in the quieter colour."""
   return f'<p class="soft">{escape(text)}</p>'
 
 
 def pairs(kind: str, rows: Iterable[tuple[str, str]]) -> str:
-  """Names with their values; kind "cards" is large, "settings" is dense."""
+  """Returns a list of names with values; kind "cards" is large, "settings" is dense."""
   items = "\n".join(
     f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>"
     for name, value in rows
@@ -111,7 +111,7 @@ def table(
   rows: Iterable[Sequence[str]],
   best: frozenset[tuple[int, int]] = frozenset(),
 ) -> str:
-  """A table whose first column names the rows.
+  """Returns a table whose first column names the rows.
 
   Args:
     caption: what the table says.
@@ -140,14 +140,14 @@ def table(
 
 
 def figure(element: str, caption: str, kind: str = "") -> str:
-  """A picture with text below it; kind is a class of the text."""
+  """Returns a picture with text below it; kind is a class of the text."""
   kind = f' class="{kind}"' if kind else ""
   caption = f"<figcaption{kind}>{escape(caption)}</figcaption>" if caption else ""
   return f"<figure>{element}{caption}</figure>"
 
 
 def grid(kind: str, figures: Iterable[str]) -> str:
-  """Figures side by side; kind is "charts", "maps" or "pictures"."""
+  """Arranges figures side by side; kind is "charts", "maps" or "pictures"."""
   body = "\n".join(f for f in figures if f)
   return f'<div class="{kind}">\n{body}\n</div>' if body else ""
 

@@ -5,7 +5,10 @@ from typing import Any
 
 
 def number(value: Any) -> str:
-  """Four significant digits; integers below a million in full; other things as text."""
+  """Formats a number with four significant digits, integers below a million in full.
+
+  Other values are converted by `str`.
+  """
   if isinstance(value, bool) or not isinstance(value, int | float):
     return str(value)
   if isinstance(value, int):
@@ -18,17 +21,17 @@ def number(value: Any) -> str:
 
 
 def count(value: float) -> str:
-  """With a metric prefix and three digits: 14200 is "14.2k"."""
+  """Formats a number with a metric prefix and three digits: 14200 is "14.2k"."""
   return _prefixed(value, 1000, ("", "k", "M", "G", "T", "P", "E"))
 
 
 def size(bytes: float) -> str:
-  """Bytes in binary units: 1572864 is "1.5 MiB"."""
+  """Formats bytes in binary units: 1572864 is "1.5 MiB"."""
   return _prefixed(bytes, 1024, (" B", " KiB", " MiB", " GiB", " TiB", " PiB"))
 
 
 def duration(seconds: float) -> str:
-  """The two largest units: 80 is "1m20s", 0.0123 is "12.3 ms"."""
+  """Formats seconds in the two largest units: 80 is "1m20s", 0.0123 is "12.3 ms"."""
   if seconds < 1:
     return f"{seconds * 1000:.3g} ms"
   if seconds < 59.95:
@@ -43,7 +46,7 @@ def duration(seconds: float) -> str:
 
 
 def name(key: str) -> str:
-  """The words of a key: bits_per_byte is "bits/byte", exact_match "exact match"."""
+  """Turns a key into words: bits_per_byte is "bits/byte", exact_match "exact match"."""
   return key.replace("_per_second", "/s").replace("_per_", "/").replace("_", " ")
 
 

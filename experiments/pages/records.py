@@ -1,4 +1,4 @@
-"""What a run's folder says: its settings, its summary, and the best of its numbers."""
+"""Readers of a run's folder: its settings, its summary, and the best of its numbers."""
 
 import json
 import math
@@ -18,12 +18,12 @@ _HIGHER = ("accuracy", "exact", "coverage", "recall", "precision", "f1", "auc", 
 
 
 def settings(workdir: str | os.PathLike) -> dict[str, Any]:
-  """The config with dotted names: {"model.dim": 128, ...}; empty if there is none."""
+  """Returns the config with dotted names: {"model.dim": 128, ...}; {} without one."""
   return dict(_flat(_object(Path(workdir) / CONFIG) or {}))
 
 
 def summary(workdir: str | os.PathLike) -> dict[str, Any] | None:
-  """The content of summary.json; None for a run that has not finished."""
+  """Returns the content of summary.json; None for a run that has not finished."""
   return _object(Path(workdir) / SUMMARY)
 
 
@@ -37,9 +37,9 @@ def check(workdir: str | os.PathLike) -> None:
 
 
 def measures(lines: Iterable[Mapping[str, Any]]) -> list[str]:
-  """Names of the loss and the metrics: the loss first, then in order of appearance.
+  """Returns the names of the loss and the metrics: the loss first, then as they appear.
 
-  Those of the validation (or test) lines; of the training lines if there are no others.
+  They are read from the validation and test lines, or else from the training lines.
   """
   lines = list(lines)
   held_out = [line for line in lines if line["split"] != "train"]
@@ -48,12 +48,12 @@ def measures(lines: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 def is_measure(name: str) -> bool:
-  """Whether a number of a line, by its name, says how good the model is."""
+  """Returns whether a number, by its name, says how good the model is."""
   return name not in _OTHER and not name.endswith("_per_second")
 
 
 def higher_is_better(measure: str) -> bool:
-  """Whether more of this metric is better, as its file says, or else by its name."""
+  """Returns whether more of a metric is better, by its module or else by its name."""
   if measure in measures_of.names():
     return measures_of.sign(measure) > 0
   return any(word in measure for word in _HIGHER)
@@ -62,7 +62,7 @@ def higher_is_better(measure: str) -> bool:
 def series(
   lines: Iterable[Mapping[str, Any]], split: str, name: str
 ) -> tuple[list[int], list[float]]:
-  """Steps and values of one number of one split, without those that are not finite."""
+  """Returns the steps and the finite values of one number of one split."""
   points = [
     (line["step"], float(line[name]))
     for line in lines
@@ -72,7 +72,7 @@ def series(
 
 
 def judged(lines: list[dict[str, Any]]) -> str:
-  """The split by which a run is judged: validation, or train if it has none."""
+  """Returns the split by which a run is judged: validation, or train if it has none."""
   splits = {line["split"] for line in lines}
   return "validation" if "validation" in splits else "train"
 
@@ -80,7 +80,7 @@ def judged(lines: list[dict[str, Any]]) -> str:
 def last_and_best(
   lines: list[dict[str, Any]], measure: str
 ) -> tuple[float | None, float | None]:
-  """The last and the best value of a metric in the split that judges the run.
+  """Returns the last and the best value of a metric in the split that judges the run.
 
   The last one may be NaN, of a run that diverged; the best one is finite. None stands
   for no such value.
@@ -93,7 +93,7 @@ def last_and_best(
 
 
 def speed(lines: Iterable[Mapping[str, Any]]) -> tuple[str, float] | None:
-  """The name of the speed, e.g. "tokens_per_second", and its median over training."""
+  """Returns the speed's name, e.g. "tokens_per_second", and its median in training."""
   values: dict[str, list[float]] = {}
   for line in lines:
     for name, value in line.items():

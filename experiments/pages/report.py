@@ -24,13 +24,13 @@ def write(
   predictions: Sequence[Mapping[str, Any]] = (),
   maps: Mapping[str, np.ndarray] | None = None,
 ) -> Path:
-  """Writes report.html from the run's config.json, metrics.jsonl and these.
+  """Writes report.html from the run's config.json, metrics.jsonl and the arguments.
 
   Args:
     workdir: the run's folder.
     summary: what summary.json holds; numbers that it lacks are left out.
     sample: text that the model wrote.
-    predictions: of each an "image" (H, W[, C]), and the "true" and "predicted" class.
+    predictions: each has an "image" (H, W[, C]), a "true" and a "predicted" class.
     maps: name of a layer, e.g. "block 0" -> its attention weights (N, T, S).
 
   Returns:
@@ -99,7 +99,7 @@ def _curves(lines) -> Iterable[str]:
 
 
 def _results(lines, summary: Mapping[str, Any]) -> str:
-  """One row for each of the final and best numbers of the summary."""
+  """Returns a table with a row for each of the final and best numbers."""
 
   def shown(numbers: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in numbers.items() if k == "step" or records.is_measure(k)}
@@ -173,7 +173,7 @@ def _maps(maps: Mapping[str, np.ndarray]) -> Iterable[str]:
 
 
 def _spread(items: list, most: int) -> list:
-  """At most so many of the items, evenly from the first to the last."""
+  """Picks at most `most` of the items, evenly from the first to the last."""
   if len(items) <= most:
     return items
   return [items[round(i * (len(items) - 1) / (most - 1))] for i in range(most)]

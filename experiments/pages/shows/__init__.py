@@ -1,7 +1,7 @@
-"""What a report shows of a model besides its numbers, one file a kind of data.
+"""The parts of a report that show the model itself, one file a kind of data.
 
-A module, named for the kind, has `show(trainer)`: to options of `report.write`. A kind
-without one has the numbers alone.
+A module, named for the kind, has `show(trainer)`, which returns options of
+`report.write`. Without a module for its kind a report has the numbers alone.
 """
 
 import importlib

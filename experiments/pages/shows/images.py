@@ -1,4 +1,4 @@
-"""Of images: predictions, and attention maps."""
+"""Predictions on images, and attention maps."""
 
 from typing import Any
 

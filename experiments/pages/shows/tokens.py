@@ -1,4 +1,4 @@
-"""Of tokens: a text that the model wrote, and attention maps."""
+"""A text that the model wrote, and attention maps of tokens."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ def show(trainer: Any) -> dict[str, Any]:
 
 
 def _sample(trainer) -> str:
-  """A sample after the config's prompt; empty if the tokens are no text."""
+  """Generates text after the config's prompt; empty if the tokens are no text."""
   task, config = trainer.task, trainer.config
   if task.decode is None:
     return ""
