@@ -74,11 +74,10 @@ class Checkpoints:
       ) from error
 
   def restore(self, abstract: Any, data: Any) -> tuple[int, Any]:
-    """(step, state) of the newest whole checkpoint; (0, None) if there is none at all.
+    """Returns (step, state) of the newest whole checkpoint; (0, None) if there is none.
 
-    A checkpoint whose files are damaged is said, and moved to `unreadable/` beside the
-    folder, once an older one has been read. `data`, a Grain iterator, is set to where
-    it was.
+    A damaged checkpoint is reported and moved to `unreadable/` beside the folder, once
+    an older one has been read. `data`, a Grain iterator, is set to where it was.
 
     Raises:
       UserError: if no checkpoint can be read, or the newest whole one is of another
@@ -106,11 +105,11 @@ class Checkpoints:
     return 0, None
 
   def load(self, step: int, abstract: Any, data: Any) -> Any:
-    """The state after `step` steps; `data` is set to where it was then.
+    """Returns the state after `step` steps; `data` is set to where it was then.
 
     Raises:
-      UserError: if its files are damaged, it is of another model, or of a run of
-        another number of processes, or it cannot be read.
+      UserError: if the files are damaged or cannot be read, or are of another model or
+        another number of processes.
     """
     where = f"the checkpoint of step {step} in {self.folder}"
     if reason := damage.find(self.folder / str(step)):
@@ -135,7 +134,7 @@ class Checkpoints:
     return unflatten(abstract, found["state"])
 
   def check_shapes(self, step: int, abstract: Any) -> None:
-    """Raises UserError if a checkpoint has other arrays than these."""
+    """Raises UserError if a checkpoint has other arrays than `abstract`."""
     try:
       with _quiet():
         held = ocp.checkpointables_metadata(str(self.folder.absolute() / str(step)))
@@ -154,7 +153,7 @@ class Checkpoints:
         )
 
   def steps(self) -> list[int]:
-    """The steps with a checkpoint, ascending, by their folders."""
+    """Returns the steps with a checkpoint, ascending, by their folders."""
     paths = self.folder.iterdir() if self.folder.exists() else []
     names = [path.name for path in paths if path.is_dir()]
     return sorted(
@@ -162,20 +161,20 @@ class Checkpoints:
     )
 
   def best(self) -> int:
-    """The step with the best metric; the latest if none was measured."""
+    """Returns the step with the best metric; the latest if none was measured."""
     scored = {c.step: c.metrics for c in self._manager.checkpoints}
     values = {step: self._value(m) for step, m in scored.items() if m}
     return max(values, key=values.__getitem__, default=self.steps()[-1])
 
   def close(self):
     """Ends Orbax's threads."""
-    # It raises a failed save's error once more.
+    # Closing raises a failed save's error once more.
     with _quiet(), contextlib.suppress(Exception):
       if manager := self.__dict__.pop("_manager", None):
         manager.close()
 
   def _value(self, metrics: Any) -> float:
-    """What is to be high in the best checkpoint."""
+    """Returns the metric with its sign, so that the best checkpoint has the highest."""
     return metrics[self.metric] * measures.sign(self.metric)
 
   def _set_aside(self, step):
@@ -197,20 +196,20 @@ class Checkpoints:
 
 
 def flatten(tree: Any) -> dict[str, Any]:
-  """Path -> leaf: what a checkpoint holds, whatever the classes of the tree are."""
+  """Flattens a tree to {path: leaf}, which does not depend on the tree's classes."""
   leaves = jax.tree_util.tree_leaves_with_path(tree)
   return {sharding.path_name(path): leaf for path, leaf in leaves}
 
 
 def unflatten(like: Any, leaves: dict[str, Any]) -> Any:
-  """The tree `like` with the leaves of `flatten`."""
+  """Rebuilds the tree `like` from the leaves of `flatten`."""
   return jax.tree_util.tree_map_with_path(
     lambda path, _: leaves[sharding.path_name(path)], like
   )
 
 
 def _is_disk(error: BaseException | None) -> bool:
-  """Whether an error, or what caused it, is of the disk."""
+  """Returns whether an error, or its cause, comes from the disk."""
   words = (
     "No space left",
     "RESOURCE_EXHAUSTED",

@@ -1,4 +1,4 @@
-"""What a step costs: its matrix products, and the memory that XLA reserves.
+"""The cost of a step: its matrix products, and the memory that XLA reserves.
 
 XLA's own count of FLOPs takes a loop's body once, whatever its trip count, so the
 products are counted in the jaxpr; memory is from XLA's analysis of the executable.
@@ -16,15 +16,15 @@ from experiments.training import turns
 
 
 def flops(jaxpr, arguments: Sequence[Any] = ()) -> int:
-  """Multiplications and additions in the matrix products of a jaxpr.
+  """Returns the number of multiplications and additions in a jaxpr's matrix products.
 
-  Products that no result needs do not count. Of the branches of a condition the
-  dearest counts, and a loop as often as it turns. Where that depends on the arguments
-  of the program it is as often as with those given; without any, once.
+  Products that no result needs do not count. Of the branches of a `cond` the costliest
+  counts, and the body of a loop as often as it runs. Where the trip count depends on
+  the program's arguments, it is that with `arguments`; without any, it is 1.
 
   Args:
     jaxpr: with its constants.
-    arguments: what the program takes, its leaves in order.
+    arguments: the program's arguments, their leaves in order.
   """
   jaxpr, _ = partial_eval.dce_jaxpr(jaxpr, True, True)  # as XLA does
   if not turns.loops(jaxpr):
@@ -40,7 +40,7 @@ def flops(jaxpr, arguments: Sequence[Any] = ()) -> int:
 
 
 def memory(compiled) -> dict[str, int]:
-  """Bytes of temporaries and of arguments, on each device."""
+  """Returns the bytes of temporaries and of arguments, on each device."""
   analysis = compiled.memory_analysis()
   return {
     "bytes_temporary": int(analysis.temp_size_in_bytes),
@@ -49,12 +49,12 @@ def memory(compiled) -> dict[str, int]:
 
 
 def total(jaxpr) -> int:
-  """The same, where a while loop counts once."""
+  """Returns FLOPs as `flops` does, but with the body of a while loop once."""
   return sum(equation(one) for one in jaxpr.eqns)
 
 
 def equation(one) -> int:
-  """The products of one equation."""
+  """Returns the FLOPs of the matrix products of one equation."""
   name = one.primitive.name
   if name == "dot_general":
     contracted = one.params["dimension_numbers"][0][0]

@@ -1,8 +1,8 @@
-"""Whether the files of a checkpoint are those that were saved.
+"""Finds damaged checkpoints: those whose files are not what was saved.
 
-Beside the files of a checkpoint lies `files.json`: the size of each, and the checksum
-of the small ones. So it is certain which checkpoint is damaged. One that only cannot be
-read, by another config or while a disk does not answer, must not be dropped.
+A checkpoint's `files.json` holds the size of each file, and the checksum of the small
+ones. It tells a damaged checkpoint from one that only cannot be read, by another config
+or while a disk does not answer, and must not be dropped.
 """
 
 import json
@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 _FILE = "files.json"
-_SMALL = 2**20  # bytes: the descriptions are; the arrays need not be
+_SMALL = 2**20  # bytes: descriptions are smaller, arrays may be larger
 
 
 def record(folder: Path) -> None:
-  """Writes down the files of a checkpoint that has been saved."""
+  """Records the files of a checkpoint that has been saved."""
   path = folder / _FILE
   temporary = path.with_suffix(".new")
   temporary.write_text(json.dumps(_files(folder), indent=0) + "\n", encoding="utf-8")
@@ -23,7 +23,7 @@ def record(folder: Path) -> None:
 
 
 def find(folder: Path) -> str:
-  """How a checkpoint is damaged; "" if it is whole, as far as its record tells."""
+  """Says how a checkpoint is damaged; "" if it is whole, as far as its record tells."""
   if not (folder / "state").is_dir():
     return "it holds no state"
   try:
@@ -45,7 +45,7 @@ def find(folder: Path) -> str:
 
 
 def _files(folder: Path) -> dict[str, list[Any]]:
-  """Name -> [size, checksum or None] of what is read when a run goes on."""
+  """Returns {name: [size, checksum or None]} of the files that a restart reads."""
   found: dict[str, list[Any]] = {}
   for part in ("state", "data"):
     for path in sorted((folder / part).rglob("*")):

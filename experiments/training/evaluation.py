@@ -9,7 +9,7 @@ from experiments.data import pipeline
 
 
 def evaluate(assembly: Assembly, compiled, state: Any, split: str) -> dict[str, float]:
-  """The mean loss and metric on a split of a state's model, by its statistics."""
+  """Returns the mean loss and metric on a split, by the state's running statistics."""
   totals: dict[str, float] = {}
   batches = pipeline.evaluation(
     assembly.task.source(split),

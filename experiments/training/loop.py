@@ -30,7 +30,7 @@ class Trainer:
   Args:
     assembly: what is trained.
     workdir: the run's folder.
-    say: where lines for the user go.
+    say: prints lines for the user.
     may_save: called before each save; it raises a UserError if the folder is not this
       run's any more.
   """
@@ -89,7 +89,7 @@ class Trainer:
     )
 
   def run(self, stop: Sigterm) -> str:
-    """Trains to the last step, or until a stop is asked; "finished" or "stopped".
+    """Trains to the last step or until a stop; returns "finished" or "stopped".
 
     Raises:
       UserError: if the loss or the gradient is not finite, or a save fails.
@@ -114,7 +114,7 @@ class Trainer:
     return Log(self.workdir, self.step, say=self.progress.say)
 
   def evaluate(self, split: str) -> dict[str, float]:
-    """The mean loss and metric on a split, as many batches as the config says."""
+    """Returns the mean loss and metric on a split, over the config's `eval_batches`."""
     return evaluation.evaluate(self.assembly, self._evaluate, self.state, split)
 
   def close(self):

@@ -27,7 +27,7 @@ class Log:
   Args:
     workdir: the run's folder; it is made if it is not there.
     start_step: updates already done: 0, or the step of the checkpoint.
-    say: where the one line goes that says that tensorboardX is not installed.
+    say: prints the one line that tensorboardX is not installed.
 
   Raises:
     UserError: if a line of the file, other than a half-written last one, is not JSON.
@@ -69,7 +69,7 @@ class Log:
 
 
 def read(workdir: str | os.PathLike) -> list[dict[str, Any]]:
-  """The lines of a run's metrics.jsonl, without a half-written last one.
+  """Returns the lines of a run's metrics.jsonl, without a half-written last one.
 
   The list is empty if there is no such file. Raises UserError if another line is not a
   JSON object with a step and a split.

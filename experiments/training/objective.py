@@ -1,4 +1,4 @@
-"""How a host's model is run on a batch, what is minimised and what is reported."""
+"""The objective of a task on a host: how its model is run, its loss and its metric."""
 
 import dataclasses
 import importlib
@@ -18,9 +18,9 @@ class Objective:
   """A host and a task, as far as training sees them.
 
   Attributes:
-    inputs: the host's: a batch to the arguments and options of its Model's call.
-    totals: the objective's: outputs and a batch to sums.
-    metric: the name of the headline number.
+    inputs: the host's function: a batch to (arguments, options) of its Model's call.
+    totals: the objective's function: (outputs, a batch) to sums.
+    metric: the name of the metric.
   """
 
   inputs: Callable[[dict], tuple[tuple, dict[str, Any]]]
@@ -53,7 +53,7 @@ def make(host: Any, task: Any) -> Objective:
   """Returns the objective of a task on a host's module.
 
   Raises:
-    ValueError: if the task names an objective or a metric that there is not.
+    ValueError: if the task names an unknown objective or metric.
   """
   known = sorted(module.name for module in pkgutil.iter_modules(objectives.__path__))
   check_known("objective", task.objective, known)

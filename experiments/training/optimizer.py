@@ -8,7 +8,7 @@ from attnjax import sharding
 
 
 def make(config: ConfigDict, steps: int) -> optax.GradientTransformation:
-  """AdamW with clipping; see `schedule` for the rate. Vectors do not decay."""
+  """Returns AdamW with clipping and the rate of `schedule`; vectors do not decay."""
   return optax.chain(
     optax.clip_by_global_norm(config.clip) if config.clip else optax.identity(),
     optax.adamw(
@@ -22,7 +22,7 @@ def make(config: ConfigDict, steps: int) -> optax.GradientTransformation:
 
 
 def schedule(config: ConfigDict, steps: int) -> optax.Schedule:
-  """Linear warm-up to `rate`, then a cosine to `final` x rate at the last step."""
+  """Returns a linear warm-up to `rate`, then a cosine to `final` x rate at the end."""
   warmup = min(config.warmup, steps)
   return optax.warmup_cosine_decay_schedule(
     init_value=0.0,
@@ -34,7 +34,7 @@ def schedule(config: ConfigDict, steps: int) -> optax.Schedule:
 
 
 def _matrices(model):
-  """True at the parameters with two dimensions or more, their stacking aside."""
+  """Marks the parameters with two dimensions or more, stacked axes not counted."""
 
   def decays(path, leaf):
     return leaf.ndim - sharding.is_stacked(path) >= 2

@@ -1,4 +1,4 @@
-"""How far a run is: a bar on a terminal, plain lines otherwise."""
+"""The progress of a run: a bar on a terminal, plain lines otherwise."""
 
 import importlib.util
 import os
@@ -68,7 +68,7 @@ class Progress:
         self._bar.stop()
 
   def update(self, step: int, **numbers: Any) -> None:
-    """`step` updates are done; numbers not given keep their last value."""
+    """Shows that `step` updates are done; numbers not given keep their last value."""
     now = self.clock()
     self.step = step
     self.numbers |= numbers
@@ -118,7 +118,7 @@ class Progress:
     return words if left is None else [*words, f"left {readable.duration(left)}"]
 
   def _left(self, now: float) -> float | None:
-    """Seconds to the end at the mean speed since the first step."""
+    """Estimates the seconds to the end by the mean speed since the first step."""
     if self._first is None or self.step <= self._first[0] or self.step >= self.total:
       return None
     step, then = self._first

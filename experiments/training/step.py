@@ -11,9 +11,9 @@ from attnjax.nn import running
 
 
 def cast(model: Any, dtype: str) -> Any:
-  """The model with its parameters in the compute type; gradients stay float32.
+  """Casts the model's parameters to the compute type; gradients stay float32.
 
-  Running statistics are no part of it, and stay float32.
+  Running statistics are no part of the model, and stay float32.
   """
   return jax.tree.map(lambda leaf: leaf.astype(dtype), model)
 
@@ -25,11 +25,11 @@ Sums = Callable[..., tuple[dict, Any]]
 def make_update(
   sums: Sums, optimizer, *, dtype: str, accumulate: int, seed: int
 ) -> Callable:
-  """`update(state, batch) -> (state, sums)`.
+  """Returns `update(state, batch) -> (state, sums)`.
 
   `state` is {"step", "model", "stats", "optimizer"}; `stats` are the model's running
-  statistics, see `attnjax.nn.running`. With `accumulate` > 1 the batch is cut in as
-  many parts whose gradients are summed: the same update in less memory. Batch norm
+  statistics, see `attnjax.nn.running`. With `accumulate` > 1 the batch is cut into as
+  many parts whose gradients are accumulated: the same update in less memory. Batch norm
   normalises each part by its own statistics; the running ones move once, by those of
   all parts together.
   """
@@ -60,7 +60,7 @@ def make_update(
 
 
 def make_evaluate(sums: Sums, *, dtype: str) -> Callable:
-  """`evaluate(model, stats, batch) -> sums`, by the running statistics."""
+  """Returns `evaluate(model, stats, batch) -> sums`, by the running statistics."""
 
   def evaluate(model, stats, batch):
     batch = _compute_type(batch, dtype)
@@ -77,7 +77,7 @@ def _compute_type(batch, dtype):
 
 
 def _in_parts(gradient, model, stats, batch, key, parts):
-  """(gradients, totals, new statistics) of a batch, part by part."""
+  """Accumulates (gradients, totals, new statistics) over the parts of a batch."""
 
   def cut(leaf):
     return leaf.reshape(parts, leaf.shape[0] // parts, *leaf.shape[1:])

@@ -4,7 +4,7 @@ import signal
 
 
 class Sigterm:
-  """While it is entered, SIGTERM asks for an orderly stop after the step."""
+  """A context in which SIGTERM asks for an orderly stop after the step."""
 
   def __enter__(self):
     self.requested = False

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.extend.core import Literal, jaxpr_as_fun, jaxprs_in_params
 from jax.interpreters import partial_eval
 
-# Of one equation, what counts if no loop is in it.
+# What an equation without a loop adds to the sum.
 Count = Callable[[Any], float]
 _LOOPS = ("while", "scan", "cond")
 # Calls of a jaxpr with their own arguments.
@@ -33,25 +33,25 @@ _CALLS = (
 
 
 def called(equation) -> list:
-  """The programs that an equation holds."""
-  if equation.primitive.name == "per_device":  # and the same as it is divided
+  """Returns the jaxprs that an equation calls."""
+  if equation.primitive.name == "per_device":  # it also holds the divided program
     return [equation.params["whole"]]
   return list(jaxprs_in_params(equation.params))
 
 
 def loops(jaxpr) -> bool:
-  """Whether it has a loop of a length that is not written in it."""
+  """Returns whether a jaxpr has a loop whose trip count is not written in it."""
   return any(_turns(equation) for equation in jaxpr.eqns)
 
 
 def counted(jaxpr, arguments: Sequence[Any], count: Count) -> tuple[list[Any], Any]:
-  """(the results, the sum over all equations that are run).
+  """Returns (the results, the sum over all equations that are run).
 
-  Of a condition's branches the one with the greatest sum counts.
+  Of the branches of a `cond` the one with the greatest sum counts.
 
   Args:
     jaxpr: with its constants.
-    arguments: of it.
+    arguments: the jaxpr's arguments.
     count: what an equation without such loops adds.
   """
   values = dict(zip(jaxpr.constvars, jaxpr.consts)) | dict(zip(jaxpr.invars, arguments))
@@ -117,7 +117,7 @@ def _scan(equation, given, count):
 
 
 def _while(equation, given, count):
-  """The sum over the turns of a loop; it carries only what the sum depends on."""
+  """Adds up the sum over a while loop, which carries only what the sum needs."""
   options = equation.params
   of_test, of_body = options["cond_nconsts"], options["body_nconsts"]
   test, fixed = given[:of_test], given[of_test : of_test + of_body]

@@ -1,7 +1,7 @@
-"""Headline numbers of tasks, one file a number; a task names its own.
+"""Metrics of tasks, one file each; a task names its own.
 
 A module has BETTER, `max` or `min`, and `value(totals)`: from an objective's sums over
-a split, as floats, to the number.
+a split, as floats, to the metric.
 """
 
 import importlib
@@ -12,16 +12,16 @@ from attnjax.contract import check_known
 
 
 def load(name: str) -> ModuleType:
-  """Returns the module of a number; ValueError with the nearest names if none is."""
+  """Returns the module of a metric; ValueError with the nearest names if unknown."""
   check_known("metric", name, names())
   return importlib.import_module(f"{__name__}.{name}")
 
 
 def names() -> list[str]:
-  """Returns the names of all numbers."""
+  """Returns the names of all metrics."""
   return sorted(module.name for module in pkgutil.iter_modules(__path__))
 
 
 def sign(name: str) -> int:
-  """Returns 1 if more of a number is better, -1 if less is."""
+  """Returns 1 if more of a metric is better, -1 if less is."""
   return 1 if load(name).BETTER is max else -1

@@ -1,4 +1,4 @@
-"""The share of labels that are hit."""
+"""The share of labels that are predicted right."""
 
 BETTER = max
 

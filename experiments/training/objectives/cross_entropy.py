@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 
 def totals(outputs: jax.Array, batch: dict) -> dict[str, jax.Array]:
-  """Returns the sums of cross entropy in nats, of hits, and of ones.
+  """Returns the sums of cross entropy in nats, of hits, and of the labels that count.
 
   Args:
     outputs: logits (..., classes).
