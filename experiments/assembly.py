@@ -1,4 +1,4 @@
-"""From a config to what it names: data, model, optimizer, mesh, and their sizes."""
+"""Builds what a config names: data, model, optimizer, mesh, and their sizes."""
 
 import dataclasses
 import functools
@@ -19,13 +19,13 @@ from experiments import checks, data, errors, settings
 from experiments.errors import UserError
 from experiments.training import objective, optimizer, step
 
-# Errors of a layer or host about its sizes and options: the user's to mend.
+# Errors that a layer or host raises about its sizes and options: the user's to fix.
 _USER = (ValueError, NotImplementedError, ModuleNotFoundError)
 
 
 @dataclasses.dataclass(frozen=True)
 class Assembly:
-  """All that a config names; nothing is allocated but the data set.
+  """Everything that a config names; only the data set is allocated.
 
   Attributes:
     config: the config.
@@ -35,7 +35,7 @@ class Assembly:
     state: shapes, types and shardings of {"step", "model", "stats", "optimizer"};
       `stats` are the model's running statistics, `()` without batch norm.
     batch: shapes, types and shardings of a batch.
-    objective: how the model is run on a batch, what is minimised and reported.
+    objective: runs the model on a batch, and gives the loss and the metric.
   """
 
   config: ConfigDict
@@ -47,19 +47,19 @@ class Assembly:
   objective: objective.Objective
 
   def init(self) -> Any:
-    """A fresh state, made in place on the mesh."""
+    """Returns a fresh state, allocated on the mesh."""
     shardings = jax.tree.map(lambda leaf: leaf.sharding, self.state)
     make = functools.partial(_init, self.config, self.task, self.optimizer)
     with jax.set_mesh(self.mesh):
       return jax.jit(make, out_shardings=shardings)()
 
   def put(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-    """The part of a batch that this process has, on its devices."""
+    """Returns the sharded global batch of which `batch` is this process's share."""
     place = jax.make_array_from_process_local_data
     return {n: place(self.batch[n].sharding, batch[n]) for n in self.batch}
 
   def update(self):
-    """The function `update(state, batch)`; see training.step."""
+    """Returns the function `update(state, batch)`; see training.step."""
     c = self.config
     return step.make_update(
       self.objective.sums,
@@ -70,16 +70,16 @@ class Assembly:
     )
 
   def evaluate(self):
-    """The function `evaluate(model, stats, batch)`; see training.step."""
+    """Returns the function `evaluate(model, stats, batch)`; see training.step."""
     return step.make_evaluate(self.objective.sums, dtype=self.config.dtype)
 
   def rate(self, step: int) -> float:
-    """The learning rate of the update after `step` updates."""
+    """Returns the learning rate of the update after `step` updates."""
     schedule = optimizer.schedule(self.config.optimizer, self.config.steps)
     return float(np.asarray(schedule(step)))
 
   def parameters(self) -> int:
-    """The number of parameters."""
+    """Returns the number of parameters."""
     return sum(leaf.size for leaf in jax.tree.leaves(self.state["model"]))
 
 
@@ -114,7 +114,7 @@ def assemble(config: ConfigDict) -> Assembly:
 
 
 def model(config: ConfigDict, task: Any) -> nnx.Module:
-  """A fresh model in float32, from the config's seed."""
+  """Builds a float32 model, initialised from the config's seed."""
   host = settings.host_module(config.host)
   if task.kind != host.TAKES:
     raise ValueError(
@@ -139,7 +139,7 @@ def model(config: ConfigDict, task: Any) -> nnx.Module:
 
 
 def _wrong(config: ConfigDict) -> str:
-  """The options whose type or sign is not that of their defaults, with the rule."""
+  """Describes options whose type or sign is not that of the default, with the rule."""
   sections = [("model", config.model, settings.host_defaults(config.host))]
   slugs = dict.fromkeys(settings.split(config.mechanism))
   for slug in slugs:
@@ -162,7 +162,7 @@ def _load(name, options):
 
 
 def _plain(section: ConfigDict) -> dict[str, Any]:
-  """A section as keyword arguments; JSON's lists are tuples again."""
+  """Returns a section as keyword arguments, with JSON's lists as tuples."""
   return {k: tuple(v) if isinstance(v, list) else v for k, v in section.items()}
 
 

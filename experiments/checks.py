@@ -4,7 +4,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-# Of every config: what the trainer reads, with its default.
+# Options of every config that the trainer reads, with their defaults.
 TRAINER: dict[str, Any] = {
   "seed": 0,
   "steps": 500,
@@ -27,7 +27,7 @@ TRAINER: dict[str, Any] = {
   "keep": 2,
   "sample": {"prompt": "", "length": 200, "temperature": 0.8},
 }
-# What has no default.
+# Options without a default: these values only give the types.
 _NAMES: dict[str, Any] = {
   "host": "",
   "mechanism": "",
@@ -59,7 +59,7 @@ _DTYPES = ("float32", "bfloat16")
 
 
 def check(config: ConfigDict) -> None:
-  """Raises ValueError for the first value that is missing, or not what it must be."""
+  """Raises ValueError for the first value that is missing or invalid."""
   _check_kinds(config, TRAINER | _NAMES, "")
   for name, least in _LEAST.items():
     value = _get(config, name)
@@ -75,7 +75,7 @@ def check(config: ConfigDict) -> None:
 
 
 def is_like(value: Any, default: Any) -> bool:
-  """Whether a value is of its default's type, and a size 1 or more as that is."""
+  """Returns whether a value obeys the `rule` of its default."""
   if not _is_of_kind(value, default):
     return False
   if isinstance(default, bool) or not isinstance(default, (int, float)):
@@ -84,7 +84,7 @@ def is_like(value: Any, default: Any) -> bool:
 
 
 def rule(default: Any) -> str:
-  """What `is_like` asks of a value, in words."""
+  """Says which values `is_like` accepts: the default's type, its range if positive."""
   if not isinstance(default, bool) and isinstance(default, (int, float)):
     kind, least = ("an integer", 1) if isinstance(default, int) else ("a number", 0)
     return f"{kind}, {least} or more" if default > 0 else kind
@@ -92,7 +92,7 @@ def rule(default: Any) -> str:
 
 
 def utf8(name: str, text: str) -> bytes:
-  """The text's bytes; ValueError if it has none: what came in was not UTF-8."""
+  """Encodes text as UTF-8; ValueError where the bytes that came in were not UTF-8."""
   try:
     return text.encode()
   except UnicodeEncodeError as error:

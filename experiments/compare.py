@@ -23,7 +23,7 @@ column, among runs that have finished. A run without summary.json is "unfinished
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-  """Prints the table and writes the page; the exit status.
+  """Prints the table, writes the page, and returns the exit status.
 
   Raises UserError if a folder is not there or no run, or the page cannot be written.
   """
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def load(dirs: Sequence[str]) -> list[Run]:
-  """The runs of these folders, a folder given twice once; UserError if one is none."""
+  """Loads the runs of these folders, each folder once; UserError if one is no run."""
   paths = {Path(d).resolve(): d for d in dirs}
   for given in paths.values():
     records.check(given)
@@ -69,7 +69,7 @@ def load(dirs: Sequence[str]) -> list[Run]:
 
 
 def text(found: Sequence[Run], table: Sequence[Column]) -> str:
-  """The table in plain text; * marks the best of a column."""
+  """Formats the table as plain text; * marks the best of a column."""
   finished = [run.summary is not None for run in found]
   blocks = [["run", *(run.label for run in found)]]
   for column in table:
@@ -87,7 +87,7 @@ def text(found: Sequence[Run], table: Sequence[Column]) -> str:
 
 
 def html(found: Sequence[Run], table: Sequence[Column], notes: Sequence[str]) -> str:
-  """The page."""
+  """Returns the HTML page of the comparison."""
   finished = [run.summary is not None for run in found]
   best = {(i, j) for j, c in enumerate(table, 1) for i in c.best(finished)}
   cells = [[run.label, *row] for run, *row in zip(found, *(c.cells() for c in table))]

@@ -19,16 +19,15 @@ class Parser(flags.ArgumentParser):
   """
 
   def parse(self, argument: str) -> ConfigDict:
-    """The config, locked."""
+    """Returns the config that the argument names, locked."""
     return read(argument).lock()
 
 
 def read(path: str) -> ConfigDict:
-  """The config of `path.py` or `path.py:argument`.
+  """Returns the config of `path.py` or `path.py:argument`.
 
   Raises:
-    UserError: if the file is not there or cannot be run, or what it returns is no
-      ConfigDict.
+    UserError: if the file is missing or fails, or `get_config` returns no ConfigDict.
   """
   file, colon, argument = path.partition(":")
   if not file:
@@ -64,7 +63,7 @@ def _run(file: str) -> ModuleType:
 
 
 def _message(path: str, file: str, error: BaseException) -> str:
-  """What was raised, and by which line of the program."""
+  """Says what was raised, and by which line of the program."""
   frames = traceback.extract_tb(error.__traceback__)
   lines = [frame.lineno for frame in frames if frame.filename == file]
   where = f" (line {lines[-1]} of {file})" if lines else ""

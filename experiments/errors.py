@@ -9,7 +9,7 @@ from typing import Any
 
 REFUSED, INTERRUPTED, CLOSED = 2, 128 + 2, 128 + 13  # as shells have them
 
-# What a file or a disk says no to, and not the program.
+# Errors of files and disks, not of the program.
 _OF_FILES = frozenset(
   getattr(errno, name)
   for name in (
@@ -20,7 +20,7 @@ _OF_FILES = frozenset(
 
 
 class UserError(Exception):
-  """What was asked cannot be done; the message says which value, and the rule."""
+  """A request that cannot be fulfilled; the message names the value and the rule."""
 
 
 def guard(main: Callable[..., Any], *arguments) -> int:
@@ -47,7 +47,7 @@ def guard(main: Callable[..., Any], *arguments) -> int:
 
 
 def one_line(error: BaseException) -> str:
-  """What an error says, on one line; its class where it says nothing."""
+  """Formats an error on one line: its message, after the class of unexpected ones."""
   if isinstance(error, OSError) and error.strerror:
     name = "" if error.filename is None else f"{os.fsdecode(error.filename)!r}: "
     return name + error.strerror
@@ -77,6 +77,6 @@ def _refuse(error):
 
 
 def _print_anything(stream):
-  """Escapes what a terminal's encoding has not, which else is an error."""
+  """Makes a stream escape characters that its encoding lacks, instead of raising."""
   with contextlib.suppress(AttributeError, ValueError):
     stream.reconfigure(errors="backslashreplace")

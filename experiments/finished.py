@@ -1,4 +1,4 @@
-"""Runs that have ended: they are looked at again, and nothing is written."""
+"""Reports of runs that have ended, made without writing anything."""
 
 import json
 from pathlib import Path
@@ -10,10 +10,10 @@ from experiments.training.checkpoints import Checkpoints
 
 
 def report(assembly: Assembly, workdir: Path) -> str:
-  """What a finished run says once more; "" if it has not, or not wholly, ended.
+  """Returns the last lines of a finished run; "" if it has not completely ended.
 
   Raises:
-    UserError: if its last checkpoint is of another model.
+    UserError: if the last checkpoint is of another model.
   """
   config = assembly.config
   checkpoints = Checkpoints(workdir, keep=config.keep, metric=assembly.task.metric)
@@ -29,7 +29,7 @@ def report(assembly: Assembly, workdir: Path) -> str:
     final = summary["final"]["validation"]
     numbers = "  ".join(f"{name} {value:.4f}" for name, value in final.items())
   except (FileNotFoundError, ValueError, LookupError, TypeError, AttributeError):
-    return ""  # it is made anew
+    return ""  # the run writes it again
   return (
     f"finished at step {config.steps}\nvalidation {numbers}\nreport: {workdir / FILE}"
   )

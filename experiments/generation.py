@@ -20,15 +20,15 @@ def sample(
   seed: int = 0,
   dtype: str = "float32",
 ) -> np.ndarray:
-  """`length` tokens after the prompt; the same seed gives the same tokens.
+  """Draws `length` tokens after the prompt; equal seeds give equal tokens.
 
   Args:
     model: a language model with `init_cache` and `step`.
     prompt: (P,) tokens, P >= 1.
-    length: how many tokens to add, 1 or more.
-    temperature: of the softmax that is drawn from; 0 takes the likeliest token.
-    seed: of the draws.
-    dtype: of the computation and the caches.
+    length: number of tokens to add, 1 or more.
+    temperature: divides the logits; 0 takes the likeliest token.
+    seed: the seed of the draws.
+    dtype: the type of the computation and the caches.
 
   Raises:
     UserError: if the prompt is empty, the length or the temperature is out of range,

@@ -39,7 +39,7 @@ class Lock:
 
   Args:
     workdir: the run's folder; it is made if it is not there.
-    say: where it goes that another host's lock is being watched.
+    say: prints that another host's lock is being watched.
     beat: seconds between two counts.
     silence: seconds without a count after which another host's lock is void.
 
@@ -114,7 +114,7 @@ class Lock:
       self._file = file
       self._write()
     if locked is None:
-      time.sleep(min(1.0, self._beat))  # who wrote at the same time has written
+      time.sleep(min(1.0, self._beat))  # a writer at the same time is done by then
       if not self._is_ours():
         self._drop()
         raise self._in_use(_read(self.path))
@@ -154,7 +154,7 @@ class Lock:
 
   def _write(self):
     self._count += 1
-    # Of one length, so that no reader finds a part of an older text behind it.
+    # All texts have one length, so that no reader finds an older one's end behind it.
     text = json.dumps(self._self | {"count": f"{self._count:012d}"}) + "\n"
     os.pwrite(self._file, text.encode(), 0)
     os.ftruncate(self._file, len(text))
@@ -162,7 +162,7 @@ class Lock:
 
 @contextlib.contextmanager
 def held(workdir: Path, say: Callable[[str], None]) -> Iterator[Callable[[], None]]:
-  """The lock of a job of one or several processes; gives its check.
+  """Holds the lock of a job of one or several processes; yields its check.
 
   Raises:
     UserError: in every process, if the first one cannot have it.
@@ -184,7 +184,7 @@ def held(workdir: Path, say: Callable[[str], None]) -> Iterator[Callable[[], Non
 
 
 def _flock(file: int) -> bool | None:
-  """Whether this process has the file now; None where the file system cannot say."""
+  """Returns whether this process has the file now; None without support of flock."""
   try:
     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
   except BlockingIOError:
@@ -195,7 +195,7 @@ def _flock(file: int) -> bool | None:
 
 
 def _is_at(file: int, path: Path) -> bool:
-  """Whether an open file is the one that is at the path."""
+  """Returns whether an open file is the one at the path."""
   try:
     return os.path.samestat(os.fstat(file), path.stat())
   except FileNotFoundError:
@@ -203,7 +203,7 @@ def _is_at(file: int, path: Path) -> bool:
 
 
 def _read(path: Path) -> dict[str, Any]:
-  """What a lock says; empty if it is not there, or was cut off while written."""
+  """Reads a lock; empty if the file is absent, or was cut off while written."""
   try:
     owner = json.loads(path.read_text(encoding="utf-8"))
   except (FileNotFoundError, ValueError):
@@ -220,7 +220,7 @@ def _name(owner: dict[str, Any]) -> str:
 
 
 def _boot() -> str:
-  """Of this start of the machine; hosts of one name differ in it."""
+  """Returns the id of this boot, which tells hosts of one name apart."""
   with contextlib.suppress(OSError):
     return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
   return ""

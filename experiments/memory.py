@@ -6,14 +6,14 @@ then waits until their pages are mapped, and made zero, anew.
 
 import ctypes
 
-# Names and values of <malloc.h>: one arena for all threads, no blocks of their own for
+# Names and values of <malloc.h>: one arena for all threads, no separate mappings of
 # large arrays, nothing given back.
 _M_ARENA_MAX, _M_MMAP_MAX, _M_TRIM_THRESHOLD = -8, -4, -1
 _OPTIONS = (_M_ARENA_MAX, 1), (_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, -1)
 
 
 def keep() -> bool:
-  """Lets malloc keep what is freed; whether this system's malloc can.
+  """Lets malloc keep freed memory; returns whether this system's malloc can.
 
   Call it before JAX starts its threads.
   """

@@ -56,7 +56,7 @@ from experiments.training.stopping import Sigterm
 
 
 def main() -> int:
-  """Runs what the command line says; the exit status."""
+  """Runs what the command line says; returns the exit status."""
   if {"--help", "-help", "-h"} & set(sys.argv):
     print(__doc__)
     return 0
@@ -81,7 +81,7 @@ def _define(values: flags.FlagValues):
 
 
 def run(config, workdir: Path, *, force: bool = False) -> str:
-  """Trains to the end of the config's steps; "finished" or "stopped"."""
+  """Trains to the end of the config's steps; returns "finished" or "stopped"."""
   workdir, held = Path(workdir), settings.to_json(config)
   with Sigterm() as stop, contextlib.ExitStack() as stack:
     assembly = assemble(config)
@@ -107,7 +107,7 @@ def run(config, workdir: Path, *, force: bool = False) -> str:
 
 
 def _finish(trainer, say):
-  """The last evaluation, the summary, the sample and the report."""
+  """Writes the last evaluation, the summary, the sample and the report."""
   final = trainer.validation or trainer.evaluate("validation")
   if jax.process_index():
     return

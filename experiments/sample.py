@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _checked(flags) -> np.ndarray:
-  """The prompt's bytes; what cannot be sampled is said before the model is read."""
+  """Returns the prompt's bytes; refuses bad flags before the model is loaded."""
   if flags.count < 1:
     raise errors.UserError(f"--count = {flags.count}; it must be 1 or more")
   try:

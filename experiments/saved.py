@@ -13,11 +13,11 @@ from experiments.training.checkpoints import Checkpoints
 
 @dataclasses.dataclass(frozen=True)
 class Saved:
-  """A run as one of its checkpoints has it.
+  """A run at one of its checkpoints.
 
   Attributes:
     assembly: what the run's config names.
-    step: of the checkpoint.
+    step: the checkpoint's step.
     state: {"step", "model", "stats", "optimizer"}.
   """
 
@@ -27,12 +27,12 @@ class Saved:
 
   @property
   def model(self) -> Any:
-    """The parameters alone."""
+    """Returns the parameters alone."""
     return self.state["model"]
 
 
 def open_run(workdir: str, checkpoint: str = "latest") -> Saved:
-  """The model of a run.
+  """Opens a run at one of its checkpoints.
 
   Args:
     workdir: the folder of the run.

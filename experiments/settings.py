@@ -22,7 +22,7 @@ from experiments.errors import UserError
 
 
 def default(mechanisms: str, *, host: str, dataset: str) -> ConfigDict:
-  """A whole config.
+  """Returns a whole config with its defaults.
 
   Args:
     mechanisms: a slug, or several with commas between: the pattern in which the layers
@@ -46,7 +46,7 @@ def default(mechanisms: str, *, host: str, dataset: str) -> ConfigDict:
 
 
 def split(mechanisms: str) -> list[str]:
-  """The slugs of a pattern; each is loaded, so that an unknown one is an error."""
+  """Splits a pattern into slugs; loads each, so that an unknown one is an error."""
   slugs = [slug.strip() for slug in mechanisms.split(",")]
   for slug in slugs:
     contract.load(slug)
@@ -54,7 +54,7 @@ def split(mechanisms: str) -> list[str]:
 
 
 def host_module(host: str):
-  """A module of attnjax.models by name."""
+  """Imports a module of attnjax.models by name; ValueError if there is none."""
   try:
     return importlib.import_module(f"attnjax.models.{host}")
   except ModuleNotFoundError as error:
@@ -64,10 +64,10 @@ def host_module(host: str):
 
 
 def host_defaults(host: str) -> dict[str, Any]:
-  """The hyper-parameters of a host with their defaults."""
+  """Returns the hyper-parameters of a host with their defaults."""
   module = host_module(host)
   parameters = inspect.signature(module.Model.__init__).parameters.values()
-  # What its constructor gets from the task, or from the trainer.
+  # Arguments of its constructor that come from the task or the trainer.
   others = {"self", "builds", "rngs", *module.SIZES}
   return {p.name: p.default for p in parameters if p.name not in others}
 
@@ -81,7 +81,7 @@ def where_present(config: ConfigDict, **options: Any) -> None:
 
 
 def parse(define: Callable[[flags.FlagValues], None]) -> flags.FlagValues:
-  """The flags of the command line, with `--config` and its overrides.
+  """Parses the command line, with `--config` and its overrides.
 
   Args:
     define: adds the program's other flags.
@@ -109,14 +109,14 @@ def parse(define: Callable[[flags.FlagValues], None]) -> flags.FlagValues:
 
 
 def read_config(values: flags.FlagValues) -> ConfigDict:
-  """The value of --config; UserError if the flag is missing."""
+  """Returns the value of --config; UserError if the flag is missing."""
   if values["config"].value is None:
     raise UserError("--config is missing; for example --config configs/lm.py")
   return copy.deepcopy(values["config"].value)
 
 
 def _named(argv: list[str]) -> str:
-  """What follows --config."""
+  """Returns the value of --config on a command line."""
   for place, argument in enumerate(argv):
     name, equal, value = argument.lstrip("-").partition("=")
     if name == "config":
@@ -125,7 +125,7 @@ def _named(argv: list[str]) -> str:
 
 
 def _unknown_option(argv: list[str], config: ConfigDict) -> str:
-  """The message for an override of what the config does not have."""
+  """Returns the message for an override of an option that the config lacks."""
   for argument in argv:
     name = argument.lstrip("-").partition("=")[0]
     if not name.startswith("config."):
@@ -141,5 +141,5 @@ def _unknown_option(argv: list[str], config: ConfigDict) -> str:
 
 
 def to_json(config: ConfigDict) -> dict[str, Any]:
-  """The config as nested dicts that survive JSON unchanged."""
+  """Returns the config as nested dicts that survive JSON unchanged."""
   return json.loads(config.to_json())

@@ -28,7 +28,7 @@ PAGE = "compare.html"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-  """Trains, prints the table, writes the page; status 1 if nothing could be trained."""
+  """Trains, prints the table, writes the page; returns 1 if nothing was trained."""
   parser = argparse.ArgumentParser(
     prog="python -m experiments.sweep",
     description=__doc__,
@@ -76,10 +76,10 @@ def _check_config(path: str, slugs: list[str]) -> None:
 
 
 def chosen(names: str) -> list[str]:
-  """The slugs of "slug,family,..." in that order; a family's are in order of name.
+  """Returns the slugs of "slug,family,..." in that order, a family's sorted by name.
 
   Raises:
-    UserError: for a name that is neither.
+    UserError: for a name that is neither a slug nor a family.
   """
   families: dict[str, list[str]] = {}
   for slug, module in contract.systems().items():
@@ -94,9 +94,9 @@ def chosen(names: str) -> list[str]:
 
 
 def train(config: str, slug: str, workdir: Path, overrides: Sequence[str]) -> str:
-  """Trains one mechanism to its end; why that cannot be, or "".
+  """Trains one mechanism to its end; returns why it was refused, or "".
 
-  A process of its own has the memory and the compiled programs of one run only.
+  A separate process holds the memory and the compiled programs of one run only.
 
   Raises:
     UserError: if the run ends in any other way.

@@ -11,10 +11,10 @@ from experiments.errors import UserError
 
 
 def changes(workdir: Path, config: dict, *, force: bool) -> list[str]:
-  """How the config differs from that of the workdir's run; a new workdir has none.
+  """Returns how the config differs from that of the workdir's run; [] if it has none.
 
   Raises:
-    UserError: if it differs, unless `force`; the message has the differences.
+    UserError: if they differ, unless `force`; the message has the differences.
   """
   if not _path(workdir).exists():
     return []
@@ -28,7 +28,7 @@ def changes(workdir: Path, config: dict, *, force: bool) -> list[str]:
 
 
 def claim(workdir: Path, config: dict) -> None:
-  """Makes a workdir this config's own."""
+  """Writes the config to the workdir, which then belongs to it."""
   if jax.process_index():
     return
   path = _path(workdir)
@@ -39,7 +39,7 @@ def claim(workdir: Path, config: dict) -> None:
 
 
 def difference(old: dict, new: dict, prefix: str = "") -> list[str]:
-  """`name: old -> new` for all values that differ between two nested dicts."""
+  """Returns `name: old -> new` for all values that differ between two nested dicts."""
   found = []
   for key in sorted(old.keys() | new.keys()):
     a, b = old.get(key, "(none)"), new.get(key, "(none)")
@@ -51,7 +51,7 @@ def difference(old: dict, new: dict, prefix: str = "") -> list[str]:
 
 
 def load(workdir: Path) -> ConfigDict:
-  """The config of a saved run.
+  """Loads the config of a saved run.
 
   Raises:
     UserError: if the folder holds no run, or its config is damaged.
