@@ -11,7 +11,7 @@ Causal attention with T != S is aligned bottom-right: token t sees s <= t + S - 
 token that sees nothing gives 0.
 
 Cost: O(T S H N) time; memory O(T + S) in "xla", O(T S N) in "reference". Decoding
-keeps 2 K H numbers a token.
+keeps 2 K H elements a token.
 
 Axes: B batch, T query tokens, S key tokens, N query heads, K key/value heads, H head
 size, V value size, D model width.
@@ -52,7 +52,7 @@ def attend(
   return_lse: bool = False,
   impl: str = "auto",
 ) -> Any:
-  """Softmax attention; (B, T, N, V), and lse (B, T, N) if `return_lse`.
+  """Computes softmax attention: (B, T, N, V), and lse (B, T, N) if `return_lse`.
 
   Args:
     q: queries.
@@ -65,7 +65,7 @@ def attend(
     mask: True = may attend, in conjunction with the rest.
     bias: added to the scaled scores; its gradient is summed over broadcast axes.
     scale: H^-0.5 if None.
-    return_lse: also the log of the softmax's denominator, float32, differentiable.
+    return_lse: also return the log of the softmax's denominator, differentiable.
     impl: one of IMPLEMENTATIONS, or "auto", see `attnjax.attention`.
 
   Raises:
@@ -81,7 +81,7 @@ def attend(
 
 
 def reference(q, k, v, **options):
-  """The definition: one (T, S) matrix of scores for each head."""
+  """Computes the definition: one (T, S) matrix of scores for each head."""
   return attend(q, k, v, **options, impl="reference")
 
 
@@ -120,7 +120,7 @@ class Layer(nnx.Module):
 
   @property
   def refuses(self) -> dict[str, str]:
-    """What of a context the layer cannot honour, and why."""
+    """Returns the context arguments that the layer refuses, with the reasons."""
     return {} if self.qkv.rope_theta else contexts.NO_PLACES
 
   def project(self, x: Float[Array, "B *T D"], **context: Unpack[Context]) -> Heads:
@@ -136,18 +136,18 @@ class Layer(nnx.Module):
     return attend(heads.q, heads.k, heads.v, **given, **heads.seen)
 
   def merge(self, out: Array, heads: Heads) -> Float[Array, "B *T D"]:
-    """Returns the projection of all heads' results, in the shape of the input."""
+    """Returns the projection of all heads' outputs, in the shape of the input."""
     x = heads.tokens.x
     return self.out(out.astype(x.dtype)).reshape(x.shape)
 
   def __call__(
     self, x: Float[Array, "B *T D"], **context: Unpack[Context]
   ) -> Float[Array, "B *T D"]:
-    """Returns the layer's result for x, in its shape; see `attnjax.contract.forms`."""
+    """Returns the layer's output for x, in its shape; see `attnjax.contract.forms`."""
     return contexts.run(self, x, context)
 
   def init_cache(self, batch: int, length: int, dtype=jnp.float32) -> KeyValueCache:
-    """An empty cache with room for `length` tokens."""
+    """Returns an empty cache with room for `length` tokens."""
     return self_attention.empty_cache(
       self.form, batch, length, self.kv_heads, self.size, dtype
     )
@@ -155,7 +155,7 @@ class Layer(nnx.Module):
   def step(
     self, x: Float[Array, "B T D"], cache: KeyValueCache, **context: Unpack[Context]
   ) -> tuple[Float[Array, "B T D"], KeyValueCache]:
-    """Returns the results of the next T tokens, and the cache with them."""
+    """Returns the outputs of the next T tokens, and the cache with them appended."""
     return self_attention.step(self, x, cache, context)
 
 

@@ -10,12 +10,12 @@ paper's choice: it depends on the query and lies between the projections of the 
 and of the output, which are one linear map without it. The layer also has the other
 positions of the study: "value" (G2) and "key" (G3), gated at the key's token, "query"
 (G4), and "output" (G5), after the output projection. A headwise gate is one number a
-head, an elementwise gate one for each of its features.
+head, an elementwise gate has one for each feature of the head.
 
 No bias, weights normal(0.02): at the start a sigmoid gate is 1/2 everywhere.
 
-Cost: that of dot-product attention, D N weights and as many multiplications a token
-for a headwise gate, D N H for an elementwise one. Decoding keeps 2 K H numbers a
+Cost: as dot-product attention, plus D N weights and as many multiplications a token
+for a headwise gate, D N H for an elementwise one. Decoding keeps 2 K H elements a
 token; with G2 and G3 the cache holds gated values and keys.
 
 Axes: B batch, T query tokens, S key tokens, N query heads, K key/value heads, H head
@@ -64,13 +64,13 @@ def attend(
   return_lse: bool = False,
   impl: str = "auto",
 ) -> Any:
-  """Softmax attention with a gate at its output (G1); (B, T, N, V).
+  """Computes softmax attention with a gate at its output (G1), (B, T, N, V).
 
   Args:
     q: queries.
     k: keys; K divides N, query head n reads key head n K // N.
     v: values.
-    gate: before its activation; 1 for N shares it among the heads, 1 for V is headwise.
+    gate: before its activation; shared by the heads if N is 1, headwise if V is 1.
     causal: token t sees the keys s <= t + offset.
     offset: S - T if None, which aligns the last query with the last key.
     segment_ids: tokens see their own segment; negative ids see nothing.
@@ -80,7 +80,7 @@ def attend(
     act: "sigmoid", "silu" or "ns_sigmoid" (1/2 + sigmoid / 2), in float32.
     combine: "mul" or "add".
     scale: H^-0.5 if None.
-    return_lse: also the log of the softmax's denominator, (B, T, N) float32.
+    return_lse: also return the log of the softmax's denominator, (B, T, N) float32.
     impl: one of IMPLEMENTATIONS, or "auto", see `attnjax.attention`.
 
   Raises:
@@ -99,7 +99,7 @@ def attend(
 
 
 def reference(q, k, v, gate, **options):
-  """The definition: one (T, S) matrix of scores for each head, then the gate."""
+  """Computes the definition: a (T, S) matrix of scores for each head, then the gate."""
   return attend(q, k, v, gate, **options, impl="reference")
 
 
@@ -151,7 +151,7 @@ class Layer(nnx.Module):
 
   @property
   def refuses(self) -> dict[str, str]:
-    """What of a context the layer cannot honour, and why."""
+    """Returns the context arguments that the layer refuses, with the reasons."""
     return {} if self.qkv.rope_theta else contexts.NO_PLACES
 
   def project(self, x: Float[Array, "B *T D"], **context: Unpack[Context]) -> Heads:
@@ -170,25 +170,25 @@ class Layer(nnx.Module):
     return attend(heads.q, heads.k, heads.v, gate, **given)
 
   def merge(self, out: Array, heads: Heads) -> Float[Array, "B *T D"]:
-    """Returns the gated projection of all heads' results, in the input's shape."""
+    """Returns the gated projection of all heads' outputs, in the input's shape."""
     x, rows = heads.tokens.x, heads.tokens.rows
     return self._gated("output", rows, self.out(out.astype(x.dtype))).reshape(x.shape)
 
   def __call__(
     self, x: Float[Array, "B *T D"], **context: Unpack[Context]
   ) -> Float[Array, "B *T D"]:
-    """Returns the layer's result for x, in its shape; see `attnjax.contract.forms`."""
+    """Returns the layer's output for x, in its shape; see `attnjax.contract.forms`."""
     return contexts.run(self, x, context)
 
   def weights(self, x, **context: Unpack[Context]) -> Float[Array, "B N T T"]:
-    """Returns the softmax weights, which no gate of the results changes."""
+    """Returns the softmax weights, which a gate of the outputs does not change."""
     heads = self.project(x, **context)
     eye = projections.identity_values(heads.k)
     out = dot_product.attend(heads.q, heads.k, eye, **self._given(heads))
     return out.swapaxes(1, 2)
 
   def init_cache(self, batch: int, length: int, dtype=jnp.float32) -> KeyValueCache:
-    """An empty cache with room for `length` tokens."""
+    """Returns an empty cache with room for `length` tokens."""
     return self_attention.empty_cache(
       self.form, batch, length, self.kv_heads, self.size, dtype
     )
@@ -196,7 +196,7 @@ class Layer(nnx.Module):
   def step(
     self, x: Float[Array, "B T D"], cache: KeyValueCache, **context: Unpack[Context]
   ) -> tuple[Float[Array, "B T D"], KeyValueCache]:
-    """Returns the results of the next T tokens, and the cache with them."""
+    """Returns the outputs of the next T tokens, and the cache with them appended."""
     return self_attention.step(self, x, cache, context)
 
   def _given(self, heads) -> dict[str, Any]:
