@@ -10,16 +10,16 @@ transformers.
   score    = H^-0.5 q[t] . k[s] + delta[s]       for s in kept[t], else -inf
   out[t]   = softmax(score[t]) v
 
-Nothing is learned through the choice, but delta is a bias, and so A, W_dt and v learn
-what is worth keeping. The queries of a group share the set of their key head. The
-newer official code chooses w keys of the whole sequence before the causal mask: that
-leaks the future into the choice. Here only the form "sequence", where every query sees
-all, makes one choice a document.
+The selection has no gradient, but delta is a bias, and so A, W_dt and v learn which
+keys to keep. The queries of a group share the set of their key head. The newer official
+code selects w keys of the whole sequence before the causal mask: that leaks the future
+into the selection. Here only the form "sequence", where every query sees all tokens,
+makes one selection a document.
 
 Cost: O(T (w + 64) H N) time, O(T H) memory in "xla": for a chunk of queries the w best
-tokens before it and its own are gathered. O(T^2 N) both in "reference", and wherever
-`mask` or `block_smooth` is given. Decoding keeps w tokens a key head, exactly, since
-the least delta that is kept never falls.
+tokens before the chunk and the chunk's tokens are gathered. O(T^2 N) both in
+"reference", and wherever `mask` or `block_smooth` is given. Decoding keeps w tokens a
+key head, exactly, since the least delta that is kept never falls.
 
 Axes: B batch, T query tokens, S key tokens, N query heads, K key/value heads, H head
 size, V value size, w = keep, D model width.
@@ -63,6 +63,6 @@ GROWTH = 1.0
 
 
 def scaled(shape: tuple[int, ...]) -> dict[str, int]:
-  """Few keys: the default is more than the tokens of most sequences."""
+  """Returns options under which GROWTH holds: fewer keys than most sequences have."""
   del shape
   return {"keep_keys": 64}

@@ -1,4 +1,4 @@
-"""The operation: attention over the keys that are kept."""
+"""The operation: softmax attention over the selected keys."""
 
 from typing import Any
 
@@ -31,25 +31,25 @@ def attend(
   return_lse: bool = False,
   impl: str = "auto",
 ) -> Any:
-  """Attention to the most important keys of those allowed; (B, T, N, V).
+  """Computes attention to the most important of the allowed keys, (B, T, N, V).
 
   Args:
     q: queries.
     k: keys; K divides N, query head n reads key head n K // N.
     v: values.
-    importance: added to the scores of its token, and what it is selected by.
+    importance: of each key, added to its scores; the greatest are selected.
     keep_keys: keys that a query sees, at most; at least 1.
     causal: token t sees, and selects among, the tokens s <= t + S - T. Not causal:
       one selection for all queries of a document.
     segment_ids: a document is a run of equal ids, and selects for itself; negative
       ids see nothing and are not seen. Needs T = S.
-    mask: True = may attend, in conjunction with the rest. It makes every form as
-      dear as the definition.
-    block_smooth: if not 0, in each aligned group of so many keys a query keeps all
-      that it may see where it selected more than half of the group, else none. As
-      dear as `mask`.
+    mask: True = may attend, in conjunction with the rest. Every implementation then
+      costs as much as the definition.
+    block_smooth: if not 0, the size of aligned groups of keys: a query keeps all keys
+      of a group that it may see if it selected more than half of the group, else
+      none. Costs as much as `mask`.
     scale: H^-0.5 if None; of q . k, not of the importance.
-    return_lse: also the log of the softmax's denominator, (B, T, N) float32.
+    return_lse: also return the log of the softmax's denominator, (B, T, N) float32.
     impl: one of IMPLEMENTATIONS, or "auto".
 
   Raises:
@@ -80,7 +80,7 @@ def _check(q, k, importance, keep_keys, impl):
 
 
 def _dense(q, k, v, importance, seen, keep_keys, block_smooth, scale, impl):
-  """(out, lse) by a mask of all pairs."""
+  """Returns (out, lse), computed with a dense mask of all pairs."""
   group = q.shape[2] // k.shape[2]
   kept = selection.selected(importance, seen, keep_keys, block_smooth)
   bias = jnp.repeat(importance, group, axis=2).swapaxes(1, 2)[:, :, None]
@@ -89,7 +89,7 @@ def _dense(q, k, v, importance, seen, keep_keys, block_smooth, scale, impl):
 
 
 def reference(q, k, v, importance, **options):
-  """The definition: importances of all pairs, ranked row by row."""
+  """Computes the definition: the importances of all pairs, ranked row by row."""
   return attend(q, k, v, importance, **options, impl="reference")
 
 

@@ -1,4 +1,4 @@
-"""Decoding: a cache of the most important tokens, not of the sequence."""
+"""Decoding: a cache of the most important tokens instead of the whole sequence."""
 
 import dataclasses
 from typing import Any
@@ -18,10 +18,10 @@ from attnjax.variants.sparse.dynamic_mask import gathered
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Kept:
-  """The w best tokens of each key head so far, the most important first.
+  """The w most important tokens of each key head so far, in descending order.
 
-  The importance that a token needs to be kept never falls, so what was dropped would
-  not be kept again.
+  The importance that a token needs to be kept never falls, so a token that was dropped
+  would not be kept later.
 
   Attributes:
     k: (B, w, K, H).
@@ -35,7 +35,7 @@ class Kept:
 
   @classmethod
   def empty(cls, batch: int, slots: int, heads: int, size: int, dtype):
-    """Returns what is kept of no tokens."""
+    """Returns the state before the first token."""
     wider = jnp.promote_types(dtype, jnp.float32)
     return cls(
       k=jnp.zeros((batch, slots, heads, size), dtype),
@@ -48,11 +48,11 @@ class Kept:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Cache:
-  """What is kept of the last document, and how many tokens the row has had.
+  """The kept tokens of the last document, and the number of tokens of the row so far.
 
   Attributes:
     document: RecurrentCache with the state Kept.
-    length: int32, (), tokens seen so far, the same for the whole batch.
+    length: int32, (), number of tokens seen so far, equal for the whole batch.
   """
 
   document: Any
@@ -60,7 +60,7 @@ class Cache:
 
   @classmethod
   def empty(cls, batch: int, slots: int, heads: int, size: int, dtype):
-    """Returns the cache of no tokens."""
+    """Returns the cache before the first token."""
     kept = Kept.empty(batch, slots, heads, size, dtype)
     return cls(RecurrentCache.empty(kept), jnp.zeros((), jnp.int32))
 
@@ -71,10 +71,10 @@ def step(
   """Returns (out, cache) of the next T tokens.
 
   Args:
-    heads: of the layer's input.
+    heads: the heads of the layer's input.
     cache: with room for `keep_keys` tokens, or for the whole sequence.
-    keep_keys: as in `attend`, like `impl`.
-    impl: of the softmax.
+    keep_keys: as in `attend`.
+    impl: of the softmax, as in `attend`.
   """
   q, k, v, importance = heads.q, heads.k, heads.v, heads.more["importance"]
   ids = heads.tokens.ids
@@ -94,7 +94,7 @@ def step(
   given = flat(jnp.where(real[..., None], importance.astype(held.dtype), -jnp.inf))
   later = jnp.broadcast_to(places[w:], given.shape)
   new = select.Best(given, later, jnp.repeat(runs, K, axis=0))
-  # What is kept is of the run that the first of the tokens goes on with, or empty.
+  # The kept tokens belong to the run that the first new token continues, or are none.
   where = jnp.where(held > -jnp.inf, places[:w], -1)
   whole, best = select.Best(held, where, jnp.zeros_like(where)).extend(new)
   k, v, importance = (
@@ -102,7 +102,7 @@ def step(
     for a, b in ((kept.k, k), (kept.v, v), (kept.importance, importance))
   )
   runs = jnp.pad(jnp.where(real, runs, -1), ((0, 0), (w, 0)))
-  # Empty places are listed nowhere, but are gathered in their stead.
+  # No list holds an empty slot, but an index of -1 gathers slot 0, which may be empty.
   finite = jnp.where(importance > -jnp.inf, importance, 0).swapaxes(1, 2)
   index = whole.index.reshape(B, K, 1, w + T)
   out, _ = gathered.chunks(q, k, v, finite, index, runs, T, keep_keys, None, impl)

@@ -1,4 +1,4 @@
-"""The lean form: the listed keys of each chunk of queries, gathered."""
+"""The memory-lean algorithm: gathers the listed keys of each chunk of queries."""
 
 import functools
 
@@ -10,12 +10,12 @@ from attnjax.core import linear, masks, select
 from attnjax.core.scores import Scores
 from attnjax.variants.sparse.dynamic_mask import selection
 
-# Shortest chunk of queries: below it the products are too small to be fast.
+# Shortest chunk of queries: matrix products of shorter ones are too small to be fast.
 _SHORTEST = 64
 
 
 def causal(q, k, v, importance, keep_keys, ids, scale, impl):
-  """Chunks of queries, each with the keys that some query of it may keep."""
+  """Computes (out, lse) by chunks of queries, each with the keys they may keep."""
   (B, T), K = q.shape[:2], k.shape[2]
   size = min(T, max(keep_keys, _SHORTEST))
   end = -T % size
@@ -36,7 +36,7 @@ def causal(q, k, v, importance, keep_keys, ids, scale, impl):
 
 
 def chunks(q, k, v, importance, index, ids, size, keep_keys, scale, impl):
-  """(out, lse) of chunks of queries over listed keys.
+  """Computes (out, lse) of chunks of queries over listed keys.
 
   Args:
     q: (B, n size, N, H).
@@ -44,8 +44,8 @@ def chunks(q, k, v, importance, index, ids, size, keep_keys, scale, impl):
     v: (B, S, K, V).
     importance: (B, K, S).
     index: (B, K, n, M), the keys listed for each chunk, the most important first; -1
-      is none. The last n size of the S keys are those of the queries.
-    ids: (B, S), the documents of the keys, -1 is none.
+      is none. The last n size of the S keys are the tokens of the queries.
+    ids: (B, S), the documents of the keys, -1 at padding.
     size: queries of a chunk.
     keep_keys: keys that a query sees, at most.
     scale: of the scores.
@@ -86,18 +86,18 @@ def chunks(q, k, v, importance, index, ids, size, keep_keys, scale, impl):
 
 
 def _last(part, *, keep_keys):
-  """The place of the last key that each query of a chunk keeps."""
+  """Returns the place in the list of the last key that each query of a chunk keeps."""
   time, own, now, here = part
   may = (time[None] <= now[:, None]) & (own[None] == here[:, None])
   return select.last_place(may, keep_keys)
 
 
 def shared(q, k, v, importance, keep_keys, ids, scale, impl):
-  """Not causal: the kept keys of each document, the same for all of its queries."""
+  """Computes (out, lse) without a causal mask: all queries of a document share keys."""
   (B, T, N, H), K = q.shape, k.shape[2]
   documents = jnp.zeros((B, T), jnp.int32) if ids is None else ids
   kept = selection.best_of_documents(importance, documents, keep_keys)
-  # One document keeps no more than `keep`; of several it is not known how many.
+  # One document keeps at most `keep_keys`; several may keep up to T together.
   count = min(keep_keys, T) if ids is None else T
   index = jnp.argsort(~kept, axis=2, stable=True)[..., :count]
   document = jnp.where(kept, documents[:, None], -1)

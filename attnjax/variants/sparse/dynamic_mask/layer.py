@@ -1,4 +1,4 @@
-"""The layer: projections, the importance of the values, `attend`."""
+"""The layer: projections, the importance of the tokens' values, and `attend`."""
 
 import dataclasses
 from typing import Any, Unpack
@@ -92,7 +92,7 @@ class Layer(nnx.Module):
 
   @property
   def refuses(self) -> dict[str, str]:
-    """What of a context the layer cannot honour, and why."""
+    """Returns the context arguments that the layer refuses, with the reasons."""
     return {} if self.qkv.rope_theta else contexts.NO_PLACES
 
   def project(self, x: Float[Array, "B T D"], **context: Unpack[Context]) -> Heads:
@@ -113,17 +113,17 @@ class Layer(nnx.Module):
     return attend(heads.q, heads.k, heads.v, heads.more["importance"], **given)
 
   def merge(self, out: Array, heads: Heads) -> Float[Array, "B T D"]:
-    """Returns the projection of all heads' results."""
+    """Returns the projection of all heads' outputs."""
     return self.out(out.astype(heads.tokens.x.dtype))
 
   def __call__(
     self, x: Float[Array, "B T D"], **context: Unpack[Context]
   ) -> Float[Array, "B T D"]:
-    """Returns the layer's result; see `attnjax.contract.forms`."""
+    """Returns the layer's output; see `attnjax.contract.forms`."""
     return contexts.run(self, x, context)
 
   def importances(self, v: Float[Array, "B T K H"]) -> Float[Array, "B T K"]:
-    """What is added to the scores of each token, from all heads' values."""
+    """Returns the bias added to the scores of each token, from all heads' values."""
     bias = self.importance.bias
     return selection.value_importance(
       v,
@@ -134,7 +134,7 @@ class Layer(nnx.Module):
     )
 
   def init_cache(self, batch: int, length: int, dtype=jnp.float32) -> decode.Cache:
-    """Room for `keep` tokens; `length` is a bound only if it is smaller."""
+    """Returns an empty cache for min(keep_keys, length) tokens."""
     self_attention.check_decodes(self.form)
     slots = min(self.keep_keys, length)
     return decode.Cache.empty(batch, slots, self.kv_heads, self.size, dtype)
@@ -142,7 +142,7 @@ class Layer(nnx.Module):
   def step(
     self, x: Float[Array, "B T D"], cache: decode.Cache, **context: Unpack[Context]
   ) -> tuple[Float[Array, "B T D"], decode.Cache]:
-    """Returns the results of the next T tokens, and the cache after them."""
+    """Returns the outputs of the next T tokens, and the cache after them."""
     if 0 in x.shape:
       return unseen.nothing(self, x), cache
     heads = self.project(x, start=cache.length, **context)

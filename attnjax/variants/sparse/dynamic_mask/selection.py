@@ -1,4 +1,4 @@
-"""Importance of tokens, and which of them a query keeps."""
+"""The importance of tokens, and the selection of keys by it."""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ from attnjax.core import linear, masks, select
 from attnjax.core.softmax import wide
 
 BIAS_FORMS = ("exp", "linear")
-# exp of more than this overflows sums of products with values.
+# The exp of a greater exponent makes sums of products with values overflow.
 _STEEPEST = 30.0
 
 
@@ -21,15 +21,15 @@ def value_importance(
   offset: Float[Array, "K"] | None = None,
   form: str = "exp",
 ) -> Float[Array, "B S K"]:
-  """How important each token is to each key head, from the values of all of them.
+  """Computes the importance of each token to each key head from all heads' values.
 
   Args:
     v: values, not rotated.
     weight: dt = sum over heads and features of v weight.
     amplitude: A.
-    offset: added to dt.
+    offset: added to dt, as a bias.
     form: "exp": exp(A softplus(dt)), its exponent at most 30; "linear": A
-      softplus(dt). Both float32 (float64 for float64).
+      softplus(dt). Either is float32 (float64 for float64).
   """
   check_known("bias_form", form, BIAS_FORMS)
   v, weight, amplitude = (x.astype(wide(v)) for x in (v, weight, amplitude))
@@ -45,7 +45,7 @@ def allowed(
   documents: Int[Array, "B T"] | None = None,
   mask: Bool[Array, "#B 1 #T #S"] | None = None,
 ) -> Bool[Array, "#B 1 T S"]:
-  """Which keys a query may select, for the shape (B, T, S)."""
+  """Returns which keys a query may select, for the shape (B, T, S)."""
   B, T, S = shape
   seen = masks.conjunction((B, 1, T, S), causal, segment_ids=documents, array=mask)
   return seen.dense(T, S)
@@ -57,13 +57,13 @@ def selected(
   keep_keys: int,
   block_smooth: int = 0,
 ) -> Bool[Array, "B K T S"]:
-  """The keys that each query keeps of those it may see; of equals the earlier."""
+  """Returns which allowed keys each query keeps; of equal importances the earlier."""
   kept = select.kept(importance.swapaxes(1, 2)[:, :, None], seen, keep_keys)
   return smoothed(kept, block_smooth) & seen if block_smooth else kept
 
 
 def smoothed(kept: Bool[Array, "B K T S"], size: int) -> Bool[Array, "B K T S"]:
-  """All or none of each aligned group of keys: all where more than half are kept."""
+  """Returns all keys of an aligned group if more than half of it is kept, else none."""
   S = kept.shape[-1]
   group = jnp.pad(kept, ((0, 0),) * 3 + ((0, -S % size),))
   count = group.reshape(*kept.shape[:3], -1, size).sum(axis=-1)
@@ -74,7 +74,10 @@ def smoothed(kept: Bool[Array, "B K T S"], size: int) -> Bool[Array, "B K T S"]:
 def documents(
   segment_ids: Int[Array, "B T"] | None,
 ) -> Int[Array, "B T"] | None:
-  """Numbers of the runs of equal ids, -1 at the padding; None if there are no ids."""
+  """Returns the consecutive numbers of the runs of equal ids, -1 at padding.
+
+  Returns None if there are no ids.
+  """
   if segment_ids is None:
     return None
   filled, real = linear.spans(segment_ids)
@@ -84,7 +87,7 @@ def documents(
 def best_of_documents(
   importance: Float[Array, "B T K"], documents: Int[Array, "B T"], keep_keys: int
 ) -> Bool[Array, "B K T"]:
-  """Whether a token is among the `keep` best of its document."""
+  """Returns whether a token is among the `keep_keys` best of its document."""
   B, T, K = importance.shape
   heads = importance.swapaxes(1, 2)
   documents = jnp.broadcast_to(documents[:, None], (B, K, T))

@@ -13,17 +13,17 @@ equations are.
   out[t] = (1 - sum_rest p_IJ) attention(q[t]; critical blocks, text)
            + sum_rest p_IJ V_J                              t in block I
 
-dQ, dK are mean absolute distances from the mean, for each channel. A pooled key stands
-for b keys and one of the text for itself: log b. Sparse softmax would give all mass to
-the critical blocks; the factor takes back what is not theirs, the addition gives it to
-the means of the blocks that have it. Text tokens see all. Where tokens of a block are
-equal, this is softmax attention whatever is critical. The choice of blocks has no
-gradient, all else has. A block that is not full counts as often as it has tokens, and
-means are of these; with `zero_tail` both are as in the authors' code.
+dQ, dK are mean absolute distances from the mean, for each channel. log b: a pooled key
+stands for b keys, a text key for itself. Sparse softmax would give all mass to the
+critical blocks; the factor takes away the mass of the rest, the addition gives it to
+the means of these blocks. Text tokens see all tokens. Where the tokens of a block are
+equal, this is softmax attention whichever blocks are critical. The choice of blocks has
+no gradient, all else has. A block that is not full counts for its number of tokens, and
+its mean is over them; with `zero_tail` both are as in the authors' code.
 
 Cost: O(T^2 H N / b^2) for the pooled part, O(T E H N / b) for E tokens of text, and the
-visited part of T^2 H N; memory O(T H N + T^2 N / b^2) in "xla"
-where b is a multiple of 128, O(T^2 N) in "reference". Other b cost a bit for each pair.
+visited part of T^2 H N; memory O(T H N + T^2 N / b^2) in "xla" where b is a multiple of
+128, O(T^2 N) in "reference". Other b cost one bit of memory for each pair.
 
 Axes: B batch, T tokens, n blocks of visual tokens, N query heads, K key/value heads, H
 head size, V value size, D model width, b = block.

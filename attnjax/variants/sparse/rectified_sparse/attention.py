@@ -1,4 +1,4 @@
-"""The operation: exact attention to critical blocks, pooled attention to others."""
+"""The operation: exact attention to critical blocks, pooled attention to the others."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ from attnjax.variants.sparse.rectified_sparse import pooled
 from attnjax.variants.sparse.rectified_sparse.pooled import Plan, Rule
 
 IMPLEMENTATIONS = attention.IMPLEMENTATIONS
-# Which corrections are applied: of the critical part, of the rest.
+# Whether each correction is applied: the factor of the critical part, the addition.
 CORRECTIONS = {
   "both": (True, True),
   "factor": (True, False),
@@ -44,28 +44,29 @@ def attend(
   return_plan: bool = False,
   impl: str = "auto",
 ) -> Any:
-  """Rectified block-sparse attention, (B, T, N, V); every token sees all others.
+  """Computes rectified block-sparse attention, (B, T, N, V), without a causal mask.
 
   Args:
     q: queries; the tokens are in an order in which blocks are compact.
     k: keys; K divides N, query head n reads key head n K // N.
     v: values.
-    block: visual tokens of a block, b. Multiples of 128 skip whole tiles.
+    block: visual tokens of a block, b. With multiples of 128 whole tiles are skipped.
     mass: the most probable blocks are critical until their sum passes this.
-    min_blocks: how many are critical, at least.
+    min_blocks: the least number of critical blocks.
     neighbours: pairs of the n = ceil((T - text) / b) blocks, critical in any case.
-    text: so many last tokens are text: seen by all token by token, and seeing all.
-    first_blocks: so many (a given first frame) are critical among themselves.
+    text: number of text tokens, the last ones: all tokens see them, and they see all.
+    first_blocks: number of first blocks (a given frame) that are critical among
+      themselves.
     padding: True at the real tokens; others are not seen, and give 0.
     correction: "both", "factor", "addition", or "none": plain block-sparse attention.
     gain_test: whether blocks that pool badly give their mass to the critical part.
     zero_tail: padding counts as zeros in the means of blocks, as in the authors' code.
     scale: H^-0.5 if None.
-    return_plan: also the `Plan`.
-    impl: one of IMPLEMENTATIONS, or "auto": of the softmax.
+    return_plan: also return the `Plan`.
+    impl: one of IMPLEMENTATIONS, or "auto", for the softmax.
 
   Raises:
-    ValueError: if shapes do not fit, or a number or a name is not allowed.
+    ValueError: if shapes do not fit, or a value or a name is not allowed.
   """
   rule = Rule(block, mass, min_blocks, text, first_blocks, gain_test, zero_tail)
   _check(q, k, v, rule, neighbours, correction, impl)
@@ -79,12 +80,12 @@ def attend(
 
 
 def reference(q, k, v, **options):
-  """The definition: the (T, T) matrix of what each token takes of each other."""
+  """Computes the definition: the (T, T) matrix of weights of all pairs of tokens."""
   return attend(q, k, v, **options, impl="reference")
 
 
 def _joined(q, k, v, found: Plan, rule, correction, *, padding, scale, impl):
-  """The visual tokens and those of the text."""
+  """Computes the outputs of the visual tokens and of the text tokens, concatenated."""
   run = _definition if impl == "reference" else _lists
   given: dict[str, Any] = {"padding": padding, "scale": scale, "impl": impl}
   visual, text = run(q, k, v, found, rule, correction, **given), rule.text
@@ -99,7 +100,7 @@ def _joined(q, k, v, found: Plan, rule, correction, *, padding, scale, impl):
 
 
 def _lists(q, k, v, found: Plan, rule, correction, *, padding, scale, impl):
-  """Visual tokens: the critical blocks as lists of the softmax engine."""
+  """Computes the visual tokens' outputs with the critical blocks as lists of a mask."""
   T, b = q.shape[1], rule.block
   end, n = T - rule.text, found.critical.shape[2]
   filled = ((0, 0), (0, n * b - end), (0, 0), (0, 0))
@@ -137,7 +138,7 @@ def _lists(q, k, v, found: Plan, rule, correction, *, padding, scale, impl):
 
 
 def _definition(q, k, v, found: Plan, rule, correction, *, padding, scale, impl):
-  """Visual tokens: weights of all pairs, of blocks and of tokens."""
+  """Computes the visual tokens' outputs from weights of all pairs of tokens."""
   del impl
   (T, N), K, b = q.shape[1:3], k.shape[2], rule.block
   end = T - rule.text
@@ -166,7 +167,7 @@ def _definition(q, k, v, found: Plan, rule, correction, *, padding, scale, impl)
 
 
 def _applied(found: Plan, correction):
-  """(factor, addition) with those that are not applied as 1 and 0."""
+  """Returns (factor, addition), as 1 and 0 where `correction` leaves them out."""
   factor, addition = CORRECTIONS[correction]
   return (
     found.factor if factor else jnp.ones_like(found.factor),

@@ -1,4 +1,4 @@
-"""The layer: projections and `attend` along a curve on which blocks are compact."""
+"""The layer: projections, and `attend` along a curve that makes blocks compact."""
 
 import math
 from typing import Any, Unpack
@@ -33,11 +33,11 @@ class Layer(nnx.Module):
     heads: N.
     kv_heads: K; as many as heads if 0.
     head_dim: H; dim / heads if 0.
-    block: as in `attend`, as the next four.
-    mass: of the critical blocks.
-    min_blocks: that are critical.
-    text: so many last tokens are text; form "sequence" only.
-    gain_test: of the rectified blocks.
+    block: as in `attend`.
+    mass: as in `attend`.
+    min_blocks: as in `attend`.
+    text: number of text tokens, the last ones; form "sequence" only.
+    gain_test: as in `attend`.
     qk_norm: an RMS norm of each query and key head.
     rope_theta: rotary positions in the form "sequence"; none if 0.
     qkv_bias: of the projections to queries, keys and values.
@@ -93,20 +93,20 @@ class Layer(nnx.Module):
 
   @property
   def refuses(self) -> dict[str, str]:
-    """What of a context the layer cannot honour, and why."""
+    """Returns the context arguments that the layer refuses, with the reasons."""
     reason = {"segment_ids": "a block may hold tokens of two documents"}
     return reason | ({} if self.qkv.rope_theta else contexts.NO_PLACES)
 
   def project(self, x: Float[Array, "B *S D"], **context: Unpack[Context]) -> Heads:
-    """Returns the heads of every token in the order of the rows."""
+    """Returns the heads of every token in row-major order."""
     return self_attention.heads(
       x, context, self.qkv, form=self.form, refuses=self.refuses
     )
 
   def mix(self, heads: Heads) -> Float[Array, "B T N H"]:
-    """Returns `attend` of rows that are brought in the curve's order, and back.
+    """Returns `attend` of the tokens in the curve's order, in row-major order again.
 
-    Padding between visual tokens is as if it were not there.
+    Padding between visual tokens has no effect.
     """
     shape, ids = heads.tokens.x.shape[1:-1], heads.seen["segment_ids"]
     q, k, v = heads.q, heads.k, heads.v
@@ -134,12 +134,12 @@ class Layer(nnx.Module):
     return out[:, partition.inverse(order)]
 
   def merge(self, out: Array, heads: Heads) -> Float[Array, "B *S D"]:
-    """Returns the projection of all heads' results, in the shape of the input."""
+    """Returns the projection of all heads' outputs, in the shape of the input."""
     x = heads.tokens.x
     return self.out(out.astype(x.dtype)).reshape(x.shape)
 
   def __call__(
     self, x: Float[Array, "B *S D"], **context: Unpack[Context]
   ) -> Float[Array, "B *S D"]:
-    """Returns the layer's result for x, in its shape; see `attnjax.contract.forms`."""
+    """Returns the layer's output for x, in its shape; see `attnjax.contract.forms`."""
     return contexts.run(self, x, context)

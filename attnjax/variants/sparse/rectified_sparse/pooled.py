@@ -1,4 +1,4 @@
-"""The pooled attention of blocks: what is critical, and what stands for the rest."""
+"""The pooled attention of blocks: which are critical, and the means of the rest."""
 
 import dataclasses
 from typing import Any
@@ -13,7 +13,7 @@ from attnjax.core.softmax import wide
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-  """How blocks are pooled and chosen; see `attend` for the meanings."""
+  """The options of pooling and choosing blocks; see `attend` for their meanings."""
 
   block: int = 128
   mass: float = 0.3
@@ -27,16 +27,16 @@ class Rule:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Plan:
-  """What the pooled attention says of the n blocks of visual tokens.
+  """The pooled attention weights of the n blocks of visual tokens, and the choices.
 
   Attributes:
-    probability: (B, N, n, n + 1), of a block of queries for each block of keys; the
-      last column is all text, 0 if there is none.
-    critical: bool, (B, N, n, n): attended token by token.
+    probability: (B, N, n, n + 1), weights of a block of queries on blocks of keys; the
+      last column is the sum over the text, 0 if there is none.
+    critical: bool, (B, N, n, n): whether a block is attended token by token.
     rectified: bool, (B, N, n, n): neither critical nor below the pooling's error;
       attended as the means of the blocks.
-    factor: (B, N, n), the probability that is not rectified.
-    addition: (B, N, n, V), what the rectified blocks add to the output.
+    factor: (B, N, n), the sum of the probabilities that are not rectified.
+    addition: (B, N, n, V), the rectified blocks' part of the output.
     gain: bool, (B, N, n, n): whether the gain is above the error.
   """
 
@@ -58,9 +58,9 @@ def plan(
   padding: Bool[Array, "B T"] | None = None,
   scale: float | None = None,
 ) -> Plan:
-  """The Plan of tokens of which the last `rule.text` are text.
+  """Returns the Plan of T tokens, the last `rule.text` of which are text.
 
-  All but `critical`, `rectified` and `gain` is differentiable.
+  Every field but `critical`, `rectified` and `gain` is differentiable.
   """
   scale = q.shape[-1] ** -0.5 if scale is None else scale
   end = q.shape[1] - rule.text
@@ -99,13 +99,13 @@ def plan(
 
 
 def blocks(x: Array, size: int) -> Array:
-  """(B, T, ...) as (B, n, size, ...), the last block filled with zeros."""
+  """Reshapes (B, T, ...) to (B, n, size, ...), the last block padded with zeros."""
   x = jnp.pad(x, ((0, 0), (0, -x.shape[1] % size)) + ((0, 0),) * (x.ndim - 2))
   return x.reshape(x.shape[0], -1, size, *x.shape[2:])
 
 
 def _pool(x, inside, counted, size, group):
-  """(means of the blocks, mean absolute distances from them), (B, N, n, H)."""
+  """Returns the blocks' means and mean absolute distances from them, (B, N, n, H)."""
   x = blocks(x.astype(wide(x)), size)
   x = jnp.where(inside[..., None, None], x, 0)
   count = jnp.maximum(counted.sum(axis=2), 1)[..., None, None].astype(x.dtype)
@@ -116,7 +116,10 @@ def _pool(x, inside, counted, size, group):
 
 
 def _softmax(visual, written):
-  """Of both together; that of the text is summed. Rows without a key give 0."""
+  """Computes the softmax over visual and text scores, the text's weights summed.
+
+  Rows without a key give 0.
+  """
   joined = jnp.concatenate([visual, written], axis=-1)
   some = (joined > -jnp.inf).any(axis=-1, keepdims=True)
   weight = jnp.where(some, jax.nn.softmax(jnp.where(some, joined, 0), axis=-1), 0)
@@ -126,7 +129,11 @@ def _softmax(visual, written):
 
 
 def _critical(probability, rule, neighbours):
-  """The greatest until their sum passes the mass, at least `min_blocks`; and more."""
+  """Returns which blocks are critical, (B, N, n, n).
+
+  They are the most probable until their sum passes the mass, at least `min_blocks`; the
+  neighbours; and the first blocks among themselves.
+  """
   n = probability.shape[-1] - 1
   order = jnp.argsort(-probability, axis=-1, stable=True)
   total = jnp.cumsum(jnp.take_along_axis(probability, order, axis=-1), axis=-1)
@@ -140,7 +147,7 @@ def _critical(probability, rule, neighbours):
 
 
 def touching(order: np.ndarray, shape: tuple[int, ...], block: int) -> np.ndarray:
-  """bool, (n, n): which blocks of an order hold the same or adjacent grid points.
+  """Returns which blocks of an order hold equal or adjacent grid points, bool (n, n).
 
   Args:
     order: the row-major numbers of the grid's points, such as

@@ -2,8 +2,9 @@
 
 Aurko Roy, Mohammad Saffar, Ashish Vaswani, David Grangier. Efficient Content-Based
 Sparse Attention with Routing Transformers. TACL 2021. arXiv:2003.05997.
-Official code: github.com/google-research/google-research (routing_transformer). Held to
-github.com/lucidrains/routing-transformer (commit 3f6c461), a third party's.
+Official code: github.com/google-research/google-research (routing_transformer).
+Compared with github.com/lucidrains/routing-transformer (commit 3f6c461), a third
+party's code.
 
 Queries and keys on the unit sphere, centroids mu[n, c]:
 
@@ -14,19 +15,19 @@ Queries and keys on the unit sphere, centroids mu[n, c]:
   o_c[t] = softmax over the cluster (H^-0.5 q . k) v
   out[t] = sum of o_c[t] over the clusters of t / (their number + eps)
 
-What leaks in the published form: later tokens take places in the clusters and so drive
-earlier ones out, so the choice depends on the future although no value of it is read;
-decoding gives other outputs than training. "past" is what decoding does, and equal to
-it. Centroids are an argument and a result (`Clusters`): moving averages of the tokens
-assigned to them, with a commitment loss of 1e-4 for the tokens.
+The published form leaks the future: later tokens take places in the clusters and drive
+earlier ones out, so the choice depends on the future although none of its values is
+read, and decoding gives other outputs than training. With "past", training and decoding
+give equal outputs. Centroids are an argument and a result (`Clusters`): moving averages
+of the tokens assigned to them, with a commitment loss of 1e-4 for the tokens.
 
-Beyond the third party's: padding is routed nowhere and counts nowhere; the local heads
+Beyond the third party's code: padding is neither routed nor counted; the local heads
 have sliding windows, not blocks with a look back, so that packing and padding change
-nothing; the routing sees no positions.
+nothing; the routing ignores positions.
 
 Cost: O(T c H + c w^2 H) a head in "all", O(T c H + T w H) in "past": T^1.5 H with
-c = T^0.5 and w = T / c. O(T^2 c) in "reference". Decoding keeps 2 N H + N c numbers a
-token.
+c = T^0.5 and w = T / c. O(T^2 c) in "reference". Decoding keeps 2 N H + N c
+elements a token.
 
 Axes: B batch, T tokens, N heads, c clusters, w tokens of a cluster, M memory keys, H
 head size, V value size, D model width.
@@ -72,11 +73,11 @@ __all__ = [
 ]
 LAYER = {"dim": 32, "heads": 4, "clusters": 3, "cluster_size": 6, "window": 5}
 GROWTH = 1.5
-# Kernels have no kind "past", which gathers keys for each query.
+# Kernels do not implement the kind "past", which gathers keys for each query.
 REFUSED = dict.fromkeys(("pallas", "triton"), ("past", "one_token", "packed_shared"))
 
 
 def scaled(shape: tuple[int, ...]) -> dict[str, int]:
-  """T^1/2 clusters of as many tokens, as in the paper."""
+  """Returns options under which GROWTH holds: T^1/2 clusters of T^1/2 tokens."""
   side = round(shape[0] ** 0.5)
   return {"clusters": side, "cluster_size": side}

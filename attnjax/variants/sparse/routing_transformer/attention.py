@@ -1,4 +1,4 @@
-"""The operation: its two kinds, and the definition of both."""
+"""The operation: its two kinds of clustering, and the definition of both."""
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from attnjax.variants.sparse.routing_transformer import clustered, kmeans
 
 IMPLEMENTATIONS = attention.IMPLEMENTATIONS
 SELECTIONS = ("past", "all")
-# Of a token to itself where queries are keys: it sees itself only if alone.
+# Score of a token with itself under share_qk: it counts only if nothing else is seen.
 OWN = -5e4
 
 
@@ -36,7 +36,7 @@ def attend(
   eps: float = 1e-5,
   impl: str = "auto",
 ) -> Float[Array, "B T N V"]:
-  """Attention inside clusters of tokens; (B, T, N, V).
+  """Computes attention inside clusters of tokens, (B, T, N, V).
 
   Args:
     q: queries.
@@ -47,27 +47,27 @@ def attend(
     kind: "past": a query joins its nearest centroid and sees the w nearest keys of
       its past; "all": each centroid takes the w nearest queries and keys of the
       whole sequence, as published. With "all" later tokens can drive earlier ones out
-      of a cluster, so that the choice, not the values, tells of the future.
+      of a cluster: the choice depends on the future, the values do not.
       "auto": "past" if causal, else "all".
-    causal: no key after the query; "past" takes True only.
-    share_qk: keys are queries: they are put on the unit sphere, routed once, and a
+    causal: a query sees no later key; must be True for "past".
+    share_qk: keys are queries: they are normalised to length 1 and routed once, and a
       token sees itself only where it sees no other.
-    route_q: what queries are routed by, q if None.
-    route_k: what keys are routed by, k if None.
+    route_q: vectors by which queries are routed, q if None.
+    route_k: vectors by which keys are routed, k if None.
     memory_k: keys of each cluster that all its queries see.
-    memory_v: their values.
-    segment_ids: a document is a run of equal ids; "all" takes one document, and
-      negative ids for padding, which is routed nowhere.
+    memory_v: values of the memory keys.
+    segment_ids: a document is a run of equal ids; negative ids are padding, which is
+      not routed. "all" takes one document.
     valid: False at tokens that see only the memory and are not seen, but do take part
       in the routing; "all" only.
     scale: H^-0.5 if None.
     eps: added to the number of clusters that a token's output is divided by.
     impl: one of IMPLEMENTATIONS, or "auto". The kernels are for "all", where a
-      cluster's queries share its keys; with "past" each query has keys of its own.
+      cluster's queries share its keys; with "past" each query has its own keys.
 
   Raises:
     ValueError: if shapes do not fit or a name is unknown.
-    NotImplementedError: for "past" by a kernel.
+    NotImplementedError: if a kernel is asked for "past".
   """
   check_options(
     impl=(impl, ("auto", *IMPLEMENTATIONS)),
@@ -118,7 +118,7 @@ def attend(
 
 
 def check_layer(form: str, kind: str, impl: str) -> None:
-  """Raises ValueError for what a layer of that form cannot be."""
+  """Raises ValueError unless a layer of the form can have the kind and the impl."""
   check_known("kind", kind, ("auto", *SELECTIONS))
   check_known("impl", impl, ("auto", *IMPLEMENTATIONS))
   if form == "sequence" and kind == "past":
@@ -126,7 +126,7 @@ def check_layer(form: str, kind: str, impl: str) -> None:
 
 
 def reference(q, k, v, means, **options):
-  """The definition: which pairs are in one cluster, for each cluster (T, T)."""
+  """Computes the definition: for each cluster the (T, T) matrix of pairs inside it."""
   return attend(q, k, v, means, **options, impl="reference")
 
 
@@ -144,12 +144,12 @@ def _check(q, k, means, cluster_size, kind, causal, valid):
 
 
 def _blank(x, ids):
-  """Zeros where nobody looks."""
+  """Returns x with the rows of padding (negative ids) set to 0."""
   return jnp.where((ids >= 0)[..., None, None], x, 0)
 
 
 def _documents(segment_ids, shape):
-  """Numbers of the runs of equal ids, -1 at the padding."""
+  """Returns the consecutive numbers of the runs of equal ids, -1 at padding."""
   if segment_ids is None:
     return jnp.zeros(shape, jnp.int32)
   filled, real = linear.spans(segment_ids)
@@ -157,7 +157,7 @@ def _documents(segment_ids, shape):
 
 
 def _all(q, k, v, problem):
-  """(sum of the clusters' outputs (B, N, T, V), number of clusters (B, N, T))."""
+  """Returns the clusters' summed outputs (B, N, T, V) and their number (B, N, T)."""
   near = [
     jnp.where(problem.ids[:, None, None] >= 0, x, -jnp.inf)
     for x in (problem.near_q, problem.near_k)
@@ -188,7 +188,7 @@ def _past(q, k, v, problem):
 
 
 def _softmax(q, k, v, pair, problem):
-  """The attention of all tokens in each cluster, (B, N, c, T, V)."""
+  """Computes the attention of all tokens in each cluster, (B, N, c, T, V)."""
   T, dtype = q.shape[2], wide(q)
   q, k, v, *memory = (x.astype(dtype) for x in (q, k, v, *problem.memory))
   score = problem.scale * jnp.einsum("bnth,bnsh->bnts", q, k)

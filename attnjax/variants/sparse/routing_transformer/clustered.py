@@ -1,4 +1,4 @@
-"""The lean forms: tokens are gathered by cluster, or the keys of each query."""
+"""The memory-lean algorithms: keys gathered by cluster, or for each query."""
 
 from typing import Any, NamedTuple
 
@@ -9,18 +9,19 @@ from attnjax import attention
 from attnjax.core import inputs, linear, masks, select
 from attnjax.core.scores import Scores
 
-# Shortest chunk of queries of the form "past".
+# Shortest chunk of queries of the kind "past".
 _SHORTEST = 32
 # The position of memory keys: before all tokens.
 _MEMORY = -1
 
 
 class Problem(NamedTuple):
-  """What the forms share beside q, k (B, N, T, H) and v (B, N, T, V).
+  """The arguments of both kinds beside q, k (B, N, T, H) and v (B, N, T, V).
 
-  near_q, near_k (B, N, c, T): to the centroids. memory: keys (N, c, M, H) and values.
-  ids (B, T): documents, -1 at the padding. valid (B, T): False is routed, but sees
-  only the memory and is not seen. own: the score of a token to itself, or None.
+  near_q, near_k (B, N, c, T): affinities to the centroids. memory: keys (N, c, M, H)
+  and values. ids (B, T): documents, -1 at padding. valid (B, T): where False, a token
+  is routed, but sees only the memory and is not seen. own: the score of a token with
+  itself, or None.
   """
 
   near_q: Any
@@ -36,7 +37,7 @@ class Problem(NamedTuple):
 
 
 def balanced(q, k, v, problem):
-  """(sum of the clusters' outputs (B, N, T, V), number of clusters (B, N, T)).
+  """Returns the clusters' summed outputs (B, N, T, V) and their number (B, N, T).
 
   Each centroid takes the nearest tokens of the whole sequence.
   """
@@ -53,7 +54,7 @@ def balanced(q, k, v, problem):
     flags = jnp.broadcast_to(problem.valid[:, None, None], (B, N, c, T))
     return jnp.take_along_axis(flags, index, axis=3)
 
-  # Memory is of level 0, tokens of level 1; what is not there of level 2.
+  # Level 0: memory, 1: tokens, 2: absent; a query sees the levels up to its own.
   level_q = masked(index_q).astype(jnp.int32)
   level_k = jnp.where(real_k & masked(index_k), 1, 2)
   lists = gather(q, index_q), gather(k, index_k), gather(v, index_k)
@@ -66,7 +67,10 @@ def balanced(q, k, v, problem):
 
 
 def past(q, k, v, problem):
-  """The same where each query sees the nearest keys of its past, in one cluster."""
+  """Returns outputs and numbers of clusters as `balanced`, for the kind "past".
+
+  Each query sees the nearest keys of its past, in one cluster.
+  """
   B, N, c, T = problem.near_q.shape
   w = problem.cluster_size
   size = min(T, max(w, _SHORTEST))
@@ -100,7 +104,7 @@ def past(q, k, v, problem):
 
 
 def _first(listed, now, ids, here, count):
-  """The first `count` of the listed tokens that a query may see; -1 is none."""
+  """Returns the first `count` listed tokens that each query may see; -1 is none."""
   flat = jnp.maximum(listed, 0).reshape(*listed.shape[:2], -1)
   own = jnp.take_along_axis(ids[:, None], flat, axis=2).reshape(listed.shape)
   allowed = (
@@ -114,16 +118,16 @@ def _first(listed, now, ids, here, count):
 
 
 def listed_keys(q, k, v, index, now, cluster, problem):
-  """Attention of each query to keys of its own, (B, N, t, V).
+  """Computes the attention of each query to its own list of keys, (B, N, t, V).
 
   Args:
     q: (B, N, t, H).
     k: (B, N, S, H).
     v: (B, N, S, V).
-    index: (B, N, t, M), the keys; -1 is none.
+    index: (B, N, t, M), the listed keys; -1 is none.
     now: (t,), the queries' places among the keys.
-    cluster: (B, N, t), whose memory a query sees.
-    problem: of the rest.
+    cluster: (B, N, t), the cluster whose memory a query sees.
+    problem: the other arguments.
   """
   shape = index.shape
 
@@ -142,7 +146,7 @@ def listed_keys(q, k, v, index, now, cluster, problem):
 
 
 def _listed(q, k, v, place_q, place_k, level_q, level_k, memory, problem):
-  """Attention in each list, (B, N, c, w, V); w tokens at places, and memory."""
+  """Computes attention in each list of w tokens and memory, (B, N, c, w, V)."""
   lead, w = q.shape[:3], q.shape[3]
 
   def whole(x, kept):

@@ -1,4 +1,4 @@
-"""Decoding: all keys are kept, with their affinities to the centroids."""
+"""Decoding: a cache of all keys, with their affinities to the centroids."""
 
 import dataclasses
 from typing import Any
@@ -16,7 +16,7 @@ from attnjax.variants.sparse.routing_transformer import attention, clustered, km
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Cache:
-  """Keys and values of all tokens so far, and how near they are to the centroids.
+  """The keys and values of all tokens so far, and their affinities to the centroids.
 
   Attributes:
     tokens: KeyValueCache.
@@ -28,7 +28,7 @@ class Cache:
 
   @classmethod
   def empty(cls, batch: int, length: int, heads: int, size: int, clusters: int, dtype):
-    """Room for `length` tokens."""
+    """Returns an empty cache with room for `length` tokens."""
     shape = (heads, size)
     wider = jnp.promote_types(dtype, jnp.float32)
     return cls(
@@ -54,21 +54,21 @@ def step(
   eps=1e-5,
   impl="auto",
 ):
-  """(out (B, T, N, V), cache) of the next T tokens, of the kind "past".
+  """Returns (out (B, T, N, V), cache) of the next T tokens, for the kind "past".
 
   Args:
-    q: (B, T, N, H); the others as in `attend`.
-    k: keys.
-    v: values.
-    means: the same in all steps.
+    q: queries, (B, T, N, H).
+    k: keys, as in `attend`.
+    v: values, as in `attend`.
+    means: the centroids, equal in all steps.
     ids: int, (B, T), segments; negative is padding.
-    cache: of the tokens before.
+    cache: of the earlier tokens.
     cluster_size: keys that a query sees, at most.
-    share_qk: keys are queries.
-    route_q: what queries are routed by.
-    route_k: what keys are routed by.
-    memory_k: keys that all queries of a cluster see.
-    memory_v: their values.
+    share_qk: as in `attend`.
+    route_q: vectors by which queries are routed.
+    route_k: vectors by which keys are routed.
+    memory_k: as in `attend`.
+    memory_v: as in `attend`.
     eps: as in `attend`.
     impl: of the softmax.
   """

@@ -17,11 +17,11 @@ COMMITMENT = 1e-4
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Clusters:
-  """Centroids with what their moving averages need, float32 (float64 for float64).
+  """Centroids and the moving averages they come from, float32 (or float64).
 
   Attributes:
     means: (N, c, H).
-    counts: (N, c), tokens of a cluster in a batch, averaged over batches.
+    counts: (N, c), number of tokens of a cluster in a batch, averaged over batches.
     sums: (N, c, H), the sum of a cluster's tokens, averaged over batches.
   """
 
@@ -31,7 +31,7 @@ class Clusters:
 
   @classmethod
   def start(cls, means: Float[Array, "N c H"]) -> "Clusters":
-    """With averages as if each cluster had one token, its centroid."""
+    """Returns clusters whose averages are one token each, the centroid."""
     means = means.astype(wide(means))
     return cls(means, jnp.ones(means.shape[:2], means.dtype), means)
 
@@ -43,16 +43,16 @@ class Clusters:
     decay: float = 0.999,
     axis_name: str | None = None,
   ) -> "Clusters":
-    """After a batch: exponential moving averages, counts smoothed (Laplace).
+    """Returns the clusters after a batch: moving averages, counts smoothed (Laplace).
 
     A cluster without a token keeps its centroid. Smoothing alone would shrink it, and
-    at length 0 it is nearer than all centroids that point away from a token.
+    at length 0 it would be nearer than every centroid that points away from a token.
 
     Args:
-      x: queries or keys, or both one after the other in T.
-      real: which tokens count.
+      x: queries or keys, or both concatenated along T.
+      real: True at the tokens that count.
       decay: of the averages. In bfloat16 0.999 would be 1: hence float32.
-      axis_name: of replicas, whose counts and sums are added.
+      axis_name: the axis of replicas, over which counts and sums are added.
     """
     count, total = _sums(self.means, x, real, axis_name)
     counts = decay * self.counts + (1 - decay) * count
@@ -64,7 +64,7 @@ class Clusters:
 
 
 def unit(x: Float[Array, "*R H"]) -> Float[Array, "*R H"]:
-  """On the unit sphere, float32 (float64 for float64); 0 stays 0."""
+  """Scales vectors to length 1, in float32 (float64 for float64); 0 stays 0."""
   x = x.astype(wide(x))
   return x * jax.lax.rsqrt(jnp.maximum((x * x).sum(axis=-1, keepdims=True), 1e-24))
 
@@ -72,7 +72,7 @@ def unit(x: Float[Array, "*R H"]) -> Float[Array, "*R H"]:
 def affinity(
   x: Float[Array, "B T N H"], means: Float[Array, "N c H"]
 ) -> Float[Array, "B N c T"]:
-  """How near unit vectors are to the centroids: x . mu, without a gradient."""
+  """Computes the affinity x . mu of unit vectors to the centroids; no gradient."""
   x, means = jax.lax.stop_gradient((unit(x), means))
   return jnp.einsum("btnh,nch->bnct", x, means.astype(x.dtype))
 
@@ -80,7 +80,7 @@ def affinity(
 def assign(
   x: Float[Array, "B T N H"], means: Float[Array, "N c H"]
 ) -> Int[Array, "B N T"]:
-  """The nearest centroid of each token."""
+  """Returns the index of the nearest centroid of each token."""
   return affinity(x, means).argmax(axis=2).astype(jnp.int32)
 
 
@@ -89,9 +89,9 @@ def commitment(
   means: Float[Array, "N c H"],
   real: Bool[Array, "B T"] | None = None,
 ) -> Float[Array, ""]:
-  """The mean of (x - mu)^2 over features, mu the nearest centroid, times 1e-4.
+  """Computes the mean of (x - mu)^2, mu the nearest centroid, times 1e-4.
 
-  Its gradient draws x to the centroids; these have none.
+  Its gradient draws x to the centroids, which have no gradient.
   """
   means = jax.lax.stop_gradient(means)
   near = jax.vmap(lambda m, a: m[a], in_axes=(0, 1), out_axes=1)(
@@ -110,7 +110,7 @@ def iterate(
   *,
   axis_name: str | None = None,
 ) -> Float[Array, "N c H"]:
-  """One iteration of spherical k-means on a batch; empty clusters stay."""
+  """Runs one iteration of spherical k-means on a batch; empty clusters stay."""
   count, total = _sums(means, x, real, axis_name)
   return jnp.where(count[..., None] > 0, unit(total), means)
 

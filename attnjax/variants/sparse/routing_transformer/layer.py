@@ -1,4 +1,4 @@
-"""The layer: half of the heads local, half of them routed."""
+"""The layer: local heads and routed heads, half of each by default."""
 
 import dataclasses
 from typing import Any, Unpack
@@ -28,7 +28,7 @@ _ROW = {"positions": "no rotation (rope_theta = 0); windows are of places in the
 
 
 class Routed(Context, total=False):
-  """A context that may hold the centroids."""
+  """A context that may also hold the centroids."""
 
   means: Float[Array, "N c H"] | None
 
@@ -36,22 +36,22 @@ class Routed(Context, total=False):
 class Layer(nnx.Module):
   """Local and routed heads side by side; x (B, T, D).
 
-  Centroids are no parameters: without the argument `means` they are `start_means`.
-  Tokens are routed by what they hold, before the rotation by their positions.
+  Centroids are not parameters: without the argument `means` they are `start_means`.
+  Tokens are routed by their content, before the rotation by their positions.
 
   Args:
     dim: D.
     form: "causal" or "sequence".
     heads: N.
-    local_heads: of them local; half of them if -1.
+    local_heads: number of local heads; half of N if -1.
     head_dim: H; dim / heads if 0.
     clusters: c.
     cluster_size: w, tokens of a cluster.
-    window: keys that a token's local heads see, itself among them.
+    window: keys that a token's local heads see, the token and padding included.
     kind: "past", "all" (see `attend`), or "auto": "past" in the form "causal".
     share_qk: the routed heads' keys are their queries.
-    memory: learned keys and values that all queries of a cluster see. They have no
-      position: with rotated queries the output depends on where a document begins.
+    memory: number of learned keys and values that a cluster's queries see, without
+      positions: with rotated queries the output depends on where a document begins.
     rope_theta: of the rotary positions; none if 0.
     qkv_bias: of the projections to queries, keys and values.
     out_bias: of the projection of all heads' results.
@@ -113,18 +113,18 @@ class Layer(nnx.Module):
     self.window, self.rope_theta = window, rope_theta
 
   def start_means(self, index: Int[Array, ""] | int = 0) -> Float[Array, "N c H"]:
-    """Random directions, other ones at each depth; always the same."""
+    """Returns random unit vectors that depend on the depth `index` only."""
     key = jax.random.fold_in(jax.random.key(0), index)
     return kmeans.unit(jax.random.normal(key, (self.far, self.clusters, self.size)))
 
   @property
   def refuses(self) -> dict[str, str]:
-    """What of a context the layer cannot honour, and why."""
+    """Returns the context arguments that the layer refuses, with the reasons."""
     row = {"segment_ids": "kind 'all' has clusters of the whole row"}
     return (row if self.kind == "all" else {}) | ({} if self.rope_theta else _ROW)
 
   def project(self, x: Float[Array, "B T D"], **context: Unpack[Routed]) -> Heads:
-    """Returns the heads, the local ones first, and what the far ones are routed by."""
+    """Returns the heads, local ones first, and the vectors that route the others."""
     means = context.pop("means", None)
     tokens = contexts.accept(x, context, form=self.form, refuses=self.refuses)
     means = self.start_means(tokens.index) if means is None else means
@@ -143,10 +143,7 @@ class Layer(nnx.Module):
     return Heads(q, k, v, tokens, {"segment_ids": tokens.ids}, more)
 
   def mix(self, heads: Heads) -> Float[Array, "B T N H"]:
-    """Returns what the windows of the local and the clusters of the far heads give.
-
-    Local windows count the padding inside a row, which nobody sees.
-    """
+    """Returns the outputs of local heads' windows and routed heads' clusters."""
     near, far = self._parts(heads)
     causal, ids = self.form == "causal", heads.seen["segment_ids"]
     options = {"causal": causal, "kind": self.kind, "impl": self.impl}
@@ -158,20 +155,17 @@ class Layer(nnx.Module):
     return jnp.concatenate(out, axis=2)
 
   def merge(self, out: Array, heads: Heads) -> Float[Array, "B T D"]:
-    """Returns the projection of all heads' results."""
+    """Returns the projection of all heads' outputs."""
     return self.out(out.astype(heads.tokens.x.dtype))
 
   def __call__(
     self, x: Float[Array, "B T D"], **context: Unpack[Routed]
   ) -> Float[Array, "B T D"]:
-    """Returns the layer's result; see `attnjax.contract.forms`."""
+    """Returns the layer's output; see `attnjax.contract.forms`."""
     return contexts.run(self, x, context)
 
   def weights(self, x, **context) -> Float[Array, "B N T T"]:
-    """Returns what a token takes of each value; what it takes of memory is no token's.
-
-    Memory holds values of its own, which must not count as those of tokens.
-    """
+    """Returns the weight of each token's value, with memory's weights left out."""
     heads = self.project(x, **context)
     if not self.memory:
       return contexts.shares(self, heads)
@@ -189,13 +183,13 @@ class Layer(nnx.Module):
     padding: Bool[Array, "B T"] | None = None,
     **context,
   ) -> tuple[Float[Array, "B T D"], Float[Array, ""], kmeans.Clusters]:
-    """(y, the commitment loss, the clusters after the batch).
+    """Returns (y, the commitment loss, the clusters after the batch).
 
     Args:
       x: (B, T, D).
       clusters: `Clusters.start(layer.start_means(index))` before the first step.
       decay: of the moving averages.
-      axis_name: of the replicas that share the centroids.
+      axis_name: the axis of the replicas that share the centroids.
       padding: True at the real tokens.
       **context: the other arguments of the call.
     """
@@ -210,7 +204,7 @@ class Layer(nnx.Module):
     return y, loss, new
 
   def init_cache(self, batch: int, length: int, dtype=jnp.float32) -> Any:
-    """Empty caches of the local and of the routed heads, for `length` tokens."""
+    """Returns empty caches of the local and the routed heads for `length` tokens."""
     if self.form != "causal" or self.kind != "past":
       raise NotImplementedError(
         f"form {self.form!r} with kind {self.kind!r} does not decode: what"
@@ -226,7 +220,7 @@ class Layer(nnx.Module):
   def step(
     self, x: Float[Array, "B T D"], cache: Any, **context: Unpack[Routed]
   ) -> tuple[Float[Array, "B T D"], Any]:
-    """Returns the results of the next T tokens, and the caches with them."""
+    """Returns the outputs of the next T tokens, and the caches with them appended."""
     if 0 in x.shape:
       return unseen.nothing(self, x), cache
     near, far = cache
@@ -244,7 +238,7 @@ class Layer(nnx.Module):
     return self.merge(out, heads), (near, far)
 
   def _parts(self, heads) -> Any:
-    """q, k and v of the local heads, and of the far ones."""
+    """Returns (q, k, v) of the local heads, and of the routed heads."""
     parts = heads.q, heads.k, heads.v
     return [x[:, :, : self.near] for x in parts], [x[:, :, self.near :] for x in parts]
 

@@ -12,16 +12,16 @@ github.com/lim142857/Sparsifiner (commit 9a11e26).
   out[t] = softmax_(s in kept[t]) (H^-0.5 q[t] . k[s]) v[s]
   loss = sum (A~ - A)^2,  A = softmax attention of a teacher, or of the layer
 
-The class token, if there is one, sees all and is not predicted. The choice has no
-gradient; the predictor learns by the loss alone. That |up| is used where up was learned
-is so in the authors' code.
+The class token, if there is one, sees all tokens and is not predicted. The choice has
+no gradient; the predictor learns by the loss alone. As in the authors' code, the sparse
+form takes |up| although the dense form learns up.
 
 Cost: O(T m (h + T) N) time for the prediction, h = H / 2 the reduced channels, and
 attention to ceil(keep T) keys a query. Here the kept keys are a mask on dense tiles,
-which is faster on processors with matrix units than to gather single keys: the time of
-the attention itself is that of O(T^2 H N), and memory O(T^2 N) for the prediction.
+which is faster on processors with matrix units than to gather single keys: the
+attention itself takes O(T^2 H N) time, the prediction O(T^2 N) memory.
 
-Axes: B batch, T tokens, R queries that are predicted, N heads, H head size, V value
+Axes: B batch, T tokens, R queries with predicted keys, N heads, H head size, V value
 size, m reduced tokens, D model width.
 """
 
@@ -63,6 +63,9 @@ GROWTH = 2.0
 
 
 def scaled(shape: tuple[int, ...]) -> dict[str, float]:
-  """Without the loss by which the predictor learns, and the weights that it learns."""
+  """Returns options under which GROWTH holds: no loss of the predictor.
+
+  The loss needs dense weights.
+  """
   del shape
   return {"distill": 0.0}

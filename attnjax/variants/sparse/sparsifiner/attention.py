@@ -1,4 +1,4 @@
-"""The operation: softmax attention to the keys that are predicted to matter."""
+"""The operation: softmax attention to the keys with the greatest predicted weights."""
 
 from typing import Any
 
@@ -26,22 +26,22 @@ def attend(
   scale: float | None = None,
   impl: str = "auto",
 ) -> Float[Array, "B T N V"]:
-  """Attention of each query to its ceil(keep T) most promising keys; (B, T, N, V).
+  """Computes attention to the ceil(keep_ratio T) most promising keys, (B, T, N, V).
 
   Args:
     q: queries.
     k: keys.
     v: values.
-    approximate: what the weights of the last R queries are expected to be; the first
-      T - R (the class token) see all. It has no gradient.
+    approximate: predicted weights of the last R queries; the first T - R (the class
+      token) see all. It has no gradient.
     keep_ratio: the share of keys that a query sees, in (0, 1].
-    padding: True at the real tokens; others, also those that were pruned, are not
-      seen, and give 0.
+    padding: True at the real tokens; others, including pruned tokens, are not seen,
+      and give 0.
     scale: H^-0.5 if None.
     impl: one of IMPLEMENTATIONS, or "auto".
 
   Raises:
-    ValueError: if shapes do not fit or a number or name is not allowed.
+    ValueError: if shapes do not fit or a value or name is not allowed.
   """
   B, T, N, _ = q.shape
   check_known("impl", impl, ("auto", *IMPLEMENTATIONS))
@@ -61,19 +61,19 @@ def attend(
 
 
 def reference(q, k, v, approximate, **options):
-  """The definition: the (T, T) matrix of scores, of which few are seen."""
+  """Computes the definition: the (T, T) matrix of scores, masked to the chosen keys."""
   return attend(q, k, v, approximate, **options, impl="reference")
 
 
 def most_attended(
   weights: Float[Array, "B T"], share: float, padding: Bool[Array, "B T"] | None = None
 ) -> Bool[Array, "B T"]:
-  """The tokens that are left after pruning, as a `padding`; section 3.4.
+  """Returns which tokens are left after pruning, as a `padding`; section 3.4.
 
   Args:
-    weights: of the class token, token 0, which stays; the mean over the heads.
-    share: of the other tokens of the whole sequence that stays.
-    padding: the tokens that are still there.
+    weights: of the class token (token 0, which stays), averaged over the heads.
+    share: the share of the sequence's other tokens that stays.
+    padding: True at the tokens left by earlier prunings.
   """
   T = weights.shape[1]
   number = connectivity.count(share, T - 1)

@@ -1,4 +1,4 @@
-"""The predictor's mathematics: which keys each query needs, from few numbers."""
+"""The predictor's mathematics: low-rank attention weights and the keys they choose."""
 
 import math
 from typing import Any
@@ -14,10 +14,10 @@ from attnjax.core.softmax import wide
 def coefficients(
   q: Float[Array, "B T N h"], k: Float[Array, "B S N h"], down: Float[Array, "S m"]
 ) -> Float[Array, "B N T m"]:
-  """What each query takes of each of m reduced tokens; rows sum to 1.
+  """Computes the weights of each query on m reduced tokens; rows sum to 1.
 
-  The scores' factor is the number of heads to the power -1/2, not their size, as in
-  the authors' code.
+  The scores are scaled by the number of heads to the power -1/2, not by the head size,
+  as in the authors' code.
   """
   reduced = jnp.einsum("bsnh,sm->bnmh", k.astype(wide(k)), down)
   score = jnp.einsum("btnh,bnmh->bntm", q.astype(wide(q)), reduced)
@@ -27,12 +27,12 @@ def coefficients(
 def sparse_coefficients(
   weight: Float[Array, "B N T m"], count: int
 ) -> Float[Array, "B N T m"]:
-  """The `count` greatest of each row, others 0."""
+  """Returns the weights with all but the `count` greatest of each row set to 0."""
   return jnp.where(select.kept(weight, jnp.ones_like(weight, bool), count), weight, 0)
 
 
 def sparse_basis(up: Float[Array, "m S"], threshold: float) -> Float[Array, "m S"]:
-  """|up| where it is above the threshold, others 0."""
+  """Returns |up| where it is above the threshold, 0 elsewhere."""
   return jnp.where(abs(up) > threshold, abs(up), 0)
 
 
@@ -42,11 +42,11 @@ def chosen(
   rate: float,
   padding: Bool[Array, "B S"] | None = None,
 ) -> Bool[Array, "B N T S"]:
-  """The keys of the ceil(rate S) greatest approximate weights; of equals the first.
+  """Returns the keys of the ceil(rate S) greatest weights; of equal ones the first.
 
   Args:
-    approximate: of the last R of T = rows + R queries.
-    rows: so many first queries keep all keys.
+    approximate: predicted weights of the last R of T = rows + R queries.
+    rows: number of first queries that keep all keys.
     rate: the share of keys that is kept.
     padding: True at the tokens that may be kept.
   """
@@ -59,28 +59,28 @@ def chosen(
 
 
 def count(rate: float, S: int) -> int:
-  """ceil(rate S), not misled by rounding; at least 1."""
+  """Returns ceil(rate S), at least 1, robust to the rounding of the product."""
   return min(S, max(1, math.ceil(rate * S - 1e-9)))
 
 
 def reconstruction(
   approximate: Float[Array, "B N R S"], weights: Float[Array, "B N R S"]
 ) -> Float[Array, ""]:
-  """The sum of squared differences from the attention that is to be predicted."""
+  """Returns the sum of squared differences from the weights to be predicted."""
   return jnp.square(approximate - weights).sum()
 
 
 def resized(
   table: Float[Array, "S m"], old: tuple[int, ...], new: tuple[int, ...], first: int
 ) -> Float[Array, "T m"]:
-  """A table of a grid's tokens for another grid, by linear interpolation.
+  """Resamples a table of a grid's tokens to another grid by linear interpolation.
 
-  Sums over the tokens stay about the same.
+  Sums over the tokens stay about equal.
 
   Args:
     table: of S = first + prod(old) tokens.
-    old: the grid's sides.
-    new: those wanted.
+    old: sides of the table's grid.
+    new: sides of the wanted grid.
     first: tokens before the grid, which stay as they are.
   """
   if old == new:
@@ -94,10 +94,10 @@ def resized(
 
 @jax.custom_vjp
 def also_minimise(y: Any, loss: Float[Array, ""]) -> Any:
-  """`y`; the gradient is that of what is made of y, plus that of `loss`.
+  """Returns `y`, and adds the gradient of `loss` in the backward pass.
 
-  So a layer has a loss of its own, whatever the model is trained on. Without a
-  gradient the loss is not computed. Not for `jax.jvp`: it is no derivative of y.
+  So a layer has its own loss, whatever the model is trained on. Without a gradient the
+  loss is not computed. Not for `jax.jvp`: this is not the derivative of y.
   """
   del loss
   return y

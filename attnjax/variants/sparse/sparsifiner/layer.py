@@ -1,4 +1,4 @@
-"""The layer: projections, the predictor, attention to what it chooses."""
+"""The layer: projections, the predictor, and attention to the keys it chooses."""
 
 import math
 from collections.abc import Sequence
@@ -26,26 +26,27 @@ MODES = ("sparse", "reconstruct")
 class Layer(nnx.Module):
   """DeiT's attention with predicted connectivity; x (B, T, D) or (B, H, W, D).
 
-  No loss of the model's output teaches the predictor. With `distill` it learns the
-  layer's own softmax weights by a loss that only gradients see, and that reaches the
-  predictor only; or give `reconstruction` a teacher's weights.
+  A loss of the model's output has no gradient in the predictor. With `distill` the
+  predictor learns the layer's own softmax weights, by a loss that exists in the
+  backward pass only and reaches no other parameter. `reconstruction` takes a teacher's
+  weights.
 
   Args:
     dim: D.
     form: "sequence" or "image".
-    layers: of the model, over which the loss is averaged.
+    layers: number of the model's layers, over which the loss is averaged.
     heads: N.
     head_dim: H; dim / heads if 0.
-    grid: sides of the images (or, multiplied, tokens of the sequences without the
-      class token) for which the predictor's tables are; others get interpolated ones.
+    grid: sides of the images for which the predictor's tables are (their product: the
+      tokens of a sequence without the class token); tables of others are interpolated.
     class_token: whether token 0 of a sequence sees all and is not predicted.
     kind: "sparse", or "reconstruct": attention stays dense while the predictor learns.
     keep_ratio: as in `attend`.
-    reduce_n: as in `ConnectivityPredictor`, as the next four.
-    reduce_c: of the channels.
-    tie: of the tables.
-    top: coefficients.
-    threshold: of the basis.
+    reduce_n: as in `ConnectivityPredictor`.
+    reduce_c: as in `ConnectivityPredictor`.
+    tie: as in `ConnectivityPredictor`.
+    top: as in `ConnectivityPredictor`.
+    threshold: as in `ConnectivityPredictor`.
     distill: weight of the predictor's loss in the gradient; none if 0.
     qkv_bias: of the projections to queries, keys and values.
     out_bias: of the projection of all heads' results.
@@ -106,18 +107,18 @@ class Layer(nnx.Module):
 
   @property
   def refuses(self) -> dict[str, str]:
-    """What of a context the layer cannot honour, and why."""
+    """Returns the context arguments that the layer refuses, with the reasons."""
     reason = "the predictor's tables are of all tokens of a sequence, in their places"
     return dict.fromkeys(("segment_ids", "padding", "positions"), reason)
 
   def project(self, x: Float[Array, "B *S D"], **context: Unpack[Context]) -> Heads:
-    """Returns the heads of every token in the order of the rows."""
+    """Returns the heads of every token in row-major order."""
     return self_attention.heads(
       x, context, self.qkv, form=self.form, refuses=self.refuses
     )
 
   def mix(self, heads: Heads) -> Float[Array, "B T N H"]:
-    """Returns attention to the predicted keys; dense in the mode "reconstruct"."""
+    """Returns attention to the predicted keys; dense for the kind "reconstruct"."""
     q, k, v = heads.q, heads.k, heads.v
     if self.kind == "reconstruct":
       return attention.attend(q, k, v, impl=self.impl)[0]
@@ -126,9 +127,9 @@ class Layer(nnx.Module):
     return attend(q, k, v, guess, keep_ratio=self.keep_ratio, impl=self.impl)
 
   def merge(self, out: Array, heads: Heads) -> Float[Array, "B *S D"]:
-    """Returns the projection of all heads' results, in the shape of the input.
+    """Returns the projection of all heads' outputs, in the shape of the input.
 
-    Its gradient brings the predictor's loss with it.
+    Its backward pass adds the gradient of the predictor's loss.
     """
     x = heads.tokens.x
     if self.distill:
@@ -140,7 +141,7 @@ class Layer(nnx.Module):
   def __call__(
     self, x: Float[Array, "B *S D"], **context: Unpack[Context]
   ) -> Float[Array, "B *S D"]:
-    """Returns the layer's result for x, in its shape; see `attnjax.contract.forms`."""
+    """Returns the layer's output for x, in its shape; see `attnjax.contract.forms`."""
     return contexts.run(self, x, context)
 
   def reconstruction(
@@ -148,18 +149,20 @@ class Layer(nnx.Module):
     x: Float[Array, "B *S D"],
     weights: Float[Array, "B N T T"] | None = None,
   ) -> Float[Array, ""]:
-    """The sum of squared errors of the predicted weights, without the class token's.
+    """Returns the summed squared error of the predicted weights.
+
+    The class token's row is left out.
 
     Args:
       x: the layer's input.
-      weights: a teacher's; the layer's own, which then have a gradient, if None.
+      weights: a teacher's weights; if None the layer's own, which then have a gradient.
     """
     heads = self.project(x)
     weights = dense_weights(heads.q, heads.k) if weights is None else weights
     return self._loss(heads.q, heads.k, self._grid(heads), weights)
 
   def _grid(self, heads):
-    """The shape of the points that the predictor's tables are for."""
+    """Returns the shape of the token grid that the predictor's tables must have."""
     x = heads.tokens.x
     if self.form == "image":
       return x.shape[1:-1]
@@ -173,6 +176,6 @@ class Layer(nnx.Module):
 def dense_weights(
   q: Float[Array, "B T N H"], k: Float[Array, "B S N H"]
 ) -> Float[Array, "B N T S"]:
-  """The weights of softmax attention, what the predictor learns; at least float32."""
+  """Computes softmax attention weights in at least float32, the predictor's target."""
   score = jnp.einsum("btnh,bsnh->bnts", q, k, preferred_element_type=wide(q))
   return jax.nn.softmax(q.shape[-1] ** -0.5 * score, axis=-1)

@@ -1,4 +1,4 @@
-"""The connectivity predictor, a low-rank guess of the attention weights."""
+"""The connectivity predictor: a low-rank approximation of the attention weights."""
 
 import math
 
@@ -12,17 +12,17 @@ _INIT = nnx.initializers.truncated_normal(0.02)
 
 
 class ConnectivityPredictor(nnx.Module):
-  """Approximate weights of each head, from its queries and keys.
+  """The approximate attention weights of each head, from its queries and keys.
 
-  The parameters are the same for all heads.
+  All heads share the parameters.
 
   Args:
-    grid: sides of the grid of tokens for which the tables are; others get
-      interpolated ones.
+    grid: sides of the grid of tokens for which the tables are; tables of other grids
+      are interpolated.
     head_dim: H.
     first: tokens before the grid (the class token).
-    reduce_n: tokens for each reduced one.
-    reduce_c: channels for each reduced one.
+    reduce_n: number of tokens to one reduced token.
+    reduce_c: number of channels to one reduced channel.
     tie: whether one table reduces the tokens and expands them again.
     top: coefficients of a row that are kept, when sparse.
     threshold: of the expanding table's magnitudes, when sparse.
@@ -60,13 +60,13 @@ class ConnectivityPredictor(nnx.Module):
     *,
     sparse: bool = True,
   ) -> Float[Array, "B N R m"]:
-    """What the queries after the first tokens take of each reduced token.
+    """Returns the weights of each query after the first on the reduced tokens.
 
     Args:
       q: queries.
       k: keys.
-      grid: of the tokens; the predictor's own if ().
-      sparse: only the greatest of each row.
+      grid: sides of the grid of tokens; `self.grid` if ().
+      sparse: whether only the greatest of each row are kept.
     """
     down = self._table(self.down, grid)
     weight = connectivity.coefficients(
@@ -82,10 +82,10 @@ class ConnectivityPredictor(nnx.Module):
     *,
     sparse: bool = True,
   ) -> Float[Array, "B N R T"]:
-    """The approximate weights; arguments as in `coefficients`.
+    """Returns the approximate weights; arguments as in `coefficients`.
 
-    Sparse: of few coefficients and of the magnitudes of few entries. If not, of all,
-    with their signs: so they are learned.
+    If sparse, they are the product of a few coefficients and the magnitudes of a few
+    table entries; otherwise of all, with their signs: this form is trained.
     """
     weight = self.coefficients(q, k, grid, sparse=sparse)
     up = self._table(self.down if self.tie else self.up, grid).T

@@ -12,17 +12,17 @@ With f(i) = floor(i^(1/p)) and, for the query at t, n its tokens so far:
   o[j]      = softmax over span j and the window (H^-0.5 q2[t] . k) v
   out[t]    = sum_j softmax(s)[j] o[j]
 
-Each span is joined with the window for itself. Indices have no gradient; q1, and k at
-the anchors, learn through the softmax of s. Of equal s the farther anchor wins. Where
-there is no anchor yet, the window is all. With p = r = 1/2 and b >= 2 the spans of all
-anchors cover every token.
+Each span is combined with the window separately. Indices have no gradient; q1, and k
+at the anchors, learn through the softmax of s. Of equal s the farther anchor wins.
+Where there is no anchor yet, only the window is seen. With p = r = 1/2 and b >= 2 the
+spans of all anchors cover every token.
 
-Not known from the code: which weights make q1 (here a projection that starts a tenth as
-large as the others) and the positions (here rotary, q1 rotated as well).
+Not known from the code: the weights that make q1 (here a projection that starts a tenth
+as large as the others) and the positions (here rotary, q1 rotated as well).
 
 Cost: O(T^(1 + p) H) products of the search and O(T (top (b + c) T^r + W) H) of the
 attention: T^1.5 for p = r = 1/2; memory O(T top N (H + V)). O(T^2 N) in "reference".
-Decoding keeps 2 K H numbers a token and reads O(T^1/2) of them.
+Decoding keeps 2 K H elements a token and reads O(T^1/2) tokens.
 
 Axes: B batch, T query tokens, S key tokens, N query heads, K key/value heads, H head
 size, V value size, D model width.

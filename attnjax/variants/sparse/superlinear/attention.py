@@ -1,4 +1,4 @@
-"""The operation: search, attention in spans, and the gate that joins them."""
+"""The operation: search, attention in spans, and the gate that combines them."""
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ from attnjax.variants.sparse.superlinear import paired, search
 from attnjax.variants.sparse.superlinear.search import Geometry
 
 IMPLEMENTATIONS = attention.IMPLEMENTATIONS
-# Of a span that is not there: its weight is 0 beside one that is.
+# Score of an absent span: its weight is 0 beside a span that exists.
 _NEVER = -1e9
 
 
@@ -33,7 +33,7 @@ def attend(
   offset: Int[Array, ""] | int | None = None,
   impl: str = "auto",
 ) -> Float[Array, "B T N V"]:
-  """Causal attention to a window and to the best spans; (B, T, N, V).
+  """Computes causal attention to a window and to the best spans, (B, T, N, V).
 
   Args:
     q1: queries of the search; they learn through the gate only.
@@ -44,17 +44,18 @@ def attend(
     window_index: w; the window has (w + 1)^(1 / search_power) - 1 keys, none if 0.
     backward: b; a span reaches ceil(b n^span_power) keys back from its anchor, n the
       tokens of the document so far.
-    forward: the same ahead, no farther than the window.
+    forward: c; a span reaches ceil(c n^span_power) keys ahead of its anchor, but not
+      into the window.
     search_power: p; there are about T^p anchors, in (0, 1).
-    span_power: of the spans' lengths.
-    segment_ids: of the keys, of which the queries are the T from `offset` on. A
+    span_power: r, the exponent of the spans' lengths.
+    segment_ids: of the keys; the queries are the T tokens from `offset` on. A
       document is a run of equal ids; negative ids see nothing and are not seen.
     offset: the place of the first query among the keys; S - T if None.
-    impl: one of IMPLEMENTATIONS, or "auto", see `attnjax.attention`; of the window and
-      of the spans. The search is XLA's in all but the "reference".
+    impl: one of IMPLEMENTATIONS, or "auto", see `attnjax.attention`; for the window
+      and the spans. The search runs in XLA for all but "reference".
 
   Raises:
-    ValueError: if shapes do not fit or a number or name is not allowed.
+    ValueError: if shapes do not fit or a value or name is not allowed.
   """
   geometry = Geometry(top, window_index, backward, forward, search_power, span_power)
   _check(q1, q2, k, geometry, impl)
@@ -81,12 +82,12 @@ def attend(
 
 
 def reference(q1, q2, k, v, **options):
-  """The definition: all (T, S) search scores, a dense mask for each span."""
+  """Computes the definition: all (T, S) search scores, a dense mask for each span."""
   return attend(q1, q2, k, v, **options, impl="reference")
 
 
 def _blank(x, ids):
-  """Zeros where nobody looks."""
+  """Returns x with the rows of padding (negative ids) set to 0."""
   return jnp.where((ids >= 0)[..., None, None], x, 0)
 
 
@@ -115,14 +116,14 @@ def _check(q1, q2, k, geometry, impl):
 
 
 def _spans(q, k, v, found, where, geometry, impl, *, offset, segmented):
-  """Each span with the window; (B, T, N, top, V)."""
+  """Computes attention to each span joined with the window, (B, T, N, top, V)."""
   real = where.keys >= 0 if segmented else None
   out, lse = paired.attend(q, k, v, found, real=real, impl=impl)
   if geometry.window:
     near = masks.Window(geometry.window - 1, 0)
     if segmented:
       near = near & masks.Segments(where.queries, where.keys)
-    # A number keeps the list of tiles static.
+    # A static offset keeps the schedule of tiles static.
     if isinstance(offset, int):
       scores = Scores(near, start=(offset, 0))
     else:
@@ -136,7 +137,7 @@ def _spans(q, k, v, found, where, geometry, impl, *, offset, segmented):
 
 
 def _dense_search(q, k, where, geometry):
-  """The same as `search.span_search` from the matrix of all scores."""
+  """Computes `search.span_search` from the matrix of all scores."""
   (B, T, N, H), (S, K) = q.shape, k.shape[1:3]
   score = jnp.einsum(
     "btkgh,bskh->btkgs",

@@ -1,4 +1,4 @@
-"""The layer: a projection for the search beside those of attention."""
+"""The layer: the projection for the search beside the projections of attention."""
 
 from typing import Any, Unpack
 
@@ -17,15 +17,15 @@ from attnjax.variants.sparse.superlinear.attention import IMPLEMENTATIONS, atten
 from attnjax.variants.sparse.superlinear.search import Geometry
 
 FORMS = ("causal",)
-# Raw scores saturate the gate: its queries begin a tenth as long as the others.
+# Raw scores saturate the gate: the search's queries start a tenth as large.
 _SEARCH_INIT = nnx.initializers.normal(0.002)
 
 
 class Layer(nnx.Module):
   """Projections, rotary positions and `attend`; x (B, T, D).
 
-  Anchors are only as good as what their keys tell of the tokens around them: the model
-  needs a recurrence or a convolution below.
+  An anchor is only found if its key tells of the tokens around it: the model needs a
+  recurrence or a convolution below this layer.
   """
 
   def __init__(
@@ -67,13 +67,13 @@ class Layer(nnx.Module):
 
   @property
   def refuses(self) -> dict[str, str]:
-    """What of a context the layer cannot honour, and why."""
+    """Returns the context arguments that the layer refuses, with the reasons."""
     if self.qkv.rope_theta:
       return {}
     return {"positions": "no rotation (rope_theta = 0); spans are of places in the row"}
 
   def project(self, x: Float[Array, "B T D"], **context: Unpack[Context]) -> Heads:
-    """Returns the rotated heads of every token, and its queries of the search."""
+    """Returns the rotated heads of every token, and its queries for the search."""
     tokens = contexts.accept(x, context, form="causal", refuses=self.refuses)
     search, places = self.search(tokens.x), tokens.places
     q, k, v = self.qkv(tokens.x, places)
@@ -92,24 +92,24 @@ class Layer(nnx.Module):
     return attend(heads.more["search"], heads.q, heads.k, heads.v, **given)
 
   def merge(self, out: Array, heads: Heads) -> Float[Array, "B T D"]:
-    """Returns the projection of all heads' results."""
+    """Returns the projection of all heads' outputs."""
     return self.out(out.astype(heads.tokens.x.dtype))
 
   def __call__(
     self, x: Float[Array, "B T D"], **context: Unpack[Context]
   ) -> Float[Array, "B T D"]:
-    """Returns the layer's result; see `attnjax.contract.forms`."""
+    """Returns the layer's output; see `attnjax.contract.forms`."""
     return contexts.run(self, x, context)
 
   def spans(self, x: Float[Array, "B T D"]) -> search.Spans:
-    """The spans of each query, for one document without padding."""
+    """Returns the spans of each query, for one document without padding."""
     heads, T = self.project(x), x.shape[1]
     where = search.rows(jnp.zeros(x.shape[:2], jnp.int32), T, 0)
     found = search.span_search(heads.more["search"], heads.k, where, self.geometry, 0)
     return found[0]
 
   def init_cache(self, batch: int, length: int, dtype=jnp.float32) -> KeyValueCache:
-    """An empty cache with room for `length` tokens."""
+    """Returns an empty cache with room for `length` tokens."""
     return self_attention.empty_cache(
       "causal", batch, length, self.kv_heads, self.size, dtype
     )
@@ -117,5 +117,5 @@ class Layer(nnx.Module):
   def step(
     self, x: Float[Array, "B T D"], cache: KeyValueCache, **context: Unpack[Context]
   ) -> tuple[Float[Array, "B T D"], KeyValueCache]:
-    """Returns the results of the next T tokens, and the cache with them."""
+    """Returns the outputs of the next T tokens, and the cache with them appended."""
     return self_attention.step(self, x, cache, context)

@@ -1,10 +1,10 @@
 """Span attention: pairs of a query and a span, sorted by key.
 
-Each pair is a query of its own, of a list that all query heads of a key head share. In
-the order of the spans' first keys a block of pairs sees few blocks of keys, which
-`masks.schedule` lists; the softmax engine does the rest. For T tokens these are O(T top
-(b + c) T^r) scores and what fills up blocks; the lists have a number for each pair of a
-block of queries and a block of keys, O(T^2 top N / K) in thousands.
+Each pair acts as a query, in a list that all query heads of a key head share. In the
+order of the spans' first keys a block of pairs sees few blocks of keys, which
+`masks.schedule` lists; the softmax engine does the rest. For T tokens this computes O(T
+top (b + c) T^r) scores and the rest of partly visible blocks. The lists have an entry
+for each pair of a block of queries and a block of keys, in thousands: O(T^2 top N / K).
 """
 
 import jax.numpy as jnp
@@ -26,14 +26,14 @@ def attend(
   real: Bool[Array, "B S"] | None,
   impl: str,
 ) -> tuple[Float[Array, "B T N top V"], Float[Array, "B T N top"]]:
-  """(out, lse) of every span by itself; 0 and -inf where there is none.
+  """Computes (out, lse) of every span by itself; 0 and -inf where there is none.
 
   Args:
     q: queries.
     k: keys; K divides N.
     v: values.
     found: the spans.
-    real: False for padding, which is not seen; None if there is none.
+    real: False at padding, which is not seen; None if there is no padding.
     impl: as in `attnjax.attention`.
   """
   (B, T, N, H), (S, K), top = q.shape, k.shape[1:3], found.start.shape[3]
@@ -56,7 +56,7 @@ def attend(
 
 
 def pairs(found: Spans, K: int, S: int):
-  """(the order of the pairs (B, K, N / K T top), their mask in that order)."""
+  """Returns the pairs' order (B, K, N / K T top), and their mask in that order."""
   start, end = (search.by_key_head(x, K) for x in (found.start, found.end))
   B = start.shape[0]
   start, end = (x.reshape(B, K, -1) for x in (start, end))

@@ -12,7 +12,7 @@ from attnjax.variants.sparse.superlinear import tables
 
 
 class Geometry(NamedTuple):
-  """What is static: see `attend`."""
+  """The static options of the search and of the spans; see `attend`."""
 
   top: int
   window_index: int
@@ -23,7 +23,7 @@ class Geometry(NamedTuple):
 
   @property
   def window(self) -> int:
-    """Keys of the local window."""
+    """Returns the number of keys of the local window."""
     return tables.window_length(self.window_index, self.search_power)
 
 
@@ -32,8 +32,8 @@ class Spans(NamedTuple):
 
   Attributes:
     start: the first key of a span.
-    anchor: the key that was scored, the best first.
-    end: the last key.
+    anchor: the key that was scored, in descending order of the scores.
+    end: the last key of a span.
     back: (B, T), how far a span reaches back from its anchor.
   """
 
@@ -44,7 +44,7 @@ class Spans(NamedTuple):
 
 
 class Rows(NamedTuple):
-  """The documents of keys (B, S) and queries (B, T), -1 at the padding.
+  """The documents of keys (B, S) and queries (B, T), -1 at padding.
 
   begin (B, T) is the first key of the query's document, now (T,) the query's place.
   """
@@ -56,7 +56,7 @@ class Rows(NamedTuple):
 
 
 def rows(segment_ids: Int[Array, "B S"], T: int, offset: Any) -> Rows:
-  """The documents, runs of equal ids, of the keys and of the queries among them."""
+  """Returns the documents (runs of equal ids) of the keys and of T queries."""
   filled, real = linear.spans(segment_ids)
   runs = masks.documents(filled)
   index = jnp.arange(runs.shape[1])
@@ -82,9 +82,9 @@ def anchors(
   geometry: Geometry,
   offset: Any,
 ) -> Int[Array, "B T N top"]:
-  """The anchors of the greatest q . k, the best first; of equals the farther one.
+  """Returns the anchors of the greatest q . k, the best first; of equals the farther.
 
-  Stripe after stripe, for all queries at once: the anchors of a stripe are the keys,
+  It scans the stripes, for all queries at once: the anchors of a stripe are the keys,
   shifted.
   """
   (B, T, N, H), (S, K) = q.shape, k.shape[1:3]
@@ -120,7 +120,7 @@ def anchors(
 def spans(
   anchor: Int[Array, "B T N top"], where: Rows, geometry: Geometry, S: int
 ) -> Spans:
-  """The spans around anchors: inside the document, before the window."""
+  """Returns the spans around anchors: inside the document, before the window."""
   seen = jnp.maximum(where.now[None] + 1 - where.begin, 0)  # (B, T) tokens so far
   back, ahead = (
     jnp.asarray(tables.reaches(S, factor, geometry.span_power))[seen]
@@ -141,7 +141,7 @@ def span_search(
   geometry: Geometry,
   offset: Any,
 ) -> tuple[Spans, Float[Array, "B T N top"]]:
-  """(the spans, the scores of their anchors, with gradients; 0 where there is none)."""
+  """Returns the spans and the differentiable scores of their anchors, 0 where none."""
   (B, T, N, H), (S, K), top = q.shape, k.shape[1:3], geometry.top
   found = spans(anchors(q, k, where, geometry, offset), where, geometry, S)
   index = by_key_head(found.anchor, K)
@@ -156,12 +156,12 @@ def span_search(
 
 
 def by_key_head(x: Array, K: int) -> Array:
-  """(B, T, N, ...) to (B, K, N / K, T, ...)."""
+  """Reshapes (B, T, N, ...) to (B, K, N / K, T, ...)."""
   x = x.reshape(*x.shape[:2], K, -1, *x.shape[3:])
   return jnp.moveaxis(x, 1, 3)
 
 
 def distances(geometry: Geometry, S: int) -> Array:
-  """Whether a key at a distance of 0, ..., S - 1 is an anchor; bool, (S,)."""
+  """Returns whether a key at distance 0, ..., S - 1 is an anchor; bool, (S,)."""
   table = tables.stripes(S, geometry.window_index, geometry.search_power)
   return jnp.zeros(S, bool).at[jnp.asarray(table) - 1].set(True)
