@@ -9,11 +9,11 @@ arXiv:2312.08874. Official code: github.com/LeapLabTHU/Agent-Attention (commit 2
   biases = interpolated tables + a bias of each row and column; + conv3x3(v)
 
 The agents A are few averages of the queries. Each row of the implied (T, S) matrix sums
-to 1, and its rank is at most that of the agents. The forms of the paper: in a pyramid
-with reduced keys ("sr_ratio"), with a class token, in windows; and one for models that
-are trained already, where agents are merged tokens (`training_free`, `DropIn`).
+to 1, and its rank is at most A. The forms of the paper: in a pyramid with reduced keys
+("sr_ratio"), with a class token, in windows; and one for models that are already
+trained, where agents are merged tokens (`training_free`, `DropIn`).
 
-Cost: O((T + S) A (H + V) N) time and O((T + S) N) memory in "xla"; (T + S) A N numbers
+Cost: O((T + S) A (H + V) N) time and O((T + S) N) memory in "xla"; (T + S) A N elements
 in "reference", and for the biases in both.
 
 Axes: B batch, T queries, S keys, A agents, N query heads, K key/value heads, H head

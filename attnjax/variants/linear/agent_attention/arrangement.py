@@ -1,4 +1,4 @@
-"""How tokens are arranged for the attention, and the averages that are its agents."""
+"""The arrangement of tokens for the attention, and the averages that are its agents."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -17,11 +17,11 @@ from attnjax.core.softmax import wide
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Arrangement:
-  """Real tokens of a row come first, and windows of an image are examples.
+  """The order of tokens for the attention: real ones first, windows as examples.
 
   Attributes:
     moved: the Compaction of rows with padding, or None.
-    windows: how many an image has along each of its axes; () for one window.
+    windows: number of windows along each axis of an image; () for one window.
   """
 
   moved: Any = None
@@ -29,7 +29,7 @@ class Arrangement:
 
   @classmethod
   def of(cls, tokens: Tokens, window: int) -> "Arrangement":
-    """Returns the arrangement of tokens, in windows of that side or one."""
+    """Returns the arrangement of tokens; windows have side `window`, 0 for none."""
     real = None if tokens.ids is None else tokens.ids >= 0
     sides = tokens.x.shape[1:-1] if window else ()
     moved = None if real is None else Compaction.of(real)
@@ -37,12 +37,12 @@ class Arrangement:
 
   @property
   def length(self) -> Int[Array, "B"] | None:
-    """The real tokens of each row; None if all are."""
+    """Returns the number of real tokens in each row; None if all are real."""
     return None if self.moved is None else self.moved.real.sum(axis=1)
 
   @property
   def ids(self) -> Int[Array, "B T"] | None:
-    """The rearranged tokens' ids, 0 and -1 at the padding; None if all are real."""
+    """Returns the rearranged tokens' ids, 0 and -1 at padding; None if all are real."""
     return None if self.moved is None else jnp.where(self.moved.real, 0, -1)
 
   def apart(self, y: Float[Array, "B *S"]) -> Float[Array, "b *s"]:
@@ -56,7 +56,7 @@ class Arrangement:
     return y.swapaxes(2, 3).reshape(-1, H // rows, W // columns, *rest)
 
   def together(self, y: Float[Array, "b *s"]) -> Float[Array, "B *S"]:
-    """Returns the tokens in their own places, 0 at the padding."""
+    """Returns the tokens in their original places, 0 at padding."""
     if self.moved is not None:
       return self.moved.unpack(y)
     if not self.windows:
@@ -71,12 +71,12 @@ def averages(
   sides: Sequence[int],
   length: Int[Array, "B"] | None = None,
 ) -> Float[Array, "B A N H"]:
-  """Returns the means of cells that may overlap, as many on each axis as `sides` says.
+  """Returns the queries' means over a grid of `sides` cells, which may overlap.
 
   Args:
     q: queries on a line or a grid.
     sides: of the grid of cells; A is their product.
-    length: on a line, how many tokens of each row count.
+    length: number of tokens that count in each row; on a line only.
   """
   points = q.astype(wide(q))
   if len(sides) == 1:

@@ -1,4 +1,4 @@
-"""Two softmaxes through a few agents, and the form that needs no training."""
+"""The two softmaxes through a few agents, and the form that needs no training."""
 
 from typing import Any
 
@@ -27,16 +27,16 @@ def attend(
   spread_scale: float | None = None,
   impl: str = "auto",
 ) -> Float[Array, "B T N V"]:
-  """Agents gather from all keys, and queries from all agents.
+  """Computes agent attention: agents read all keys, queries read all agents.
 
   Args:
     q: queries.
-    k: keys; K divides N, agents and queries of head n use key head n K // N.
+    k: keys; K divides N, agents and queries of head n read key head n K // N.
     v: values.
-    agents: A of them for each head.
+    agents: A agents for each head.
     gather_bias: added to the scaled scores of agents and keys.
     spread_bias: added to the scaled scores of queries and agents.
-    padding: True at the keys that agents see. Without any the output is 0.
+    padding: True at the keys that agents see. A row that has no such key gives 0.
     scale: of agents and keys; H^-0.5 if None.
     spread_scale: of queries and agents; `scale` if None.
     impl: one of IMPLEMENTATIONS, or "auto", see `attnjax.attention`.
@@ -65,7 +65,7 @@ def attend(
 
 
 def reference(q, k, v, agents, **options):
-  """The definition: the weights of both softmaxes."""
+  """Computes the definition: the weights of both softmaxes."""
   return attend(q, k, v, agents, **options, impl="reference")
 
 
@@ -79,19 +79,20 @@ def training_free(
   shortcut: float = 0.075,
   impl: str = "auto",
 ) -> Float[Array, "B T N V"]:
-  """What replaces the softmax attention of a trained model: `attend` + shortcut v.
+  """Replaces the softmax attention of a trained model: `attend` + shortcut v.
 
-  Queries meet agents, which are averages, with the scale H^(-sharpness / 2). With half
-  as many agents as tokens, or more, nothing is gained, and it is softmax attention.
+  The scores of queries and agents, which are averages, have the scale H^(-sharpness /
+  2). With half as many agents as tokens, or more, nothing is saved, and softmax
+  attention is computed.
 
   Args:
     q: queries.
     k: keys.
     v: values.
-    agents: projected as queries are, see `attnjax.variants.linear.agent_attention`'s
-      `merged`.
+    agents: queries of merged tokens, as in
+      `attnjax.variants.linear.agent_attention.merging.DropIn`.
     sharpness: the paper's second scale.
-    shortcut: how much of its own value a token adds.
+    shortcut: the weight of a token's own value, which is added.
     impl: as in `attend`.
   """
   if 2 * agents.shape[1] >= q.shape[1]:

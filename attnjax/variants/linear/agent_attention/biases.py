@@ -1,4 +1,4 @@
-"""Biases of agents and places, learned on a small grid and interpolated."""
+"""Biases between agents and positions, learned on a small grid and interpolated."""
 
 from collections.abc import Sequence
 
@@ -8,17 +8,17 @@ from jaxtyping import Array, Float, Int
 
 from attnjax.core import resample
 
-TABLE = 7  # points of a table on each axis, whatever the grid
+TABLE = 7  # points of a table on each axis, for any grid
 _INIT = nnx.initializers.truncated_normal(0.02)
 
 
 class Biases(nnx.Module):
-  """(N, A) numbers at each point of a grid.
+  """Learned biases (N, A) at each point of a grid.
 
     bias[n, a, p] = interpolate(table[n, a])[p] + sum_axes side_axis[n, a, p_axis]
 
-  The sides have the lengths that are given here, and are interpolated too where the
-  grid has others.
+  A side has the length that is given here; on grids with other sides it is interpolated
+  as well.
   """
 
   def __init__(self, heads: int, agents: int, sides: Sequence[int], *, rngs: nnx.Rngs):
@@ -31,11 +31,11 @@ class Biases(nnx.Module):
   def __call__(
     self, grid: Sequence[int], length: Int[Array, "B"] | None = None
   ) -> Float[Array, "#B N A T"]:
-    """The biases at the points of the grid, row by row.
+    """Returns the biases at the points of the grid, row by row.
 
     Args:
-      grid: its sides, as many as the parameters have.
-      length: for one side: how many points count in each example.
+      grid: the sides of the grid, as many as the parameters have.
+      length: number of points that count in each example; for one side only.
     """
     if len(grid) == 1:
       parts = (

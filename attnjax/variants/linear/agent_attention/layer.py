@@ -1,4 +1,4 @@
-"""The layer: agents are averages of the queries, over cells of the grid."""
+"""The layer: projections and `attend`, with means of the queries as agents."""
 
 import math
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ class Layer(nnx.Module):
   x is (B, H, W, D) or (B, T, D). A sequence is a line of tokens with A cells; with a
   class token, its first token, the others are the points of `grid`: the class token is
   a query and a key, but no part of an agent, and has no convolution. Padding in a
-  line is as if it were not there.
+  line has no effect.
 
   Args:
     dim: D.
@@ -41,14 +41,14 @@ class Layer(nnx.Module):
     kv_heads: K; as many as heads if 0.
     head_dim: H; dim / heads if 0.
     num_agents: A, a square on grids.
-    grid: the sides for which the biases' own parameters are made, or one for both; on
-      other grids they are interpolated.
+    grid: the sides of the biases' parameters, or one number for both sides; on other
+      grids the biases are interpolated.
     kernel: side of the values' convolution; none if 0.
     agent_bias: whether there are biases.
-    sr_ratio: keys and values are of x reduced by a convolution of that side and
-      stride and a norm, as in the Pyramid Vision Transformer; images only.
-    window: images are cut in windows of that side, which do not see each other, as in
-      Swin; they must tile it. One window if 0.
+    sr_ratio: side and stride of a convolution, with a norm, that reduces x before the
+      keys and values, as in the Pyramid Vision Transformer; images only. None if 1.
+    window: side of the windows that an image is cut in, as in Swin; they do not see
+      each other and must tile the image. One window if 0.
     class_token: see above; sequences only.
     qkv_bias: of the projections to queries, keys and values.
     impl: as in `attend`.
@@ -106,7 +106,7 @@ class Layer(nnx.Module):
 
   @property
   def refuses(self) -> dict[str, str]:
-    """What of a context the layer cannot honour, and why."""
+    """Returns the context arguments that the layer refuses, with the reasons."""
     if self.form == "image":
       return {}
     reasons = {
@@ -118,7 +118,7 @@ class Layer(nnx.Module):
   def project(self, x: Float[Array, "B *S D"], **context: Unpack[Context]) -> Heads:
     """Returns the heads (B, *S, N, H) of every token, and the agents.
 
-    Agents (b, A, N, H) are of each window; S of k and v is what sr_ratio leaves.
+    Each window has its own agents (b, A, N, H); k and v have the reduced grid as S.
     """
     tokens = contexts.accept(x, context, form=self.form, refuses=self.refuses)
     self._check_size(x)
@@ -149,7 +149,7 @@ class Layer(nnx.Module):
     return cut.together(out.reshape(*q.shape[:-1], out.shape[-1]))
 
   def merge(self, out: Array, heads: Heads) -> Float[Array, "B *S D"]:
-    """Returns the projection of results and convolved values; 0 at the padding."""
+    """Returns the projection of outputs and convolved values; 0 at padding."""
     x, ids = heads.tokens.x, heads.tokens.ids
     if self.kernel:
       out = out + self._convolved(heads)
@@ -159,15 +159,18 @@ class Layer(nnx.Module):
   def __call__(
     self, x: Float[Array, "B *S D"], **context: Unpack[Context]
   ) -> Float[Array, "B *S D"]:
-    """Returns the layer's result in the shape of x; see `attnjax.contract.forms`."""
+    """Returns the layer's output in the shape of x; see `attnjax.contract.forms`."""
     return contexts.run(self, x, context)
 
   def _grid(self, y) -> tuple[int, ...]:
-    """The sides of the grid of heads y (b, *S, N, E)."""
+    """Returns the sides of the grid of heads y (b, *S, N, E)."""
     return self.grid if self.class_token else y.shape[1:-2]
 
   def _biases(self, grid, small, length):
-    """Those of agents and keys, and of queries and agents; None without."""
+    """Returns the biases of the two softmaxes, or (None, None) without `agent_bias`.
+
+    The first is for agents and keys, the second for queries and agents.
+    """
     if not self.agent_bias:
       return None, None
     gather, spread = self.gather(small, length), self.spread(grid, length)
@@ -180,7 +183,7 @@ class Layer(nnx.Module):
     return gather, spread.swapaxes(2, 3)
 
   def _convolved(self, heads) -> Array:
-    """The convolution of the values, (B, *S, N, V); 0 at a class token."""
+    """Returns the convolved values, (B, *S, N, V); 0 at a class token."""
     cut = heads.more["cut"]
     q, v = cut.apart(heads.q), cut.apart(heads.v)
     grid, small = self._grid(q), self._grid(v)

@@ -1,9 +1,9 @@
-"""Tokens of a grid that merge into fewer: agents for a model that is trained already.
+"""The merging of a grid's tokens: agents for a model that is already trained.
 
 Daniel Bolya, Judy Hoffman. Token Merging for Fast Stable Diffusion. 2023.
 arXiv:2303.17604. In each cell of stride x stride tokens one is a target. Every other
-token has one most similar target, by the cosine, and those that are most similar merge
-into theirs.
+token has a most similar target, by the cosine, and the tokens with the greatest
+similarity merge into their targets.
 """
 
 import dataclasses
@@ -28,24 +28,24 @@ from attnjax.variants.linear.agent_attention.attention import (
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Matching:
-  """Which tokens become one.
+  """The assignment of tokens to slots; the tokens of a slot merge into one.
 
   Attributes:
-    slot: int, (B, T): where each token goes.
-    slots: how many there are.
+    slot: int, (B, T): the slot of each token.
+    slots: the number of slots.
   """
 
   slot: Any
   slots: int = dataclasses.field(metadata={"static": True})
 
   def merge(self, x: Float[Array, "B T D"]) -> Float[Array, "B M D"]:
-    """The mean of the tokens of each slot."""
+    """Returns the mean of the tokens of each slot."""
     chosen = jax.nn.one_hot(self.slot, self.slots, dtype=x.dtype)
-    count = chosen.sum(axis=1)[..., None]  # 1 or more: each slot has a target or one
+    count = chosen.sum(axis=1)[..., None]  # >= 1: no slot is empty
     return jnp.einsum("btm,btd->bmd", chosen, x) / count
 
   def spread(self, y: Float[Array, "B M D"]) -> Float[Array, "B T D"]:
-    """To each token what its slot has."""
+    """Returns for each token the row of its slot."""
     return jnp.take_along_axis(y, self.slot[..., None], axis=1)
 
 
@@ -57,16 +57,17 @@ def matching(
   stride: int = 2,
   key: Key[Array, ""] | None = None,
 ) -> Matching:
-  """The matching that removes tokens of a grid by their similarity.
+  """Returns the matching that removes tokens of a grid by their similarity.
 
-  It is a choice and has no gradient.
+  It has no gradient.
 
   Args:
     x: the tokens of the grid, row by row.
-    grid: its sides; T is their product.
-    removed: how many tokens merge into others; at most those that are no targets.
-    stride: side of a cell; what is outside of whole cells is never a target.
-    key: for random targets; without it they are the first ones of the cells.
+    grid: the sides of the grid; T is their product.
+    removed: number of tokens that merge into others; bounded by the number of tokens
+      that are not targets.
+    stride: side of a cell; a token outside of whole cells is never a target.
+    key: for random targets; without it they are the first tokens of the cells.
 
   Raises:
     ValueError: if the grid is smaller than a cell or does not fit x.
@@ -101,11 +102,11 @@ def matching(
 
 
 class DropIn(nnx.Module):
-  """A trained softmax self-attention, replaced: x (B, H, W, D) to the same shape.
+  """A replacement for a trained softmax self-attention; x (B, H, W, D).
 
-  Its parameters are those of `attnjax.variants.softmax.dot_product.Layer` of the form
+  It has the parameters of `attnjax.variants.softmax.dot_product.Layer` of the form
   "image" with rope_theta = 0: `nnx.update(drop_in, nnx.state(layer))`. Some tokens
-  merge before the attention and get the same output; more merge into the agents.
+  merge before the attention and get equal outputs; more merge into the agents.
 
   Args:
     dim: D.
@@ -115,8 +116,8 @@ class DropIn(nnx.Module):
     merged: share of the tokens that merge before the attention.
     agents_merged: share of the tokens that merge to make agents.
     stride: side of the cells with one target.
-    sharpness: of `training_free`.
-    shortcut: of `training_free`.
+    sharpness: as in `training_free`.
+    shortcut: as in `training_free`.
     impl: as in `attend`.
     rngs: for the parameters.
   """
@@ -149,7 +150,7 @@ class DropIn(nnx.Module):
   def __call__(
     self, x: Float[Array, "B H W D"], *, key: Key[Array, ""] | None = None
   ) -> Float[Array, "B H W D"]:
-    """The layer's result; `key` makes the targets of the merging random."""
+    """Returns the layer's output; `key` makes the targets of the merging random."""
     B, H, W, D = x.shape
     tokens = x.reshape(B, H * W, D)
     if min(H, W) < self.stride:

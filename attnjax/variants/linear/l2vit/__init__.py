@@ -7,15 +7,15 @@ arXiv:2501.16182. Official code: github.com/ChuanyangZheng/L2ViT (commit fad0341
   out[t, n] = temperature[n] q[t, n] S / max(q[t, n] . z, den_min)
   S = sum_s k_s v_s^T,  z = sum_s k_s                    over all tokens s
 
-The matrix that this implies is not negative and too smooth; depthwise convolutions
+The implied attention matrix is nonnegative and too smooth; depthwise convolutions
 after the attention concentrate it:
 
   concentrate(x) = conv7x7(norm(gelu(conv7x7(x))))
   h = x + conv3x3(x);  h = h + attn(norm h);  h = h + concentrate(norm h);  MLP
 
-The model lets such blocks take turns with softmax attention in windows.
+The model alternates such blocks with softmax attention in windows.
 
-Cost: O(T H V N) time for the attention, N H V numbers beside the tokens, in "xla"
+Cost: O(T H V N) time for the attention, N H V elements beside the tokens, in "xla"
 (packed documents: chunks, as in `attnjax.core.linear`); O(T^2 (H + V) N) and O(T^2 N)
 in "reference". The concentration: 98 T D products.
 

@@ -24,7 +24,7 @@ def attend(
   padding: Bool[Array, "B T"] | None = None,
   impl: str = "auto",
 ) -> Float[Array, "B T N V"]:
-  """Linear attention of rectified queries and keys; every token sees all.
+  """Computes linear attention of rectified queries and keys, without a causal mask.
 
   Args:
     q: queries.
@@ -32,8 +32,8 @@ def attend(
     v: values.
     temperature: multiplies each head's output; 1 if None.
     den_min: the denominator's lower bound, >= 0. It is absolute: small activations or
-      few tokens make it active, and the output then is linear in q.
-    segment_ids: a document is a run of equal ids and sees itself only.
+      few tokens make it active, and then the output is linear in q.
+    segment_ids: a document is a run of equal ids; its tokens see only each other.
     padding: True at the real tokens. A token that is padding, or has a negative id,
       is not seen, and its output is 0.
     impl: one of IMPLEMENTATIONS, or "auto", which takes "xla".
@@ -60,7 +60,7 @@ def attend(
 
 
 def reference(q, k, v, temperature=None, **options):
-  """The definition: one (T, T) matrix of scores for each head."""
+  """Computes the definition: one (T, T) matrix of scores for each head."""
   return attend(q, k, v, temperature, **options, impl="reference")
 
 
@@ -85,7 +85,7 @@ def _definition(q, k, v, documents):
 
 
 def _summed(q, k, v, documents):
-  """Keys times values first: O(T) time and memory."""
+  """Returns (numerator, denominator), keys times values first: O(T) time and memory."""
   v = jnp.concatenate([v, jnp.ones_like(v[..., :1])], axis=-1)
   if documents is None:
     state = jnp.einsum("bskh,bskv->bkhv", k, v)
@@ -97,7 +97,7 @@ def _summed(q, k, v, documents):
 
 
 def _both_ways(q, k, v, documents):
-  """What is before each token and what is after it, in its own document."""
+  """Computes each document's sums by a forward and a reversed causal pass."""
   parts = (q, k, v)
   before, _ = linear.chunked(*parts, segment_ids=documents)
   turned = (jnp.flip(x, axis=1) for x in parts)

@@ -1,4 +1,4 @@
-"""The layer: positions, linear attention and what makes it local again."""
+"""The layer: position convolution, linear attention and concentration."""
 
 from typing import Any, Unpack
 
@@ -21,7 +21,7 @@ EPSILON = 1e-5
 
 
 def norm(kind: str, dim: int, *, rngs: nnx.Rngs):
-  """A norm over the channels of each token, or of each channel over all tokens."""
+  """Returns a norm over each token's channels, or over all tokens for each channel."""
   check_known("norm", kind, NORMS)
   if kind == "layer":
     return nnx.LayerNorm(dim, epsilon=EPSILON, use_fast_variance=False, rngs=rngs)
@@ -49,9 +49,9 @@ class Concentration(nnx.Module):
     stats: Any = None,
     train: bool = False,
   ) -> Any:
-    """The convolved grid (B, *S, D), and new statistics if some are given.
+    """Returns the convolved grid (B, *S, D), and new statistics if some are given.
 
-    The residual is the caller's. Batch norm does not measure tokens of negative ids.
+    The caller adds the residual. Batch norm does not measure tokens of negative ids.
     """
     carry = running.Carry(self, stats, train)
     x = jax.nn.gelu(self.first(x, segment_ids), approximate=False)
@@ -61,7 +61,7 @@ class Concentration(nnx.Module):
 
 
 class Layer(nnx.Module):
-  """Attention with what surrounds it in the paper's block, up to the MLP.
+  """The paper's block without its MLP: position, attention and concentration.
 
     h = x + position(x)
     h = h + out(attend(norm(h)))
@@ -75,10 +75,10 @@ class Layer(nnx.Module):
     form: "sequence" or "image".
     heads: N.
     head_dim: H; dim / heads if 0.
-    den_min: of `attend`.
+    den_min: as in `attend`.
     position: side of the position kernel; no position convolution if 0.
     local: side of the concentration's kernels; no concentration if 0.
-    norm: within the concentration: "layer", or the paper's "batch", whose running
+    norm: the concentration's norm: "layer", or the paper's "batch", whose running
       statistics are an argument and a result, see `attnjax.nn.running`.
     impl: as in `attend`.
     rngs: for the parameters.
@@ -120,11 +120,11 @@ class Layer(nnx.Module):
 
   @property
   def refuses(self) -> dict[str, str]:
-    """What of a context the layer cannot honour, and why."""
+    """Returns the context arguments that the layer refuses, with the reasons."""
     return {"positions": "only who is next to whom is read, by the convolutions"}
 
   def project(self, x: Float[Array, "B *S D"], **context: Unpack[Context]) -> Heads:
-    """Returns the heads of every token with its position, normalised."""
+    """Returns the heads of every token after position convolution and norm."""
     tokens = contexts.accept(x, context, form=self.form, refuses=self.refuses)
     h = tokens.x
     h = h if self.position is None else h + self.position(h, tokens.ids)
@@ -140,9 +140,10 @@ class Layer(nnx.Module):
   def merge(
     self, out: Array, heads: Heads, *, stats: Any = None, train: bool = False
   ) -> Any:
-    """Returns what a host adds to x (B, *S, D), 0 at the padding; and new statistics.
+    """Returns the update y (B, *S, D) of x, 0 at padding, and new statistics.
 
-    That is the position, the projection of all heads' results and the concentration.
+    y sums the position convolution, the projection of all heads' outputs and the
+    concentration; without `stats` it is returned alone.
     """
     carry = running.Carry(self, stats, train)
     x, ids, h = heads.tokens.x, heads.tokens.ids, heads.more["placed"]
@@ -160,9 +161,10 @@ class Layer(nnx.Module):
     train: bool = False,
     **context: Unpack[Context],
   ) -> Any:
-    """Returns what a host adds to x (B, *S, D), 0 at the padding; and new statistics.
+    """Returns the update y (B, *S, D) of x, 0 at padding, and new statistics.
 
-    See `attnjax.contract.forms` for the context.
+    The host adds y to x; without `stats` it is returned alone. See
+    `attnjax.contract.forms` for the context.
     """
     if 0 in x.shape:
       carry = running.Carry(self, stats, train)

@@ -7,7 +7,7 @@ The layers: Zhen Qin et al. TransNormerLLM. 2023. arXiv:2307.14995; MiniMax. Min
 Code: github.com/OpenNLPLab/lightning-attention; the MiniMax model of transformers.
 
   out[t, n] = scale sum_{s <= t} exp(-slope[n] (t - s)) (q[t, n] . k[s, n K / N]) v[s]
-  S_t = exp(-slope) S_{t-1} + k_t v_t^T,  out[t] = scale q_t S_t      (the same)
+  S_t = exp(-slope) S_{t-1} + k_t v_t^T,  out[t] = scale q_t S_t      (equal)
 
 There is no softmax and no denominator, and scale is 1. The layers divide by a norm:
 
@@ -19,7 +19,7 @@ slope_kind = "minimax" is MiniMax-01's.
 
 Cost for each head, with chunks of C tokens: O(T C (H + E) + T H E) time, memory O(T);
 O(T^2 (H + E)) and O(T^2) in "reference". The kernels, "pallas" and "triton", keep
-scores in fast memory. Decoding keeps N H E numbers in float32, whatever the number of
+scores in fast memory. Decoding keeps N H E elements in float32, for any number of
 tokens.
 
 Axes: B batch, T tokens, N query heads, K key/value heads, H head size, E value size,

@@ -1,4 +1,4 @@
-"""The operation: its definition, its chunked form and one token of it."""
+"""The operation: its definition, its chunked form and its step of one token."""
 
 from typing import Any
 
@@ -28,28 +28,28 @@ def attend(
   return_state: bool = False,
   impl: str = "auto",
 ) -> Any:
-  """Causal linear attention; (B, T, N, E), and the state if `return_state`.
+  """Computes causal linear attention, (B, T, N, E); also the state if `return_state`.
 
   Args:
     q: queries.
     k: keys; K divides N, query head n reads key head n K // N.
     v: values.
     slopes: -log of the decay per token of each head, >= 0; None is no decay, infinity
-      keeps nothing of the tokens before.
+      forgets all earlier tokens.
     initial_state: the state before the first token; it belongs to its segment.
     segment_ids: a document is a run of equal ids; each one starts from a zero state.
     padding: True at the real tokens. A token that is padding, or has a negative
-      segment id, is as if it were not there: no key, no value, no decay, no end of a
-      document; its output is 0.
+      segment id, has no effect: no key, no value, no decay, no end of a document; its
+      output is 0.
     scale: multiplies the output.
-    return_state: also the state after the last real token, (B, N, H, E), float32
+    return_state: also return the state after the last real token, (B, N, H, E), float32
       (float64 for float64).
-    impl: one of IMPLEMENTATIONS, or "auto": the fastest that can do the problem on
+    impl: one of IMPLEMENTATIONS, or "auto": the fastest that supports the problem on
       this platform.
 
   Raises:
     ValueError: if shapes do not fit or `impl` is unknown.
-    NotImplementedError: if the implementation that is named cannot do the problem.
+    NotImplementedError: if the named implementation does not support the problem.
   """
   linear.check(q, k, v, slopes=slopes, initial_state=initial_state)
   ids = masks.segments(segment_ids, padding, (q.shape[0], q.shape[1]))
@@ -64,7 +64,7 @@ def attend(
 
 
 def reference(q, k, v, slopes=None, **options):
-  """The definition: one (T, T) matrix of decayed scores for each head."""
+  """Computes the definition: one (T, T) matrix of decayed scores for each head."""
   return attend(q, k, v, slopes, **options, impl="reference")
 
 
@@ -77,7 +77,7 @@ def step(
   *,
   scale: float = 1.0,
 ) -> tuple[Float[Array, "B N E"], Float[Array, "B N H E"]]:
-  """(out, next state) of one token; what `attend` does with T = 1."""
+  """Returns (out, next state) of one token, equal to `attend` with T = 1."""
   log_decay = None if slopes is None else -slopes[None]
   return linear.step(q, k, v, state, log_decay, scale=scale)
 
@@ -110,7 +110,7 @@ def _definition(q, k, v, slopes, state, ids, real, scale):
 
   def decay(elapsed, seen):  # (B, t, s) -> (B, N, t, s)
     elapsed = jnp.where(seen, elapsed, 0)[:, None]
-    # A slope of infinity forgets all that is past, not the token itself.
+    # A slope of infinity forgets all earlier tokens, not the token itself.
     power = jnp.exp(-jnp.where(elapsed > 0, rate, 0) * elapsed)
     return jnp.where(seen[:, None], power, 0)
 

@@ -16,17 +16,17 @@ def slopes(
   index: Int[Array, ""] | int = 0,
   layers: int = 1,
 ) -> Float[Array, "N"]:
-  """The slopes (N,), float32, of the layer `index` of `layers`.
+  """Returns the slopes (N,), float32, of the layer `index` of `layers`.
 
   Args:
     heads: N.
     kind: "alibi": TransNormer's, 2^(-8 (h + 1) / N) if N is a power of two, else
-      those of P, the largest power of two below, and every second one of 2 P;
+      the slopes of P, the largest power of two below, and every second one of 2 P;
       "minimax": 2^(-8 (h + 1) / N) for every N; both fall with depth to about 0.
       "fla": flash-linear-attention's, 8 h / N, which falls by 1 / layers a layer.
       "none": zeros, which is no decay.
-    index: of the layer, from 0; it may be traced.
-    layers: of the model; with one, its slopes are those of layer 0.
+    index: number of the layer, from 0; it may be traced.
+    layers: number of the model's layers; if 1, the slopes are the ones of layer 0.
 
   Raises:
     ValueError: if `kind` is unknown or `index` is not below `layers`.

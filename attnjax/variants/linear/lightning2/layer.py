@@ -57,7 +57,7 @@ class Layer(nnx.Module):
     self.qkv = projections.QueryKeyValue(dim, heads, heads, size, rngs=rngs)
     self.out = projections.output(heads, size, dim, rngs=rngs)
     if norm == "layer":
-      # The outputs are not normalised: a mean may be far above the deviation.
+      # The outputs are not normalised: their mean may be far above the deviation.
       self.norm = nnx.LayerNorm(
         merged, epsilon=1e-5, use_fast_variance=False, rngs=rngs
       )
@@ -73,7 +73,7 @@ class Layer(nnx.Module):
 
   @property
   def refuses(self) -> dict[str, str]:
-    """What of a context the layer cannot honour, and why."""
+    """Returns the context arguments that the layer refuses, with the reasons."""
     return {"positions": "a token's decay is that of its place in the row"}
 
   def project(self, x: Float[Array, "B T D"], **context: Unpack[Context]) -> Heads:
@@ -84,32 +84,32 @@ class Layer(nnx.Module):
     return Heads(q, k, v, tokens, {"segment_ids": tokens.ids}, {"decay": decay})
 
   def mix(self, heads: Heads, **options) -> Any:
-    """Returns `attend` of the heads (B, T, N, E); it takes `attend`'s options."""
+    """Returns `attend` of the heads, (B, T, N, E); `options` as in `attend`."""
     scale = self.size**-0.5 if self.slope_kind == "fla" else 1.0
     given: dict[str, Any] = {"scale": scale, "impl": self.impl}
     given |= heads.seen | options
     return attend(heads.q, heads.k, heads.v, heads.more["decay"], **given)
 
   def merge(self, out: Array, heads: Heads) -> Float[Array, "B T D"]:
-    """Returns the projection of the normalised, gated results; 0 at the padding."""
+    """Returns the projection of the normalised, gated outputs; 0 at padding."""
     gate, ids = heads.tokens.x, heads.tokens.ids
     for project in self.gate:
       gate = project(gate)
     y = self.norm(out.reshape(*out.shape[:2], -1)) * nnx.sigmoid(gate)
     y = self.out(y.reshape(out.shape))
-    # The bias of a layer norm would make something of nothing.
+    # The bias of a layer norm would make the padding nonzero.
     return y if ids is None else jnp.where((ids >= 0)[..., None], y, 0)
 
   def __call__(
     self, x: Float[Array, "B T D"], **context: Unpack[Context]
   ) -> Float[Array, "B T D"]:
-    """Returns the layer's result; see `attnjax.contract.forms.causal`."""
+    """Returns the layer's output; see `attnjax.contract.forms.causal`."""
     return contexts.run(self, x, context)
 
   def init_cache(
     self, batch: int, length: int, dtype: Any = jnp.float32
   ) -> RecurrentCache:
-    """Returns the state of no tokens; no `length` is too long for it."""
+    """Returns the zero state, whose size does not depend on `length`."""
     del length
     shape = (batch, self.heads, self.size, self.size)
     return RecurrentCache.empty(jnp.zeros(shape, jnp.promote_types(dtype, jnp.float32)))
@@ -117,7 +117,7 @@ class Layer(nnx.Module):
   def step(
     self, x: Float[Array, "B T D"], cache: RecurrentCache, **context: Unpack[Context]
   ) -> tuple[Float[Array, "B T D"], RecurrentCache]:
-    """Returns the results of the next T tokens, and the state after them."""
+    """Returns the outputs of the next T tokens, and the state after them."""
     if 0 in x.shape:
       return unseen.nothing(self, x), cache
     heads = self.project(x, **context)

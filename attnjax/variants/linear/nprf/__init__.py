@@ -11,20 +11,21 @@ here is `reference`, whose limit for many features is softmax attention as in ja
   phi(x) = exp(w x - |x|^2 / 2) / sqrt(M),  w (M, H) ~ N(0, 1)
 
 so that E[phi(q) . phi(k)] = exp(q . k): without the normalisation the error grows as
-exp(|q + k|^2 / 2), with it is bounded, and the bias gives back what it took. Without
-both it is the attention of Performers, phi = elu + 1 that of linear transformers.
+exp(|q + k|^2 / 2), with it the error is bounded, and the bias makes up for the lost
+lengths. Without both this is the attention of Performers; with phi = elu + 1 it is the
+attention of linear transformers.
 
 c is a Toeplitz matrix: for each feature a and column e of [v, 1] the sums over j are
 its product with phi(k_j)_a v_je, one Fourier transform. On images lags have two axes.
 
-Every row is summed below the greatest exponent that it sees, and divided by what it
-sums, of whatever size. No later key changes a causal row.
+Every row is summed relative to the greatest exponent that it sees, and divided by its
+sum, however small. No later key changes a causal row.
 
 Cost for each head: O(T log T M E) time, causal O(T log^2 T M E), and O(T E) memory in
 slices of features in "xla"; O(T^2 (M + E)) time and O(T) memory in tiles in "chunked",
-which is what is fast for short sequences, and what packed ones need; O(T^2) memory in
-"reference". Decoding keeps M (E + 1) sums and the last D tokens, D lags being told
-apart: O(D + M E) a token.
+which is faster for short sequences, and which packed ones need; O(T^2) memory in
+"reference". Decoding keeps M (E + 1) sums and the last D tokens, for D distinct lags:
+O(D + M E) a token.
 
 Axes: B batch, T tokens (or H, W on images), N heads, H head size, E value size, M
 features, D distance, Dm model width.
@@ -60,6 +61,6 @@ GROWTH = 1.0
 
 
 def scaled(shape: tuple[int, ...]) -> dict[str, str]:
-  """The form for many tokens, which "auto" takes from some length on."""
+  """Returns options under which GROWTH holds: "xla", which "auto" takes for large T."""
   del shape
   return {"impl": "xla"}

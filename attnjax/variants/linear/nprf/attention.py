@@ -1,4 +1,4 @@
-"""The operation: its definition, its transform and its tiles."""
+"""The operation: its definition, its Fourier transforms and its tiles."""
 
 import math
 
@@ -12,7 +12,7 @@ from attnjax.variants.linear.nprf import forms, kernel, transforms
 
 IMPLEMENTATIONS = ("reference", "xla", "chunked")
 FEATURES = kernel.FEATURES
-# Of tokens; for fewer ones products of matrices are cheap.
+# Number of tokens below which matrix products are cheaper than transforms.
 LONG = 2048
 
 
@@ -32,28 +32,29 @@ def attend(
   positions: Num[Array, "..."] | None = None,
   impl: str = "auto",
 ) -> Float[Array, "B *T N E"]:
-  """The mixed values z, in the shape and type of v.
+  """Computes the mixed values z, in the shape and type of v.
 
   Args:
     q: queries (B, T, N, H), or (B, H, W, N, H) on images.
     k: keys.
     v: values.
-    bias: b of the lags key - query, 2 D - 1 an axis with 0 in the middle; lags of D
-      and more count as D - 1. None is 0.
+    bias: b of the lags key - query, 2 D - 1 an axis with lag 0 in the middle; lags of
+      D and more count as D - 1. None is 0.
     w: (M, H), or (N, M, H), for the maps "positive" and "trigonometric".
     causal: token t sees tokens <= t, at positions <= its own; not on images.
     feature_map: one of FEATURES.
     normalise: whether q and k are divided by their lengths.
     scale: of q . k in the exponent; None is 1 with `normalise`, else H^-0.5.
-    segment_ids: a document is a run of equal ids and sees itself only.
-    padding: True at the real tokens; the others keep their place, unseen.
+    segment_ids: a document is a run of equal ids; its tokens see only each other.
+    padding: True at the real tokens; the others keep their places, but are not seen.
     positions: (B, T) or (T,), integers: lags are their differences; None is 0, 1, ..
-    impl: one of IMPLEMENTATIONS, or "auto": "xla", transforms, for many tokens,
-      "chunked", tiles, for others and for what "xla" cannot do.
+    impl: one of IMPLEMENTATIONS, or "auto": "xla" (transforms) for many tokens,
+      "chunked" (tiles) for fewer tokens and for all that "xla" does not support.
 
   Raises:
     ValueError: if shapes do not fit or an option is unknown.
-    NotImplementedError: for segments or positions in "xla", all three on images.
+    NotImplementedError: for segment_ids or positions in "xla"; for segment_ids,
+      positions or padding on images.
   """
   grid = _check(q, k, v, bias, w, feature_map, causal, impl)
   placed = not (segment_ids is None and positions is None)
@@ -78,33 +79,33 @@ def attend(
 
 
 def reference(q, k, v, bias=None, w=None, **options):
-  """The definition: one (T, T) matrix of weights for each head."""
+  """Computes the definition: one (T, T) matrix of weights for each head."""
   return attend(q, k, v, bias, w, **options, impl="reference")
 
 
 def scaled(
   x: Float[Array, "*B N H"], normalise: bool, scale: float | None
 ) -> Float[Array, "*B N H"]:
-  """Q or k as the features take it, with the square root of `scale`."""
+  """Returns q or k as the features read it, times the square root of `scale`."""
   scale = (1.0 if normalise else x.shape[-1] ** -0.5) if scale is None else scale
   return (kernel.units(x) if normalise else x.astype(kernel.wide(x))) * scale**0.5
 
 
 def with_ones(v: Float[Array, "*B E"]) -> Float[Array, "*B E1"]:
-  """[v, 1]: the sums of its columns are numerators and the denominator."""
+  """Returns [v, 1]; sums of its columns are the numerators and the denominator."""
   v = v.astype(kernel.wide(v))
   return jnp.concatenate([v, jnp.ones((*v.shape[:-1], 1), v.dtype)], axis=-1)
 
 
 def divide(sums: Float[Array, "*B E1"], dtype) -> Float[Array, "*B E"]:
-  """Numerators by their denominator, of any size; 0 where nothing is seen."""
+  """Divides numerators by their denominator, of any size; 0 where nothing is seen."""
   total = sums[..., -1:]
   some = total != 0
   return (jnp.where(some, sums[..., :-1], 0) / jnp.where(some, total, 1)).astype(dtype)
 
 
 def documents(segment_ids, padding, shape) -> Int[Array, "B T"] | None:
-  """The number of each token's document, -1 at the padding; None for one whole."""
+  """Returns the number of each token's document, -1 at padding; None if all are one."""
   ids = masks.segments(segment_ids, padding, shape)
   if ids is None:
     return None
@@ -127,7 +128,7 @@ def _factors(q, k, v, w, kind, normalise, scale, ids) -> forms.Factors:
 
 
 def _rows(x):
-  """(B, *T, N, F) to (B, N, T, F)."""
+  """Reshapes (B, *T, N, F) to (B, N, T, F)."""
   return jnp.moveaxis(x.reshape(x.shape[0], -1, *x.shape[-2:]), 2, 1)
 
 
@@ -142,7 +143,7 @@ def _refuse(grid, impl, placed, padding):
 
 
 def _check(q, k, v, bias, w, feature_map, causal, impl) -> tuple[int, ...]:
-  """The grid of tokens; ValueError, naming the argument, if something does not fit."""
+  """Returns the grid of tokens; raises ValueError that names the misfit."""
   check_known("impl", impl, ("auto", *IMPLEMENTATIONS))
   check_known("feature_map", feature_map, FEATURES)
   if q.ndim not in (4, 5):

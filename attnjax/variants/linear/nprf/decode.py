@@ -1,7 +1,7 @@
-"""The next tokens of causal attention, from a state of constant size.
+"""Decoding of causal attention with a state of constant size.
 
-Lags of D - 1 and more have one weight: of the tokens that far back sums over keys are
-enough, of the last D - 1 tokens keys and values are kept.
+Lags of D - 1 and more have one weight: for tokens that far back sums over keys are
+kept, for the last D - 1 tokens keys and values.
 """
 
 import dataclasses
@@ -20,17 +20,17 @@ from attnjax.variants.linear.nprf import attention, forms, kernel
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class State:
-  """What decoding keeps; its size does not depend on the number of tokens.
+  """The decoding state; its size does not depend on the number of tokens.
 
-  It is of one document, the last one: no later token sees another.
+  It holds the last document only, since no later token sees an earlier document.
 
   Attributes:
-    k: (B, D - 1, N, H), of the last tokens, as given.
+    k: (B, D - 1, N, H), keys of the last tokens, as given.
     v: (B, D - 1, N, E).
     document: int32, (B, D - 1), 0 for tokens of the document, -1 for all others.
-    sums: (B, N, F, E + 1), float32, of phi(k) [v, 1] over its tokens before them, each
-      feature's divided by exp(peak).
-    peak: (B, N, F), the greatest exponent that is summed; -inf for none.
+    sums: (B, N, F, E + 1), float32, of phi(k) [v, 1] over the document's earlier
+      tokens, each feature's sum divided by exp(peak).
+    peak: (B, N, F), the greatest exponent in each sum; -inf for none.
   """
 
   k: Any
@@ -41,7 +41,10 @@ class State:
 
   @classmethod
   def empty(cls, batch, distance, heads, head_dim, value_dim, num_features, dtype):
-    """Before the first token; `distance` is D, `num_features` F, the size of phi."""
+    """Returns the state before the first token; `distance` is D.
+
+    `num_features` is F, the size of phi.
+    """
     kept, wide = (batch, distance - 1), jnp.promote_types(dtype, jnp.float32)
     return cls(
       k=jnp.zeros((*kept, heads, head_dim), dtype),
@@ -65,19 +68,19 @@ def step(
   scale: float | None = None,
   segment_ids: Int[Array, "B T"] | None = None,
 ) -> tuple[Float[Array, "B T N E"], State]:
-  """(z, next state) of the next T tokens, T >= 1; what `attend` with `causal` does.
+  """Returns (z, next state) of the next T >= 1 tokens, equal to causal `attend`.
 
   Args:
     q: queries.
     k: keys.
     v: values.
-    state: the first document's before q; `State.empty` with the bias's D at its start.
+    state: the state before the tokens, at the start `State.empty` with the bias's D.
     bias: as in `attend`, (N, 2 D - 1).
-    w: as in `attend`, and so are the others.
+    w: as in `attend`.
     feature_map: as in `attend`.
-    normalise: the same.
-    scale: the same.
-    segment_ids: the same; negative at the padding.
+    normalise: as in `attend`.
+    scale: as in `attend`.
+    segment_ids: as in `attend`; negative at padding.
   """
   B, T, N, _ = q.shape
   own = _numbered(segment_ids, (B, T))
@@ -105,16 +108,16 @@ def step(
 
 
 def _near(x, c, own, document, positive) -> forms.Rows:
-  """The sums over the tokens that are kept and the new ones."""
+  """Computes the sums over the kept tokens and the new ones."""
   T, S = x.q.shape[2], x.k.shape[2]
-  # The lags of T rows, the first of which is that of the token after those kept.
+  # The lags of T rows; the first row is the token after the kept ones.
   logs = toeplitz.rows(kernel.spread(c, (S,), True)[:, : S + T - 1], T)
   same = (own[:, :, None] == document[:, None, :])[:, None]
   return forms.direct(x, jnp.where(same, logs, -jnp.inf), positive)
 
 
 def _far(q, c, own, state, positive) -> forms.Rows:
-  """The sums over the tokens that are kept no longer, all of one lag."""
+  """Computes the sums over the tokens that are no longer kept, all at one lag."""
   peak = forms.finite(state.peak)[:, :, None]
   logs = q + peak if positive else jnp.broadcast_to(peak, q.shape)
   top = forms.finite(logs.max(-1))
@@ -126,9 +129,9 @@ def _far(q, c, own, state, positive) -> forms.Rows:
 
 
 def _leave(x, seen, goes_on, state, positive) -> tuple[Array, Array]:
-  """The sums and peaks with the tokens that are kept no longer, those that are seen.
+  """Returns (sums, peak) with the tokens added that are kept no longer, where `seen`.
 
-  goes_on (B, 1): whether the last document is that of the state.
+  goes_on (B, 1): whether the last document is the document of the state.
   """
   amplitude = jnp.where(seen[:, None], x.amplitude, -jnp.inf)[..., None]
   logs = jnp.broadcast_to(x.k + amplitude if positive else amplitude, x.k.shape)
@@ -143,7 +146,7 @@ def _leave(x, seen, goes_on, state, positive) -> tuple[Array, Array]:
 
 
 def _numbered(segment_ids, shape) -> Int[Array, "B T"]:
-  """The documents of the tokens, from 0 on; -1 at the padding."""
+  """Returns the consecutive numbers of the tokens' documents; -1 at padding."""
   if segment_ids is None:
     return jnp.zeros(shape, jnp.int32)
   filled, real = linear.spans(segment_ids)

@@ -1,8 +1,8 @@
-"""Three ways to the sums over keys of features times [v, 1], a factor for each row.
+"""Three algorithms for the sums over keys of weights times [v, 1].
 
-What `Factors` and log c give is summed below the greatest exponent that a row sees, and
-the row's quotient does not know of it: no sum is too small, and no key that a row does
-not see has a part in its rounding.
+Each row is summed relative to the greatest exponent that it sees, a factor that cancels
+in the row's quotient: no sum underflows, and a key that a row does not see does not
+affect the row's rounding.
 """
 
 import functools
@@ -17,18 +17,17 @@ from attnjax.core import devices, toeplitz
 from attnjax.variants.linear.nprf import kernel
 
 TILE = 128
-# A sum of products of features that is less, of those that are 1 at most, has lost
-# digits to numbers that are not held.
+# A smaller sum of products of features, each at most 1, has lost digits to underflow.
 _LEAST = 1e-25
 
 
 class Factors(NamedTuple):
-  """What weights and sums are made of; `positive` features are given as logs.
+  """The factors of weights and sums; `positive` features are given as logs.
 
   Attributes:
-    q: (B, N, T, F), the queries' features; -inf, or 0, at the padding.
-    k: (B, N, S, F), the keys'.
-    amplitude: (B, N, S), the log of what multiplies a key's; -inf at the padding.
+    q: (B, N, T, F), the queries' features; -inf, or 0, at padding.
+    k: (B, N, S, F), the keys' features, like q.
+    amplitude: (B, N, S), the log of a factor of each key's features; -inf at padding.
     columns: (B, N, S, E + 1), [v, 1].
   """
 
@@ -46,7 +45,7 @@ class Rows(NamedTuple):
 
 
 def joined(first: Rows, second: Rows) -> Rows:
-  """The sums over both of two sets of keys."""
+  """Adds the sums over two sets of keys."""
   top = jnp.maximum(first.top, second.top)
   shift = finite(top)
   parts = (jnp.exp(x.top - shift)[..., None] * x.sums for x in (first, second))
@@ -54,13 +53,13 @@ def joined(first: Rows, second: Rows) -> Rows:
 
 
 def finite(x):
-  """X with 0 for -inf, a constant."""
+  """Returns x with 0 for -inf, without a gradient."""
   x = jax.lax.stop_gradient(x)
   return jnp.where(x > -jnp.inf, x, 0)
 
 
 def whole(x: Factors, c, grid, causal, ids, positions, positive) -> Array:
-  """The definition; c (N, 2 D - 1, ...), logs, of `kernel.table`."""
+  """Computes the definition; c (N, 2 D - 1, ...) are logs, from `kernel.table`."""
   T = x.q.shape[2]
   places = np.indices(grid).reshape(len(grid), T)
   logs = _by_place(c, places, places, positions, positions, causal)
@@ -69,7 +68,7 @@ def whole(x: Factors, c, grid, causal, ids, positions, positive) -> Array:
     logs = jnp.where((ids[:, :, None] == ids[:, None, :])[:, None], logs, -jnp.inf)
   if positive:
     pairs = x.q[:, :, :, None] + x.k[:, :, None]
-    # No NaN in the gradient of padding, queries or keys.
+    # Keeps NaN out of the gradients at padded queries and keys.
     pairs = jnp.where(jnp.isfinite(logs[..., None] + pairs), pairs, 0)
     logs, product = logs + jax.nn.logsumexp(pairs, axis=-1), 1
   else:
@@ -79,7 +78,7 @@ def whole(x: Factors, c, grid, causal, ids, positions, positive) -> Array:
 
 
 def direct(x: Factors, logs: Float[Array, "#B N T S"], positive: bool) -> Rows:
-  """The sums by matrices of weights, exp(logs) times products of features."""
+  """Computes the sums by matrices of weights, exp(logs) times products of features."""
   logs = logs + x.amplitude[..., None, :]
   if not positive:
     return _weighed(logs, jnp.einsum("...tf,...sf->...ts", x.q, x.k), x.columns)
@@ -109,13 +108,13 @@ def _weighed(logs, product, columns) -> Rows:
 
 
 def _pairs(q, k):
-  """The log of the product of features (..., t, s), one feature after the other."""
+  """Computes the log of the products of features (..., t, s), feature by feature."""
 
   @functools.partial(jax.checkpoint, prevent_cse=False)
   def add(total, part):
     q, k = part
     pair = q[..., :, None] + k[..., None, :]
-    # No NaN of the padding's gradient.
+    # Keeps NaN out of the gradients at padding.
     pair = jnp.where(pair > -jnp.inf, pair, -1e30)
     return jnp.logaddexp(total, pair), None
 
@@ -125,7 +124,7 @@ def _pairs(q, k):
 
 
 def tiled(x: Factors, c, grid, causal, ids, positions, positive) -> Array:
-  """Directly, some queries after the other; the arguments are those of `whole`."""
+  """Computes the sums directly, tile by tile of queries; arguments as in `whole`."""
   B, N, T, _ = x.q.shape
   number = -(-T // TILE)
   size = -(-T // number)
@@ -170,7 +169,7 @@ def tiled(x: Factors, c, grid, causal, ids, positions, positive) -> Array:
 
 
 def _by_place(c, place, places, position, positions, causal):
-  """Log c[key - query], (B|1, N, t, T), -inf for later keys if causal.
+  """Returns log c[key - query], (B|1, N, t, T), -inf for later keys if causal.
 
   place (axes, t) are the queries' points on the grid, places (axes, T) the keys'; with
   positions, (B, t) or (t,) and (B, T) or (T,), lags are of these.

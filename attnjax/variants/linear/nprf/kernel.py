@@ -1,4 +1,4 @@
-"""The two factors of a weight: features of queries and keys, the bias of a lag.
+"""The two factors of a weight: features of queries and keys, and the bias of a lag.
 
 w is (M, H) or (N, M, H), and None for features that need none.
 """
@@ -12,14 +12,14 @@ from jaxtyping import Array, Float
 from attnjax.core import random_features
 from attnjax.core.softmax import wide
 
-# Those that need w, and those of x alone.
+# The feature maps that need w, and those of x alone.
 FEATURES = (*random_features.KINDS, "elu", "relu")
 
 
 def units(x: Float[Array, "*B N H"]) -> Float[Array, "*B N H"]:
-  """X / |x|; a zero stays zero, with a finite gradient."""
+  """Returns x / |x|; a zero stays zero, with a finite gradient."""
   x = x.astype(wide(x))
-  # Of any size: squares would overflow, or lose what is small.
+  # Scaled by its largest element first, since squares would overflow or underflow.
   size = jax.lax.stop_gradient(jnp.abs(x).max(-1, keepdims=True, initial=0))
   x = x / jnp.where(size > 0, size, 1)
   square = jnp.sum(x * x, axis=-1, keepdims=True)
@@ -29,7 +29,7 @@ def units(x: Float[Array, "*B N H"]) -> Float[Array, "*B N H"]:
 def of(
   x: Float[Array, "*B N H"], w: Any, kind: str
 ) -> tuple[Float[Array, "*B N F"], Float[Array, "*B N"]]:
-  """(phi(x), log of a factor of all its features); of positive ones phi is the log."""
+  """Returns (features, or their log if "positive"; the log of a factor of them all)."""
   x = x.astype(wide(x))
   nothing = jnp.zeros(x.shape[:-1], x.dtype)
   if kind == "positive":
@@ -42,7 +42,7 @@ def of(
 def table(
   bias: Float[Array, "N *L"] | None, heads: int, axes: int, causal: bool
 ) -> Float[Array, "N *L"]:
-  """Log c for the lags of the bias, 2 D - 1 an axis; -inf for what is not seen."""
+  """Returns log c for the lags of the bias, 2 D - 1 an axis; -inf for unseen lags."""
   bias = jnp.zeros((heads, *(1,) * axes)) if bias is None else bias
   bias = bias.astype(wide(bias))
   if causal:
@@ -54,7 +54,7 @@ def table(
 def spread(
   c: Float[Array, "N *L"], grid: tuple[int, ...], causal: bool
 ) -> Float[Array, "N *S"]:
-  """Log c for all 2 T - 1 lags an axis: farther ones have that of the farthest."""
+  """Returns log c for all 2 T - 1 lags an axis; farther lags repeat the farthest."""
   for axis, T in enumerate(grid, 1):
     D = (c.shape[axis] + 1) // 2
     if T > D:

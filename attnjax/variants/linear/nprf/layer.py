@@ -28,8 +28,8 @@ RPE = ("full", "bucket", "none")
 class Layer(nnx.Module):
   """Projections, `attend`, a projection; x (B, T, D) or (B, H, W, D).
 
-  The random w are drawn anew in each call from `seed` and the depth, the same ones
-  every time. To redraw them, call `attend` with draws of your own.
+  The random w are recomputed in each call from `seed` and the depth, so they are
+  constant. For other draws, call `attend` with your own.
 
   Args:
     dim: D.
@@ -37,13 +37,13 @@ class Layer(nnx.Module):
     heads: N.
     head_dim: H; dim / heads if 0.
     num_features: M; not used by the kinds "elu" and "relu".
-    kind: of features, see `attend`.
+    kind: the feature map, see `attend`.
     normalise: whether queries and keys are divided by their lengths.
     orthogonal: whether the features are drawn orthogonal.
-    rpe: what b is read from: "full", a table of all lags below max_distance; "bucket",
+    rpe: the table of b: "full", a table of all lags below max_distance; "bucket",
       the buckets of T5, exact lags first, then ever wider ones; "none", 0.
-    max_distance: lags of it and more are not told apart.
-    buckets: for rpe = "bucket", the entries of the table.
+    max_distance: lags of at least this share one entry.
+    buckets: number of entries of the table if rpe = "bucket".
     seed: of the random features.
     impl: as in `attend`.
     rngs: for the parameters.
@@ -98,7 +98,7 @@ class Layer(nnx.Module):
 
   @property
   def refuses(self) -> dict[str, str]:
-    """What of a context the layer cannot honour, and why."""
+    """Returns the context arguments that the layer refuses, with the reasons."""
     if self.rpe != "none":
       return {}
     return {"positions": "rpe = 'none' tells no lag from another"}
@@ -120,19 +120,19 @@ class Layer(nnx.Module):
     return attend(heads.q, heads.k, heads.v, **given)
 
   def merge(self, out: Array, heads: Heads) -> Float[Array, "B *T D"]:
-    """Returns the projection of all heads' results."""
+    """Returns the projection of all heads' outputs."""
     return self.out(out.astype(heads.tokens.x.dtype))
 
   def __call__(
     self, x: Float[Array, "B *T D"], **context: Unpack[Context]
   ) -> Float[Array, "B *T D"]:
-    """Returns the layer's result for x, in its shape; see `attnjax.contract.forms`."""
+    """Returns the layer's output for x, in its shape; see `attnjax.contract.forms`."""
     return contexts.run(self, x, context)
 
   def init_cache(
     self, batch: int, length: int, dtype: Any = jnp.float32
   ) -> RecurrentCache:
-    """Returns the state of no tokens; no `length` is too long for it."""
+    """Returns the empty state, whose size does not depend on `length`."""
     del length
     self_attention.check_decodes(self.form)
     return RecurrentCache.empty(self._empty(batch, dtype))
@@ -140,10 +140,10 @@ class Layer(nnx.Module):
   def step(
     self, x: Float[Array, "B T D"], cache: RecurrentCache, **context: Unpack[Context]
   ) -> tuple[Float[Array, "B T D"], RecurrentCache]:
-    """Returns the results of the next T tokens, and the state after them.
+    """Returns the outputs of the next T tokens, and the state after them.
 
     Raises:
-      NotImplementedError: for positions, which a state has none of.
+      NotImplementedError: for positions, which the state does not keep.
     """
     if context.get("positions") is not None:
       raise NotImplementedError("positions: a state keeps tokens in order, no places")
@@ -167,7 +167,7 @@ class Layer(nnx.Module):
     return options | {"bias": self._bias(), "w": heads.more["w"]}
 
   def _draws(self, index) -> Array | None:
-    """The random w (N, M, H) of a depth; None where no features take any."""
+    """Returns the random w (N, M, H) of a depth; None for features without w."""
     if self.kind not in random_features.KINDS:
       return None
     key = jax.random.fold_in(jax.random.key(self.seed), index)
@@ -178,7 +178,7 @@ class Layer(nnx.Module):
     )(jax.random.split(key, self.heads))
 
   def _bias(self) -> Array | None:
-    """B of all lags, (N, 2 D - 1) or (N, 2 D - 1, 2 D - 1)."""
+    """Returns b of all lags, (N, 2 D - 1) or (N, 2 D - 1, 2 D - 1)."""
     if self.rpe == "none":
       return None
     bias, D = self.bias[...], self.distance
@@ -193,7 +193,7 @@ class Layer(nnx.Module):
 
 
 def bucket(lags: np.ndarray, buckets: int, max_distance: int, causal: bool):
-  """The entries of T5's table for lags key - query.
+  """Returns the entries of T5's table for lags key - query.
 
   Colin Raffel et al. Exploring the Limits of Transfer Learning. arXiv:1910.10683,
   section 2.1: half of the entries, of each side if not causal, are for exact

@@ -1,10 +1,10 @@
-"""The sums over keys by Fourier transforms, right where a row's own terms are small.
+"""The sums over keys by Fourier transforms, accurate also for small rows.
 
-The round-off of a transform is of its largest numbers. Causal rows take the keys
-before them in blocks of 128, 256, 512 .. tokens, each by a transform of its own, and
-their own block's directly: no later key is in any of them. What a row's round-off may
-be is summed with it, and if a row is no larger than so many times that, all is made
-again directly.
+The round-off of a transform is relative to its largest elements. Causal rows take the
+earlier keys in blocks of 128, 256, 512, ... tokens, each by its own transform, and the
+keys of their own block directly: no later key is in any of them. A bound on each row's
+round-off is computed beside its sums; if it is too large for any row, all sums are
+recomputed directly.
 """
 
 import functools
@@ -18,21 +18,21 @@ from attnjax.core import devices, toeplitz
 from attnjax.variants.linear.nprf import forms, kernel
 from attnjax.variants.linear.nprf.forms import TILE, Factors, Rows, finite
 
-# Numbers that one slice of features may take, 4 bytes each, in each of a few arrays.
+# Elements that one slice of features may take in each of a few arrays.
 SLICE = 1 << 20
-# The most of a row's sum that its round-off may be.
+# The greatest allowed round-off of a row, relative to its sum.
 _ERROR = 1e-3
 
 
 def transform(x: Factors, c, grid, causal, positive) -> Float[Array, "B N T E1"]:
-  """By Fourier transforms.
+  """Computes the sums by Fourier transforms.
 
   Args:
-    x: of queries and keys on the same grid.
-    c: (N, 2 D - 1, ...), logs, of `kernel.table`.
+    x: factors of queries and keys on one grid.
+    c: (N, 2 D - 1, ...), logs, from `kernel.table`.
     grid: (T,), or the axes whose product is T.
-    causal: whether a token sees those before it and itself only.
-    positive: whether the features are positive ones, given as logs.
+    causal: whether a token sees only earlier tokens and itself.
+    positive: whether the features are positive, given as logs.
   """
   if causal and grid[0] <= TILE:
     return forms.tiled(x, c, grid, causal, None, None, positive)
@@ -49,7 +49,10 @@ def transform(x: Factors, c, grid, causal, positive) -> Float[Array, "B N T E1"]
 
 
 def _causal(x: Factors, c, grid, positive) -> Rows:
-  """Blocks of keys of doubling sizes, and each block's own rows directly."""
+  """Computes the sums of causal rows over blocks of keys of doubling sizes.
+
+  The keys of a row's own block are summed directly.
+  """
   T = grid[0]
   number = 1 << (-(-T // TILE) - 1).bit_length()
   length = number * TILE
@@ -73,7 +76,7 @@ def _causal(x: Factors, c, grid, positive) -> Rows:
   while size < length:
     parts = cut(length // size, fill)
     past = Factors(parts.q[:, :, 1::2], *(y[:, :, ::2] for y in parts[1:]))
-    # From a row of a block to a key of the block before it.
+    # The lags from a row of a block to a key of the block before it.
     far = lags[:, length - 2 * size : length - 1]
     earlier = _blocks(past, far[:, None], (size,), positive)
     rows = _added(rows, earlier, size)
@@ -83,7 +86,7 @@ def _causal(x: Factors, c, grid, positive) -> Rows:
 
 
 def _added(rows: Rows, earlier: Rows, size: int) -> Rows:
-  """Rows in blocks of TILE with the sums of every second block of `size` added."""
+  """Adds sums over earlier keys to every second block of `size` of the rows."""
 
   def halves(y):  # (B, N, pairs, 2, size, ...)
     return y.reshape(*y.shape[:2], -1, 2, size, *y.shape[4:])
@@ -95,11 +98,11 @@ def _added(rows: Rows, earlier: Rows, size: int) -> Rows:
 
 
 def _blocks(x: Factors, c, grid, positive) -> Rows:
-  """Sums of (..., T) keys in as many rows, with the round-off as a last column.
+  """Computes the sums over T keys of T rows, with the round-off as a last column.
 
   Args:
-    x: with any axes before those of tokens.
-    c: (N, ..., 2 T - 1, ...), logs, one number a lag.
+    x: factors with any axes before the axis of tokens.
+    c: (N, ..., 2 T - 1, ...), logs, one entry a lag.
     grid: (T,), or the axes whose product is T.
     positive: as in `transform`.
   """
@@ -117,7 +120,7 @@ def _blocks(x: Factors, c, grid, positive) -> Rows:
 
 
 def _scaled(x: Factors, positive):
-  """(q, k, top) with features that are at most 1 in every row and column."""
+  """Returns (q, k, top) with features of at most 1 in every row and column."""
   if not positive:
     top = finite(x.amplitude.max(-1, keepdims=True))
     k = x.k * jnp.exp(x.amplitude - top)[..., None]
@@ -129,7 +132,7 @@ def _scaled(x: Factors, positive):
 
 
 def _sums(q, k, columns, c, grid) -> Array:
-  """The products of features and columns with the matrix of c, some at a time."""
+  """Multiplies features and columns by the matrix of c, in slices of features."""
   *lead, T, F = k.shape
   columns = columns.swapaxes(-1, -2)[..., None, :, :]  # (..., 1, E + 1, T)
   width = math.prod(toeplitz.fast_length(2 * side - 1) for side in grid)
@@ -140,7 +143,7 @@ def _sums(q, k, columns, c, grid) -> Array:
     x = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, number * size - F)])
     return jnp.moveaxis(x.reshape(*lead, T, number, size), (-2, -1), (0, -2))
 
-  # The products of a slice are made again in the backward pass, not kept.
+  # The products of a slice are recomputed in the backward pass.
   @functools.partial(jax.checkpoint, prevent_cse=False)
   def body(sums, part):
     q, k = part

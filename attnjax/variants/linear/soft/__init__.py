@@ -10,11 +10,11 @@ github.com/fudan-zvg/SOFT (commit d3febc3).
   out = P inverse(A) P^T V                    SOFT
   out = P (d inverse(A) d) P^T V              SOFT++, d = diag(rowsum(A))^-1/2
 
-Queries are keys too: the kernel matrix of all tokens, for which P inverse(A) P^T stands
-(Nystrom's method), is symmetric and positive semi-definite. Its rows do not sum to 1.
-The inverse is Newton's, with an exact gradient: see `attnjax.core.inverse`. By default
-it takes as many steps as M landmarks need, however alike; the authors take 20, which is
-not the inverse on smooth images: `PUBLISHED`.
+Queries are also the keys: the kernel matrix of all tokens, for which P inverse(A) P^T
+stands (Nystrom's method), is symmetric and positive semi-definite. Its rows do not sum
+to 1. The inverse is Newton's, with an exact gradient: see `attnjax.core.inverse`. By
+default it takes as many steps as M landmarks need, however similar; the authors take
+20, which do not reach the inverse on smooth images: `PUBLISHED`.
 
 Cost: O(T M (H + V) N + 2 I M^3 N) time for I iterations, 25 for M = 16, 29 for M = 49;
 memory O(T H N) in "xla",
@@ -53,5 +53,5 @@ GROWTH = 1.0
 
 
 def scaled(shape: tuple[int, ...]) -> dict[str, int]:
-  """49 landmarks for any number of tokens, as in the paper."""
+  """Returns options under which GROWTH holds: 49 landmarks for any number of tokens."""
   return {"ratio": max(1, shape[0] // (7 if len(shape) > 1 else 49))}

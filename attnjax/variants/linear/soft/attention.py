@@ -12,10 +12,10 @@ from attnjax.core.inverse import newton_inverse
 from attnjax.core.softmax import wide
 
 IMPLEMENTATIONS = ("reference", "xla")
-# The authors' number of steps: with M landmarks alike, as in smooth images, their
+# The authors' number of steps: if M landmarks are similar, as in smooth images, their
 # inverse is far off (its residual is 0.45 for M = 16 and 0.99 for M = 196).
 PUBLISHED = {"iterations": 20, "jitter": 0.01}
-# Long enough for its products to be efficient, so short that its kernel, M numbers a
+# Long enough for efficient matrix products, so short that its kernel, M elements a
 # token, stays small.
 _CHUNK = 256
 
@@ -34,19 +34,19 @@ def attend(
   landmark_padding: Bool[Array, "B M"] | None = None,
   impl: str = "auto",
 ) -> Float[Array, "B T N V"]:
-  """P inverse(A) P^T V; every token sees all.
+  """Computes P inverse(A) P^T V, without a causal mask.
 
   Args:
-    q: queries, which are the keys too; already scaled by H^-1/4.
+    q: queries, which are also the keys; already scaled by H^-1/4.
     v: values.
     landmarks: M points that stand for the queries.
-    normalise: SOFT++: the inverse times rowsum(A)^-1/2 on both sides.
-    iterations: of `attnjax.core.inverse.newton_inverse`, as the next three; 0 is as
-      many as M and jitter need. PUBLISHED has the authors' 20, which are too few where
-      landmarks are alike.
+    normalise: whether the inverse is multiplied by rowsum(A)^-1/2 on both sides
+      (SOFT++).
+    iterations: of `attnjax.core.inverse.newton_inverse`; 0 is as many as M and jitter
+      need. PUBLISHED has the authors' 20, which are too few for similar landmarks.
     jitter: added to A's diagonal before it is inverted.
-    gradient: "analytic" or "autodiff".
-    start: "matrix", or "batch", which couples the batch's examples.
+    gradient: of the inverse, "analytic" or "autodiff".
+    start: of the inverse, "matrix", or "batch", which couples the batch's examples.
     padding: True at the real tokens; others are not seen and give 0.
     landmark_padding: True at the landmarks to be used.
     impl: one of IMPLEMENTATIONS, or "auto", which takes "xla".
@@ -71,22 +71,22 @@ def attend(
 
 
 def reference(q, v, landmarks, **options):
-  """The definition: all differences of tokens and landmarks at once."""
+  """Computes the definition: all differences of tokens and landmarks at once."""
   return attend(q, v, landmarks, **options, impl="reference")
 
 
 def gaussian(
   a: Float[Array, "*B T H"], b: Float[Array, "*B M H"]
 ) -> Float[Array, "*B T M"]:
-  """exp(-|a - b|^2 / 2), by the differences themselves."""
+  """Computes exp(-|a - b|^2 / 2) from the differences a - b."""
   return jnp.exp(-jnp.square(a[..., :, None, :] - b[..., None, :, :]).sum(-1) / 2)
 
 
 def _middle(landmarks, used, normalise, iterations, jitter, gradient, start):
-  """The inverse of the landmarks' kernel matrix, perhaps normalised."""
+  """Computes the inverse of the landmarks' kernel matrix, normalised on request."""
   among = gaussian(landmarks, landmarks)
   if used is not None:
-    # Unused landmarks are points apart from all others.
+    # Unused landmarks count as points far from all others.
     eye = jnp.eye(among.shape[-1], dtype=among.dtype)
     among = jnp.where(used & used.mT, among, eye)
   middle = newton_inverse(
@@ -105,12 +105,15 @@ def _definition(q, v, landmarks, middle, used):
 
 
 def _chunked(q, v, landmarks, middle, used):
-  """The kernel of a chunk is made twice, for sums and for outputs, never kept."""
+  """Computes the output chunk by chunk, so that no (T, M) kernel is kept.
+
+  A chunk's kernel is computed twice: for the sums over tokens, and for the outputs.
+  """
   B, N, T, _ = q.shape
   number = -(-T // _CHUNK)
   size = -(-T // number)
 
-  def split(x):  # beyond the end values are 0, and outputs are cut off
+  def split(x):  # padded values are 0, and padded outputs are cut off
     x = jnp.pad(x, ((0, 0), (0, 0), (0, number * size - T), (0, 0)))
     return jnp.moveaxis(x.reshape(B, N, number, size, -1), 2, 0)
 

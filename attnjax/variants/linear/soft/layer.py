@@ -1,4 +1,4 @@
-"""The layer, which makes landmarks of its queries, and the paper's block."""
+"""The layer, which computes landmarks from its queries, and the paper's block."""
 
 import math
 from typing import Any, Unpack
@@ -28,8 +28,8 @@ class Layer(nnx.Module):
     y = (attend(q H^-1/4, v, landmarks) + convolve(v)) W
 
   x is (B, T, D) or (B, H, W, D). Windows of landmarks that the sequence or grid does
-  not fill are left out, as the authors' code does; a side shorter than one window is
-  filled up with zeros. Padding in a sequence is as if it were not there.
+  not fill are left out, as in the authors' code; a side shorter than one window is
+  padded with zeros. Padding in a sequence has no effect.
 
   Args:
     dim: D.
@@ -38,11 +38,11 @@ class Layer(nnx.Module):
     head_dim: H; dim / heads if 0.
     ratio: side of a window of tokens that becomes one landmark.
     kernel: side of the values' convolution, one kernel for each head; none if 0.
-    normalise: SOFT++'s normalisation, as the next four options of `attend`.
-    iterations: of the inverse; 0 is as many as it needs, `PUBLISHED` the authors'.
-    jitter: before the inverse.
-    gradient: of the inverse.
-    start: of the inverse.
+    normalise: as in `attend`, SOFT++'s normalisation.
+    iterations: as in `attend`.
+    jitter: as in `attend`.
+    gradient: as in `attend`.
+    start: as in `attend`.
     impl: as in `attend`.
     rngs: for the parameters.
   """
@@ -95,14 +95,14 @@ class Layer(nnx.Module):
 
   @property
   def refuses(self) -> dict[str, str]:
-    """What of a context the layer cannot honour, and why."""
+    """Returns the context arguments that the layer refuses, with the reasons."""
     return {
       "segment_ids": "landmarks are made of adjacent tokens",
       "positions": "only who is next to whom is read, by windows and convolution",
     }
 
   def project(self, x: Float[Array, "B *S D"], **context: Unpack[Context]) -> Heads:
-    """Returns the scaled queries, which are the keys too, the values and landmarks."""
+    """Returns the scaled queries, which are also the keys, the values and landmarks."""
     tokens = contexts.accept(x, context, form=self.form, refuses=self.refuses)
     q = self.query(tokens.x) / self.landmark.shape[-1] ** 0.25
     moved = None if tokens.ids is None else Compaction.of(tokens.ids >= 0)
@@ -111,7 +111,7 @@ class Layer(nnx.Module):
     return Heads(q, q, self.value(tokens.x), tokens, more=more)
 
   def mix(self, heads: Heads) -> Float[Array, "B *S N E"]:
-    """Returns `attend` of the heads, and the convolution of the values."""
+    """Returns `attend` of the heads, plus the convolution of the values."""
     landmarks, moved = heads.more["landmarks"], heads.more["moved"]
     q, v, given = heads.q, heads.v, dict(self.options)
     if moved is not None:
@@ -126,18 +126,18 @@ class Layer(nnx.Module):
     return out if moved is None else moved.unpack(out)
 
   def merge(self, out: Array, heads: Heads) -> Float[Array, "B *S D"]:
-    """Returns the projection of all heads' results; 0 at the padding."""
+    """Returns the projection of all heads' outputs; 0 at padding."""
     y, ids = self.out(out.astype(heads.tokens.x.dtype)), heads.tokens.ids
     return y if ids is None else jnp.where((ids >= 0)[..., None], y, 0)
 
   def __call__(
     self, x: Float[Array, "B *S D"], **context: Unpack[Context]
   ) -> Float[Array, "B *S D"]:
-    """Returns the layer's result in the shape of x; see `attnjax.contract.forms`."""
+    """Returns the layer's output in the shape of x; see `attnjax.contract.forms`."""
     return contexts.run(self, x, context)
 
   def _landmarks(self, q):
-    """(B, M, N, H): windows of q, linearly mapped, normalised and bent."""
+    """Returns windows of q after a linear map, a norm and GELU, (B, M, N, H)."""
     r = self.ratio
     for axis in range(1, self.axes + 1):
       length = q.shape[axis]
@@ -163,7 +163,7 @@ class Block(nnx.Module):
 
     h = norm(x + layer(x));  y = norm(h + MLP(h)),  MLP with the tanh form of GELU
 
-  The options are those of `Layer`.
+  The options are as in `Layer`.
   """
 
   def __init__(self, dim: int, *, hidden: int = 0, rngs: nnx.Rngs, **options):
@@ -176,11 +176,11 @@ class Block(nnx.Module):
     self.down = nnx.Linear(hidden, dim, kernel_init=_INIT, rngs=rngs)
 
   def __call__(self, x: Float[Array, "B *S D"]) -> Float[Array, "B *S D"]:
-    """The block's output."""
+    """Returns the block's output."""
     x = self.norms[0](x + self.mix(x))
     return self.norms[1](x + self.down(jax.nn.gelu(self.up(x))))
 
 
 def _noise(shape, terms, rngs):
-  """A parameter that keeps the variance of sums of so many terms."""
+  """Returns a random parameter that keeps the variance of sums of `terms` products."""
   return nnx.Param(jax.random.normal(rngs.params(), shape) / math.sqrt(terms))
