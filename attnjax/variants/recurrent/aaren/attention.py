@@ -1,4 +1,4 @@
-"""The operation: its definition, its linear forms and one token of it."""
+"""The operation: its definition, its linear-time algorithms and one step."""
 
 from typing import Any
 
@@ -29,24 +29,24 @@ def attend(
   return_state: bool = False,
   impl: str = "auto",
 ) -> Any:
-  """Attention of one query a head over every prefix; (B, T, N, E), or a tuple.
+  """Computes the attention of one query a head over every prefix, (B, T, N, E).
 
   Args:
-    query: the same for all tokens.
+    query: one query a head, shared by all tokens.
     k: keys; K divides N, query n reads the keys of head n K // N.
     v: values.
     initial: the state before the first token; it belongs to its segment.
     segment_ids: a document is a run of equal ids; each one starts from no tokens.
     padding: True at the real tokens. A token that is padding, or has a negative
-      segment id, is as if it were not there; its output is 0.
+      segment id, has no effect; its output is 0.
     scale: of the scores; H^-0.5 if None.
-    return_lse: also the log of the softmax's denominator at each token, (B, T, N).
-    return_state: also the State after the last real token; float32, or float64.
+    return_lse: also return the log of the softmax's denominator, (B, T, N).
+    return_state: also return the State after the last real token; float32, or float64.
     impl: one of IMPLEMENTATIONS, or "auto": the fastest on this platform.
 
   Raises:
     ValueError: if shapes do not fit or `impl` is unknown.
-    NotImplementedError: if the implementation that is named cannot do it.
+    NotImplementedError: if the named implementation does not support the problem.
   """
   check_known("impl", impl, ("auto", *IMPLEMENTATIONS))
   _check(query, k, v)
@@ -67,7 +67,7 @@ def attend(
 
 
 def reference(query, k, v, initial=None, **options):
-  """The definition: a softmax over the prefix in each row of a (T, T) matrix."""
+  """Computes the definition: softmax over the prefix in each row of a (T, T) matrix."""
   return attend(query, k, v, initial, **options, impl="reference")
 
 
@@ -79,7 +79,7 @@ def step(
   *,
   scale: float | None = None,
 ) -> tuple[Float[Array, "B N E"], State]:
-  """(out, next state) of one token; what `attend` does with T = 1."""
+  """Returns (out, next state) of one token, equal to `attend` with T = 1."""
   _check(query, k[:, None], v[:, None])
   scores, values = _scores(query, k[:, None], v[:, None], scale)
   state = scan.step(scores[:, 0], values[:, 0], state)
@@ -119,7 +119,7 @@ def _check(query, k, v):
 
 
 def _scores(query, k, v, scale):
-  """Scores (B, T, N), wide, and the values of each query, (B, T, N, E)."""
+  """Returns the upcast scores (B, T, N), and each query's values (B, T, N, E)."""
   (N, H), K = query.shape, k.shape[2]
   scale = H**-0.5 if scale is None else scale
   grouped = query.reshape(K, N // K, H)

@@ -22,8 +22,8 @@ _INIT = nnx.initializers.normal(0.02)
 class Layer(nnx.Module):
   """Projections and `attend` with a learned query; x (B, T, D).
 
-  The form "sequence" adds to what a token makes of those before it and itself what it
-  makes of itself and those after it; that is beyond the paper.
+  The form "sequence", which is beyond the paper, adds the results over the tokens up to
+  each token and over the tokens from it on.
   """
 
   def __init__(
@@ -55,7 +55,7 @@ class Layer(nnx.Module):
 
   @property
   def refuses(self) -> dict[str, str]:
-    """What of a context the layer cannot honour, and why."""
+    """Returns the context arguments that the layer refuses, with the reasons."""
     return {"positions": "the mechanism knows no places; x must hold what is known"}
 
   def project(self, x: Float[Array, "B T D"], **context: Unpack[Context]) -> Heads:
@@ -66,7 +66,7 @@ class Layer(nnx.Module):
     return Heads(query, k, v, tokens, {"segment_ids": tokens.ids})
 
   def mix(self, heads: Heads) -> Float[Array, "B T N E"]:
-    """Returns `attend` of what is before a token, and after it in form "sequence"."""
+    """Returns `attend` over prefixes; form "sequence" adds it over suffixes."""
     out = self._prefix(heads)
     if self.form == "causal":
       return out
@@ -80,20 +80,20 @@ class Layer(nnx.Module):
     return out + self._prefix(back)[:, ::-1]
 
   def merge(self, out: Array, heads: Heads) -> Float[Array, "B T D"]:
-    """Returns the projection of all heads' results."""
+    """Returns the projection of all heads' outputs."""
     del heads
     return self.out(out)
 
   def __call__(
     self, x: Float[Array, "B T D"], **context: Unpack[Context]
   ) -> Float[Array, "B T D"]:
-    """Returns the layer's result; see `attnjax.contract.forms`."""
+    """Returns the layer's output; see `attnjax.contract.forms`."""
     return contexts.run(self, x, context)
 
   def init_cache(
     self, batch: int, length: int, dtype: Any = jnp.float32
   ) -> RecurrentCache:
-    """Returns the state of no tokens; no `length` is too long for it."""
+    """Returns the empty state, whose size does not depend on `length`."""
     del length
     self_attention.check_decodes(self.form)
     shape = (batch, self.heads, self.size)
@@ -103,7 +103,7 @@ class Layer(nnx.Module):
   def step(
     self, x: Float[Array, "B T D"], cache: RecurrentCache, **context: Unpack[Context]
   ) -> tuple[Float[Array, "B T D"], RecurrentCache]:
-    """Returns the results of the next T tokens, and the state after them."""
+    """Returns the outputs of the next T tokens, and the state after them."""
     if 0 in x.shape:
       return unseen.nothing(self, x), cache
     heads = self.project(x, **context)

@@ -30,9 +30,9 @@ token alone: exp(x), softplus(x) or sigmoid(x) with x = W_n u. Normalised attent
 
 Cost for each head, in chunks of C tokens: O(T C (H + E) + T H E) time where the decay
 is one number (linear, normalised, ssd), else O(T H E), with O(T H E) memory for s6 and
-selru, whose Lambda has that many numbers; softmax O(T^2 H). Decoding keeps the state.
+selru, whose Lambda has that many elements; softmax O(T^2 H). Decoding keeps the state.
 
-Axes: B batch, T tokens, N heads, H numbers of the state for each value (the paper's n),
+Axes: B batch, T tokens, N heads, H state elements for each value (the paper's n),
 E value size (the paper's d), D model width.
 """
 

@@ -13,8 +13,8 @@ from attnjax.variants.recurrent.dynamical_systems.system import System
 class Attention(nnx.Module):
   """Queries and keys of size `state` / heads, values of size dim / heads, biases.
 
-  Linear attention drives its state with `counted` values and takes the `mean` of what
-  is read. Normalised attention divides by a function of the token instead.
+  Linear attention drives its state with `counted` values and takes the `mean` of the
+  output. Normalised attention divides by a function of the token instead.
   """
 
   def __init__(
@@ -36,20 +36,20 @@ class Attention(nnx.Module):
 
   @property
   def state_shape(self) -> tuple[int, int, int]:
-    """(N, H, E) of the state."""
+    """Returns (N, H, E), the shape of one sequence's state."""
     return self.heads, self.sizes[0], self.sizes[1] + (self.kind == "linear")
 
   def init_cache(self, batch: int, dtype):
-    """Nothing: there is no convolution."""
+    """Returns (), as there is no convolution."""
     del batch, dtype
     return ()
 
   def project(self, x: Float[Array, "B T D"]):
-    """The heads q, k and v."""
+    """Returns the heads q, k and v."""
     return self.query(x), self.key(x), self.value(x)
 
   def drive(self, x: Float[Array, "B T D"], cache, segment_ids):
-    """(system, what drives it, what `finish` needs, cache)."""
+    """Returns (system, the values that drive it, None for `finish`, cache)."""
     del segment_ids
     q, k, v = self.project(x)
     if self.kind == "normalised":
@@ -60,12 +60,15 @@ class Attention(nnx.Module):
     return system, v.astype(q.dtype), None, cache
 
   def finish(self, out, rest):
-    """(B, T, D) of what was read, (B, T, N, E)."""
+    """Projects the system's output (B, T, N, E) to (B, T, D)."""
     del rest
     return self.out(out)
 
   def system(self, x: Float[Array, "B T D"], **options) -> tuple[System, Array]:
-    """(system, values) with the normaliser in the system; options of the builder."""
+    """Returns (system, values), with the normaliser in the system.
+
+    `options` are the builder's.
+    """
     q, k, v = self.project(x)
     if self.kind == "normalised":
       options = {"x": self.normaliser(x), "eta": self.eta} | options
@@ -73,12 +76,12 @@ class Attention(nnx.Module):
 
 
 def counted(v: Float[Array, "B T N E"]) -> Float[Array, "B T N C"]:
-  """Returns (v, 1), whose last number becomes the denominator of linear attention."""
+  """Returns (v, 1), whose last element becomes linear attention's denominator."""
   return jnp.concatenate([v, jnp.ones_like(v[..., :1])], axis=-1)
 
 
 def mean(out: Float[Array, "B T N C"]) -> Float[Array, "B T N E"]:
-  """Returns what was read of `counted` values, divided by its last number."""
+  """Returns the output for `counted` values, divided by its last element."""
   total = out[..., -1:]
   # A token that sees nothing, not even itself, gives 0.
   return jnp.where(total == 0, 0, out[..., :-1] / jnp.where(total == 0, 1, total))

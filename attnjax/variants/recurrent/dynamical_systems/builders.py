@@ -1,8 +1,8 @@
-"""Every class of model as a `System`.
+"""The builders, which express every class of model as a `System`.
 
-The normaliser eta of an attention divides what is read (Lambda = 1). With ratio=True
-it is where the paper has it: Lambda_t = eta_{t-1} / eta_t and B_t = k_t / eta_t. The
-two are equal, but a ratio may overflow.
+The normaliser eta of an attention divides the output (Lambda = 1). With ratio=True it
+is placed as in the paper: Lambda_t = eta_{t-1} / eta_t and B_t = k_t / eta_t. The two
+are equal, but a ratio may overflow.
 """
 
 import itertools
@@ -23,7 +23,7 @@ SHARPNESS = 8.0  # of the RG-LRU's decay
 
 
 def to_dsf(kind: str, /, **arrays) -> System:
-  """The system of a class of models; arrays and options are those of its builder.
+  """Returns the system of a class of models; `arrays` as in its builder.
 
   Raises:
     ValueError: if `kind` is none of BUILDERS.
@@ -40,14 +40,16 @@ def softmax(
   degree: int = 6,
   ratio: bool = False,
 ) -> System:
-  """Softmax attention with exp(x) cut after x^degree: C(H + degree, degree) features.
+  """Returns the system of softmax attention, with exp(x) cut after x^degree.
+
+  There are C(H + degree, degree) features.
 
   Args:
     q: queries.
     k: keys.
     scale: of the scores; H^-0.5 if None.
     degree: of the Taylor polynomial; infinite for the softmax itself.
-    ratio: where the normaliser is, see above.
+    ratio: whether the normaliser is a ratio of decays, see the module's docstring.
   """
   scale = q.shape[-1] ** -0.5 if scale is None else scale
   q, k = (taylor(x * scale**0.5, degree) for x in (q, k))
@@ -57,7 +59,7 @@ def softmax(
 def linear(
   q: Float[Array, "B T N H"], k: Float[Array, "B T N H"], *, ratio: bool = False
 ) -> System:
-  """Linear attention with the features elu(x) + 1 of queries and keys."""
+  """Returns the system of linear attention, with the features elu(x) + 1."""
   q, k = features(q), features(k)
   return _attention(q, k, 1 / _sums(q, k), ratio)
 
@@ -70,7 +72,7 @@ def normalised(
   eta: str = "exp",
   ratio: bool = False,
 ) -> System:
-  """Normalised attention: eta is a function of one number x of each token and head."""
+  """Returns the system of normalised attention: eta depends on x alone."""
   return _attention(q, k, inverse_eta(x, eta), ratio)
 
 
@@ -81,7 +83,7 @@ def s6(
   c: Float[Array, "B T H"],
   skip: Float[Array, "E"] | None = None,
 ) -> System:
-  """S6: Lambda = exp(delta a), B = delta b, C = c, D = skip; a < 0 < delta."""
+  """Returns S6: Lambda = exp(delta a), B = delta b, C = c, D = skip; a < 0 < delta."""
   delta = delta[:, :, None, None]
   return System(
     delta * a.T,
@@ -98,7 +100,7 @@ def ssd(
   c: Float[Array, "B T H"],
   skip: Float[Array, "N"] | None = None,
 ) -> System:
-  """SSD: S6 with one a for each head, and b and c of all heads."""
+  """Returns SSD: S6 with one a for each head, and b and c shared by all heads."""
   delta, b, c = delta[..., None, None], b[:, :, None, :, None], c[:, :, None, :, None]
   return System(
     delta * a[:, None, None],
@@ -111,11 +113,13 @@ def ssd(
 def rglru(
   forget: Float[Array, "B T E"], base: Float[Array, "E"], gate: Float[Array, "B T E"]
 ) -> System:
-  """RG-LRU: a = exp(-8 softplus(base) sigmoid(forget)), B = sqrt(1 - a^2) gate'.
+  """Returns the system of the RG-LRU.
+
+  a = exp(-8 softplus(base) sigmoid(forget)), B = sqrt(1 - a^2) gate', C = 1.
 
   Args:
     forget: W_f u.
-    base: how fast each channel forgets.
+    base: the rate at which each channel forgets, before softplus.
     gate: W_b u; gate' is its sigmoid.
   """
   dtype = wide(forget)
@@ -132,7 +136,7 @@ def selru(
   b: Float[Array, "B T H"],
   c: Float[Array, "B T H"],
 ) -> System:
-  """The state-expanded RG-LRU: a decay for each number of the state, B and C as S6."""
+  """Returns the state-expanded RG-LRU: one decay a state element, b and c of S6."""
   dtype = wide(forget)
   forget, base, b, c = (x.astype(dtype) for x in (forget, base, b, c))
   gate = jax.nn.sigmoid(forget)[:, :, None, None]
@@ -146,7 +150,9 @@ def qlstm(
   out: Float[Array, "B T E"],
   forget: Float[Array, "B T E"] | None = None,
 ) -> System:
-  """Quasi-LSTM: Lambda = sigmoid(forget), B = sigmoid(gate), C = sigmoid(out).
+  """Returns the system of the quasi-LSTM.
+
+  Lambda = sigmoid(forget), B = sigmoid(gate), C = sigmoid(out).
 
   Without `forget` it is coupled as S6 with A = -1: Lambda = exp(-softplus(gate)), which
   is 1 - sigmoid(gate).
@@ -171,12 +177,12 @@ BUILDERS: Mapping[str, Callable[..., System]] = {
 
 
 def features(x: Float[Array, "..."]) -> Float[Array, "..."]:
-  """psi(x) = elu(x) + 1, in float32 (float64 for float64)."""
+  """Computes psi(x) = elu(x) + 1, in float32 (float64 for float64)."""
   return jax.nn.elu(x.astype(wide(x))) + 1
 
 
 def taylor(x: Float[Array, "*B H"], degree: int) -> Float[Array, "*B F"]:
-  """Features with phi(q) . phi(k) = the Taylor polynomial of exp(q . k).
+  """Computes features phi: phi(q) . phi(k) = the Taylor polynomial of exp(q . k).
 
   The monomials of x of degree 0, 1, ..., each with the root of its coefficient:
   F = C(H + degree, degree).
@@ -193,7 +199,7 @@ def taylor(x: Float[Array, "*B H"], degree: int) -> Float[Array, "*B F"]:
 
 
 def inverse_eta(x: Float[Array, "..."], eta: str) -> Float[Array, "..."]:
-  """1 / eta with eta = exp(x), softplus(x) or sigmoid(x).
+  """Computes 1 / eta with eta = exp(x), softplus(x) or sigmoid(x).
 
   Raises:
     ValueError: if `eta` is none of ETAS.
@@ -210,7 +216,7 @@ def inverse_eta(x: Float[Array, "..."], eta: str) -> Float[Array, "..."]:
 
 
 def _attention(q, k, factor, ratio) -> System:
-  """The system of queries, keys and factor = 1 / eta (B, T, N)."""
+  """Returns the system of queries, keys and factor = 1 / eta (B, T, N)."""
   q, k = (x.astype(wide(x))[..., None] for x in (q, k))
   factor = factor[..., None, None]
   if not ratio:
@@ -221,10 +227,10 @@ def _attention(q, k, factor, ratio) -> System:
 
 
 def _sums(q, k):
-  """The normalisers (B, T, N): the sum of q_t . k_s over s <= t."""
+  """Computes the normalisers (B, T, N), sums of q_t . k_s over s <= t."""
   return jnp.einsum("btnf,btnf->btn", q, jnp.cumsum(k, axis=1))
 
 
 def _conserving(log_decay):
-  """sqrt(1 - a^2): what keeps the state's variance."""
+  """Computes sqrt(1 - a^2), the input scale that keeps the state's variance."""
   return jnp.sqrt(1 - jnp.exp(2 * log_decay) + EPSILON)

@@ -7,7 +7,7 @@ from attnjax.contract import Case
 
 
 def _shapes(B, T, N, H, E, write=None, read=None, skip=None, state=False):
-  """Without the decay, which is not a normal number; 1 is for a broadcast axis."""
+  """Returns the arrays' shapes, 1 on broadcast axes, without the decay of `_decay`."""
   shapes = {
     "v": (B, T, N, E),
     "write": write or (B, T, N, H, E),
@@ -52,7 +52,7 @@ CASES = (
     _shapes(2, 40, 1, 4, 6, skip=(1, 1, 1, 6)),
     make=_decay(2, 40, 1, 4, 6),
   ),
-  # SSD: one decay for each head, the same writing and reading for all.
+  # SSD: one decay for each head, write and read shared by all heads.
   Case(
     "shared",
     _shapes(2, 65, 3, 4, 5, (2, 65, 1, 4, 1), (2, 65, 1, 4, 1), (1, 1, 3, 1)),

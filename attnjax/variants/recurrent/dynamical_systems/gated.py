@@ -26,15 +26,15 @@ class RGLRU(nnx.Module):
 
   @property
   def state_shape(self) -> tuple[int, int, int]:
-    """(N, H, E) of the state."""
+    """Returns (N, H, E), the shape of one sequence's state."""
     return 1, 1, self.base.shape[0]
 
   def init_cache(self, batch: int, dtype):
-    """The convolution's."""
+    """Returns the convolution's empty cache."""
     return self.conv.init_cache(batch, dtype)
 
   def drive(self, x: Float[Array, "B T D"], cache, segment_ids):
-    """(system, what drives it, the gate, cache)."""
+    """Returns (system, the values that drive it, the gate, the convolution's cache)."""
     gate, u = jnp.unstack(self.input(x), axis=-2)
     u, cache = self.conv.step(u, cache, segment_ids)
     forget, write = jnp.unstack(self.gates(u), axis=-2)
@@ -42,12 +42,12 @@ class RGLRU(nnx.Module):
     return system, _head(u), gate, cache
 
   def finish(self, out, rest):
-    """(B, T, D) of what was read, (B, T, 1, E), and the gate."""
+    """Projects the gated system output (B, T, 1, E) to (B, T, D)."""
     return self.output(_gelu(rest) * out[:, :, 0])
 
 
 class SELRU(nnx.Module):
-  """RG-LRU with `state` numbers for each channel, written and read as in S6."""
+  """RG-LRU with `state` elements for each channel, written and read as in S6."""
 
   def __init__(self, dim: int, *, state: int, conv: int, rngs: nnx.Rngs):
     self.input = linear(dim, (2, dim), bias=False, rngs=rngs)
@@ -59,16 +59,16 @@ class SELRU(nnx.Module):
 
   @property
   def state_shape(self) -> tuple[int, int, int]:
-    """(N, H, E) of the state."""
+    """Returns (N, H, E), the shape of one sequence's state."""
     state, dim = self.base.shape
     return 1, state, dim
 
   def init_cache(self, batch: int, dtype):
-    """The convolution's."""
+    """Returns the convolution's empty cache."""
     return self.conv.init_cache(batch, dtype)
 
   def drive(self, x: Float[Array, "B T D"], cache, segment_ids):
-    """(system, what drives it, the gate, cache)."""
+    """Returns (system, the values that drive it, the gate, the convolution's cache)."""
     gate, u = jnp.unstack(self.input(x), axis=-2)
     u, cache = self.conv.step(u, cache, segment_ids)
     b, c = jnp.unstack(self.write_read(u), axis=-2)
@@ -76,7 +76,7 @@ class SELRU(nnx.Module):
     return system, _head(u), gate, cache
 
   def finish(self, out, rest):
-    """(B, T, D) of what was read, (B, T, 1, E), and the gate."""
+    """Projects the gated system output (B, T, 1, E) to (B, T, D)."""
     return self.output(_gelu(rest) * out[:, :, 0])
 
 
@@ -92,29 +92,29 @@ class QLSTM(nnx.Module):
 
   @property
   def state_shape(self) -> tuple[int, int, int]:
-    """(N, H, E) of the state."""
+    """Returns (N, H, E), the shape of one sequence's state."""
     return 1, 1, self.size
 
   def init_cache(self, batch: int, dtype):
-    """Nothing: there is no convolution."""
+    """Returns (), as there is no convolution."""
     del batch, dtype
     return ()
 
   def drive(self, x: Float[Array, "B T D"], cache, segment_ids):
-    """(system, what drives it, what `finish` needs, cache)."""
+    """Returns (system, the values that drive it, None for `finish`, cache)."""
     del segment_ids
     # write, read and, unless coupled, forget
     system = builders.qlstm(*jnp.unstack(self.gates(x), axis=-2))
     return system, _head(self.input(x)), None, cache
 
   def finish(self, out, rest):
-    """(B, T, D) of what was read, (B, T, 1, E)."""
+    """Projects the system's output (B, T, 1, E) to (B, T, D)."""
     del rest
     return self.output(out[:, :, 0])
 
 
 def _head(u) -> Array:
-  """(B, T, E) as the values of one head, float32 (float64 for float64)."""
+  """Returns (B, T, E) as the values of one head, float32 (float64 for float64)."""
   return u.astype(wide(u))[:, :, None]
 
 
@@ -123,7 +123,7 @@ def _gelu(x) -> Array:
 
 
 def _spread(size) -> Array:
-  """Decays at sigmoid = 1 from none at all to a few tokens, as the authors start."""
+  """Returns `base` for decays of 0.999 to 0.9 at sigmoid = 1, as published."""
   base = jnp.log(jnp.expm1(jnp.linspace(0.001, 0.1, size)))
   low, high = base[0], base[-1]
   share = (base - low) / jnp.where(high > low, high - low, 1)

@@ -1,4 +1,4 @@
-"""One layer for every class of model."""
+"""The layer for every class of model."""
 
 import dataclasses
 from typing import Any, Unpack
@@ -36,11 +36,11 @@ _HEADED = (*_ATTENTIONS, "ssd")  # all channels of a head decay alike
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class State:
-  """What decoding keeps; its size does not depend on the number of tokens.
+  """The decoding state; its size does not depend on the number of tokens.
 
   Attributes:
     hidden: (B, N, H, E), float32 (float64 for float64).
-    conv: the cache of the convolution, () if there is none.
+    conv: the convolution's cache, () if there is no convolution.
   """
 
   hidden: Any
@@ -89,11 +89,11 @@ class Layer(nnx.Module):
 
   @property
   def refuses(self) -> dict[str, str]:
-    """What of a context the layer cannot honour, and why."""
+    """Returns the context arguments that the layer refuses, with the reasons."""
     return {"positions": "content decides, and the order of the tokens in the row"}
 
   def project(self, x: Float[Array, "B T D"], **context: Unpack[Context]) -> Heads:
-    """Returns the values and the system that they drive; q, k and v of softmax."""
+    """Returns the values and the system that they drive; q, k and v for softmax."""
     tokens = contexts.accept(x, context, form="causal", refuses=self.refuses)
     if self.kind == "softmax":
       q, k, v = self.mixer.project(tokens.x)
@@ -101,10 +101,10 @@ class Layer(nnx.Module):
     return self._driven(tokens, self.mixer.init_cache(x.shape[0], x.dtype))
 
   def mix(self, heads: Heads, **options) -> Any:
-    """Returns what the system makes of the values; it takes `attend`'s options.
+    """Returns the system's output for the values; `options` as in `attend`.
 
-    States pass padding inside a row by; short convolutions of the kinds that have one
-    take it as zeros, in its place.
+    States skip padding inside a row; a short convolution, if the kind has one, reads it
+    as zeros in its place.
     """
     if self.kind == "softmax":
       (B, T, N, _), S = heads.q.shape, heads.k.shape[1]
@@ -122,7 +122,7 @@ class Layer(nnx.Module):
     return attentions.mean(out), state
 
   def merge(self, out: Array, heads: Heads) -> Float[Array, "B T D"]:
-    """Returns the gated projection; 0 at the padding, but softmax gives its bias."""
+    """Returns the gated projection; 0 at padding, but the bias for softmax."""
     ids = heads.tokens.ids
     y = self.mixer.finish(out, heads.more.get("rest")).astype(heads.tokens.x.dtype)
     if ids is None or self.kind == "softmax":
@@ -132,11 +132,11 @@ class Layer(nnx.Module):
   def __call__(
     self, x: Float[Array, "B T D"], **context: Unpack[Context]
   ) -> Float[Array, "B T D"]:
-    """Returns the layer's result; see `attnjax.contract.forms.causal`."""
+    """Returns the layer's output; see `attnjax.contract.forms.causal`."""
     return contexts.run(self, x, context)
 
   def system(self, x: Float[Array, "B T D"], **options) -> tuple[System, Array]:
-    """(system, v): the layer in the common form; v (B, T, N, E) drives it.
+    """Returns (system, v): the layer in the common form; v (B, T, N, E) drives it.
 
     Args:
       x: one document without padding.
@@ -151,7 +151,7 @@ class Layer(nnx.Module):
   def weights(self, x, **context: Unpack[Context]) -> Float[Array, "B M T T"]:
     """Returns Phi, float32, of each head, or of each channel of a state with channels.
 
-    Each channel of these has a decay of its own, so that no head has one matrix.
+    With a decay for each channel no head has a single matrix.
     """
     heads = self.project(x, **context)
     if self.kind in _HEADED:
@@ -162,7 +162,7 @@ class Layer(nnx.Module):
   def init_cache(
     self, batch: int, length: int, dtype=jnp.float32
   ) -> RecurrentCache | KeyValueCache:
-    """The zero state; for softmax attention room for `length` tokens."""
+    """Returns the zero state; for softmax an empty cache for `length` tokens."""
     if self.kind == "softmax":
       N, (H, E) = self.mixer.heads, self.mixer.sizes
       return KeyValueCache.empty(batch, length, (N, H), (N, E), dtype)
@@ -175,14 +175,14 @@ class Layer(nnx.Module):
     cache: RecurrentCache | KeyValueCache,
     **context: Unpack[Context],
   ) -> tuple[Float[Array, "B T D"], RecurrentCache | KeyValueCache]:
-    """Returns the results of the next T tokens, and the cache after them."""
+    """Returns the outputs of the next T tokens, and the cache after them."""
     if isinstance(cache, KeyValueCache):
       return self_attention.step(self, x, cache, context)
     if 0 in x.shape:
       return unseen.nothing(self, x), cache
     tokens = contexts.accept(x, context, form="causal", refuses=self.refuses)
     old, ids = cache.state, tokens.ids
-    # A convolution looks at the ids of the tokens before by itself.
+    # A convolution compares the ids with the earlier tokens' ids itself.
     nothing = State(jnp.zeros_like(old.hidden), old.conv)
     hidden = cache.resumed(ids, nothing).hidden
     heads = self._driven(tokens, old.conv)
@@ -191,14 +191,14 @@ class Layer(nnx.Module):
     return self.merge(out, heads), cache.advanced(state, ids)
 
   def _driven(self, tokens, conv) -> Heads:
-    """The heads of a system, whose convolution goes on with `conv`."""
+    """Returns the heads of a system whose convolution continues from `conv`."""
     system, v, rest, conv = self.mixer.drive(tokens.x, conv, tokens.ids)
     more = {"system": system, "rest": rest, "conv": conv}
     return Heads(None, None, v, tokens, {"segment_ids": tokens.ids}, more)
 
 
 def _mixer(dim, kind, *, heads, state, expand, conv, eta, coupled, rngs):
-  """The kind's own module, from the options that it has."""
+  """Returns the kind's module, built with the options that it takes."""
   match kind:
     case "s6":
       return mamba.S6(dim, expand=expand, state=state, conv=conv, rngs=rngs)

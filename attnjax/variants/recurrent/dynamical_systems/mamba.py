@@ -38,15 +38,15 @@ class S6(nnx.Module):
 
   @property
   def state_shape(self) -> tuple[int, int, int]:
-    """(N, H, E) of the state."""
+    """Returns (N, H, E), the shape of one sequence's state."""
     return 1, self.state, self.skip.shape[0]
 
   def init_cache(self, batch: int, dtype):
-    """The convolution's."""
+    """Returns the convolution's empty cache."""
     return self.conv.init_cache(batch, dtype)
 
   def drive(self, x: Float[Array, "B T D"], cache, segment_ids):
-    """(system, what drives it, the gate, cache)."""
+    """Returns (system, the values that drive it, the gate, the convolution's cache)."""
     u, gate = jnp.unstack(self.input(x), axis=-2)
     u, cache = self.conv.step(u, cache, segment_ids)
     u = jax.nn.silu(u)
@@ -58,7 +58,7 @@ class S6(nnx.Module):
     return system, u.astype(dtype)[:, :, None], gate, cache
 
   def finish(self, out, rest):
-    """(B, T, D) of what was read, (B, T, 1, E), and the gate."""
+    """Projects the gated system output (B, T, 1, E) to (B, T, D)."""
     return self.output(out[:, :, 0] * jax.nn.silu(rest))
 
 
@@ -87,15 +87,15 @@ class SSD(nnx.Module):
 
   @property
   def state_shape(self) -> tuple[int, int, int]:
-    """(N, H, E) of the state."""
+    """Returns (N, H, E), the shape of one sequence's state."""
     return self.heads, self.state, self.size // self.heads
 
   def init_cache(self, batch: int, dtype):
-    """The convolution's."""
+    """Returns the convolution's empty cache."""
     return self.conv.init_cache(batch, dtype)
 
   def drive(self, x: Float[Array, "B T D"], cache, segment_ids):
-    """(system, what drives it, the gate, cache)."""
+    """Returns (system, the values that drive it, the gate, the convolution's cache)."""
     u, cache = self.conv.step(self.input(x), cache, segment_ids)
     u = jax.nn.silu(u)
     dtype = wide(u)
@@ -106,6 +106,6 @@ class SSD(nnx.Module):
     return system, v.reshape(*x.shape[:2], self.heads, -1), self.gate(x), cache
 
   def finish(self, out, rest):
-    """(B, T, D) of what was read, (B, T, N, E), and the gate."""
+    """Projects the gated, normalised system output (B, T, N, E) to (B, T, D)."""
     y = out.reshape(*out.shape[:2], -1) * jax.nn.silu(rest)
     return self.output(self.norm(y))

@@ -1,4 +1,4 @@
-"""Linear maps as the authors start them, and their convolution."""
+"""The linear maps, initialised as in the authors' code, and their convolution."""
 
 import jax
 import jax.numpy as jnp
@@ -7,15 +7,15 @@ from jaxtyping import Array, Float
 
 from attnjax.nn.convolution import ShortConvolution
 
-# Uniform within 1 / sqrt(inputs): normalised attention has no scale of its scores and
-# explodes with anything larger.
+# Uniform within 1 / sqrt(inputs): normalised attention does not scale its scores and
+# diverges with larger weights.
 INIT = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 def linear(
   inputs: int, outputs: int | tuple[int, ...], *, bias: bool = True, rngs: nnx.Rngs
 ) -> nnx.LinearGeneral:
-  """A map of the last axis."""
+  """Returns a linear map of the last axis."""
   size = inputs**-0.5
 
   def uniform(key, shape, dtype=jnp.float32):
@@ -34,17 +34,17 @@ class Convolution(nnx.Module):
     self.bias = nnx.Param(jnp.zeros(dim))
 
   def init_cache(self, batch: int, dtype):
-    """What is known before the first token: nothing."""
+    """Returns the cache before the first token."""
     return self.taps.init_cache(batch, dtype)
 
   def step(self, x: Float[Array, "B T D"], cache, segment_ids=None):
-    """(y, cache): the next T tokens, those of other segments unseen."""
+    """Returns (y, cache) of the next T tokens; other segments are not seen."""
     y, cache = self.taps.step(x, cache, segment_ids)
     return y + self.bias[...].astype(y.dtype), cache
 
 
 def log_spaced(key: jax.Array, size: int, least: float, most: float) -> Array:
-  """(size,) numbers whose softplus is log-uniform between the two."""
+  """Draws (size,) values whose softplus is log-uniform from `least` to `most`."""
   low, high = jnp.log(least), jnp.log(most)
   value = jnp.exp(jax.random.uniform(key, (size,), minval=low, maxval=high))
   return value + jnp.log(-jnp.expm1(-value))  # the inverse of softplus

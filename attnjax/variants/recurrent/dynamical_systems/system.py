@@ -28,10 +28,10 @@ def attend(
   return_state: bool = False,
   impl: str = "auto",
 ) -> Any:
-  """The output of the system, (B, T, N, E), and its state if `return_state`.
+  """Computes the system's output, (B, T, N, E), and its state if `return_state`.
 
   Args:
-    v: what the system is driven by.
+    v: the values that drive the system.
     log_decay: log of Lambda.
     write: B.
     read: C.
@@ -39,8 +39,8 @@ def attend(
     initial_state: the state before the first token; it belongs to its segment.
     segment_ids: a document is a run of equal ids; each one starts from a zero state.
     padding: True at the real tokens. A token that is padding, or has a negative
-      segment id, is as if it were not there; its output is 0.
-    return_state: also the state after the last real token, (B, N, H, E), float32
+      segment id, has no effect; its output is 0.
+    return_state: also return the state after the last real token, (B, N, H, E), float32
       (float64 for float64).
     impl: one of IMPLEMENTATIONS, or "auto", which takes "xla".
 
@@ -62,7 +62,7 @@ def attend(
 
 
 def reference(v, log_decay, write, read, skip=None, **options):
-  """The definition: the state after every token, one after the other."""
+  """Computes the definition: the recurrence of the state, token by token."""
   return attend(v, log_decay, write, read, skip, **options, impl="reference")
 
 
@@ -72,11 +72,10 @@ class System:
   """A time-varying linear system with a diagonal transition; v (B, T, N, E) drives it.
 
   Attributes:
-    log_decay: log of Lambda, (B, T, N, H, E); like the next two, an axis but T may be
-      1 where it does not matter.
-    write: B, (B, T, N, H, E).
-    read: C, (B, T, N, H, E).
-    skip: D, (B, T, N, E), or None for 0; T may be 1 too.
+    log_decay: log of Lambda, (B, T, N, H, E); all axes but T broadcast.
+    write: B, (B, T, N, H, E); all axes but T broadcast.
+    read: C, (B, T, N, H, E); all axes but T broadcast.
+    skip: D, (B, T, N, E), or None for 0; all axes broadcast.
   """
 
   log_decay: Any
@@ -85,11 +84,11 @@ class System:
   skip: Any = None
 
   def recurrent(self, v: Float[Array, "B T N E"], **options) -> Any:
-    """The output, token by token; options are those of `attend`."""
+    """Computes the output token by token; `options` as in `attend`."""
     return attend(v, *self._arrays(), **options, impl="reference")
 
   def scan(self, v: Float[Array, "B T N E"], **options) -> Any:
-    """The output, in chunks that are scanned; options are those of `attend`."""
+    """Computes the output by a scan over chunks; `options` as in `attend`."""
     return attend(v, *self._arrays(), **options, impl="xla")
 
   def step(
@@ -98,7 +97,7 @@ class System:
     v: Float[Array, "B N E"],
     t: Int[Array, ""] | int = 0,
   ) -> tuple[Float[Array, "B N E"], Float[Array, "B N H E"]]:
-    """(out, next state) of token t alone."""
+    """Returns (out, next state) of token t alone."""
     log_decay, write, read = (
       jax.lax.dynamic_index_in_dim(x, t, axis=1, keepdims=False)
       for x in (self.log_decay, self.write, self.read)
@@ -113,7 +112,9 @@ class System:
   def matrix(
     self, segment_ids: Int[Array, "B T"] | None = None
   ) -> Float[Array, "B N T T #E"]:
-    """Phi: output t is the sum over s <= t of Phi[t, s] v[s]. Takes O(T^2 H) memory.
+    """Computes Phi: output t is the sum over s <= t of Phi[t, s] v[s].
+
+    It takes O(T^2 H) memory.
 
     Args:
       segment_ids: as in `attend`.
@@ -137,13 +138,13 @@ class System:
     return jnp.moveaxis(weight, 3, 1)
 
   def state_size(self, size: int = 1) -> int:
-    """Numbers in the state of one sequence whose values have that size."""
+    """Returns the elements of one sequence's state, for values of size `size`."""
     shapes = [x.shape[2:] for x in (self.log_decay, self.write, self.read)]
     heads, expansion, values = jnp.broadcast_shapes(*shapes)
     return math.prod((heads, expansion, max(values, size)))
 
   def without(self, absent: Bool[Array, "B T"]) -> "System":
-    """The system in which the absent tokens leave the state as it is."""
+    """Returns the system in which absent tokens leave the state as it is."""
     tokens = absent[..., None, None, None]
     log_decay, write, read = (
       jnp.where(tokens, 0, x) for x in (self.log_decay, self.write, self.read)
@@ -154,7 +155,7 @@ class System:
     return System(log_decay, write, read, skip)
 
   def through(self, out, v):
-    """`out` and what passes beside the state."""
+    """Returns `out` plus the skip term D v."""
     return self._plus(out, self.skip, v)
 
   def check(self, v) -> None:
@@ -179,14 +180,14 @@ class System:
 
 
 def _fits(name, x, shape, whole=None):
-  """Checks that x broadcasts to the shape, and has all of its axis `whole`."""
+  """Raises ValueError unless x broadcasts to `shape`, on axis `whole` without it."""
   right = x.ndim == len(shape) and all(a in (1, b) for a, b in zip(x.shape, shape))
   if not right or (whole is not None and x.shape[whole] != shape[whole]):
     raise ValueError(f"{name} {x.shape} does not broadcast to {shape}")
 
 
 def _scan(v, log_decay, write, read, **options):
-  """By matrix products where the decay is one number for each token and head."""
+  """Computes the scan, by matrix products if a token and head has a single decay."""
   scalar = log_decay.shape[3:] == (1, 1)
   if not (scalar and write.shape[4] == 1 == read.shape[4]):
     return recurrences.chunked(v, log_decay, write, read, **options)
