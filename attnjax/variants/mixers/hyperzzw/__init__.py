@@ -3,7 +3,7 @@
 Harvie Zhang. HyperZ.Z.W Operator Connects Slow-Fast Networks for Full Context
 Interaction. 2024. arXiv:2401.17948. Official code: github.com/hyperevolnet/Terminator.
 
-A slow net, an MLP over coordinates, makes a kernel W as large as the feature map. A
+A slow net, an MLP over coordinates, generates a kernel W as large as the feature map. A
 pixel times its entry is a weight that depends on the context; weights act on features:
 
   out = (x * W) z                      for each channel, a product of H x W matrices
@@ -14,7 +14,7 @@ A block runs ten such branches side by side and mixes them into a narrow layer, 
 no residual and no running statistics; `attend` is the global product. Two losses tie
 the kernels of blocks to each other: `slow_neural_loss`, by the sum over channels or by
 tiling them. On maps that are not square the product sums over the first min(H, W)
-rows: it is that of squares filled up with zeros.
+rows: it equals the product of squares padded with zeros.
 
 Cost of the product for a channel of a square map of T pixels: O(T^1.5) time and O(T)
 memory; "reference" holds O(T^1.5). The slow nets: O(T L m^2) for all images together,
@@ -22,7 +22,7 @@ L layers, m wide.
 
 Statistics of the batch enter the normalisations and the local kernels, in evaluation
 too, as in the official code: an image's result depends on the others. `Statistics`
-keeps those of one batch for others, so that it does not.
+reuses the statistics of one batch for other images, so that it does not.
 
 Axes: B batch, H W pixels, C channels, D model width.
 """

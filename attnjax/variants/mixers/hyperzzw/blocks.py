@@ -1,4 +1,4 @@
-"""A block, and a layer that is one for hosts."""
+"""The slow-fast block, and the layer that holds one for hosts."""
 
 from collections.abc import Sequence
 from typing import Unpack
@@ -28,7 +28,7 @@ class SFNEBlock(nnx.Module):
     outputs: channels of the result.
     dropout: the share of channels that a `key` drops.
     rngs: for the parameters.
-    options: those of MultiBranch.
+    options: as in `MultiBranch`.
   """
 
   def __init__(
@@ -51,7 +51,7 @@ class SFNEBlock(nnx.Module):
     pool: Pool = of_batch,
     key: Key[Array, ""] | None = None,
   ) -> tuple[Float[Array, "B H W E"], Float[Array, "H W C"]]:
-    """(features, the slow net's kernel); a key turns dropout on."""
+    """Returns (features, the slow net's kernel); a key turns dropout on."""
     y, kernel = self.branches(x, earlier, pool)
     y = jax.nn.gelu(gibs(y, pool), approximate=False) + self.bias[...][None, None, None]
     if key is not None and self.dropout:
@@ -62,21 +62,21 @@ class SFNEBlock(nnx.Module):
 
 
 class Layer(nnx.Module):
-  """A block of as many channels as its input; x (B, H, W, D).
+  """A block with as many output as input channels; x (B, H, W, D).
 
-  An image's result depends on its batch, see the module's docstring.
+  An image's output depends on its batch, see the package's docstring.
 
   Args:
     dim: D.
     form: "image".
-    size: pixels a side of the position biases, which are interpolated for others.
+    size: pixels a side of the position biases; other images get interpolated ones.
     kernels: sides of the four local kernels.
-    slow_width: of the slow net of the global kernel.
-    slow_depth: its hidden layers.
-    local_width: of the slow nets of local kernels and channels.
-    score_width: of the slow net of the pixels' scores.
-    omega0: of the slow nets' frequencies, see SlowNet.
-    impl: of the operator, see `attend`.
+    slow_width: width of the slow net of the global kernel.
+    slow_depth: hidden layers of that slow net.
+    local_width: width of the slow nets of local kernels and channels.
+    score_width: width of the slow net of the pixels' scores.
+    omega0: scale of the slow nets' frequencies, see `SlowNet`.
+    impl: as in `attend`.
     rngs: for the parameters.
   """
 
@@ -114,7 +114,7 @@ class Layer(nnx.Module):
   def __call__(
     self, x: Float[Array, "B H W D"], **context: Unpack[Context]
   ) -> Float[Array, "B H W D"]:
-    """Returns the block's features; ten branches have no heads of tokens."""
+    """Returns the block's features (B, H, W, D)."""
     x = contexts.accept(x, context, form="image").x
     if 0 in x.shape:
       return unseen.nothing(self, x)

@@ -1,4 +1,4 @@
-"""The parts of a block, and its ten branches side by side."""
+"""The modules of a block, and its ten branches side by side."""
 
 from collections.abc import Sequence
 
@@ -25,7 +25,7 @@ BRANCHES = 10
 
 
 def pointwise(inputs: int, outputs: int, *, bias: bool = True, rngs: nnx.Rngs):
-  """A convolution of 1 x 1."""
+  """Returns a 1 x 1 convolution."""
   return nnx.Linear(inputs, outputs, use_bias=bias, kernel_init=KERNEL, rngs=rngs)
 
 
@@ -39,7 +39,7 @@ class RGU(nnx.Module):
     self.position = PositionBias(size, 2)
 
   def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
-    """The gated features."""
+    """Returns the gated features."""
     gated = instance(self.key(x) * self.query(self.value(x)))
     return self.out(_gelu(gated) + self.position(x.shape[1:3])[None])
 
@@ -51,11 +51,11 @@ class HyperChannelInteract(nnx.Module):
     self.slow = SlowNet(1, axes=1, size=channels, width=width, omega0=omega0, rngs=rngs)
 
   def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
-    """x, each channel times its score."""
+    """Multiplies each channel of x by its score."""
     return x * jax.nn.sigmoid(self.score(x))
 
   def score(self, y: Float[Array, "B H W C"]) -> Float[Array, "B 1 1 C"]:
-    """M w m for the mean m of each channel."""
+    """Computes m w m for the mean m of each channel."""
     mean = y.mean(axis=(1, 2), keepdims=True)
     return mean * self.slow(y.shape[3:])[None, None, None, :, 0] * mean
 
@@ -79,17 +79,17 @@ class HyperInteract(nnx.Module):
   def __call__(
     self, y: Float[Array, "B H W C"], x: Float[Array, "B H W C"]
   ) -> Float[Array, "B H W C"]:
-    """X times the scores of y."""
+    """Multiplies x by the scores of y."""
     mean = y.mean(axis=3, keepdims=True)
     pixels = mean * self.slow(y.shape[1:3])[None] * mean
     return x * jax.nn.sigmoid(pixels * self.channel.score(y))
 
 
 class LocalConv(nnx.Module):
-  """A generated kernel's convolution, mixed, standardised and bent.
+  """A generated kernel's convolution, then a channel mix, a standardisation and GELU.
 
-  What standardisation removes has no parameter: the official code has a bias before
-  and one after, which change nothing.
+  There is no bias: the official code has one before and one after the mix, but the
+  standardisation cancels both.
   """
 
   def __init__(self, channels: int, *, rngs: nnx.Rngs):
@@ -101,12 +101,12 @@ class LocalConv(nnx.Module):
     x: Float[Array, "B H W C"],
     pool: Pool = of_batch,
   ) -> Float[Array, "B H W C"]:
-    """Local features."""
+    """Returns the local features."""
     return _gelu(batch(self.mix(operator.local(kernel, x)), pool))
 
 
 class MultiBranch(nnx.Module):
-  """Global, local and channel branches of x, concatenated and made narrow.
+  """Global, local and channel branches of x, concatenated and projected.
 
   Args:
     channels: C of x.
@@ -114,13 +114,13 @@ class MultiBranch(nnx.Module):
     size: pixels a side of the position biases.
     kernels: sides of the four local kernels.
     slow_width: m of the slow net of the global kernel.
-    slow_depth: its hidden layers; all other slow nets have 2.
-    local_width: m of the slow nets of the local kernels and of the channels, and
-      twice that of the channels' scores of the whole.
+    slow_depth: hidden layers of that slow net; all other slow nets have 2.
+    local_width: m of the slow nets of the local kernels and of the channels; the
+      channels' slow net in `HyperInteract` has half of it.
     score_width: m of the slow net of the pixels' scores.
-    omega0: of all slow nets.
-    extras: earlier maps that are concatenated.
-    impl: of the operator.
+    omega0: as in `SlowNet`, for all slow nets.
+    extras: number of earlier maps that are concatenated.
+    impl: as in `attend`.
     rngs: for the parameters.
   """
 
@@ -178,7 +178,7 @@ class MultiBranch(nnx.Module):
     earlier: Sequence[Float[Array, "B H W _"]] = (),
     pool: Pool = of_batch,
   ) -> tuple[Float[Array, "B H W E"], Float[Array, "H W C"]]:
-    """(features, the slow net's kernel); `earlier` maps are tiled to C channels."""
+    """Returns (features, slow kernel); `earlier` maps are tiled to C channels."""
     kernel = self.slow(x.shape[1:3])
     tiled = [_tiled(y, x.shape[3]) for y in earlier]
     weights = x * kernel[None]

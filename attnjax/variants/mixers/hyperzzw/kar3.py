@@ -16,7 +16,10 @@ class SignState(NamedTuple):
 def scale_by_signs(
   betas: tuple[float, ...] = (0.5, 0.95),
 ) -> optax.GradientTransformation:
-  """sign(g) + sum_i sign(m_i), then m_i <- beta_i m_i + (1 - beta_i) g."""
+  """Returns the transformation of g to sign(g) + sum_i sign(m_i).
+
+  Then m_i <- beta_i m_i + (1 - beta_i) g.
+  """
 
   def init(params):
     return SignState(tuple(jax.tree.map(jnp.zeros_like, params) for _ in betas))
@@ -38,5 +41,8 @@ def scale_by_signs(
 def kar3(
   learning_rate: optax.ScalarOrSchedule, betas: tuple[float, ...] = (0.5, 0.95)
 ) -> optax.GradientTransformation:
-  """P <- p - rate (sign(g) + sign(m1) + sign(m2)); officially rate = 0.001215."""
+  """Returns the optimiser p <- p - rate (sign(g) + sign(m1) + sign(m2)).
+
+  The official rate is 0.001215.
+  """
   return optax.chain(scale_by_signs(betas), optax.scale_by_learning_rate(learning_rate))

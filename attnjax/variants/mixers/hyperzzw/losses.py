@@ -15,12 +15,12 @@ REDUCTIONS = ("channel_sum", "tile")
 def slow_neural_loss(
   kernels: Sequence[Float[Array, "H W _"]], reduce: str = "channel_sum"
 ) -> Float[Array, ""]:
-  """How far apart the slow kernels of blocks are, a sum over all pairs of blocks.
+  """Computes the distance of the blocks' slow kernels, summed over pairs of blocks.
 
   Args:
     kernels: (H, W, C_i) of each block, of one H and W.
     reduce: "channel_sum": mean((sum_c W_j - sum_c W_i)^2); "tile": mean((W_j tiled -
-      W_i)^2), the channels of the earlier one repeated to those of the later.
+      W_i)^2), the earlier kernel's channels repeated to the number of the later's.
 
   Raises:
     ValueError: if `reduce` is unknown or channels do not divide.
@@ -46,7 +46,7 @@ def terminator_loss(
   weight: float = 1.0,
   reduce: str = "channel_sum",
 ) -> Float[Array, ""]:
-  """Cross-entropy with smoothed labels, and `weight` times the slow neural loss."""
+  """Computes smoothed cross-entropy plus `weight` times the slow neural loss."""
   targets = optax.smooth_labels(jnp.eye(logits.shape[-1])[labels], smoothing)
   loss = optax.softmax_cross_entropy(logits, targets).mean()
   return loss + weight * slow_neural_loss(kernels, reduce)

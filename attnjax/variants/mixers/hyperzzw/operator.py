@@ -1,4 +1,4 @@
-"""The HyperZ.Z.W operators: weights made of features and slow kernels, on features."""
+"""The HyperZ.Z.W operators: features and slow kernels give weights of features."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -17,14 +17,14 @@ def attend(
   *,
   impl: str = "auto",
 ) -> Float[Array, "B H W C"]:
-  """(x * w) z, a product of matrices for each image and channel, in the type of z.
+  """Computes (x * w) z, a matrix product for each image and channel, in z's type.
 
     out[b, h, u, c] = sum_{r < min(H, W)} x[b, h, r, c] w[h, r, c] z[b, r, u, c]
 
   Args:
     z: features that the weights act on.
-    w: the slow net's kernel, the same for all images.
-    x: features that make weights of the kernel.
+    w: the slow net's kernel, shared by all images.
+    x: features that multiply the kernel.
     impl: one of IMPLEMENTATIONS, or "auto", which takes "xla".
 
   Raises:
@@ -42,28 +42,28 @@ def attend(
   if impl == "reference":
     out = (weights[:, :, :, None] * rows[:, None]).sum(axis=2)
   else:
-    # Products of matrices need the channels before the pixels.
+    # Batched matrix products need the channels before the pixels.
     weights, rows = jnp.moveaxis(weights, 3, 1), jnp.moveaxis(rows, 3, 1)
     out = jnp.moveaxis(jnp.matmul(weights, rows), 1, 3)
   return out.astype(z.dtype)
 
 
 def reference(z, w, x, **options):
-  """The definition: all H x W x W products of each channel, and their sum."""
+  """Computes the definition: all H x W x W products of each channel, summed."""
   return attend(z, w, x, **options, impl="reference")
 
 
 def elementwise(
   w: Float[Array, "H W C"], x: Float[Array, "B H W C"]
 ) -> Float[Array, "B H W C"]:
-  """(x * w) * x, the operator without interaction between pixels."""
+  """Computes (x * w) * x, the operator without interaction between pixels."""
   return x * w * x
 
 
 def local(
   kernel: Float[Array, "h w C"], x: Float[Array, "B H W C"]
 ) -> Float[Array, "B H W C"]:
-  """Each channel's correlation with its own kernel, of odd sides, on zero padding."""
+  """Correlates each channel with its own kernel of odd sides, on zero padding."""
   return depthwise(x, kernel)
 
 

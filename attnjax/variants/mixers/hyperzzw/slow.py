@@ -1,4 +1,4 @@
-"""Slow nets: MLPs over coordinates, with sine filters, that make kernels."""
+"""Slow nets: MLPs over coordinates, with sine filters, that generate kernels."""
 
 import math
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ class PositionBias(nnx.Module):
     self.table = nnx.Param(jnp.zeros((size,) * axes))
 
   def __call__(self, grid: Sequence[int]) -> Float[Array, "*T 1"]:
-    """Its values on the grid."""
+    """Returns the table's values on the grid."""
     table = self.table[...]
     if table.shape != tuple(grid):
       table = jax.image.resize(table, tuple(grid), "linear")
@@ -34,13 +34,13 @@ class SlowNet(nnx.Module):
   """Kernels of any grid from the coordinates of its points.
 
   Args:
-    outputs: C, kernels that are made.
-    axes: of the grid, 1 or 2.
+    outputs: C, number of generated kernels.
+    axes: number of the grid's axes, 1 or 2.
     size: points an axis of the position bias; its number of points scales the output.
     width: m.
     depth: L, hidden layers.
-    omega0: of the filters' frequencies. The official 2000 makes an almost random
-      number of each point; smooth kernels have 30 or less.
+    omega0: scale of the filters' frequencies. The official 2000 gives almost random
+      values at each point; smooth kernels need 30 or less.
     rngs: for the parameters.
   """
 
@@ -70,7 +70,7 @@ class SlowNet(nnx.Module):
     )
 
   def __call__(self, grid: Sequence[int]) -> Float[Array, "*T C"]:
-    """The kernels (*grid, C)."""
+    """Returns the kernels (*grid, C)."""
     points, place = coordinates(grid), self.position(grid)
     h = jnp.sin(self.filters[0](points))
     for sines, mix in zip(list(self.filters)[1:], self.hidden):
@@ -81,7 +81,7 @@ class SlowNet(nnx.Module):
 class LocalSlowNet(nnx.Module):
   """Small kernels (k, k, C) from coordinates and from pooled features.
 
-  The features are averaged over the batch: one kernel for all of its images.
+  The features are averaged over the batch: all of its images share one kernel.
   """
 
   def __init__(
@@ -108,7 +108,7 @@ class LocalSlowNet(nnx.Module):
   def __call__(
     self, x: Float[Array, "B H W C"], pool: Pool = of_batch
   ) -> Float[Array, "k k C"]:
-    """The kernel for the features x."""
+    """Returns the kernel for the features x."""
     grid = (self.kernel, self.kernel)
     z = pool(self.reduce(adaptive_mean(x, self.kernel)).mean(axis=0))
     z = jax.nn.gelu(self.feature(z), approximate=False)
@@ -122,13 +122,13 @@ class LocalSlowNet(nnx.Module):
 
 
 def coordinates(grid: Sequence[int]) -> Float[Array, "*T A"]:
-  """From -1 to 1 along each axis."""
+  """Returns the grid's coordinates, from -1 to 1 along each axis."""
   axes = [jnp.linspace(-1, 1, length) for length in grid]
   return jnp.stack(jnp.meshgrid(*axes, indexing="ij"), axis=-1)
 
 
 def adaptive_mean(x: Float[Array, "B H W C"], size: int) -> Float[Array, "B k k C"]:
-  """Means of size x size windows that cover x, and overlap if they do not divide it."""
+  """Averages x over size x size windows, which overlap if they do not divide it."""
   rows, columns = (_windows(length, size) for length in x.shape[1:3])
   return jnp.einsum("ph,qw,bhwc->bpqc", rows, columns, x)
 
@@ -142,7 +142,7 @@ def _windows(length, size):
 
 
 def renormalise(h):
-  """H + 0.1 h / |h|, the lengths over all points; the gradient is of the second."""
+  """Returns h + 0.1 h / |h|, |h| over all points; only 0.1 h / |h| has a gradient."""
   square = jnp.sum(h * h, axis=(0, 1), keepdims=True)
   # The root of a zero has no gradient.
   length = jnp.sqrt(jnp.maximum(square, 1e-24))
@@ -150,7 +150,7 @@ def renormalise(h):
 
 
 def _frequencies(key, shape, omega0):
-  """W of the filters of all layers, (L + 1, A, m)."""
+  """Draws W of the filters of all layers, (L + 1, A, m)."""
   direction, size = jax.random.split(key)
   bound = 1 / math.sqrt(shape[1])
   uniform = jax.random.uniform(direction, shape, minval=-bound, maxval=bound)

@@ -11,22 +11,21 @@ from attnjax.variants.mixers.hyperzzw.standardise import Pool, Statistics, of_ba
 
 
 class Terminator(nnx.Module):
-  """images (B, S, S, C) -> logits (B, classes) and the slow kernels of the blocks.
+  """The network from images (B, S, S, C) to logits (B, classes) and slow kernels.
 
   Block i multiplies the channels by factors[i]. Beside its input it sees the outputs
-  of extras[i] earlier blocks: of the one before its predecessor, and of the one before
-  that.
+  of extras[i] earlier blocks: i - 2, and i - 3.
 
   Args:
-    channels: of the images.
-    classes: of the logits.
+    channels: number of the images' channels.
+    classes: number of classes.
     size: S, pixels a side.
-    factors: one for each block.
+    factors: the growth of the channels in each block.
     slow_depths: hidden layers of each block's global slow net.
-    extras: earlier outputs that each block sees.
-    dropout: of channels, in each block.
+    extras: number of earlier outputs that each block sees.
+    dropout: share of channels that each block drops.
     rngs: for the parameters.
-    options: those of MultiBranch, for all blocks.
+    options: as in `MultiBranch`, for all blocks.
   """
 
   def __init__(
@@ -76,7 +75,10 @@ class Terminator(nnx.Module):
     key: Key[Array, ""] | None = None,
     pool: Pool = of_batch,
   ) -> tuple[Float[Array, "B classes"], list[Array]]:
-    """(logits, kernels (S, S, C_i)); a key turns dropout on, `pool` see Statistics."""
+    """Returns (logits, kernels (S, S, C_i)); a key turns dropout on.
+
+    `pool` may be a `Statistics`.
+    """
     maps, kernels = self.features(images, key=key, pool=pool)
     return self.head(maps[-1].mean(axis=(1, 2))), kernels
 
@@ -87,7 +89,7 @@ class Terminator(nnx.Module):
     key: Key[Array, ""] | None = None,
     pool: Pool = of_batch,
   ) -> tuple[list[Array], list[Array]]:
-    """(the map of each block, its slow kernel)."""
+    """Returns the output map of each block, and each block's slow kernel."""
     x, maps, kernels = images, [], []
     for i, (block, extra) in enumerate(zip(self.blocks, self.extras)):
       earlier = [maps[i - 2 - n] for n in range(extra)]
@@ -98,7 +100,7 @@ class Terminator(nnx.Module):
     return maps, kernels
 
   def statistics(self, images: Float[Array, "B S S C"]) -> list[Array]:
-    """What the batch decides: `pool=Statistics(held)` uses it for other images."""
+    """Returns the batch statistics, for `pool=Statistics(held)` with other images."""
     pool = Statistics()
     self.features(images, pool=pool)
     return pool.seen
