@@ -29,16 +29,16 @@ def attend(
   scale: float | None = None,
   impl: str = "auto",
 ) -> Float[Array, "B R C N V"]:
-  """Each token sees the taps of a kernel around it.
+  """Computes the attention of each token to the taps of a kernel around it.
 
   Args:
     q: queries.
     k: keys.
     v: values.
     window: rows and columns of the kernel, or one number for both; odd.
-    dilation: distance of its taps, the same.
-    border: "zero" or "mask": beyond the image are zeros, or nothing.
-    pooling: a second set of taps, on the means of 2 x 2 tokens.
+    dilation: distance of the taps on each axis, or one number for both.
+    border: taps beyond the image are zeros ("zero"), or not seen ("mask").
+    pooling: whether to add a second set of taps, on the means of 2 x 2 tokens.
     scale: H^-0.5 if None.
     impl: one of IMPLEMENTATIONS, or "auto", see `attnjax.attention`.
 
@@ -64,7 +64,7 @@ def attend(
 
 
 def _pooled(q, k, v, see):
-  """(out, lse) of the taps of means.
+  """Returns (out, lse) of the taps of the means.
 
   The four queries of a mean share its taps, as query heads share a key head.
   """
@@ -84,7 +84,7 @@ def _pooled(q, k, v, see):
 def reference(
   q, k, v, *, window=3, dilation=1, border="zero", pooling=False, scale=None
 ):
-  """The definition: the taps of every token, stacked."""
+  """Computes the definition: the taps of every token, stacked."""
   sides, steps = _check(q, k, v, window, dilation, border)
   dtype, grid = softmax.wide(q), q.shape[1:3]
   scale = q.shape[-1] ** -0.5 if scale is None else scale
@@ -94,7 +94,7 @@ def reference(
   if pooling:
 
     def near(x):
-      """Of each token the taps of the mean it is in."""
+      """Returns for each token the taps of its mean."""
       x = _taps(x, sides, steps)
       for axis in (1, 2):
         x = jnp.repeat(x, 2, axis=axis)
@@ -121,7 +121,7 @@ def window_qk(
   window: Pair = 3,
   dilation: Pair = 1,
 ) -> Float[Array, "B R C N P"]:
-  """Unscaled scores of the taps, in row-major order: q[p] . k[p + r (t - k div 2)]."""
+  """Computes the taps' unscaled scores, row-major: q[p] . k[p + r (t - k div 2)]."""
   sides, steps = _check(q, k, k, window, dilation)
   return jnp.einsum("byxnh,byxpnh->byxnp", q, _taps(k, sides, steps))
 
@@ -133,7 +133,7 @@ def window_av(
   window: Pair = 3,
   dilation: Pair = 1,
 ) -> Float[Array, "B R C N V"]:
-  """Sums of the taps' values: sum_t a[p, t] v[p + r (t - k div 2)]."""
+  """Computes weighted sums of the taps: sum_t a[p, t] v[p + r (t - k div 2)]."""
   sides, steps = _check(v, v, v, window, dilation)
   if a.shape[-1] != sides[0] * sides[1]:
     raise ValueError(f"a {a.shape} must have {sides[0]} x {sides[1]} weights a token")
@@ -141,7 +141,7 @@ def window_av(
 
 
 def _taps(x, sides, steps):
-  """(B, R, C, ...) to (B, R, C, P, ...), zeros beyond the image."""
+  """Gathers the taps, (B, R, C, ...) to (B, R, C, P, ...), zeros beyond the image."""
   (rows, columns), grid = sides, x.shape[1:3]
   around = [(step * (side // 2),) * 2 for side, step in zip(sides, steps)]
   padded = jnp.pad(x, ((0, 0), *around, *((0, 0),) * (x.ndim - 3)))
@@ -164,7 +164,7 @@ def _rule(side, border):
 
 
 def pair(name: str, value: Pair) -> tuple[int, int]:
-  """Two positive numbers from one or two; ValueError if they are not."""
+  """Returns two positive numbers from one or two; raises ValueError for others."""
   found = (value, value) if isinstance(value, int) else tuple(value)
   if len(found) != 2 or min(found) < 1:
     raise ValueError(f"{name} = {value}: it must be one or two positive numbers")

@@ -22,7 +22,7 @@ from attnjax.variants.local.msa_conv.attention import (
 
 FORMS = ("image",)
 DIRECTIONS = ((-1, 0), (1, 0), (0, -1), (0, 1))
-# U(-D^-0.5, D^-0.5), what PyTorch begins with.
+# U(-D^-0.5, D^-0.5), PyTorch's default.
 _INIT = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
@@ -34,11 +34,12 @@ class MSAConv2d(nnx.Module):
     dim: channels of the result.
     window: rows and columns of the attention's and of the convolution's kernel, or one
       number for both; odd.
-    stride: of the convolution, the same.
-    dilation: of the attention, the same.
-    padding: zeros around the convolution's input, the same; kernel div 2 if -1.
+    stride: of the convolution, one or two numbers.
+    dilation: of the attention, one or two numbers.
+    padding: zeros around the convolution's input, one or two numbers; window div 2
+      if -1.
     heads: N, which divides `below`; as many as channels for the depthwise form.
-    bias: whether the convolution has one.
+    bias: whether the convolution has a bias.
     border: as in `attend`.
     shift: tokens by which the quarters of the channels are rolled; 0 is none.
     pooling: as in `attend`.
@@ -90,7 +91,7 @@ class MSAConv2d(nnx.Module):
     self.options = (sides, pair("dilation", dilation), border, pooling, impl)
 
   def project(self, x: Float[Array, "B R C D"], **context: Unpack[Context]) -> Heads:
-    """Returns the heads of every token, of which none is rolled."""
+    """Returns the heads of every token, not yet rolled."""
     tokens = contexts.accept(x, context, form="image")
     q, k, v = map(self._heads, jnp.split(self.qkv(tokens.x), 3, axis=-1))
     return Heads(q, k, v, tokens)
@@ -110,20 +111,20 @@ class MSAConv2d(nnx.Module):
     )
 
   def merge(self, out: Array, heads: Heads) -> Float[Array, "B r c E"]:
-    """Returns the convolution of the results and the input, not negative."""
+    """Returns the rectified convolution of outputs plus input."""
     x = heads.tokens.x
     return jax.nn.relu(self.convolve(out.astype(x.dtype).reshape(x.shape) + x))
 
   def __call__(
     self, x: Float[Array, "B R C D"], **context: Unpack[Context]
   ) -> Float[Array, "B r c E"]:
-    """Returns the convolution's result."""
+    """Returns the convolution's output."""
     return contexts.run(self, x, context)
 
   def weights(self, x, **context: Unpack[Context]) -> Float[Array, "B N T T"]:
-    """The softmax weights before the convolution, row by row of the image.
+    """Returns the softmax weights before the convolution, row by row of the image.
 
-    What falls on zeros beyond the image is missing in their sums.
+    Weights on zeros beyond the image are left out, so rows may sum to less than 1.
 
     Raises:
       NotImplementedError: if quarters of one head are rolled differently.
@@ -142,7 +143,7 @@ class MSAConv2d(nnx.Module):
     return y.reshape(*y.shape[:3], self.heads, -1)
 
   def _rolled(self, y):
-    """Each quarter of all heads' channels in its direction."""
+    """Rolls each quarter of all heads' channels in its direction."""
     if not self.shift:
       return y
     parts = jnp.split(y.reshape(*y.shape[:3], -1), len(DIRECTIONS), axis=-1)
@@ -203,23 +204,23 @@ class Layer(nnx.Module):
     )
 
   def project(self, x: Float[Array, "B R C D"], **context: Unpack[Context]) -> Heads:
-    """Returns what the operator projects: see `MSAConv2d`."""
+    """Returns the operator's heads, see `MSAConv2d`."""
     return self.operator.project(x, **context)
 
   def mix(self, heads: Heads) -> Float[Array, "B R C N E"]:
-    """Returns what the operator mixes, before its convolution."""
+    """Returns the operator's attention, before its convolution."""
     return self.operator.mix(heads)
 
   def merge(self, out: Array, heads: Heads) -> Float[Array, "B R C D"]:
-    """Returns the operator's convolution of the results and the input."""
+    """Returns the operator's rectified convolution of outputs plus input."""
     return self.operator.merge(out, heads)
 
   def __call__(
     self, x: Float[Array, "B R C D"], **context: Unpack[Context]
   ) -> Float[Array, "B R C D"]:
-    """Returns the layer's result for x, in its shape; see `attnjax.contract.forms`."""
+    """Returns the layer's output for x, in its shape; see `attnjax.contract.forms`."""
     return contexts.run(self, x, context)
 
   def weights(self, x, **context: Unpack[Context]) -> Float[Array, "B N T T"]:
-    """Returns the softmax weights, where `MSAConv2d` has some."""
+    """Returns the operator's softmax weights, see `MSAConv2d`."""
     return self.operator.weights(x, **context)

@@ -24,8 +24,8 @@ causal axes is dense attention.
 Cost: O(T w H N) time, w = prod of the windows (with tiles of about a window, at most
 2^axes times the products), memory O(T H) times at most 2^axes in "xla", O(T^2 N) in
 "reference". "pallas" and "triton" put the tokens in tiles (boxes of 512 and 128) and
-visit the tiles that `simulate.visits` counts. Decoding keeps 2 K H w d numbers,
-whatever the length.
+visit the tiles that `simulate.visits` counts. Decoding keeps 2 K H w d elements,
+for any length.
 
 Axes: B batch, S the axes of the grid (T = prod S), N query heads, K key/value heads,
 H head size, V value size, E extra keys, D model width.

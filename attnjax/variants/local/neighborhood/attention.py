@@ -32,7 +32,7 @@ def attend(
   return_lse: bool = False,
   impl: str = "auto",
 ) -> Any:
-  """Every token sees the nearest tokens on each axis of a grid with 1 to 3 axes.
+  """Computes attention to the nearest tokens on each axis of a grid with 1 to 3 axes.
 
   `window`, `stride`, `dilation`, `causal`: an entry for each axis, or one for all.
 
@@ -43,14 +43,14 @@ def attend(
     window: keys that a query sees on an axis.
     stride: adjacent queries that share a window; 1 slides, `window` gives blocks.
     dilation: a query sees every dilation-th token.
-    causal: no key after the query on this axis.
+    causal: a query sees no later key on this axis.
     scale: H^-0.5 if None.
     extra_k: keys that every query sees besides its window.
-    extra_v: their values.
-    segment_ids: 1-D only. Every run of equal ids is a sequence of its own, and seen
+    extra_v: values of the extra keys.
+    segment_ids: 1-D only. Every run of equal ids is a separate sequence, and seen
       whole if it is shorter than the window. Tokens of negative ids give 0.
-    return_lse: also the log of the softmax's denominator, (B, *S, N) float32.
-    impl: one of IMPLEMENTATIONS, or "auto": the platform's kernels, "xla" without.
+    return_lse: also return the log of the softmax's denominator, (B, *S, N) float32.
+    impl: one of IMPLEMENTATIONS, or "auto": the platform's kernels, or "xla".
 
   Returns:
     (B, *S, N, V), and lse if `return_lse`.
@@ -68,12 +68,12 @@ def attend(
 
 
 def reference(q, k, v, **options):
-  """The definition: softmax over all keys with the dense mask."""
+  """Computes the definition: softmax over all keys with the dense mask."""
   return attend(q, k, v, **options, impl="reference")
 
 
 def run(q, k, v, axes, extra_k, extra_v, segment_ids, scale, impl):
-  """(out, lse); an axis shorter than its window is seen whole."""
+  """Returns (out, lse) of `attend`; an axis shorter than its window is seen whole."""
   check(q, k, v, extra_k, extra_v, segment_ids)
   options: dict[str, Any] = {"extra_k": extra_k, "extra_v": extra_v}
   options |= {"segment_ids": segment_ids, "scale": scale}
@@ -110,14 +110,14 @@ def dense_mask(
   dilation: int | Sequence[int] = 1,
   causal: bool | Sequence[bool] = False,
 ) -> Bool[Array, "T T"]:
-  """Whether query t sees key s, both in row-major order on a grid of that shape."""
+  """Returns whether query t sees key s, both in row-major order on the grid `shape`."""
   axes = broadcast(len(shape), window, stride, dilation, causal)
   fits(shape, axes)
   return dense(tuple(shape), axes)[0]
 
 
 def dense(grid, axes: Sequence[Axis], segment_ids=None) -> Bool[Array, "#B T T"]:
-  """The mask of a grid, or of packed documents."""
+  """Returns the dense mask of a grid, or of packed documents."""
   seen = jnp.ones((1, 1, 1), bool)
   for length, axis in zip(grid, axes):
     one = _line(length, axis, segment_ids)
@@ -148,7 +148,7 @@ def _line(length, axis, segment_ids):
 
 
 def broadcast(count, window, stride, dilation, causal) -> tuple[Axis, ...]:
-  """One Axis for each of `count` axes, checked."""
+  """Returns a checked Axis for each of `count` axes."""
   if count not in (1, 2, 3):
     raise ValueError(f"a grid of {count} axes; q must be (B, *S, N, H) with 1 to 3")
   columns = []

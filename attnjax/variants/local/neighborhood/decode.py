@@ -24,9 +24,9 @@ class Cache:
     k: (B, M, K, H).
     v: (B, M, K, V).
     segment_ids: int32, (B, M), -1 where nothing is written or the token is padding.
-    place: int32, (B,), how many tokens of the first slot's document came before it.
-    length: int32, (), tokens written so far, the same for the whole batch.
-    total: tokens of the whole sequence.
+    place: int32, (B,), number of earlier tokens in the first slot's document.
+    length: int32, (), number of tokens written so far, equal for the whole batch.
+    total: number of tokens of the whole sequence.
   """
 
   k: Any
@@ -38,7 +38,7 @@ class Cache:
 
   @classmethod
   def empty(cls, batch: int, total: int, slots: int, heads: int, size: int, dtype):
-    """A cache for `total` tokens that keeps the last `slots` of them."""
+    """Returns a cache for `total` tokens that keeps the last `slots` of them."""
     return cls(
       k=jnp.zeros((batch, slots, heads, size), dtype),
       v=jnp.zeros((batch, slots, heads, size), dtype),
@@ -50,9 +50,9 @@ class Cache:
 
 
 def step(q, k, v, ids, cache: Cache, axis: Axis, scale, impl) -> tuple[Any, Cache]:
-  """(out, cache) of the next T tokens of segments `ids` (B, T).
+  """Returns (out, cache) of the next T tokens, with segments `ids` (B, T).
 
-  With a stride above 1 every document is taken to end with the sequence.
+  With a stride above 1 every document is assumed to end with the sequence.
   """
   T, slots = q.shape[1], cache.k.shape[1]
   if T > cache.total:
@@ -79,12 +79,12 @@ def step(q, k, v, ids, cache: Cache, axis: Axis, scale, impl) -> tuple[Any, Cach
 
 
 def _interval(place, slots, cache, axis):
-  """The keys [low, high) of the new tokens, in slots of the buffer and new tokens."""
+  """Returns each new token's keys [low, high), as indices of buffer and new tokens."""
   i, d = jnp.arange(place.shape[1])[None], axis.dilation
   group, inner = place % d, place // d
   length = cache.total - (cache.length + i - place)  # of the document
   length = (length - group + d - 1) // d
-  # Past the sequence's end any length will do: the values there are NaN.
+  # Past the sequence's end any length is right: the values there are NaN.
   length = jnp.maximum(length, inner + 1)
   low, _ = windows.bounds(inner, length, axis.window, axis.stride, causal=True)
   return slots + i - (inner - low) * d, jnp.broadcast_to(slots + i + 1, place.shape)

@@ -1,9 +1,9 @@
 """The fused form: tokens in tiles, so that the kernels' blocks are boxes of the grid.
 
-The dilation groups go to the batch, and the tokens of each tile lie one after the
-other (arXiv:2504.16922, token permutation). Both ends of a window grow with the query,
-so a tile of queries sees a box of tiles of keys, which is what `masks.schedule` finds:
-as many as `simulate.visits` counts. All else is the softmax engine's.
+The dilation groups join the batch, and the tokens of each tile are contiguous
+(arXiv:2504.16922, token permutation). Both ends of a window grow with the query, so a
+tile of queries sees a box of tiles of keys, which `masks.schedule` finds: as many as
+`simulate.visits` counts. The softmax engine does the rest.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from attnjax.core.masks import Mask
 from attnjax.core.scores import Scores
 from pallas_kernels import flash
 
-# Tokens of a tile: as many as the kernels' blocks have, or halved again and again.
+# Tokens of a tile: a kernel's block is a tile, or 1/2, 1/4, ... of a tile.
 TOKENS = {"pallas": 512, "triton": 128}
 LEAST = 128
 
@@ -28,14 +28,14 @@ LEAST = 128
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Boxes(Mask):
-  """On every axis an interval of coordinates for a query, a coordinate for a key.
+  """Seen where the key's coordinate is in the query's interval on every axis.
 
   Attributes:
     low: int32, (axes, B | 1, T), the first coordinate that a query sees.
-    high: int32, (axes, B | 1, T), one past the last.
+    high: int32, (axes, B | 1, T), one past the last coordinate.
     place: int32, (axes, S'), the coordinates of the first S' keys. All other keys are
       seen by every query whose intervals are not empty.
-    extra: S - S'.
+    extra: number of the other keys, S - S'.
   """
 
   low: Any
@@ -44,7 +44,7 @@ class Boxes(Mask):
   extra: int = dataclasses.field(default=0, metadata={"static": True})
 
   def operands(self):
-    """Both ends and the coordinates of each axis; which keys are extra, if any."""
+    """Returns each axis's ends and coordinates, and if needed which keys are extra."""
     xp = np if isinstance(self.place, np.ndarray) else jnp
     found = []
     for low, high, place in zip(self.low, self.high, self.place):
@@ -56,7 +56,7 @@ class Boxes(Mask):
     return tuple(found)
 
   def seen(self, q, k, *operands):
-    """Inside on every axis, or an extra key."""
+    """Returns whether a key is inside on every axis, or an extra key."""
     del q, k
     inside = alive = True
     for low, high, place in zip(
@@ -70,7 +70,7 @@ class Boxes(Mask):
 
 
 def attend(q, k, v, axes, *, extra_k, extra_v, segment_ids, scale, impl):
-  """(out, lse) of `neighborhood.attend`, its arguments checked, `axes` a tuple."""
+  """Returns (out, lse) of `neighborhood.attend`; arguments are checked."""
   extra = 0 if extra_k is None else extra_k.shape[1]
   run = _grid if segment_ids is None else _packed
   sides = tile(q.shape[1:-2], axes, TOKENS[impl])
@@ -90,13 +90,14 @@ def attend(q, k, v, axes, *, extra_k, extra_v, segment_ids, scale, impl):
 
 
 def tile(grid, axes, tokens: int) -> tuple[int, ...]:
-  """The tile's sides: powers of two, `tokens` in all or what holds a smaller grid.
+  """Returns the tile's sides: powers of two, whose product is `tokens` or less.
 
-  Of all such boxes the one whose tiles, as queries and as keys, visit the fewest.
+  The product covers a smaller grid. Of all such boxes it takes the box whose tiles, as
+  queries and as keys, visit the fewest tiles.
   """
   most = [1 << (-(-n // a.dilation) - 1).bit_length() for n, a in zip(grid, axes)]
   tokens = min(tokens, max(LEAST, math.prod(most)))
-  # A grid that is smaller than LEAST is filled up at its last axis.
+  # A grid that is smaller than LEAST is padded at its last axis.
   most[-1] = max(most[-1], tokens // math.prod(most[:-1]))
   lengths = ([2**i for i in range(side.bit_length())] for side in most)
   boxes = [s for s in itertools.product(*lengths) if math.prod(s) == tokens]
@@ -109,7 +110,7 @@ def tile(grid, axes, tokens: int) -> tuple[int, ...]:
 
 
 def _grid(q, k, v, axes, extra, segment_ids, sides):
-  """The arrays in tiles, their mask, and the way back."""
+  """Returns the arrays in tiles, their mask, and the function that undoes the order."""
   del segment_ids
   grid, dilation = q.shape[1:-2], tuple(a.dilation for a in axes)
   mask = boxes(q.shape[0], grid, axes, sides, extra)
@@ -121,14 +122,14 @@ def _grid(q, k, v, axes, extra, segment_ids, sides):
 
 
 def boxes(B: int, grid, axes, sides: tuple[int, ...], extra: int = 0) -> Boxes:
-  """The mask of a grid whose tokens `tiles.permute` has put in tiles.
+  """Returns the mask of a grid whose tokens `tiles.permute` has put in tiles.
 
   Args:
-    B: size of the batch, before the dilation groups went there.
-    grid: tokens of each axis.
+    B: size of the batch, before the dilation groups join it.
+    grid: number of tokens on each axis.
     axes: the windows.
     sides: of a tile.
-    extra: keys behind those of the grid.
+    extra: number of keys after the grid's keys.
   """
   dilation = tuple(a.dilation for a in axes)
   counts = tiles.counts(grid, sides, dilation)
@@ -139,8 +140,8 @@ def boxes(B: int, grid, axes, sides: tuple[int, ...], extra: int = 0) -> Boxes:
     both = []
     for length, axis, line, side, group in zip(grid, axes, lines, sides, groups):
       size = -(-(length - group) // axis.dilation)
-      # Queries past the end, which are cut off, do as the last one does, so that a
-      # block may be full; a tile that has no others sees nothing.
+      # Padded queries, which are cut off, see what the last query sees, so that a
+      # block may be full; a tile of padded queries only sees nothing.
       query = line.clip(None, size - 1)
       rule = axis.window, axis.stride, axis.causal
       low, high = windows.bounds(query, size, *rule)
@@ -157,7 +158,7 @@ def boxes(B: int, grid, axes, sides: tuple[int, ...], extra: int = 0) -> Boxes:
 
 
 def _tiled(arrays, counts, sides) -> np.ndarray:
-  """Arrays on the padded grid, (axes, T) in the order of `tiles.permute`."""
+  """Returns arrays of the padded grid, (axes, T) in the order of `tiles.permute`."""
   n = len(sides)
   split = tuple(itertools.chain(*zip(counts, sides)))
   order = [*range(0, 2 * n, 2), *range(1, 2 * n, 2)]
@@ -165,7 +166,7 @@ def _tiled(arrays, counts, sides) -> np.ndarray:
 
 
 def _packed(q, k, v, axes, extra, segment_ids, sides):
-  """The same for documents on one axis: each dilation group in a row."""
+  """Returns the result of `_grid` for documents on one axis, each group contiguous."""
   del sides
   order, low, high = windows.packed(segment_ids, *axes[0])
   place = jnp.arange(q.shape[1], dtype=jnp.int32)[None]
@@ -179,9 +180,9 @@ def _packed(q, k, v, axes, extra, segment_ids, sides):
 
 
 def _blocks(q, k, v, what, tokens, impl):
-  """The backend's tiles for sequences as long as a tile of the grid.
+  """Returns the backend's tiles for sequences as long as a tile of the grid.
 
-  Its blocks then are tiles, or halves of tiles again and again, which are boxes too.
+  Its blocks are then tiles, or 1/2, 1/4, ... of tiles, which are boxes, too.
   """
   B, T, N, _ = q.shape
   program = scores.program(what, (B, N, T, k.shape[1]), ())

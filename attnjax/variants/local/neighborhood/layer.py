@@ -30,9 +30,9 @@ class Layer(nnx.Module):
     kv_heads: K; as many as heads if 0.
     head_dim: H; dim / heads if 0.
     window: as in `attend`, one entry for each axis, or one for all.
-    stride: the same.
-    dilation: the same.
-    causal: the same; the form "causal" is causal anyway, "sequence" never.
+    stride: as in `attend`, one entry for each axis, or one for all.
+    dilation: as in `attend`, one entry for each axis, or one for all.
+    causal: as in `attend`; the form "causal" is always causal, "sequence" never.
     scale: H^-0.5 if 0.
     qkv_bias: of the projections to queries, keys and values.
     out_bias: of the projection of all heads' results.
@@ -86,7 +86,7 @@ class Layer(nnx.Module):
 
   @property
   def refuses(self) -> dict[str, str]:
-    """What of a context the layer cannot honour, and why."""
+    """Returns the context arguments that the layer refuses, with the reasons."""
     reason = "windows count the tokens of a row, and nothing rotates (rope_theta = 0)"
     return {} if self.qkv.rope_theta else {"positions": reason}
 
@@ -102,27 +102,27 @@ class Layer(nnx.Module):
   def mix(self, heads: Heads) -> Float[Array, "B *S N E"]:
     """Returns the attention in windows.
 
-    Padding inside a row keeps its place: a window counts it, and nobody sees it.
+    Padding inside a row keeps its place: a window counts it, but no query sees it.
     """
     ids = heads.seen["segment_ids"]
     q, k, v, axes = heads.q, heads.k, heads.v, self.axes
     return attention.run(q, k, v, axes, None, None, ids, self.scale, self.impl)[0]
 
   def merge(self, out: Array, heads: Heads) -> Float[Array, "B *S D"]:
-    """Returns the projection of all heads' results."""
+    """Returns the projection of all heads' outputs."""
     return self.out(out.astype(heads.tokens.x.dtype))
 
   def __call__(
     self, x: Float[Array, "B *S D"], **context: Unpack[Context]
   ) -> Float[Array, "B *S D"]:
-    """Returns the layer's result for x, in its shape; see `attnjax.contract.forms`."""
+    """Returns the layer's output for x, in its shape; see `attnjax.contract.forms`."""
     return contexts.run(self, x, context)
 
   def init_cache(self, batch: int, length: int, dtype=jnp.float32) -> decode.Cache:
-    """An empty cache for a sequence of `length` tokens in all.
+    """Returns an empty cache for a sequence of `length` tokens in all.
 
-    It holds window x dilation tokens, whatever the length. With a stride above 1 the
-    last window depends on where the sequence ends: steps equal the whole for
+    It holds window x dilation tokens, for any length. With a stride above 1 the last
+    window depends on where the sequence ends: the steps equal the layer's call for
     sequences of exactly that length, which begin with their padding, if any.
     """
     self_attention.check_decodes(self.form)
@@ -132,7 +132,7 @@ class Layer(nnx.Module):
   def step(
     self, x: Float[Array, "B T D"], cache: decode.Cache, **context: Unpack[Context]
   ) -> tuple[Float[Array, "B T D"], decode.Cache]:
-    """Returns the results of the next T tokens, and the cache after them.
+    """Returns the outputs of the next T tokens, and the cache after them.
 
     Raises:
       NotImplementedError: for segment ids with a stride above 1.

@@ -1,4 +1,4 @@
-"""How many tiles of keys a fused kernel visits: a bound on the speed-up, no timing.
+"""The number of key tiles that a fused kernel visits: a bound on its speed-up.
 
 Ali Hassani et al. Generalized Neighborhood Attention. arXiv:2504.16922 (NATTENSim).
 
@@ -8,8 +8,8 @@ A tile of queries with the first and last coordinates i0, i1 on an axis visits
   ceil((b(i1) - a(i0)) / t)              dynamic: tiles begin at the first window
 
 tiles of keys on that axis, and the product over the axes in all. A kernel whose time
-goes with its tiles is faster than dense attention by at most dense / visited; the
-number of operations falls by prod L / prod w; the gap is masked work.
+is proportional to its tiles is faster than dense attention by at most dense / visited;
+the number of operations falls by prod L / prod w; the gap is masked work.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ from attnjax.variants.local.neighborhood import attention
 
 @dataclasses.dataclass(frozen=True)
 class Visits:
-  """Tiles of keys, summed over the tiles of queries.
+  """The numbers of tiles of keys, summed over the tiles of queries.
 
   Attributes:
     visited: with the windows.
@@ -39,7 +39,7 @@ class Visits:
 
   @property
   def speedup(self) -> float:
-    """The most by which the windows make a kernel of these tiles faster."""
+    """Returns the greatest factor by which the windows make such a kernel faster."""
     return self.dense / self.visited
 
 
@@ -54,18 +54,18 @@ def visits(
   key_tile: Sequence[int],
   dynamic: bool = False,
 ) -> Visits:
-  """Counts tiles on a grid; windows as in `attend`.
+  """Returns the numbers of tiles on a grid; windows as in `attend`.
 
   Args:
     grid: tokens on each axis.
     window: as in `attend`.
     stride: as in `attend`.
-    dilation: as in `attend`; every dilation group is cut in tiles of its own.
+    dilation: as in `attend`; every dilation group is cut in tiles separately.
     causal: as in `attend`.
     query_tile: queries of a tile on each axis; or one number on a grid of several
       axes: runs of tokens in row-major order, with dilation 1 and static tiles.
-    key_tile: keys of a tile, in the same way.
-    dynamic: tiles of keys begin where the first window does.
+    key_tile: keys of a tile on each axis, or one number, like query_tile.
+    dynamic: whether tiles of keys begin where the first window does.
 
   Raises:
     ValueError: if windows or tiles do not fit the grid.
@@ -91,7 +91,7 @@ def visits(
 
 
 def _flattened(grid, axes, query: int, key: int):
-  """(visited, dense) runs of keys that any query of a run of queries sees."""
+  """Returns (visited, dense): runs of keys that a query of each run sees; all pairs."""
   rows = []
   for length, axis in zip(grid, axes):
     i = np.arange(length)
@@ -111,7 +111,10 @@ def _flattened(grid, axes, query: int, key: int):
 
 
 def counted(seen: np.ndarray, query: int, key: int) -> int:
-  """Tiles of a dense mask (T, T) with any visible key: what `visits` must find."""
+  """Returns the number of tiles of a dense mask (T, T) with any visible key.
+
+  `visits` must find this number.
+  """
   total = 0
   for t, s in itertools.product(
     range(0, len(seen), query), range(0, seen.shape[1], key)

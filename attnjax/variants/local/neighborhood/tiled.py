@@ -1,10 +1,10 @@
-"""The lean form: tiles of adjacent queries, each with the box of keys it needs.
+"""The memory-lean algorithm: tiles of adjacent queries, each with its box of keys.
 
 The tokens of an axis are first put in an order in which each dilation group (of each
-document) is contiguous; then both ends of a window grow with the query, and the keys
-of a tile of queries are the box from its first window's start to its last window's
-end. Inside a tile `attnjax.core.softmax` applies the exact mask. Tiles are about as
-long as a window, so that all boxes together are O(prod S) keys, whatever the window.
+document) is contiguous; then both ends of a window grow with the query, and the keys of
+a tile of queries are the box from its first window's start to its last window's end.
+Inside a tile `attnjax.core.softmax` applies the exact mask. Tiles are about as long as
+a window, so that all boxes together have O(prod S) keys, for any window.
 """
 
 import math
@@ -16,13 +16,13 @@ import numpy as np
 from attnjax.core import softmax, tiles, windows
 from attnjax.core.scores import Scores
 
-# Shortest tile for one, two and three axes: below it the products are too small to
-# be fast.
+# Shortest tile for one, two and three axes: matrix products of shorter ones are too
+# small to be fast.
 SHORTEST = (64, 8, 4)
 
 
 class Axis(NamedTuple):
-  """What is static on one axis: see `neighborhood.attend`."""
+  """The static options of one axis; see `neighborhood.attend`."""
 
   window: int
   stride: int
@@ -33,9 +33,9 @@ class Axis(NamedTuple):
 class _Plan(NamedTuple):
   """One axis cut in n tiles of t queries; b is B or 1.
 
-  queries (b, n, t): their tokens. keys (b, n, size): those of the box of keys. low,
-  high (b, n, t): the window, from the box's start. tile, inner (b, L): where the
-  query of each token is.
+  queries (b, n, t): the tokens of the queries. keys (b, n, size): the tokens of each
+  box of keys. low, high (b, n, t): the window, from the box's start. tile, inner (b,
+  L): the tile of each token's query, and its place inside.
   """
 
   queries: Any
@@ -47,7 +47,7 @@ class _Plan(NamedTuple):
 
 
 def attend(q, k, v, axes, *, extra_k, extra_v, segment_ids, scale):
-  """(out, lse) of `neighborhood.attend`, its arguments checked, `axes` a tuple."""
+  """Returns (out, lse) of `neighborhood.attend`; arguments are checked."""
   grid, B = q.shape[1:-2], q.shape[0]
   sides = tuple(tile_length(n, a, len(axes)) for n, a in zip(grid, axes))
   plans = [_plan(n, a, t, segment_ids) for n, a, t in zip(grid, axes, sides)]
@@ -76,7 +76,7 @@ def attend(q, k, v, axes, *, extra_k, extra_v, segment_ids, scale):
 
 
 def tile_length(length: int, axis: Axis, count: int) -> int:
-  """Queries of a tile: a power of two of at most a window, whole stride groups."""
+  """Returns the queries of a tile: about a window, a multiple of the stride."""
   most = 1 << max(axis.window, SHORTEST[count - 1]).bit_length() - 1
   return min(length, -(-most // axis.stride) * axis.stride)
 
@@ -108,7 +108,7 @@ def _plan(length, axis, tile, segment_ids) -> _Plan:
 
 
 def _spread(lines):
-  """Arrays (b, n, p), one an axis, as (b, *n, *p) of length 1 on other axes' places."""
+  """Yields arrays (b, n, p), one an axis, as (b, *n, *p), of length 1 on other axes."""
   for axis, line in enumerate(lines):
     shape = [line.shape[0]] + [1] * (2 * len(lines))
     shape[1 + axis], shape[1 + len(lines) + axis] = line.shape[1:]
@@ -116,7 +116,7 @@ def _spread(lines):
 
 
 def _numbers(lines, lengths):
-  """Row-major numbers of points, (b, prod n, prod p), from (b, n, p) of each axis."""
+  """Returns points' row-major indices, (b, prod n, prod p), from (b, n, p) an axis."""
   total: Any = 0
   for part, length in zip(_spread(lines), lengths):
     total = total * length + part
@@ -125,7 +125,10 @@ def _numbers(lines, lengths):
 
 
 def _intervals(lines, B):
-  """(axes, B tiles, prod t) int32: an axis's intervals at every query of a tile."""
+  """Returns one end of each axis's intervals for every tile's queries.
+
+  It is int32, (axes, B tiles, prod t).
+  """
   parts = [jnp.asarray(part, jnp.int32) for part in _spread(lines)]
   whole = (B, *jnp.broadcast_shapes(*(part.shape for part in parts))[1:])
   tokens = math.prod(line.shape[2] for line in lines)

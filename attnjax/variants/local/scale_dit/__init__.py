@@ -12,17 +12,17 @@ Three streams of tokens, text, an image, and the same image at low resolution:
           "window":  the same window after a cyclic shift by one token, borders joined
   low   sees text and low, never the image: it can be computed once
 
-Of more than 256 low-resolution tokens an image token sees only those of its run of
-windows, and they see each other in blocks of 256. One set of weights serves the
-streams; on low-resolution tokens low-rank terms are added (LoRA):
+If there are more than 256 low-resolution tokens, an image token sees only the part that
+belongs to its run of windows, and they see each other in blocks of 256. One set of
+weights serves the streams; on low-resolution tokens low-rank terms are added (LoRA):
 
   y = W x + [token is low] alpha / rank B A x
 
-Rotary positions of low-resolution tokens are the corners of what they stand for, their
-place times the ratio of the sizes. Image tokens lie window by window, so that what a
-block of queries sees is few blocks of keys. The paper's text orders windows along
-Hilbert curves; its code has also an index that steps between cells which are not
-neighbours, which is the order "released".
+The rotary position of a low-resolution token is the corner of its cell, its place times
+the ratio of the sizes. Image tokens lie window by window, so that a block of queries
+sees few blocks of keys. The paper's text orders windows along Hilbert curves; its code
+also has an index that steps between cells that are not neighbours: the order
+"released".
 
 Cost: O(T (w_h + 1) (w_w + 1) N H) and O(T (E + L) N H) for E text and L low-resolution
 tokens, memory O(T N H) in tiles.

@@ -24,13 +24,13 @@ def attend(
   scale: float | None = None,
   impl: str = "auto",
 ) -> Float[Array, "B T N V"]:
-  """Attention of [text; image; low-resolution image].
+  """Computes the attention of [text; image; low-resolution image] to one another.
 
   Args:
     q: queries of all tokens, or of text and image alone.
     k: keys of all tokens; K divides N.
     v: values.
-    layout: where the tokens lie.
+    layout: the numbers and the order of the tokens.
     scale: H^-0.5 if None.
     impl: one of IMPLEMENTATIONS, or "auto", see `attnjax.attention`.
 
@@ -46,7 +46,7 @@ def attend(
 
 
 def reference(q, k, v, *, layout, scale=None):
-  """The definition: softmax with the whole mask."""
+  """Computes the definition: softmax with the dense mask."""
   _check(q, k, layout)
   seen = jnp.asarray(definition(layout)[: q.shape[1]])
   scores = Scores(masks.Dense(seen[None, None]))
@@ -54,11 +54,13 @@ def reference(q, k, v, *, layout, scale=None):
 
 
 def proportional_scale(visible: int, trained: int, head_dim: int) -> float:
-  """sqrt(log_trained(visible) / H): sharper where more keys are seen than in training.
+  """Computes sqrt(log_trained(visible) / H), greater if more keys are seen.
+
+  It equals H^-0.5 if as many keys are seen as in training.
 
   Args:
     visible: keys that a query sees.
-    trained: keys that it saw in training.
+    trained: keys that a query saw in training.
     head_dim: H.
   """
   if min(visible, trained) < 2:

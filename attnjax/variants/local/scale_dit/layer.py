@@ -18,7 +18,7 @@ from attnjax.variants.local.scale_dit.layout import Layout
 from attnjax.variants.local.scale_dit.lora import TokenLoRA
 
 FORMS = ("image",)
-AXES = 4  # nothing, rows, columns, text: each turns a quarter of a head
+AXES = 4  # zero, rows, columns, text: each rotates a quarter of a head
 
 
 class JointAttention(nnx.Module):
@@ -28,11 +28,11 @@ class JointAttention(nnx.Module):
     dim: D.
     heads: N, which divides D into heads that 8 divides.
     rank: of the low-rank terms on low-resolution tokens.
-    alpha: of those.
-    lora_noise: of those, see `TokenLoRA`.
+    alpha: of the low-rank terms.
+    lora_noise: as `noise` of `TokenLoRA`.
     rope_theta: of the rotary positions; 0 for none.
-    ask_low: whether there are results of the low-resolution tokens too. Otherwise
-      their queries are not made, and only keys and values have low-rank terms.
+    ask_low: whether low-resolution tokens have outputs, too. Otherwise their queries
+      are not computed, and only keys and values have low-rank terms.
     impl: as in `attend`.
     rngs: for the parameters.
   """
@@ -71,11 +71,11 @@ class JointAttention(nnx.Module):
   def __call__(
     self, x: Float[Array, "B T D"], layout: Layout, *, anchor_scale: int = 0
   ) -> Float[Array, "B t D"]:
-    """The attention's output of all tokens, or of text and image if not `ask_low`.
+    """Returns the outputs of all tokens, or of text and image if not `ask_low`.
 
     Args:
-      x: the tokens, as the layout says.
-      layout: where they lie.
+      x: the tokens in the layout's order.
+      layout: the numbers and the order of the tokens.
       anchor_scale: as in `Layout.positions`.
     """
     q, k, v = self.project(x, layout, anchor_scale=anchor_scale)
@@ -84,7 +84,7 @@ class JointAttention(nnx.Module):
   def project(
     self, x: Float[Array, "B T D"], layout: Layout, *, anchor_scale: int = 0
   ) -> tuple[Array, Array, Array]:
-    """Returns the rotated queries (B, t, N, H) and keys, and the values, of tokens."""
+    """Returns the tokens' rotated queries (B, t, N, H) and keys, and their values."""
     flags, ids = layout.streams() == 2, layout.positions(anchor_scale)
     asking = layout.tokens if self.ask_low else layout.tokens - layout.low
     q = self._split(self.query(x[:, :asking], flags[:asking]))
@@ -92,7 +92,7 @@ class JointAttention(nnx.Module):
     return rotate(q, ids[:asking], self.theta), rotate(k, ids, self.theta), v
 
   def merge(self, out: Array, x: Array, layout: Layout) -> Float[Array, "B t D"]:
-    """Returns the projection of all heads' results (B, t, N, H) for tokens x."""
+    """Returns the projection of all heads' outputs (B, t, N, H) for tokens x."""
     y = out.astype(x.dtype).reshape(*out.shape[:2], -1)
     return self.out(y, layout.streams()[: out.shape[1]] == 2)
 
@@ -101,10 +101,10 @@ class JointAttention(nnx.Module):
 
 
 class Layer(nnx.Module):
-  """The streams for one image: its means over cells are its low resolution.
+  """`JointAttention` of one image and its means over cells as the low resolution.
 
-  The image's tokens see their neighbours and all means. Only keys and values of means
-  are needed, so that only those have low-rank terms.
+  The image's tokens see their neighbours and all means. The means have keys and values
+  only, so that only these have low-rank terms.
 
   Args:
     dim: D.
@@ -112,10 +112,10 @@ class Layer(nnx.Module):
     heads: N, which divides D into heads that 8 divides.
     window: side of a window.
     ratio: side of the cells.
-    kind: of the neighbours, "sliding" or "window".
+    kind: of the neighbourhoods, "sliding" or "window".
     rank: of the low-rank terms.
-    alpha: of those.
-    lora_noise: of those, see `TokenLoRA`.
+    alpha: of the low-rank terms.
+    lora_noise: as `noise` of `TokenLoRA`.
     rope_theta: of the rotary positions; 0 for none.
     impl: as in `attend`.
     rngs: for the parameters.
@@ -155,14 +155,14 @@ class Layer(nnx.Module):
     self.layout(1, 1)  # its checks
 
   def layout(self, rows: int, columns: int) -> Layout:
-    """Where the tokens of an image of that grid lie."""
+    """Returns the layout of an image of that grid, without text."""
     low = -(-rows // self.ratio), -(-columns // self.ratio)
     return Layout((rows, columns), low, window=self.window, kind=self.kind)
 
   def project(self, x: Float[Array, "B R C D"], **context: Unpack[Context]) -> Heads:
     """Returns the heads of the image's tokens in the layout's order, then the means'.
 
-    Queries (B, T, N, H) are those of the tokens; keys and values also of the means.
+    The queries (B, T, N, H) leave out the means.
     """
     tokens = contexts.accept(x, context, form="image")
     layout = self.layout(*x.shape[1:3])
@@ -175,7 +175,7 @@ class Layer(nnx.Module):
     return attend(heads.q, heads.k, heads.v, layout=layout, impl=impl)
 
   def merge(self, out: Array, heads: Heads) -> Float[Array, "B R C D"]:
-    """Returns the projection of all heads' results, on the grid of the image."""
+    """Returns the projection of all heads' outputs, on the grid of the image."""
     x = heads.tokens.x
     layout = self.layout(*x.shape[1:3])
     y = self.attention.merge(out, x, layout)
@@ -184,11 +184,11 @@ class Layer(nnx.Module):
   def __call__(
     self, x: Float[Array, "B R C D"], **context: Unpack[Context]
   ) -> Float[Array, "B R C D"]:
-    """Returns the layer's result for x, in its shape; see `attnjax.contract.forms`."""
+    """Returns the layer's output for x, in its shape; see `attnjax.contract.forms`."""
     return contexts.run(self, x, context)
 
   def weights(self, x, **context: Unpack[Context]) -> Float[Array, "B N T T"]:
-    """What each token takes of each, row by row; a mean's share is its tokens'."""
+    """Returns the tokens' weights, row by row; a mean's tokens share its weight."""
     heads, layout = self.project(x, **context), self.layout(*x.shape[1:3])
     eye = jnp.eye(layout.high, dtype=jnp.float32).reshape(1, *x.shape[1:3], -1)
     eye = self._streams(eye, layout)[:, :, None]
@@ -197,7 +197,7 @@ class Layer(nnx.Module):
     return out[:, np.argsort(layout.places())].swapaxes(1, 2)
 
   def _streams(self, x, layout):
-    """The tokens (B, T + L, D): the image's and the means, in the layout's order."""
+    """Returns the tokens (B, T + L, D) of image and means, in the layout's order."""
     flat, low = (
       y.reshape(y.shape[0], -1, y.shape[-1]) for y in (x, pooling.means(x, self.ratio))
     )
@@ -208,11 +208,11 @@ class Layer(nnx.Module):
 def rotate(
   x: Float[Array, "B T N H"], ids: np.ndarray, theta: float = 2000.0
 ) -> Float[Array, "B T N H"]:
-  """Rotary positions on several axes: each turns its own share of a head.
+  """Rotates each share of the heads by the positions on one of several axes.
 
   Args:
     x: queries or keys.
-    ids: (T, A), as of `Layout.positions`; 2 A divides H.
+    ids: (T, A), as from `Layout.positions`; 2 A divides H.
     theta: of the frequencies of each share; 0 for no rotation.
   """
   if not theta:

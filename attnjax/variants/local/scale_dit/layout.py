@@ -1,4 +1,4 @@
-"""Where the tokens of the three streams lie."""
+"""The layout: the order and the positions of the tokens of the three streams."""
 
 import dataclasses
 import math
@@ -21,18 +21,18 @@ class Layout:
 
   Attributes:
     grid: rows and columns of the image's tokens.
-    low_grid: of the low-resolution ones; (0, 0) for none.
+    low_grid: rows and columns of the low-resolution tokens; (0, 0) for none.
     text: number of text tokens.
     window: rows and columns of a window.
-    kind: "sliding" or "window", see the module.
+    kind: "sliding" or "window", see the package.
     text_sees: "limited" or "all".
-    order: in which the image's tokens lie: "raster", or window by window, in each of
-      which they lie row by row ("window"), along a Hilbert curve ("hilbert") or in the
-      order of the released code ("released").
+    order: of the image's tokens: "raster", or window by window and inside a window row
+      by row ("window"), along a Hilbert curve ("hilbert") or in the order of the
+      released code ("released").
     dense: low-resolution tokens above this number are seen in parts.
 
   Raises:
-    ValueError: for names that are unknown or numbers out of range.
+    ValueError: for unknown names or numbers out of range.
   """
 
   grid: tuple[int, int]
@@ -59,38 +59,41 @@ class Layout:
 
   @property
   def high(self) -> int:
-    """The number of the image's tokens."""
+    """Returns the number of the image's tokens."""
     return math.prod(self.grid)
 
   @property
   def low(self) -> int:
-    """The number of low-resolution tokens."""
+    """Returns the number of low-resolution tokens."""
     return math.prod(self.low_grid)
 
   @property
   def tokens(self) -> int:
-    """T."""
+    """Returns T, the number of all tokens."""
     return self.text + self.high + self.low
 
   def streams(self) -> Int[np.ndarray, "T"]:
-    """Of each token 0 for text, 1 for the image, 2 for low resolution."""
+    """Returns each token's stream: 0 text, 1 the image, 2 low resolution."""
     return np.repeat(np.arange(3), (self.text, self.high, self.low))
 
   def places(self) -> Int[np.ndarray, "P"]:
-    """The row-major number of the image's token at each place."""
+    """Returns the row-major index of the image's token at each place."""
     if self.order == "raster":
       return np.arange(self.high)
     curve = "raster" if self.order == "window" else self.order
     return window_order(self.grid, self.window, curve)
 
   def low_places(self) -> Int[np.ndarray, "L"]:
-    """The same of the low-resolution tokens, by windows of 4 x 4 if they are many."""
+    """Returns the row-major index of the low-resolution token at each place.
+
+    Above `dense` tokens they are in windows of 4 x 4.
+    """
     if self.low <= self.dense:
       return np.arange(self.low)
     return window_order(self.low_grid, (LOW_WINDOW, LOW_WINDOW))
 
   def groups(self) -> tuple[np.ndarray, np.ndarray]:
-    """Which part of the low-resolution tokens each image token sees, and their parts.
+    """Returns the image tokens' visible parts, and the low-resolution tokens' parts.
 
     Windows in their order are split into equal runs, one for each part.
     """
@@ -105,15 +108,15 @@ class Layout:
     return number // run, np.arange(self.low) // size
 
   def coordinates(self) -> Int[np.ndarray, "2 P"]:
-    """Rows and columns of the image's tokens, in their order."""
+    """Returns the rows and columns of the image's tokens, in their order."""
     return np.stack(np.divmod(self.places(), self.grid[1]))
 
   def positions(self, scale: int = 0) -> Int[np.ndarray, "T 4"]:
-    """(0, row, column, number in the text) of each token, for rotary positions.
+    """Returns each token's (0, row, column, place in the text), for rotary positions.
 
     Args:
-      scale: rows and columns of a low-resolution token; the ratio of the sizes, rounded
-        up, if 0.
+      scale: side of a low-resolution token's cell; the ratio of the sizes, rounded up,
+        if 0.
     """
     ids = np.zeros((self.tokens, 4), np.int32)
     ids[: self.text, 3] = np.arange(self.text)
@@ -126,18 +129,18 @@ class Layout:
 
 
 def anchor_positions(low_grid: Sequence[int], scale: int) -> Int[np.ndarray, "L 2"]:
-  """The corner of what each low-resolution token stands for, row by row."""
+  """Returns the corner of each low-resolution token's cell, row by row."""
   return np.indices(tuple(low_grid)).reshape(2, -1).T * scale
 
 
 def window_order(
   grid: Sequence[int], window: Sequence[int], curve: str = "raster"
 ) -> Int[np.ndarray, "P"]:
-  """The row-major numbers of a grid's tokens, window by window.
+  """Returns the row-major indices of a grid's tokens, window by window.
 
   Args:
-    grid: rows and columns.
-    window: of a window.
+    grid: rows and columns of the grid.
+    window: rows and columns of a window.
     curve: the order in a window, "raster", "hilbert" or "released".
   """
   inner = {
@@ -150,10 +153,10 @@ def window_order(
 
 
 def _released(shape) -> np.ndarray:
-  """By the index of the released code, whose two bits of a level are another code.
+  """Returns the order of the released code, a curve with another index of quadrants.
 
-  On the way from coarse to fine a quadrant (row, column) is turned as for a Hilbert
-  curve, but counts as 2 (row xor column) + row.
+  From coarse to fine a quadrant (row, column) is flipped as for a Hilbert curve, but
+  counts as 2 (row xor column) + row.
   """
   row, column = np.indices(shape).reshape(2, -1)
   side = 1 << max(0, (max(shape) - 1).bit_length())

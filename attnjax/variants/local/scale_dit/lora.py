@@ -9,17 +9,16 @@ _INIT = nnx.initializers.normal(0.02)
 
 
 class TokenLoRA(nnx.Module):
-  """linear(x), and on some tokens alpha / rank B A x.
+  """A linear map, plus alpha / rank B A x on some tokens.
 
   Edward J. Hu et al. LoRA. arXiv:2106.09685.
 
   Args:
     below: width of x.
-    dim: of the result.
-    rank: of the term; there is none if 0.
-    alpha: its weight is alpha / rank.
-    noise: standard deviation of B at the start; zeros, so that the term begins at
-      nothing, if 0.
+    dim: width of the output.
+    rank: of the term; no term if 0.
+    alpha: the term's weight is alpha / rank.
+    noise: initial standard deviation of B; if 0, the term is zero at first.
     bias: of the linear map.
     rngs: for the parameters.
   """
@@ -50,11 +49,11 @@ class TokenLoRA(nnx.Module):
   def __call__(
     self, x: Float[Array, "B T D"], tokens: Bool[np.ndarray, "T"]
   ) -> Float[Array, "B T E"]:
-    """The result; `tokens` are those with the term, known when a program is traced."""
+    """Returns the output; `tokens` flags the tokens with the term, and is static."""
     y, chosen = self.linear(x), np.flatnonzero(tokens)
     if self.down is None or self.up is None or not chosen.size:
       return y
-    # Streams lie one after the other: the term is made from the first to the last.
+    # Streams are contiguous: the term is computed from the first token to the last.
     first, last = chosen[0], chosen[-1] + 1
     down, up = (part[...].astype(x.dtype) for part in (self.down, self.up))
     term = self.factor * (x[:, first:last] @ down @ up)

@@ -1,4 +1,4 @@
-"""Which tokens of the three streams see each other."""
+"""The hierarchical mask: which tokens of the three streams see each other."""
 
 import dataclasses
 from typing import Any
@@ -16,12 +16,12 @@ _FAR = 2**20
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Near(Mask):
-  """Tokens whose coordinates differ by at most `reach`.
+  """Seen where the coordinates differ by at most `reach` on every axis.
 
   Attributes:
     queries: int32, (axes, T).
     keys: int32, (axes, S).
-    reach: on each axis.
+    reach: the greatest difference on each axis.
   """
 
   queries: Any
@@ -29,12 +29,12 @@ class Near(Mask):
   reach: tuple[int, ...] = dataclasses.field(metadata={"static": True})
 
   def operands(self):
-    """The queries' coordinates, then the keys'."""
+    """Returns the queries' coordinates, then the keys'."""
     queries = tuple(x[None, None, :, None] for x in self.queries)
     return (*queries, *(x[None, None, None, :] for x in self.keys))
 
   def seen(self, q, k, *operands):
-    """Near on every axis."""
+    """Returns whether a key is near on every axis."""
     del q, k
     axes, result = len(self.reach), True
     for i, j, reach in zip(operands[:axes], operands[axes:], self.reach):
@@ -44,11 +44,11 @@ class Near(Mask):
 
 
 def hierarchical_local_mask(layout: Layout, queries: int = 0) -> Mask:
-  """What a query sees, as text | neighbours | guide.
+  """Returns the mask, the union of the rules for text, neighbours and guide.
 
   Args:
-    layout: where the tokens lie.
-    queries: so many of the first tokens ask; all if 0.
+    layout: the numbers and the order of the tokens.
+    queries: number of first tokens that are queries; all if 0.
   """
   rows = slice(0, queries or layout.tokens)
   text, high, low = (layout.streams() == stream for stream in range(3))
@@ -69,7 +69,7 @@ def _neighbours(layout, high, rows):
   row, column = layout.coordinates()
   if layout.kind == "sliding":
     at = np.stack([_ids(layout, high, x)[0] for x in (row, column)])
-    # What is not of the image is far away, queries and keys on opposite sides.
+    # Tokens of other streams are put far away, queries and keys on opposite sides.
     queries, keys = (np.where(high, at, far).astype(np.int32) for far in (-_FAR, _FAR))
     return Near(queries[:, rows], keys, tuple(w // 2 for w in layout.window))
   cells = [
@@ -80,14 +80,14 @@ def _neighbours(layout, high, rows):
 
 
 def _ids(layout, flags, values) -> np.ndarray:
-  """(1, T): the values at the flagged tokens, -1 at the others."""
+  """Returns (1, T): the values at the flagged tokens, -1 at the others."""
   ids = np.full((1, layout.tokens), -1, np.int32)
   ids[0, flags] = values
   return ids
 
 
 def definition(layout: Layout) -> Bool[np.ndarray, "T T"]:
-  """The mask, rule by rule."""
+  """Computes the dense mask, rule by rule."""
   E, P = layout.text, layout.high
   row, column = layout.coordinates()
   if layout.kind == "sliding":
