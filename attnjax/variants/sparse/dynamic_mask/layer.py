@@ -82,13 +82,8 @@ class Layer(nnx.Module):
     )
     self.amplitude = nnx.Param(_INIT(rngs.params(), (kv_heads,)))
     self.out = projections.output(heads, size, dim, bias=out_bias, rngs=rngs)
-    self.form, self.keep_keys, self.bias_form, self.impl = (
-      form,
-      keep_keys,
-      bias_form,
-      impl,
-    )
-    self.kv_heads, self.size = kv_heads, size
+    self.form, self.keep_keys, self.bias_form = form, keep_keys, bias_form
+    self.kv_heads, self.size, self.impl = kv_heads, size, impl
 
   @property
   def refuses(self) -> dict[str, str]:
