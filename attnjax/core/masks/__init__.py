@@ -1,9 +1,9 @@
-"""Which query may see which key: an algebra of masks, and their lists of blocks.
+"""An algebra of masks, which say who may see whom, and their lists of blocks.
 
   masks.Causal() & masks.Segments(ids, ids) & ~masks.Window(0, 0)
 
 Boolean masks are True where a query may attend. A token whose segment id is negative
-sees nothing and is seen by nothing: that is how padding is written.
+sees nothing and is seen by nothing: padding is written in this way.
 """
 
 from attnjax.core.masks.algebra import (

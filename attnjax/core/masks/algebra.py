@@ -19,26 +19,26 @@ from attnjax.core.masks.integers import integers, known
 
 
 class Mask:
-  """What all masks have. A mask is a pytree: numbers and arrays are its leaves.
+  """The interface of all masks: pytrees whose leaves are numbers and arrays.
 
   NumPy arrays and Python numbers are static: block lists are then made when a program
-  is traced, as short as they can be. JAX arrays are data: other values do not trace
-  again.
+  is traced, as short as they can be. JAX arrays are data: other values need no new
+  trace.
   """
 
   def operands(self) -> tuple[Any, ...]:
-    """Arrays that the test reads, of the shape (B|1, N|1, T|1, S|1)."""
+    """Returns the arrays that the test reads, of the shape (B|1, N|1, T|1, S|1)."""
     return ()
 
   def seen(self, q, k, *operands):
-    """Whether the query at position q sees the key at position k.
+    """Returns whether the query at position q sees the key at position k.
 
     Positions and operands are integers or arrays that broadcast against each other.
     """
     raise NotImplementedError
 
   def conjuncts(self) -> tuple["Mask", ...]:
-    """The masks whose conjunction this is."""
+    """Returns the masks whose conjunction this mask is."""
     return (self,)
 
   def check(self, shape: tuple[Any, Any, Any, Any]) -> None:
@@ -57,7 +57,7 @@ class Mask:
     query_positions: Int[Array | np.ndarray, "#B T"] | None = None,
     key_positions: Int[Array | np.ndarray, "#B S"] | None = None,
   ) -> Bool[Array, "#B #N T S"]:
-    """The whole mask, the definition that all else is held to.
+    """Returns the dense mask, the definition that all else is held to.
 
     Raises:
       ValueError: if positions that are known are no int32.
@@ -99,7 +99,7 @@ def _mask(other):
 
 
 def _split(parts: Sequence[Mask], operands):
-  """Each part with its own operands."""
+  """Yields each part with its own operands."""
   first = 0
   for part in parts:
     count = _count(part)
@@ -108,7 +108,10 @@ def _split(parts: Sequence[Mask], operands):
 
 
 def _count(part: Mask) -> int:
-  """How many operands a mask has; computes none, as they may be of another trace."""
+  """Returns the number of a mask's operands without computing any.
+
+  They may belong to another trace.
+  """
   leaves, tree = jax.tree.flatten(part)
   shapes = {
     i: jax.ShapeDtypeStruct(x.shape, x.dtype)
@@ -126,16 +129,16 @@ def _count(part: Mask) -> int:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class And(Mask):
-  """Seen where all parts say so."""
+  """The conjunction of masks: seen where every part is."""
 
   parts: Any
 
   def operands(self):
-    """Those of the parts, one after the other."""
+    """Returns the operands of all parts, concatenated."""
     return sum((part.operands() for part in self.parts), ())
 
   def seen(self, q, k, *operands):
-    """The conjunction."""
+    """Returns the conjunction of the parts' tests."""
     result = True
     for part, own in _split(self.parts, operands):
       test = part.seen(q, k, *own)
@@ -143,7 +146,7 @@ class And(Mask):
     return result
 
   def conjuncts(self):
-    """The parts."""
+    """Returns the parts."""
     return tuple(self.parts)
 
 
@@ -151,16 +154,16 @@ class And(Mask):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Or(Mask):
-  """Seen where one of the parts says so."""
+  """The disjunction of masks: seen where some part is."""
 
   parts: Any
 
   def operands(self):
-    """Those of the parts, one after the other."""
+    """Returns the operands of all parts, concatenated."""
     return sum((part.operands() for part in self.parts), ())
 
   def seen(self, q, k, *operands):
-    """The disjunction."""
+    """Returns the disjunction of the parts' tests."""
     result = False
     for part, own in _split(self.parts, operands):
       test = part.seen(q, k, *own)
@@ -172,16 +175,16 @@ class Or(Mask):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Not(Mask):
-  """Seen where the part says no."""
+  """The negation of a mask: seen where the part is not."""
 
   part: Any
 
   def operands(self):
-    """Those of the part."""
+    """Returns the operands of the part."""
     return self.part.operands()
 
   def seen(self, q, k, *operands):
-    """The negation."""
+    """Returns the negation of the part's test."""
     return jnp.logical_not(self.part.seen(q, k, *operands))
 
 
@@ -189,18 +192,18 @@ class Not(Mask):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class PerHead(Mask):
-  """Query head n sees what the part heads[n] says; made by `per_head`."""
+  """A mask for each query head n, parts[heads[n]]; made by `per_head`."""
 
   parts: Any
   heads: tuple[int, ...] = dataclasses.field(metadata={"static": True})
 
   def operands(self):
-    """The number of each head's part, then those of the parts."""
+    """Returns the index of each head's part, then the operands of all parts."""
     which = np.asarray(self.heads, np.int32)[None, :, None, None]
     return sum((part.operands() for part in self.parts), (which,))
 
   def seen(self, q, k, *operands):
-    """The test of the head's part."""
+    """Returns the test of each head's part."""
     which, operands = operands[0], operands[1:]
     result = False
     for number, (part, own) in enumerate(_split(self.parts, operands)):
@@ -210,7 +213,7 @@ class PerHead(Mask):
 
 
 def per_head(parts: Sequence[Mask]) -> Mask:
-  """A mask for each query head; equal objects are kept once."""
+  """Returns a mask that has a part for each query head; equal objects are kept once."""
   unique = list({id(part): part for part in parts}.values())
   heads = tuple(next(i for i, u in enumerate(unique) if u is part) for part in parts)
   return PerHead(tuple(unique), heads)

@@ -16,7 +16,7 @@ from attnjax.core.masks.integers import LEAST, MOST, asarray, clipped, integers,
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Segments(Mask):
-  """Tokens of the same id see each other; negative ids see nothing.
+  """A mask by which tokens of equal ids see each other; negative ids see nothing.
 
   Ids may be any integers, also of 64 bits.
 
@@ -29,13 +29,13 @@ class Segments(Mask):
   keys: Any
 
   def operands(self):
-    """The ids of the queries and of the keys, as int32 halves if they are wide."""
+    """Returns the ids of queries and of keys, as int32 halves if they are wide."""
     ids = self._ids()
     query, key = (_halves(x, any(map(_wide, ids))) for x in ids)
     return *(x[:, None, :, None] for x in query), *(x[:, None, None, :] for x in key)
 
   def seen(self, q, k, *operands):
-    """Both are in one segment."""
+    """Returns whether the query and the key are in one segment."""
     del q, k
     half = len(operands) // 2
     query, key = operands[:half], operands[half:]
@@ -46,7 +46,7 @@ class Segments(Mask):
     return result if unsigned else result & (query[-1] >= 0)
 
   def _ids(self):
-    """Both, of one kind of integers."""
+    """Returns the ids of both sides, either all signed or all unsigned."""
     ids = [_rows(name, integers(name, getattr(self, name))) for name in _SIDES]
     kinds = [np.issubdtype(x.dtype, np.unsignedinteger) for x in ids]
     if kinds[0] != kinds[1]:
@@ -59,21 +59,21 @@ _SIDES = ("queries", "keys")
 
 
 def _rows(name, array):
-  """(B|1, T) of an array (T,) or (B|1, T)."""
+  """Returns an array (T,) or (B|1, T) as (B|1, T)."""
   if getattr(array, "ndim", 0) not in (1, 2):
     raise ValueError(f"{name} {shown(array)}; it must have the axes (T,) or (B, T)")
   return array[None] if array.ndim == 1 else array
 
 
 def _wide(ids) -> bool:
-  """Whether ids need more than 32 bits: by their values where these are known."""
+  """Returns whether ids need more than 32 bits, by their values if these are known."""
   if isinstance(ids, np.ndarray) and ids.size:
     return not LEAST <= int(ids.min()) <= int(ids.max()) <= MOST
   return ids.dtype.itemsize > 4
 
 
 def _halves(ids, wide: bool):
-  """int32 arrays that are equal where the ids are; the last has their sign."""
+  """Splits ids into int32 arrays, equal where the ids are; the last has the sign."""
   if not wide:
     return (ids.astype(np.int32),)
   if ids.dtype.itemsize <= 4:
@@ -86,23 +86,23 @@ def _halves(ids, wide: bool):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Intervals(Mask):
-  """Each query sees the keys at positions low, ..., high - 1; none if high <= low.
+  """A mask by which each query sees the keys at positions low, ..., high - 1.
 
   Attributes:
     low: int, (T,) or (B|1, T).
-    high: int, (T,) or (B|1, T).
+    high: int, (T,) or (B|1, T); a query with high <= low sees nothing.
   """
 
   low: Any
   high: Any
 
   def operands(self):
-    """Both ends."""
+    """Returns the lower and the upper ends."""
     ends = (_rows(n, integers(n, getattr(self, n))) for n in ("low", "high"))
     return tuple(clipped(x)[:, None, :, None] for x in ends)
 
   def seen(self, q, k, *operands):
-    """The key is between the query's ends."""
+    """Returns whether the key lies between the query's ends."""
     del q
     low, high = operands
     return (low <= k) & (k < high)
@@ -112,22 +112,23 @@ class Intervals(Mask):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Dense(Mask):
-  """True = may attend; boolean, (T, S), (N, T, S) or (B, N, T, S), broadcastable.
+  """A boolean array, True = may attend: (T, S), (N, T, S) or (B, N, T, S).
 
-  A key mask (B, 1, 1, S) or a query mask (B, 1, T, 1) stays as small as it is.
+  Every axis may be 1 and then broadcasts: a key mask (B, 1, 1, S) or a query mask (B,
+  1, T, 1) stays as small as it is.
   """
 
   array: Any
 
   def operands(self):
-    """The array, with four axes."""
+    """Returns the array, with four axes."""
     array = _booleans("mask", self.array)
     if not 2 <= array.ndim <= 4:
       raise ValueError(f"mask has the shape {array.shape}; it must have 2-4 axes")
     return (array.reshape((1,) * (4 - array.ndim) + array.shape),)
 
   def seen(self, q, k, *operands):
-    """The array's element."""
+    """Returns the array's element."""
     del q, k
     return operands[0]
 
@@ -136,7 +137,7 @@ class Dense(Mask):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Global(Mask):
-  """Seen where the query or the key is global.
+  """A mask of global tokens: seen where the query or the key is one.
 
   Attributes:
     queries: bool, (T,) or (B|1, T).
@@ -147,12 +148,12 @@ class Global(Mask):
   keys: Any
 
   def operands(self):
-    """The two flags."""
+    """Returns the flags of the queries and of the keys."""
     query, key = (_rows(n, _booleans(n, getattr(self, n))) for n in _SIDES)
     return query[:, None, :, None], key[:, None, None, :]
 
   def seen(self, q, k, *operands):
-    """Either is global."""
+    """Returns whether the query or the key is global."""
     del q, k
     return operands[0] | operands[1]
 
@@ -165,7 +166,7 @@ def _booleans(name, given):
 
 
 def tree(parent) -> Mask:
-  """A node sees itself and its ancestors.
+  """Returns the mask by which each node of a tree sees itself and its ancestors.
 
   Args:
     parent: int, (T,) or (B, T): the place of each node's parent, -1 at a root.
@@ -175,14 +176,14 @@ def tree(parent) -> Mask:
   size = parent.shape[-1]
   reach = parent[..., None] == xp.arange(size)
   reach = reach | xp.eye(size, dtype=bool)
-  for _ in range(max(1, size - 1).bit_length()):  # each squares the steps
+  for _ in range(max(1, size - 1).bit_length()):  # each doubles the steps
     wide = reach.astype(np.float32)
     reach = (wide @ wide) > 0
   return Dense(reach[:, None] if parent.ndim == 2 else reach)
 
 
 def packed_bits(words, S: int) -> Mask:
-  """Any mask from bits: key s is bit s mod 32 of word s div 32.
+  """Returns the mask that bits give: key s is bit s mod 32 of word s div 32.
 
   Args:
     words: uint32, (..., T, ceil(S / 32)).

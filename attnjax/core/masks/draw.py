@@ -9,12 +9,12 @@ _SIDE = 32  # characters, at most
 
 
 def text(mask: Mask, T: int | None = None, S: int | None = None) -> str:
-  """The first batch and head's mask as text: a row a query, darker is more seen.
+  """Draws the mask of the first batch entry and head as text; darker is more seen.
 
   Args:
     mask: of any kind.
     T: number of queries; of the mask's arrays if None, else 16.
-    S: number of keys.
+    S: number of keys; as T.
   """
   T, S = _lengths(mask, T, S)
   seen = np.asarray(mask.dense(T, S))[0, 0].astype(float)
@@ -27,13 +27,13 @@ def text(mask: Mask, T: int | None = None, S: int | None = None) -> str:
 
 
 def draw(mask: Mask, T: int | None = None, S: int | None = None, *, block: int = 0):
-  """A matplotlib Axes of the first batch and head; white is not seen.
+  """Draws the mask of the first batch entry and head by matplotlib; returns the Axes.
 
   Args:
     mask: of any kind.
     T: number of queries; of the mask's arrays if None, else 16.
-    S: number of keys.
-    block: draws the grid of blocks of so many tokens.
+    S: number of keys; as T.
+    block: tokens of a block; draws the grid of blocks, 0 draws none.
   """
   from matplotlib import pyplot
 

@@ -16,11 +16,11 @@ _LARGE = 16 << 20
 
 
 def lists(kind: Any, most: int) -> tuple[Any, Any, Any]:
-  """(index, full, count) of the rows of (R_b, R_n, rows, columns).
+  """Returns (index, full, count) of the block lists of `kind`.
 
   Args:
-    kind: EMPTY, PARTIAL or FULL, a NumPy array or data.
-    most: the length of a list; none is longer.
+    kind: EMPTY, PARTIAL or FULL, (R_b, R_n, rows, columns), of NumPy or JAX.
+    most: the length of the lists; no row has more blocks.
   """
   full = (kind == FULL).sum(axis=-1, dtype=np.int32)
   count = (kind != EMPTY).sum(axis=-1, dtype=np.int32)
@@ -34,7 +34,7 @@ def lists(kind: Any, most: int) -> tuple[Any, Any, Any]:
 
 
 def _sorted(kind: jax.Array, most: int, count) -> jax.Array:
-  """The index of data, without a sort: there are but three kinds."""
+  """Computes the index of traced kinds without a sort: there are only three kinds."""
   columns = kind.shape[-1]
   full, partial = (
     jnp.cumsum(kind == which, axis=-1, dtype=np.int32) for which in (FULL, PARTIAL)
@@ -68,9 +68,9 @@ def _filled(kind: np.ndarray, most: int, full, count) -> np.ndarray:
 
 
 def _ends(kind: np.ndarray, full, count):
-  """[first, last) of each row's blocks and of its full ones, or None.
+  """Returns (first block, first full block, end of the full ones) of each row, or None.
 
-  None is for rows with a hole, or with partial blocks among the full ones.
+  None stands for rows with a hole, or with partial blocks among the full ones.
   """
   first, last = _span(kind != EMPTY)
   inner, outer = _span(kind == FULL)
@@ -86,7 +86,7 @@ def _span(some: np.ndarray):
 
 
 def _from_ends(ends, most: int, full, count) -> jax.Array:
-  """The index as arithmetic on a few numbers a row, which the device does."""
+  """Computes the index on the device, by arithmetic on a few integers a row."""
   first, inner, outer = (jnp.asarray(x)[..., None] for x in ends)
   last = jnp.clip(jnp.asarray(count) - 1, 0, None)[..., None]
   m = jnp.minimum(jnp.arange(most, dtype=np.int32), last)

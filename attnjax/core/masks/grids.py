@@ -1,4 +1,4 @@
-"""Neighbourhoods on grids."""
+"""Masks of neighborhoods on grids."""
 
 import dataclasses
 import math
@@ -19,15 +19,15 @@ _STATIC = {"static": True}
 class Neighborhood(Mask):
   """Windows on a grid of 1 to 3 axes whose tokens lie in row-major order.
 
-  Ali Hassani et al. Generalized Neighborhood Attention. arXiv:2504.16922; the axes'
-  rule is that of `attnjax.core.windows.bounds`.
+  Ali Hassani et al. Generalized Neighborhood Attention. arXiv:2504.16922; the rule on
+  each axis is that of `attnjax.core.windows.bounds`.
 
   Attributes:
     grid: tokens of each axis.
     window: keys of each axis, at most the axis' tokens / dilation.
     stride: queries of each axis that share a window.
     dilation: tokens i mod dilation are an axis of their own.
-    causal: of each axis, no key after the query.
+    causal: whether, on each axis, no key after the query is seen.
   """
 
   grid: tuple[int, ...] = dataclasses.field(metadata=_STATIC)
@@ -54,9 +54,9 @@ class Neighborhood(Mask):
       raise ValueError(f"grid {self.grid} has {tokens} tokens; (T, S) = {shape[2:]}")
 
   def seen(self, q, k, *operands):
-    """Near on every axis."""
+    """Returns whether the key is in the query's window on every axis."""
     del operands
-    # A position that is no token's sees nothing and is not seen.
+    # A position beyond the grid sees nothing and is not seen.
     tokens = math.prod(self.grid)
     result = ((q >= 0) & (q < tokens)) & ((k >= 0) & (k < tokens))
     for axis, length in enumerate(self.grid):

@@ -14,10 +14,10 @@ LEAST, MOST = -(2**31), 2**31 - 1
 
 
 def integers(name: str, given: Any) -> Any:
-  """An int or an array of integers, from numbers, (nested) lists and arrays.
+  """Returns an int or an array of integers, from numbers, (nested) lists and arrays.
 
   Raises:
-    ValueError: naming what is not an integer.
+    ValueError: if it is not of integers; the message names it.
   """
   if isinstance(given, int):
     return given
@@ -32,7 +32,7 @@ def integers(name: str, given: Any) -> Any:
 
 
 def asarray(given: Any) -> Any:
-  """An array: the given one, or a NumPy array of numbers that are known."""
+  """Returns the given array, or makes one, of NumPy if all numbers are known."""
   if hasattr(given, "dtype"):
     return given
   traced = any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(given))
@@ -40,14 +40,14 @@ def asarray(given: Any) -> Any:
 
 
 def shown(given: Any) -> str:
-  """What an error says of a value: its type and shape if it is an array."""
+  """Returns the description of a value in an error; an array has its type and shape."""
   if hasattr(given, "shape"):
     return f"has the type {given.dtype} and the shape {given.shape}"
   return f"= {given!r}"
 
 
 def clipped(number: Any, least: int = LEAST) -> Any:
-  """An int, or an int32 array, between `least` and MOST."""
+  """Clips an int, or an array to int32, to the range from `least` to MOST."""
   if isinstance(number, int):
     return max(least, min(MOST, number))
   xp: Any = jnp if isinstance(number, jax.Array) else np
@@ -59,7 +59,7 @@ def clipped(number: Any, least: int = LEAST) -> Any:
 
 
 def outside(positions: Any) -> Any:
-  """Whether one of the integers is no int32: a bool, or an array if they are."""
+  """Returns whether an integer exceeds int32: a bool, or an array for JAX arrays."""
   if isinstance(positions, int):
     return not LEAST <= positions <= MOST
   limits = np.iinfo(positions.dtype)
@@ -73,7 +73,7 @@ def outside(positions: Any) -> Any:
 
 
 def known(name: str, positions: Any) -> Any:
-  """Positions, int32 if they are an array.
+  """Checks and returns positions, as int32 if they are an array.
 
   Raises:
     ValueError: if they are known and do not fit.
@@ -88,7 +88,7 @@ def known(name: str, positions: Any) -> Any:
 
 
 def plus(x: Any, number: Any) -> Any:
-  """The sum x + number in int32, or the nearest int32 where the sum is none."""
+  """Returns x + number in int32, saturated at the limits of the type."""
   if isinstance(number, int):
     if not number:
       return x
@@ -100,22 +100,22 @@ def plus(x: Any, number: Any) -> Any:
 
 
 def div(x: Any, number: int) -> Any:
-  """Floor division for x >= 0, without the correction for negative x."""
+  """Divides x >= 0, rounding down, without the correction for negative x."""
   return x if number == 1 else jax.lax.div(*_same(x, number))
 
 
 def rem(x: Any, number: int) -> Any:
-  """X mod number for x >= 0."""
+  """Returns x mod number for x >= 0."""
   return jnp.zeros_like(x) if number == 1 else jax.lax.rem(*_same(x, number))
 
 
 def floored(x: Any, number: int) -> Any:
-  """Floor division for any x; -1 - x never overflows."""
+  """Divides any x, rounding down; -1 - x never overflows."""
   return jnp.where(x < 0, -1 - div(-1 - x, number), div(x, number))
 
 
 def modulo(x: Any, number: int) -> Any:
-  """X mod number, in 0, ..., number - 1, for any x."""
+  """Returns x mod number, in 0, ..., number - 1, for any x."""
   return jnp.where(x < 0, number - 1 - rem(-1 - x, number), rem(x, number))
 
 

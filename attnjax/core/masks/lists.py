@@ -1,4 +1,4 @@
-"""Lists of blocks that depend on data: selection, routing, block-sparse attention."""
+"""Block lists that depend on data: selection, routing, block-sparse attention."""
 
 import dataclasses
 from typing import Any
@@ -15,7 +15,7 @@ from attnjax.core.masks.algebra import Mask
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Blocks(Mask):
-  """Each block of queries sees the key blocks of its list.
+  """A mask by which each block of queries sees the key blocks of its list.
 
   As a conjunct it costs no element test where tiles divide the blocks: the lists go
   into the schedule. Its indices take no gradient.
@@ -37,19 +37,19 @@ class Blocks(Mask):
   S: int = dataclasses.field(metadata={"static": True})
 
   def map(self):
-    """bool, (B|1, N|1, query blocks, key blocks)."""
+    """Returns which blocks are listed, bool, (B|1, N|1, query blocks, key blocks)."""
     place = np.arange(self.index.shape[-1])[None, None, None]
     block = np.arange(-(-self.S // self.block_k))[None, None, None, None]
     valid, hit = place < self.count[..., None], self.index[..., None] == block
     return (hit & valid[..., None]).any(axis=-2)
 
   def operands(self):
-    """The map, element by element."""
+    """Returns the map of blocks, repeated to the elements of each block."""
     whole = jnp.repeat(jnp.repeat(self.map(), self.block_q, 2), self.block_k, 3)
     return (whole[:, :, : self.T, : self.S],)
 
   def seen(self, q, k, *operands):
-    """The key's block is in the list of the query's."""
+    """Returns whether the key's block is in the list of the query's block."""
     del q, k
     return operands[0]
 
@@ -66,23 +66,23 @@ class Blocks(Mask):
       )
 
   def divides(self, block_q: int, block_k: int) -> bool:
-    """Whether tiles of this size lie each in one block."""
+    """Returns whether every tile of this size lies in one block."""
     return self.block_q % block_q == 0 and self.block_k % block_k == 0
 
   def kinds(self, block_q: int, block_k: int, shape: tuple[int, int]):
-    """bool, (B|1, N|1, *shape): which tiles are listed."""
+    """Returns which tiles are listed, bool, (B|1, N|1, *shape)."""
     row, column = self.block_q // block_q, self.block_k // block_k
     whole = jnp.repeat(jnp.repeat(self.map(), row, axis=2), column, axis=3)
     return whole[:, :, : shape[0], : shape[1]]
 
   def most(self, block_q: int, block_k: int) -> int:
-    """The most tiles of keys that a tile of queries may visit."""
+    """Returns the most tiles of keys that a tile of queries may visit."""
     del block_q
     return self.index.shape[-1] * (self.block_k // block_k)
 
 
 def select(scores, count: int, *, block_q: int, block_k: int, T: int, S: int, **given):
-  """The key blocks of the greatest scores, as Blocks.
+  """Returns the key blocks of the greatest scores, as Blocks.
 
   Args:
     scores: float, (B|1, N|1, query blocks, key blocks); -inf excludes a block.

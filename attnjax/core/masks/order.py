@@ -18,8 +18,8 @@ class Permuted(Mask):
 
   Attributes:
     part: a mask; its arrays, if it has any, lie in the new order already.
-    query_order: int, (T,): the position of the query at each place.
-    key_order: int, (S,).
+    query_order: int, (T,), the position of the query at each place.
+    key_order: int, (S,), the position of the key at each place.
   """
 
   part: Any
@@ -27,7 +27,7 @@ class Permuted(Mask):
   key_order: Any
 
   def operands(self):
-    """The two orders, then those of the part."""
+    """Returns the two orders, then the operands of the part."""
     query, key = (
       known(name, integers(name, getattr(self, name)))
       for name in ("query_order", "key_order")
@@ -36,13 +36,13 @@ class Permuted(Mask):
     return *own, *self.part.operands()
 
   def seen(self, q, k, *operands):
-    """The part's test at the tokens' own positions."""
+    """Returns the part's test at the tokens' own positions."""
     del q, k
     return self.part.seen(*operands)
 
 
 def permute(part: Mask, order, key_order=None) -> Mask:
-  """`part` for tokens put in an order: place p holds the token order[p].
+  """Returns `part` for reordered tokens: place p holds the token order[p].
 
   Args:
     part: a mask of the tokens' positions.

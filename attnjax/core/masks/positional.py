@@ -28,7 +28,7 @@ _STATIC = {"static": True}
 
 
 def _numbers(mask, *names) -> list[Any]:
-  """The mask's attributes: None, ints, or int32 arrays (B|1, 1, 1, 1)."""
+  """Returns the mask's attributes: None, ints, or int32 arrays (B|1, 1, 1, 1)."""
   found = []
   for name in names:
     value = getattr(mask, name)
@@ -40,12 +40,12 @@ def _numbers(mask, *names) -> list[Any]:
 
 
 def _arrays(numbers):
-  """Those that are arrays: what a mask's test is given as operands."""
+  """Returns the arrays among the numbers: the operands of a mask's test."""
   return tuple(n for n in numbers if n is not None and not isinstance(n, int))
 
 
 def _values(mask, operands, *names) -> list[Any]:
-  """The numbers again, arrays from the operands: the mask's may be of another trace."""
+  """Returns the numbers with operands as arrays: the mask's may be of another trace."""
   left, found = iter(operands), []
   for name in names:
     value = getattr(mask, name)
@@ -60,15 +60,15 @@ def _values(mask, operands, *names) -> list[Any]:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Full(Mask):
-  """Everything is seen."""
+  """A mask by which everything is seen."""
 
   def seen(self, q, k, *operands):
-    """True."""
+    """Returns True everywhere."""
     del operands
     return _everything(q, k)
 
   def conjuncts(self):
-    """None: it adds nothing to a conjunction."""
+    """Returns no mask: it adds nothing to a conjunction."""
     return ()
 
 
@@ -76,16 +76,16 @@ class Full(Mask):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Causal(Mask):
-  """k <= q + offset; an offset of 2^31 - 1 or more is no limit."""
+  """A causal mask, k <= q + offset; an offset of 2^31 - 1 or more is no limit."""
 
   offset: Any = 0
 
   def operands(self):
-    """The offset, if it is an array."""
+    """Returns the offset, if it is an array."""
     return _arrays(_numbers(self, "offset"))
 
   def seen(self, q, k, *operands):
-    """The key is not after the query."""
+    """Returns whether k <= q + offset."""
     (offset,) = _values(self, operands, "offset")
     return _everything(q, k) if _unlimited(offset) else k <= plus(q, offset)
 
@@ -94,9 +94,9 @@ class Causal(Mask):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Window(Mask):
-  """q - left <= k <= q + right, both ends included.
+  """A window of positions, q - left <= k <= q + right, both ends included.
 
-  None, 2^31 - 1 and more are no limit.
+  An end that is None, 2^31 - 1 or more is no limit.
   """
 
   left: Any = None
@@ -109,11 +109,11 @@ class Window(Mask):
         raise ValueError(f"window {name} = {value}; it must be 0 or more, or None")
 
   def operands(self):
-    """Those ends that are arrays."""
+    """Returns the ends that are arrays."""
     return _arrays(_numbers(self, "left", "right"))
 
   def seen(self, q, k, *operands):
-    """The key is near the query."""
+    """Returns whether the key lies in the query's window."""
     left, right = _values(self, operands, "left", "right")
     near = [] if _unlimited(left) else [k >= plus(q, -left)]
     near += [] if _unlimited(right) else [k <= plus(q, right)]
@@ -124,7 +124,7 @@ class Window(Mask):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Dilated(Mask):
-  """(q - k) mod step == 0."""
+  """A mask of keys at multiples of a distance, (q - k) mod step == 0."""
 
   step: int = dataclasses.field(metadata=_STATIC)
 
@@ -132,7 +132,7 @@ class Dilated(Mask):
     _positive("step", self.step)
 
   def seen(self, q, k, *operands):
-    """The distance, which may be no int32, is a multiple of the step."""
+    """Returns whether q - k, which may be no int32, is a multiple of the step."""
     del operands
     if self.step > MOST:
       return q == k
@@ -143,7 +143,7 @@ class Dilated(Mask):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Chunked(Mask):
-  """q div size == k div size, rounded down, also where positions are negative."""
+  """A mask of chunks, q div size == k div size, rounded down for negative positions."""
 
   size: int = dataclasses.field(metadata=_STATIC)
 
@@ -151,7 +151,7 @@ class Chunked(Mask):
     _positive("size", self.size)
 
   def seen(self, q, k, *operands):
-    """Both are in one chunk."""
+    """Returns whether both positions are in one chunk."""
     del operands
     size = min(self.size, MOST)
     return floored(q, size) == floored(k, size)
@@ -161,17 +161,17 @@ class Chunked(Mask):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Lengths(Mask):
-  """q < queries and k < keys; None is unbounded."""
+  """A mask of lengths, q < queries and k < keys; None is unbounded."""
 
   keys: Any = None
   queries: Any = None
 
   def operands(self):
-    """Those lengths that are arrays."""
+    """Returns the lengths that are arrays."""
     return _arrays(_numbers(self, "keys", "queries"))
 
   def seen(self, q, k, *operands):
-    """Both are inside."""
+    """Returns whether both positions are below their length."""
     keys, queries = _values(self, operands, "keys", "queries")
     inside = (q == q) if queries is None else q < queries
     return inside & (k < keys) if keys is not None else inside & (k == k)
@@ -181,7 +181,7 @@ class Lengths(Mask):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class BlockDiffusion(Mask):
-  """Block diffusion: noised tokens 0..length-1, then the clean ones again.
+  """The mask of block diffusion: noised tokens 0..length-1, then the clean ones again.
 
   A noised token sees its own noised block and the clean blocks before it; a clean one
   the clean blocks up to its own. Other positions see nothing and are not seen.
@@ -197,7 +197,7 @@ class BlockDiffusion(Mask):
     _positive("length", self.length)
 
   def seen(self, q, k, *operands):
-    """By the halves and blocks of both."""
+    """Compares the halves and the blocks of both positions."""
     del operands
     query_clean, key_clean = q >= self.length, k >= self.length
     query = div(jnp.where(query_clean, q - self.length, q), self.block)
@@ -216,23 +216,23 @@ class BlockDiffusion(Mask):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Where(Mask):
-  """A function of your own, seen(q, k) of positions: elementwise, without arrays."""
+  """A custom mask, function(q, k) of positions: elementwise, without arrays."""
 
   function: Any = dataclasses.field(metadata=_STATIC)
 
   def seen(self, q, k, *operands):
-    """The function's value."""
+    """Returns the function's value."""
     del operands
     return self.function(q, k)
 
 
 def prefix_lm(n) -> Mask:
-  """Keys before n are seen by all, others by later queries; n an int, () or (B,)."""
+  """Returns a causal mask whose first n (int, () or (B,)) keys all queries see."""
   return Lengths(n) | Causal()
 
 
 def sinks(n) -> Mask:
-  """The first n keys."""
+  """Returns the mask of the first n keys."""
   return Lengths(n)
 
 
@@ -242,7 +242,7 @@ def _positive(name, value):
 
 
 def _unlimited(end) -> bool:
-  """Whether an end lies beyond every position."""
+  """Returns whether an end lies beyond every position."""
   return end is None or (isinstance(end, int) and end >= MOST)
 
 

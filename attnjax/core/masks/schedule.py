@@ -1,9 +1,9 @@
-"""Which blocks of keys each block of queries visits, without the T x S matrix.
+"""Block lists: the key blocks that each query block visits, without a T x S matrix.
 
-A block is empty, partial or full. The element test bounded by interval arithmetic on
-each block tells which, from the extremes of the positions and operands there: in
-O(T + S + blocks) for any mask. Static masks are then refined: a block that was only
-suspected is tested element by element.
+A block is empty, partial or full. Interval arithmetic on the element test tells which,
+from the extremes of positions and operands in the block: in O(T + S + blocks) for any
+mask. Static masks are then refined: blocks that are partial by their bounds are tested
+element by element.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ _REFINED = 2**22  # elements that are tested one by one, at most
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-  """Lists of blocks. R_b is 1 or B, R_n is 1 or N: the masks that differ.
+  """Lists of blocks, of R_b = 1 or B batch entries and R_n = 1 or N heads.
 
   Attributes:
     index: int32, (R_b, R_n, query blocks, M): key blocks of each query block; the
@@ -43,9 +43,9 @@ class Schedule:
     block_k: keys of a block.
     visits: blocks that the lists of a batch entry and head name together, at most; an
       empty list counts as one; 0 if unknown.
-    visits_t: the same of the lists of key blocks.
-    walk: what a form adds to the lists, or None.
-    walk_t: the same of the lists of key blocks.
+    visits_t: as `visits`, for the lists of key blocks.
+    walk: data that a form adds to the lists, or None.
+    walk_t: as `walk`, for the lists of key blocks.
   """
 
   index: Any
@@ -62,12 +62,12 @@ class Schedule:
   walk_t: Any = None
 
   def density(self) -> Any:
-    """The part of all blocks that is visited."""
+    """Returns the fraction of all blocks that is visited."""
     visited = self.count.sum(dtype=np.float32)
     return visited / (self.count.size * self.count_t.shape[-1])
 
   def spans(self) -> tuple[Any, Any]:
-    """The least and one more than the greatest key block of each query block."""
+    """Returns the least key block of each query block, and the greatest plus 1."""
     low, high = self.index.min(axis=-1), self.index.max(axis=-1) + 1
     some = self.count > 0
     return low * some, high * some
@@ -83,15 +83,15 @@ def schedule(
   *,
   refine: bool = True,
 ) -> Schedule:
-  """The block lists of a mask.
+  """Returns the block lists of a mask.
 
   Args:
     mask: of any kind.
     shape: (B, N, T, S).
     block_q: queries of a block.
     block_k: keys of a block.
-    query_positions: int, (B|1, T); or the number with which positions begin.
-    key_positions: int, (B|1, S); or a number.
+    query_positions: int, (B|1, T); or the first of consecutive positions.
+    key_positions: int, (B|1, S); or the first of consecutive positions.
     refine: whether static masks are tested element by element where that is cheap.
   """
   given = shape, block_q, block_k, query_positions, key_positions
@@ -104,7 +104,7 @@ def schedule(
 def kinds(
   mask, shape, block_q, block_k, query_positions=0, key_positions=0, *, refine
 ) -> Kinds:
-  """EMPTY, PARTIAL or FULL for each block; EMPTY and FULL are certain."""
+  """Returns EMPTY, PARTIAL or FULL for each block; EMPTY and FULL are certain."""
   mask.check(shape)
   rest, listed = scheduled(mask, block_q, block_k)
   problem = rest, shape, block_q, block_k, refine, query_positions, key_positions
@@ -117,7 +117,7 @@ def kinds(
 
 
 def scheduled(mask: Mask, block_q: int, block_k: int) -> tuple[Mask, list[Blocks]]:
-  """(what is to be tested of a conjunction, the parts that lists express)."""
+  """Splits a conjunction into (the part to be tested, the parts that lists express)."""
   parts = mask.conjuncts()
   listed = [p for p in parts if isinstance(p, Blocks) and p.divides(block_q, block_k)]
   rest = tuple(p for p in parts if not any(p is one for one in listed))
@@ -125,7 +125,7 @@ def scheduled(mask: Mask, block_q: int, block_k: int) -> tuple[Mask, list[Blocks
 
 
 def _hashable(mask) -> bool:
-  """Whether a mask holds numbers only."""
+  """Returns whether a mask holds numbers only."""
   return all(isinstance(leaf, int) for leaf in jax.tree.leaves(mask))
 
 
@@ -165,7 +165,7 @@ def _kinds(mask, shape, block_q, block_k, refine, query, key) -> Any:
 
 
 def seen_test(mask: Mask) -> elementwise.Elementwise | None:
-  """The element test of positions q, k and operands; None if all is seen."""
+  """Returns the element test of positions q, k and operands; None if all is seen."""
   if not mask.conjuncts():
     return None
   dtypes = [jax.dtypes.canonicalize_dtype(a.dtype) for a in mask.operands()]
@@ -173,7 +173,7 @@ def seen_test(mask: Mask) -> elementwise.Elementwise | None:
 
 
 def _extremes(array, block_q, block_k, xp):
-  """The least and the greatest element in each block, along T and S."""
+  """Returns the least and the greatest element in each block, along T and S."""
   if array.dtype == bool:
     array = array.astype(np.int32)
   elif xp is np:
@@ -194,7 +194,7 @@ def _extremes(array, block_q, block_k, xp):
 
 
 def _refined(kind, arrays, test, lengths, block_q, block_k):
-  """Tests each suspected block of a static mask, if they are not too many."""
+  """Tests each partial block of a static mask by elements, if they are not too many."""
   places = np.argwhere(kind == PARTIAL)
   if len(places) * block_q * block_k > _REFINED or not len(places):
     return kind
@@ -219,9 +219,9 @@ def _cut(array, b, n, rows, columns):
 
 
 def _most(mask, kind, shape, block_q, block_k, query, key, refine):
-  """The longest list, and all lists' visits, at most: (of keys, of queries).
+  """Returns (longest list, all lists' visits) at most, of query and of key blocks.
 
-  What of a conjunction is static bounds the lists of all of it.
+  The static parts of a conjunction bound the lists of all of it.
   """
   if not isinstance(kind, jax.Array):
     return _lengths(kind), _lengths(kind.swapaxes(2, 3))
@@ -240,11 +240,11 @@ def _most(mask, kind, shape, block_q, block_k, query, key, refine):
 
 
 def _fixed(tree) -> bool:
-  """Whether all of a mask, or of positions, is known when a program is traced."""
+  """Returns whether all of a mask, or of positions, is known at trace time."""
   return not any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(tree))
 
 
 def _lengths(kind: np.ndarray) -> tuple[int, int]:
-  """(the longest list, the visits of all lists of a batch entry and head)."""
+  """Returns (the longest list, the visits of all lists of a batch entry and head)."""
   count = np.maximum((kind != EMPTY).sum(axis=-1), 1)
   return int(count.max(initial=1)), int(count.sum(axis=-1).max(initial=1))

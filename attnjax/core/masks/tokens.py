@@ -1,4 +1,4 @@
-"""Segments, padding and documents, as layers take them."""
+"""Masks from the segments, the padding and the documents that layers take."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ def conjunction(
   kv_segment_ids: Any = None,
   array: Any = None,
 ) -> Mask:
-  """A mask over (B, N, T, S) from what public functions take, with its checks.
+  """Checks the masking arguments of a public function; returns their mask.
 
   Args:
     shape: (B, N, T, S).
@@ -49,7 +49,7 @@ def conjunction(
 
 
 def _ids(name, given, want):
-  """The ids (B|1, T), or None."""
+  """Returns the ids as (B|1, T), or None; raises ValueError for another shape."""
   if given is None:
     return None
   ids = integers(name, given)
@@ -60,7 +60,7 @@ def _ids(name, given, want):
 
 
 def dense(array: Any, shape: tuple[Any, Any, Any, Any]) -> Mask:
-  """A boolean array as a mask, with its checks."""
+  """Checks a boolean array and returns it as a mask."""
   array = asarray(array)
   if array.dtype != bool:
     raise ValueError(f"mask has the type {array.dtype}; it must be boolean")
@@ -74,12 +74,12 @@ def segments(
   padding: Bool[Array, "B T"] | None,
   shape: tuple[int, ...],
 ) -> Int[Array, "B T"] | None:
-  """Segment ids with -1 at the padding; None if neither is given.
+  """Returns segment ids with -1 at the padding; None if neither is given.
 
   Args:
     segment_ids: equal within a document; None is one document.
     padding: True at the real tokens; None is no padding.
-    shape: (B, T), what both must have.
+    shape: (B, T), which both must have.
   """
   for name, given in (("segment_ids", segment_ids), ("padding", padding)):
     if given is not None and given.shape != shape:
@@ -92,7 +92,7 @@ def segments(
 
 
 def documents(segment_ids: Int[Array, "B T"]) -> Int[Array, "B T"]:
-  """Numbers the runs of equal ids 0, 1, 2, ...; negative ids stay -1.
+  """Returns the index 0, 1, 2, ... of each token's run of equal ids, -1 at ids < 0.
 
   For mechanisms whose state passes from token to token, a document is a run: an id
   that comes back after another one starts a new document.
