@@ -114,8 +114,8 @@ class Intervals(Mask):
 class Dense(Mask):
   """A boolean array, True = may attend: (T, S), (N, T, S) or (B, N, T, S).
 
-  Every axis may be 1 and then broadcasts: a key mask (B, 1, 1, S) or a query mask (B,
-  1, T, 1) stays as small as it is.
+  Every axis may be 1 and then broadcasts: a key mask (B, 1, 1, S) or a query mask
+  (B, 1, T, 1) stays as small as it is.
   """
 
   array: Any

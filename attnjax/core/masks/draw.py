@@ -14,7 +14,7 @@ def text(mask: Mask, T: int | None = None, S: int | None = None) -> str:
   Args:
     mask: of any kind.
     T: number of queries; of the mask's arrays if None, else 16.
-    S: number of keys; as T.
+    S: number of keys; of the mask's arrays if None, else T.
   """
   T, S = _lengths(mask, T, S)
   seen = np.asarray(mask.dense(T, S))[0, 0].astype(float)
@@ -32,7 +32,7 @@ def draw(mask: Mask, T: int | None = None, S: int | None = None, *, block: int =
   Args:
     mask: of any kind.
     T: number of queries; of the mask's arrays if None, else 16.
-    S: number of keys; as T.
+    S: number of keys; of the mask's arrays if None, else T.
     block: tokens of a block; draws the grid of blocks, 0 draws none.
   """
   from matplotlib import pyplot

@@ -17,7 +17,7 @@ def integers(name: str, given: Any) -> Any:
   """Returns an int or an array of integers, from numbers, (nested) lists and arrays.
 
   Raises:
-    ValueError: if it is not of integers; the message names it.
+    ValueError: if a number is not an integer.
   """
   if isinstance(given, int):
     return given

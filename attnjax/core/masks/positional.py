@@ -68,7 +68,7 @@ class Full(Mask):
     return _everything(q, k)
 
   def conjuncts(self):
-    """Returns no mask: it adds nothing to a conjunction."""
+    """Returns (): it adds nothing to a conjunction."""
     return ()
 
 
@@ -143,7 +143,7 @@ class Dilated(Mask):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Chunked(Mask):
-  """A mask of chunks, q div size == k div size, rounded down for negative positions."""
+  """A mask of chunks, q div size == k div size, rounded down, also below 0."""
 
   size: int = dataclasses.field(metadata=_STATIC)
 

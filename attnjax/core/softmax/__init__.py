@@ -1,11 +1,12 @@
 """Softmax attention in pure JAX: the definition, and forms with O(T) memory.
 
-  score[t, s] = what `attnjax.core.scores` makes of scale q[t].k[s] where seen, or -inf
+  score[t, s] = modified(scale q[t].k[s]) where seen, else -inf
   lse[t]      = log( sum_s exp(score[t, s]) [+ exp(sinks[n])] )
   out[t]      = sum_s exp(score[t, s] - lse[t]) keep[t, s] v[s]
 
-A query that sees no key has out = 0, lse = -inf and no gradient. Scores, weights and
-lse are float32 (float64 for float64) whatever the input is.
+The modifications are those of `attnjax.core.scores`. A query that sees no key has
+out = 0, lse = -inf and no gradient. Scores, weights and lse are float32 (float64 for
+float64) whatever the input is.
 
 Weights do not come from lse, which has lost log(total) where scores are large: a row's
 greatest score is subtracted first, which is exact for the scores near it, whatever

@@ -1,4 +1,4 @@
-"""The backward pass in tiles: five products each, one pass.
+"""The backward pass in tiles: five products in each, in one pass.
 
 Tri Dao et al. FlashAttention. arXiv:2205.14135, section 3.1 (algorithm 4).
 """
@@ -15,10 +15,10 @@ from attnjax.core.softmax.tiling import Problem
 
 
 def backward(q, k, v, g, top, total, delta, program, schedule, *, scale, tiles):
-  """(dq, dk, dv, doperands) as `attnjax.core.softmax.fused` describes them.
+  """Computes (dq, dk, dv, doperands) as `attnjax.core.softmax.fused` defines them.
 
-  Gradients of keys and values lie as (H, s), so that no tile is transposed, and are
-  changed in place in the carry of the loop.
+  Gradients of keys and values are stored as (H, s), so that no tile is transposed, and
+  are updated in place in the loop's carry.
   """
   B, H = q.shape[0], q.shape[3]
   hidden = forward_pass.hides(program, schedule)
@@ -29,7 +29,7 @@ def backward(q, k, v, g, top, total, delta, program, schedule, *, scale, tiles):
   share = query.shape[0] // key.shape[0]
 
   def part(first, number):
-    """The gradients of `number` units of keys and of the units that read them."""
+    """Computes the gradients of `number` key units and of the units that read them."""
     start = np.int32(first * share), np.int32(first)
 
     def row(at, carry):
@@ -53,7 +53,7 @@ def backward(q, k, v, g, top, total, delta, program, schedule, *, scale, tiles):
 
 
 def _arrays(problem, q, k, v, rows, schedule, scale):
-  """What tiles read: (of queries, of keys, block lists, the rounding number)."""
+  """Returns the tiles' inputs: (of queries, of keys, block lists, the rounder)."""
   (B, _, N, _), K, tiles = q.shape, k.shape[2], problem.tiles
   g, top, total, delta = rows
   queries = tiles.rows, tiles.key_heads, tiles.query_heads, K
@@ -64,8 +64,8 @@ def _arrays(problem, q, k, v, rows, schedule, scale):
   key_t, value_t = key.swapaxes(3, 4), value.swapaxes(3, 4)
   if problem.hidden:
     key = unseen.clean(key)
-  # A row that sees nothing, or lies beyond T, has no weight. What a row's weights are
-  # divided by is taken out of g and delta instead.
+  # A row that sees nothing, or lies beyond T, has no weight. The division of a row's
+  # weights by its total is applied to g and delta.
   top = jnp.where(total == 0, jnp.inf, top)
   share = jnp.where(total == 0, 0.0, 1 / jnp.where(total == 0, 1.0, total))
   top = _rows(tiling.split(top[..., None], *queries, fill=jnp.inf))[..., 0]
@@ -78,7 +78,11 @@ def _arrays(problem, q, k, v, rows, schedule, scale):
 
 
 def _row(problem, arrays, u, i, carry, start):
-  """`carry`, which begins at the units `start`, and what a block of queries adds."""
+  """Adds the gradients of one query block to `carry`.
+
+  `carry` = (dq, dk, dv, operand gradients); its arrays begin at the (query, key) units
+  `start`.
+  """
   parts, keys, lists, lift = arrays
   query, g, top, delta = (tiling.pick(x, u, i) for x in parts)
   finite = unseen.clean(query) if problem.hidden else query
@@ -109,7 +113,7 @@ def _row(problem, arrays, u, i, carry, start):
 
 
 def _tile(problem, rows, tile, at, partial, lift, sums):
-  """What a tile adds to dq, dk and dv, and the sums with its operands' gradients."""
+  """Computes a tile's parts of dq, dk and dv; adds its operand gradients to `sums`."""
   query, query_t, g, g_t, top, delta = rows
   key, key_t, value_t = tile
   program, (u, i, j) = problem.program, at
@@ -118,13 +122,13 @@ def _tile(problem, rows, tile, at, partial, lift, sums):
   seen = tiling.seen_in(problem, raw, u, i, j) if partial else None
   score, pull = raw, None
   if program.score is not None:
-    # Of what is not seen the function reads 0: its derivatives there are finite.
+    # The function reads 0 for unseen scores: its derivatives there are finite.
     raw = tiling.only(seen, raw)
     score, pull = problem.score_and_pull(raw.reshape(whole), u, i, j)
     score = score.reshape(raw.shape)
   weight = exponential(jnp.minimum(score - top[..., None], 0.0), lift)
   weight = tiling.only(seen, weight)
-  # Behind a barrier it is made once, not again for each of its two readers.
+  # Behind a barrier it is computed once, not for each of its two readers.
   weight = jax.lax.optimization_barrier(weight)
   dweight = jnp.einsum("ktv,kvs->kts", g, value_t)
   kept = weight
@@ -142,7 +146,7 @@ def _tile(problem, rows, tile, at, partial, lift, sums):
 
 
 def _add(x, u, j, part):
-  """X with `part` added at [u, j], in place."""
+  """Adds `part` to x[u, j] in place."""
   start = tiling.place(x, u, j)
   return jax.lax.dynamic_update_slice(
     x, (tiling.pick(x, u, j) + part)[None, None], start
@@ -150,7 +154,7 @@ def _add(x, u, j, part):
 
 
 def _rows(x):
-  """(unit, block, k, g, t, H) to (unit, block, k, g t, H)."""
+  """Merges (unit, block, k, g, t, H) to (unit, block, k, g t, H)."""
   return x.reshape(*x.shape[:3], -1, x.shape[-1])
 
 
@@ -161,10 +165,10 @@ def _join(x, like, B):
 
 
 def _zeros(x, dtype):
-  """Where the gradient of an operand is summed; None if it has none."""
+  """Returns the accumulator of an operand's gradient; None if it has no gradient."""
   return jnp.zeros(x.shape, dtype) if jnp.issubdtype(x.dtype, jnp.floating) else None
 
 
 def _cropped(x, like):
-  """The gradient of an operand without what was padded."""
+  """Returns an operand's gradient without the padding."""
   return None if x is None else x[:, :, : like.shape[2], : like.shape[3]]

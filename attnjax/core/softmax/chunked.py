@@ -1,6 +1,6 @@
 """Softmax attention in plain JAX, on any device: memory linear in T and S.
 
-Small matrices of scores are made whole, larger ones in tiles.
+Small matrices of scores are computed whole, larger ones in tiles.
 """
 
 import functools
@@ -30,13 +30,13 @@ def chunked(
   precision: Any = None,
   tiles: tuple[Tiles, Tiles] | None = None,
 ) -> tuple[Float[Array, "B T N V"], Float[Array, "B T N"]]:
-  """(out, lse) over the listed tiles only; see the package's docstring.
+  """Returns (out, lse), over the listed tiles only; see the package's docstring.
 
   Args:
     q: queries.
     k: keys.
     v: values.
-    scores: what is done to scores.
+    scores: the mask and the modifications of scores; None for none.
     sinks: logits in the denominator only.
     scale: H^-0.5 if None.
     precision: of the products.
@@ -69,7 +69,7 @@ def chunked(
 
 
 def _exact(function, precision, tiles, *arguments, **options):
-  """The pass with products of that precision, wherever JAX traces it."""
+  """Runs a pass with products of that precision, wherever JAX traces it."""
   if tiles is not None:
     q, k, schedule = arguments[0], arguments[1], arguments[-1]
     apart = schedule.index.shape[1] > 1

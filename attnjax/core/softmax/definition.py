@@ -18,7 +18,7 @@ def reference(
   sinks: Float[Array, "N"] | None = None,
   scale: float | None = None,
 ) -> tuple[Float[Array, "B T N V"], Float[Array, "B T N"]]:
-  """(out, lse): the definition in the package's docstring, line by line."""
+  """Computes (out, lse) by the definition in the package's docstring, line by line."""
   scores = Scores() if scores is None else scores
   check(q, k, v, scores, sinks)
   (B, T, N, H), (S, K) = q.shape, k.shape[1:3]
@@ -31,7 +31,7 @@ def reference(
   query, key = scores.positions(T, S)
   places = jnp.arange(B), jnp.arange(N), query, key
   seen = scores.mask.dense(T, S, query, key)
-  # What is not seen has harmless scores, so that no derivative is NaN.
+  # Unseen scores are 0 before the modifications, so that no derivative is NaN.
   raw = jnp.where(seen, raw, 0.0)
   bias = None if scores.bias is None else jnp.where(seen, scores.bias, 0.0)
   score = scores.modified(raw, bias, scores.consts, *places)
@@ -42,7 +42,7 @@ def reference(
     column = jnp.broadcast_to(sink, (*score.shape[:3], 1))
     score = jnp.concatenate([score, column], axis=-1)
   some = (score != -jnp.inf).any(axis=-1, keepdims=True)
-  # An empty row gets harmless scores, so that no gradient is NaN.
+  # The scores of an empty row are 0, so that no gradient is NaN.
   score = jnp.where(some, score, 0.0)
   weight = jnp.where(some, jax.nn.softmax(score, axis=-1), 0.0)[..., :S]
   lse = jnp.where(some[..., 0], jax.nn.logsumexp(score, axis=-1), -jnp.inf)
@@ -56,12 +56,15 @@ def reference(
 
 
 def _clean(x):
-  """NaN and infinity as 0: in a product they would spread to what does not see them."""
+  """Replaces NaN and infinity by 0.
+
+  A product would spread them to queries that do not see them.
+  """
   return jnp.where(jnp.isfinite(x), x, 0)
 
 
 def _infected(q, k, v, N):
-  """Where a query, key or value is not finite, (B, N, T, S): scores there are NaN."""
+  """Returns where q, k or v is not finite, (B, N, T, S): scores there are NaN."""
   rows, keys, values = (~jnp.isfinite(x).all(axis=-1) for x in (q, k, v))
   keys = jnp.repeat(keys | values, N // k.shape[2], axis=2)
   return rows.swapaxes(1, 2)[:, :, :, None] | keys.swapaxes(1, 2)[:, :, None]
@@ -93,7 +96,7 @@ def check(q, k, v, scores=None, sinks=None) -> None:
 def combine(
   outs: Iterable[Float[Array, "*B T N V"]], lses: Iterable[Float[Array, "*B T N"]]
 ) -> tuple[Float[Array, "*B T N V"], Float[Array, "*B T N"]]:
-  """(out, lse) of attention over all keys from those over parts of the keys.
+  """Combines (out, lse) of attention over parts of the keys to those over all keys.
 
   Args:
     outs: of each part; a list of arrays, or one array.
@@ -112,5 +115,5 @@ def combine(
 
 
 def wide(x: Array) -> jnp.dtype:
-  """The type of scores and sums: float64 for float64, else float32."""
+  """Returns the type of scores and sums: float64 for float64, else float32."""
   return jnp.promote_types(x.dtype, jnp.float32)

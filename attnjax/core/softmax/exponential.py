@@ -21,14 +21,14 @@ _LEAST = -126 * LN2
 
 
 def rounder():
-  """What `exponential` takes: behind a barrier, lest XLA simplify the rounding away."""
+  """Returns the constant of `exponential`, which XLA must not simplify away."""
   return jax.lax.optimization_barrier(jnp.float32(_ROUNDER))
 
 
 def exponential(y, rounder):
-  """e^y for y <= 44 to 2e-7, 0 below the normal numbers, NaN for NaN.
+  """Computes e^y for y <= 44 to 2e-7, 0 below the normal numbers, NaN for NaN.
 
-  A polynomial on what y exceeds a multiple of ln(2) by; that multiple goes into the
+  A polynomial takes the remainder of y by ln(2); the multiple of ln(2) goes into the
   exponent's bits. Exact for float64.
   """
   if y.dtype == jnp.float64:
@@ -44,7 +44,7 @@ def exponential(y, rounder):
 
 
 def row_max(x, pieces=8):
-  """max(x, axis=-1): XLA's own reduction is not vectorized for a maximum."""
+  """Computes max(x, axis=-1), vectorized as XLA's own reduction by a maximum is not."""
 
   def larger(a, b):
     return jnp.where((a > b) | (a != a), a, b)

@@ -17,7 +17,7 @@ BOUND = 40.0
 
 
 def forward(q, k, v, sinks, program, schedule, *, scale, tiles):
-  """(out, top, total) as `attnjax.core.softmax.fused` describes them."""
+  """Computes (out, top, total) as `attnjax.core.softmax.fused` defines them."""
   B, T, N, _ = q.shape
   K = k.shape[2]
   problem = Problem.of(program, tiles, q, k)
@@ -61,7 +61,7 @@ def forward(q, k, v, sinks, program, schedule, *, scale, tiles):
 
 
 def hides(program, schedule) -> bool:
-  """Whether some query may not see some key."""
+  """Returns whether some query may not see some key."""
   return (
     program.seen is not None
     or not isinstance(schedule.count, np.ndarray)
@@ -71,7 +71,7 @@ def hides(program, schedule) -> bool:
 
 @jax.custom_batching.custom_vmap
 def _together(small):
-  """`small`; under vmap one answer for the whole batch, so that one branch runs."""
+  """Returns `small`, under vmap for the whole batch, so that only one branch runs."""
   return small
 
 
@@ -82,7 +82,7 @@ def _(size, batched, small):
 
 
 def _row(problem, arrays, u, i, bounded):
-  """(out, top, total) of a block of queries."""
+  """Computes (out, top, total) of a block of queries."""
   query, _, value, lists, _ = arrays
   index, full, count = (x[u * (x.shape[0] > 1), i] for x in lists)
   rows = tiling.pick(query, u, i)
@@ -99,7 +99,7 @@ def _row(problem, arrays, u, i, bounded):
     )
 
   if problem.program.score is None and not bounded:
-    # Rare: the mask is made in full tiles too, which saves compiling a loop.
+    # Rare: the mask is applied to full tiles too, which saves compiling a loop.
     carry = jax.lax.fori_loop(0, count, visit(True), carry)
   else:
     carry = jax.lax.fori_loop(0, full, visit(False), carry)
@@ -108,7 +108,7 @@ def _row(problem, arrays, u, i, bounded):
   some = total != 0
   out = acc / jnp.where(some, total, 1.0)[..., None]
   if bounded:
-    # A whole number near the scores, from which they differ without rounding.
+    # An integer near the scores, from which they are subtracted exactly.
     top = jnp.ceil(jnp.log(jnp.where(some, total, 1.0)))
     total = total * jnp.exp(-top)
   out, top, total = (x.reshape(k, g, t, -1) for x in (out, top, total))
@@ -116,7 +116,7 @@ def _row(problem, arrays, u, i, bounded):
 
 
 def _bounded(problem, arrays, rows, at, partial, carry):
-  """A tile whose scores are small: sums of e^score."""
+  """Adds a tile of small scores to the carry: sums of e^score."""
   top, total, acc = carry
   score, value = _scores_and_values(problem, arrays, rows, at, partial)
   weight = exponential(score, arrays[-1])
@@ -126,13 +126,13 @@ def _bounded(problem, arrays, rows, at, partial, carry):
 
 
 def _running(problem, arrays, rows, at, partial, carry):
-  """A tile of any scores: sums of e^(score - top)."""
+  """Adds a tile of any scores to the carry: sums of e^(score - top)."""
   top, total, acc = carry
   score, value = _scores_and_values(problem, arrays, rows, at, partial)
   new = jnp.maximum(top, row_max(score))
   safe = jnp.where(new == -jnp.inf, 0.0, new)
   weight = exponential(score - safe[..., None], arrays[-1])
-  # Behind a barrier it is made once a row, not once for each cell of acc.
+  # Behind a barrier it is computed once a row, not once for each element of acc.
   old = jax.lax.optimization_barrier(exponential(top - safe, arrays[-1]))
   total = total * old + weight.sum(axis=-1)
   acc = acc * old[..., None]
@@ -148,7 +148,7 @@ def _scores_and_values(problem, arrays, rows, at, partial):
   whole = problem.whole(score)
   seen = tiling.seen_in(problem, score, u, i, j) if partial else None
   if problem.program.score is not None:
-    # Of what is not seen the function reads 0: it is finite there.
+    # The function reads 0 for unseen scores: it is finite there.
     score = score if seen is None else jnp.where(seen, score, 0.0)
     part = problem.program.score
     score = problem.tile(part, unit=u, i=i, j=j, raw=score.reshape(whole))
@@ -160,7 +160,7 @@ def _scores_and_values(problem, arrays, rows, at, partial):
 
 
 def _kept(problem, weight, at):
-  """The weights after the dropout."""
+  """Returns the weights after the dropout."""
   if problem.program.keep is None:
     return weight
   u, i, j = at

@@ -8,15 +8,15 @@ from attnjax.core.softmax.unseen import clean
 
 
 def score_and_pull(part, raw, places, operands):
-  """(score, pull) of an Elementwise of scores.
+  """Returns (score, pull), the result of an Elementwise of scores and its VJP.
 
   pull(dscore) is (draw, the gradients of the operands by their number in the program).
 
   Args:
     part: the Elementwise.
     raw: scores before it, with the axes of the operands.
-    places: numbers of the queries and of the keys, which broadcast to raw.
-    operands: those that it reads, which broadcast to raw.
+    places: indices of the queries and of the keys, which broadcast to raw.
+    operands: the operands that `part` reads, which broadcast to raw.
   """
   floats = [jnp.issubdtype(x.dtype, jnp.floating) for x in operands]
   floating = [x.astype(wide(raw)) for x, f in zip(operands, floats) if f]
@@ -35,6 +35,6 @@ def score_and_pull(part, raw, places, operands):
     draw, *parts = vjp(dscore)
     return draw, dict(zip((p for p, f in zip(part.operands, floats) if f), parts))
 
-  # Rounded, as the greatest score is: a product that the compiler joins with the
-  # subtraction of it differs by half a unit of the score, which may be large.
+  # Rounded, as the greatest score is: a product that the compiler fuses with the
+  # subtraction of the maximum differs by half an ulp of the score, which may be large.
   return jax.lax.optimization_barrier(value), pull

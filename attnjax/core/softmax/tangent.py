@@ -21,12 +21,12 @@ ROWS, COLUMNS = 128, 512  # of a tile
 
 
 def tangent(x, program, y, dx, *, scale):
-  """(dout, dlse) of y = (out, top, total).
+  """Computes (dout, dlse), the tangents of out and lse.
 
   Args:
     x: (q, k, v, sinks).
-    program: what is done to scores.
-    y: what the forward pass gave.
+    program: the mask and the modifications of scores.
+    y: (out, top, total), the results of the forward pass.
     dx: tangents of (q, k, v, sinks, float operands).
     scale: of q . k.
   """
@@ -43,7 +43,7 @@ def tangent(x, program, y, dx, *, scale):
   operands = [pad(a, rows, columns) for a in program.operands]
   shape = (S, q.shape[2] // K, scale)
 
-  @jax.checkpoint  # the weights of a tile are made again, not kept
+  @jax.checkpoint  # the weights of a tile are recomputed, not kept
   def row(query, dquery, out, top, total, i):
     @jax.checkpoint
     def step(carry, part):
@@ -66,7 +66,7 @@ def tangent(x, program, y, dx, *, scale):
 
 
 def _tile(program, operands, dfloats, place, rows, part, shape):
-  """The changes of (lse, out + dlse out) that one tile of scores brings."""
+  """Computes one tile's contributions to dlse and to dout + dlse out."""
   query, dquery, top, total = rows
   key, value, dkey, dvalue = part
   i, j, t_size, s_size = place
@@ -101,15 +101,15 @@ def _tile(program, operands, dfloats, place, rows, part, shape):
 
 
 def _weight(score, top, total, seen):
-  """The weights; top stands still, in derivatives too."""
+  """Returns the weights; top counts as a constant, in derivatives too."""
   apart = score - jnp.where(seen, jax.lax.stop_gradient(top), 0.0)
-  # At most 0, with the derivative of what rounding has put above.
+  # Clamped to 0, which only rounding exceeds, with the derivative of the identity.
   apart = apart - jax.lax.stop_gradient(jnp.maximum(apart, 0.0))
   return jnp.where(seen, jnp.exp(apart) / jnp.where(seen, total, 1.0), 0.0)
 
 
 def _scored(program, raw, draw, given, changes, t, s):
-  """The score and its tangent."""
+  """Returns the modified scores and their tangent."""
   if program.score is None:
     return raw, draw
   which = [p for p in program.score.operands if changes[p] is not None]
@@ -126,20 +126,20 @@ def _scored(program, raw, draw, given, changes, t, s):
 
 
 def even(length: int, most: int) -> tuple[int, int]:
-  """(number, size) of equal pieces of at most `most` that cover `length`."""
+  """Returns (number, size) of equal pieces of at most `most` that cover `length`."""
   number = max(1, -(-length // most))
   return number, max(1, -(-length // number))
 
 
 def pad(x, rows, columns):
-  """An operand with whole tiles on the axes T and S; a number 0 leaves it to size."""
+  """Pads an operand to whole tiles of rows[1] x columns[1] on the axes T and S."""
   sizes = [-x.shape[axis] % size for axis, (_, size) in ((2, rows), (3, columns))]
   whole = [0 if x.shape[a] == 1 else size for a, size in zip((2, 3), sizes)]
   return jnp.pad(x, ((0, 0), (0, 0), (0, whole[0]), (0, whole[1])))
 
 
 def cut(x, place):
-  """The part of a padded operand that tile (i, j) reads."""
+  """Returns the part of a padded operand that tile (i, j) reads."""
   i, j, t_size, s_size = place
   for axis, start, size in ((2, i * t_size, t_size), (3, j * s_size, s_size)):
     if x.shape[axis] > 1:
@@ -148,20 +148,20 @@ def cut(x, place):
 
 
 def by_head(x, group):
-  """(B|1, N|1, t, s) to (B|1, K|1, G|1, t, s)."""
+  """Reshapes (B|1, N|1, t, s) to (B|1, K|1, G|1, t, s)."""
   heads = (-1, group) if x.shape[1] > 1 else (1, 1)
   return x.reshape(x.shape[0], *heads, *x.shape[2:])
 
 
 def _tiles(x, K, pieces):
-  """(B, T, N, H) to (i, B, K, G, t, H), with zeros after the end."""
+  """Splits (B, T, N, H) into (i, B, K, G, t, H), padded with zeros."""
   (i, t), (B, T, N, H) = pieces, x.shape
   x = jnp.pad(x, ((0, 0), (0, i * t - T), (0, 0), (0, 0)))
   return jnp.moveaxis(x.reshape(B, i, t, K, N // K, H), (1, 2), (0, 4))
 
 
 def join(x, T):
-  """(i, B, K, G, t, V) to (B, T, N, V)."""
+  """Joins (i, B, K, G, t, V) to (B, T, N, V)."""
   x = jnp.moveaxis(x, (0, 4), (1, 2))
   B, i, t, K, G, V = x.shape
   return x.reshape(B, i * t, K * G, V)[:, :T]

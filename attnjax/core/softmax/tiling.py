@@ -1,6 +1,6 @@
-"""Tiles of scores: how queries, keys and operands are cut for one of them.
+"""Tiles of scores, and the slices of queries, keys and operands that each reads.
 
-A unit is what one turn of the loop over heads computes: some key heads with all of
+A unit is the work of one iteration of the loop over heads: some key heads with all of
 their query heads, or one key head with some of them.
 """
 
@@ -20,7 +20,7 @@ _NARROW = (Window, Segments, Blocks, Intervals)
 
 @dataclasses.dataclass(frozen=True)
 class Tiles:
-  """A tile has `key_heads` x `query_heads` (of each key head) x rows x columns.
+  """The size of a tile: `key_heads` x `query_heads` (of each) x rows x columns.
 
   Attributes:
     rows: queries.
@@ -37,7 +37,7 @@ class Tiles:
   scores: int = 2**19
 
   def fitted(self, N: int, K: int, apart: bool) -> "Tiles":
-    """With the numbers of heads; one only if heads have lists `apart`.
+    """Returns the tiles with numbers of heads; 1 and 1 if heads have lists `apart`.
 
     Raises:
       ValueError: if the given numbers do not fit N query and K key heads.
@@ -65,7 +65,7 @@ def _divisors(number):
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-  """What does not change from tile to tile."""
+  """The arguments that all tiles share."""
 
   program: Any
   tiles: Tiles
@@ -74,7 +74,7 @@ class Problem:
 
   @classmethod
   def of(cls, program, tiles, q, k, hidden=True):
-    """A problem whose operands are padded to whole tiles."""
+    """Returns a problem whose operands are padded to whole tiles."""
     (B, T, N, _), (S, K) = q.shape, k.shape[1:3]
     sizes = (0, tiles.rows), (0, tiles.columns)
     operands = tuple(pad(x, *sizes) for x in program.operands)
@@ -82,11 +82,11 @@ class Problem:
     return cls(own, tiles, (B, T, N, S, K), hidden)
 
   def whole(self, raw):
-    """The shape (k, g, t, s) of a tile (k, g t, s)."""
+    """Returns the shape (k, g, t, s) of a tile (k, g t, s)."""
     return raw.shape[0], self.tiles.query_heads, self.tiles.rows, raw.shape[2]
 
   def tile(self, part, *, unit, i, j, raw=None):
-    """An Elementwise of the program on the scores of a tile, (k, g, t, s)."""
+    """Evaluates an Elementwise of the program on a tile of scores, (k, g, t, s)."""
     start, sizes = self._place(unit, i, j)
     operands = [
       self._cut(self.program.operands[p], start, sizes) for p in part.operands
@@ -94,7 +94,10 @@ class Problem:
     return part(*(() if raw is None else (raw,)), *self._indices(i, j), *operands)
 
   def score_and_pull(self, raw, unit, i, j):
-    """(score, (dscore, sums) -> (draw, sums with the operands' gradients added))."""
+    """Returns (score, pull) of a tile, the modified scores and their VJP.
+
+    pull(dscore, sums) is (draw, the sums with the operands' gradients added).
+    """
     part, (start, sizes) = self.program.score, self._place(unit, i, j)
     operands = [
       self._cut(self.program.operands[p], start, sizes) for p in part.operands
@@ -139,9 +142,9 @@ class Problem:
 
 
 def defaults(q, k, mask: Mask) -> tuple[Tiles, Tiles]:
-  """The tiles of the forward and of the backward pass.
+  """Returns the tiles of the forward and of the backward pass.
 
-  So they were fastest at (1, 4096, 8, 64), and with a window at (1, 16384, 8, 64).
+  They were the fastest at (1, 4096, 8, 64), and with a window at (1, 16384, 8, 64).
 
   Args:
     q: (B, T, N, H).
@@ -163,7 +166,7 @@ def defaults(q, k, mask: Mask) -> tuple[Tiles, Tiles]:
 
 
 def loops(units: int) -> list[tuple[int, int]]:
-  """(first unit, number of units) of loops that do not depend on each other.
+  """Returns (first unit, number of units) of loops that are independent of each other.
 
   XLA runs two such loops at a time on a processor: one works while the other waits for
   the last thread of a product.
@@ -173,7 +176,7 @@ def loops(units: int) -> list[tuple[int, int]]:
 
 
 def seen_in(problem, raw, u, i, j):
-  """The mask of a partial tile, (k, g t, s), or None."""
+  """Returns the mask of a partial tile, (k, g t, s), or None."""
   tiles, S = problem.tiles, problem.shape[3]
   seen = None
   if problem.program.seen is not None:
@@ -189,28 +192,31 @@ def seen_in(problem, raw, u, i, j):
 
 
 def only(seen, x):
-  """0 where not seen; all is seen if None."""
+  """Returns x, or 0 where it is not seen; with None all is seen."""
   return x if seen is None else jnp.where(seen, x, 0.0)
 
 
 def _alike(*arrays):
-  """With as many axes each."""
+  """Reshapes arrays to the same number of axes."""
   most = max(x.ndim for x in arrays)
   return [x.reshape((1,) * (most - x.ndim) + x.shape) for x in arrays]
 
 
 def pick(x, u, j):
-  """x[u, j] for dynamic u and j."""
+  """Returns x[u, j] for dynamic u and j."""
   return jax.lax.dynamic_slice(x, place(x, u, j), (1, 1, *x.shape[2:]))[0, 0]
 
 
 def place(x, u, j):
-  """Where x[u, j] begins; of one type, also where jax has 64 bits."""
+  """Returns the start indices of x[u, j], all int32.
+
+  `dynamic_slice` needs one index type, also under jax_enable_x64.
+  """
   return [jnp.asarray(i, jnp.int32) for i in (u, j, *(0,) * (x.ndim - 2))]
 
 
 def split(x, size, key_heads, query_heads, K, fill=0.0):
-  """(B, T, N, H) to (unit, block, k, g, t, H) of the sums' type, padded."""
+  """Splits (B, T, N, H) into (unit, block, k, g, t, H) of the sums' type, padded."""
   B, T, N, H = x.shape
   blocks = -(-T // size)
   ends = ((0, 0), (0, blocks * size - T), (0, 0), (0, 0))
@@ -222,14 +228,14 @@ def split(x, size, key_heads, query_heads, K, fill=0.0):
 
 
 def join(x, B, T, N):
-  """(unit, block, k, g, t, H) to (B, T, N, H)."""
+  """Joins (unit, block, k, g, t, H) to (B, T, N, H)."""
   _, blocks, k, g, t, H = x.shape
   x = x.reshape(B, -1, blocks, k, g, t, H).transpose(0, 2, 5, 1, 3, 4, 6)
   return x.reshape(B, blocks * t, N, H)[:, :T]
 
 
 def by_unit(x, B, N, units):
-  """Lists (B|1, N|1, ...) as (units|1, ...)."""
+  """Reshapes lists (B|1, N|1, ...) to (units|1, ...)."""
   x = jnp.asarray(x)
   if x.shape[:2] == (1, 1):
     return x[0]

@@ -1,8 +1,8 @@
-"""Small problems with whole matrices of scores, as many at a time as caches hold.
+"""Small problems by whole matrices of scores, as many at a time as caches hold.
 
 Where T S of a head is small, products of whole matrices in one batch are several times
-faster on CPUs than loops over tiles. The backward pass makes the weights again, so
-that no matrix is kept between the passes.
+faster on CPUs than loops over tiles. The backward pass recomputes the weights, so that
+no matrix is kept between the passes.
 """
 
 import jax
@@ -22,7 +22,7 @@ _barrier = jax.lax.optimization_barrier
 
 
 def forward(q, k, v, sinks, program, schedule, *, scale):
-  """(out, top, total) as `attnjax.core.softmax.fused` describes them."""
+  """Computes (out, top, total) as `attnjax.core.softmax.fused` defines them."""
   del schedule
 
   def part(arrays, operands):
@@ -50,7 +50,7 @@ def forward(q, k, v, sinks, program, schedule, *, scale):
 
 
 def backward(q, k, v, g, top, total, delta, program, schedule, *, scale):
-  """(dq, dk, dv, doperands) as `attnjax.core.softmax.fused` describes them."""
+  """Computes (dq, dk, dv, doperands) as `attnjax.core.softmax.fused` defines them."""
   del schedule
   hidden = program.seen is not None
 
@@ -74,7 +74,7 @@ def backward(q, k, v, g, top, total, delta, program, schedule, *, scale):
     dkey, dvalue = _pulled(draw, query, key), _pulled(kept, g, value)
     return (_sums(draw, key) * scale, dkey, dvalue), sums
 
-  # What a row's weights are divided by is taken out of g and delta instead.
+  # The division of a row's weights by its total is applied to g and delta.
   share = jnp.where(total == 0, 0.0, 1 / jnp.where(total == 0, 1.0, total))
   top = jnp.where(total == 0, jnp.inf, top)
   rows = (g * share[..., None], top[..., None], (delta * share)[..., None])
@@ -88,10 +88,10 @@ def backward(q, k, v, g, top, total, delta, program, schedule, *, scale):
 
 
 def _scored(program, operands, raw, seen):
-  """(scores where they are seen; how their gradients become those of raw ones)."""
+  """Returns (score, pull), the modified scores and their VJP, or (raw, None)."""
   score, pull = raw, None
   if program.score is not None:
-    # Of what is not seen the function reads 0: its derivatives there are finite.
+    # The function reads 0 for unseen scores: its derivatives there are finite.
     raw = tiling.only(seen, raw)
     given = _read(program.score, operands)
     score, pull = score_and_pull(program.score, raw, _places(raw), given)
@@ -99,34 +99,35 @@ def _scored(program, operands, raw, seen):
 
 
 def _scores(query, key):
-  """Scores of (b, N, T, H) and (b, K, S, H): (b, N, T, S)."""
+  """Computes the scores (b, N, T, S) of (b, N, T, H) and (b, K, S, H)."""
   one = _grouped(query, key)
   return jnp.einsum("bkth,bksh->bkts", one, key).reshape(*query.shape[:3], -1)
 
 
 def _sums(weight, value):
-  """Sums over keys, (b, N, T, V), of (b, N, T, S) and (b, K, S, V)."""
+  """Computes the sums over keys, (b, N, T, V), of (b, N, T, S) and (b, K, S, V)."""
   one = _grouped(weight, value)
   return jnp.einsum("bkts,bksv->bktv", one, value).reshape(*weight.shape[:3], -1)
 
 
 def _pulled(weight, rows, like):
-  """Sums over queries and the heads of a group: (b, K, S, H) as `like` is."""
+  """Computes the sums over queries and a group's heads, (b, K, S, H) as `like` is."""
   one, two = (_grouped(x, like) for x in (weight, rows))
   return jnp.einsum("bkts,bkth->bksh", one, two)
 
 
 def _grouped(x, like):
-  """(b, N, T, ...) to (b, K, G T, ...)."""
+  """Reshapes (b, N, T, ...) to (b, K, G T, ...)."""
   return x.reshape(x.shape[0], like.shape[1], -1, x.shape[3])
 
 
 def _in_parts(function, arrays, zeros, program, start):
-  """(results, sums) of function((*arrays, *zeros), operands) over parts of the batch.
+  """Applies function((*arrays, *zeros), operands) to slices of the batch.
 
-  Results have the batch as their first axis. Sums belong to operands: what the parts
-  give for one that the whole batch shares is added to `start`, the others' is joined.
-  The last part is filled up with its last example, in which `zeros` are 0.
+  Returns (results, sums). Results have the batch as their first axis. Sums, the
+  gradients of operands, are summed over slices, onto `start`, if the operand is shared
+  by the batch (leading axis 1), otherwise concatenated. The last slice is padded with
+  its last example, in which `zeros` are 0.
   """
   (B, N, T), S = arrays[0].shape[:3], arrays[1].shape[2]
   size = -(-B // min(B, -(-B * N * T * S // STEP)))
@@ -160,22 +161,22 @@ def _in_parts(function, arrays, zeros, program, start):
 
 
 def _by_head(x):
-  """(b, T, N, H) to (b, N, T, H), the type that sums have."""
+  """Transposes (b, T, N, H) to (b, N, T, H), in the type of the sums."""
   return x.astype(wide(x)).swapaxes(1, 2)
 
 
 def _by_token(x):
-  """(b, N, T, H) to (b, T, N, H)."""
+  """Transposes (b, N, T, H) to (b, T, N, H)."""
   return x.swapaxes(1, 2)
 
 
 def _zeros(x, dtype):
-  """Where the gradient of an operand is summed; None if it has none."""
+  """Returns the accumulator of an operand's gradient; None if it has no gradient."""
   return jnp.zeros(x.shape, dtype) if jnp.issubdtype(x.dtype, jnp.floating) else None
 
 
 def _places(raw):
-  """The numbers of the queries, (T, 1), and of the keys, (1, S)."""
+  """Returns the indices of the queries, (1, 1, T, 1), and of the keys, (1, 1, 1, S)."""
   return _numbers(*raw.shape[2:])
 
 
@@ -189,7 +190,7 @@ def _read(part, operands):
 
 
 def _seen(program, operands, arrays):
-  """The mask, made once for all heads that it serves; None where all is seen."""
+  """Computes the mask, once for all heads that it serves; None where all is seen."""
   if program.seen is None:
     return None
   part, (T, S) = program.seen, (x.shape[2] for x in arrays)
