@@ -3,7 +3,7 @@
   S_t = exp(g_t) S_{t-1} + k_t v_t^T      (H, E), S_{-1} the initial state or 0
   o_t = scale q_t S_t
 
-g <= 0 is the log of the decay, a number for each token and head. In a chunk with rows
+g <= 0 is the log of the decay, a scalar for each token and head. In a chunk with rows
 r, columns c and G_r = g_0 + ... + g_r, S being the state before the chunk:
 
   O = scale (Q K^T * D) V + scale exp(G) * (Q S)    D[r, c] = exp(G_r - G_c), r >= c
@@ -22,7 +22,7 @@ states in memory for the backward pass.
 Axes: B batch, T tokens, N query heads, K key/value heads (K divides N, query head n
 reads key head n K // N), H head size, E value size.
 
-A sequence may also be cut in pieces, one on each device: `Transfer`, `combine`.
+A sequence may also be cut into pieces, one on each device: `Transfer`, `combine`.
 """
 
 from attnjax.core.linear.chunks import (

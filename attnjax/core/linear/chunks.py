@@ -12,8 +12,8 @@ from attnjax.core.softmax import wide
 # Long enough for matrix units to be busy, short enough for the products inside a
 # chunk, which grow with its length, not to outweigh those with the state.
 CHUNK = 64
-# Log decays whose exponential is 0 with room for rounding: the least number that the
-# type holds is exp(-103.3), for float64 exp(-744.5).
+# Log decays whose exponential is 0 with room for rounding: the least positive number
+# of the type is exp(-103.3), for float64 exp(-744.5).
 LOWEST = {"float32": -128.0, "float64": -1024.0}
 
 
@@ -28,14 +28,14 @@ def chunked(
   scale: float = 1.0,
   chunk: int = CHUNK,
 ) -> tuple[Float[Array, "B T N E"], Float[Array, "B N H E"]]:
-  """(out, state after the last token) with O(T) memory and any order of derivative.
+  """Returns (out, last state) with O(T) memory and derivatives of any order.
 
   Args:
     q: queries.
     k: keys.
     v: values.
-    log_decay: g above, <= 0, differentiable; a size of 1 is the same for all. None is
-      no decay.
+    log_decay: g above, <= 0, differentiable; an axis of size 1 broadcasts. None is no
+      decay.
     initial_state: the state before the first token; it belongs to its segment.
     segment_ids: a document is a run of equal ids and sees itself only. A negative id
       has no meaning here: see `spans`.
@@ -62,7 +62,7 @@ def chunked(
     _split(log_decay.astype(state.dtype), number, size).swapaxes(2, 3),
     None if documents is None else _split(documents, number, size, mode="edge"),
   )
-  # The products of a chunk are made again in the backward pass, not kept.
+  # The products of a chunk are recomputed in the backward pass, not kept.
   body = jax.checkpoint(functools.partial(_chunk, scale), prevent_cse=False)
   (state, _), out = jax.lax.scan(body, start, parts)
   out = jnp.moveaxis(out, (0, 3), (1, 2))  # (i, B, N, C, E) -> (B, i, C, N, E)
@@ -79,7 +79,7 @@ def recurrent(
   segment_ids: Int[Array, "B T"] | None = None,
   scale: float = 1.0,
 ) -> tuple[Float[Array, "B T N E"], Float[Array, "B N H E"]]:
-  """`chunked` by its definition, one token after the other."""
+  """Computes `chunked` by its definition, one token after the other."""
   check(q, k, v, initial_state=initial_state)
   B, T = q.shape[:2]
   log_decay = each_token(log_decay, q)
@@ -108,7 +108,10 @@ def step(
   *,
   scale: float = 1.0,
 ) -> tuple[Float[Array, "B N E"], Float[Array, "B N H E"]]:
-  """(out, next state) of one token; the state is float32 (float64 for float64)."""
+  """Advances the recurrence by one token; returns (out, next state).
+
+  The state is float32 (float64 for float64).
+  """
   check(q[:, None], k[:, None], v[:, None], initial_state=state)
   state, dtype = _initial(q[:, None], v[:, None], state), v.dtype
   q, k, v = (x.astype(state.dtype) for x in (q, *_by_query_head(q.shape[1], k, v)))
@@ -121,7 +124,7 @@ def step(
 def spans(
   segment_ids: Int[Array, "B T"],
 ) -> tuple[Int[Array, "B T"], Bool[Array, "B T"]]:
-  """(ids, real): the ids with padding, written as negative ids, made transparent.
+  """Returns (ids, real) with padding, written as negative ids, made transparent.
 
   A pad gets the id of the last real token before it, or, at the start of a row, of
   the first one after it: with k = v = 0 and no decay there, a state passes through
@@ -155,12 +158,12 @@ def check(q, k, v, *, slopes=None, initial_state=None) -> None:
 
 
 def _chunk(scale, carry, part):
-  """One chunk: q (B, N, C, H), k, v (B, K, C, H|E), g (B|1, N|1, C), ids (B, C)."""
+  """Runs a chunk: q (B, N, C, H), k, v (B, K, C, H|E), g (B|1, N|1, C), ids (B, C)."""
   (state, before), (q, k, v, g, ids) = carry, part
   dtype = v.dtype
   q, k, v = (x.astype(state.dtype) for x in (q, *_by_query_head(q.shape[1], k, v)))
   C = g.shape[-1]
-  # Fused with the sum, XLA's exponentials run one number at a time on CPUs.
+  # Fused with the sum, XLA's exponentials run one element at a time on CPUs.
   total = jax.lax.optimization_barrier(jnp.cumsum(g, axis=-1))
   between = _between(g)
   inside = jnp.tril(jnp.ones((1, 1, C, C), bool))
@@ -184,12 +187,12 @@ def _chunk(scale, carry, part):
 
 
 def _between(g):
-  """Sums (..., r, c) of g (..., C) over the tokens after c up to r; 0 for r <= c.
+  """Returns the sums (..., r, c) of g (..., C) over the tokens after c up to r.
 
-  A difference of two sums from the chunk's start would lose, behind a token that
-  resets the state, the digits of the small decays. A product with ones adds only what
-  lies between, and its transpose does so for the gradient. Where a token resets, no
-  more is lost than what exp rounds to 0: see `each_token`.
+  They are 0 for r <= c. A difference of two sums from the chunk's start would lose,
+  behind a token that resets the state, the digits of the small decays. A product with
+  ones adds only the tokens between, and its transpose does so for the gradient. Where a
+  token resets, no more is lost than what exp rounds to 0: see `each_token`.
   """
   inside = jnp.tril(jnp.ones((g.shape[-1],) * 2, bool))
   rows = jnp.where(inside, g[..., None, :], 0)
@@ -198,15 +201,16 @@ def _between(g):
 
 
 def _power(exponent, where):
-  """exp(exponent) where allowed, else 0, with a gradient that is 0 there, not NaN."""
+  """Returns exp(exponent) where allowed, else 0, with gradient 0 there, not NaN."""
   return jnp.exp(jnp.where(where, exponent, -jnp.inf))
 
 
 def each_token(log_decay, q):
-  """Log decays (B|1, T, N|1) of any that broadcast to it; zeros for None.
+  """Broadcasts log decays to (B|1, T, N|1); None gives zeros.
 
-  They are raised, in the type of the sums, to where exp is still 0 exactly: whatever a
-  sum holds of them, -inf too, is 0 as a weight, and their own gradient is 0.
+  They are clipped, in the type of the sums, at LOWEST, where exp is still exactly 0:
+  whatever a sum holds of them, also of -inf, is 0 as a weight, and their own gradient
+  is 0.
   """
   dtype = wide(q)
   if log_decay is None:
@@ -225,12 +229,12 @@ def _initial(q, v, state):
 
 
 def _by_query_head(heads, *arrays):
-  """Axis 1, of K heads, repeated to N."""
+  """Repeats axis 1, of K heads, to N heads."""
   return (jnp.repeat(x, heads // x.shape[1], axis=1) for x in arrays)
 
 
 def _split(x, number, size, mode="constant"):
-  """(B, T, ...) to (number, B, size, ...), filled up with zeros or the last entry."""
+  """Splits (B, T, ...) into (number, B, size, ...), padded by zeros or the end."""
   widths = ((0, 0), (0, number * size - x.shape[1])) + ((0, 0),) * (x.ndim - 2)
   x = jnp.pad(x, widths, mode=mode)
   return jnp.moveaxis(x.reshape(x.shape[0], number, size, *x.shape[2:]), 1, 0)

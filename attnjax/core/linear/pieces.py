@@ -1,9 +1,9 @@
-"""A sequence in pieces that know of each other only by a state.
+"""Linear attention of a sequence cut into pieces, which exchange only states.
 
-Each piece makes its own output from no state, and its `Transfer`. What states the
-pieces begin with is a scan over transfers by `combine`, on one device or over many;
-`past` adds what a piece's tokens see of the state that it begins with. The products
-within the pieces do not wait for it.
+Each piece computes its output from a zero state, and its `Transfer`. The states with
+which the pieces begin are a scan over transfers by `combine`, on one device or over
+many; `past` adds what a piece's tokens read from the state with which it begins. The
+products within the pieces do not wait for it.
 """
 
 from typing import Any, NamedTuple
@@ -16,25 +16,25 @@ from attnjax.core.softmax import wide
 
 
 class Transfer(NamedTuple):
-  """What a piece of a sequence does to a state: S becomes exp(log_decay) S + state.
+  """The effect of a piece of a sequence on the state S: exp(log_decay) S + state.
 
-  Both may have more axes in front, of pieces.
+  Both may have leading axes of pieces.
 
   Attributes:
     log_decay: (B, N), of the whole piece; -inf if a document begins in it.
-    state: (B, N, H, E), the one after the piece if there is none before it.
+    state: (B, N, H, E), the state after the piece from a zero state before it.
   """
 
   log_decay: Any
   state: Any
 
   def __call__(self, state: Float[Array, "*P B N H E"]) -> Float[Array, "*P B N H E"]:
-    """The state after the piece."""
+    """Returns the state after the piece."""
     return jnp.exp(self.log_decay)[..., None, None] * state + self.state
 
 
 def combine(first: Transfer, then: Transfer) -> Transfer:
-  """The transfer of two pieces that follow each other; it is associative."""
+  """Returns the transfer of two consecutive pieces; it is associative."""
   return Transfer(first.log_decay + then.log_decay, then(first.state))
 
 
@@ -45,17 +45,17 @@ def inherited(
   segment_ids: Int[Array, "B T"] | None = None,
   before: Int[Array, "B"] | None = None,
 ) -> Float[Array, "B T N"]:
-  """The log of what each token of a piece sees of the state S before the piece.
+  """Returns the log weight with which each token reads the state S before the piece.
 
-  With the piece's own (out, state) from no state, the whole sequence's are
-  out + scale exp(inherited) * (q S), which is `past`, and
+  With the piece's own (out, state) from a zero state, those of the whole sequence are
+  out + scale exp(inherited) * (q S), whose second term is `past`, and
   Transfer(inherited[:, -1], state)(S).
 
   Args:
     q: the piece's queries, for their shape and type.
     log_decay: as in `chunked`.
     segment_ids: of the piece.
-    before: the segment of the token before the piece; None: that of its first token.
+    before: the segment of the token before the piece; None: as its first token's.
   """
   B, T, N = q.shape[:3]
   total = jnp.cumsum(each_token(log_decay, q).astype(wide(q)), axis=1)
@@ -74,11 +74,11 @@ def past(
   *,
   scale: float = 1.0,
 ) -> Float[Array, "B T N E"]:
-  """What tokens see of the state: scale exp(log_power) * (q S), in the state's type.
+  """Returns what tokens read from a state, scale exp(log_power) * (q S), in its type.
 
   Args:
     q: the piece's queries.
-    state: the one before the piece.
+    state: the state before the piece.
     log_power: from `inherited`.
     scale: as in `chunked`.
   """
