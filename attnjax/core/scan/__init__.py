@@ -4,8 +4,8 @@
   out[k]   = sum_{i <= k} exp(s[i] - top[k]) v[i] / total[k],  lse = top + log(total)
 
 Leo Feng et al. Attention as an RNN. 2024. arXiv:2405.13956. The paper scans elements
-(m, u, w) with A + B = (m = max(m_A, m_B), u_A e^(m_A - m) + u_B e^(m_B - m), the same
-of w). Here they are (top, total, out) = (m, u, w / u). The maximum is that of what a
+(m, u, w) with A + B = (m = max(m_A, m_B), u_A e^(m_A - m) + u_B e^(m_B - m), w like
+u). Here they are (top, total, out) = (m, u, w / u). The maximum is that of what a
 token sees, never of its future or of another document: their scores, however large,
 take no digit from it.
 
@@ -15,7 +15,7 @@ Given top and total, all is linear in the values, with weights that are at most 
   keep[k] = exp(top[k-1] - top[k]) total[k-1] / total[k]
   out[k]  = keep[k] out[k-1] + own[k] v[k]
 
-With do and dlse the cotangents and delta = do . out - dlse, the way back is
+With do and dlse the cotangents and delta = do . out - dlse, the backward pass is
 
   A[i] = do[i] + keep[i+1] A[i+1],   b[i] = delta[i] + keep[i+1] b[i+1]
   dv[i] = own[i] A[i],               ds[i] = v[i] . dv[i] - own[i] b[i]

@@ -9,13 +9,13 @@ from attnjax.core.softmax import wide
 
 
 def reference(scores, values, *, initial=None, segment_ids=None):
-  """What `prefix` computes; the arguments are its."""
+  """Computes `prefix` by its definition, with the same arguments but `form`."""
   check(scores, values, initial)
   scores = scores.astype(jnp.promote_types(wide(scores), wide(values)))
   (B, T, N), E = scores.shape, values.shape[3]
   start = State.empty((B, N, E), scores.dtype) if initial is None else initial
   start = jax.tree.map(lambda x: x[:, None].astype(scores.dtype), start)
-  # The initial state is one more token, which counts as often as its total says.
+  # The initial state is one more token, which counts `total` times.
   s = jnp.concatenate([start.top, scores], axis=1)
   often = jnp.concatenate([start.total, jnp.ones_like(scores)], axis=1)
   v = jnp.concatenate([start.out, values.astype(s.dtype)], axis=1)

@@ -13,7 +13,7 @@ _UNROLL = 4
 
 
 def fastest() -> str:
-  """The name in FORMS of the fastest on the device it will run on.
+  """Returns the name in FORMS of the fastest form on the target device.
 
   A step of a loop costs a CPU next to nothing, an accelerator a launch.
   """
@@ -21,17 +21,17 @@ def fastest() -> str:
 
 
 def _power(exponent):
-  """exp(exponent), 1 beyond; its derivative at 0 is that from below."""
+  """Returns exp(min(exponent, 0)); its derivative at 0 is that from below."""
   return jnp.exp(jnp.where(exponent > 0, 0, exponent))
 
 
 def _over(x, total):
-  """The quotient x / total, 0 where total is."""
+  """Returns x / total, or 0 where total is 0."""
   return jnp.where(total > 0, x, 0) / jnp.where(total > 0, total, 1)
 
 
 def _powers(weights: Weights):
-  """(what is kept of the result before, the share of a token's own value)."""
+  """Returns the weights of the result before a token and of the token's own value."""
   top, total, (before, sums) = weights.top, weights.total, weights.before
   keep = _over(_power(before - top) * sums, total)
   if weights.first is not None:
@@ -67,7 +67,7 @@ def _sequential_backward(weights: Weights, values, g, delta, a, b):
 
 
 def _by_pairs(keep, added, reverse=False):
-  """x[k] = keep[k] x[k-1] + added[k] from x = 0, by an associative scan."""
+  """Computes x[k] = keep[k] x[k-1] + added[k] from x = 0 by an associative scan."""
 
   def join(left, right):
     return left[0] * right[0], right[0] * left[1] + right[1]
@@ -134,11 +134,12 @@ def _chunked_backward(weights: Weights, values, g, delta, a, b):
 
 
 def _matrix(part):
-  """The weights of a chunk of C tokens.
+  """Returns the weights of a chunk of C tokens.
 
   Returns:
-    (B, N, C, C) of its values in its rows; (B, C, N) of the state before in its rows,
-    and of its values in the state after; (B, N) of the state before in that after.
+    (B, N, C, C), of its values in its results; (B, C, N), of the state before in its
+    results; (B, C, N), of its values in the state after; (B, N), of the state before
+    in the state after.
   """
   weights, begin = part
   s, (before, sums) = weights.scores, (x[:, :1] for x in weights.before)
@@ -163,7 +164,7 @@ def _chunks(T: int) -> tuple[int, int]:
 
 
 def _parts(weights: Weights, number, size):
-  """The weights by chunks, and where each begins; what fills them up weighs nothing."""
+  """Splits the weights into chunks, with their first tokens; padding weighs nothing."""
   first = weights.first
   parts = Weights(
     split(weights.scores, number, size, -jnp.inf),
@@ -176,7 +177,7 @@ def _parts(weights: Weights, number, size):
 
 
 def _whole(x, like):
-  """The inverse of `split`, with T as in `like`."""
+  """Inverts `split`, with T as in `like`."""
   x = jnp.moveaxis(x, 0, 1)
   return x.reshape(x.shape[0], -1, *x.shape[3:])[:, : like.shape[1]]
 

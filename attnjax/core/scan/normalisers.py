@@ -1,4 +1,4 @@
-"""The greatest score up to each token, and the sum of exponentials below it."""
+"""The softmax's normaliser: running maxima of scores and sums of exponentials."""
 
 import math
 
@@ -9,7 +9,7 @@ from attnjax.core import devices
 
 
 def normaliser(scores, initial, first):
-  """Gives (top, total) (B, T, N) by an associative scan."""
+  """Computes (top, total) (B, T, N) by an associative scan."""
   new = jnp.zeros_like(scores, bool)
   if first is not None:
     start = first == jnp.arange(first.shape[1])
@@ -26,13 +26,13 @@ def normaliser(scores, initial, first):
 
 
 def normaliser_in_two(scores, initial, first):
-  """Gives (top, total) by two loops of sqrt(T) steps: inside of chunks, over them."""
+  """Computes (top, total) by two loops of sqrt(T) steps, in chunks and over chunks."""
   B, T, N = scores.shape
   size = math.isqrt(T - 1) + 1
   number = -(-T // size)
 
   def chunks(x, *fill, **more):
-    """(B, T, *N) to (token, chunk, B, *N)."""
+    """Splits (B, T, *N) into (token, chunk, B, *N)."""
     return jnp.moveaxis(split(x, number, size, *fill, **more), 2, 0)
 
   begin = (jnp.arange(number) * size)[:, None, None]  # chunk, B, N
@@ -66,12 +66,12 @@ def normaliser_in_two(scores, initial, first):
 
 
 def _each(scores):
-  """(top, total) of each token alone."""
+  """Returns (top, total) of each token alone."""
   return scores, (scores > -jnp.inf).astype(scores.dtype)
 
 
 def _joined(first, second):
-  """(top, total) of two stretches."""
+  """Combines (top, total) of two spans of tokens."""
   (a, b), (c, d) = first, second
   top = jnp.maximum(a, c)
   shift = jnp.where(top > -jnp.inf, top, 0)
@@ -79,7 +79,7 @@ def _joined(first, second):
 
 
 def split(x, number, size, fill=0.0, mode="constant"):
-  """(B, T, ...) to (number, B, size, ...), filled up with `fill` or the last entry."""
+  """Splits (B, T, ...) into (number, B, size, ...), padded by `fill` or the end."""
   widths = ((0, 0), (0, number * size - x.shape[1])) + ((0, 0),) * (x.ndim - 2)
   more = {"constant_values": fill} if mode == "constant" else {}
   x = jnp.pad(x, widths, mode=mode, **more)

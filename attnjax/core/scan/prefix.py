@@ -1,4 +1,4 @@
-"""The function, with derivatives, around any implementation."""
+"""The function `prefix` with its derivatives, around any implementation."""
 
 import dataclasses
 import functools
@@ -14,20 +14,20 @@ from attnjax.core import derivatives, devices
 from attnjax.core.scan.state import State, combine
 from attnjax.core.softmax import wide
 
-# The names, for `jax.checkpoint_policies`, of what need not be made again.
+# The names, for `jax.checkpoint_policies`, of what need not be recomputed.
 SAVED = tuple(f"prefix_softmax_{name}" for name in ("out", "top", "total", "state"))
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Weights:
-  """What values are weighed by: of token c in row r, exp(scores_c - top_r) / total_r.
+  """The weights of values: exp(scores_c - top_r) / total_r of token c in row r.
 
   Attributes:
     scores: (B, T, N), -inf where a token does not count.
     top: (B, T, N), the greatest score up to each token, of its document; finite.
     total: (B, T, N), the sum of exp(score - top) up to each token; 0 if none counts.
-    before: (top, total) of the token before; of the initial state at the first.
+    before: (top, total) of the token before; for the first, of the initial state.
     first: int32, (B, T), where the token's document begins, -1 if it goes on from the
       initial state; None for one document.
   """
@@ -40,13 +40,13 @@ class Weights:
 
   @property
   def share(self) -> jax.Array:
-    """(B, T, N), 1 / total; 0 if no token counts."""
+    """Returns 1 / total, (B, T, N); 0 if no token counts."""
     return jnp.where(self.total > 0, 1 / jnp.where(self.total > 0, self.total, 1), 0)
 
 
 @dataclasses.dataclass(frozen=True)
 class Form:
-  """An implementation.
+  """An implementation of the passes of `prefix`.
 
   Attributes:
     normaliser: (scores, (top, total) (B, N) of the initial state, first) to (top,
@@ -55,7 +55,7 @@ class Form:
       the last row of it.
     backward: (weights, values, g, delta, A (B, N, E), b (B, N)) to dscores and, in the
       values' type, dvalues, and (A, b) before the first token.
-    tangent: raises, or None: then forward may be differentiated.
+    tangent: None if JAX may differentiate `forward`, else a function that raises.
   """
 
   normaliser: Callable
@@ -72,12 +72,14 @@ def prefix(
   initial: State | None = None,
   segment_ids: Int[Array, "B T"] | None = None,
 ) -> tuple[Float[Array, "B T N E"], Float[Array, "B T N"], State]:
-  """(out in the values' type, lse, the state after the last token), differentiable.
+  """Computes prefix softmax; returns (out, lse, the state after the last token).
+
+  out has the values' type; all results are differentiable.
 
   Args:
     scores: s; -inf for a token that does not count, whatever its value is.
     values: v.
-    form: how, of `FORMS` for plain JAX.
+    form: the implementation; `FORMS` has those in plain JAX.
     initial: the state before the first token; it belongs to the first document.
     segment_ids: a document is a run of equal ids; each starts from no tokens.
 
@@ -90,7 +92,7 @@ def prefix(
 
 
 def _rows(scores, values, form: Form, initial, segment_ids) -> tuple[State, State]:
-  """(each token's state, `out` in the values' type, and the last one, wide)."""
+  """Returns (each token's state, `out` in the values' type; the last state, wide)."""
   (B, T, N), E = scores.shape, values.shape[3]
   dtype = jnp.promote_types(wide(scores), wide(values))
   start = State.empty((B, N, E), dtype) if initial is None else initial
@@ -110,9 +112,9 @@ def _rows(scores, values, form: Form, initial, segment_ids) -> tuple[State, Stat
 
 
 def across(scores, values, axis: str, *, form: Form):
-  """`prefix` of a sequence whose pieces, in order, lie along a mapped axis.
+  """Computes `prefix` of a sequence whose pieces lie, in order, on a mapped axis.
 
-  Every piece scans its own tokens; the states, N (E + 1) numbers each, are gathered.
+  Every piece scans its own tokens; the states, N (E + 2) elements each, are gathered.
   To be called under `jax.shard_map` or `jax.vmap(axis_name=...)`.
 
   Returns:
@@ -151,7 +153,7 @@ def check(scores, values, initial=None) -> None:
 
 
 def beginnings(segment_ids: Int[Array, "B T"]) -> Int[Array, "B T"]:
-  """Where each token's run of equal ids begins; -1 in the first run."""
+  """Returns where each token's run of equal ids begins; -1 in the first run."""
   new = segment_ids[:, 1:] != segment_ids[:, :-1]
   place = jnp.arange(1, segment_ids.shape[1], dtype=jnp.int32)
   starts = jnp.where(new, place, -1)
@@ -160,7 +162,7 @@ def beginnings(segment_ids: Int[Array, "B T"]) -> Int[Array, "B T"]:
 
 
 def _weights(s, start: State, first, known) -> Weights:
-  """The weights; `known` gives (top, total) of the scores, or is these."""
+  """Returns the Weights; `known` is (top, total) of the scores, or computes them."""
   total = jnp.where(start.top > -jnp.inf, start.total, 0)
   top, totals = known(s, (start.top, total), first) if callable(known) else known
   before, top = (jnp.where(x > -jnp.inf, x, 0) for x in (start.top, top))
@@ -184,12 +186,15 @@ def _run(form, x, first):
 
 
 def _counting(x, start: State):
-  """Of a state's `out` or what is like it, 0 if there are no tokens."""
+  """Returns x, shaped as a state's `out`, or 0 where the state has no tokens."""
   return jnp.where((start.total > 0)[..., None], x, 0)
 
 
 def _tangent(form, known, dx):
-  """The weighted means of dv + ds v - ds out, and of ds."""
+  """Returns the tangents of (out, top, total, last state).
+
+  They are made of the weighted means of dv + ds v and of ds.
+  """
   if form.tangent is not None:
     return form.tangent()
   (s, values, start), first, (out, top, total, last) = known

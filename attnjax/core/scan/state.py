@@ -1,4 +1,4 @@
-"""What a stretch of tokens amounts to, and how stretches join."""
+"""The running (log-sum-exp, weighted mean) of a span of tokens, and its combination."""
 
 import dataclasses
 from typing import Any
@@ -15,13 +15,13 @@ from attnjax.core.softmax import wide
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class State:
-  """The element (m, u, w) of a stretch of tokens, with the mean w / u in place of w.
+  """The element (m, u, w) of a span of tokens, with the mean w / u in place of w.
 
-  Not lse = m + log u: of a large m it would have lost u to rounding.
+  lse = m + log u would not do in place of m and u: a large m would lose u to rounding.
 
   Attributes:
     top: (*B, N), the greatest of the scores; -inf for no tokens. Derivatives take it
-      for a constant: what is made of a state does not change with it, if total does.
+      for a constant: results depend on exp(top) total, and total takes the change.
     total: (*B, N), the sum of exp(scores - top); 0 for no tokens.
     out: (*B, N, E), the weighted mean of their values; 0 for no tokens.
   """
@@ -32,19 +32,19 @@ class State:
 
   @classmethod
   def empty(cls, shape: tuple[int, ...], dtype: Any = jnp.float32) -> "State":
-    """The state of no tokens; shape (*B, N, E)."""
+    """Returns the state of no tokens; its `out` has the shape (*B, N, E)."""
     top = jnp.full(shape[:-1], -jnp.inf, dtype)
     return cls(top, jnp.zeros_like(top), jnp.zeros(shape, dtype))
 
   @property
   def lse(self) -> jax.Array:
-    """(*B, N), log of the sum of exp(scores); -inf for no tokens."""
+    """Returns (*B, N), the log of the sum of exp(scores); -inf for no tokens."""
     some = self.total > 0
     return jnp.where(some, self.top + jnp.log(jnp.where(some, self.total, 1)), -jnp.inf)
 
 
 def combine(first: State, second: State) -> State:
-  """The state of two stretches, of whatever stream or device, in any order."""
+  """Combines the states of two spans, of any stream or device, in any order."""
   top = jax.lax.stop_gradient(jnp.maximum(first.top, second.top))
   shift = jnp.where(top > -jnp.inf, top, 0)
   a, b = (jnp.exp(x.top - shift) * x.total for x in (first, second))
@@ -57,7 +57,7 @@ def combine(first: State, second: State) -> State:
 def step(
   scores: Float[Array, "*B N"], values: Float[Array, "*B N E"], state: State
 ) -> State:
-  """The state with one token more; its `out` is the token's result."""
+  """Returns the state with one token more; its `out` is the token's result."""
   dtype = jnp.promote_types(wide(values), state.out.dtype)
   scores = scores.astype(dtype)
   some = jnp.where(scores > -jnp.inf, 1, 0).astype(dtype)
