@@ -28,8 +28,8 @@ def rounder():
 def exponential(y, rounder):
   """Computes e^y for y <= 44 to 2e-7, 0 below the normal numbers, NaN for NaN.
 
-  A polynomial takes the remainder of y by ln(2); the multiple of ln(2) goes into the
-  exponent's bits. Exact for float64.
+  A polynomial evaluates the remainder of y by ln(2); the multiple of ln(2) goes into
+  the exponent's bits. float64 is exact.
   """
   if y.dtype == jnp.float64:
     return jnp.exp(y)
