@@ -1,8 +1,8 @@
 """Grids cut into windows, dilated grids and overlapping blocks, and orders of tokens.
 
-Grids are x (B, *S, ...) with one to three axes S. What depends on the shape alone is
-NumPy: places, masks, orders. The cuts are pads, reshapes and transposes, so that their
-derivatives are too: nothing is gathered or scattered.
+Grids are x (B, *S, ...) with one to three axes S. Places, masks and orders, which
+depend on the shape alone, are NumPy arrays. Grids are cut by pads, reshapes and
+transposes, and so are their gradients: nothing is gathered or scattered.
 
 Windows with cyclic shifts: Ze Liu et al. Swin Transformer. arXiv:2103.14030. Dilated
 grids: Zhengzhong Tu et al. MaxViT. arXiv:2204.01697. Wenxiao Wang et al. CrossFormer.

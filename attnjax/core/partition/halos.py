@@ -1,4 +1,4 @@
-"""Blocks with their surroundings, which overlap."""
+"""Overlapping windows: blocks of a grid with a halo of surrounding tokens."""
 
 import dataclasses
 import math
@@ -14,7 +14,7 @@ from attnjax.core.partition.windows import Partition
 
 @dataclasses.dataclass(frozen=True)
 class Halos:
-  """Blocks of a grid with their surroundings, which overlap.
+  """Blocks of a grid with halos of surrounding tokens; the windows overlap.
 
   A window is a block of `size` tokens and `halo` tokens on each of its sides, zeros
   beyond the grid, which is padded at its end to whole blocks.
@@ -22,7 +22,7 @@ class Halos:
   Attributes:
     shape: S.
     size: tokens of a block on each axis, or one number for all.
-    halo: tokens around it, the same.
+    halo: tokens on each side of a block, on each axis, or one number for all.
   """
 
   shape: tuple[int, ...]
@@ -38,26 +38,26 @@ class Halos:
 
   @property
   def blocks(self) -> Partition:
-    """The blocks without their surroundings."""
+    """Returns the blocks without their halos."""
     return Partition(self.shape, self.size)
 
   @property
   def windows(self) -> tuple[int, ...]:
-    """Tokens of a window on each axis, size + 2 halo."""
+    """Returns the tokens of a window on each axis, size + 2 halo."""
     return tuple(p + 2 * h for p, h in zip(self.size, self.halo))
 
   @property
   def number(self) -> int:
-    """W, one window for each block."""
+    """Returns W, one window for each block."""
     return self.blocks.number
 
   @property
   def tokens(self) -> int:
-    """P = prod(size + 2 halo)."""
+    """Returns P = prod(size + 2 halo), the tokens of a window."""
     return math.prod(self.windows)
 
   def split(self, x: Array) -> Array:
-    """(B, *S, ...) to (B, W, P, ...)."""
+    """Cuts x (B, *S, ...) into windows (B, W, P, ...)."""
     sizes.check("x", x, 1, self.shape)
     axes, tail = len(self.shape), x.shape[len(self.shape) + 1 :]
     around = [
@@ -72,7 +72,7 @@ class Halos:
     return x.reshape(x.shape[0], self.number, self.tokens, *tail)
 
   def join(self, y: Array) -> Array:
-    """(B, W, P, ...) to (B, *S, ...): the blocks without their surroundings."""
+    """Joins the blocks of windows (B, W, P, ...), without halos, to (B, *S, ...)."""
     sizes.check("y", y, 1, (self.number, self.tokens))
     tail = y.shape[3:]
     y = y.reshape(*y.shape[:2], *self.windows, *tail)
@@ -81,7 +81,7 @@ class Halos:
     return self.blocks.join(y.reshape(*y.shape[:2], -1, *tail))
 
   def places(self) -> Int[np.ndarray, "W P"]:
-    """The row-major number of each token in the grid, -1 beyond it."""
+    """Returns the row-major index of each token in the grid, -1 beyond it."""
     lines = []
     for length, n, p, h, w in zip(
       self.shape, self.blocks.counts, self.size, self.halo, self.windows
@@ -91,14 +91,14 @@ class Halos:
     return sizes.combined(lines, self.shape)
 
   def valid(self) -> Bool[np.ndarray, "W P"]:
-    """Which tokens are of the grid."""
+    """Returns which tokens lie in the grid."""
     return self.places() >= 0
 
 
 def _overlapping(x, axis, number, step, width):
-  """(..., length, ...) to (..., number, width, ...), windows `step` apart.
+  """Cuts (..., length, ...) into windows (..., number, width, ...), `step` apart.
 
-  Made of shifted slices: gathers would need scatters in their gradients.
+  It concatenates shifted slices: gathers would need scatters in their gradients.
   """
   pieces = -(-width // step)
   around = [(0, 0)] * x.ndim

@@ -1,4 +1,4 @@
-"""Orders of a grid's tokens, and where keys are relative to queries."""
+"""Orders of a grid's tokens, and coordinates of keys relative to queries."""
 
 import math
 from collections.abc import Sequence
@@ -16,12 +16,12 @@ from attnjax.core.partition.windows import Partition
 def offsets(
   size: Sequence[int], keys: Sequence[int] | None = None, first: Sizes = 0
 ) -> Int[np.ndarray, "P Q axes"]:
-  """Coordinates of a window's keys relative to its queries, on each axis.
+  """Returns the coordinates of a window's keys relative to its queries, on each axis.
 
   Args:
     size: the window of the queries.
-    keys: the window of the keys, if it is another one.
-    first: the coordinates of its first key where the queries begin at 0: -halo.
+    keys: the window of the keys, if it differs.
+    first: the coordinates of the first key where the queries begin at 0: -halo.
   """
   keys = size if keys is None else keys
   first = sizes.entries("first", first, len(size), None)
@@ -30,10 +30,10 @@ def offsets(
 
 
 def relative(table: Float[Array, "N *R"]) -> Float[Array, "N P P"]:
-  """Of each query and key of a window the entry of a table of their offsets.
+  """Returns, for each query and key of a window, the entry of a table of offsets.
 
   Entry d + p - 1 on an axis of 2 p - 1 entries belongs to the offset d of the key from
-  the query. It is made of slices, so that the gradient does not scatter.
+  the query. The result is made of slices, so that the gradient does not scatter.
   """
   axes = table.ndim - 1
   for axis in range(1, 1 + 2 * axes, 2):
@@ -50,7 +50,7 @@ def relative(table: Float[Array, "N *R"]) -> Float[Array, "N P P"]:
 def window_order(
   shape: Sequence[int], size: Sizes, inner: Int[np.ndarray, "P"] | None = None
 ) -> Int[np.ndarray, "T"]:
-  """The row-major numbers of a grid's tokens, window by window.
+  """Returns the row-major indices of a grid's tokens, window by window.
 
   Args:
     shape: S.
@@ -64,7 +64,7 @@ def window_order(
 
 
 def hilbert_order(shape: Sequence[int]) -> Int[np.ndarray, "T"]:
-  """The row-major numbers of a grid's tokens along a Hilbert curve.
+  """Returns the row-major indices of a grid's tokens along a Hilbert curve.
 
   The curve is that of the smallest cube of a power of two that holds the grid; on
   such a cube successive tokens are neighbours.
@@ -94,5 +94,5 @@ def hilbert_order(shape: Sequence[int]) -> Int[np.ndarray, "T"]:
 
 
 def inverse(order: Int[np.ndarray, "T"]) -> Int[np.ndarray, "T"]:
-  """The order that undoes `order`, so that x[:, order][:, back] is x."""
+  """Returns the order that undoes `order`, so that x[:, order][:, back] is x."""
   return np.argsort(order).astype(np.int32)

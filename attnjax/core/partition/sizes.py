@@ -1,4 +1,4 @@
-"""Sizes given for all axes of a grid or for each, and places from coordinates."""
+"""Sizes, given for all axes of a grid or for each, and indices from coordinates."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +9,11 @@ Sizes = int | Sequence[int]
 
 
 def entries(name: str, value: Sizes, axes: int, least: int | None) -> tuple[int, ...]:
-  """One entry for each axis; ValueError if there are others, or less than `least`."""
+  """Returns one entry for each axis.
+
+  Raises:
+    ValueError: if there are other entries, or one is less than `least`.
+  """
   found = (value,) * axes if isinstance(value, int) else tuple(value)
   if not 1 <= axes <= 3 or len(found) != axes:
     raise ValueError(f"{name} = {value} on a grid of {axes} axes; one entry for each")
@@ -25,13 +29,13 @@ def check(name: str, x: Any, first: int, shape: Sequence[int]) -> None:
 
 
 def outer(a, b, join):
-  """(W, P) and (w, p) to (W w, P p)."""
+  """Combines (W, P) and (w, p) by `join` to (W w, P p)."""
   c = join(a[:, None, :, None], b[None, :, None, :])
   return c.reshape(a.shape[0] * b.shape[0], -1)
 
 
 def combined(lines, shape) -> np.ndarray:
-  """Row-major numbers from the coordinates on each axis, -1 where one is missing."""
+  """Returns row-major indices from coordinates on each axis, -1 if one is missing."""
   places = np.zeros((1, 1), np.int32)
   for line, length in zip(lines, shape):
     missing = outer(places < 0, line < 0, np.logical_or)

@@ -1,4 +1,4 @@
-"""Windows that do not overlap, with dilation and cyclic shifts."""
+"""Windows of a grid that do not overlap, with dilation and cyclic shifts."""
 
 import dataclasses
 import itertools
@@ -25,8 +25,8 @@ class Partition:
   Attributes:
     shape: S.
     size: tokens of a window on each axis; one number stands for all axes.
-    dilation: distance of a window's tokens, the same.
-    offset: the same; the padded grid is shifted cyclically, so that the token at
+    dilation: distance of a window's tokens, as `size`.
+    offset: as `size`; the padded grid is shifted cyclically, so that the token at
       `offset` becomes the first one.
 
   Raises:
@@ -46,21 +46,21 @@ class Partition:
 
   @property
   def counts(self) -> tuple[int, ...]:
-    """The number of windows on each axis."""
+    """Returns the number of windows on each axis."""
     return tuple(n * d for (n, _, d) in self._parts())
 
   @property
   def number(self) -> int:
-    """W."""
+    """Returns W, the number of windows."""
     return math.prod(self.counts)
 
   @property
   def tokens(self) -> int:
-    """P."""
+    """Returns P, the tokens of a window."""
     return math.prod(p for (_, p, _) in self._parts())
 
   def split(self, x: Array) -> Array:
-    """(B, *S, ...) to (B, W, P, ...), with zeros where the grid is padded."""
+    """Cuts x (B, *S, ...) into windows (B, W, P, ...), 0 where the grid is padded."""
     axes, tail = len(self.shape), x.shape[len(self.shape) + 1 :]
     sizes.check("x", x, 1, self.shape)
     around = [(0, whole - n) for whole, n in zip(self._whole(), self.shape)]
@@ -70,7 +70,7 @@ class Partition:
     return x.reshape(-1, self.number, self.tokens, *tail)
 
   def join(self, y: Array) -> Array:
-    """(B, W, P, ...) to (B, *S, ...): the inverse of `split`, without the padding."""
+    """Inverts `split`: joins (B, W, P, ...) to (B, *S, ...), without the padding."""
     axes, tail = len(self.shape), y.shape[3:]
     sizes.check("y", y, 1, (self.number, self.tokens))
     parts = self._parts()
@@ -81,18 +81,18 @@ class Partition:
     return y[(slice(None), *(slice(0, n) for n in self.shape))]
 
   def places(self) -> Int[np.ndarray, "W P"]:
-    """The row-major number of each token in the grid, -1 for padding."""
+    """Returns the row-major index of each token in the grid, -1 for padding."""
     return sizes.combined(self._lines(), self.shape)
 
   def valid(self) -> Bool[np.ndarray, "W P"]:
-    """Which tokens are not padding."""
+    """Returns which tokens are not padding."""
     return self.places() >= 0
 
   def ids(self) -> Int[np.ndarray, "W P"]:
-    """Segments inside each window: -1 is padding.
+    """Returns the segments inside each window; -1 is padding.
 
-    They differ where the shift has joined opposite borders of the grid, or what
-    padding separates: such tokens are not near each other.
+    They differ where the shift has joined opposite borders of the grid, or tokens on
+    both sides of the padding: such tokens are not near each other.
     """
     wraps = [
       line < start for line, start in zip(self._lines(padding=True), self._starts())
@@ -112,7 +112,7 @@ class Partition:
     return tuple(map(math.prod, self._parts()))
 
   def _starts(self) -> tuple[int, ...]:
-    """The token of the padded axis that is the first one after the shift."""
+    """Returns the token of the padded axis that is the first one after the shift."""
     return tuple(a % n for a, n in zip(self.offset, self._whole()))
 
   def _roll(self, x, sign):
@@ -122,7 +122,7 @@ class Partition:
     return jnp.roll(x, shifts, axis=range(1, 1 + len(shifts)))
 
   def _lines(self, padding=False):
-    """Of each axis the token at each place of each window, (count, size)."""
+    """Yields, for each axis, the token at each place of each window, (count, size)."""
     for n, whole, start, (count, size, dilation) in zip(
       self.shape, self._whole(), self._starts(), self._parts()
     ):
@@ -132,7 +132,7 @@ class Partition:
 
 
 def grid(shape: Sequence[int], points: Sizes) -> Partition:
-  """The dilated grid of MaxViT: windows of `points` tokens spread over each axis.
+  """Returns the dilated grid of MaxViT: windows of `points` tokens spread over the axes.
 
   Their distance is ceil(L / points) on an axis of length L.
   """
@@ -142,7 +142,7 @@ def grid(shape: Sequence[int], points: Sizes) -> Partition:
 
 
 def _windows_first(axes: int, tail: int) -> list[int]:
-  """The axes (count, size, dilation)* as (count, dilation)*, size*."""
+  """Returns the order of axes (count, size, dilation)* as (count, dilation)*, size*."""
   outer = itertools.chain(*((1 + 3 * i, 3 + 3 * i) for i in range(axes)))
   inner = (2 + 3 * i for i in range(axes))
   return [0, *outer, *inner, *range(1 + 3 * axes, 1 + 3 * axes + tail)]
