@@ -1,4 +1,4 @@
-"""Computations on many devices: each does its part of batches and of heads."""
+"""Computations on many devices: each computes its part of batches and of heads."""
 
 from attnjax.core.devices.context import at_once, no_mesh, vary, vary_like, zeros
 from attnjax.core.devices.partitioned import aligned, per_device

@@ -12,7 +12,7 @@ from jax.sharding import AbstractMesh, reshard
 def no_mesh():
   """Traces as on one device: arrays have no shardings and do not vary.
 
-  What is known of the device itself stays known.
+  The description of the device itself is kept.
   """
   device = jax.sharding.get_abstract_mesh().abstract_device
   with jax.sharding.use_abstract_mesh(AbstractMesh((), (), abstract_device=device)):
@@ -30,26 +30,26 @@ def at_once():
 
 
 def described() -> bool:
-  """Whether a mesh is in force that has a description but no devices."""
-  # JAX has no public function that a traced function may ask this.
+  """Returns whether the mesh in force is only a description, without devices."""
+  # JAX has no public function for this that works inside a traced function.
   mesh = jax.sharding.get_abstract_mesh()
   return not mesh.empty and not mesh.manual_axes and get_concrete_mesh().empty
 
 
 def mesh_of(arrays) -> AbstractMesh:
-  """The mesh in force, or that of an array's type; empty if none is known."""
+  """Returns the mesh in force, or that of an array's type; empty if none is known."""
   mesh = jax.sharding.get_abstract_mesh()
   meshes = (mesh, *(jax.typeof(x).sharding.mesh for x in arrays))
   return next((found for found in meshes if not found.empty), mesh)
 
 
 def varies(x) -> frozenset[str]:
-  """The manual axes of a mesh that an array varies over."""
+  """Returns the manual axes of a mesh that an array varies over."""
   return jax.typeof(x).manual_axis_type.varying
 
 
 def vary(tree):
-  """The tree, all of whose arrays vary over the manual axes that any varies over.
+  """Makes all arrays of a tree vary over the manual axes that any of them varies over.
 
   Inside `jax.shard_map` a loop's carry must vary as what is added to it does, and so
   must all operands of a primitive. The gradient of an array that did not vary before is
@@ -68,12 +68,12 @@ def vary(tree):
 
 
 def vary_like(x, *others):
-  """A tree that varies over the manual axes that any of the others varies over."""
+  """Makes a tree vary over the manual axes that it or any of the others varies over."""
   return vary((x, others))[0]
 
 
 def zeros(kind):
-  """Zeros of a type: of its shape, varying and divided as it says."""
+  """Returns zeros of a type, with its shape, its varying axes and its sharding."""
   x = jnp.zeros(kind.shape, kind.dtype)
   axes = tuple(sorted(kind.manual_axis_type.varying))
   x = jax.lax.pcast(x, axes, to="varying") if axes else x

@@ -1,7 +1,7 @@
-"""Which axes of a mesh divide an array, found from where its parts lie.
+"""Decoding of shardings: the mesh axes that divide an array, from its parts' places.
 
 XLA may divide an axis of an array by a part of a mesh axis: 4 heads over 8 devices,
-after a reshape. So axes of a mesh are first split in axes of prime sizes.
+after a reshape. So axes of a mesh are first split into axes of prime sizes.
 """
 
 import numpy as np
@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec as P
 
 
 def split(mesh: Mesh, sharding) -> Mesh:
-  """The same devices in the same order, on axes of prime sizes."""
+  """Returns a mesh of the same devices, in order, on axes of prime sizes."""
   devices, sizes = mesh.devices, mesh.shape
   if mesh.empty:  # shardings that JAX has no names for
     devices = np.array(list(sharding.devices_indices_map(())))
@@ -34,7 +34,7 @@ def _primes(number: int) -> list[int]:
 
 
 def spec(sharding, shape: tuple[int, ...], mesh: Mesh) -> P:
-  """The axes of a split mesh that divide each axis of an array; None where unclear."""
+  """Returns the axes of a split mesh that divide each axis; None where unclear."""
   if sharding is None or sharding.is_fully_replicated or not shape:
     return P()
   try:
@@ -45,7 +45,7 @@ def spec(sharding, shape: tuple[int, ...], mesh: Mesh) -> P:
 
 
 def _axes(slices, mesh: Mesh):
-  """The axes, the slowest first, along which the number of the part grows."""
+  """Returns the mesh axes, the slowest first, along which a part's index grows."""
   starts = np.array([one.start or 0 for one in slices])
   values = np.unique(starts)
   part = np.searchsorted(values, starts).reshape(mesh.devices.shape)

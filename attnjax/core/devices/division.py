@@ -1,9 +1,9 @@
-"""How arrays are divided: which axes of a mesh share a label out, and by which sizes.
+"""Division of arrays: the axes of a mesh that a label is divided over, by which sizes.
 
-A label names an axis of arrays that independent parts of a computation lie along:
+A label names an axis of arrays along which the parts of a computation are independent:
 "batch", "heads". Its sizes may differ from array to array: N query heads and K key
-heads, or 1 where all parts read the same. On D devices an axis of size s is divided if
-D divides s; if s divides D, each device takes one of the s entries.
+heads, or 1 where all parts read the same entry. On D devices an axis of size s is
+divided if D divides s; if s divides D, each device takes one of the s entries.
 """
 
 import math
@@ -23,14 +23,14 @@ Axes = Mapping[str, tuple[str, ...]]
 
 
 def padded(labels: P, rank: int) -> Labels:
-  """The labels of all axes of an array; those that are left out have none."""
+  """Returns the labels of all axes of an array; those that are left out have none."""
   if len(labels) > rank:
     raise ValueError(f"labels {tuple(labels)} of an array with {rank} axes")
   return (*labels, *(None,) * (rank - len(labels)))
 
 
 def sizes(labels: Sequence[Labels], shapes) -> dict[str, set[int]]:
-  """The sizes that the axes of each label have."""
+  """Returns the sizes that the axes of each label have."""
   found: dict[str, set[int]] = {}
   for names, shape in zip(labels, shapes, strict=True):
     for name, size in zip(names, shape, strict=True):
@@ -40,7 +40,7 @@ def sizes(labels: Sequence[Labels], shapes) -> dict[str, set[int]]:
 
 
 def chosen(labels: Sequence[Labels], shapes, specs, mesh: Mapping[str, int]) -> Axes:
-  """The mesh axes that share each label out: those of the first array that has any.
+  """Returns the mesh axes that each label is divided over, of the first array with any.
 
   Args:
     labels: of each array.
@@ -80,7 +80,7 @@ def warn_of_gathering(labels: Sequence[Labels], shapes, specs) -> None:
 
 
 def fitting(axes, every, mesh):
-  """As many of the axes as all sizes allow."""
+  """Returns the longest prefix of the axes that all sizes allow."""
   while axes:
     number = math.prod(mesh[a] for a in axes)
     if max(every) % number == 0 and all(not (s % number and number % s) for s in every):
@@ -90,7 +90,7 @@ def fitting(axes, every, mesh):
 
 
 def spec(labels: Labels, shape, axes: Axes, mesh: Mapping[str, int]) -> P:
-  """The PartitionSpec of an array whose labels those axes share out."""
+  """Returns the PartitionSpec of an array whose labels are divided over `axes`."""
   entries = []
   for name, size in zip(labels, shape, strict=True):
     own = axes.get(name, ()) if name is not None else ()
@@ -100,7 +100,7 @@ def spec(labels: Labels, shape, axes: Axes, mesh: Mapping[str, int]) -> P:
 
 
 def taken(x, labels: Labels, shape, axes: Axes, mesh: Mapping[str, int]):
-  """A device's entry of each axis that is too small to be divided."""
+  """Slices a device's entry out of each axis that is too small to be divided."""
   for place, (name, size) in enumerate(zip(labels, shape, strict=True)):
     index = _entry(name, size, axes, mesh)
     if index is not None:
@@ -109,7 +109,7 @@ def taken(x, labels: Labels, shape, axes: Axes, mesh: Mapping[str, int]):
 
 
 def given_back(x, labels: Labels, shape, axes: Axes, mesh: Mapping[str, int]):
-  """Sums over devices of what each computed for its entry; the transpose of `taken`."""
+  """Adds up over devices what each computed for its entry; transposes `taken`."""
   summed: tuple[str, ...] = ()
   for place, (name, size) in enumerate(zip(labels, shape, strict=True)):
     own = axes.get(name, ()) if name is not None else ()
@@ -132,7 +132,7 @@ def _entry(name, size, axes, mesh):
 
 
 def rule(inputs, outputs, labels_in, labels_out, mesh) -> SdyShardingRule:
-  """How shardings propagate: an axis with a label goes with the others of that label.
+  """Returns the rule of propagation: axes with one label are sharded together.
 
   Args:
     inputs: the shapes of the inputs.
@@ -167,9 +167,9 @@ def rule(inputs, outputs, labels_in, labels_out, mesh) -> SdyShardingRule:
 
 
 def _shared_size(found: set[int], mesh) -> int:
-  """The least size, of which all others are multiples, that mesh axes can divide.
+  """Returns the least size, if it divides all others and mesh axes can divide it.
 
-  0 if there is none: then no sharding propagates between axes of different sizes.
+  Else 0: then no sharding propagates between axes of different sizes.
   """
   found = found - {1}
   least = min(found, default=1)

@@ -1,4 +1,4 @@
-"""Computations by `jax.shard_map`, over axes that are known when they are traced."""
+"""Computations by `jax.shard_map`, over axes that are known at trace time."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -11,12 +11,12 @@ from attnjax.core.devices.context import mesh_of
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Plan:
-  """What is known, when a program is traced, of how its arrays are divided.
+  """The division of a program's arrays, as far as it is known at trace time.
 
   Attributes:
     mesh: an abstract mesh, empty if none is known.
-    axes: those that share each label out by the arrays' types.
-    names: what `naming.setting` said.
+    axes: the mesh axes over which the arrays' types divide each label.
+    names: the value of `naming.setting`, or None.
   """
 
   mesh: jax.sharding.AbstractMesh
@@ -25,22 +25,22 @@ class Plan:
 
   @property
   def automatic(self) -> frozenset[str]:
-    """The axes that the program is not mapped over yet."""
+    """Returns the axes that the program is not mapped over yet."""
     return frozenset(self.mesh.axis_names) - frozenset(self.mesh.manual_axes)
 
   def is_for_many(self) -> bool:
-    """Whether there are axes to be mapped over."""
+    """Returns whether there are axes of several devices to be mapped over."""
     return any(self.mesh.shape[axis] > 1 for axis in self.automatic)
 
 
 def plan(labels: Sequence[division.Labels], arrays) -> Plan:
-  """What is known of how arrays are divided."""
+  """Returns the Plan of arrays with these labels."""
   mesh, axes = explicit(labels, [jax.typeof(x) for x in arrays])
   return Plan(mesh_of(arrays) if mesh.empty else mesh, axes, naming.setting.value)
 
 
 def explicit(labels: Sequence[division.Labels], types):
-  """The mesh of the types, and its axes that share each label out by their types."""
+  """Returns the mesh of the types, and the mesh axes that divide each label in them."""
   mesh = next((a.sharding.mesh for a in types if not a.sharding.mesh.empty), None)
   if mesh is None:
     return types[0].sharding.mesh, {}
@@ -49,14 +49,14 @@ def explicit(labels: Sequence[division.Labels], types):
 
 
 def mapped(function: Callable, inputs, outputs, shapes, plan: Plan) -> Callable:
-  """The function, run by each device on its part.
+  """Wraps a function in `jax.shard_map`, so that each device runs it on its part.
 
   Args:
     function: takes and gives lists of arrays.
     inputs: the labels of each input.
     outputs: the labels of each output.
     shapes: (of the inputs, of the outputs).
-    plan: of a mesh.
+    plan: the Plan, whose mesh is known.
   """
   given, results = shapes
   mesh = plan.mesh

@@ -1,8 +1,8 @@
 """Axes of a mesh that divide batches and heads, where only their names can tell.
 
-How Auto axes divide an array is known when XLA has propagated shardings through the
-program. A compiler that does not ask how to divide a kernel then, as that of TPUs
-(jax-ml/jax#38196), needs to be told before.
+The division of an array over Auto axes is known only when XLA has propagated shardings
+through the program. A compiler that does not ask then how to divide a kernel, as that
+of TPUs (jax-ml/jax#38196), needs to be told before.
 """
 
 import warnings
@@ -33,17 +33,17 @@ setting = jax.make_user_context(None)
 def chosen(
   labels: Sequence[division.Labels], shapes, mesh, given, names: Named | None
 ) -> division.Axes:
-  """The axes that share each label out: the given ones, and others by their names.
+  """Returns the mesh axes of each label: the given ones, and others by their names.
 
   Args:
     labels: of each array.
     shapes: of each array.
     mesh: an abstract mesh, whose Auto axes alone are chosen by name.
     given: the axes that are known.
-    names: what others divide, if it is said.
+    names: the axes of batches and of heads, if the user has named them.
   """
   every = division.sizes(labels, shapes)
-  # What Explicit axes divide, the types have said.
+  # Explicit axes are left out: the types say what they divide.
   free = [a for a in mesh.auto_axes if mesh.shape[a] > 1]
   names = by_name(free) if names is None else names
   axes = dict(given)
@@ -61,7 +61,7 @@ def chosen(
 
 
 def by_name(axes: Sequence[str]) -> Named:
-  """What names say of axes: those that nobody knows divide batches, with a warning."""
+  """Classifies axes by their names; unknown ones divide batches, with a warning."""
   found: Mapping[str, list[str]] = {"batch": [], "heads": []}
   unknown = []
   for axis in axes:
@@ -81,7 +81,7 @@ def by_name(axes: Sequence[str]) -> Named:
 
 
 def _is(axis, names: Sequence[str]) -> bool:
-  """Whether one of the names is a part of an axis's: short ones as a word of it."""
+  """Returns whether one of the names is in an axis's name, short ones as whole words."""
   words = str(axis).lower().split("_")
   return any(
     name in words or (len(name) >= _SHORT and name in str(axis).lower())

@@ -1,4 +1,4 @@
-"""One primitive around what runs on each device's part of its arguments."""
+"""A primitive that runs a function on each device's part of its arguments."""
 
 import dataclasses
 import functools
@@ -20,9 +20,9 @@ from attnjax.core.devices.context import described, no_mesh, vary
 def per_device(
   function: Callable, inputs: Sequence[Any], outputs: Any, *, local: bool = True
 ) -> Callable:
-  """`function`, run by each device on its part of the arguments.
+  """Wraps `function`, so that each device runs it on its part of the arguments.
 
-  Which axes of which mesh share a label out is found from the arguments' shardings,
+  The mesh and the axes that divide a label are found from the arguments' shardings,
   whatever these axes are called: from their types if the axes are explicit, else when
   XLA has propagated shardings through the program. Axes without a label are whole on
   every device. What the function does inside is hidden from JAX's types: inside
@@ -34,7 +34,7 @@ def per_device(
     function: takes and returns pytrees of arrays, and closes over none.
     inputs: of each argument a PartitionSpec of labels, or a pytree of them. See
       `division` for labels and sizes.
-    outputs: the same of the results. What devices made of an entry that they share is
+    outputs: as `inputs`, of the results. Results for an entry that devices share are
       summed.
     local: False leaves it to XLA to partition the function.
   """
@@ -69,10 +69,10 @@ def _labels(specs, arguments):
 
 
 def aligned(arguments, specs: Sequence[Any]):
-  """The arguments, of types that fit each other and the results of `per_device`.
+  """Gives arguments types that fit each other and the results of `per_device`.
 
-  They vary over the same manual axes, and explicit axes divide a label everywhere; the
-  gradients of what is changed are summed and divided as it was.
+  The arguments then vary over equal manual axes, and explicit axes divide a label in
+  all of them; the gradients of changed arguments are summed and divided as before.
 
   Args:
     arguments: a tuple of pytrees.
@@ -105,7 +105,7 @@ class _Part:
   local: bool
 
   def mapped(self, axes, name: str) -> "_Part":
-    """The function under `jax.vmap`, whose axis gets a label too."""
+    """Returns the function under `jax.vmap`, whose axis gets a label too."""
     inputs = tuple(
       labels if axis is None else (name, *labels)
       for labels, axis in zip(self.inputs, axes)
@@ -133,14 +133,14 @@ def _bind(part: _Part, flat):
 
 
 def _divisible() -> bool:
-  """Whether the program may run on devices that XLA divides arrays over."""
+  """Returns whether the program may run on devices over which XLA divides arrays."""
   mesh = jax.sharding.get_abstract_mesh()
   alone = not mesh.empty and (mesh.size == 1 or mesh.manual_axes == mesh.axis_names)
   return not alone and not described()
 
 
 def _partitioned(part: _Part, whole):
-  """The function with what XLA's partitioner asks for."""
+  """Wraps the function with the callbacks that XLA's partitioner asks for."""
   setting, labels_out, results = (
     jax.config.jax_enable_x64,
     part.outputs(),
@@ -212,7 +212,7 @@ def _types(*avals, whole, divided, part, plan):
 
 
 def _lowered(context, *arguments, whole, divided, part, plan, asks=True):
-  """The program of one device, of a mesh, or for a compiler that asks how to divide."""
+  """Lowers for one device, for a mesh, or for a compiler that asks how to divide."""
   parameters = context.module_context.lowering_parameters
   if part.local and plan.is_for_many() and not (asks and divided):
     return _lowered_mapped(context, arguments, whole, part, plan)
