@@ -81,7 +81,7 @@ def by_name(axes: Sequence[str]) -> Named:
 
 
 def _is(axis, names: Sequence[str]) -> bool:
-  """Returns whether one of the names is in an axis's name, short ones as whole words."""
+  """Returns whether an axis's name holds one of the names, a short one as a word."""
   words = str(axis).lower().split("_")
   return any(
     name in words or (len(name) >= _SHORT and name in str(axis).lower())

@@ -234,7 +234,7 @@ def _by_query_head(heads, *arrays):
 
 
 def _split(x, number, size, mode="constant"):
-  """Splits (B, T, ...) into (number, B, size, ...), padded by zeros or the end."""
+  """Splits (B, T, ...) to (number, B, size, ...), padded by zeros or the last entry."""
   widths = ((0, 0), (0, number * size - x.shape[1])) + ((0, 0),) * (x.ndim - 2)
   x = jnp.pad(x, widths, mode=mode)
   return jnp.moveaxis(x.reshape(x.shape[0], number, size, *x.shape[2:]), 1, 0)

@@ -132,7 +132,7 @@ class Partition:
 
 
 def grid(shape: Sequence[int], points: Sizes) -> Partition:
-  """Returns the dilated grid of MaxViT: windows of `points` tokens spread over the axes.
+  """Returns the dilated grid of MaxViT: windows of `points` tokens that span each axis.
 
   Their distance is ceil(L / points) on an axis of length L.
   """

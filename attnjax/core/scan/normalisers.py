@@ -79,7 +79,7 @@ def _joined(first, second):
 
 
 def split(x, number, size, fill=0.0, mode="constant"):
-  """Splits (B, T, ...) into (number, B, size, ...), padded by `fill` or the end."""
+  """Splits (B, T, ...) to (number, B, size, ...); pads by `fill` or the last entry."""
   widths = ((0, 0), (0, number * size - x.shape[1])) + ((0, 0),) * (x.ndim - 2)
   more = {"constant_values": fill} if mode == "constant" else {}
   x = jnp.pad(x, widths, mode=mode, **more)
