@@ -1,7 +1,7 @@
-"""Explicit caches for decoding: values that a step takes and gives back.
+"""Explicit caches for decoding: pytrees that a step takes and returns.
 
 A cache has room for `length` tokens. Writing past its end cannot raise inside
-`jax.jit`; the results are NaN from there on, never an answer to another question.
+`jax.jit`; the results are NaN from there on, never silently wrong.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ class KeyValueCache:
     k: (B, L, K, H).
     v: (B, L, K, V).
     segment_ids: int32, (B, L), -1 where nothing is written or the token is padding.
-    length: int32, (), tokens written so far, the same for the whole batch.
+    length: int32, (), the number of tokens written so far, in every row.
   """
 
   k: Any
@@ -36,7 +36,7 @@ class KeyValueCache:
   def empty(
     cls, batch: int, length: int, k: tuple[int, int], v: tuple[int, int], dtype
   ):
-    """A cache with room for `length` tokens of k (K, H) and v (K, V)."""
+    """Returns an empty cache with room for `length` tokens of k (K, H) and v (K, V)."""
     return cls(
       k=jnp.zeros((batch, length, *k), dtype),
       v=jnp.zeros((batch, length, *v), dtype),
@@ -45,7 +45,7 @@ class KeyValueCache:
     )
 
   def append(self, k, v, segment_ids=None) -> "KeyValueCache":
-    """With T more tokens; their segment is 0 if no ids are given."""
+    """Returns the cache with T more tokens; their segment is 0 if no ids are given."""
     B, T = k.shape[:2]
     if T > self.k.shape[1]:
       raise ValueError(f"{T} tokens do not fit a cache of length {self.k.shape[1]}")
@@ -77,16 +77,17 @@ class RecurrentCache:
 
   @classmethod
   def empty(cls, state: Any) -> "RecurrentCache":
-    """Returns the cache of no tokens, whose state is given."""
+    """Returns the cache of no tokens, with the given initial state."""
     batch = jax.tree.leaves(state)[0].shape[0]
     return cls(state, jnp.full((batch,), -1, jnp.int32))
 
   def resumed(self, ids, nothing: Any) -> Any:
-    """Returns the state with which the next tokens begin.
+    """Returns the state from which the next tokens start.
 
     Args:
-      ids: int32, (B, T), T >= 1, their documents, -1 at padding; None for one.
-      nothing: the state of no tokens, where another document begins.
+      ids: int32, (B, T), T >= 1, the documents of these tokens, -1 at padding; None
+        if there is one document.
+      nothing: the initial state, from which another document starts.
     """
     if ids is None:
       ids = jnp.zeros((self.segment_ids.shape[0], 1), jnp.int32)
@@ -99,7 +100,7 @@ class RecurrentCache:
     return jax.tree.map(one, self.state, nothing)
 
   def advanced(self, state: Any, ids) -> "RecurrentCache":
-    """Returns the cache after tokens of those documents, with their last state."""
+    """Returns the cache after tokens of the documents `ids`, with their last state."""
     if ids is None:
       ids = jnp.zeros((self.segment_ids.shape[0], 1), jnp.int32)
     last = _first_real(ids[:, ::-1])
@@ -107,7 +108,7 @@ class RecurrentCache:
 
 
 def _first_real(ids):
-  """(B,), the first id of a row that is not negative; -1 if all are."""
+  """Returns (B,), the first id of each row that is not negative; -1 if all are."""
   real = ids >= 0
   place = jnp.argmax(real, axis=1, keepdims=True)
   first = jnp.take_along_axis(ids, place, axis=1)[:, 0]
@@ -115,5 +116,5 @@ def _first_real(ids):
 
 
 def poison(x: Array, full: Bool[Array, ""]) -> Array:
-  """NaN everywhere if the cache is full, else x."""
+  """Returns NaN everywhere if the cache is full, else x."""
   return jnp.where(full, jnp.nan, x)

@@ -1,8 +1,8 @@
-"""Score functions that capture arrays: what is read where, and what runs on tiles.
+"""Score functions that capture arrays, split by the axes that their terms depend on.
 
-A function (score, b, n, q, k) of scalars is traced once. What it computes from its
-arrays at (b), (n), (q) or (k) alone is computed there, outside of the tiles; only what
-depends on the score, or elementwise on both q and k, runs on every element.
+A function (score, b, n, q, k) of scalars is traced once. Terms that depend on batch,
+head, query or key alone are computed once, outside the kernel; only the rest, which
+depends on the score or, elementwise, on both q and k, runs on each tile.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ AXES = ("b", "n", "q", "k")
 
 
 class Function:
-  """A traced score function; compared by its text."""
+  """A traced score function; hashed and compared by its text."""
 
   def __init__(self, closed: Any, consts: int):
     self.closed, self.consts = closed, consts
@@ -33,9 +33,13 @@ class Function:
 
 
 def trace(function: Callable, dtype=jnp.float32, returns=None) -> tuple[Function, list]:
-  """(the traced function of a score and four indices, the arrays it captures).
+  """Traces a score function of a score and four indices.
 
-  Its result has the type `returns`, that of the score if None, whatever it computes in.
+  Returns (the `Function`, the arrays that it captures). Its result is cast to the type
+  `returns`, that of the score if None.
+
+  Raises:
+    ValueError: if it does not return one scalar.
   """
 
   def typed(*scalars):
@@ -50,11 +54,11 @@ def trace(function: Callable, dtype=jnp.float32, returns=None) -> tuple[Function
 
 
 def apply(function: Function, consts, score, b, n, q, k):
-  """The function on a tile.
+  """Evaluates a score function on a tile.
 
   Args:
     function: from `trace`.
-    consts: its arrays.
+    consts: the arrays that it captures.
     score: (b, n, t, s).
     b: int, (b,).
     n: int, (n,).
@@ -68,7 +72,10 @@ def apply(function: Function, consts, score, b, n, q, k):
 def hoisted(
   function: Function | None, consts, heads, q, k, dtype=jnp.float32
 ) -> tuple[Any, list]:
-  """(what runs on tiles: inner(score, q, k, *values), the values (B|1, N|1, T|1, S|1)).
+  """Splits a score function into a part for tiles and precomputed values.
+
+  Returns (inner, values): inner(score, q, k, *values) runs on a tile, the values are
+  (B|1, N|1, T|1, S|1).
 
   Raises:
     NotImplementedError: naming an operation on the score that is not elementwise.
@@ -99,7 +106,7 @@ def hoisted(
     elementwise.run(own, known)
     out = elementwise.read(result, known)
     if isinstance(result, jex.Literal) or "score" not in depends[id(result)]:
-      # Of the score's shape, also on tiles; the compiler drops the choice.
+      # This gives the score's shape, also on tiles; the compiler drops the select.
       out = jnp.where(score == score, out, out)
     return jnp.broadcast_to(out, jnp.broadcast_shapes(jnp.shape(out), score.shape))
 
@@ -111,7 +118,7 @@ def _outside(atom, inside) -> bool:
 
 
 def _analysed(jaxpr, equations, consts):
-  """What each variable depends on; the variables that are computed on tiles."""
+  """Returns (the inputs each variable depends on, the variables computed on tiles)."""
   names = ("score", *AXES)
   scalars = jaxpr.invars[consts:]
   depends = {id(v): frozenset() for v in jaxpr.invars[:consts]}
@@ -134,7 +141,7 @@ def _analysed(jaxpr, equations, consts):
 
 
 def _evaluated(jaxpr, variable, what, number, consts, heads, q, k):
-  """A variable that does not depend on the score, at all the places it depends on."""
+  """Evaluates a variable without the score, over all axes that it depends on."""
   if "q" in what and q.shape[0] > 1 or "k" in what and k.shape[0] > 1:
     what = what | {"b"}
 

@@ -1,4 +1,4 @@
-"""Padded sequences with their real tokens first, and back."""
+"""Compaction of padded sequences: their real tokens first, and the inverse."""
 
 import dataclasses
 from typing import Any
@@ -13,11 +13,11 @@ from jaxtyping import Array, Bool
 class Compaction:
   """Moves the real tokens of each row to its start, keeping their order.
 
-  What pools or convolves neighbours then sees padding at the end only.
+  Pooling and convolutions over neighbours then see padding at the end only.
 
   Attributes:
-    order: int, (B, T): the token at each place.
-    real: bool, (B, T): whether there is a real token at the place.
+    order: int, (B, T), the index of the token at each new place.
+    real: bool, (B, T), whether the token at each new place is real.
   """
 
   order: Any
@@ -25,17 +25,17 @@ class Compaction:
 
   @classmethod
   def of(cls, padding: Bool[Array, "B T"]) -> "Compaction":
-    """The compaction of rows with these real tokens."""
+    """Returns the compaction of rows whose real tokens are True in `padding`."""
     order = jnp.argsort(~padding, axis=1, stable=True)
     return cls(order, jnp.take_along_axis(padding, order, axis=1))
 
   def pack(self, x: Array) -> Array:
-    """The tokens of x (B, T, ...) in their new places; 0 at the padding."""
+    """Moves the tokens of x (B, T, ...) to their new places; 0 at the padding."""
     x = jnp.take_along_axis(x, _like(self.order, x), axis=1)
     return jnp.where(_like(self.real, x), x, 0)
 
   def unpack(self, y: Array) -> Array:
-    """The tokens of y (B, T, ...) in their old places; 0 at the padding."""
+    """Moves the tokens of y (B, T, ...) back to their old places; 0 at the padding."""
     y = jnp.where(_like(self.real, y), y, 0)
     return jnp.take_along_axis(y, _like(jnp.argsort(self.order, axis=1), y), axis=1)
 

@@ -2,10 +2,11 @@
 
   y[p] = sum_d kernel[d] x[p + d - k div 2]      d over the kernel's k places an axis
 
-Each channel has a kernel of its own, or channels share one by broadcasting.
+Each channel has a separate kernel, or channels share one by broadcasting.
 
-Cost: a product and a sum for each number and place of the kernel. They are written as
-shifts, since grouped convolutions are slow on the CPU, their gradients most of all.
+Cost: a multiplication and an addition for each element and entry of the kernel. They
+are written as shifts, since grouped convolutions are slow on the CPU, their gradients
+most of all.
 
 Axes: B batch, S one or two axes of the grid, C one or more axes of channels.
 """
@@ -24,13 +25,13 @@ def depthwise(
   *,
   axes: int = 2,
 ) -> Float[Array, "B ..."]:
-  """The convolution of x (B, *S, *C), in its shape.
+  """Returns the depthwise convolution of x (B, *S, *C), in the shape of x.
 
   Args:
     x: the grid, `axes` axes after the first one.
     kernel: (*k, *C) with odd k, or 1 where channels share it.
-    segment_ids: (B, T), for one axis: what is in another segment, or has a negative
-      id, counts as zero, and gives zero.
+    segment_ids: (B, T), for one axis: a token of another segment counts as zero; a
+      token with a negative id counts as zero and gives zero.
     axes: of the grid, 1 or 2.
 
   Raises:
@@ -66,7 +67,7 @@ def depthwise(
 
 
 def _row(padded, kernel, length, segment_ids=None, ids=None):
-  """Along axis 1, which has `length` tokens and what surrounds them."""
+  """Convolves along axis 1, of `length` tokens with a border on both sides."""
   y = jnp.zeros_like(padded[:, :length])
   for place in range(kernel.shape[0]):
     own = kernel[place]

@@ -7,15 +7,15 @@ from jaxtyping import Array, Float, UInt
 
 
 def keep(seed, q, k, rate: float) -> Float[Array, "..."]:
-  """0 or 1 / (1 - rate): element (q, k) of a seed's infinite matrix of coins.
+  """Returns 0 or 1 / (1 - rate) for element (q, k) of a seed's infinite random matrix.
 
-  The same in every tile, device and implementation, forward and backward. The hash is
-  the finalizer of MurmurHash3 (Austin Appleby, public domain), once over the row and
-  once over the element.
+  It does not depend on tile, device, implementation or pass. The hash is the finalizer
+  of MurmurHash3 (Austin Appleby, public domain), once over the row and once over the
+  element.
   """
   row = _mixed(seed ^ (q.astype(jnp.uint32) * np.uint32(0x9E3779B1)))
   bits = _mixed(row ^ (k.astype(jnp.uint32) * np.uint32(0x85EBCA77)))
-  # The upper 24 bits as a float: comparisons of unsigned numbers are rare on TPUs.
+  # The upper 24 bits as a float: unsigned comparisons are rare on TPUs.
   uniform = (bits >> np.uint32(8)).astype(jnp.int32).astype(jnp.float32)
   return jnp.where(
     uniform >= np.float32(rate * 2**24), np.float32(1 / (1 - rate)), np.float32(0)
@@ -23,7 +23,7 @@ def keep(seed, q, k, rate: float) -> Float[Array, "..."]:
 
 
 def seeds(key: Array, B: int, N: int) -> UInt[Array, "B N"]:
-  """The dropout's seed of each batch and head."""
+  """Returns the dropout's seed of each batch entry and head."""
   return jax.random.bits(key, (B, N), jnp.uint32)
 
 

@@ -18,7 +18,7 @@ from jax.extend import core as jex
 
 from attnjax.core.devices import at_once, no_mesh, vary
 
-# What acts on each element by itself, so that scalars may be replaced by tiles.
+# Operations that act on each element by itself: tiles may replace their scalars.
 PRIMITIVES = frozenset(
   """
   abs add add_any and atan2 cbrt ceil clamp convert_element_type copy copy_p cos cosh
@@ -29,7 +29,7 @@ PRIMITIVES = frozenset(
   sub tan tanh xor
   """.split()
 )
-# What only restates a scalar: identities here.
+# Operations that only reshape a scalar: identities here.
 _RESTATED = frozenset(
   "broadcast_in_dim reshape squeeze optimization_barrier expand_dims".split()
 )
@@ -41,7 +41,7 @@ class Elementwise:
   """A traced scalar function, hashable by its text.
 
   Attributes:
-    operands: which of a list of operands it takes after its fixed arguments.
+    operands: indices of the operands that it takes after its fixed arguments.
     jaxpr: of scalars, flat (no call inside another), without constants.
   """
 
@@ -49,7 +49,7 @@ class Elementwise:
   jaxpr: Any
 
   def __call__(self, *tiles):
-    """The function's value on arrays that broadcast against each other."""
+    """Returns the function's value on arrays that broadcast against each other."""
     return evaluate(self.jaxpr, *tiles)[0]
 
   @functools.cached_property
@@ -64,9 +64,9 @@ class Elementwise:
 
 
 def trace(function: Callable, dtypes: Sequence[Any]) -> tuple[Any, list]:
-  """(flat jaxpr over consts and scalars of these dtypes, the captured consts)."""
+  """Traces a function to (a flat jaxpr of consts and scalars, the captured consts)."""
   scalars = [jax.ShapeDtypeStruct((), d) for d in dtypes]
-  # Under a mesh the program of a scalar would name shardings, which kernels know not.
+  # Under a mesh the jaxpr of a scalar would have shardings, which kernels lack.
   with no_mesh():
     closed = jax.make_jaxpr(function)(*scalars)
   consts = list(closed.consts)
@@ -79,7 +79,7 @@ def trace(function: Callable, dtypes: Sequence[Any]) -> tuple[Any, list]:
     flat = jax.make_jaxpr(inlined)(shapes, *scalars)
   if not flat.consts:
     return flat, consts
-  # What a function that is called inside captures becomes an argument too.
+  # Arrays that a function called inside captures become arguments too.
   consts = [*flat.consts, *consts]
 
   def whole(inner, outer, *scalars):
@@ -91,7 +91,7 @@ def trace(function: Callable, dtypes: Sequence[Any]) -> tuple[Any, list]:
 
 
 def elementwise(function: Callable, fixed: Sequence[Any], operands: Sequence[Any]):
-  """The Elementwise of function(*fixed, *operands), for the operands that it uses.
+  """Returns the Elementwise of function(*fixed, *operands), of the operands it uses.
 
   Args:
     function: of scalars.
@@ -128,7 +128,7 @@ def elementwise(function: Callable, fixed: Sequence[Any], operands: Sequence[Any
 
 
 def live(jaxpr) -> tuple[list, set[int]]:
-  """(the equations that the results need, the ids of all variables that are read)."""
+  """Returns (the equations that the results need, the ids of all variables read)."""
   read, equations = {id(v) for v in jaxpr.outvars}, []
   for equation in reversed(jaxpr.eqns):
     if any(id(v) in read for v in equation.outvars):
@@ -138,7 +138,7 @@ def live(jaxpr) -> tuple[list, set[int]]:
 
 
 def evaluate(closed, *tiles) -> list:
-  """The results of a flat jaxpr of scalars on arrays that broadcast."""
+  """Returns the results of a flat jaxpr of scalars on arrays that broadcast."""
   known = {id(v): t for v, t in zip(closed.jaxpr.invars, tiles, strict=True)}
   run(live(closed.jaxpr)[0], known)
   return [read(atom, known) for atom in closed.jaxpr.outvars]
@@ -152,18 +152,18 @@ def run(equations, known: dict[int, Any]) -> None:
 
 
 def read(atom, known: dict[int, Any]):
-  """The value of a variable or literal."""
+  """Returns the value of a variable or literal."""
   return atom.val if isinstance(atom, jex.Literal) else known[id(atom)]
 
 
 def simple(equation) -> bool:
-  """Whether an equation of scalars also runs on tiles."""
+  """Returns whether an equation of scalars also runs on tiles."""
   scalars = all(v.aval.shape == () for v in (*equation.invars, *equation.outvars))
   return scalars and equation.primitive.name in PRIMITIVES | _RESTATED
 
 
 def inlined(jaxpr, variable, known: dict[int, Any]):
-  """One variable of a flat jaxpr, by any operations, from the values that it needs."""
+  """Evaluates one variable of a flat jaxpr, by any operations, from known values."""
   made = {id(v): e for e in jaxpr.eqns for v in e.outvars}
   known = dict(known)
 
@@ -192,14 +192,14 @@ def _apply(equation, arguments) -> list:
     shape = jnp.broadcast_shapes(*(a.shape for a in arguments))
     arguments = [jnp.broadcast_to(a, shape) for a in arguments]
   params = dict(equation.params)
-  if "sharding" in params:  # of a scalar; a tile has none of its own
+  if "sharding" in params:  # that of a scalar; a tile has none
     params["sharding"] = None
   result = equation.primitive.bind(*arguments, **params)
   return list(result) if equation.primitive.multiple_results else [result]
 
 
 def inner(equation):
-  """The jaxpr (and its consts) that an equation calls, or None."""
+  """Returns the jaxpr (and its consts) that an equation calls, or None."""
   for name in _CALLS:
     if name in equation.params:
       called = equation.params[name]
@@ -238,7 +238,7 @@ def _inline(jaxpr, consts, arguments) -> list:
       write(equation.outvars, _inline(called[0], called[1], given))
       continue
     if equation.primitive.name == "reduce_sum" and not equation.params["axes"]:
-      # Under a mesh a derivative is summed over the axes, none, that it was spread on.
+      # Under a mesh the transpose of a broadcast over no axes is a sum over none.
       write(equation.outvars, given)
       continue
     known = not any(isinstance(g, jax.core.Tracer) for g in given)

@@ -1,4 +1,4 @@
-"""The arguments of `dot_product_attention`, checked and as a `Scores`."""
+"""The arguments of `dot_product_attention`, checked and turned into a `Scores`."""
 
 import dataclasses
 import math
@@ -15,7 +15,7 @@ from attnjax.core.scores import Scores
 
 
 def four_axes(query, key, value, dtype=None):
-  """(the batch axes, then query, key and value with one batch axis)."""
+  """Returns (the batch axes, then query, key and value with one batch axis)."""
   query, key, value = (jnp.asarray(x, dtype) for x in (query, key, value))
   lead = query.shape[:-3]
   for name, x in (("query", query), ("key", key), ("value", value)):
@@ -27,7 +27,7 @@ def four_axes(query, key, value, dtype=None):
 
 
 def mask(given, shape, lead, causal: bool, window) -> Mask:
-  """The mask from an array or a Mask, causality and a local window."""
+  """Returns the conjunction of an array or a Mask, causality and a local window."""
   parts: tuple[Mask, ...] = (Causal(),) if causal else ()
   if window is not None:
     parts += (Window(*_ends(window)),)
@@ -40,7 +40,7 @@ def mask(given, shape, lead, causal: bool, window) -> Mask:
 
 
 def _ends(window):
-  """(left, right) of one number, traced or not, or of two."""
+  """Returns (left, right) from one number, traced or not, or from two."""
   if not isinstance(window, tuple | list) and not np.ndim(window):
     return window, window
   if len(window) != 2:
@@ -49,7 +49,7 @@ def _ends(window):
 
 
 def _nonzero(given):
-  """A boolean mask: what is not 0 is seen, as flax and `astype(bool)` have it."""
+  """Returns the mask of elements other than 0, as flax and `astype(bool)` have it."""
   array = jnp.asarray(given)
   if array.dtype == bool:
     return array
@@ -62,7 +62,7 @@ def _nonzero(given):
 
 
 def bias(given, shape, lead):
-  """The bias with four axes, or None."""
+  """Returns the bias with four axes, or None."""
   return None if given is None else _floats("bias", given, shape, lead)
 
 
@@ -74,9 +74,9 @@ def _floats(name, given, shape, lead=()):
 
 
 def broadcastable(name, array, shape, lead=()):
-  """`array` with four axes that broadcast to (B, N, T, S).
+  """Returns `array` with four axes that broadcast to (B, N, T, S).
 
-  With several batch axes `lead` it may have them all, or one of their whole size B.
+  With several batch axes `lead` the array may have them all, or one of their product B.
   """
   given, axes = array.shape, max(1, len(lead))
   array = array.reshape((1,) * (3 - array.ndim) + array.shape)
@@ -97,7 +97,7 @@ def broadcastable(name, array, shape, lead=()):
 
 
 def number(name, given, shape, lead=()):
-  """A float, or an array with four axes that broadcasts over batches and heads."""
+  """Returns a float, or an array with four axes that broadcast to (B, N, T, S)."""
   if isinstance(given, int | float | np.number):
     return float(given)
   array = asarray(given)
@@ -113,7 +113,7 @@ def number(name, given, shape, lead=()):
 
 
 def softcap(given, shape, lead=()):
-  """The cap as `number` has it."""
+  """Returns the cap as `number` does; raises ValueError for a negative one."""
   cap = number("softcap", given, shape, lead)
   if isinstance(cap, float) and not cap >= 0:
     raise ValueError(f"softcap = {cap}; it must be 0 (none) or more")
@@ -121,7 +121,7 @@ def softcap(given, shape, lead=()):
 
 
 def scaled(what: Scores, scale, q, k) -> tuple[Scores, float]:
-  """(scores, a scale that is known): an array becomes the scores' factor."""
+  """Returns (scores, a float): a scale that is an array becomes the scores' factor."""
   H = q.shape[-1]
   if scale is None:
     return what, H**-0.5 if H else 1.0
@@ -134,9 +134,9 @@ def scaled(what: Scores, scale, q, k) -> tuple[Scores, float]:
 
 
 def nothing(q, k, v, scores, reference, *, sinks, scale):
-  """(out, lse) where an axis is empty: 0 and -inf, or the sink, if no key is there.
+  """Returns (out, lse) for empty axes; without keys they are 0 and -inf, or the sink.
 
-  Without features all scores are 0: an empty H is as good as one feature that is 0.
+  Without features all scores are 0: an empty H is computed as one feature that is 0.
   """
   (B, T, N, H), (S, _, V) = q.shape, v.shape[1:]
   if 0 in (B, T, N, S):
@@ -152,13 +152,13 @@ def nothing(q, k, v, scores, reference, *, sinks, scale):
 
 
 def with_function(what: Scores, function: Callable, dtype) -> Scores:
-  """The scores with a function of one's own."""
+  """Returns the scores with a custom score function."""
   traced, consts = captured.trace(function, dtype)
   return dataclasses.replace(what, function=traced, consts=tuple(consts))
 
 
 def with_dropout(what: Scores, shape, key, rate: float, broadcast: bool) -> Scores:
-  """The scores with a dropout of the weights."""
+  """Returns the scores with dropout of the weights."""
   if not 0 <= rate < 1:
     raise ValueError(f"dropout_rate = {rate}; it must be in [0, 1)")
   if key is None:
@@ -169,11 +169,11 @@ def with_dropout(what: Scores, shape, key, rate: float, broadcast: bool) -> Scor
 
 
 def precision(given) -> str | None:
-  """The name by which JAX's default precision is set; of a pair, the more precise.
+  """Returns the name of a default precision in JAX; of a pair, the more precise one.
 
   Raises:
-    ValueError: if it is none of what `jax.lax.dot` takes.
-    NotImplementedError: for algorithms that no default may name.
+    ValueError: if `jax.lax.dot` does not take it.
+    NotImplementedError: for algorithms that cannot be a default.
   """
   match given:
     case None:

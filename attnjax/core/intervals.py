@@ -1,13 +1,13 @@
-"""What a scalar function can be on a whole block: interval arithmetic on its jaxpr.
+"""Bounds of a scalar function on a whole block, by interval arithmetic on its jaxpr.
 
-From the least and the greatest value of each argument on a block follow bounds of the
-result there. A mask's element test bounded so tells which blocks are empty or full
-without testing their elements; bounds that are too wide cost time, never correctness.
+The least and the greatest value of each argument on a block give bounds of the result
+there. Such bounds of a mask's element test tell which blocks are empty or full without
+testing their elements; bounds that are too wide cost time, never correctness.
 
 Ramon E. Moore. Interval Analysis. 1966.
 
-Values are pairs (low, high) of arrays; of a boolean, low = "true everywhere" and
-high = "true somewhere", as 0 and 1.
+Values are pairs (low, high) of arrays; for a boolean, low is "true everywhere" and
+high is "true somewhere", as 0 and 1.
 """
 
 from typing import Any
@@ -22,12 +22,12 @@ _SLACK = 2.0**-20  # more than the rounding of float32, and of a device's functi
 
 
 def bounds(closed, arguments, xp: Any) -> tuple[Any, Any]:
-  """The result's (low, high) of a flat jaxpr of scalars.
+  """Returns the (low, high) of a flat jaxpr's result.
 
   Args:
-    closed: as of `attnjax.core.elementwise.Elementwise`.
+    closed: a jaxpr of scalars as `attnjax.core.elementwise.Elementwise` has it.
     arguments: a pair (low, high) of arrays for each argument.
-    xp: numpy or jax.numpy, what the arrays are.
+    xp: the module of the arrays, numpy or jax.numpy.
   """
   values = {id(v): a for v, a in zip(closed.jaxpr.invars, arguments, strict=True)}
 
@@ -116,7 +116,7 @@ def _converted(equation, given, xp):
   if np.issubdtype(dtype, np.bool_):
     zero = (xp.zeros_like(low),) * 2
     return _comparison("ne", given, zero, xp)
-  # Towards zero from a float, which is increasing; what does not fit may be anything.
+  # Rounding towards zero is increasing; a float that does not fit may give anything.
   wide = _wide(dtype, xp)
   if not np.issubdtype(dtype, np.integer):
     return xp.asarray(low, wide), xp.asarray(high, wide)
@@ -134,7 +134,7 @@ def _selected(given, xp):
 
 
 def _quotient(a, b, xp):
-  """Rounded towards zero, as jax.lax.div."""
+  """Divides with rounding towards zero, as jax.lax.div does."""
   size = xp.abs(a) // xp.maximum(xp.abs(b), 1)
   return xp.where((a < 0) == (b < 0), size, -size)
 
@@ -147,7 +147,7 @@ def _divided(a, b, dtype, xp):
 
 
 def _remainder(a, b, dtype, xp):
-  """Of the sign of a, as jax.lax.rem; tight where a block lies in one period."""
+  """Returns bounds of jax.lax.rem, of a's sign; tight if a block lies in one period."""
   (al, ah), (bl, bh) = a, b
   most = xp.maximum(xp.abs(bl), xp.abs(bh)) - 1
   d = xp.maximum(bl, 1)
@@ -206,7 +206,7 @@ _ARITHMETIC = {
 
 
 def _arithmetic(name, given, dtype, xp):
-  """An operation's bounds; where integers may wrap around, all that they can be."""
+  """Returns an operation's bounds, the type's limits where integers may wrap around."""
   low, high = _ARITHMETIC[name](xp, *given)
   if np.issubdtype(dtype, np.integer):
     rough = [tuple(xp.asarray(end, np.float32) for end in pair) for pair in given]
@@ -217,7 +217,7 @@ def _arithmetic(name, given, dtype, xp):
 
 
 def _leaves(dtype, low, high, xp):
-  """Whether one of those bounds may lie outside of a type of integers."""
+  """Returns whether a bound may lie outside of a type of integers."""
   limits = np.iinfo(dtype)
   if np.issubdtype(low.dtype, np.floating):
     room = 1 - _SLACK
@@ -228,7 +228,7 @@ def _leaves(dtype, low, high, xp):
 
 
 def _widened(over, low, high, dtype, xp):
-  """The bounds, or, where `over`, those of the type."""
+  """Returns the bounds, or, where `over`, the limits of the type."""
   limits = np.iinfo(dtype)
   return xp.where(over, limits.min, low), xp.where(over, limits.max, high)
 

@@ -39,14 +39,14 @@ def newton_inverse(
   gradient: str = "analytic",
   start: str = "matrix",
 ) -> Float[Array, "*B M M"]:
-  """The inverse of matrix + jitter I, float32 (float64 for float64).
+  """Returns the inverse of matrix + jitter I, float32 (float64 for float64).
 
   Args:
     matrix: symmetric, positive semi-definite, with entries >= 0.
-    iterations: number of steps; 0 is as many as any such matrix needs, `steps`.
+    iterations: number of steps; 0 takes `steps`, as many as any such matrix needs.
     jitter: added to the diagonal, but not to the row sums of alpha.
-    gradient: "analytic", of the inverse itself, of any order; or "autodiff", of the
-      steps that were taken, which are kept.
+    gradient: "analytic", that of the exact inverse, of any order; or "autodiff", that
+      of the steps, whose results are kept.
     start: "matrix": alpha = 1.8 / (largest row sum)^2 of each matrix; "batch": SOFT++'s
       code, one alpha for all: 2 / (largest row sum of all)^2, halved up to 10 times
       until the 1-norms of I - A' Y_0 are at most 1.01. A matrix's result then depends
@@ -71,15 +71,15 @@ def newton_inverse(
 
 
 def steps(size: int, jitter: float, dtype=jnp.float32, start: str = "matrix") -> int:
-  """The steps after which Newton's iteration is right to the type's digits.
+  """Returns the steps after which Newton's iteration is right to the type's digits.
 
-  The entries are at most 1, so that eigenvalues are from jitter to size + jitter.
-  Each step squares the residual of the least, 1 - alpha jitter^2 at first.
+  The entries are at most 1, so that eigenvalues are from jitter to size + jitter. Each
+  step squares the residual of the least eigenvalue, at first 1 - alpha jitter^2.
 
   Args:
     size: M.
     jitter: added to the diagonal.
-    dtype: of the sums.
+    dtype: the type of the sums.
     start: as in `newton_inverse`; "batch" may halve alpha 10 times.
 
   Raises:
@@ -113,7 +113,7 @@ def _analytic(matrix, iterations, jitter, start):
 
 @_analytic.defjvp
 def _tangent(iterations, jitter, start, primals, tangents):
-  """The tangent of an inverse, -Y dA Y; JAX transposes it for the gradient."""
+  """Returns an inverse Y and its tangent -Y dA Y, which JAX transposes."""
   inverse = _analytic(*primals, iterations, jitter, start)
   with jax.default_matmul_precision("highest"):
     return inverse, -inverse @ tangents[0] @ inverse

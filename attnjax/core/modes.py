@@ -1,7 +1,7 @@
 """JAX's debugging modes, inside of the library.
 
 `jax_numpy_rank_promotion` and `jax_debug_infs` look for errors in a user's program.
-What the library broadcasts, and the -inf of what a mask hides, are no such errors.
+Broadcasting inside the library, and the -inf of masked scores, are no such errors.
 """
 
 import functools
@@ -11,7 +11,7 @@ import jax
 
 
 def broadcasting(function: Callable) -> Callable:
-  """`function` where ranks are promoted, whatever the mode."""
+  """Wraps `function` so that ranks are promoted in it, whatever the mode."""
 
   @functools.wraps(function)
   def run(*arguments, **options):
@@ -22,5 +22,5 @@ def broadcasting(function: Callable) -> Callable:
 
 
 def whole(function: Callable) -> Callable:
-  """`function`, compiled as one if every operation's result is tested for infinity."""
+  """Compiles `function` as one if every operation's result is tested for infinity."""
   return jax.jit(function) if jax.config.jax_debug_infs else function

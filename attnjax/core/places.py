@@ -1,4 +1,4 @@
-"""Where queries and keys are: positions, lengths and segment ids, as they are given."""
+"""Positions, lengths and segment ids of queries and keys, from a user's arguments."""
 
 import math
 from typing import Any
@@ -13,7 +13,7 @@ from attnjax.core.scores import Scores
 
 
 def positioned(shape, lead, queries, keys, aligned: int, **given) -> tuple[Scores, Any]:
-  """(scores with the positions of queries and keys, whether one is no int32)."""
+  """Returns (scores with positions of queries and keys, whether one is no int32)."""
   B, _, T, S = shape
   aligned = aligned if queries is None else 0
   first, query, one = _positions("query_positions", queries, lead, (B, T), aligned)
@@ -26,7 +26,10 @@ def positioned(shape, lead, queries, keys, aligned: int, **given) -> tuple[Score
 
 
 def _positions(name, given, lead, size, default):
-  """(what positions begin with, None or their array (B|1, length), what is lost)."""
+  """Returns (start, None, lost) of consecutive positions, else (0, positions, lost).
+
+  Positions have the shape (B|1, length); `lost` says whether one of them is no int32.
+  """
   B, length = size
   if given is None:
     return default, None, False
@@ -51,7 +54,7 @@ def _positions(name, given, lead, size, default):
 
 
 def _counted(name, first, length):
-  """(first + 0, 1, 2, ..., int32, and whether one is not): of known or traced ones."""
+  """Returns (first + 0, 1, 2, ... as int32, whether a traced one is no int32)."""
   if isinstance(first, np.ndarray):
     count = first.astype(np.int64) + np.arange(length)
     return known(name, count), False
@@ -63,7 +66,7 @@ def _counted(name, first, length):
 
 
 def rows(given, lead, length):
-  """Ids or None; with several batch axes (*B, T) as (B, T)."""
+  """Returns the ids, with several batch axes (*B, T) as (B, T); or None."""
   if given is None or len(lead) < 2:
     return given
   ids = integers("segment_ids", given)
@@ -72,7 +75,7 @@ def rows(given, lead, length):
 
 
 def lengths(what: Scores, shape, lead, queries, keys) -> Mask:
-  """The mask of per-example numbers of queries and of keys, int (B,)."""
+  """Returns the mask of per-example numbers of queries and of keys, int (B,)."""
   B, _, *sizes = shape
   parts: list[Mask] = []
   for axis, (name, given) in enumerate(
@@ -89,7 +92,7 @@ def lengths(what: Scores, shape, lead, queries, keys) -> Mask:
     if (what.query_positions, what.key_positions)[axis] is None:
       last = number + what.start[axis]
       parts.append(Lengths(queries=last) if axis == 0 else Lengths(keys=last))
-    else:  # lengths count places, whatever the positions there are
+    else:  # lengths count tokens, whatever their positions are
       inside = jnp.arange(size)[None] < jnp.reshape(jnp.asarray(number), (-1, 1))
       ends = (slice(None), None, slice(None), None)
       parts.append(Dense(inside[ends] if axis == 0 else inside[:, None, None, :]))
@@ -97,7 +100,7 @@ def lengths(what: Scores, shape, lead, queries, keys) -> Mask:
 
 
 def _within(number, size):
-  """A length, or (B,) int32 ones, of at most `size`, so that no sum overflows."""
+  """Clips a length, or (B,) int32 ones, to `size`, so that no sum overflows."""
   number = clipped(number)
   if isinstance(number, int):
     return min(number, size)

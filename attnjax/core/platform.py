@@ -9,7 +9,7 @@ import re
 
 import jax
 
-# What a GPU's name says of its compute capability. The first that matches counts.
+# Compute capabilities by patterns of a GPU's name. The first that matches counts.
 _CAPABILITIES = (
   (r"GB10\b", 121),
   (r"RTX PRO|RTX 50\d0", 120),
@@ -26,7 +26,7 @@ _CAPABILITIES = (
 
 
 def target_platform() -> str:
-  """The platform that a program will run on: "cpu", "gpu" or "tpu"."""
+  """Returns the platform that a program will run on: "cpu", "gpu" or "tpu"."""
   device = _chosen()
   if device is None:
     return jax.default_backend()
@@ -35,12 +35,12 @@ def target_platform() -> str:
 
 
 def target_kind() -> str:
-  """The name that the device's maker gave it, such as "TPU v5 lite"."""
+  """Returns the name that the device's maker gave it, such as "TPU v5 lite"."""
   return _device().device_kind
 
 
 def target_capability() -> int | None:
-  """The compute capability of the GPU, 90 for an H100; None for what is no such GPU."""
+  """Returns the GPU's compute capability, 90 for an H100; None for other devices."""
   device = _device()
   known = getattr(device, "compute_capability", None)
   if known is not None:
@@ -53,7 +53,7 @@ def target_capability() -> int | None:
 
 
 def _chosen():
-  """The device, its description or its platform's name; None where nobody chose."""
+  """Returns the device that is set, its description or its platform's name, or None."""
   described = jax.sharding.get_abstract_mesh().abstract_device
   return jax.config.jax_default_device if described is None else described
 

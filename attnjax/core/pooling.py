@@ -8,7 +8,7 @@ from attnjax.core.softmax import wide
 
 
 def means(x: Float[Array, "B ..."], size: int, axes: int = 2) -> Float[Array, "B ..."]:
-  """The mean of each window of a grid; windows at the border have fewer points.
+  """Returns the mean of each window of a grid; those at the border have fewer points.
 
   Args:
     x: (B, *S, ...) with as many axes S as `axes`.

@@ -1,4 +1,4 @@
-"""Positions: rotations of queries and keys, fixed sinusoids for grids."""
+"""Positions: rotations of queries and keys, and fixed sinusoids for grids."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
@@ -10,7 +10,7 @@ def rotate(
   *,
   theta: float = 10000.0,
 ) -> Float[Array, "B T N H"]:
-  """Rotary position embedding, the half-split form: pairs are (h, h + H/2).
+  """Applies rotary position embedding in the half-split form: pairs are (h, h + H/2).
 
   Jianlin Su et al. RoFormer. arXiv:2104.09864, equation 34. The angle of pair h at
   position p is p theta^(-2h/H). Angles are float32 whatever x is.
@@ -31,12 +31,12 @@ def turn(
   *,
   interleaved: bool = False,
 ) -> Float[Array, "B T N H"]:
-  """Rotate pairs of features by angles whose cosines and sines are given.
+  """Rotates pairs of features by angles whose cosines and sines are given.
 
   Args:
     x: queries or keys.
-    cos: of each token's angles.
-    sin: of the same.
+    cos: cosines of each token's angles, (T, H/2) or (B|1, T, H/2).
+    sin: sines of these angles.
     interleaved: whether pairs are (2 h, 2 h + 1), not (h, h + H/2).
   """
   cos, sin = (table[..., None, :] for table in (cos, sin))
@@ -52,7 +52,7 @@ def turn(
 
 
 def sinusoids(grid: tuple[int, ...], dim: int, *, theta: float = 10000.0) -> Array:
-  """Fixed features of the points of a grid, (*grid, dim), for any size of grid.
+  """Returns fixed features of the points of a grid of any size, (*grid, dim).
 
   Each axis has an equal share of the features, half of them sines and half cosines,
   as in MAE's code. Ashish Vaswani et al. Attention Is All You Need. arXiv:1706.03762,

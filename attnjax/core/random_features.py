@@ -21,7 +21,7 @@ KINDS = ("positive", "trigonometric")
 def draw(
   key: Key[Array, ""], features: int, size: int, *, orthogonal: bool = True
 ) -> Float[Array, "M H"]:
-  """W (features, size), float32.
+  """Draws w (features, size), float32.
 
   Args:
     key: of the draw.
@@ -45,7 +45,7 @@ def draw(
 def logarithm(
   x: Float[Array, "... H"], w: Float[Array, "... M H"]
 ) -> Float[Array, "... M"]:
-  """Log of the positive features: w . x - |x|^2 / 2 - log(M) / 2."""
+  """Returns the log of the positive features, w . x - |x|^2 / 2 - log(M) / 2."""
   x = x.astype(wide(x))
   square = jnp.sum(x * x, axis=-1, keepdims=True)
   return jnp.einsum("...h,...mh->...m", x, w) - square / 2 - jnp.log(w.shape[-2]) / 2
@@ -54,17 +54,17 @@ def logarithm(
 def positive(
   x: Float[Array, "... H"], w: Float[Array, "... M H"]
 ) -> Float[Array, "... M"]:
-  """exp(w . x - |x|^2 / 2) / sqrt(M)."""
+  """Returns the positive features, exp(w . x - |x|^2 / 2) / sqrt(M)."""
   return jnp.exp(logarithm(x, w))
 
 
 def trigonometric(
   x: Float[Array, "... H"], w: Float[Array, "... M H"], *, scaled: bool = True
 ) -> Float[Array, "... F"]:
-  """exp(|x|^2 / 2) [sin(w . x), cos(w . x)] / sqrt(M); a product may be negative.
+  """Returns exp(|x|^2 / 2) [sin(w . x), cos(w . x)] / sqrt(M), F = 2 M features.
 
-  There are F = 2 M features. Without `scaled` the exponential, which may overflow, is
-  left out.
+  A dot product of two of them may be negative. Without `scaled` the exponential, which
+  may overflow, is left out.
   """
   x = x.astype(wide(x))
   angle = jnp.einsum("...h,...mh->...m", x, w)

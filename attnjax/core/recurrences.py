@@ -3,21 +3,21 @@
   h_t = exp(g_t) * h_{t-1} + b_t * v_t       (H, E), h_{-1} the initial state or 0
   o_t = sum over H of c_t * h_t              (E,)
 
-Every number of the state has its own decay exp(g_t). The pairs (a, b), which stand for
+Every element of the state has its own decay exp(g_t). The pairs (a, b), which stand for
 h -> a h + b, compose associatively:
 
   (a, b) then (a', b') = (a' a, a' b + b')
 
 so all states of T tokens come from a scan of depth log T. States, decays and sums are
-float32 (float64 for float64) whatever the input is. Where the decay is one number for
-each token and head, `attnjax.core.linear` does the same with matrix products.
+float32 (float64 for float64) whatever the input is. Where the decay is a scalar for
+each token and head, `attnjax.core.linear` has the recurrence as matrix products.
 
 Guy E. Blelloch. Prefix Sums and Their Applications. 1990, section 1.4.
 
 Cost: O(T H E) time for each head; `chunked` keeps T / C states of chunks of C tokens
-for the backward pass, and makes the states inside a chunk again.
+for the backward pass, and recomputes the states inside a chunk.
 
-Axes: B batch, T tokens, N heads, H numbers of the state for each value, E value size.
+Axes: B batch, T tokens, N heads, H state elements for each value, E value size.
 """
 
 import jax
@@ -34,16 +34,16 @@ CHUNK = 32
 def scan(
   decay: Float[Array, "*#S"], added: Float[Array, "*#S"], *, axis: int = 1
 ) -> tuple[Array, Array]:
-  """(products, states): h_t = decay_t h_{t-1} + added_t from h_{-1} = 0, along `axis`.
+  """Scans h_t = decay_t h_{t-1} + added_t from h_{-1} = 0 along `axis`.
 
   Args:
-    decay: what multiplies the state; it broadcasts to `added` but along `axis`.
-    added: what is added.
+    decay: the factors of the state; they broadcast to `added`, except along `axis`.
+    added: the terms that are added to the state.
     axis: of the tokens.
 
   Returns:
-    decay_0 ... decay_t, in the shape of `decay`, and h_t, in the shape of both: with
-    another initial state h, the states are products * h + states.
+    (products, states): decay_0 ... decay_t, in the shape of `decay`, and h_t, in the
+    shape of both. From another initial state h the states are products * h + states.
   """
 
   def compose(first, second):
@@ -67,7 +67,7 @@ def chunked(
   segment_ids: Int[Array, "B T"] | None = None,
   chunk: int = CHUNK,
 ) -> tuple[Float[Array, "B T N E"], Float[Array, "B N H E"]]:
-  """(out, state after the last token), any order of derivative.
+  """Returns (out, state after the last token), with derivatives of any order.
 
   Args:
     v: the values.
@@ -86,7 +86,7 @@ def chunked(
   arrays = (v[..., None, :], log_decay, write, read)
   parts = tuple(_split(x.astype(state.dtype), number, size) for x in arrays)
   state, parts = devices.vary((state, parts))
-  # The states of a chunk are made again in the backward pass, not kept.
+  # The states of a chunk are recomputed in the backward pass, not kept.
   state, out = jax.lax.scan(jax.checkpoint(_chunk, prevent_cse=False), state, parts)
   out = jnp.moveaxis(out, 0, 1)  # (i, B, C, N, E) -> (B, i, C, N, E)
   return out.reshape(out.shape[0], -1, *out.shape[3:])[:, :T].astype(v.dtype), state
@@ -101,7 +101,7 @@ def recurrent(
   initial_state: Float[Array, "B N H E"] | None = None,
   segment_ids: Int[Array, "B T"] | None = None,
 ) -> tuple[Float[Array, "B T N E"], Float[Array, "B N H E"]]:
-  """`chunked` by its definition, one token after the other."""
+  """Computes `chunked` by its definition, one token after the other."""
   state = initial(v, log_decay, write, read, initial_state)
   log_decay = _restarting(log_decay, segment_ids)
 
@@ -121,7 +121,7 @@ def step(
   write: Float[Array, "#B #N #H #E"],
   read: Float[Array, "#B #N #H #E"],
 ) -> tuple[Float[Array, "B N E"], Float[Array, "B N H E"]]:
-  """(out, next state) of one token."""
+  """Advances the recurrence by one token; returns (out, next state)."""
   dtype = wide(v)
   new = write.astype(dtype) * v.astype(dtype)[..., None, :]
   state = jnp.exp(log_decay.astype(dtype)) * state.astype(dtype) + new
@@ -129,10 +129,10 @@ def step(
 
 
 def initial(v, log_decay, write, read, state=None) -> Float[Array, "B N H E"]:
-  """The initial state, 0 if none is given, in the type of the sums.
+  """Returns the initial state, 0 if none is given, in the type of the sums.
 
   Raises:
-    ValueError: if it has not the shape that the other arrays say.
+    ValueError: if its shape does not fit the other arrays.
   """
   (B, _, N, E) = v.shape
   parts = (x.shape[3] for x in (log_decay, write, read))
@@ -145,7 +145,7 @@ def initial(v, log_decay, write, read, state=None) -> Float[Array, "B N H E"]:
 
 
 def _chunk(state, part):
-  """One chunk of v (B, C, N, 1, E) and the rest (B|1, C, N|1, H|1, E|1)."""
+  """Runs a chunk: v (B, C, N, 1, E), the other arrays (B|1, C, N|1, H|1, E|1)."""
   v, log_decay, write, read = part
   products, states = scan(jnp.exp(log_decay), write * v)
   states = states + products * state[:, None]
@@ -153,7 +153,7 @@ def _chunk(state, part):
 
 
 def _restarting(log_decay, segment_ids):
-  """The decays, 0 (log: -inf) at the first token of every document but the first."""
+  """Returns the log decays, -inf at the first token of every document but the first."""
   if segment_ids is None:
     return log_decay
   change = segment_ids[:, 1:] != segment_ids[:, :-1]
@@ -162,7 +162,7 @@ def _restarting(log_decay, segment_ids):
 
 
 def _split(x, number, size):
-  """(B, T, ...) to (number, B, size, ...), filled up with zeros."""
+  """Splits (B, T, ...) into (number, B, size, ...), padded with zeros."""
   widths = ((0, 0), (0, number * size - x.shape[1])) + ((0, 0),) * (x.ndim - 2)
   x = jnp.pad(x, widths).reshape(x.shape[0], number, size, *x.shape[2:])
   return jnp.moveaxis(x, 1, 0)

@@ -10,10 +10,10 @@ from jaxtyping import Array, Float, Int
 def bins(
   number: int, size: int, length: Int[Array, "B"] | None = None
 ) -> Float[Array, "#B P T"]:
-  """What averages `size` points into `number` bins: rows of weights that sum to 1.
+  """Returns the (number, size) matrix of adaptive average pooling from points to bins.
 
-  Bin i holds the points floor(i L / P) to ceil((i + 1) L / P), the last one not: bins
-  overlap where P does not divide L.
+  Its rows sum to 1. Bin i holds the points p with floor(i L / P) <= p < ceil((i + 1) L
+  / P): bins overlap where P does not divide L.
 
   Args:
     number: P.
@@ -30,9 +30,9 @@ def bins(
 def linear(
   size: int, points: int, length: Int[Array, "B"] | None = None
 ) -> Float[Array, "#B T P"]:
-  """What interpolates a table of P points at T places.
+  """Returns the (size, points) matrix of linear interpolation in a table of points.
 
-  The centre of place t of L is at (t + 1/2) P / L - 1/2 in the table, moved inside it:
+  The centre of place t of L is at (t + 1/2) P / L - 1/2 in the table, clipped to it:
   half-pixel centres without smoothing.
 
   Args:

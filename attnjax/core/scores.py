@@ -1,12 +1,12 @@
-"""What happens to a score between q . k and the softmax.
+"""The modifications of a score between q . k and the softmax.
 
   score[t, s] = function(softcap(factor raw[t, s]) + bias[t, s], b, n, q, k)
   raw[t, s]   = scale q.k
   softcap(x)  = cap tanh(x / cap)
 
-where a mask says that it is seen, else -inf. The function is your own; it may read
-arrays that it captures, which get gradients, as the factor, the cap and the bias do.
-Dropout multiplies the weights after the softmax, see `attnjax.core.dropout`.
+where a mask says that it is seen, else -inf. The function is custom; it may read arrays
+that it captures, which get gradients, as the factor, the cap and the bias do. Dropout
+multiplies the weights after the softmax, see `attnjax.core.dropout`.
 """
 
 import dataclasses
@@ -26,20 +26,20 @@ _STATIC = {"static": True}
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Scores:
-  """All that is done to scores. Its float arrays have gradients.
+  """The mask and all modifications of scores. Its float arrays have gradients.
 
   Attributes:
     mask: which scores are seen.
     query_positions: int32, (B|1, T); None is `start` + 0, 1, 2, ...
-    key_positions: int32, (B|1, S).
+    key_positions: int32, (B|1, S), or None.
     bias: float, (B|1, N|1, T|1, S|1), or None.
-    factor: the same, of q . k: a scale that is learned; None is 1.
+    factor: float, shaped as `bias`, multiplies q . k: a learned scale; None is 1.
     consts: the arrays that the score function captures.
     seeds: uint32, (B, N), of the dropout, or None.
-    softcap: a number, or an array as the bias; 0 is none.
+    softcap: a number, or an array shaped as `bias`; 0 is none.
     rate: of the dropout.
     function: a traced score function, or None.
-    start: what the queries' and the keys' positions begin with if none are given.
+    start: the first position of queries and of keys, if no positions are given.
   """
 
   mask: Mask = dataclasses.field(default_factory=lambda: And(()))
@@ -55,7 +55,7 @@ class Scores:
   start: tuple[int, int] = dataclasses.field(default=(0, 0), metadata=_STATIC)
 
   def positions(self, T: Any, S: Any) -> tuple[Array, Array]:
-    """The positions of the queries, (B|1, T), and of the keys, (B|1, S)."""
+    """Returns the positions of the queries, (B|1, T), and of the keys, (B|1, S)."""
     given = (self.query_positions, self.key_positions)
     query, key = (
       jnp.arange(start, start + length, dtype=jnp.int32)[None]
@@ -66,7 +66,7 @@ class Scores:
     return query, key
 
   def begins(self) -> tuple[Any, Any]:
-    """The positions as `masks.schedule` takes them: numbers where they are known."""
+    """Returns the positions for `masks.schedule`: ints where they are consecutive."""
     return (
       self.start[0] if self.query_positions is None else self.query_positions,
       self.start[1] if self.key_positions is None else self.key_positions,
@@ -74,12 +74,12 @@ class Scores:
 
   @property
   def plain(self) -> bool:
-    """Whether scores are raw where they are seen."""
+    """Returns whether no score that is seen is modified."""
     changed = (self.bias, self.factor, self.function, _cap(self.softcap))
     return all(x is None for x in changed)
 
   def modified(self, raw, bias, consts, b, h, q, k):
-    """The scores (b, n, t, s) of raw ones; bias is that tile's, or None."""
+    """Modifies the raw scores (b, n, t, s) of a tile; `bias` is the tile's, or None."""
     score = raw
     if self.factor is not None:
       score = score * self.factor.astype(raw.dtype)
@@ -93,7 +93,7 @@ class Scores:
     return score
 
   def kept(self, seeds: UInt[Array, "b n"], q, k):
-    """The dropout's factors, (b, n, t, s), at the positions q (b, t) and k (b, s)."""
+    """Returns the dropout's factors (b, n, t, s) at positions q (b, t) and k (b, s)."""
     return dropout.keep(
       seeds[:, :, None, None], q[:, None, :, None], k[:, None, None, :], self.rate
     )
@@ -102,7 +102,7 @@ class Scores:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Program:
-  """The same for a kernel: scalar functions of a score, its place and operands.
+  """`Scores` compiled for a kernel: three scalar functions and the arrays they read.
 
   Attributes:
     operands: arrays (B|1, N|1, T|1, S|1): float32, bfloat16 or float16, which have
@@ -125,14 +125,14 @@ class Program:
 
 
 def _cap(softcap: Any) -> Any:
-  """A float, an array, or None where there is no cap."""
+  """Returns the cap, a float or an array, or None where there is no cap."""
   if isinstance(softcap, int | float):
     return float(softcap) or None
   return softcap
 
 
 def capped(score, cap):
-  """The score as cap tanh(score / cap), or the score where the cap is 0."""
+  """Returns cap tanh(score / cap), or the score where the cap is 0."""
   if isinstance(cap, float):
     return cap * jnp.tanh(score / cap)
   some = cap != 0
@@ -141,7 +141,7 @@ def capped(score, cap):
 
 
 def tested(mask: Mask, blocks) -> Mask:
-  """The mask less the lists that the schedules of all those blocks express."""
+  """Returns the mask without the lists that the schedules of all `blocks` express."""
   listed = [{id(part) for part in scheduled(mask, *block)[1]} for block in blocks]
   everywhere = set.intersection(*listed) if listed else set()
   return And(tuple(p for p in mask.conjuncts() if id(p) not in everywhere))
@@ -150,10 +150,11 @@ def tested(mask: Mask, blocks) -> Mask:
 def program(
   scores: Scores, shape: tuple[int, int, int, int], blocks, dtype=jnp.float32
 ) -> Program:
-  """The Program of `scores`.
+  """Compiles `scores` to a Program.
 
-  What the score function reads at (b), (n), (t) or (s) becomes an operand that is
-  made outside; so does a table read at (t, s), which costs O(T S) memory.
+  Terms of the score function that depend on (b), (n), (t) or (s) alone become operands,
+  computed outside the kernel; so does a table read at (t, s), which costs O(T S)
+  memory.
 
   Args:
     scores: over (B, N, T, S).
@@ -229,7 +230,7 @@ def program(
 
 
 def _kernel_type(array, dtype):
-  """An operand; no float is wider than scores are."""
+  """Casts an operand to a kernel's type; no float is wider than scores are."""
   if jnp.issubdtype(array.dtype, jnp.floating):
     narrow = jnp.finfo(array.dtype).bits <= jnp.finfo(dtype).bits
     return jnp.asarray(array if narrow else array.astype(dtype))

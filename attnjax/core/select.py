@@ -17,9 +17,9 @@ from attnjax.core.masks.algebra import Mask
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class AtMost(Mask):
-  """Seen where the key's number is at most the query's.
+  """A mask of the keys whose number is at most the query's.
 
-  With numbers that are places in an order, queries see what comes first there.
+  If the numbers are ranks in an order, a query sees what comes first there.
 
   Attributes:
     queries: int, (B|1, T).
@@ -30,11 +30,11 @@ class AtMost(Mask):
   keys: Any
 
   def operands(self):
-    """The numbers of the queries and of the keys."""
+    """Returns the numbers of the queries and of the keys."""
     return self.queries[:, None, :, None], self.keys[:, None, None, :]
 
   def seen(self, q, k, *operands):
-    """By the two numbers."""
+    """Returns whether the key's number is at most the query's."""
     del q, k
     query, key = operands
     return key <= query
@@ -43,7 +43,7 @@ class AtMost(Mask):
 def top(
   scores: Float[Array, "*R S"], count: int
 ) -> tuple[Int[Array, "*R M"], Bool[Array, "*R M"]]:
-  """The tokens of the greatest scores in the order of time, M = min(count, S).
+  """Returns the tokens of the greatest scores in the order of time, M = min(count, S).
 
   Args:
     scores: -inf excludes a token.
@@ -62,7 +62,7 @@ def top(
 def kept(
   scores: Float[Array, "... S"], allowed: Bool[Array, "... S"], count: int
 ) -> Bool[Array, "... S"]:
-  """Whether a token is among the `count` best of those that are allowed."""
+  """Returns whether a token is among the `count` best of those that are allowed."""
   scores = jax.lax.stop_gradient(jnp.where(allowed, scores, -jnp.inf))
   order = jnp.argsort(-scores, axis=-1, stable=True)
   return (jnp.argsort(order, axis=-1) < count) & (scores > -jnp.inf)
@@ -71,7 +71,7 @@ def kept(
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Best:
-  """The `count` best tokens of the document that goes on, best first.
+  """The `count` best tokens of the current document, best first.
 
   Attributes:
     scores: float, (R, count), -inf where there is no token.
@@ -85,12 +85,14 @@ class Best:
 
   @classmethod
   def empty(cls, rows: int, count: int, dtype) -> "Best":
-    """No tokens."""
+    """Returns a list of no tokens."""
     none = jnp.full((rows, count), -1, jnp.int32)
     return cls(jnp.full((rows, count), -jnp.inf, dtype), none, none)
 
   def extend(self, new: "Best") -> tuple["Best", "Best"]:
-    """(all tokens that count for those of `new`, best first; the best after them).
+    """Returns (all tokens that count for those of `new`, the best after them).
+
+    Both are sorted, the best first.
 
     Args:
       new: the tokens that follow, in the order of time, (R, s).
@@ -115,14 +117,15 @@ def _sorted(best: Best, scores) -> Best:
 def so_far(
   scores: Float[Array, "R T"], documents: Int[Array, "#R T"], count: int, size: int
 ) -> Int[Array, "R n M"]:
-  """What may be among the `count` best of its document at some time of a chunk.
+  """Returns the tokens that may be among the `count` best at some time of a chunk.
 
-  A token that is no longer among the best so far will not be again. So for the tokens
-  of a chunk the best before it and the chunk itself are enough.
+  The best are those of a token's document. A token that is no longer among the best so
+  far will not be again. So for the tokens of a chunk the best before it and the chunk
+  itself are enough.
 
   Args:
     scores: of the tokens; -inf excludes one.
-    documents: they follow each other; equal numbers are one document.
+    documents: the document of each token; equal numbers are adjacent.
     count: how many tokens a query sees, at most.
     size: tokens of a chunk; T must divide by it.
 
@@ -148,21 +151,21 @@ def so_far(
 
 
 def last_place(allowed: Bool[Array, "*R M"], count: int) -> Int[Array, "*R"]:
-  """The place of the `count`-th allowed token; M - 1 if there are fewer."""
+  """Returns the place of the `count`-th allowed token; M - 1 if there are fewer."""
   return (jnp.cumsum(allowed, axis=-1) <= count).sum(axis=-1, dtype=jnp.int32) - 1
 
 
 def rows(
   x: Float[Array, "*R S H"], index: Int[Array, "*R M"]
 ) -> Float[Array, "*R M H"]:
-  """The rows x[..., index, :]; a negative index takes the first row."""
+  """Gathers the rows x[..., index, :]; a negative index takes the first row."""
   return jnp.take_along_axis(x, jnp.maximum(index, 0)[..., None], axis=-2)
 
 
 def added(
   y: Float[Array, "*R M H"], index: Int[Array, "*R M"], length: int
 ) -> Float[Array, "*R {length} H"]:
-  """The transpose of `rows`: out[..., index, :] += y."""
+  """Scatters y by the transpose of `rows`: out[..., index, :] += y."""
   lead, (M, H) = y.shape[:-2], y.shape[-2:]
 
   def one(y, index):

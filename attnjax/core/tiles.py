@@ -1,4 +1,4 @@
-"""Tiles of grids: tokens in tile order, or in any other one.
+"""The tokens of grids in tile order, and windows of tokens gathered by index.
 
 Grids are (B, *S, ...) with one to three axes S.
 """
@@ -26,11 +26,11 @@ def permute(
   Args:
     x: (B, *S, ...), with an axis S for each entry of `tile`.
     tile: tokens of a tile on each axis.
-    dilation: tokens i mod d are a grid of their own; 1 everywhere if None.
+    dilation: tokens with equal i mod d form a separate grid; 1 everywhere if None.
 
   Returns:
-    (B prod(dilation), tiles x prod(tile), ...), of batch b and dilation group g at
-    b prod(dilation) + g.
+    (B prod(dilation), tiles x prod(tile), ...); batch entry b and dilation group g are
+    at b prod(dilation) + g.
   """
   dilation = dilation or (1,) * len(tile)
   axes, tail = len(tile), x.shape[len(tile) + 1 :]
@@ -51,7 +51,7 @@ def unpermute(
   tile: tuple[int, ...],
   dilation: tuple[int, ...] | None = None,
 ) -> Array:
-  """The inverse of `permute`; (B, *shape, ...)."""
+  """Inverts `permute`; returns (B, *shape, ...)."""
   dilation = dilation or (1,) * len(tile)
   axes, tail = len(tile), x.shape[2:]
   rest = counts(shape, tile, dilation)
@@ -64,7 +64,7 @@ def unpermute(
 def counts(
   shape: tuple[int, ...], tile: tuple[int, ...], dilation: tuple[int, ...]
 ) -> tuple[int, ...]:
-  """Number of tiles that cover each axis of a dilation group."""
+  """Returns the number of tiles that cover each axis of a dilation group."""
   return tuple(
     -(-length // (t * d)) for length, t, d in zip(shape, tile, dilation, strict=True)
   )
@@ -73,10 +73,10 @@ def counts(
 def rows(
   x: Float[Array, "B T K H"], index: Int[Array | np.ndarray, "b W P"]
 ) -> Float[Array, "BW P K H"]:
-  """Windows of tokens as a batch: (b W + w, p) holds x[b, index[b, w, p]].
+  """Gathers windows of tokens as a batch: (b W + w, p) holds x[b, index[b, w, p]].
 
-  A head's tokens come to lie one after the other, as the products of attention read
-  them.
+  The tokens of a head come to lie one after the other, as the products of attention
+  read them.
 
   Args:
     x: tokens.
@@ -85,7 +85,7 @@ def rows(
   (B, T, K, H), (_, W, P) = x.shape, index.shape
   first = (np.arange(B)[:, None] * K + np.arange(K)) * T
   at = first[:, None, :, None] + index[:, :, None, :]
-  # Behind barriers XLA copies rows; fused, it computes an index for each number.
+  # Behind barriers XLA copies rows; fused, it computes an index for each element.
   flat = jax.lax.optimization_barrier(x.swapaxes(1, 2).reshape(-1, H))
   found = flat.at[at.astype(np.int32)].get(mode="promise_in_bounds")
   found = jax.lax.optimization_barrier(found.reshape(B * W, K, P, H))

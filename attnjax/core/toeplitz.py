@@ -2,9 +2,9 @@
 
   y[i] = sum_j c[j - i] x[j]        i, j in 0 .. T - 1, a lag j - i in 1 - T .. T - 1
 
-and the same on grids, where i, j and the lag have several axes (block Toeplitz with
-Toeplitz blocks). c is an array of 2 T - 1 numbers an axis, the lag 0 in its middle:
-c[j - i] is c[..., j - i + T - 1].
+also on grids, where i, j and the lag have several axes (block Toeplitz with Toeplitz
+blocks). c is an array of 2 T - 1 entries an axis, the lag 0 in its middle: c[j - i] is
+c[..., j - i + T - 1].
 
 The matrix is a corner of a circulant one of F >= 2 T - 1 rows, which the transform
 makes diagonal: O(F log F) time an axis and O(F) memory, forward and backward, against
@@ -25,10 +25,10 @@ from attnjax.core.softmax import wide
 def multiply(
   c: Float[Array, "..."], x: Float[Array, "..."], axes: int = 1
 ) -> Float[Array, "..."]:
-  """The product y above, in the shape of c and x broadcast, by the transform.
+  """Computes the product y above by the transform, in the broadcast shape of c and x.
 
   Args:
-    c: (..., 2 T - 1), one number a lag; (..., 2 T1 - 1, 2 T2 - 1) for two axes.
+    c: (..., 2 T - 1), one entry a lag; (..., 2 T1 - 1, 2 T2 - 1) for two axes.
     x: (..., T), or (..., T1, T2) for two axes.
     axes: how many of the last axes of x the matrix works on.
 
@@ -43,8 +43,8 @@ def multiply(
   widths = [(0, 0)] * (c.ndim - axes)
   widths += [(0, F - 2 * T + 1) for F, T in zip(lengths, grid)]
   column = jnp.roll(jnp.pad(column, widths), [1 - T for T in grid], where)
-  # One transform of both: XLA's processor backend runs two at a time, each of which
-  # waits for threads of one pool, for ever if there are no more than two.
+  # One FFT of both: XLA:CPU runs two FFTs at a time, each of which waits for threads of
+  # one pool; with only two threads they deadlock.
   ends = [(0, 0)] * (x.ndim - axes) + [(0, F - T) for F, T in zip(lengths, grid)]
   parts = column, jnp.pad(x.astype(dtype), ends)
   rows = [part.reshape(-1, *lengths) for part in parts]
@@ -56,7 +56,8 @@ def multiply(
   )
   product = column * row
   y = jnp.fft.irfftn(product, lengths, where)
-  # So does the transform of the cotangent wait where y is made again beside it.
+  # A data dependence on y: without it XLA:CPU may run this FFT's transpose beside the
+  # rematerialised forward FFT, and two concurrent FFTs deadlock a two-thread pool.
   y = y * (1 + 0 * jax.lax.stop_gradient(y.ravel()[0]))
   return y[(..., *(slice(T) for T in grid))].astype(x.dtype)
 
@@ -64,7 +65,10 @@ def multiply(
 def direct(
   c: Float[Array, "..."], x: Float[Array, "..."], axes: int = 1
 ) -> Float[Array, "..."]:
-  """`multiply` by its definition, with the whole matrix; raises the same."""
+  """Computes `multiply` by its definition, with the whole matrix.
+
+  Arguments and errors are those of `multiply`.
+  """
   grid = _grid(c, x, axes)
   dtype = jnp.promote_types(wide(c), wide(x))
   flat = x.reshape(*x.shape[: x.ndim - axes], -1).astype(dtype)
@@ -73,14 +77,14 @@ def direct(
 
 
 def matrix(c: Float[Array, "..."], grid: tuple[int, ...]) -> Float[Array, "... T T"]:
-  """The matrix itself, T being the product of the grid, in row-major order."""
+  """Returns the matrix, T being the product of the grid, in row-major order."""
   places = np.indices(grid).reshape(len(grid), -1)
   lags = places[:, None, :] - places[:, :, None]
   return c[(..., *(lag + T - 1 for lag, T in zip(lags, grid)))]
 
 
 def rows(c: Float[Array, "*N L"], number: int) -> Float[Array, "*N R S"]:
-  """`number` consecutive rows of a matrix of one axis, without gathering.
+  """Returns `number` consecutive rows of a matrix of one axis, without gathering.
 
   Args:
     c: (..., R + S - 1), the entries of lags that rise by 1: row r, column s of the
@@ -96,7 +100,7 @@ def rows(c: Float[Array, "*N L"], number: int) -> Float[Array, "*N R S"]:
 
 
 def fast_length(length: int) -> int:
-  """The least number of the form 2^a 3^b 5^c that is not below `length`."""
+  """Returns the least number of the form 2^a 3^b 5^c that is not below `length`."""
   best = 1 << max(length - 1, 0).bit_length()
   five = 1
   while five < best:

@@ -37,7 +37,7 @@ Index = Int[Array | np.ndarray, "..."]
 def bounds(
   i: Index, length: Index | int, window: int, stride: int = 1, causal: bool = False
 ) -> tuple[Index, Index]:
-  """The keys [a, b) that the queries i see.
+  """Returns the keys [a, b) that the queries i see.
 
   Args:
     i: coordinates of queries on the axis.
@@ -58,7 +58,7 @@ def bounds(
 def inverse(
   j: Index, length: Index | int, window: int, stride: int = 1, causal: bool = False
 ) -> tuple[Index, Index]:
-  """The queries [lo, hi) that see the keys j; the arguments are those of `bounds`."""
+  """Returns the queries [lo, hi) that see the keys j; arguments are as in `bounds`."""
   length = length + 0 * j
   last = j >= length - window
   if causal:
@@ -81,14 +81,14 @@ def visits(
   key: int,
   dynamic: bool = False,
 ) -> tuple[int, int]:
-  """(tiles of keys that tiles of queries visit, those that dense attention visits).
+  """Returns (tiles of keys that tiles of queries visit, those of dense attention).
 
   Args:
-    length: of the axis; each dilation group is cut in tiles of its own.
-    window: and what follows, as in `ordered`.
-    stride: as there.
-    dilation: as there.
-    causal: as there.
+    length: of the axis; each dilation group is cut into separate tiles.
+    window: as in `bounds`.
+    stride: as in `bounds`.
+    dilation: tokens with equal i mod dilation form an axis.
+    causal: as in `bounds`.
     query: queries of a tile.
     key: keys of a tile.
     dynamic: tiles of keys begin where the first window does, not at multiples of `key`.
@@ -109,10 +109,10 @@ def visits(
 def ordered(
   length: int, window: int, stride: int, dilation: int, causal: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """(order, low, high) of an axis whose dilation groups are put one after the other.
+  """Returns (order, low, high) of an axis whose dilation groups are concatenated.
 
-  order (L,): the token at each place. The query at place p sees the keys at the
-  places [low[p], high[p]).
+  order (L,): the token at each place. The query at place p sees the keys at the places
+  [low[p], high[p]).
   """
   group = np.arange(length) % dilation
   order = np.argsort(group, kind="stable")
@@ -126,7 +126,7 @@ def packed(
   dilation: int,
   causal: bool,
 ) -> tuple[Int[Array, "B L"], Int[Array, "B L"], Int[Array, "B L"]]:
-  """`ordered`, where each run of equal ids is an axis; negative ids see nothing."""
+  """Computes `ordered` with each run of equal ids as an axis; ids < 0 see nothing."""
 
   def row(ids):
     run, place, _ = runs(ids)
@@ -140,14 +140,14 @@ def packed(
 
 
 def runs(ids: Int[Array, "L"]) -> tuple[Int[Array, "L"], ...]:
-  """Of each token: the number of its run of equal ids, its place there, its length."""
+  """Returns each token's run of equal ids, its place there and the run's length."""
   run = jnp.cumsum(jnp.pad(ids[1:] != ids[:-1], (1, 0)))
   start, stop = (jnp.searchsorted(run, run, side=side) for side in ("left", "right"))
   return run, jnp.arange(ids.size) - start, stop - start
 
 
 def _sorted(group, xp, window, stride, causal):
-  """Bounds where equal numbers of the ascending `group` are an axis."""
+  """Returns bounds where equal numbers of the ascending `group` form an axis."""
   start, stop = (xp.searchsorted(group, group, side=side) for side in ("left", "right"))
   place = xp.arange(group.size) - start
   low, high = bounds(place, stop - start, window, stride, causal)
@@ -176,12 +176,12 @@ class Windows(Mask):
   step: int = dataclasses.field(default=1, metadata={"static": True})
 
   def operands(self):
-    """Both ends on each axis."""
+    """Returns both ends of the interval on each axis."""
     ends = (x[axis] for axis in range(len(self.box)) for x in (self.low, self.high))
     return tuple(x[:, None, :, None] for x in ends)
 
   def seen(self, q, k, *operands):
-    """The key is in the query's interval on every axis."""
+    """Returns whether the key is in the query's interval on every axis."""
     del q
     inside, alive = [], []
     for axis, length in enumerate(self.box):
@@ -189,7 +189,7 @@ class Windows(Mask):
       c = rem(div(k, math.prod(self.box[axis + 1 :])), length)
       inside += [low <= c, c < high]
       if self.step > 1:
-        # Where c < low the remainder does not matter, only that it is one.
+        # Where c < low the value does not matter, but `rem` takes no negative number.
         inside.append(rem(jnp.maximum(c - low, 0), self.step) == 0)
       alive.append(low < high)
     seen, alive = (functools.reduce(jnp.logical_and, x) for x in (inside, alive))

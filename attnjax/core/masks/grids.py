@@ -26,7 +26,7 @@ class Neighborhood(Mask):
     grid: tokens of each axis.
     window: keys of each axis, at most the axis' tokens / dilation.
     stride: queries of each axis that share a window.
-    dilation: tokens i mod dilation are an axis of their own.
+    dilation: tokens with equal i mod dilation form an axis.
     causal: whether, on each axis, no key after the query is seen.
   """
 
