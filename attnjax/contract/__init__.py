@@ -3,25 +3,26 @@
 A system is one module, `attnjax/variants/<family>/<slug>.py`, or a package of that
 name; the listing of the folders is the only register. Every module has
 
-  IMPLEMENTATIONS  what `impl` may be besides "auto"; the first one is "reference"
+  IMPLEMENTATIONS  the values of `impl` besides "auto"; the first one is "reference"
   CASES            small problems of its functions, on which all implementations agree
   attend           the pure function (or another verb: `Case.function`), with `impl=`
-  reference        its definition, naive and readable; `reference_<verb>` of another one
-  FORMS            how it plugs into a host
-  REFUSED          not in all: impl -> names of the CASES that it refuses with
+  reference        its definition, naive and readable; `reference_<verb>` of other verbs
+  FORMS            the forms in which it plugs into a host
+  REFUSED          optional: impl -> names of the CASES that it refuses with
                    NotImplementedError; it does all others
 
-and what its forms ask for. A form is one file of `attnjax.contract.forms`: its
-docstring says what a module of the form has and how that is called, its Protocol types
-it, and its CHECKS prove it for every system; `tests/contract_test.py` runs them.
+and what its forms require. A form is one file of `attnjax.contract.forms`: its
+docstring says what a module of the form has and how it is called, its Protocol has the
+types, and its CHECKS prove it for every system; `tests/contract_test.py` runs them.
 
-The forms of layers, "causal", "sequence" and "image", ask for
+The forms of layers, "causal", "sequence" and "image", require
 
   Layer            the NNX layer around the function
   LAYER            tiny hyper-parameters of the Layer for the checks
   GROWTH           p, where the matrix products of a Layer grow as T^p, T the tokens
-  scaled           not in all: the hyper-parameters for which that is so, as a function
-                   of the tokens on each axis, where the defaults are not
+  scaled           optional: scaled(shape), the hyper-parameters at which GROWTH holds
+                   with tokens `shape` on each axis, for systems whose defaults do not
+                   scale (Routing Transformer: sqrt(T) clusters)
 
 A Layer is built as `Layer(dim, *, form, rngs, **hyper-parameters)`, every
 hyper-parameter a keyword with a default that is not None. A Layer whose mathematics
@@ -33,9 +34,10 @@ so that no optimizer trains them (see `nn.running`):
   stats = layer.init_stats()
   y, stats = layer(x, stats=stats, train=True, ...)
 
-With `train` the batch is measured and the statistics move; without it they are used.
-Without `stats` the call raises ValueError. A layer without batch norm need not know
-these arguments; `nn.running.apply` calls either.
+With `train` a call normalises by the batch and moves the running statistics; without it
+a call normalises by these.
+Without `stats` the call raises ValueError. A layer without batch norm need
+not have these arguments; `nn.running.apply` calls both kinds.
 """
 
 from attnjax.contract.case import Case

@@ -15,13 +15,13 @@ class Case:
   """A small problem on which all implementations of a function agree.
 
   Attributes:
-    name: stands in the test's name.
+    name: a part of the test's name.
     shapes: maps an argument's name to its shape; arrays are drawn from a unit normal.
     options: keyword arguments without derivatives: numbers, strings, and functions of
       a key, which are called to make integer or boolean arrays.
     make: makes arrays with derivatives that need a structure; they replace the drawn
       ones, or are added to them.
-    function: names the module's function that the problem is for.
+    function: the name of the module's function that the problem is for.
   """
 
   name: str

@@ -1,9 +1,9 @@
-"""What a host tells a layer about its tokens, and the three parts of a layer.
+"""The context of tokens that a host gives to a layer, and the three parts of a layer.
 
 A layer that mixes heads is three functions, so that objectives can read its heads,
 interventions can replace them, and weights need no code of their own:
 
-  heads = layer.project(x, **context)   what attends to what: q, k, v and the tokens
+  heads = layer.project(x, **context)   q, k, v and the tokens
   out = layer.mix(heads)                the mechanism alone, (B, *S, N, E)
   y = layer.merge(out, heads)           gate, norm and projection, (B, *S, D)
 """
@@ -24,7 +24,7 @@ NO_PLACES = {"positions": "no rotation (rope_theta = 0) and nothing else reads p
 
 
 class Context(TypedDict, total=False):
-  """What a layer may be told; `attnjax.contract.forms.sequence` says what it means."""
+  """Keyword arguments of a layer; `attnjax.contract.forms.sequence` explains them."""
 
   segment_ids: Int[Array, "B T"] | None
   padding: Bool[Array, "B T"] | None
@@ -36,15 +36,15 @@ class Context(TypedDict, total=False):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Tokens:
-  """A layer's input as it may use it.
+  """A layer's input with its checked context.
 
   Attributes:
-    x: (B, T, D), (B, H, W, D) or (B, F, H, W, D), 0 where nobody looks.
-    ids: (B, T) int32, the document of a token, -1 at padding; None if all tokens are
+    x: (B, T, D), (B, H, W, D) or (B, F, H, W, D), 0 at tokens that nobody sees.
+    ids: (B, T) int32, the document of each token, -1 at padding; None if all tokens are
       of one document.
     positions: (B|1, T) or (T,), as given; None for 0, 1, 2, ...
-    index: which of the model's layers this one is.
-    start: how many tokens of the row came before x, in decoding.
+    index: the layer's number in its model.
+    start: the number of tokens of the row before x, in decoding.
   """
 
   x: Any
@@ -55,12 +55,12 @@ class Tokens:
 
   @property
   def rows(self) -> Array:
-    """The tokens (B, T, D); those of an image or film row by row."""
+    """Returns the tokens (B, T, D), those of an image or a video row by row."""
     return self.x.reshape(self.x.shape[0], -1, self.x.shape[-1])
 
   @property
   def places(self) -> Array:
-    """The positions; start, start + 1, ... where none are given."""
+    """Returns the positions; start, start + 1, ... where none are given."""
     if self.positions is not None:
       return self.positions
     return self.start + jnp.arange(self.rows.shape[1])
@@ -69,16 +69,16 @@ class Tokens:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Heads:
-  """What a layer's mechanism is given.
+  """The input of a layer's mechanism.
 
   Attributes:
     q: (B, *S, N, H); None where a mechanism has no queries.
     k: (B, *S, K, H).
     v: (B, *S, K, E).
     tokens: the input.
-    seen: what the mechanism's function takes of who sees whom, by name:
+    seen: the arguments of the mechanism's function that say who sees whom, by name:
       segment_ids, and kv_segment_ids and offset where k and v are a cache's.
-    more: what else the mechanism reads, by name: gates, landmarks, decays.
+    more: the mechanism's other inputs, by name: gates, landmarks, decays.
   """
 
   q: Any
@@ -92,18 +92,18 @@ class Heads:
 def accept(
   x: Array, context: Context, *, form: str, refuses: Mapping[str, str] = NOTHING
 ) -> Tokens:
-  """Returns the tokens of x in a context, blank where nobody looks.
+  """Returns the Tokens of x in a context, 0 at tokens that nobody sees.
 
   Args:
     x: the layer's input.
-    context: what the layer was called with.
+    context: the keyword arguments of the layer's call.
     form: of the layer: images (B, H, W, D) and videos (B, F, H, W, D) take an `index`
       only, others are (B, T, D).
-    refuses: maps what the layer cannot honour to the reason.
+    refuses: maps the names that the layer cannot honour to the reason.
 
   Raises:
-    NotImplementedError: for what is refused, with the reason.
-    TypeError: for a name that is none of `Context`.
+    NotImplementedError: for a refused name, with the reason.
+    TypeError: for a name that `Context` does not have.
     ValueError: for a shape that does not fit x, and an x that does not fit the form.
   """
   axes = {"image": 4, "video": 5}.get(form, 3)
@@ -136,7 +136,7 @@ def _check_shape(name: str, shape, like) -> None:
 
 
 def run(layer: Any, x: Array, context: Context) -> Array:
-  """Returns a layer's result by its halves; what is empty for what is empty."""
+  """Returns merge(mix(project(x))) of a layer; an empty x gives an empty result."""
   if 0 in x.shape:
     return unseen.nothing(layer, x)
   heads = layer.project(x, **context)
@@ -144,13 +144,13 @@ def run(layer: Any, x: Array, context: Context) -> Array:
 
 
 def weights(layer: Any, x: Array, **context) -> Array:
-  """Returns how much of value s each token t takes, (B, N, T, S) float32.
+  """Returns the weight of value s in the result of token t, (B, N, T, S) float32.
 
-  A layer's own `weights`, where its mathematics differs, or what `layer.mix` makes of
-  values that tell where they come from. T and S run over images row by row.
+  A layer's own `weights` compute it, where its mathematics differs, else `shares`. T
+  and S run over images row by row.
 
   Raises:
-    NotImplementedError: for a layer that has neither.
+    NotImplementedError: for a layer that has neither `weights` nor `mix`.
   """
   if hasattr(layer, "weights"):
     return layer.weights(x, **context)
@@ -160,9 +160,9 @@ def weights(layer: Any, x: Array, **context) -> Array:
 
 
 def shares(layer: Any, heads: Heads) -> Array:
-  """Returns what `layer.mix` makes of values that tell where they come from.
+  """Returns `layer.mix` of one-hot values, the rows of an identity matrix.
 
-  (B, N, T, S) float32, the weights where the mechanism is linear in the values.
+  (B, N, T, S) float32: the weights, where the mechanism is linear in the values.
   """
   *places, K, _ = heads.v.shape
   one = heads.v[..., :1].reshape(places[0], -1, K, 1)

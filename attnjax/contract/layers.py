@@ -23,7 +23,7 @@ from attnjax.contract.subject import (
 
 
 def composes_with_jax(subject: Subject) -> None:
-  """Jit, grad and remat: every parameter has a finite gradient that is not 0."""
+  """Checks jit, grad and remat: every parameter has a finite gradient that is not 0."""
   y, grads = subject.plain["y"], subject.plain["grads"]
   require(y.shape == subject.x.shape, f"{y.shape} of {subject.x.shape}")
   remat = jax.checkpoint(subject.loss)
@@ -36,7 +36,7 @@ def composes_with_jax(subject: Subject) -> None:
 
 
 def holds_only_float_parameters(subject: Subject) -> None:
-  """No random key, cache, statistic or integer array is stored in a layer."""
+  """Checks that a layer stores no random key, cache, statistic or integer array."""
   for path, leaf in jax.tree_util.tree_leaves_with_path(subject.layer):
     name = jax.tree_util.keystr(path)
     require(leaf.dtype == jnp.float32, f"{name} is {leaf.dtype}")
@@ -45,7 +45,7 @@ def holds_only_float_parameters(subject: Subject) -> None:
 
 
 def takes_no_examples_and_no_tokens(subject: Subject) -> None:
-  """What is empty gives what is empty, and gradients of 0."""
+  """Checks that empty inputs give empty results, and gradients of 0."""
   image = subject.form == "image"
   for shape in [(0, 4, 6), (2, 0, 6)] if image else [(0, 7), (2, 0)]:
     x = jnp.ones((*shape, subject.dim))
@@ -60,9 +60,9 @@ def takes_no_examples_and_no_tokens(subject: Subject) -> None:
 
 
 def traces_in_a_checked_shard_map(subject: Subject) -> None:
-  """Batches may be divided, parameters not; no rank is promoted.
+  """Checks that batches may be divided, parameters not, and no rank is promoted.
 
-  What nobody computes is cheap to see: forward, backward and one step are traced.
+  Forward pass, backward pass and one step are only traced, which is cheap.
   """
   x = jax.ShapeDtypeStruct((2, *subject.x.shape[1:]), jnp.float32)
   mesh = jax.sharding.AbstractMesh((2,), ("x",), (AxisType.Auto,))
@@ -89,7 +89,7 @@ def traces_in_a_checked_shard_map(subject: Subject) -> None:
 
 
 def gives_every_option_a_default(subject: Subject) -> None:
-  """Every hyper-parameter is a keyword with a default; LAYER names no other."""
+  """Checks that hyper-parameters are keywords with a default; LAYER has no others."""
   slug = subject.module.__name__.rpartition(".")[2]
   options = registry.defaults(slug)
   unknown = set(subject.module.LAYER) - {"dim", "layers"} - set(options)
@@ -101,7 +101,7 @@ def gives_every_option_a_default(subject: Subject) -> None:
 
 
 def weighs_tokens(subject: Subject) -> None:
-  """Weights, where there are some, are (B, N, T, T) float32 of all tokens."""
+  """Checks that weights, where there are some, are (B, N, T, T) float32."""
   x = subject.x[:1]
   size = math.prod(x.shape[1:-1])
   try:
@@ -126,7 +126,7 @@ LAYERS = (
 
 
 def packs_documents(subject: Subject) -> None:
-  """Documents of one row are as if each were alone."""
+  """Checks that documents packed in one row give what each gives alone."""
   x = subject.x.reshape(1, -1, subject.dim)
   ids = jnp.repeat(jnp.array([[4, 7, 2]]), LENGTH, axis=1)
   run = jax.jit(lambda layer, x: layer(x, segment_ids=ids))
@@ -137,7 +137,7 @@ def packs_documents(subject: Subject) -> None:
 
 
 def ignores_padding(subject: Subject) -> None:
-  """Padding on either side, of NaN and infinity, changes no result and no gradient."""
+  """Checks that padding, also NaN or infinity, changes no result and no gradient."""
   real = subject.real
   if "padding" in subject.refused:
     return refuses(subject, padding=real[:1])
@@ -154,7 +154,7 @@ def ignores_padding(subject: Subject) -> None:
     run(subject.layer, subject.padded(fill))
     for fill in ([0.0] * DOCUMENTS, [jnp.nan, jnp.inf, jnp.nan])
   )
-  # Gradients and results alike are those of zeros where nobody looks.
+  # Gradients and results equal those with zeros at the padding.
   equal(got, want)
   (by_layer, by_x), y = got
   require(jnp.isfinite(y).all(), "a result at the padding is not finite")
@@ -164,10 +164,10 @@ def ignores_padding(subject: Subject) -> None:
 
 
 def honours_positions(subject: Subject) -> None:
-  """Positions are read: counting gives what is given without, other ones differ.
+  """Checks that positions are read: counting is the default, others differ.
 
-  Tables of places may begin with zeros, which tell none from another: what differs is
-  the result with other parameters.
+  Tables of positions may begin with zeros, which tell no position from another: with
+  other parameters the results must differ.
   """
   places = jnp.arange(LENGTH)
   if "positions" in subject.refused:

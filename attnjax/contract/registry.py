@@ -11,13 +11,13 @@ from typing import Any
 
 from attnjax.contract.names import check_known
 
-# What a host gives to a Layer's constructor: not a config's to choose.
+# Arguments that a host gives to a Layer's constructor, and that no config chooses.
 HOST_ARGUMENTS = ("self", "dim", "form", "layers", "rngs")
 
 
 @functools.cache
 def systems() -> dict[str, str]:
-  """Slug -> dotted name of every system; nothing is imported but the packages."""
+  """Maps the slug of each system to its dotted name; only packages are imported."""
   # Not `from attnjax import`: that would ask attnjax.__getattr__, which asks here.
   variants = importlib.import_module("attnjax.variants")
   found: dict[str, str] = {}
@@ -40,16 +40,23 @@ def form_names() -> tuple[str, ...]:
 
 
 def form(name: str) -> ModuleType:
-  """Returns the module of a form; ValueError with the nearest names if none has it."""
+  """Returns the module of a form.
+
+  Raises:
+    ValueError: if there is none, with the nearest names.
+  """
   check_known("form", name, form_names())
   return importlib.import_module(f"attnjax.contract.forms.{name}")
 
 
 def load(slug: str) -> ModuleType:
-  """The module of a system; ValueError with the nearest names if there is none.
+  """Returns the module of a system.
 
   Its Layer and its Model tell their options to `inspect.signature`, and to notebooks,
   and take a number for `rngs`.
+
+  Raises:
+    ValueError: if there is none, with the nearest names.
   """
   check_known("mechanism", slug, systems())
   module = importlib.import_module(systems()[slug])
@@ -62,8 +69,8 @@ def load(slug: str) -> ModuleType:
 def _open(kind: type, forms: Iterable[str]) -> None:
   """Gives a class of modules the signature of its __init__, and seeds for `rngs`.
 
-  The metaclass of Flax's modules hides both. A form that is missing is asked for by
-  the names of those that there are.
+  The metaclass of Flax's modules hides the signature. A call without a form that must
+  be given raises TypeError with the names of the forms.
   """
   make = kind.__init__
   if hasattr(make, "takes_seeds"):
@@ -92,7 +99,7 @@ def _open(kind: type, forms: Iterable[str]) -> None:
 
 
 def defaults(slug: str) -> dict[str, Any]:
-  """The hyper-parameters of a system's Layer with their defaults, for a config."""
+  """Returns the options of a system's Layer with their defaults, for a config."""
   parameters = inspect.signature(load(slug).Layer.__init__).parameters.values()
   options = {p.name: p.default for p in parameters if p.name not in HOST_ARGUMENTS}
   for name, default in options.items():
@@ -102,7 +109,7 @@ def defaults(slug: str) -> dict[str, Any]:
 
 
 def constructor(slug: str, options: Mapping[str, Any], forms: Iterable[str]):
-  """The Constructor of a system's Layer for a host.
+  """Returns the Constructor of a system's Layer for a host.
 
   Args:
     slug: the system.
@@ -133,7 +140,7 @@ class Constructor:
   options: Mapping[str, Any]
 
   def __call__(self, dim: int, *, layers: int, rngs):
-    """A layer of width `dim` for a model of `layers` layers."""
+    """Returns a layer of width `dim` for a model of `layers` layers."""
     make = load(self.slug).Layer
     if "layers" in inspect.signature(make.__init__).parameters:
       return make(dim, form=self.form, layers=layers, rngs=rngs, **self.options)

@@ -1,4 +1,4 @@
-"""A system in one of its forms, and what checks of layers compile for it, once."""
+"""A system in one of its forms, with the results that several checks read."""
 
 import dataclasses
 import functools
@@ -10,22 +10,22 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-# Tokens of a document, of all of a row, and documents: more than any window of the
-# tiny layers, and no multiple of a chunk.
+# Tokens of a document, documents, and tokens of a row: a document is longer than any
+# window of the tiny layers, and no multiple of a chunk.
 LENGTH, DOCUMENTS = 21, 3
 ROW = LENGTH * DOCUMENTS
-# Where the documents of three padded rows begin.
+# The first tokens of the documents in three padded rows.
 STARTS = (0, 9, ROW - LENGTH)
-# Tokens from this one on differ in the last of the three documents from the first.
+# From this token on the last of the three documents differs from the first.
 CHANGED = 13
 
 
 @dataclasses.dataclass(frozen=True)
 class Subject:
-  """What a check is given: a system's module, and the name of a form.
+  """The subject of a check: a system's module, and the name of a form.
 
-  Its properties serve the forms of layers: a tiny layer, an input, and the results
-  that several checks look at.
+  Its properties serve the forms of layers: a tiny layer, an input, and results that are
+  computed once for all checks.
   """
 
   module: ModuleType
@@ -33,22 +33,22 @@ class Subject:
 
   @property
   def dim(self) -> int:
-    """The width D of the tiny layer."""
+    """Returns the width D of the tiny layer."""
     return self.module.LAYER["dim"]
 
   @functools.cached_property
   def layer(self) -> Any:
-    """The tiny layer."""
+    """Returns the tiny layer."""
     return self.module.Layer(**self.module.LAYER, form=self.form, rngs=nnx.Rngs(0))
 
   @property
   def refused(self) -> tuple[str, ...]:
-    """The names of the context that the layer says that it refuses."""
+    """Returns the names of the context that the layer refuses."""
     return tuple(getattr(self.layer, "refuses", {}))
 
   @functools.cached_property
   def x(self) -> jax.Array:
-    """Inputs: (3, LENGTH, D), or two images (2, 9, 10, D).
+    """Returns inputs (3, LENGTH, D), or two images (2, 9, 10, D).
 
     The third document differs from the first one from the token CHANGED on.
     """
@@ -62,7 +62,7 @@ class Subject:
 
   @functools.cached_property
   def plain(self) -> dict[str, Any]:
-    """The results y for x without a context, and the gradients of a loss of them."""
+    """Returns y for x without a context, and the gradients of a loss of y."""
     grads, y = jax.jit(jax.grad(self.loss, (0, 1), has_aux=True))(self.layer, self.x)
     return {"y": y, "grads": grads}
 
@@ -73,12 +73,12 @@ class Subject:
 
   @functools.cached_property
   def real(self) -> jax.Array:
-    """The real tokens of three padded rows (3, ROW), with a document in each."""
+    """Returns where three padded rows (3, ROW) have tokens, a document in each."""
     places, starts = jnp.arange(ROW), jnp.array(STARTS)[:, None]
     return (places >= starts) & (places < starts + LENGTH)
 
   def padded(self, values) -> jax.Array:
-    """Returns x (3, ROW, D): a document a row, `values` of each row at the padding."""
+    """Returns x (3, ROW, D), a document a row, with `values` of each row as padding."""
     x = jnp.broadcast_to(jnp.asarray(values)[:, None, None], (DOCUMENTS, ROW, self.dim))
     for row, start in enumerate(STARTS):
       x = x.at[row, start : start + LENGTH].set(self.x[row])

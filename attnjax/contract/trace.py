@@ -35,10 +35,10 @@ class Trace:
   Attributes:
     hidden: L + 1 arrays (B, *S, D), the input of each block and the last one's output;
       a model of stages has one more for each stage, whose width differs.
-    heads: L of what each layer's mechanism read, after `edit`; None for a layer that
-      mixes no heads.
-    mixed: L arrays (B, *S, N, E), what each mechanism made of its heads; None as above.
-    output: what the model's call returns.
+    heads: L Heads, the inputs of the layers' mechanisms after `edit`; None for a layer
+      that mixes no heads.
+    mixed: L arrays (B, *S, N, E), the results of the mechanisms; None as above.
+    output: the result of the model's call.
   """
 
   hidden: tuple[Any, ...] = ()
@@ -47,7 +47,7 @@ class Trace:
   output: Any = None
 
   def __add__(self, after: "Trace") -> "Trace":
-    """Returns the trace of two parts of a model, one after the other."""
+    """Returns the trace of two consecutive parts of a model."""
     return Trace(
       self.hidden + after.hidden,
       self.heads + after.heads,

@@ -8,8 +8,8 @@ whole chunks or token by token:
   cache = layer.init_cache(batch, length, dtype)
   y, cache = layer.step(x, cache, *, segment_ids=None, padding=None, index=0)
 
-Any cut of a row gives what the whole row gives. No examples or no tokens leave a cache
-as it is. A cache holds arrays of floats and integers.
+Steps over any cut of a row give the results of the whole row. No examples or no tokens
+leave a cache unchanged. A cache holds arrays of floats and integers.
 """
 
 import functools
@@ -36,7 +36,7 @@ class Layer(sequence.Layer, Protocol):
   """A causal layer, made by `Layer(dim, *, form, rngs, **hyper-parameters)`."""
 
   def init_cache(self, batch: int, length: int, dtype: Any = jnp.float32) -> Any:
-    """Returns the cache of no tokens, with room for `length`."""
+    """Returns the cache before the first token, with room for `length` tokens."""
     ...
 
   def step(
@@ -53,7 +53,7 @@ class Layer(sequence.Layer, Protocol):
 
 
 def sees_no_future(subject: Subject) -> None:
-  """A document that differs from another one late gives the same results before."""
+  """Checks that a late change of a document leaves the results before it."""
   first, _, changed = subject.plain["y"]
   close(changed[:CHANGED], first[:CHANGED])
   after = jnp.abs(changed[CHANGED:] - first[CHANGED:]).max()
@@ -61,13 +61,13 @@ def sees_no_future(subject: Subject) -> None:
 
 
 def decodes_by_any_cut(subject: Subject) -> None:
-  """Token by token and chunk by chunk give the whole row."""
+  """Checks that decoding by token and by chunk gives the results of the whole row."""
   for cuts in ([1] * LENGTH, [8, 1, 1, 8, 1, 1, 1]):
     close(decoded(subject, subject.x, cuts), subject.plain["y"], f"cuts {cuts}")
 
 
 def decodes_packed_and_padded_rows(subject: Subject) -> None:
-  """Decoding passes padding by, whatever is there, and tells documents apart."""
+  """Checks that decoding skips padding, whatever it holds, and separates documents."""
   real, x = subject.real, subject.padded([jnp.nan, jnp.inf, jnp.nan])
   # The first row holds all three documents.
   x, real = x.at[0].set(subject.x.reshape(ROW, subject.dim)), real.at[0].set(True)
@@ -83,7 +83,7 @@ def decodes_packed_and_padded_rows(subject: Subject) -> None:
 
 
 def keeps_a_cache_of_arrays(subject: Subject) -> None:
-  """A cache's arrays keep their types, whatever is stored in them."""
+  """Checks that a cache's arrays keep their types, whatever is stored in them."""
   cache = subject.layer.init_cache(DOCUMENTS, LENGTH, jnp.bfloat16)
   require(jax.tree.leaves(cache), "the cache is empty")
   _, after = jax.eval_shape(subject.layer.step, subject.x[:, :3], cache)

@@ -2,12 +2,12 @@
 
   layer(x, *, index=0) -> y
 
-index: which of the `layers` of the model this one is, an int or a traced scalar: blocks
-are stacked and scanned, so that a layer cannot store it. No examples or no points give
-the empty result. No layer holds a random key, a cache or an integer array.
+index: the layer's number among the `layers` of the model, an int or a traced scalar:
+blocks are stacked and scanned, so that a layer cannot store it. No examples or no
+points give the empty result. No layer holds a random key, a cache or an integer array.
 
-`contract.weights(layer, x, index=0)` gives (B, N, T, S) float32: how much of value s
-point t takes, row by row of the image, where that makes sense.
+`contract.weights(layer, x, index=0)` gives (B, N, T, S) float32, the weight of value s
+in the result of point t, row by row of the image, where the mechanism has weights.
 """
 
 from typing import Protocol

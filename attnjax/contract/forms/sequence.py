@@ -2,21 +2,26 @@
 
   layer(x, *, segment_ids=None, padding=None, positions=None, index=0) -> y
 
-with segment_ids (B, T) int: tokens of different ids, or of id -1, do not see each
-other (packed documents); padding (B, T) bool, True at the real tokens; positions
-(B, T) or (T,), 0, 1, 2, ... by default; index: which of the `layers` of the model this
-one is, an int or a traced scalar: blocks are stacked and scanned, so that a layer
-cannot store it. What stands at padding and at negative ids, NaN too, is as zeros there:
-see `nn.unseen`. Padding on either side of a row changes nothing. Inside a row nobody
-sees it; where a layer knows of places, it keeps its own: positions count it unless they
-are given, windows of neighbours reach over it, and convolutions take zeros there.
-Layers without places, recurrences and sums, pass it by as if it were not there. No
-examples or no tokens give the empty result. What a layer cannot honour it refuses with
-NotImplementedError, and names it, with the reason, in `layer.refuses`. No layer holds a
-random key, a cache or an integer array.
+with segment_ids (B, T) int: tokens of different ids, or of id -1, do not see each other
+(packed documents); padding (B, T) bool, True at the real tokens; positions (B, T) or
+(T,), 0, 1, 2, ... by default; index: the layer's number among the `layers` of the
+model, an int or a traced scalar: blocks are stacked and scanned, so that a layer cannot
+store it.
 
-`contract.weights(layer, x, ...)`, with what a call takes, gives (B, N, T, S) float32:
-how much of value s token t takes, where that makes sense.
+Values at padding and at negative ids, also NaN, count as zeros: see `nn.unseen`.
+Padding on either side of a row changes nothing. Padding inside a row is seen by nobody;
+layers that use positions keep its place: positions count it unless they are given,
+windows of neighbours reach over it, and convolutions read zeros there. Layers without
+positions, recurrences and sums, skip it as if it were not there. No examples or no
+tokens give the empty result.
+
+A layer refuses an argument that it cannot honour with NotImplementedError, and names
+it, with the reason, in `layer.refuses`. No layer holds a random key, a cache or an
+integer array.
+
+`contract.weights(layer, x, ...)`, with the arguments of a call, gives (B, N, T, S)
+float32, the weight of value s in the result of token t, where the mechanism has
+weights.
 """
 
 from typing import Protocol
