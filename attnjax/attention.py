@@ -6,10 +6,9 @@
   out[t]      = sum_s exp(score[t, s] - lse[t]) dropout[t, s] v[s, n K // N]
 
 A query that sees nothing has out = 0, lse = -inf (the sink, if there is one) and no
-gradient. Scores, weights and lse are float32 (float64 for float64). What nobody sees,
-a masked key, value or bias, may be NaN or infinite: it does not reach what is seen,
-neither the output nor a gradient, in any implementation. What a query sees and is NaN
-makes that query's output NaN, as it should.
+gradient. Scores, weights and lse are float32 (float64 for float64). A masked key, value
+or bias may be NaN or infinite: it reaches neither the output nor a gradient, in any
+implementation. A query that sees a NaN has NaN as its output, as it should.
 
   reference  the definition, with the (T, S) matrix
   xla        tiles in plain JAX on any device: O(T) memory, any order of derivative
@@ -73,12 +72,13 @@ def dot_product_attention(
   impl: str = "auto",
   implementation: str | None = None,
 ) -> Any:
-  """Softmax attention; (*B, T, N, V), with lse (*B, T, N) if `return_lse`.
+  """Computes softmax attention: (*B, T, N, V), with lse (*B, T, N) if `return_lse`.
 
-  A superset of `jax.nn.dot_product_attention` and of what `attention_fn` is called with
-  in `nnx.MultiHeadAttention` and its Linen sister. Two things differ on purpose: causal
-  attention with T != S is aligned bottom-right (the last query sees the last key), and
-  a query that may attend to nothing gives 0. An empty axis gives an empty output.
+  A superset of `jax.nn.dot_product_attention` and of the calls of `attention_fn` in
+  `nnx.MultiHeadAttention` and its Linen counterpart. Two things differ on purpose:
+  causal attention with T != S is aligned bottom-right (the last query sees the last
+  key), and a query that may attend to nothing gives 0. An empty axis gives an empty
+  output.
 
   Where B stands below, *B may stand as well; numbers may be lists or NumPy arrays.
   Positions are int32: known ones that do not fit are refused, traced ones make the
@@ -90,8 +90,8 @@ def dot_product_attention(
     value: (*B, S, K, V); V need not be H.
     bias: added to the scaled, capped scores; broadcasts to (B, N, T, S).
     mask: True = may attend, broadcasts to (B, N, T, S); or a `Mask`, whose positions
-      are `query_positions` and `key_positions`. Of an array of numbers 0 is False and
-      all else True, as in flax; what is added to scores belongs in `bias`.
+      are `query_positions` and `key_positions`. In an array of numbers 0 is False and
+      all else True, as in flax; terms that are added to scores belong in `bias`.
     scale: H^-0.5 if None; a number, or an array (N|1, T|1, S|1), which gets a gradient.
     is_causal: a query sees the keys at its position and before.
     query_seq_lengths: (B,); queries from there on see nothing.
@@ -103,30 +103,33 @@ def dot_product_attention(
     kv_segment_ids: (S,) or (B, S); `segment_ids` if None.
     query_positions: the first query's position, or (B,) of them; or the positions (T,),
       unless T is B, or (B|1, T). None: S - T with `is_causal`, else 0.
-    key_positions: the same of the keys; 0 if None.
-    score: your own function (score, b, n, q, k) of scalars, in jax.numpy; q and k are
+    key_positions: as `query_positions`, for the keys; 0 if None.
+    score: a custom function (score, b, n, q, k) of scalars, in jax.numpy; q and k are
       positions. It may read arrays that it captures; they get gradients.
-    softcap: scores become softcap * tanh(score / softcap); 0 is none; as `scale`.
+    softcap: scores become softcap * tanh(score / softcap); 0 is none; a number or an
+      array, as `scale`.
     sinks: (N,), logits in the softmax's denominator only.
     dropout_rng: a random key; needed if dropout_rate > 0 and not deterministic.
-    dropout_rate: of the weights, by a hash of (key, batch, head, positions): the same
-      in every implementation.
-    broadcast_dropout: the same dropout for all batches and heads.
-    deterministic: no dropout.
-    dtype: what query, key and value are cast to before.
+    dropout_rate: of the weights, by a hash of (key, batch, head, positions), equal in
+      every implementation.
+    broadcast_dropout: whether all batches and heads share one dropout mask.
+    deterministic: whether dropout is left out.
+    dtype: the type to which query, key and value are cast first.
     precision: of the products in "reference" and "xla", as `jax.lax.dot` takes it; of
       a pair, the more precise one.
     module: a module of NNX or Linen where the weights, before any dropout, are sown as
       "attention_weights"; this costs O(T S) memory.
-    return_residual: as `jax.nn` has it: the lse in the type of `key`, no gradient.
-    return_lse: also the log of the softmax's denominator, float32, differentiable.
+    return_residual: also returns the lse as `jax.nn` does, in the type of `key` and
+      without a gradient.
+    return_lse: also returns the log of the softmax's denominator, float32,
+      differentiable.
     impl: one of IMPLEMENTATIONS, or "auto": the fastest that can do the problem on
       this platform.
-    implementation: as `impl`; the name of `jax.nn`.
+    implementation: as `impl`, by the name that `jax.nn` uses.
 
   Raises:
     ValueError: if shapes do not fit, or a name or number is not allowed.
-    NotImplementedError: if the implementation that is named lacks a feature.
+    NotImplementedError: if the named implementation lacks a feature.
   """
   impl = _named(impl, implementation)
   if return_residual and return_lse:
@@ -180,7 +183,7 @@ def dot_product_attention(
 
 
 def _weights(query, key, what, lead, options):
-  """The softmax weights, (*B, N, T, S): attention to the rows of an identity matrix."""
+  """Returns the weights (*B, N, T, S): attention to the rows of an identity matrix."""
   eye = jnp.eye(key.shape[1], dtype=query.dtype)[None, :, None]
   eye = jnp.broadcast_to(eye, (*key.shape[:3], key.shape[1]))
   weights = attend(query, key, eye, what, **options)[0].swapaxes(1, 2)

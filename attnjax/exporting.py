@@ -14,8 +14,8 @@ and there
   step = export.deserialize(bytearray(Path("step.jax").read_bytes())).call
 
 Each kernel adds 60 to 100 KB. An export with kernels of Triton is for that compute
-capability and for machines of the same jaxlib version: what the custom call holds is no
-stable format, which is why jax.export takes it only with a check switched off.
+capability and for machines of the same jaxlib version: the content of the custom call
+is no stable format, which is why jax.export takes it only with a check switched off.
 """
 
 from collections.abc import Callable
@@ -27,7 +27,7 @@ from jax.sharding import AbstractDevice, AbstractMesh
 
 from attnjax.core import platform
 
-# What jaxlib runs by itself: it is registered wherever jax has its CUDA plugin.
+# A custom call of jaxlib itself: it is registered wherever jax has its CUDA plugin.
 _CHECKS = [jax_export.DisabledSafetyCheck.custom_call("triton_kernel_call_ffi")]
 _PLATFORMS = {"gpu": "cuda", "tpu": "tpu", "cpu": "cpu"}
 
@@ -35,9 +35,10 @@ _PLATFORMS = {"gpu": "cuda", "tpu": "tpu", "cpu": "cpu"}
 def export(
   function: Callable[..., Any], *, device: str = "NVIDIA H100"
 ) -> Callable[..., jax_export.Exported]:
-  """A function of arguments, or their shapes, that gives function's `Exported`.
+  """Returns a function of arguments, or their shapes, that exports `function`.
 
-  Inside, impl="auto" takes the kernels that are made for the device.
+  Its result is an `Exported`. Inside, impl="auto" takes the kernels that are made for
+  the device.
 
   Args:
     function: of pytrees of arrays; `jax.jit` need not be around it.
@@ -46,7 +47,7 @@ def export(
 
   Raises:
     ValueError: if no kernels are known for the device.
-    ImportError: without flatbuffers, or what the kernels need to compile.
+    ImportError: without flatbuffers, or a package that compiles the kernels.
   """
   described = _described(device)
   jitted: Any = function if hasattr(function, "trace") else jax.jit(function)

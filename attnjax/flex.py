@@ -1,4 +1,4 @@
-"""FlexAttention's interface: functions of your own for the scores and for the mask.
+"""FlexAttention's interface: custom functions for the scores and for the mask.
 
 Juechu Dong et al. Flex Attention. 2024. arXiv:2412.05496. The names, the layout and the
 meaning are those of `torch.nn.attention.flex_attention`:
@@ -36,28 +36,28 @@ from attnjax.core.masks import Mask
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class MaskMod(Mask):
-  """The mask of a traced function, at the places 0, 1, 2, ... of queries and keys.
+  """A mask by a traced function, at the positions 0, 1, 2, ... of queries and keys.
 
   Attributes:
-    values: arrays (B|1, N|1, T|1, S|1) that were read outside of the tiles.
-    inner: what runs on tiles.
+    values: arrays (B|1, N|1, T|1, S|1) that are computed outside of the tiles.
+    inner: the part of the function that runs on tiles.
   """
 
   values: Any
   inner: Any = dataclasses.field(metadata={"static": True})
 
   def operands(self):
-    """The arrays."""
+    """Returns the arrays."""
     return self.values
 
   def seen(self, q, k, *operands):
-    """The function's value."""
+    """Returns the function's value."""
     return self.inner(q, k, *operands)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Inner:
-  """What a mask function computes from positions; equal if its text is."""
+  """The part of a mask function that runs on tiles; compared by the function's text."""
 
   function: captured.Function
   run: Callable = dataclasses.field(compare=False)
@@ -75,7 +75,7 @@ class BlockMask:
   the function is traced. One that is an argument is data, and may change.
 
   Attributes:
-    mask: the same as a `Mask`.
+    mask: the function as a `Mask`.
     shape: (B|1, H|1, T, S).
   """
 
@@ -83,11 +83,11 @@ class BlockMask:
   shape: tuple[int, int, int, int] = dataclasses.field(metadata={"static": True})
 
   def to_dense(self) -> Bool[Array, "B H T S"]:
-    """The whole mask."""
+    """Returns the dense mask."""
     return jnp.broadcast_to(self.mask.dense(*self.shape[2:]), self.shape)
 
   def sparsity(self) -> Float[Array, ""]:
-    """The percentage of scores that are not seen."""
+    """Returns the percentage of scores that are not seen."""
     return 100.0 * (1.0 - self.to_dense().mean())
 
   def __str__(self) -> str:
@@ -101,12 +101,12 @@ def create_block_mask(
   Q_LEN: int,
   KV_LEN: int,
 ) -> BlockMask:
-  """Trace a mask function; where it is True, a query may attend.
+  """Traces a mask function; where it is True, a query may attend.
 
   Args:
     mask_mod: (b, h, q_idx, kv_idx), integer scalars, to a boolean; in jax.numpy.
-    B: number of examples; None if they all have the same mask (b is then 0).
-    H: number of query heads; None if they all have the same mask (h is then 0).
+    B: number of examples; None if they all share one mask (b is then 0).
+    H: number of query heads; None if they all share one mask (h is then 0).
     Q_LEN: number of queries.
     KV_LEN: number of keys.
 
@@ -132,7 +132,7 @@ def create_block_mask(
 
 
 def and_masks(*mask_mods: Callable[..., Array]) -> Callable[..., Array]:
-  """Combine mask functions to one that is True where all of them are."""
+  """Combines mask functions to one that is True where all of them are."""
 
   def both(b, h, q_idx, kv_idx):
     result = jnp.asarray(True)
@@ -144,7 +144,7 @@ def and_masks(*mask_mods: Callable[..., Array]) -> Callable[..., Array]:
 
 
 def or_masks(*mask_mods: Callable[..., Array]) -> Callable[..., Array]:
-  """Combine mask functions to one that is True where any of them is."""
+  """Combines mask functions to one that is True where any of them is."""
 
   def either(b, h, q_idx, kv_idx):
     result = jnp.asarray(False)
@@ -167,24 +167,26 @@ def flex_attention(
   *,
   impl: str = "auto",
 ) -> Any:
-  """Softmax attention of heads before tokens; (B, H, T, V), lse (B, H, T) if asked for.
+  """Computes softmax attention with heads before tokens: (B, H, T, V).
 
-  A query that may attend to nothing gives 0, with lse = -inf.
+  With `return_lse` it also returns lse (B, H, T). A query that may attend to nothing
+  gives 0, with lse = -inf.
 
   Args:
-    query: one head after the other.
-    key: as many heads, or, with `enable_gqa`, K that divide H.
-    value: as many heads as `key`; V need not be D.
+    query: (B, H, T, D).
+    key: (B, K, S, D); K is H, or, with `enable_gqa`, divides H.
+    value: (B, K, S, V); V need not be D.
     score_mod: (score, b, h, q_idx, kv_idx) to a score; what it captures has gradients.
     block_mask: from `create_block_mask`, for this shape; or a `Mask`.
     scale: D^-0.5 if None; scores are scaled before `score_mod`.
     enable_gqa: whether `key` and `value` may have fewer heads.
-    return_lse: also the natural log of the softmax's denominator, differentiable.
+    return_lse: also returns the natural log of the softmax's denominator,
+      differentiable.
     impl: as `attnjax.dot_product_attention` has it.
 
   Raises:
     ValueError: if shapes do not fit.
-    NotImplementedError: if the implementation lacks what a function does.
+    NotImplementedError: if the implementation cannot run a function.
   """
   (B, H, T, _), (K, S) = query.shape, key.shape[1:3]
   if H != K and not enable_gqa:

@@ -1,4 +1,4 @@
-"""Where parameters live, by rules on their path; and how attention is divided.
+"""Sharding of parameters, by rules on their paths, and the division of attention.
 
 Layers know nothing of meshes. The mesh made here has the axes "data" (batches;
 parameters are sharded over it too, as in FSDP) and "model" (tensor parallelism: heads,
@@ -18,8 +18,8 @@ The compiler of TPUs does not ask how a kernel is divided (jax-ml/jax#38196). Th
 mesh of the arguments' types is taken: Explicit axes divide as the types say; of Auto
 axes the names say whether they divide batches ("data", "fsdp", "expert", ...), heads
 ("model", "tensor", ...) or neither ("sequence", "context", "stage"); others are taken
-for batches, with a warning. `mesh_axes` says it for names of your own. A wrong guess
-moves arrays between devices and changes no result.
+for batches, with a warning. `mesh_axes` says it for other names. A wrong guess moves
+arrays between devices and changes no result.
 
 Programs for several devices hold a pointer to the function that divides them, so that
 JAX's persistent compilation cache does not find those again in another process unless
@@ -52,7 +52,7 @@ RULES = (
 
 
 def make_mesh(data: int = -1, model: int = 1, devices: Sequence | None = None) -> Mesh:
-  """A mesh of Auto axes over all devices; -1 means the rest.
+  """Makes a mesh of Auto axes over all devices; -1 means the rest.
 
   Raises:
     ValueError: if the sizes do not multiply to the number of devices.
@@ -83,12 +83,12 @@ def make_mesh(data: int = -1, model: int = 1, devices: Sequence | None = None) -
 def mesh_axes(batch: str | Sequence[str] = (), heads: str | Sequence[str] = ()):
   """Says which Auto axes of a mesh divide batches and heads in fused kernels on TPUs.
 
-  For what is called, or traced by `jax.jit`, within it; elsewhere names decide. Axes of
-  neither divide nothing in a kernel.
+  It holds for calls, and for traces by `jax.jit`, inside the context; elsewhere names
+  decide. Axes that are neither for batches nor for heads divide nothing in a kernel.
 
   Args:
-    batch: an axis of the mesh or several, the slowest first.
-    heads: the same of heads.
+    batch: the axes of the mesh for batches, one or several, the slowest first.
+    heads: the axes of the mesh for heads, one or several, the slowest first.
 
   Raises:
     ValueError: if an axis is named twice.
@@ -102,7 +102,7 @@ def mesh_axes(batch: str | Sequence[str] = (), heads: str | Sequence[str] = ()):
 
 
 def parameter_shardings(tree, mesh: Mesh):
-  """A tree of NamedShardings for a tree of arrays or shapes, by RULES.
+  """Returns a tree of NamedShardings for a tree of arrays or shapes, by RULES.
 
   An array that no rule knows, or whose rank differs from the rule's, is sharded over
   "data" on its largest dimension that divides; vectors are replicated.
@@ -119,13 +119,13 @@ def parameter_shardings(tree, mesh: Mesh):
 
 
 def path_name(path) -> str:
-  """`stack/blocks/0/mlp/up/kernel` for the path of a leaf."""
+  """Returns the path of a leaf as text, such as `stack/blocks/0/mlp/up/kernel`."""
   name = jax.tree_util.keystr(path, simple=True, separator="/")
   return name.removesuffix("/value")
 
 
 def is_stacked(path) -> bool:
-  """Whether a leaf has a leading axis of blocks, see nn.stack."""
+  """Returns whether a leaf has a leading axis of blocks, see nn.stack."""
   return re.search(r"(^|/)blocks/\d+/", path_name(path)) is not None
 
 

@@ -55,7 +55,7 @@ _SHOWN = ("slug", "family", "forms", "implementations", "title")
 def systems(
   *, family: str | None = None, form: str | None = None, impl: str | None = None
 ) -> Systems:
-  """Returns the systems, or those of a family, of a form, or with an implementation.
+  """Returns the systems, all or those of a family, a form or an implementation.
 
   Args:
     family: a folder of `attnjax.variants`: "softmax", "linear", ...
@@ -63,7 +63,7 @@ def systems(
     impl: "xla", "pallas", "triton", ...
 
   Raises:
-    ValueError: for a family or a form that there is not, with the nearest names.
+    ValueError: for an unknown family or form, with the nearest names.
   """
   found = Systems(contract.systems())
   if family is not None:
