@@ -42,7 +42,7 @@ def export(
 
   Args:
     function: of pytrees of arrays; `jax.jit` need not be around it.
-    device: what the maker calls it ("NVIDIA H100", "NVIDIA L4", "TPU v5 lite"), or
+    device: the maker's name of it ("NVIDIA H100", "NVIDIA L4", "TPU v5 lite"), or
       "cpu".
 
   Raises:

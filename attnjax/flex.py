@@ -169,19 +169,17 @@ def flex_attention(
 ) -> Any:
   """Computes softmax attention with heads before tokens: (B, H, T, V).
 
-  With `return_lse` it also returns lse (B, H, T). A query that may attend to nothing
-  gives 0, with lse = -inf.
+  A query that may attend to nothing gives 0, with lse = -inf.
 
   Args:
     query: (B, H, T, D).
     key: (B, K, S, D); K is H, or, with `enable_gqa`, divides H.
     value: (B, K, S, V); V need not be D.
-    score_mod: (score, b, h, q_idx, kv_idx) to a score; what it captures has gradients.
+    score_mod: (score, b, h, q_idx, kv_idx) to a score; captured arrays get gradients.
     block_mask: from `create_block_mask`, for this shape; or a `Mask`.
     scale: D^-0.5 if None; scores are scaled before `score_mod`.
     enable_gqa: whether `key` and `value` may have fewer heads.
-    return_lse: also returns the natural log of the softmax's denominator,
-      differentiable.
+    return_lse: also returns the differentiable lse (B, H, T), a natural logarithm.
     impl: as `attnjax.dot_product_attention` has it.
 
   Raises:

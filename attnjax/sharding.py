@@ -12,7 +12,7 @@ backward, and results lie as queries do; see `attnjax.core.devices`. With fewer 
 heads than devices that share the query heads out, keys and values are whole on each.
 Tokens are not divided: an array that is sharded over them is gathered first; to divide
 a sequence, call attention inside `jax.shard_map` and join the parts by
-`attnjax.combine`. Inside `jax.shard_map` each call computes what its device has.
+`attnjax.combine`. Inside `jax.shard_map` each call computes its device's part.
 
 The compiler of TPUs does not ask how a kernel is divided (jax-ml/jax#38196). There the
 mesh of the arguments' types is taken: Explicit axes divide as the types say; of Auto

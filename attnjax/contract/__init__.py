@@ -35,9 +35,8 @@ so that no optimizer trains them (see `nn.running`):
   y, stats = layer(x, stats=stats, train=True, ...)
 
 With `train` a call normalises by the batch and moves the running statistics; without it
-a call normalises by these.
-Without `stats` the call raises ValueError. A layer without batch norm need
-not have these arguments; `nn.running.apply` calls both kinds.
+a call normalises by these. Without `stats` the call raises ValueError. A layer without
+batch norm need not have these arguments; `nn.running.apply` calls both kinds.
 """
 
 from attnjax.contract.case import Case

@@ -1,7 +1,7 @@
 """The context of tokens that a host gives to a layer, and the three parts of a layer.
 
 A layer that mixes heads is three functions, so that objectives can read its heads,
-interventions can replace them, and weights need no code of their own:
+interventions can replace them, and weights need no further code:
 
   heads = layer.project(x, **context)   q, k, v and the tokens
   out = layer.mix(heads)                the mechanism alone, (B, *S, N, E)

@@ -126,7 +126,7 @@ LAYERS = (
 
 
 def packs_documents(subject: Subject) -> None:
-  """Checks that documents packed in one row give what each gives alone."""
+  """Checks that documents packed in one row give the results of each alone."""
   x = subject.x.reshape(1, -1, subject.dim)
   ids = jnp.repeat(jnp.array([[4, 7, 2]]), LENGTH, axis=1)
   run = jax.jit(lambda layer, x: layer(x, segment_ids=ids))

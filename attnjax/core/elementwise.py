@@ -1,8 +1,8 @@
 """Scalar functions that run on tiles: in plain JAX, inside Pallas, as Triton source.
 
 A function of scalars is traced once. Its elementwise operations then run on arrays of
-any shapes that broadcast against each other: a tile of scores (t, s), a column of row
-numbers (t, 1), a row of key numbers (1, s).
+any shapes that broadcast against each other: a tile of scores (t, s), a column of query
+indices (t, 1), a row of key indices (1, s).
 """
 
 import contextlib

@@ -84,7 +84,7 @@ def matrix(c: Float[Array, "..."], grid: tuple[int, ...]) -> Float[Array, "... T
 
 
 def rows(c: Float[Array, "*N L"], number: int) -> Float[Array, "*N R S"]:
-  """Returns `number` consecutive rows of a matrix of one axis, without gathering.
+  """Returns `number` consecutive rows of a one-axis Toeplitz matrix, without gathering.
 
   Args:
     c: (..., R + S - 1), the entries of lags that rise by 1: row r, column s of the

@@ -11,7 +11,7 @@ share a leader e, and query i sees the keys of the half-open interval [a, b):
   a = max(e - w + 1, 0),            b = i + 1
 
 An axis shorter than the window is seen whole. With dilation d the tokens i mod d = g
-are an axis of their own, of length ceil((L - g) / d). Both bounds grow with i.
+form a separate axis of length ceil((L - g) / d). Both bounds grow with i.
 
 `bounds` and `inverse` take NumPy arrays and give NumPy arrays (static plans), or JAX
 arrays, also traced.

@@ -1,6 +1,6 @@
 """The forms in which systems plug into hosts: one file a form.
 
-A form's module has a docstring with the protocol, a `typing.Protocol` of what a system
-of the form has, and CHECKS: functions of a `Subject` (a system's module and the form's
-name) that raise AssertionError where the contract is broken.
+A form's module has a docstring with the protocol, a `typing.Protocol` of its systems,
+and CHECKS: functions of a `Subject` (a system's module and the form's name) that raise
+AssertionError where the contract is broken.
 """

@@ -51,7 +51,7 @@ def varies(x) -> frozenset[str]:
 def vary(tree):
   """Makes all arrays of a tree vary over the manual axes that any of them varies over.
 
-  Inside `jax.shard_map` a loop's carry must vary as what is added to it does, and so
+  Inside `jax.shard_map` a loop's carry must vary as the terms added to it do, and so
   must all operands of a primitive. The gradient of an array that did not vary before is
   summed over those axes. NumPy arrays and numbers are left as they are.
   """

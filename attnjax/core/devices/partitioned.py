@@ -25,7 +25,7 @@ def per_device(
   The mesh and the axes that divide a label are found from the arguments' shardings,
   whatever these axes are called: from their types if the axes are explicit, else when
   XLA has propagated shardings through the program. Axes without a label are whole on
-  every device. What the function does inside is hidden from JAX's types: inside
+  every device. The inside of the function is hidden from JAX's types: inside
   `jax.shard_map` its results vary over what any argument varies over.
 
   The result has no derivative; it is for the two passes of a custom one.
@@ -97,7 +97,7 @@ def aligned(arguments, specs: Sequence[Any]):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Part:
-  """A function of arrays, with the labels of what it takes and, once traced, gives."""
+  """A function of arrays, the labels of its inputs and, once traced, of its outputs."""
 
   function: Callable
   inputs: tuple[division.Labels, ...]

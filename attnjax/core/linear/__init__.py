@@ -11,7 +11,7 @@ r, columns c and G_r = g_0 + ... + g_r, S being the state before the chunk:
 
 Zhen Qin et al. Lightning Attention-2. 2024. arXiv:2401.04658, algorithm 1.
 Every exponent is <= 0 before it is exponentiated: exp(G_r) and exp(-G_c) apart would
-overflow. G_r - G_c is summed over what lies between, not subtracted, so that no decay
+overflow. G_r - G_c is summed over the tokens between, not subtracted, so that no decay
 between two tokens is lost in the rounding of one before them: g may be anything from 0
 to -inf, which resets the state. States, decays and sums are float32 (float64 for
 float64) whatever the input is.

@@ -5,9 +5,9 @@
 
 Leo Feng et al. Attention as an RNN. 2024. arXiv:2405.13956. The paper scans elements
 (m, u, w) with A + B = (m = max(m_A, m_B), u_A e^(m_A - m) + u_B e^(m_B - m), w like
-u). Here they are (top, total, out) = (m, u, w / u). The maximum is that of what a
-token sees, never of its future or of another document: their scores, however large,
-take no digit from it.
+u). Here they are (top, total, out) = (m, u, w / u). The maximum is over the
+tokens that a token sees, never over its future or another document: their scores,
+however large, take no digit from it.
 
 Given top and total, all is linear in the values, with weights that are at most 1:
 

@@ -10,8 +10,8 @@ float64) whatever the input is.
 
 Weights do not come from lse, which has lost log(total) where scores are large: a row's
 greatest score is subtracted first, which is exact for the scores near it, whatever
-their magnitude (`attnjax.core.softmax.fused`). NaN and infinity in what a query does
-not see do not reach it, forward or backward; a query that sees them has NaN
+their magnitude (`attnjax.core.softmax.fused`). NaN and infinity at tokens that a
+query does not see do not reach it, forward or backward; a query that sees them has NaN
 (`attnjax.core.softmax.unseen`).
 
 Shapes: q (B, T, N, H), k (B, S, K, H), v (B, S, K, V), K divides N; sinks (N,);
