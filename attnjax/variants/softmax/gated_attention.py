@@ -118,12 +118,12 @@ class Layer(nnx.Module):
     heads: int = 4,
     kv_heads: int = 0,  # 0: as many as heads
     head_dim: int = 0,  # 0: dim / heads
-    gate: str = "elementwise",  # one of GATES
-    gate_at: str = "sdpa",  # one of POSITIONS
+    gate: str = "elementwise",  # "headwise", "elementwise" or "none"
+    gate_at: str = "sdpa",  # "sdpa", "value", "key", "query", "output"
     share_heads: bool = False,  # one gate for all heads
     from_input: bool = True,  # False: the gate is a parameter, 0 at the start
-    combine: str = "mul",
-    act: str = "sigmoid",
+    combine: str = "mul",  # as in `attend`
+    act: str = "sigmoid",  # as in `attend`
     qk_norm: bool = True,
     rope_theta: float = 10000.0,  # 0: no rotation
     qkv_bias: bool = False,

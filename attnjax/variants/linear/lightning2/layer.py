@@ -35,13 +35,13 @@ class Layer(nnx.Module):
     *,
     form: str = "causal",
     layers: int = 1,
-    heads: int = 4,
-    head_dim: int = 0,  # 0: dim / heads
-    slope_kind: str = "alibi",
-    act: str = "silu",
-    gate: str = "lowrank",
-    norm: str = "layer",
-    impl: str = "auto",
+    heads: int = 4,  # N
+    head_dim: int = 0,  # H; 0: dim / heads
+    slope_kind: str = "alibi",  # one of SLOPE_KINDS, see `slopes`
+    act: str = "silu",  # of q, k and v, one of ACTIVATIONS
+    gate: str = "lowrank",  # "lowrank" or "full"
+    norm: str = "layer",  # "layer" or "rms", over all heads
+    impl: str = "auto",  # as in `attend`
     rngs: nnx.Rngs,
   ):
     check_options(

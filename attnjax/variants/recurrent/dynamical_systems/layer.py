@@ -58,14 +58,14 @@ class Layer(nnx.Module):
     dim: int,
     *,
     form: str = "causal",
-    kind: str = "normalised",
+    kind: str = "normalised",  # one of KINDS
     heads: int = 4,  # of the attentions and SSD
     state_size: int = 0,  # of all heads, or a channel; 0: 64, s6, selru: 16
     expand: float = 2.0,  # channels of s6, ssd, rglru and qlstm for each of dim
     conv: int = 4,  # width of the convolution of s6, ssd, rglru and selru
-    eta: str = "exp",  # the normaliser of normalised attention
+    eta: str = "exp",  # normaliser of normalised attention, one of ETAS
     coupled: bool = False,  # qlstm: forget as much as is written
-    impl: str = "auto",
+    impl: str = "auto",  # as in `attend`
     rngs: nnx.Rngs,
   ):
     check_options(

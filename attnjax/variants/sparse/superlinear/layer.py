@@ -36,12 +36,12 @@ class Layer(nnx.Module):
     heads: int = 4,
     kv_heads: int = 0,  # 0: as many as heads
     head_dim: int = 0,  # 0: dim / heads
-    top: int = 3,
-    window_index: int = 3,
-    backward: float = 2.0,
-    forward: float = 0.0,
-    search_power: float = 0.5,
-    span_power: float = 0.5,
+    top: int = 3,  # spans of a query
+    window_index: int = 3,  # w: the window has f(w + 1) - 1 keys
+    backward: float = 2.0,  # b, of the keys before an anchor
+    forward: float = 0.0,  # c, of the keys after it
+    search_power: float = 0.5,  # p of f(i) = floor(i^(1/p))
+    span_power: float = 0.5,  # r of the length of spans
     rope_theta: float = 10000.0,  # 0: no rotation
     qkv_bias: bool = False,
     out_bias: bool = False,
