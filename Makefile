@@ -2,6 +2,7 @@
 # make test   the whole suite; make test SINCE=main: what the changes since can touch
 # make sweep  the public suites in all implementations, and 1,000 random problems of
 #             each kernel; hours
+# make docs   all pages anew, and docs/index.html for a browser
 # make lint   ruff and pyrefly
 # make bench  speed, beside PyTorch, jax and fla (installs PyTorch)
 # Each makes .venv first, from the Python that `python3` gives in this folder, or
@@ -16,7 +17,7 @@ BIN := .venv/bin
 WORKDIR ?= runs/lm
 export JAX_PLATFORMS ?= cpu
 
-.PHONY: run test sweep lint bench clean
+.PHONY: run test sweep docs lint bench clean
 # Compilers for machines that need not be there: libtpu, the CUDA plugin without CUDA,
 # and the oldest assembler that jax[cuda13] allows, which must take our kernels too.
 # They lie apart, since JAX would look for a TPU wherever it finds libtpu.
@@ -31,6 +32,9 @@ test: .venv/ready
 sweep: .venv/ready
 	$(BIN)/python -m tests.suites
 	$(BIN)/python -m tests.sweep
+
+docs: .venv/ready
+	$(BIN)/python -m experiments.docs
 
 bench: .venv/ready
 	$(BIN)/python -m pip install --quiet --editable '.[bench]'
@@ -50,7 +54,7 @@ lint: .venv/ready
 	  f"attnjax needs Python 3.12 or newer; {sys.executable} is {v}. Put one first on PATH, or: make PYTHON=/path/to/python3.12")'
 	$(PYTHON) -m venv --clear .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[run,data,log,test,lint]'
+	$(BIN)/python -m pip install --quiet --editable '.[run,data,log,docs,test,lint]'
 	$(BIN)/python -m pip install --quiet --no-deps --target .venv/machines $(MACHINES)
 	@touch $@
 

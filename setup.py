@@ -66,6 +66,7 @@ EXTRAS = {
     "scikit-learn>=1.8",
   ],
   "log": ["tensorboardX>=2.6", "matplotlib>=3.10", "rich>=14"],
+  "docs": ["markdown-it-py>=3"],  # pages for a browser
   # What a change is checked with.
   "test": [
     "pytest>=8",

@@ -1,17 +1,10 @@
 """A system, and a form with a system of its own, are added as files alone."""
 
-import contextlib
-import tempfile
-import textwrap
-from pathlib import Path
-
 from absl.testing import absltest
 
-import attnjax
 from attnjax import contract, variants
 from attnjax.contract import forms
-from attnjax.contract.subject import Subject
-from tests import contract_test
+from tests import adding
 
 _UNIFORM = '''
 """Uniform attention: every token takes the mean of what it sees."""
@@ -127,52 +120,26 @@ def reference_score(queries, items):
 '''
 
 
-@contextlib.contextmanager
-def _added(files: dict[str, str]):
-  """Within it those files stand beside the library's own."""
-  with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
-    for name, text in files.items():
-      path = Path(folder, name)
-      path.parent.mkdir(parents=True, exist_ok=True)
-      path.write_text(textwrap.dedent(text).lstrip(), encoding="utf-8")
-    for package, own in ((variants, "variants"), (forms, "forms")):
-      package.__path__.append(f"{folder}/{own}")
-      stack.callback(package.__path__.remove, f"{folder}/{own}")
-    for register in (contract.systems, contract.form_names):
-      register.cache_clear()
-      stack.callback(register.cache_clear)
-    yield
+_PACKAGES = {"variants": variants, "forms": forms}
 
 
 class AddedFilesTest(absltest.TestCase):
-  def _keeps_its_contract(self, slug):
-    module = contract.load(slug)
-    self.assertIs(getattr(attnjax, slug), module)
-    for case in module.CASES:
-      for impl in module.IMPLEMENTATIONS[1:]:
-        contract_test.agrees(module, case, impl)
-    for form in module.FORMS:
-      subject = Subject(module, form)
-      for check in contract.form(form).CHECKS:
-        with self.subTest(form, check=check.__name__):
-          check(subject)
-
   def test_a_system_of_every_form_of_layers(self):
-    with _added({
+    with adding.added({
       "variants/toys/__init__.py": "",
       "variants/toys/uniform.py": _UNIFORM,
-    }):  # fmt: skip
-      self._keeps_its_contract("uniform")
+    }, _PACKAGES):  # fmt: skip
+      adding.keeps_its_contract(self, "uniform")
 
   def test_a_form_and_a_system_of_it(self):
     self.assertNotIn("pairs", contract.form_names())
-    with _added({
+    with adding.added({
       "forms/pairs.py": _FORM,
       "variants/more/__init__.py": "",
       "variants/more/cosines.py": _PAIRS,
-    }):  # fmt: skip
+    }, _PACKAGES):  # fmt: skip
       self.assertIn("pairs", contract.form_names())
-      self._keeps_its_contract("cosines")
+      adding.keeps_its_contract(self, "cosines")
     self.assertNotIn("cosines", contract.systems())
 
 

@@ -11,8 +11,9 @@ from unittest import mock
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from experiments import data, docs, errors, evaluate, run, sample
+from experiments import data, errors, evaluate, run, sample
 from experiments.claims import __main__ as claims
+from experiments.docs import __main__ as docs
 from experiments.training.checkpoints import Checkpoints
 from tests.run_test import losses, tiny
 
@@ -135,11 +136,20 @@ class CommandTest(parameterized.TestCase):
     path = self.workdir / "README.md"
     with self.assertRaisesRegex(errors.UserError, "there is no README.md"):
       docs.main(["--root", str(self.workdir)])
+    for text, message in (
+      ("<!-- systems -->\n", "has no <!-- end of systems -->"),
+      ("<!-- systems -->\n<!-- end of systems --><!-- b -->\n", "unknown part 'b'"),
+    ):
+      path.write_text(text)
+      with self.assertRaisesRegex(errors.UserError, message):
+        docs.main(["--root", str(self.workdir)])
     path.write_text("# x")
     with self.assertRaisesRegex(errors.UserError, "has no place for the table"):
       docs.main(["--root", str(self.workdir)])
-    path.write_text("<!-- systems --><!-- end of systems -->")
-    docs.main(["--root", str(self.workdir)])
+    path.write_text("<!-- systems -->\n<!-- end of systems -->")
+    with self.assertRaisesRegex(errors.UserError, "did you mean halo"):
+      docs.main(["hallo", "--root", str(self.workdir)])
+    docs.main(["halo", "--root", str(self.workdir)])
     self.assertIn("| softmax |", path.read_text())
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from absl.testing import absltest, parameterized
 
 from attnjax import contract
-from experiments import docs
 from experiments.claims import records
 from experiments.claims.__main__ import stale
+from experiments.docs import families
 from tests import golden
 
 _ROOT = Path(__file__).parent.parent
@@ -140,7 +140,7 @@ class LayoutTest(parameterized.TestCase):
 
   def test_the_readme_has_the_table_of_families(self):
     text = (_ROOT / "README.md").read_text(encoding="utf-8")
-    self.assertIn(docs.table(_ROOT), text)
+    self.assertIn(families.table(_ROOT), text)
 
   def test_nothing_of_another_machine(self):
     home = re.compile(r"/(?:home|root|Users|work)/")

@@ -9,6 +9,7 @@ from attnjax import variants
 # Files whose tests are made for each system, which stands in the name of a test.
 _OF_EVERY_SYSTEM = {
   "contract_test",
+  "docs_test",
   "golden_test",
   "notebooks_test",
   "length_test",

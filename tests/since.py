@@ -20,6 +20,7 @@ _ROOMS = ("attnjax", "pallas_kernels", "experiments", "configs", "tests")
 _NAMED = re.compile(r"\b(?:attnjax|pallas_kernels|experiments|configs|tests)[.\w/]*")
 _RUNS_KERNELS = {"tests/simulate.py", "tests/compiling.py"}
 _PAGES = (".md", ".json", ".rst")
+_OF_PAGES = ("docs_example_test", "docs_test", "layout_test", "notebooks_test")
 
 
 def changed(revision: str) -> list[str]:
@@ -48,7 +49,7 @@ def touched(nodeid: str, files: list[str]) -> bool:
     if name in reached or name.startswith(f"tests/golden/{slug}."):
       return True
     stem = Path(test).stem
-    if name.endswith(_PAGES) and stem in ("layout_test", "notebooks_test"):
+    if name.endswith(_PAGES) and stem in _OF_PAGES:
       return True
     if name.endswith(".py") and stem == "layout_test":
       return True

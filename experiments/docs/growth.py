@@ -1,0 +1,159 @@
+"""What a system costs against the number of tokens, where that has been measured."""
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments.docs import markdown
+from experiments.docs.systems import System
+
+# Panels of the picture: number -> title. The measured file has these for each row.
+_PANELS = {"flops": "FLOPs", "bytes": "temporary bytes", "seconds": "seconds"}
+_PASSES = {"forward": "forward", "both": "forward and backward"}
+_COLORS = ("#2f7fd6", "#d9622b", "#16937a", "#c4529c")
+_WIDE, _HIGH, _GAP, _LEFT, _TOP = 180, 130, 68, 52, 30
+_STYLE = """
+text { font: 12px system-ui, sans-serif; fill: #1c2126; }
+.axis { stroke: #5b6670; fill: none; } .grid { stroke: #5b6670; opacity: 0.2; }
+@media (prefers-color-scheme: dark) {
+  text { fill: #e4e8eb; } .axis, .grid { stroke: #9aa6b0; }
+}
+"""
+
+
+def path(root: Path, slug: str) -> Path:
+  """Returns where the measured numbers of a system are."""
+  return root / "results" / "length" / f"{slug}.json"
+
+
+def read(root: Path, slug: str) -> dict[str, Any]:
+  """Returns the measured numbers of a system, {} if there are none."""
+  file = path(root, slug)
+  return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+
+
+def part(system: System) -> str:
+  """Returns what the page says beside the docstring: exponents and the picture."""
+  slug, found = system.slug, read(system.root, system.slug)
+  said = []
+  if hasattr(system.module, "GROWTH"):
+    power = f"{system.module.GROWTH:g}"
+    said.append(
+      f"The module declares `GROWTH = {power}`: the matrix products of a Layer grow as"
+      f" T^{power} in the number T of tokens, and a benchmark holds them to it."
+    )
+  if not found:
+    said.append(
+      f"Not measured yet: `python -m experiments.bench length --slugs {slug}` does it."
+    )
+    return "\n\n".join(said)
+  head = ("form", "pass", "T up to", *(f"{t}: power of T" for t in _PANELS.values()))
+  title = f"FLOPs, temporary bytes and seconds of {slug} against T"
+  seconds = "seconds are by the clock, beside whatever else ran."
+  measured = f"Measured on {found['machine']} at commit `{found['commit'][:12]}`"
+  return markdown.sections(
+    *said,
+    f"![{title}]({slug}.svg)",
+    markdown.table(head, map(_row, found["rows"])),
+    f"{measured}, with jax {found['versions']['jax']}; {seconds}"
+    f" [The numbers](../../results/length/{slug}.json).",
+  )
+
+
+def _row(row: dict[str, Any]) -> tuple[str, ...]:
+  powers = (row["exponents"][name] for name in _PANELS)
+  shown = ("-" if power is None else f"{power:.2f}" for power in powers)
+  return row["form"], _PASSES[row["pass"]], f"{max(row['lengths']):,}", *shown
+
+
+def picture(slug: str, rows: Sequence[dict[str, Any]]) -> str:
+  """Returns an SVG: a panel for each number, both axes logarithmic.
+
+  Args:
+    slug: the system.
+    rows: measured numbers, each of a form and a pass.
+  """
+  lines = [row for row in rows if row["lengths"]]
+  wide = _LEFT + len(_PANELS) * (_WIDE + _GAP)
+  high = _TOP + _HIGH + 40 + 18 * math.ceil(len(lines) / 2)
+  body = []
+  for number, name in enumerate(_PANELS):
+    left = _LEFT + number * (_WIDE + _GAP)
+    body += _panel(lines, name, left)
+  body += _legend(lines)
+  return (
+    f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {wide} {high}"'
+    f' width="{wide}" height="{high}" role="img">\n'
+    f"<title>Cost of {slug} against the number of tokens</title>\n"
+    f"<style>{_STYLE}</style>\n" + "\n".join(body) + "\n</svg>\n"
+  )
+
+
+def _panel(rows: Sequence[dict[str, Any]], name: str, left: int) -> Iterator[str]:
+  """One number of all rows, with its axes."""
+  points = [
+    [(math.log10(t), math.log10(v)) for t, v in zip(row["lengths"], row[name]) if v > 0]
+    for row in rows
+  ]
+  every = [point for line in points for point in line]
+  yield f'<text x="{left}" y="{_TOP - 12}">{_PANELS[name]}</text>'
+  if not every:
+    return
+  across, up = _Scale([x for x, _ in every]), _Scale([y for _, y in every])
+  bottom = _TOP + _HIGH
+  for exponent in up.decades():
+    y = bottom - up(exponent) * _HIGH
+    yield f'<path class="grid" d="M{left} {y:.1f}h{_WIDE}"/>'
+    yield (
+      f'<text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">10'
+      f'<tspan dy="-5" font-size="9">{exponent}</tspan></text>'
+    )
+  for tokens in sorted({t for row in rows for t in row["lengths"]})[::2]:
+    x = left + across(math.log10(tokens)) * _WIDE
+    yield f'<text x="{x:.1f}" y="{bottom + 18}" text-anchor="middle">{tokens}</text>'
+  yield f'<path class="axis" d="M{left} {_TOP}v{_HIGH}h{_WIDE}"/>'
+  for line, row, color in zip(points, rows, _cycle(len(rows))):
+    places = [
+      f"{left + across(x) * _WIDE:.1f},{bottom - up(y) * _HIGH:.1f}" for x, y in line
+    ]
+    dash = "" if row["pass"] == "forward" else ' stroke-dasharray="5 3"'
+    yield (
+      f'<polyline points="{" ".join(places)}" fill="none" stroke="{color}"'
+      f' stroke-width="2"{dash}/>'
+    )
+
+
+def _legend(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
+  """What each line is, below the panels, in two columns; T is the axis across."""
+  top = _TOP + _HIGH + 44
+  yield f'<text x="{_LEFT}" y="{top - 8}">T tokens across</text>'
+  for number, (row, color) in enumerate(zip(rows, _cycle(len(rows)))):
+    x, y = _LEFT + 130 + 260 * (number % 2), top - 8 + 18 * (number // 2)
+    dash = "" if row["pass"] == "forward" else ' stroke-dasharray="5 3"'
+    label = f"{row['form']}, {_PASSES[row['pass']]}"
+    yield f'<path d="M{x} {y - 4}h24" stroke="{color}" stroke-width="2"{dash}/>'
+    yield f'<text x="{x + 30}" y="{y}">{label}</text>'
+
+
+def _cycle(number: int) -> list[str]:
+  """A colour for each form: its two passes share one."""
+  return [_COLORS[(i // len(_PASSES)) % len(_COLORS)] for i in range(number)]
+
+
+class _Scale:
+  """Maps logarithms onto 0 ... 1, with a margin."""
+
+  def __init__(self, values: Sequence[float]):
+    low, high = min(values), max(values)
+    margin = 0.06 * (high - low) or 0.5
+    self.low, self.high = low - margin, high + margin
+
+  def __call__(self, value: float) -> float:
+    return (value - self.low) / (self.high - self.low)
+
+  def decades(self) -> list[int]:
+    """Whole exponents within the scale, four at most."""
+    found = list(range(math.ceil(self.low), math.floor(self.high) + 1))
+    return found[:: max(1, math.ceil(len(found) / 4))]

@@ -1,0 +1,199 @@
+"""What there is to know of a system: its module, and the files that are its own."""
+
+import ast
+import dataclasses
+import functools
+import inspect
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from attnjax import contract
+from experiments.claims import records
+from experiments.docs import docstrings
+from experiments.docs.docstrings import Block, Docstring
+
+_ARXIV = re.compile(r"arXiv:((\d\d)\d\d\.\d{4,5})")
+
+
+@dataclasses.dataclass(frozen=True)
+class Golden:
+  """A file with results of the authors' code.
+
+  Attributes:
+    path: from the root of the repository.
+    code: the repository or package that ran.
+    commit: of it, "" if none is noted.
+    ran: its class or function.
+    outputs: how many arrays of results the file holds.
+    gradients: how many arrays of gradients.
+  """
+
+  path: str
+  code: str
+  commit: str
+  ran: str
+  outputs: int
+  gradients: int
+
+
+@dataclasses.dataclass(frozen=True)
+class System:
+  """A system of the catalogue, read.
+
+  Attributes:
+    root: the folder of the repository.
+    slug: its name.
+    module: its module.
+  """
+
+  root: Path
+  slug: str
+  module: ModuleType
+
+  @property
+  def family(self) -> str:
+    """The folder of `attnjax.variants` that it is in."""
+    return contract.systems()[self.slug].split(".")[-2]
+
+  @property
+  def place(self) -> str:
+    """Its file or folder, from the root of the repository."""
+    path = contract.systems()[self.slug].replace(".", "/")
+    return path if (self.root / path).is_dir() else f"{path}.py"
+
+  @functools.cached_property
+  def docstring(self) -> Docstring:
+    """The docstring of the module."""
+    return docstrings.read(self.module.__doc__)
+
+  @property
+  def title(self) -> str:
+    """The first line of the docstring, without its full stop."""
+    return self.docstring.title.rstrip(".")
+
+  @property
+  def paper(self) -> tuple[str, int] | None:
+    """The first arXiv number that is named, and its year."""
+    found = _ARXIV.search(" ".join(block.text for block in self.docstring.blocks))
+    return (found[1], 2000 + int(found[2])) if found else None
+
+  def part(self, *starts: str) -> list[Block]:
+    """Returns the paragraphs that begin with one of those words."""
+    return [
+      b for b in self.docstring.blocks if not b.code and b.text.startswith(starts)
+    ]
+
+  @property
+  def sources(self) -> list[Block]:
+    """The paragraphs in front of the equations that cite."""
+    found = []
+    for block in self.docstring.blocks:
+      if block.code or not re.search(r"arXiv:|[Cc]ode:|\d{4}\.", block.text):
+        break
+      found.append(block)
+    return found
+
+  @property
+  def body(self) -> list[Block]:
+    """All other paragraphs, and the equations."""
+    ends = self.part("Cost", "Axes:", "Not here:")
+    return [b for b in self.docstring.blocks[len(self.sources) :] if b not in ends]
+
+  @property
+  def layer_forms(self) -> list[str]:
+    """The forms in which it has a Layer."""
+    known = [f for f in self.module.FORMS if f in contract.form_names()]
+    return [f for f in known if hasattr(contract.form(f), "Layer")]
+
+  @property
+  def functions(self) -> dict[str, Callable]:
+    """The public functions: those of the cases, then others, then definitions."""
+    found = {n: v for n, v in _public(self.module) if not inspect.isclass(v)}
+    first = list(dict.fromkeys(case.function for case in self.module.CASES))
+    names = [*first, *sorted(set(found) - set(first), key=_definitions_last)]
+    return {name: found[name] for name in names if name in found and name != "Model"}
+
+  @property
+  def classes(self) -> dict[str, type]:
+    """The public classes beside Layer and Model."""
+    found = {n: v for n, v in _public(self.module) if inspect.isclass(v)}
+    return {n: found[n] for n in sorted(found) if n not in ("Layer", "Model")}
+
+  @functools.cached_property
+  def record(self) -> dict[str, Any]:
+    """What was measured of its claims."""
+    return records.read(self.root, self.slug)
+
+  @property
+  def claimed(self) -> Docstring:
+    """The docstring of its claim file, which is not imported."""
+    path = self.root / "experiments" / "claims" / "systems" / f"{self.slug}.py"
+    return docstrings.read(_module_docstring(path))
+
+  @property
+  def golden(self) -> list[Golden]:
+    """The files with results of the authors' code, by their names."""
+    folder = self.root / "tests" / "golden"
+    names = [p.stem for p in sorted(folder.glob(f"{self.slug}*.npz"))]
+    own = [n for n in names if _owner(n) == self.slug]
+    return [_golden(folder / f"{name}.npz") for name in own]
+
+  @property
+  def tests(self) -> list[str]:
+    """Its own test files, from the root of the repository."""
+    found = (self.root / "tests").rglob(f"{self.slug}*_test.py")
+    own = [p for p in found if _owner(p.stem.removesuffix("_test")) == self.slug]
+    return sorted(path.relative_to(self.root).as_posix() for path in own)
+
+
+def read(root: Path, slug: str) -> System:
+  """Returns a system; ValueError with the nearest names if there is none."""
+  return System(root, slug, contract.load(slug))
+
+
+def _public(module: ModuleType) -> Iterator[tuple[str, Any]]:
+  """Yields names and values of what can be called."""
+  names = getattr(module, "__all__", None)
+  for name, value in vars(module).items():
+    own = (
+      name in names if names else getattr(value, "__module__", "") == module.__name__
+    )
+    if own and callable(value) and not name.startswith("_"):
+      yield name, value
+
+
+def _definitions_last(name: str) -> tuple[bool, str]:
+  return name.startswith("reference"), name
+
+
+def _owner(name: str) -> str:
+  """Returns the system whose slug is the longest beginning of a file's name."""
+  fitting = [s for s in contract.systems() if f"{name}_".startswith(f"{s}_")]
+  return max(fitting, key=len, default="")
+
+
+def _golden(path: Path) -> Golden:
+  with np.load(path) as file:
+    meta, names = json.loads(str(file["meta"])), file.files
+  first = {key: meta[key] for key in ("package", "repository", "repo") if key in meta}
+  ran = next((meta[key] for key in ("cls", "fn", "module") if key in meta), "")
+  return Golden(
+    path=f"tests/golden/{path.name}",
+    code=str(next(iter(first.values()), "")),
+    commit=str(meta.get("commit", "")),
+    ran=str(ran),
+    outputs=sum(name.startswith("out.") for name in names),
+    gradients=sum(name.startswith("grad.") for name in names),
+  )
+
+
+def _module_docstring(path: Path) -> str:
+  if not path.is_file():
+    return ""
+  return ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
