@@ -1,5 +1,6 @@
 """The benchmark of growth with the length: its fit, and one run at tiny lengths."""
 
+import json
 import math
 import tempfile
 from pathlib import Path
@@ -9,7 +10,7 @@ import jax
 from absl.testing import absltest, parameterized
 
 from attnjax import contract
-from experiments.bench import length
+from experiments.bench import length, length_records
 from experiments.training import cost
 
 
@@ -34,6 +35,16 @@ class LengthTest(parameterized.TestCase):
   def test_no_exponent_without_two_positive_numbers(self):
     self.assertIsNone(length.exponent([8], [1.0]))
     self.assertIsNone(length.exponent([8, 16], [0, 0]))
+    self.assertIsNone(length.exponent([8, 16], []))
+
+  def test_programs_that_are_compiled_alone_have_no_seconds(self):
+    picture = Path(self.enterContext(tempfile.TemporaryDirectory())) / "length.png"
+    with mock.patch.object(length, "_seconds") as clock:
+      rows, _ = length.rows(["dot_product"], (32, 64), picture, timed=False)
+    clock.assert_not_called()
+    self.assertEqual(rows[0]["seconds"], [])
+    self.assertIsNone(rows[0]["exponents"]["seconds"])
+    self.assertGreater(min(rows[0]["flops"]), 0)
 
   def test_a_run(self):
     picture = Path(self.enterContext(tempfile.TemporaryDirectory())) / "length.png"
@@ -51,6 +62,13 @@ class LengthTest(parameterized.TestCase):
     self.assertEqual(picture.read_bytes()[:4], b"\x89PNG")
     self.assertNotIn("seconds", rows[2]["bound"])
     self.assertEqual([row["expected"] for row in rows], [1, 1, 2, 2])
+    root = picture.parent
+    paths = length_records.written(rows, root)
+    self.assertEqual([path.stem for path in paths], slugs)
+    kept = json.loads((root / "results" / "length" / "dot_product.json").read_text())
+    self.assertEqual([row["pass"] for row in kept["rows"]], list(length.PASSES))
+    self.assertEqual(kept["rows"][0]["flops"], rows[2]["flops"])
+    self.assertIn("jax", kept["versions"])
     text = length.table(rows)
     self.assertLen(text.splitlines(), 5)
     self.assertIn("FLOPs <= T^2.1  holds", text.splitlines()[3])

@@ -5,7 +5,8 @@
   python -m experiments.bench gpu         machine code, beside fla's and tokamax's
   python -m experiments.bench lowering    every kernel compiled for every machine
   python -m experiments.bench tune        tiles for a shape, by the TPU's schedule
-  python -m experiments.bench length      time, FLOPs and memory against T, a picture
+  python -m experiments.bench length      time, FLOPs and memory against T, a picture;
+      rows in results/length, a file a mechanism
   python -m experiments.bench device --export FOLDER   the GPU kernels, to be proved and
       timed by FOLDER/check.py on a machine without Triton
   python -m experiments.bench device --collect OUT     what it found, as results
@@ -22,7 +23,7 @@ import sys
 from pathlib import Path
 
 from experiments import errors
-from experiments.bench import kernels, lowering, machines
+from experiments.bench import kernels, length_records, lowering, machines
 
 _KINDS = ("cpu", "tpu", "gpu", "lowering", "tune", "length", "device")
 
@@ -56,6 +57,9 @@ def main(argv: list[str] | None = None) -> int:
   parser.add_argument(
     "--lengths", nargs="*", type=int, default=(), help="length: numbers of tokens"
   )
+  parser.add_argument(
+    "--untimed", action="store_true", help="length: compile, and count; run nothing"
+  )
   parser.add_argument("--export", type=Path, help="device: where the kernels go")
   parser.add_argument("--collect", type=Path, help="device: where check.py wrote")
   flags = parser.parse_args(argv)
@@ -63,6 +67,9 @@ def main(argv: list[str] | None = None) -> int:
   if flags.kind == "device":
     return _device(flags)
   rows, holds = _rows(flags)
+  if flags.kind == "length" and flags.json is None:
+    print("rows in " + ", ".join(map(str, length_records.written(rows))))
+    return 0 if holds else 1
   return _written(
     flags.json or Path("results") / f"bench_{flags.kind}.json", rows, holds
   )
@@ -104,7 +111,8 @@ def _rows(flags) -> tuple[list[dict], bool]:
 
       lengths = flags.lengths or length.LENGTHS
       try:
-        return length.rows(flags.slugs, lengths, Path("results") / "length.png")
+        picture = Path("results") / "length.png"
+        return length.rows(flags.slugs, lengths, picture, not flags.untimed)
       except ValueError as error:
         raise errors.UserError(str(error)) from error
   from experiments.bench import tune

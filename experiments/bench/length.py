@@ -45,6 +45,7 @@ def rows(
   slugs: Sequence[str] = (),
   lengths: Sequence[int] = LENGTHS,
   picture: Path = Path("results/length.png"),
+  timed: bool = True,
 ) -> tuple[list[dict], bool]:
   """Returns (a row for each mechanism, form and pass, whether all bounds hold).
 
@@ -52,6 +53,7 @@ def rows(
     slugs: the mechanisms; all if empty.
     lengths: numbers of tokens, ascending.
     picture: the path of the picture.
+    timed: whether programs also run; else they are compiled, and have no seconds.
 
   Raises:
     ValueError: for an unknown slug.
@@ -60,7 +62,7 @@ def rows(
   found: list[dict] = []
   for slug in slugs or contract.systems():
     for form in forms(slug):
-      found += _mechanism(slug, form, lengths)
+      found += _mechanism(slug, form, lengths, timed)
   print(table(found), flush=True)
   draw(found, picture)
   print(f"picture in {picture}", flush=True)
@@ -79,6 +81,8 @@ def exponent(lengths: Sequence[int], values: Sequence[float]) -> float | None:
 
   It is None with fewer than two points, or if a value is not positive.
   """
+  if not values:
+    return None
   half = slice(-max(2, math.ceil(len(lengths) / 2)), None)
   x, y = np.asarray(lengths[half], float), np.asarray(values[half], float)
   if x.size < 2 or (y <= 0).any():
@@ -102,13 +106,16 @@ def table(found: Sequence[dict]) -> str:
 
 def draw(found: Sequence[dict], path: Path) -> None:
   """Writes the picture: a panel for each number and pass, both axes logarithmic."""
+  shown = [number for number in NUMBERS if any(row[number] for row in found)]
+  if not shown:
+    return
   figure = Figure(figsize=(15, 8), layout="constrained")
-  panels = figure.subplots(len(PASSES), len(NUMBERS), sharex=True, squeeze=False)
+  panels = figure.subplots(len(PASSES), len(shown), sharex=True, squeeze=False)
   names = list(dict.fromkeys(_label(row) for row in found))
   colors = matplotlib.colormaps["turbo"](np.linspace(0.05, 0.95, max(len(names), 1)))
   for line, kind in zip(panels, PASSES):
-    for panel, number in zip(line, NUMBERS):
-      for row in (row for row in found if row["pass"] == kind):
+    for panel, number in zip(line, shown):
+      for row in (row for row in found if row["pass"] == kind and row[number]):
         color = colors[names.index(_label(row))]
         drawn = [v if v > 0 else math.nan for v in row[number]]
         panel.plot(row["lengths"], drawn, "o-", color=color, label=_label(row))
@@ -125,7 +132,7 @@ def _label(row) -> str:
   return f"{row['name']} {row['form']}"
 
 
-def _mechanism(slug: str, form: str, lengths: Sequence[int]) -> list[dict]:
+def _mechanism(slug: str, form: str, lengths: Sequence[int], timed) -> list[dict]:
   """Measures the rows of one mechanism; prints each length when it is measured."""
   run = _images if form == "image" else _forward
   passes: dict[str, Callable] = {"forward": run, "both": _gradient(run)}
@@ -133,7 +140,7 @@ def _mechanism(slug: str, form: str, lengths: Sequence[int]) -> list[dict]:
   for kind, function in passes.items():
     row: dict[str, Any] = {"name": slug, "form": form, "pass": kind, "lengths": []}
     row |= {name: [] for name in NUMBERS}
-    for length, numbers in _points(function, slug, form, lengths):
+    for length, numbers in _points(function, slug, form, lengths, timed):
       shown = "  ".join(f"{name} {value:.3g}" for name, value in numbers.items())
       print(f"{_label(row):29s} {kind:8s} T {length:6d}  {shown}", flush=True)
       row["lengths"].append(length)
@@ -184,7 +191,9 @@ def _problem(slug, form, length):
   return layer, jax.random.normal(jax.random.key(0), (1, *shape, WIDTH))
 
 
-def _points(function, slug, form, lengths) -> Iterator[tuple[int, dict[str, float]]]:
+def _points(
+  function, slug, form, lengths, timed
+) -> Iterator[tuple[int, dict[str, float]]]:
   """Yields (length, its numbers), until a call takes more than PATIENCE."""
   for length in lengths:
     layer, x = _problem(slug, form, length)
@@ -194,16 +203,13 @@ def _points(function, slug, form, lengths) -> Iterator[tuple[int, dict[str, floa
       print(f"{'':29s} T {length:6d}  refused: {refusal}", flush=True)
       continue
     compiled: Any = jax.jit(function).lower(layer, x).compile()
+    numbers = {
+      "flops": cost.flops(jaxpr, jax.tree.leaves((layer, x))),
+      "bytes": cost.memory(compiled)["bytes_temporary"],
+    }
     call = functools.partial(compiled, layer, x)
-    seconds = _seconds(lambda run=call: jax.block_until_ready(run()))
-    yield (
-      math.prod(x.shape[1:-1]),
-      {
-        "seconds": seconds,
-        "flops": cost.flops(jaxpr, jax.tree.leaves((layer, x))),
-        "bytes": cost.memory(compiled)["bytes_temporary"],
-      },
-    )
+    seconds = _seconds(lambda run=call: jax.block_until_ready(run())) if timed else 0
+    yield math.prod(x.shape[1:-1]), ({"seconds": seconds} if timed else {}) | numbers
     if seconds > PATIENCE:
       print(f"{'':29s} no longer sequences: {seconds:.3g} s a call", flush=True)
       return

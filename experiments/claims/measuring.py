@@ -4,6 +4,7 @@ import hashlib
 import importlib
 import json
 import platform
+import subprocess
 import time
 from collections.abc import Callable
 from importlib import metadata
@@ -138,10 +139,11 @@ def surroundings(root: Path) -> dict[str, Any]:
 
 def _commit(root: Path) -> str:
   """Returns the checked-out commit; "" where that is not known."""
+  command = ["git", "rev-parse", "HEAD"]
   try:
-    head = (root / ".git" / "HEAD").read_text(encoding="utf-8").strip()
-    if not head.startswith("ref: "):
-      return head
-    return (root / ".git" / head[5:]).read_text(encoding="utf-8").strip()
+    done = subprocess.run(
+      command, cwd=root, capture_output=True, text=True, check=False
+    )
   except OSError:
     return ""
+  return "" if done.returncode else done.stdout.strip()

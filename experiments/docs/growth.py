@@ -49,21 +49,28 @@ def part(system: System) -> str:
       f"Not measured yet: `python -m experiments.bench length --slugs {slug}` does it."
     )
     return "\n\n".join(said)
-  head = ("form", "pass", "T up to", *(f"{t}: power of T" for t in _PANELS.values()))
-  title = f"FLOPs, temporary bytes and seconds of {slug} against T"
-  seconds = "seconds are by the clock, beside whatever else ran."
-  measured = f"Measured on {found['machine']} at commit `{found['commit'][:12]}`"
+  names = _numbers(found["rows"])
+  head = ("form", "pass", "T up to", *(f"{_PANELS[n]}: power of T" for n in names))
+  title = f"{', '.join(_PANELS[n] for n in names)} of {slug} against T"
+  measured = f"Measured on {found['machine']} with jax {found['versions']['jax']}"
+  measured += f" at commit `{found['commit'][:12]}`" if found["commit"] else ""
   return markdown.sections(
     *said,
     f"![{title}]({slug}.svg)",
-    markdown.table(head, map(_row, found["rows"])),
-    f"{measured}, with jax {found['versions']['jax']}; {seconds}"
-    f" [The numbers](../../results/length/{slug}.json).",
+    markdown.table(head, [_row(row, names) for row in found["rows"]]),
+    f"{measured}: [the numbers](../../results/length/{slug}.json). FLOPs are those of"
+    " matrix products and convolutions, bytes those of XLA's executable on the CPU"
+    + (", seconds by the clock." if "seconds" in names else "."),
   )
 
 
-def _row(row: dict[str, Any]) -> tuple[str, ...]:
-  powers = (row["exponents"][name] for name in _PANELS)
+def _numbers(rows: Sequence[dict[str, Any]]) -> list[str]:
+  """Which numbers some row has: programs that were only compiled have no seconds."""
+  return [name for name in _PANELS if any(row[name] for row in rows)]
+
+
+def _row(row: dict[str, Any], names: Sequence[str]) -> tuple[str, ...]:
+  powers = (row["exponents"][name] for name in names)
   shown = ("-" if power is None else f"{power:.2f}" for power in powers)
   return row["form"], _PASSES[row["pass"]], f"{max(row['lengths']):,}", *shown
 
@@ -76,10 +83,11 @@ def picture(slug: str, rows: Sequence[dict[str, Any]]) -> str:
     rows: measured numbers, each of a form and a pass.
   """
   lines = [row for row in rows if row["lengths"]]
-  wide = _LEFT + len(_PANELS) * (_WIDE + _GAP)
+  names = _numbers(lines)
+  wide = max(_LEFT + len(names) * (_WIDE + _GAP), 560)
   high = _TOP + _HIGH + 40 + 18 * math.ceil(len(lines) / 2)
   body = []
-  for number, name in enumerate(_PANELS):
+  for number, name in enumerate(names):
     left = _LEFT + number * (_WIDE + _GAP)
     body += _panel(lines, name, left)
   body += _legend(lines)

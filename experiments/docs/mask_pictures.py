@@ -18,7 +18,8 @@ _MAKERS = ("packed_bits", "per_head", "permute", "prefix_lm", "select", "sinks",
 _COMBINED = ("And", "Mask", "Not", "Or", "PerHead", "Permuted")
 _STYLE = """
 text { font: 14px ui-monospace, Menlo, Consolas, monospace; fill: #1c2126; }
-.seen { fill: #7db4f0; } .full { fill: #1d5fb0; } .empty { fill: #7db4f0; opacity: 0.1; }
+.seen { fill: #7db4f0; } .full { fill: #1d5fb0; }
+.empty { fill: #7db4f0; opacity: 0.1; }
 rect { shape-rendering: crispEdges; }
 .frame { fill: none; stroke: #8a949d; }
 @media (prefers-color-scheme: dark) {

@@ -13,7 +13,7 @@ from typing import Any
 from experiments.docs import docstrings
 
 _MODULES = re.compile(r"\b(?:[A-Za-z_]\w*\.)+(?=[A-Za-z_])")
-_WIDTH = 80
+WIDTH = 88  # as the linter formats programs in pages
 # What hosts give to every Layer: `attnjax.contract` says it once.
 _OF_HOSTS = {
   "dim": "D, the width of the model.",
@@ -82,10 +82,10 @@ def call(name: str, function: Callable) -> str:
 def wrapped(name: str, arguments: Sequence[str], result: str = "") -> str:
   """Returns a call on one line, on three, or with one argument a line."""
   line = f"{name}({', '.join(arguments)}){result}"
-  if len(line) <= _WIDTH:
+  if len(line) <= WIDTH:
     return line
   inner = f"  {', '.join(arguments)}"
-  if len(inner) <= _WIDTH and not result:
+  if len(inner) <= WIDTH and not result:
     return f"{name}(\n{inner}\n)"
   return f"{name}(\n" + "".join(f"  {text},\n" for text in arguments) + f"){result}"
 

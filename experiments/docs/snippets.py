@@ -73,7 +73,8 @@ def _drawn(module: ModuleType, case: Case, seed: int) -> list[str]:
   for number, (names, shape) in enumerate(groups, seed):
     drawn = shape if len(names) == 1 else (len(names), *shape)
     line = f"{', '.join(names)} = jax.random.normal(jax.random.key({number}), {drawn})"
-    lines.append(line + (f"  # ({axes[names[0]]})" if axes.get(names[0]) else ""))
+    said = f"{line}  # ({axes[names[0]]})" if axes.get(names[0]) else line
+    lines.append(said if len(said) <= signatures.WIDTH else line)
   return lines
 
 
