@@ -197,7 +197,7 @@ class TextTest(parameterized.TestCase):
 
     self.assertEqual(signatures.call("f", function),
                      'f(x, *, size: int = 3, kind: str = "a", odd=(1, 2))')  # fmt: skip
-    long = ["argument_number_one", "argument_number_two", "argument_number_three"]
+    long = ["argument_number_one", "argument_number_two", "argument_number_three" * 2]
     self.assertEqual(signatures.wrapped("a_function_with_a_name", long),
                      f"a_function_with_a_name(\n  {', '.join(long)}\n)")  # fmt: skip
 

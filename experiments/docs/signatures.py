@@ -13,13 +13,24 @@ from typing import Any
 from experiments.docs import docstrings
 
 _MODULES = re.compile(r"\b(?:[A-Za-z_]\w*\.)+(?=[A-Za-z_])")
+# A comment that only says what 0 is: what all Layers share says it too.
+_ZERO = re.compile("0: ")
 WIDTH = 88  # as the linter formats programs in pages
-# What hosts give to every Layer: `attnjax.contract` says it once.
-_OF_HOSTS = {
+# What hosts give to every Layer, and options that mean one thing in all of them.
+_OF_LAYERS = {
   "dim": "D, the width of the model.",
   "form": "how the layer plugs into a host, one of FORMS.",
   "layers": "number of layers of the model, on which the mathematics depends.",
   "rngs": "for the parameters: `nnx.Rngs`, or a number.",
+  "heads": "N, of the queries.",
+  "kv_heads": "K, of keys and values, which divides N; 0: as many as heads.",
+  "head_dim": "H, the size of a head; 0: dim / heads.",
+  "qk_norm": "an RMS norm of each query and key head.",
+  "qkv_bias": "a bias in the projections to queries, keys and values.",
+  "out_bias": "a bias in the output projection.",
+  "rope_theta": "base of the rotary positions; 0: no rotation.",
+  "scale": "of the scores; 0: H^-0.5.",
+  "impl": 'as in the function: "auto", or one of IMPLEMENTATIONS.',
 }
 
 
@@ -55,8 +66,8 @@ def options(function: Callable, *, of_host: bool = False) -> list[Option]:
   for parameter in inspect.signature(function).parameters.values():
     annotation, default, comment = written.get(parameter.name, _shown(parameter))
     meaning = said.get(parameter.name) or _sentence(comment)
-    if not meaning and of_host:
-      meaning = _OF_HOSTS.get(parameter.name, "")
+    if of_host and (not meaning or _ZERO.match(meaning)):
+      meaning = _OF_LAYERS.get(parameter.name, meaning)
     found.append(Option(parameter.name, parameter.kind, annotation, default, meaning))
   return found
 
