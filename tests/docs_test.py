@@ -85,7 +85,8 @@ class SystemsTest(parameterized.TestCase):
     made = [n for n in ("Layer", "Model") if hasattr(system.module, n)]
     named = list(dict.fromkeys(case.function for case in system.module.CASES))
     for name in [*made, *named]:
-      found = signatures.options(getattr(system.module, name), of_host=name in made)
+      shared = system.meanings(name) if name in made else {}
+      found = signatures.options(getattr(system.module, name), shared)
       self.assertEmpty([o.name for o in found if not o.meaning], f"{slug}.{name}")
     text = system_page.path(_ROOT, slug).read_text(encoding="utf-8")
     claims = records.read(_ROOT, slug)["claims"]
@@ -202,19 +203,40 @@ class TextTest(parameterized.TestCase):
                      f"a_function_with_a_name(\n  {', '.join(long)}\n)")  # fmt: skip
 
   def test_a_model_may_be_a_function(self):
-    def Model(channels, classes, *, size="tiny", rngs):  # noqa: N802
+    def Model(channels, classes, *, dims=(8,), stem=4, grid=1, rngs):  # noqa: N802
       """Images to logits.
 
-      Args:
-        channels: of images.
-        classes: of logits.
-        size: one of SIZES.
-        rngs: for the parameters.
-      """
-      del channels, classes, size, rngs
+      Beside the hyper-parameters of all networks:
 
-    found = signatures.options(Model, of_host=True)
-    self.assertEmpty([option.name for option in found if not option.meaning])
+        stem, grid  channels of the first
+          convolutions
+      """
+      del channels, classes, dims, stem, grid, rngs
+
+    form = """The form.
+
+    Names:
+
+      channels   of images
+      classes    of logits
+      dims       width
+      a_long_one as long
+      Model      no option
+    """
+    shared = docstrings.defined(docstrings.read(form).blocks)
+    self.assertEqual(set(shared), {"channels", "classes", "dims", "a_long_one"})
+    found = signatures.options(Model, shared | {"rngs": "random"})
+    self.assertEqual(
+      {option.name: option.meaning for option in found},
+      {
+        "channels": "of images",
+        "classes": "of logits",
+        "dims": "width",
+        "stem": "channels of the first convolutions",
+        "grid": "channels of the first convolutions",
+        "rngs": "random",
+      },
+    )
 
 
 class RecordsTest(absltest.TestCase):

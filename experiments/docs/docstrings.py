@@ -3,9 +3,10 @@
 import dataclasses
 import re
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 _SECTION = re.compile(r"(Args|Attributes|Returns|Raises|Yields):$")
+_DEFINED = re.compile(r"([a-z_]+(?:, [a-z_]+)*)( +)(\w.*)$")
 _ITEM = re.compile(r" (?=- )")
 _NAMED = re.compile(r"  (\*{0,2}\w+(?:, \w+)*): ?(.*)$")
 
@@ -76,6 +77,26 @@ def blocks(lines: list[str]) -> Iterator[Block]:
       held = []
     held += [line] if now else []
     kind = now
+
+
+def defined(found: Iterable[Block]) -> dict[str, str]:
+  """Returns names with their meanings of lists `name  meaning`, set as they stand."""
+  named: dict[str, str] = {}
+  for block in found:
+    lines = block.text.splitlines() if block.code else []
+    matches = [_DEFINED.match(line) for line in lines]
+    # The longest name has one space behind it, if the meanings begin in one column.
+    columns = {match.start(3) for match in matches if match and len(match[2]) > 1}
+    names: list[str] = []
+    for line, match in zip(lines, matches):
+      if match and (len(match[2]) > 1 or match.start(3) in columns):
+        names = match[1].split(", ")
+        named |= {name: match[3] for name in names}
+      elif line.startswith("  "):
+        named |= {name: f"{named[name]} {line.strip()}" for name in names}
+      else:
+        names = []
+  return named
 
 
 def _kind(line: str, before: str) -> str:

@@ -16,8 +16,8 @@ _MODULES = re.compile(r"\b(?:[A-Za-z_]\w*\.)+(?=[A-Za-z_])")
 # A comment that only says what 0 is: what all Layers share says it too.
 _ZERO = re.compile("0: ")
 WIDTH = 88  # as the linter formats programs in pages
-# What hosts give to every Layer, and options that mean one thing in all of them.
-_OF_LAYERS = {
+# What hosts give to every Layer and Model, and options that mean one thing in all.
+OF_LAYERS = {
   "dim": "D, the width of the model.",
   "form": "how the layer plugs into a host, one of FORMS.",
   "layers": "number of layers of the model, on which the mathematics depends.",
@@ -53,21 +53,22 @@ class Option:
   meaning: str
 
 
-def options(function: Callable, *, of_host: bool = False) -> list[Option]:
+def options(function: Callable, shared: Mapping[str, str] = {}) -> list[Option]:
   """Returns the parameters of a function, or of a class's constructor.
 
   Args:
     function: anything that can be called.
-    of_host: whether it is a Layer or Model, whose hosts give `dim`, `form`, `rngs`.
+    shared: maps names to what they mean wherever the function itself does not say it.
   """
-  said: Mapping[str, str] = docstrings.read(inspect.getdoc(function)).arguments
+  read = docstrings.read(inspect.getdoc(function))
+  said = docstrings.defined(read.blocks) | read.arguments
   written = _written(function)
   found = []
   for parameter in inspect.signature(function).parameters.values():
     annotation, default, comment = written.get(parameter.name, _shown(parameter))
     meaning = said.get(parameter.name) or _sentence(comment)
-    if of_host and (not meaning or _ZERO.match(meaning)):
-      meaning = _OF_LAYERS.get(parameter.name, meaning)
+    if not meaning or _ZERO.match(meaning):
+      meaning = shared.get(parameter.name, meaning)
     found.append(Option(parameter.name, parameter.kind, annotation, default, meaning))
   return found
 

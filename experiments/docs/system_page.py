@@ -1,7 +1,7 @@
 """The page of a system, docs/systems/<slug>.md, from its module and its records."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +101,9 @@ def _function(place: str, name: str, function: Callable) -> str:
   )
 
 
-def _rows(function: Callable, *, of_host: bool = False) -> list[tuple[str, str, str]]:
+def _rows(
+  function: Callable, shared: Mapping[str, str] = {}
+) -> list[tuple[str, str, str]]:
   """Name, default and meaning of every parameter."""
   return [
     (
@@ -109,7 +111,7 @@ def _rows(function: Callable, *, of_host: bool = False) -> list[tuple[str, str, 
       f"`{option.default}`" if option.default else "",
       markdown.prose(option.meaning) or "-",
     )
-    for option in signatures.options(function, of_host=of_host)
+    for option in signatures.options(function, shared)
   ]
 
 
@@ -132,7 +134,9 @@ def _class(system: System, name: str, *more: str) -> str:
     markdown.code(signatures.call(f"attnjax.{system.slug}.{name}", made), "python"),
     markdown.prose(read.title),
     markdown.blocks(read.blocks),
-    markdown.table(("option", "default", "meaning"), _rows(made, of_host=True)),
+    markdown.table(
+      ("option", "default", "meaning"), _rows(made, system.meanings(name))
+    ),
     *more,
   )
 
@@ -167,7 +171,7 @@ def _items(size: dict[str, Any]) -> list[str]:
 
 
 def _count(number: Any) -> str:
-  return f"{number:,}" if isinstance(number, int | float) else str(number or "-")
+  return f"{number:,.0f}" if isinstance(number, int | float) else str(number or "-")
 
 
 def _others(system: System) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 
 from attnjax import contract
 from experiments.claims import records
-from experiments.docs import docstrings
+from experiments.docs import docstrings, signatures
 from experiments.docs.docstrings import Block, Docstring
 
 _ARXIV = re.compile(r"arXiv:((\d\d)\d\d\.\d{4,5})")
@@ -110,6 +110,22 @@ class System:
     """The forms in which it has a Layer."""
     known = [f for f in self.module.FORMS if f in contract.form_names()]
     return [f for f in known if hasattr(contract.form(f), "Layer")]
+
+  def meanings(self, name: str) -> dict[str, str]:
+    """Returns what options of Layer or Model mean that say it nowhere themselves.
+
+    Forms tell what is alike in all systems that have them; a Model passes on options
+    of its Layer.
+    """
+    found = dict(signatures.OF_LAYERS)
+    for form in self.module.FORMS:
+      if form in contract.form_names():
+        read = docstrings.read(contract.form(form).__doc__)
+        found |= docstrings.defined(read.blocks)
+    if name == "Model" and hasattr(self.module, "Layer"):
+      own = signatures.options(self.module.Layer, self.meanings("Layer"))
+      found = {option.name: option.meaning for option in own} | found
+    return found
 
   @property
   def functions(self) -> dict[str, Callable]:
