@@ -1,4 +1,4 @@
-"""Files that stand beside the library's own while a test runs."""
+"""Adds files to the library's packages while a test runs."""
 
 import contextlib
 import tempfile
@@ -15,7 +15,7 @@ from tests import contract_test
 
 @contextlib.contextmanager
 def added(files: Mapping[str, str], packages: Mapping[str, ModuleType]):
-  """Within it those files stand beside the library's own; gives their folder.
+  """Puts files beside the library's own while the context lasts; gives their folder.
 
   Args:
     files: maps paths to texts.

@@ -1,4 +1,4 @@
-"""Rows of the benchmark of lengths, kept in one file a mechanism."""
+"""Keeps the rows of the benchmark of lengths in one file a mechanism."""
 
 import json
 from collections.abc import Sequence

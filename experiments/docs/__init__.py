@@ -1,4 +1,4 @@
-"""Pages that are made from the code and from what was measured.
+"""Makes pages from the code and from the records of measurements.
 
 The page of a system, docs/systems/<slug>.md, with a picture of its cost where that has
 been measured, is committed: one file a system, readable where the code is read. Of

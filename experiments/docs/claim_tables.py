@@ -1,4 +1,4 @@
-"""The claims of a system as tables: every row that was measured, whatever came out."""
+"""Tables of a system's claims, which show every row that was measured."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -30,7 +30,7 @@ def section(system: System) -> str:
 
 
 def _told(system: System) -> Iterator[Block]:
-  """What the claim file says of the claims, up to the command that measures them."""
+  """Yields the claim file's text, up to the command that measures the claims."""
   for block in system.claimed.blocks:
     if block.code and "experiments.claims" in block.text:
       return
@@ -45,7 +45,7 @@ def _summary(record: dict[str, Any]) -> str:
 
 
 def _registered(claim: dict[str, Any]) -> tuple[str, ...]:
-  """A claim that was registered and measured by the protocol."""
+  """Returns the cells of a claim that was measured by the protocol."""
   return (
     markdown.prose(claim["sentence"]),
     markdown.prose(claim["source"]),
@@ -57,7 +57,7 @@ def _registered(claim: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _bounded(claim: dict[str, Any]) -> tuple[str, ...]:
-  """A number beside a bound, from before the protocol."""
+  """Returns the cells of a number beside its bound, from before the protocol."""
   if claim["rule"] == REPORTED:
     rule, verdict = _NONE, "no bound"
   else:
@@ -74,7 +74,7 @@ def _bounded(claim: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _rows(claim: dict[str, Any]) -> str:
-  """Every row of a claim: trained models over seeds, or costs over sizes."""
+  """Returns a table of a claim's rows: models over seeds, or costs over sizes."""
   if not claim.get("rows"):
     return ""
   title = markdown.prose(claim["sentence"])
@@ -110,7 +110,7 @@ def _costs(claim: dict[str, Any]) -> str:
 
 
 def _measured(system: System) -> str:
-  """How, where and when the numbers came about."""
+  """Says how long measuring took, on which machine, at which commit."""
   record = system.record
   said = [f"Measured in {record.get('seconds', 0):,} s"]
   if record.get("machine"):

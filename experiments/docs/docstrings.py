@@ -1,4 +1,4 @@
-"""Docstrings as data: title, paragraphs and equations, arguments by their names."""
+"""Reads docstrings: title, paragraphs and equations, arguments by their names."""
 
 import dataclasses
 import re
@@ -13,7 +13,7 @@ _NAMED = re.compile(r"  (\*{0,2}\w+(?:, \w+)*): ?(.*)$")
 
 @dataclasses.dataclass(frozen=True)
 class Block:
-  """A paragraph, or lines that are set as they are written.
+  """A part of a docstring: it is a paragraph, or lines set as they are written.
 
   Attributes:
     text: without the indentation; a paragraph, and an item of a list, is one line.
@@ -26,7 +26,7 @@ class Block:
 
 @dataclasses.dataclass(frozen=True)
 class Docstring:
-  """A docstring, read.
+  """The parts that a docstring has.
 
   Attributes:
     title: the first paragraph, which is a sentence or two.
@@ -100,7 +100,7 @@ def defined(found: Iterable[Block]) -> dict[str, str]:
 
 
 def _kind(line: str, before: str) -> str:
-  """What a line is: "text", "list", "code", or "" between blocks."""
+  """Tells the kind of a line: "text", "list", "code", or "" between blocks."""
   if not line.strip():
     return before if before == "code" else ""
   if line.startswith("- ") or (before == "list" and line.startswith("  ")):
@@ -116,7 +116,7 @@ def _block(lines: list[str], kind: str) -> Block:
 
 
 def _cleaned(text: str) -> list[str]:
-  """The lines, of which those after the first lose their common indentation."""
+  """Returns the lines; those after the first lose their common indentation."""
   first, _, rest = text.strip().partition("\n")
   return [first, *textwrap.dedent(rest).splitlines()]
 

@@ -1,4 +1,4 @@
-"""The README's table of the catalogue: a row a family."""
+"""Makes the README's table of the catalogue, which has a row a family."""
 
 import collections
 import importlib

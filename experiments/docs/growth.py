@@ -1,4 +1,4 @@
-"""What a system costs against the number of tokens, where that has been measured."""
+"""Shows how a system's cost grows with the tokens, where that has been measured."""
 
 import json
 import math
@@ -65,7 +65,7 @@ def part(system: System) -> str:
 
 
 def _numbers(rows: Sequence[dict[str, Any]]) -> list[str]:
-  """Which numbers some row has: programs that were only compiled have no seconds."""
+  """Returns the names of measured numbers; untimed programs have no seconds."""
   return [name for name in _PANELS if any(row[name] for row in rows)]
 
 
@@ -100,7 +100,7 @@ def picture(slug: str, rows: Sequence[dict[str, Any]]) -> str:
 
 
 def _panel(rows: Sequence[dict[str, Any]], name: str, left: int) -> Iterator[str]:
-  """One number of all rows, with its axes."""
+  """Yields the elements of one number's panel: axes, grid, a line a row."""
   points = [
     [(math.log10(t), math.log10(v)) for t, v in zip(row["lengths"], row[name]) if v > 0]
     for row in rows
@@ -134,7 +134,7 @@ def _panel(rows: Sequence[dict[str, Any]], name: str, left: int) -> Iterator[str
 
 
 def _legend(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
-  """What each line is, below the panels, in two columns; T is the axis across."""
+  """Yields the legend, which stands below the panels in two columns."""
   top = _TOP + _HIGH + 44
   yield f'<text x="{_LEFT}" y="{top - 8}">T tokens across</text>'
   for number, (row, color) in enumerate(zip(rows, _cycle(len(rows)))):
@@ -146,7 +146,7 @@ def _legend(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
 
 
 def _cycle(number: int) -> list[str]:
-  """A colour for each form: its two passes share one."""
+  """Returns a colour for each row; the two passes of a form share one."""
   return [_COLORS[(i // len(_PASSES)) % len(_COLORS)] for i in range(number)]
 
 
@@ -162,6 +162,6 @@ class _Scale:
     return (value - self.low) / (self.high - self.low)
 
   def decades(self) -> list[int]:
-    """Whole exponents within the scale, four at most."""
+    """Returns whole exponents within the scale, at most four."""
     found = list(range(math.ceil(self.low), math.floor(self.high) + 1))
     return found[:: max(1, math.ceil(len(found) / 4))]

@@ -1,4 +1,4 @@
-"""The index of all systems: HTML with a search and filters, no list to commit."""
+"""Makes the index of all systems, an HTML page that can be searched and filtered."""
 
 import html
 import json
@@ -46,7 +46,7 @@ def page(systems: Sequence[System], pages: dict[str, str], bar: str) -> str:
 
 
 def _find(systems: Sequence[System]) -> str:
-  """The field of the search and the filters."""
+  """Returns the search field and the filters."""
   implementations = {impl for s in systems for impl in s.module.IMPLEMENTATIONS}
   forms = {form for s in systems for form in s.module.FORMS}
   known = [f for f in contract.form_names() if f in forms]
@@ -72,7 +72,7 @@ def _select(name: str, values: Iterable[str], shown: str = "") -> str:
 
 
 def _entry(system: System) -> str:
-  """A system's row: name, title, paper, what came of its claims, what it is."""
+  """Returns a system's entry: name, title, paper, verdicts, forms, implementations."""
   forms, impls = system.module.FORMS, system.module.IMPLEMENTATIONS
   tags = [f'<span class="form">{html.escape(form)}</span>' for form in forms]
   tags += [f"<span>{html.escape(impl)}</span>" for impl in impls if impl != "reference"]
@@ -98,7 +98,7 @@ def _paper(system: System) -> list[str]:
 
 
 def _words(system: System, text: str) -> list[str]:
-  """What a search looks in: the name, the title, all words of the page once."""
+  """Returns the texts that are searched: name, title, each word of the page once."""
   name = f"{system.slug} {system.slug.replace('_', ' ')}"
   found = re.sub(r"[^\w:/.+-]+", " ", text.lower()).split()
   return [name, system.title.lower(), " ".join(dict.fromkeys(found))]

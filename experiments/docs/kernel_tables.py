@@ -1,4 +1,4 @@
-"""Tables of the fused kernels: what there is, and what benchmarks read of it."""
+"""Makes tables of the fused kernels and of their benchmarks."""
 
 import importlib
 import json
@@ -54,7 +54,7 @@ def algorithms(root: Path, up: str = "") -> str:
 
 
 def _tick(root: Path, name: str, backend: str, kind: str, docs: str) -> str:
-  """A cell: whether there are such kernels, and whether they were compiled and read."""
+  """Returns a tick if the backend exists, with a link if it was compiled and read."""
   folder = root / "pallas_kernels" / name
   if not any(folder.glob(f"{backend}*")):
     return "-"
@@ -80,7 +80,7 @@ def tpu(root: Path) -> str:
 
 
 def _features(rows: Sequence[Row]) -> str:
-  """Bundles of a step with each feature, and their ratio to the peer's."""
+  """Returns a table of a step's bundles by feature, with ratios to the peer's."""
   places = list(dict.fromkeys((row["machine"], row["kernel"]) for row in rows))
   peers = {(r["machine"], r["kernel"]): r["splash"] for r in rows}
   head = ["feature", *(f"{machine}, {kernel}" for machine, kernel in places)]
@@ -157,7 +157,7 @@ def _milliseconds(seconds: float | None) -> str:
 
 
 def _columns(rows: Sequence[Row], names: Sequence[str]) -> str:
-  """A table of the columns that some row has something in."""
+  """Returns a table of those columns in which some row has a value."""
   shown = [n for n in names if any(row.get(n) not in (None, "") for row in rows)]
   return markdown.table(
     shown, [tuple(_cell(row.get(n)) for n in shown) for row in rows]

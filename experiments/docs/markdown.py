@@ -1,4 +1,4 @@
-"""Markdown from plain text: what a docstring means literally stays literal."""
+"""Writes Markdown in which the literal text of docstrings stays literal."""
 
 import re
 from collections.abc import Iterable, Sequence

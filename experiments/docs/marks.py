@@ -1,4 +1,4 @@
-"""What is made within pages that are written by hand: parts between marks, outputs."""
+"""Fills pages that are written by hand: parts between marks, outputs of programs."""
 
 import contextlib
 import io

@@ -1,4 +1,4 @@
-"""Pictures of masks as SVG: who sees whom, and which blocks a kernel visits."""
+"""Draws masks as SVG: who sees whom, and which blocks a kernel visits."""
 
 import inspect
 from collections.abc import Iterator
@@ -63,7 +63,7 @@ def picture(shown: dict[str, Mask], columns: int = 3) -> str:
 
 
 def _mask(name: str, seen: np.ndarray, left: int, top: int) -> Iterator[str]:
-  """One mask: runs of seen keys, then full and empty blocks."""
+  """Yields the elements of one mask: runs of seen keys, full and empty blocks."""
   side = _T * _CELL
   text = name.replace("&", "&amp;")
   yield f'<text x="{left}" y="{top - 9}">{text}</text>'

@@ -1,4 +1,4 @@
-"""Signatures as they are written, with the meaning of each option."""
+"""Reads signatures as they are written, with the meaning of each option."""
 
 import ast
 import dataclasses
@@ -113,7 +113,7 @@ def _result(function: Callable) -> str:
 
 
 def _written(function: Callable) -> dict[str, tuple[str, str, str]]:
-  """Name -> (annotation, default, comment on its line) of a function's source."""
+  """Maps names to (annotation, default, comment), as the source has them."""
   node = _definition(function)
   if node is None:
     return {}
@@ -132,7 +132,7 @@ def _written(function: Callable) -> dict[str, tuple[str, str, str]]:
 
 
 def _definition(function: Callable) -> ast.FunctionDef | None:
-  """The parsed source of a function or a constructor; None if there is none."""
+  """Returns the parsed source of a function or constructor; None without source."""
   source = _source(function)
   body = ast.parse(source).body if source else []
   return body[0] if body and isinstance(body[0], ast.FunctionDef) else None
@@ -155,7 +155,7 @@ def _comments(source: str) -> dict[int, str]:
 
 
 def _sentence(comment: str) -> str:
-  """A trailing comment as a meaning, without what is meant for linters."""
+  """Returns a trailing comment as a sentence; "" if it is for linters."""
   text = comment.lstrip("# ").strip()
   if not text or re.match(r"(noqa|type:|fmt:|pyrefly)", text):
     return ""

@@ -1,4 +1,4 @@
-"""The pages as HTML that needs nothing but itself: no network, no server."""
+"""Renders pages as HTML that needs neither a network nor a server."""
 
 import html
 import re

@@ -1,4 +1,4 @@
-"""A few lines that use a system, made of its first simple case and its LAYER."""
+"""Writes a program of a few lines that uses a system: a simple case, its LAYER."""
 
 import ast
 import inspect
@@ -43,12 +43,12 @@ def snippet(slug: str, module: ModuleType, form: str = "") -> str:
 
 
 def _literal(case: Case) -> bool:
-  """Whether the case is made of shapes and of values that can be written down."""
+  """Tells whether a case has only shapes, and options that are literals."""
   return case.make is None and all(_written(v) for v in case.options.values())
 
 
 def _plainness(case: Case) -> tuple[bool, int]:
-  """Few arrays and options come first, single tokens last."""
+  """Ranks cases: few arrays and options come first, single tokens last."""
   tiny = all(size < 2 for shape in case.shapes.values() for size in shape[1:2])
   return tiny, len(case.shapes) + len(case.options)
 
@@ -61,7 +61,7 @@ def _written(value: Any) -> bool:
 
 
 def _drawn(module: ModuleType, case: Case, seed: int) -> list[str]:
-  """Lines that draw the arrays; neighbours of one shape share a line."""
+  """Returns lines that draw the arrays; neighbours of one shape share a line."""
   groups: list[tuple[list[str], tuple[int, ...]]] = []
   for name, shape in case.shapes.items():
     if groups and groups[-1][1] == shape:
@@ -79,7 +79,7 @@ def _drawn(module: ModuleType, case: Case, seed: int) -> list[str]:
 
 
 def _axes(module: ModuleType, case: Case) -> dict[str, str]:
-  """Names of arrays -> their axes, as the function's signature has them."""
+  """Maps the names of arrays to the axes in the function's signature."""
   found = {}
   for option in signatures.options(case.implemented(module)):
     match = re.search(r'\[Array[^,]*, "([^"]*)"\]', option.annotation)

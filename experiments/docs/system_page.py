@@ -1,4 +1,4 @@
-"""The page of a system, docs/systems/<slug>.md, from its module and its records."""
+"""Makes the page of a system, docs/systems/<slug>.md."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -104,7 +104,7 @@ def _function(place: str, name: str, function: Callable) -> str:
 def _rows(
   function: Callable, shared: Mapping[str, str] = {}
 ) -> list[tuple[str, str, str]]:
-  """Name, default and meaning of every parameter."""
+  """Returns name, default and meaning of every parameter."""
   return [
     (
       f"`{option.name}`",
@@ -142,7 +142,7 @@ def _class(system: System, name: str, *more: str) -> str:
 
 
 def _refused(module: Any, form: str) -> str:
-  """What of a context a layer refuses, and why; only shapes are computed."""
+  """Says which context a layer refuses, and why; only shapes are computed."""
 
   def make():
     options = {name: v for name, v in module.LAYER.items() if name != "dim"}
@@ -175,7 +175,7 @@ def _count(number: Any) -> str:
 
 
 def _others(system: System) -> str:
-  """What else is public: classes by their first sentence, and names of choices."""
+  """Returns a table of the other public classes, and of tuples of choices."""
   rows = [
     (f"`{name}`", markdown.prose(docstrings.read(inspect.getdoc(found)).title))
     for name, found in system.classes.items()

@@ -1,4 +1,4 @@
-"""What there is to know of a system: its module, and the files that are its own."""
+"""Reads a system: its module, and the files that belong to it."""
 
 import ast
 import dataclasses
@@ -44,7 +44,7 @@ class Golden:
 
 @dataclasses.dataclass(frozen=True)
 class System:
-  """A system of the catalogue, read.
+  """A system of the catalogue with its files.
 
   Attributes:
     root: the folder of the repository.
@@ -143,7 +143,7 @@ class System:
 
   @functools.cached_property
   def record(self) -> dict[str, Any]:
-    """What was measured of its claims."""
+    """The record of its measured claims."""
     return records.read(self.root, self.slug)
 
   @property
