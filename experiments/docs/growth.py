@@ -13,6 +13,7 @@ from experiments.docs.systems import System
 _PANELS = {"flops": "FLOPs", "bytes": "temporary bytes", "seconds": "seconds"}
 _PASSES = {"forward": "forward", "both": "forward and backward"}
 _COLORS = ("#2f7fd6", "#d9622b", "#16937a", "#c4529c")
+_PREFIXES = {-2: "µ", -1: "m", 0: "", 1: "k", 2: "M", 3: "G", 4: "T", 5: "P"}
 _WIDE, _HIGH, _GAP, _LEFT, _TOP = 180, 130, 68, 52, 30
 _STYLE = """
 text { font: 12px system-ui, sans-serif; fill: #1c2126; }
@@ -84,8 +85,8 @@ def picture(slug: str, rows: Sequence[dict[str, Any]]) -> str:
   """
   lines = [row for row in rows if row["lengths"]]
   names = _numbers(lines)
-  wide = max(_LEFT + len(names) * (_WIDE + _GAP), 560)
-  high = _TOP + _HIGH + 40 + 18 * math.ceil(len(lines) / 2)
+  wide = _LEFT + len(names) * (_WIDE + _GAP)
+  high = _TOP + _HIGH + 46 + 18 * len(lines)
   body = []
   for number, name in enumerate(names):
     left = _LEFT + number * (_WIDE + _GAP)
@@ -111,12 +112,11 @@ def _panel(rows: Sequence[dict[str, Any]], name: str, left: int) -> Iterator[str
     return
   across, up = _Scale([x for x, _ in every]), _Scale([y for _, y in every])
   bottom = _TOP + _HIGH
-  for exponent in up.decades():
-    y = bottom - up(exponent) * _HIGH
+  for value in up.ticks():
+    y = bottom - up(math.log10(value)) * _HIGH
     yield f'<path class="grid" d="M{left} {y:.1f}h{_WIDE}"/>'
     yield (
-      f'<text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">10'
-      f'<tspan dy="-5" font-size="9">{exponent}</tspan></text>'
+      f'<text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">{_short(value)}</text>'
     )
   for tokens in sorted({t for row in rows for t in row["lengths"]})[::2]:
     x = left + across(math.log10(tokens)) * _WIDE
@@ -134,15 +134,21 @@ def _panel(rows: Sequence[dict[str, Any]], name: str, left: int) -> Iterator[str
 
 
 def _legend(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
-  """Yields the legend, which stands below the panels in two columns."""
-  top = _TOP + _HIGH + 44
-  yield f'<text x="{_LEFT}" y="{top - 8}">T tokens across</text>'
-  for number, (row, color) in enumerate(zip(rows, _cycle(len(rows)))):
-    x, y = _LEFT + 130 + 260 * (number % 2), top - 8 + 18 * (number // 2)
+  """Yields the legend, which stands below the panels."""
+  y = _TOP + _HIGH + 40
+  yield f'<text x="{_LEFT}" y="{y}">across: T tokens</text>'
+  for row, color in zip(rows, _cycle(len(rows))):
+    y += 18
     dash = "" if row["pass"] == "forward" else ' stroke-dasharray="5 3"'
     label = f"{row['form']}, {_PASSES[row['pass']]}"
-    yield f'<path d="M{x} {y - 4}h24" stroke="{color}" stroke-width="2"{dash}/>'
-    yield f'<text x="{x + 30}" y="{y}">{label}</text>'
+    yield f'<path d="M{_LEFT} {y - 4}h24" stroke="{color}" stroke-width="2"{dash}/>'
+    yield f'<text x="{_LEFT + 30}" y="{y}">{label}</text>'
+
+
+def _short(value: float) -> str:
+  """Returns a number with its SI prefix."""
+  power = math.floor(math.log10(value) / 3 + 1e-9)
+  return f"{value / 10 ** (3 * power):g}{_PREFIXES.get(power, f'e{3 * power}')}"
 
 
 def _cycle(number: int) -> list[str]:
@@ -161,7 +167,12 @@ class _Scale:
   def __call__(self, value: float) -> float:
     return (value - self.low) / (self.high - self.low)
 
-  def decades(self) -> list[int]:
-    """Returns whole exponents within the scale, at most four."""
-    found = list(range(math.ceil(self.low), math.floor(self.high) + 1))
+  def ticks(self) -> list[float]:
+    """Returns powers of ten within the scale; with 2 and 5 of each if those are few."""
+    for steps in ((1,), (1, 2, 5)):
+      powers = range(math.floor(self.low), math.ceil(self.high) + 1)
+      values = [step * 10.0**power for power in powers for step in steps]
+      found = [v for v in values if self.low <= math.log10(v) <= self.high]
+      if len(found) > 1:
+        break
     return found[:: max(1, math.ceil(len(found) / 4))]
