@@ -7,6 +7,7 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
+from attnjax.contract import weights
 from attnjax.nn import paths, running
 from attnjax.nn.depthwise import Depthwise
 
@@ -94,6 +95,15 @@ class Block(nnx.Module):
       y = carry(self.mixer, self.norm(x), **context)
       x = x + paths.drop(y, self.drop, first)
     return carry.result(x + paths.drop(self.feed(self.feed_norm(x)), self.drop, second))
+
+  def weights(
+    self, x: Float[Array, "B *S D"], *, index: int = 0, stats: Any = ()
+  ) -> list[Array]:
+    """The weights (B, N, T, S) of the mixer's attention, if there is one."""
+    del stats  # nothing is normalised by the batch before the mixer
+    if self.mixer is None or self.norm is None:
+      return []
+    return [weights(self.mixer, self.norm(x), index=index)]
 
 
 def rates(last: float, depths: tuple[int, ...]) -> list[list[float]]:
