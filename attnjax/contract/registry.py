@@ -5,7 +5,7 @@ import functools
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import ModuleType
 from typing import Any
 
@@ -61,12 +61,20 @@ def load(slug: str) -> ModuleType:
   check_known("mechanism", slug, systems())
   module = importlib.import_module(systems()[slug])
   for name in ("Layer", "Model"):
-    if inspect.isclass(getattr(module, name, None)):
-      _open(getattr(module, name), getattr(module, "FORMS", ()))
+    made = getattr(module, name, None)
+    if inspect.isclass(made):
+      _open(made, module)
+    elif inspect.isfunction(made):
+      setattr(module, name, _seeded(made))
   return module
 
 
-def _open(kind: type, forms: Iterable[str]) -> None:
+def layer_forms(module: ModuleType) -> tuple[str, ...]:
+  """Returns those of a system's forms that its Layer takes."""
+  return tuple(name for name in module.FORMS if hasattr(form(name), "Layer"))
+
+
+def _open(kind: type, module: ModuleType) -> None:
   """Gives a class of modules the signature of its __init__, and seeds for `rngs`.
 
   The metaclass of Flax's modules hides the signature. A call without a form that must
@@ -76,31 +84,49 @@ def _open(kind: type, forms: Iterable[str]) -> None:
   if hasattr(make, "takes_seeds"):
     return
   signature = inspect.signature(make)
-
   form = signature.parameters.get("form")
   asked = form is not None and form.default is inspect.Parameter.empty
 
   @functools.wraps(make)
-  def seeded(self, *arguments, **options):
+  def formed(self, *arguments, **options):
     if asked and "form" not in options:
+      known = ", ".join(layer_forms(module))
       raise TypeError(
-        f"{kind.__module__}.{kind.__name__} needs form=, one of: {', '.join(forms)}"
+        f"{kind.__module__}.{kind.__name__} needs form=, one of: {known}"
       )
-    if isinstance(options.get("rngs"), int):
-      from flax import nnx
-
-      options["rngs"] = nnx.Rngs(options["rngs"])
     make(self, *arguments, **options)
 
-  setattr(seeded, "takes_seeds", True)  # noqa: B010
-  setattr(kind, "__init__", seeded)  # noqa: B010
+  setattr(kind, "__init__", _seeded(formed))  # noqa: B010
   own = list(signature.parameters.values())[1:]
   setattr(kind, "__signature__", signature.replace(parameters=own))  # noqa: B010
 
 
+def _seeded(make: Callable) -> Callable:
+  """Returns a function of the same signature whose `rngs` may be a number."""
+  if hasattr(make, "takes_seeds"):
+    return make
+
+  @functools.wraps(make)
+  def seeded(*arguments, **options):
+    if isinstance(options.get("rngs"), int):
+      from flax import nnx
+
+      options["rngs"] = nnx.Rngs(options["rngs"])
+    return make(*arguments, **options)
+
+  setattr(seeded, "takes_seeds", True)  # noqa: B010
+  return seeded
+
+
 def defaults(slug: str) -> dict[str, Any]:
-  """Returns the options of a system's Layer with their defaults, for a config."""
-  parameters = inspect.signature(load(slug).Layer.__init__).parameters.values()
+  """Returns the options of a system's Layer with their defaults, for a config.
+
+  A system without a Layer has none.
+  """
+  module = load(slug)
+  if not hasattr(module, "Layer"):
+    return {}
+  parameters = inspect.signature(module.Layer.__init__).parameters.values()
   options = {p.name: p.default for p in parameters if p.name not in HOST_ARGUMENTS}
   for name, default in options.items():
     if default is inspect.Parameter.empty or default is None:
@@ -138,6 +164,11 @@ class Constructor:
   slug: str
   form: str
   options: Mapping[str, Any]
+
+  @property
+  def module(self) -> ModuleType:
+    """The system's module, for a host that takes more of it than its Layer."""
+    return load(self.slug)
 
   def __call__(self, dim: int, *, layers: int, rngs):
     """Returns a layer of width `dim` for a model of `layers` layers."""

@@ -24,7 +24,8 @@ def compare(arrays: Mapping[str, np.ndarray], meta: dict) -> Iterator[tuple]:
 
   def total(x):
     lists = encoder.scales(x)
-    outs = {"logits": encoder.patches(lists[-1], grid) @ kernel + bias}
+    last = lists[-1][:, :, 0].reshape(x.shape[0], *grid, -1)
+    outs = {"logits": encoder.patches(last) @ kernel + bias}
     outs |= {f"scale{number}": y for number, y in enumerate(lists)}
     outs = {name: y for name, y in outs.items() if f"out.{name}" in arrays}
     waves = (
@@ -59,12 +60,13 @@ def _encoder(weight, meta, tokens, grid):
     head_norm=False,
     rngs=nnx.Rngs(0),
   )
-  _set(encoder.positions, weight["pos_embed_for_scale"][0, 0])
-  _set(encoder.class_token, weight["cls_token"][0, 0])
-  _set(encoder.class_position, weight["pos_embed"][0, 0])
+  scales, patches = encoder.scales, encoder.patches
+  _set(scales.positions, weight["pos_embed_for_scale"][0, 0])
+  _set(patches.class_token, weight["cls_token"][0, 0])
+  _set(patches.class_position, weight["pos_embed"][0, 0])
   places = weight["pos_embed"][0, 1:]
-  _set(encoder.patch_positions, places.reshape(*grid, dim))
-  for number, block in enumerate(encoder.scale_blocks):
+  _set(patches.positions, places.reshape(*grid, dim))
+  for number, block in enumerate(scales.sequence):
     name = f"scaleBlocks.{number}"
     for norm, key in ((block.norm, "norm1"), (block.feed_norm, "norm2")):
       _set(norm.scale, weight[f"{name}.{key}.weight"])
@@ -73,7 +75,7 @@ def _encoder(weight, meta, tokens, grid):
       _set(linear.kernel, weight[f"{name}.mlp.{key}.weight"].T)
       _set(linear.bias, weight[f"{name}.mlp.{key}.bias"])
     _fill_attention(block.mixer, weight, f"{name}.attn")
-  for number, block in enumerate(encoder.patch_blocks):
+  for number, block in enumerate(patches.sequence):
     _fill_attention(block, weight, f"blocks.{number}.attn")
   return encoder
 

@@ -193,27 +193,50 @@ class ModelTest(parameterized.TestCase):
 
     _close(*run(block, x))
 
-  def test_the_model_takes_images_of_any_size(self):
-    def make(images):
-      model = l2vit.Model(
-        3,
-        5,
-        dims=(8, 16),
-        depths=(2, 2),
-        heads=(1, 2),
-        window=3,
-        local=3,
-        rngs=nnx.Rngs(0),
-      )
-      kinds = [[type(block).__name__ for block in stage] for stage in model.stages]
-      self.assertEqual(kinds, [["WindowBlock", "GlobalBlock"]] * 2)
-      return model(images, stats=model.init_stats())[0]
+  def test_weights_of_windows_give_the_attention(self):
+    block = l2vit.WindowBlock(8, heads=2, hidden=8, window=3, rngs=nnx.Rngs(0))
+    x = _image(1, 4, 5, 8)
 
-    for grid in ((18, 22), (32, 32)):
-      images = jax.ShapeDtypeStruct((2, *grid, 3), jnp.float32)
-      self.assertEqual(jax.eval_shape(make, images).shape, (2, 5))
-    with self.assertRaisesRegex(ValueError, r"depths \(2,\), heads .*: one a stage"):
+    @jax.jit
+    def run(block, x):
+      (weights,) = block.weights(x)
+      y = x + block.positions[0](x)
+      values = block.qkv.value(block.norms[0](y)).reshape(1, 20, 2, 4)
+      padding = (1 - weights.sum(-1)).swapaxes(1, 2)[..., None]
+      out = jnp.einsum("bnts,bsnv->btnv", weights, values)
+      out = out + padding * block.qkv.value(jnp.zeros(8))
+      y = y + block.out(out).reshape(x.shape)
+      y = y + block.positions[1](y)
+      return block(x), y + block.feed(block.norms[1](y)), weights.sum(-1)
+
+    got, want, total = run(block, x)
+    _close(got, want)
+    _close(total[:, :, 0], 1)  # no padding in the window of the first token
+    self.assertLess(float(total[:, :, -1].max()), 0.9)
+
+  def test_blocks_take_turns(self):
+    options = {"dims": (8, 16), "depths": (2, 2), "heads": (1, 2)}
+    model: Any = jax.eval_shape(lambda: l2vit.Model(3, 5, **options, rngs=nnx.Rngs(0)))
+    kinds = [[type(b).__name__ for b in s.sequence] for s in model.stages.stages]
+    self.assertEqual(kinds, [["WindowBlock", "GlobalBlock"]] * 2)
+    drops = [[b.drop for b in s.sequence] for s in _dropping(**options).stages.stages]
+    np.testing.assert_allclose(drops, [[0, 0.1], [0.2, 0.3]])
+    with self.assertRaisesRegex(ValueError, r"depths = \(2,\), heads .*: one entry a"):
       l2vit.Model(3, 5, dims=(8, 16), depths=(2,), heads=(1, 2), rngs=nnx.Rngs(0))
+
+  def test_dropping_leaves_out_both_residuals_of_the_layer(self):
+    block: Any = l2vit.GlobalBlock(
+      8, hidden=8, drop=0.99, norm="layer", rngs=nnx.Rngs(0)
+    )
+    x = _image(1, 3, 4, 8)
+    run = jax.jit(lambda block, x, key: block(x, key=key))
+    _close(run(block, x, jax.random.key(1)), x + block.mix.position(x))
+
+
+def _dropping(**options) -> Any:
+  return jax.eval_shape(
+    lambda: l2vit.Model(3, 5, **options, drop=0.3, rngs=nnx.Rngs(0))
+  )
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from absl.testing import absltest, parameterized
 from flax import nnx
 
 from attnjax.variants.local import duoformer
+from attnjax.variants.local.duoformer import resnet
 
 
 def _close(found, wanted, tolerance=1e-5):
@@ -66,14 +67,15 @@ class EncoderTest(parameterized.TestCase):
     encoder, x = _encoder(), _normal(1, 6, 6, 8)
     run = jax.jit(lambda encoder, x: encoder(x, (2, 3)))
     before, order = run(encoder, x), np.array([0, 4, 1, 5, 2, 3])
-    encoder.positions[...] = encoder.positions[...][order]
+    positions = encoder.scales.positions
+    positions[...] = positions[...][order]
     _close(run(encoder, x[:, :, order]), before)
 
   def test_published_patch_blocks_are_bare(self):
     encoder = _encoder(patch_block="bare", head_norm=False)
-    kinds = {type(block).__name__ for block in encoder.patch_blocks}
+    kinds = {type(block).__name__ for block in encoder.patches.sequence}
     self.assertEqual(kinds, {"ScaleAttention"})
-    for block in encoder.patch_blocks:
+    for block in encoder.patches.sequence:
       block.out.kernel[...] = jnp.zeros_like(block.out.kernel[...])
     _close(jax.jit(lambda e, x: e(x, (3, 2)))(encoder, _normal(1, 6, 6, 8)), 0)
     with self.assertRaisesRegex(ValueError, "patch_block 'plain'.*bare, prenorm"):
@@ -112,6 +114,48 @@ class LayerTest(parameterized.TestCase):
   def test_errors_name_the_option(self, options, message):
     with self.assertRaisesRegex(ValueError, message):
       duoformer.Layer(8, **{"heads": 2} | options, rngs=nnx.Rngs(0))
+
+
+class ModelTest(parameterized.TestCase):
+  @parameterized.parameters(("resnet18", 11.69), ("resnet50", 25.56))
+  def test_resnet_has_as_many_parameters_as_published(self, name, published):
+    size, head = duoformer.SIZES[name], 1000
+    below = jax.eval_shape(lambda: resnet.ResNet(3, **size, rngs=nnx.Rngs(0)))
+    found = sum(leaf.size for leaf in jax.tree.leaves(below))
+    found = (found + (below.dims[-1] + 1) * head) / 1e6
+    self.assertLess(abs(found - published) / published, 0.001, found)
+
+  @parameterized.parameters(((64, 96),), ((70, 45),))
+  def test_images_are_padded_to_whole_cells(self, image):
+    encoder = {"dim": 16, "heads": 2, "depth": 1}
+    images = jax.ShapeDtypeStruct((2, *image, 3), jnp.float32)
+
+    def run(images):
+      model: Any = duoformer.Model(3, 5, **encoder, rngs=nnx.Rngs(0))
+      given = {"key": jax.random.key(0), "stats": model.init_stats()}
+      return model.features(images, **given, train=True)[0]
+
+    maps = jax.eval_shape(run, images)
+    whole = [tuple(-(-side // 32) * 8 // 2**n for side in image) for n in range(4)]
+    self.assertEqual([x.shape[1:3] for x in maps], [*whole, whole[-1]])
+    self.assertEqual(maps[-1].shape[3], 16)
+
+  def test_scales_are_of_the_network(self):
+    with self.assertRaisesRegex(ValueError, "scales = 5: it must be from 1 to 4"):
+      duoformer.Model(3, 5, scales=5, rngs=nnx.Rngs(0))
+
+  def test_weights_give_the_attention_of_each_list(self):
+    attention: Any = duoformer.ScaleAttention(8, heads=2, rngs=nnx.Rngs(0))
+    x = _normal(2, 3, 5, 8)
+
+    @jax.jit
+    def run(attention, x):
+      weights = attention.weights(x).reshape(2, 3, 2, 5, 5)
+      v = attention.qkv.value(x)
+      out = jnp.einsum("bpnts,bpsnv->bptnv", weights, v)
+      return attention.out(out), attention(x)
+
+    _close(*run(attention, x))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from flax import nnx
 
 from attnjax.core.pooling import means
 from attnjax.variants.local import hilo
+from attnjax.variants.local.hilo import merging
 from attnjax.variants.softmax import dot_product
 
 
@@ -91,6 +92,39 @@ class LayerTest(parameterized.TestCase):
       hilo.attend(q, k, k, k[:, :2, :2], k[:, :2, :2])
     with self.assertRaisesRegex(ValueError, r"must have the grid \(2, 2\)"):
       hilo.attend(q[..., :2, :], k, k, k, k)
+
+
+class ModelTest(absltest.TestCase):
+  def test_early_blocks_have_no_attention(self):
+    options = hilo.SIZES["small"] | {"dim": 12}
+    model: Any = jax.eval_shape(lambda: hilo.Model(3, 5, **options, rngs=nnx.Rngs(0)))
+    mixers = [stage.sequence[0].mixer for stage in model.stages.stages]
+    self.assertEqual(mixers[:2], [None, None])
+    self.assertEqual([mixer.window for mixer in mixers[2:]], [2, 1])
+
+  def test_stages_need_one_entry_each(self):
+    with self.assertRaisesRegex(ValueError, r"heads = \(2, 2\).*one entry a stage"):
+      hilo.Model(3, 5, depths=(1, 1), heads=(2, 2), rngs=nnx.Rngs(0))
+
+
+class MergingTest(absltest.TestCase):
+  def test_taps_that_do_not_move_are_a_convolution(self):
+    moving: Any = merging.DeformableMerge(3, 4, rngs=nnx.Rngs(0))
+    still: Any = merging.DeformableMerge(3, 4, False, rngs=nnx.Rngs(0))
+    x = jax.random.normal(jax.random.key(1), (2, 5, 4, 3))
+    run = jax.jit(lambda layer, x: layer(x, stats=layer.init_stats())[0])
+    np.testing.assert_allclose(run(moving, x), run(still, x), atol=1e-6)
+    # One row further down, which the last row of cells does not have.
+    moving.move.bias[...] = jnp.tile(jnp.array([1.0, 0.0]), merging.TAPS)
+    lower = jnp.concatenate([x[:, 1:], jnp.zeros_like(x[:, :1])], axis=1)
+    lower = jnp.pad(lower, ((0, 0), (0, 1), (0, 0), (0, 0)))
+    np.testing.assert_allclose(run(moving, x), run(still, lower), atol=1e-6)
+
+  def test_between_pixels_it_interpolates(self):
+    x = jnp.arange(12.0).reshape(3, 4, 1)
+    places = jnp.array([[0.5, 1.25], [-0.5, 0.0], [2.0, 3.75], [-2.0, 1.0]])
+    got = merging.interpolated(x, places)[:, 0]
+    np.testing.assert_allclose(got, [3.25, 0.0, 11 * 0.25, 0.0], atol=1e-6)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from flax import nnx
 from attnjax import contract
 from attnjax.core.partition import relative
 from attnjax.variants.local import medvitv2
+from attnjax.variants.local.medvitv2 import parts
 
 
 def _close(found, wanted, tolerance=1e-5):
@@ -118,28 +119,44 @@ class KANTest(absltest.TestCase):
 
 
 class BlocksTest(parameterized.TestCase):
-  @parameterized.parameters("tiny", "base")
-  def test_models_take_any_image(self, name):
-    size = medvitv2.SIZES[name]
+  def test_local_and_global_blocks_are_those_of_the_paper(self):
+    size = medvitv2.SIZES["base"]
+    model = jax.eval_shape(lambda: medvitv2.Model(3, 7, **size, rngs=nnx.Rngs(0)))
+    stages = model.stages.stages
+    kinds = ["".join(type(b).__name__[0] for b in s.sequence) for s in stages]
+    self.assertEqual(kinds, ["LL", "LG", "LLGLLG", "GG"])
 
-    def run(images):
-      model: Any = medvitv2.Model(3, 7, size=size, rngs=nnx.Rngs(0))
-      given = {"key": jax.random.key(0), "stats": model.init_stats()}
-      return model.features(images, **given)[0], model(images, **given)[0]
+    def features(model, images):
+      return model.features(images, stats=model.init_stats())[0]
 
     images = jax.ShapeDtypeStruct((2, 96, 64, 3), jnp.float32)
-    maps, logits = jax.eval_shape(run, images)
+    maps = jax.eval_shape(features, model, images)
     grids = [(24, 16), (12, 8), (6, 4), (3, 2)]
-    wanted = [(*grid, dim) for grid, dim in zip(grids, size.dims)]
+    wanted = [(*grid, dim) for grid, dim in zip(grids, size["dims"])]
     self.assertEqual([x.shape[1:] for x in maps], wanted)
-    self.assertEqual(logits.shape, (2, 7))
+
+  def test_pooled_weights_give_the_attention(self):
+    pooled: Any = parts.Pooled(8, head_dim=4, ratio=2, rngs=nnx.Rngs(0))
+    x = jax.random.normal(jax.random.key(1), (1, 3, 5, 8))
+
+    @jax.jit
+    def run(pooled, x):
+      stats = pooled.init_stats()
+      weights = pooled.weights(x, stats=stats)
+      means = x.reshape(1, 15, 8)[:, :12].reshape(1, 3, 4, 8).mean(2)
+      v = pooled.qkv.value(pooled.norm(means, stats["norm"])[0])
+      out = pooled.out(jnp.einsum("bnts,bsnv->btnv", weights, v))
+      return out.reshape(x.shape), pooled(x, stats=stats)[0], weights.sum(-1)
+
+    got, want, total = run(pooled, x)
+    _close(got, want)
+    _close(total, jnp.ones((1, 2, 15)))
 
   def test_errors(self):
     with self.assertRaisesRegex(ValueError, "dim = 96: attention makes 96 channels"):
       medvitv2.GFP(96, 96, rngs=nnx.Rngs(0))
     with self.assertRaisesRegex(ValueError, "one entry a stage"):
-      size = medvitv2.SIZES["tiny"].__class__((64, 128), (1, 1))
-      medvitv2.Model(3, 7, size=size, rngs=nnx.Rngs(0))
+      medvitv2.Model(3, 7, dims=(64, 128), depths=(1, 1), rngs=nnx.Rngs(0))
 
 
 if __name__ == "__main__":

@@ -29,8 +29,9 @@ from attnjax.variants.linear.l2vit.attention import (
   attend,
   reference,
 )
-from attnjax.variants.linear.l2vit.blocks import GlobalBlock, Model, WindowBlock
-from attnjax.variants.linear.l2vit.layer import FORMS, NORMS, Concentration, Layer
+from attnjax.variants.linear.l2vit.backbone import PARAMETERS, SIZES, Model
+from attnjax.variants.linear.l2vit.blocks import GlobalBlock, WindowBlock
+from attnjax.variants.linear.l2vit.layer import NORMS, Concentration, Layer
 
 __all__ = [
   "CASES",
@@ -39,6 +40,8 @@ __all__ = [
   "IMPLEMENTATIONS",
   "LAYER",
   "NORMS",
+  "PARAMETERS",
+  "SIZES",
   "Concentration",
   "GlobalBlock",
   "Layer",
@@ -47,5 +50,6 @@ __all__ = [
   "attend",
   "reference",
 ]
+FORMS = ("sequence", "image", "backbone")
 LAYER = {"dim": 32, "heads": 4, "local": 3}
 GROWTH = 1.0

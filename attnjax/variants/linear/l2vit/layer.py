@@ -5,12 +5,12 @@ from typing import Any, Unpack
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Key
 
 from attnjax.contract import check_known, check_options
 from attnjax.contract import context as contexts
 from attnjax.contract.context import Context, Heads
-from attnjax.nn import projections, running, unseen
+from attnjax.nn import paths, projections, running, transformer, unseen
 from attnjax.nn.depthwise import Depthwise
 from attnjax.nn.norms import BatchNorm
 from attnjax.variants.linear.l2vit.attention import IMPLEMENTATIONS, attend
@@ -138,18 +138,28 @@ class Layer(nnx.Module):
     return attend(heads.q, heads.k, heads.v, self.temperature[...], **given)
 
   def merge(
-    self, out: Array, heads: Heads, *, stats: Any = None, train: bool = False
+    self,
+    out: Array,
+    heads: Heads,
+    *,
+    drop: float = 0.0,
+    key: Key[Array, ""] | None = None,
+    stats: Any = None,
+    train: bool = False,
   ) -> Any:
     """Returns the update y (B, *S, D) of x, 0 at padding, and new statistics.
 
     y sums the position convolution, the projection of all heads' outputs and the
-    concentration; without `stats` it is returned alone.
+    concentration; without `stats` it is returned alone. With a `key` the last two are
+    each dropped for a share `drop` of the examples.
     """
     carry = running.Carry(self, stats, train)
+    first, second = transformer.keys(key, 2)
     x, ids, h = heads.tokens.x, heads.tokens.ids, heads.more["placed"]
-    h = h + self.out(out.astype(x.dtype)).reshape(x.shape)
+    h = h + paths.drop(self.out(out.astype(x.dtype)).reshape(x.shape), drop, first)
     if self.local:
-      h = h + carry(self.concentrate, self.local_norm(h), ids)
+      z = carry(self.concentrate, self.local_norm(h), ids)
+      h = h + paths.drop(z, drop, second)
     y = h - x
     return carry.result(y if ids is None else jnp.where((ids >= 0)[..., None], y, 0))
 

@@ -29,9 +29,9 @@ from attnjax.variants.local.crossformer.attention import (
   attend,
   reference,
 )
-from attnjax.variants.local.crossformer.backbone import SIZES, Model, Size
+from attnjax.variants.local.crossformer.backbone import PARAMETERS, SIZES, Model
 from attnjax.variants.local.crossformer.embedding import CrossScale
-from attnjax.variants.local.crossformer.layer import FORMS, Layer
+from attnjax.variants.local.crossformer.layer import Layer
 from attnjax.variants.local.crossformer.position import DynamicBias
 
 __all__ = [
@@ -40,14 +40,15 @@ __all__ = [
   "GROWTH",
   "IMPLEMENTATIONS",
   "LAYER",
+  "PARAMETERS",
   "SIZES",
   "CrossScale",
   "DynamicBias",
   "Layer",
   "Model",
-  "Size",
   "attend",
   "reference",
 ]
+FORMS = ("image", "backbone")
 LAYER = {"dim": 32, "heads": 4, "group": 3, "bias_width": 4}
 GROWTH = 1.0

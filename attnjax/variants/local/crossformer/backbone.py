@@ -1,145 +1,110 @@
 """CrossFormer and CrossFormer++, the papers' models."""
 
-import dataclasses
+from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
-import jax
 from flax import nnx
-from jaxtyping import Array, Float, Key
 
-from attnjax.core.softmax import wide
+from attnjax.nn.backbone import Classifier, Stage, Stages, one_a_stage
 from attnjax.nn.depthwise import Depthwise
-from attnjax.nn.transformer import Block, keys, layer_norm, rates
+from attnjax.nn.transformer import Block, layer_norm, rates
 from attnjax.variants.local.crossformer.embedding import CrossScale
 from attnjax.variants.local.crossformer.layer import Layer
 
-STEM, MERGE = (4, 8, 16, 32), (2, 4)  # sizes of patches
+MERGE = (2, 4)  # sizes of patches
 COOLING = 3  # blocks from one cooling layer to the next
 _INIT = nnx.initializers.truncated_normal(0.02)
 
 
-@dataclasses.dataclass(frozen=True)
-class Size:
-  """One of the published sizes.
-
-  Attributes:
-    dim: width of the first stage, which doubles from stage to stage.
-    depths: number of blocks of each stage.
-    heads: of each stage.
-    drop: share of dropped paths in the last block.
-    groups: of each stage.
-    intervals: of each stage; 0 where a group spans the image.
-    cooling: whether there are amplitude cooling layers.
-  """
-
-  dim: int
-  depths: tuple[int, ...]
-  heads: tuple[int, ...]
-  drop: float
-  groups: tuple[int, ...] = (7, 7, 7, 7)
-  intervals: tuple[int, ...] = (0, 0, 0, 0)
-  cooling: bool = False
+def _size(dim, depths, heads, drop, **more) -> dict[str, Any]:
+  return {"dim": dim, "depths": depths, "heads": heads, "drop": drop} | more
 
 
-def _plus(dim, depths, heads, drop) -> Size:
-  return Size(dim, depths, heads, drop, (4, 4, 14, 7), (4, 2, 1, 1), True)
-
-
+_PLUS = {"groups": (4, 4, 14, 7), "intervals": (4, 2, 1, 1), "cooling": True}
+# The published sizes: T, S, B, L and H in the names of the models. For
+# images of 28 x 28 there is "mini", which is invented: 14 x 14 and 7 x 7 tokens.
 SIZES = {
-  "T": Size(64, (1, 1, 8, 6), (2, 4, 8, 16), 0.1),
-  "S": Size(96, (2, 2, 6, 2), (3, 6, 12, 24), 0.2),
-  "B": Size(96, (2, 2, 18, 2), (3, 6, 12, 24), 0.3),
-  "L": Size(128, (2, 2, 18, 2), (4, 8, 16, 32), 0.5),
-  "S++": _plus(64, (2, 2, 18, 2), (2, 4, 8, 16), 0.2),
-  "B++": _plus(96, (2, 2, 18, 2), (3, 6, 12, 24), 0.3),
-  "L++": _plus(128, (2, 2, 18, 2), (4, 8, 16, 32), 0.5),
-  "H++": _plus(128, (6, 6, 18, 2), (4, 8, 16, 32), 0.5),
+  "tiny": _size(64, (1, 1, 8, 6), (2, 4, 8, 16), 0.1),
+  "small": _size(96, (2, 2, 6, 2), (3, 6, 12, 24), 0.2),
+  "base": _size(96, (2, 2, 18, 2), (3, 6, 12, 24), 0.3),
+  "large": _size(128, (2, 2, 18, 2), (4, 8, 16, 32), 0.5),
+  "small++": _size(64, (2, 2, 18, 2), (2, 4, 8, 16), 0.2, **_PLUS),
+  "base++": _size(96, (2, 2, 18, 2), (3, 6, 12, 24), 0.3, **_PLUS),
+  "large++": _size(128, (2, 2, 18, 2), (4, 8, 16, 32), 0.5, **_PLUS),
+  "huge++": _size(128, (6, 6, 18, 2), (4, 8, 16, 32), 0.5, **_PLUS),
+  "mini": _size(
+    32, (2, 2), (2, 4), 0.1, groups=(4, 4), intervals=(0, 0), stem=(2, 4, 8)
+  ),
 }
+PARAMETERS = {"tiny": 27.8e6, "small": 30.7e6, "base": 52.0e6, "large": 92.0e6}
 
 
-class Model(nnx.Module):
-  """images (B, H, W, C) of any size -> logits (B, classes).
+def Model(
+  channels: int,
+  classes: int,
+  *,
+  dim: int = 96,
+  depths: tuple[int, ...] = (2, 2, 6, 2),
+  heads: tuple[int, ...] = (3, 6, 12, 24),
+  groups: tuple[int, ...] = (7, 7, 7, 7),
+  intervals: tuple[int, ...] = (0, 0, 0, 0),
+  stem: tuple[int, ...] = (4, 8, 16, 32),
+  cooling: bool = False,
+  mlp_ratio: float = 4.0,
+  drop: float = 0.2,
+  remat: str = "none",
+  impl: str = "auto",
+  rngs: nnx.Rngs,
+) -> Classifier:
+  """Builds the network: images (B, H, W, channels) to logits (B, classes).
 
-  Four stages, each behind a cross-scale embedding, in whose blocks short and long
-  distances take turns.
+  Stages of blocks in which short and long distances take turns, each behind a
+  cross-scale embedding, which pads image sides to what its stride divides.
 
-  Args:
-    channels: C.
-    classes: number of logits.
-    size: what to build, for instance SIZES["S"].
-    mlp_ratio: hidden width of the MLPs, in the stage's width.
-    impl: as in `attend`.
-    rngs: for the parameters.
+  Beside the hyper-parameters of all networks, `attnjax.contract.forms.backbone`:
+
+    dim        width of the first stage, which doubles from stage to stage
+    groups     of each stage
+    intervals  of each stage; 0 where a group spans the image
+    stem       sizes of the patches of the first embedding; the first is its stride
+    cooling    whether there are amplitude cooling layers, as in CrossFormer++
   """
-
-  def __init__(
-    self,
-    channels: int,
-    classes: int,
-    *,
-    size: Size = SIZES["S"],
-    mlp_ratio: float = 4.0,
-    impl: str = "auto",
-    rngs: nnx.Rngs,
-  ):
-    stages = {len(x) for x in (size.depths, size.heads, size.groups, size.intervals)}
-    if len(stages) > 1:
-      raise ValueError(f"{size}: all but dim and drop need one entry a stage")
-    self.embeddings, self.stages = nnx.List([]), nnx.List([])
-    self.coolings = nnx.List([])
-    for stage, drops in enumerate(rates(size.drop, size.depths)):
-      dim = size.dim * 2**stage
-      embed = (dim // 2, dim, MERGE) if stage else (channels, dim, STEM)
-      self.embeddings.append(CrossScale(*embed, first=stage > 0, rngs=rngs))
-      mixer = partial(
-        Layer,
-        dim,
-        heads=size.heads[stage],
-        group=size.groups[stage],
-        interval=size.intervals[stage],
-        impl=impl,
-      )
-      hidden = int(mlp_ratio * dim)
-      self.stages.append(
-        nnx.List(Block(dim, mixer, hidden=hidden, drop=d, rngs=rngs) for d in drops)
-      )
-      count = (len(drops) - 1) // COOLING if size.cooling else 0
-      self.coolings.append(nnx.List(_Cooling(dim, rngs=rngs) for _ in range(count)))
-    self.norm = layer_norm(dim, rngs=rngs)
-    self.head = nnx.Linear(dim, classes, kernel_init=_INIT, rngs=rngs)
-
-  def __call__(
-    self, images: Float[Array, "B H W C"], *, key: Key[Array, ""] | None = None
-  ) -> Float[Array, "B classes"]:
-    """Logits of the classes; `key` turns the dropping of paths on."""
-    pooled = self.features(images, key=key)[-1].mean(axis=(1, 2))
-    logits = self.head(pooled)
-    return logits.astype(wide(logits))
-
-  def features(
-    self, images: Float[Array, "B H W C"], *, key: Key[Array, ""] | None = None
-  ) -> list[Array]:
-    """The map (B, h, w, D) of every stage, for dense tasks; the last is normalised."""
-    x, found = images, []
-    for stage, blocks in enumerate(self.stages):
-      x = self.embeddings[stage](x)
-      own = None if key is None else jax.random.fold_in(key, stage)
-      coolings = self.coolings[stage]
-      for number, (block, part) in enumerate(zip(blocks, keys(own, len(blocks)))):
-        x = block(x, index=number, key=part)
-        done = number + 1
-        if done % COOLING == 0 and done // COOLING <= len(coolings):
-          x = coolings[done // COOLING - 1](x)
-      found.append(x)
-    return [*found[:-1], self.norm(found[-1])]
+  one_a_stage(depths=depths, heads=heads, groups=groups, intervals=intervals)
+  merges, stages = [], []
+  for stage, drops in enumerate(rates(drop, depths)):
+    width = dim * 2**stage
+    embed = (width // 2, width, MERGE) if stage else (channels, width, stem)
+    merges.append(CrossScale(*embed, first=stage > 0, rngs=rngs))
+    options = {"heads": heads[stage], "group": groups[stage], "impl": impl}
+    mixer = partial(Layer, width, interval=intervals[stage], **options)
+    blocks = _blocks(width, mixer, int(mlp_ratio * width), drops, cooling, rngs)
+    stages.append(Stage(blocks, remat=remat))
+  norm = layer_norm(width, rngs=rngs)
+  head = nnx.Linear(width, classes, kernel_init=_INIT, rngs=rngs)
+  return Classifier(None, Stages(stages, merges=merges, norm=norm), head)
 
 
-class _Cooling(nnx.Module):
-  """The amplitude cooling layer: a depthwise convolution and a norm, no residual."""
+def _blocks(dim, mixer, hidden, drops: Sequence[float], cooling, rngs) -> list:
+  blocks: list[Any] = [
+    Block(dim, mixer, hidden=hidden, drop=drop, rngs=rngs) for drop in drops
+  ]
+  # Every third block but a stage's last one is cooled.
+  for number in range(COOLING - 1, len(blocks) - 1, COOLING) if cooling else ():
+    blocks[number] = _Cooled(blocks[number], dim, rngs=rngs)
+  return blocks
 
-  def __init__(self, dim, *, rngs):
+
+class _Cooled(nnx.Module):
+  """A block and an amplitude cooling layer: a depthwise convolution and a norm."""
+
+  def __init__(self, block: Block, dim: int, *, rngs: nnx.Rngs):
+    self.block = block
     self.convolution = Depthwise(dim, 3, rngs=rngs)
     self.norm = layer_norm(dim, rngs=rngs)
 
-  def __call__(self, x):
-    return self.norm(self.convolution(x))
+  def __call__(self, x, **context):
+    return self.norm(self.convolution(self.block(x, **context)))
+
+  def weights(self, x, **context):
+    return self.block.weights(x, **context)

@@ -27,8 +27,8 @@ from attnjax.variants.local.davit.attention import (
   attend,
   reference,
 )
-from attnjax.variants.local.davit.backbone import SIZES, Block, Model
-from attnjax.variants.local.davit.layer import FORMS, Layer
+from attnjax.variants.local.davit.backbone import PARAMETERS, SIZES, Block, Model
+from attnjax.variants.local.davit.layer import Layer
 
 __all__ = [
   "CASES",
@@ -36,6 +36,7 @@ __all__ = [
   "GROWTH",
   "IMPLEMENTATIONS",
   "LAYER",
+  "PARAMETERS",
   "SIZES",
   "Block",
   "Layer",
@@ -43,5 +44,6 @@ __all__ = [
   "attend",
   "reference",
 ]
+FORMS = ("sequence", "image", "backbone")
 LAYER = {"dim": 32, "heads": 4, "window": 3}
 GROWTH = 1.0

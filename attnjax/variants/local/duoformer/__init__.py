@@ -29,9 +29,14 @@ from attnjax.variants.local.duoformer.attention import (
   attend,
   reference,
 )
-from attnjax.variants.local.duoformer.backbone import SIZES, Model
+from attnjax.variants.local.duoformer.backbone import (
+  PADDED,
+  PARAMETERS,
+  SIZES,
+  Model,
+)
 from attnjax.variants.local.duoformer.encoder import Encoder
-from attnjax.variants.local.duoformer.layer import FORMS, Layer, ScaleAttention
+from attnjax.variants.local.duoformer.layer import Layer, ScaleAttention
 from attnjax.variants.local.duoformer.tokens import scale_tokens
 
 __all__ = [
@@ -40,6 +45,8 @@ __all__ = [
   "GROWTH",
   "IMPLEMENTATIONS",
   "LAYER",
+  "PADDED",
+  "PARAMETERS",
   "SIZES",
   "Encoder",
   "Layer",
@@ -49,5 +56,6 @@ __all__ = [
   "reference",
   "scale_tokens",
 ]
+FORMS = ("image", "backbone")
 LAYER = {"dim": 32, "heads": 4, "scales": 2}
 GROWTH = 2.0

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Key
 
 from attnjax.contract import check_known
 from attnjax.core import resample
+from attnjax.nn.backbone import checkpointed
 from attnjax.nn.transformer import Block, keys, layer_norm
 from attnjax.variants.local.duoformer.layer import SPREAD, ScaleAttention
 
@@ -19,6 +20,9 @@ _INIT = nnx.initializers.truncated_normal(SPREAD)
 
 class Encoder(nnx.Module):
   """Lists (B, P, n, D) with the scale token in place 0 -> the class token (B, D).
+
+  `scales(lists)` gives the lists after each scale block, `patches(map)` the class token
+  of a map (B, h, w, D) of scale tokens after the patch blocks.
 
   Args:
     dim: D.
@@ -31,6 +35,7 @@ class Encoder(nnx.Module):
     patch_block: "bare" as published: attention after attention without residual,
       norm and MLP; or "prenorm", which trains from scratch.
     head_norm: whether a norm follows; the official code computes one and leaves it.
+    remat: of each block, see `nn.stack.REMAT`.
     impl: as in `attend`.
     rngs: for the parameters.
   """
@@ -46,6 +51,7 @@ class Encoder(nnx.Module):
     mlp_ratio: float = 4.0,
     patch_block: str = "prenorm",
     head_norm: bool = True,
+    remat: str = "none",
     impl: str = "auto",
     rngs: nnx.Rngs,
   ):
@@ -58,19 +64,10 @@ class Encoder(nnx.Module):
       hidden = int(mlp_ratio * dim)
       return Block(dim, attention, hidden=hidden, epsilon=EPSILON, rngs=rngs)
 
-    def draw(*shape):
-      return nnx.Param(_INIT(rngs.params(), shape))
-
-    self.positions = draw(tokens, dim)
-    self.scale_blocks = nnx.List(block() for _ in range(depth))
-    self.class_token, self.class_position = draw(dim), draw(dim)
-    self.patch_positions = draw(*grid, dim)
     bare = patch_block == "bare"
-    self.patch_blocks = nnx.List([])
-    for _ in range(depth):
-      self.patch_blocks.append(attention(rngs) if bare else block())
-    self.norm = layer_norm(dim, EPSILON, rngs=rngs) if head_norm else None
-    self.bare = bare
+    self.scales = _Scales(dim, tokens, block, depth, remat, rngs=rngs)
+    made = (lambda: attention(rngs)) if bare else block
+    self.patches = _Patches(dim, grid, made, depth, bare, remat, head_norm, rngs=rngs)
 
   def __call__(
     self,
@@ -81,36 +78,79 @@ class Encoder(nnx.Module):
   ) -> Float[Array, "B D"]:
     """The class token after the last block; `grid` is that of the P cells."""
     first, second = keys(key, 2)
-    return self.patches(self.scales(x, key=first)[-1], grid, key=second)
+    x = self.scales(x, key=first)[-1][:, :, 0]
+    return self.patches(x.reshape(x.shape[0], *grid, -1), key=second)
 
-  def scales(
+
+class _Scales(nnx.Module):
+  """Learned positions, then blocks of attention within each list."""
+
+  def __init__(self, dim, tokens, block, depth, remat, *, rngs):
+    self.positions = nnx.Param(_INIT(rngs.params(), (tokens, dim)))
+    self.sequence = nnx.List(block() for _ in range(depth))
+    self.remat = remat
+
+  def __call__(
     self, x: Float[Array, "B P n D"], *, key: Key[Array, ""] | None = None
   ) -> list[Array]:
-    """The lists after each scale block."""
+    """The lists after each block."""
     x, found = x + self.positions[...].astype(x.dtype), []
-    for block, own in zip(self.scale_blocks, keys(key, len(self.scale_blocks))):
-      x = block(x, key=own)
+    for block, own in zip(self.sequence, keys(key, len(self.sequence))):
+      x = checkpointed(lambda block, x, own: block(x, key=own), self.remat)(
+        block, x, own
+      )
       found.append(x)
     return found
 
-  def patches(
-    self,
-    x: Float[Array, "B P n D"],
-    grid: Sequence[int],
-    *,
-    key: Key[Array, ""] | None = None,
+  def weights(self, x: Float[Array, "B P n D"]) -> list[Array]:
+    """The weights of every block, see `ScaleAttention.weights`."""
+    seen = [x + self.positions[...].astype(x.dtype), *self(x)[:-1]]
+    pairs = zip(self.sequence, seen)
+    return [found for block, x in pairs for found in block.weights(x)]
+
+
+class _Patches(nnx.Module):
+  """A class token beside the cells' scale tokens, and blocks of attention."""
+
+  def __init__(self, dim, grid, block, depth, bare, remat, norm, *, rngs):
+    def draw(*shape):
+      return nnx.Param(_INIT(rngs.params(), shape))
+
+    self.class_token, self.class_position = draw(dim), draw(dim)
+    self.positions = draw(*grid, dim)
+    self.sequence = nnx.List(block() for _ in range(depth))
+    self.norm = layer_norm(dim, EPSILON, rngs=rngs) if norm else None
+    self.bare, self.remat = bare, remat
+
+  def __call__(
+    self, x: Float[Array, "B h w D"], *, key: Key[Array, ""] | None = None
   ) -> Float[Array, "B D"]:
-    """The class token after the patch blocks, which see the scale tokens of x."""
+    """The class token after the last block."""
+    z = self._each(x, key)[-1][:, 0, 0]
+    return z if self.norm is None else self.norm(z)
+
+  def weights(self, x: Float[Array, "B h w D"]) -> list[Array]:
+    """The weights (B, N, T, T) of every block, T the class token and the cells."""
+    found = []
+    for block, z in zip(self.sequence, self._each(x, None)):
+      found += [block.weights(z)] if self.bare else block.weights(z)
+    return found
+
+  def _each(self, x, key) -> list[Array]:
+    """The tokens (B, 1, 1 + h w, D) before each block, and after the last one."""
     own = self.class_token[...] + self.class_position[...]
     own = jnp.broadcast_to(own.astype(x.dtype), (x.shape[0], 1, x.shape[-1]))
-    places = _interpolated(self.patch_positions[...], grid).astype(x.dtype)
+    places = _interpolated(self.positions[...], x.shape[1:3]).astype(x.dtype)
+    cells = x.reshape(x.shape[0], -1, x.shape[-1]) + places
     # One list of all cells: patch attention is attention within it.
-    z = jnp.concatenate([own, x[:, :, 0] + places], axis=1)[:, None]
-    blocks: Any = self.patch_blocks
-    for block, part in zip(blocks, keys(key, len(blocks))):
-      z = block(z) if self.bare else block(z, key=part)
-    z = z[:, 0, 0]
-    return z if self.norm is None else self.norm(z)
+    found = [jnp.concatenate([own, cells], axis=1)[:, None]]
+
+    def run(block: Any, z, key):
+      return block(z) if self.bare else block(z, key=key)
+
+    for block, part in zip(self.sequence, keys(key, len(self.sequence))):
+      found.append(checkpointed(run, self.remat)(block, found[-1], part))
+    return found
 
 
 def _interpolated(table: Float[Array, "h w D"], grid: Sequence[int]) -> Array:

@@ -46,6 +46,17 @@ class ScaleAttention(nnx.Module):
     out = attend(*self.qkv.heads(x), padding=padding, impl=self.impl)
     return self.out(out.astype(x.dtype))
 
+  def weights(
+    self, x: Float[Array, "B P n D"], *, index: int = 0
+  ) -> Float[Array, "B PN n n"]:
+    """The weights within every list: the heads of each, one list after the other."""
+    del index  # equal at every depth
+    q, k, v = self.qkv.heads(x)
+    n = v.shape[2]
+    eye = jnp.eye(n, dtype=jnp.float32)[:, None]
+    out = attend(q, k, jnp.broadcast_to(eye, (*v.shape[:-1], n)), impl=self.impl)
+    return out.swapaxes(2, 3).reshape(out.shape[0], -1, n, n)
+
 
 class Layer(nnx.Module):
   """Both attentions on one map, with as many channels out as in.

@@ -5,7 +5,7 @@ Recognition. 2015. arXiv:1512.03385, table 1; the stride is in the 3 x 3 convolu
 as in torchvision.
 """
 
-import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -13,69 +13,59 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from attnjax.nn import running
+from attnjax.nn.backbone import Stage, Stages, one_a_stage
 from attnjax.nn.norms import BatchNorm
 
 _INIT = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
-DIMS = (64, 128, 256, 512)
-
-
-@dataclasses.dataclass(frozen=True)
-class Size:
-  """One of the published sizes.
-
-  Attributes:
-    depths: number of blocks of each stage.
-    expansion: channels out of a block, in those of its 3 x 3 convolutions; 1 for the
-      blocks of two convolutions, 4 for those of three.
-  """
-
-  depths: tuple[int, ...]
-  expansion: int
-
-
-SIZES = {
-  "resnet18": Size((2, 2, 2, 2), 1),
-  "resnet34": Size((3, 4, 6, 3), 1),
-  "resnet50": Size((3, 4, 6, 3), 4),
-  "resnet101": Size((3, 4, 23, 3), 4),
-}
+WIDTHS = (64, 128, 256, 512)
 
 
 class ResNet(nnx.Module):
-  """images (B, H, W, C) -> maps at a fourth, 8th, 16th and 32nd of their sides.
+  """images (B, H, W, C) -> maps at a fourth, 8th, 16th, ... of their sides.
 
   Args:
     channels: C.
-    size: what to build, for instance SIZES["resnet18"].
+    blocks: number of blocks of each stage.
+    widths: of the 3 x 3 convolutions of each stage.
+    expansion: channels out of a block, in those of its 3 x 3 convolutions; 1 for the
+      blocks of two convolutions, 4 for those of three.
+    remat: of each block, see `nn.stack.REMAT`.
     rngs: for the parameters.
   """
 
   init_stats = running.init_stats
 
-  def __init__(self, channels: int, *, size: Size, rngs: nnx.Rngs):
-    self.stem = _Unit(channels, DIMS[0], 7, 2, rngs=rngs)
-    self.stages, below = nnx.List([]), DIMS[0]
-    for stage, (dim, depth) in enumerate(zip(DIMS, size.depths)):
-      blocks = nnx.List([])
+  def __init__(
+    self,
+    channels: int,
+    *,
+    blocks: Sequence[int],
+    widths: Sequence[int] = WIDTHS,
+    expansion: int = 1,
+    remat: str = "none",
+    rngs: nnx.Rngs,
+  ):
+    one_a_stage(blocks=blocks, widths=widths)
+    self.stem = _Unit(channels, widths[0], 7, 2, rngs=rngs)
+    stages, below = [], widths[0]
+    for stage, (dim, depth) in enumerate(zip(widths, blocks)):
+      found = []
       for number in range(depth):
         stride = 2 if stage and not number else 1
-        blocks.append(_Block(below, dim, size.expansion, stride, rngs=rngs))
-        below = dim * size.expansion
-      self.stages.append(blocks)
-    self.dims = tuple(dim * size.expansion for dim in DIMS)
+        found.append(_Block(below, dim, expansion, stride, rngs=rngs))
+        below = dim * expansion
+      stages.append(Stage(found, remat=remat))
+    self.stages = Stages(stages)
+    self.dims = tuple(dim * expansion for dim in widths)
 
   def __call__(
     self, images: Float[Array, "B H W C"], *, stats: Any = None, train: bool = False
   ) -> tuple[list[Array], Any]:
     """(the maps (B, h, w, D), the finest first, new statistics)."""
     carry = running.Carry(self, stats, train)
-    x, found = jax.nn.relu(carry(self.stem, images)), []
+    x = jax.nn.relu(carry(self.stem, images))
     x = nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
-    for blocks in self.stages:
-      for block in blocks:
-        x = carry(block, x)
-      found.append(x)
-    return carry.result(found)
+    return carry.result(carry(self.stages, x))
 
 
 class _Unit(nnx.Module):
@@ -111,7 +101,8 @@ class _Block(nnx.Module):
     change = stride > 1 or below != out
     self.short = _Unit(below, out, 1, stride, rngs=rngs) if change else None
 
-  def __call__(self, x, *, stats=None, train=False):
+  def __call__(self, x, *, index=0, key=None, stats=None, train=False):
+    del index, key  # equal at every depth, and nothing is dropped
     carry, y = running.Carry(self, stats, train), x
     for number, unit in enumerate(self.units):
       y = carry(unit, jax.nn.relu(y) if number else y)

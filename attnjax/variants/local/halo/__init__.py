@@ -27,8 +27,8 @@ from attnjax.variants.local.halo.attention import (
   attend,
   reference,
 )
-from attnjax.variants.local.halo.backbone import SIZES, Model
-from attnjax.variants.local.halo.layer import FORMS, Layer
+from attnjax.variants.local.halo.backbone import PARAMETERS, SIZES, Model
+from attnjax.variants.local.halo.layer import Layer
 
 __all__ = [
   "CASES",
@@ -36,11 +36,13 @@ __all__ = [
   "GROWTH",
   "IMPLEMENTATIONS",
   "LAYER",
+  "PARAMETERS",
   "SIZES",
   "Layer",
   "Model",
   "attend",
   "reference",
 ]
+FORMS = ("image", "backbone")
 LAYER = {"dim": 32, "heads": 4, "head_dim": 4, "block": 4, "halo": 1}
 GROWTH = 1.0

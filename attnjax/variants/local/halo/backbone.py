@@ -6,8 +6,9 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Float
 
-from attnjax.core.softmax import wide
+from attnjax import contract
 from attnjax.nn import running
+from attnjax.nn.backbone import Classifier, Stage, Stages, one_a_stage
 from attnjax.nn.norms import BatchNorm
 from attnjax.variants.local.halo.layer import Layer
 
@@ -25,7 +26,8 @@ def _size(block, halo, values, width, third, last) -> dict[str, Any]:
   }
 
 
-# Tables 2 and 3 of the paper: b, h, r_v, r_b, blocks of the third stage, d_f.
+# Tables 2 and 3 of the paper: b, h, r_v, r_b, blocks of the third stage, d_f. For
+# images of 28 x 28 there is "mini", which is invented: 14 x 14, then 7 x 7 tokens.
 SIZES = {
   "h0": _size(8, 3, 1.0, 0.5, 7, 0),
   "h1": _size(8, 3, 1.0, 1.0, 10, 0),
@@ -35,7 +37,17 @@ SIZES = {
   "h5": _size(14, 2, 2.5, 2.0, 23, 1536),
   "h6": _size(8, 4, 3.0, 2.75, 24, 1536),
   "h7": _size(10, 3, 4.0, 3.5, 26, 2048),
+  "mini": {
+    "block": 4,
+    "halo": 2,
+    "widths": (32, 64),
+    "depths": (1, 2),
+    "heads": (2, 4),
+    "stem_pool": False,
+  },
 }
+_MILLIONS = (5.5, 8.1, 9.4, 11.8, 19.1, 30.7, 43.4, 67.0)
+PARAMETERS = {f"h{number}": 1e6 * count for number, count in enumerate(_MILLIONS)}
 
 
 class Bottleneck(nnx.Module):
@@ -72,9 +84,16 @@ class Bottleneck(nnx.Module):
     self.stride = stride
 
   def __call__(
-    self, x: Float[Array, "B R C D"], *, stats: Any = None, train: bool = False
+    self,
+    x: Float[Array, "B R C D"],
+    *,
+    index: int = 0,
+    key: Any = None,
+    stats: Any = None,
+    train: bool = False,
   ) -> tuple[Float[Array, "B r c E"], Any]:
     """(the block's output, new statistics)."""
+    del index, key  # equal at every depth, and nothing is dropped
     carry = running.Carry(self, stats, train)
     y = self.mix(jax.nn.silu(carry(self.first, x)))
     y = carry(self.last, jax.nn.silu(carry(self.norm, y)))
@@ -82,103 +101,107 @@ class Bottleneck(nnx.Module):
       x = carry(self.shortcut, x[:, :: self.stride, :: self.stride])
     return carry.result(jax.nn.silu(x + y))
 
+  def weights(
+    self, x: Float[Array, "B R C D"], *, index: int = 0, stats: Any = None
+  ) -> list[Array]:
+    """The weights (B, N, T, S); with stride 2 T is of every second token on an axis."""
+    del index
+    y = running.Carry(self, stats, False)(self.first, x)
+    return [contract.weights(self.mix, jax.nn.silu(y))]
 
-class Model(nnx.Module):
-  """Images (B, H, W, channels) of any size to logits (B, classes) float32.
+
+def Model(
+  channels: int,
+  classes: int,
+  *,
+  block: int = 8,
+  halo: int = 3,
+  value_ratio: float = 1.0,
+  bottleneck_ratio: float = 1.0,
+  widths: tuple[int, ...] = WIDTHS,
+  depths: tuple[int, ...] = (3, 3, 10, 3),
+  heads: tuple[int, ...] = HEADS,
+  last: int = 0,
+  stem_pool: bool = True,
+  pool: bool = False,
+  positional: bool = True,
+  scale_positions: bool = False,
+  true_offsets: bool = False,
+  mask_padding: bool = False,
+  bias: bool = False,
+  remat: str = "none",
+  impl: str = "auto",
+  rngs: nnx.Rngs,
+) -> Classifier:
+  """Builds the network: images (B, H, W, channels) to logits (B, classes).
 
   A convolution of 7 x 7 and stride 2, the greatest of 3 x 3 with stride 2, then stages
   of bottlenecks, each after the first one beginning with stride 2.
 
-  Args:
-    channels: of the images.
-    classes: number of logits.
-    block: side of the blocks of queries.
-    halo: keys around a block.
-    value_ratio: width of the values, in that of the bottleneck (the paper's r_v).
-    bottleneck_ratio: width of a stage's maps, in that of its bottlenecks (r_b).
-    widths: of the bottlenecks of each stage.
-    depths: number of bottlenecks of each stage.
-    heads: of each stage.
-    last: channels of a last projection; none if 0.
-    rngs: for the parameters.
-    options: more of `Layer`.
+  Beside the hyper-parameters of all networks, `attnjax.contract.forms.backbone`:
+
+    value_ratio       width of the values, in the bottleneck's (the paper's r_v)
+    bottleneck_ratio  width of a stage's maps, in that of its bottlenecks (r_b)
+    widths            of the bottlenecks of each stage
+    last              channels of a last projection; none if 0
+    stem_pool         whether the stem takes the greatest of 3 x 3
+    block, halo, pool, ..., bias  as in `Layer`
   """
+  one_a_stage(widths=widths, depths=depths, heads=heads)
+  stem, stages, below = _Stem(channels, widths[0], stem_pool, rngs=rngs), [], widths[0]
+  options = dict(block=block, halo=halo, value_ratio=value_ratio, pool=pool, bias=bias)
+  options |= dict(positional=positional, scale_positions=scale_positions, impl=impl)
+  options |= dict(true_offsets=true_offsets, mask_padding=mask_padding, rngs=rngs)
+  for stage, (width, depth, count) in enumerate(zip(widths, depths, heads)):
+    dims = [below, *[int(width * bottleneck_ratio)] * depth]
+    stages.append(Stage(_blocks(width, dims, count, stage > 0, options), remat=remat))
+    below = dims[-1]
+  top = _Last(below, last, rngs=rngs) if last else None
+  head = nnx.Linear(last or below, classes, rngs=rngs)
+  return Classifier(stem, Stages(stages), head, pool=top)
+
+
+def _blocks(width, dims, heads, smaller: bool, options) -> list[Bottleneck]:
+  strides = (2 if smaller and not number else 1 for number in range(len(dims) - 1))
+  size = {"heads": heads, "head_dim": width // heads}
+  return [
+    Bottleneck(below, width, dim, stride=stride, **size, **options)
+    for below, dim, stride in zip(dims, dims[1:], strides)
+  ]
+
+
+class _Stem(nnx.Module):
+  """A convolution of 7 x 7 with stride 2, a norm, SiLU; perhaps a pooling."""
 
   init_stats = running.init_stats
 
-  def __init__(
-    self,
-    channels: int,
-    classes: int,
-    *,
-    block: int = 8,
-    halo: int = 3,
-    value_ratio: float = 1.0,
-    bottleneck_ratio: float = 1.0,
-    widths: tuple[int, ...] = WIDTHS,
-    depths: tuple[int, ...] = (3, 3, 10, 3),
-    heads: tuple[int, ...] = HEADS,
-    last: int = 0,
-    rngs: nnx.Rngs,
-    **options,
-  ):
-    if not len(widths) == len(depths) == len(heads):
-      raise ValueError(f"widths {widths}, depths {depths}, heads {heads}: one a stage")
+  def __init__(self, channels: int, dim: int, pool: bool, *, rngs: nnx.Rngs):
     around = ((3, 3), (3, 3))
-    self.stem = nnx.Conv(
-      channels, widths[0], (7, 7), 2, padding=around, use_bias=False, rngs=rngs
+    self.convolution = nnx.Conv(
+      channels, dim, (7, 7), 2, padding=around, use_bias=False, rngs=rngs
     )
-    self.stem_norm = BatchNorm(widths[0])
-    self.stages, below = nnx.List([]), widths[0]
-    for stage, (width, depth, count) in enumerate(zip(widths, depths, heads)):
-      blocks, dim = nnx.List([]), int(width * bottleneck_ratio)
-      for number in range(depth):
-        blocks.append(
-          Bottleneck(
-            below,
-            width,
-            dim,
-            stride=2 if stage and not number else 1,
-            heads=count,
-            head_dim=width // count,
-            value_ratio=value_ratio,
-            block=block,
-            halo=halo,
-            rngs=rngs,
-            **options,
-          )
-        )
-        below = dim
-      self.stages.append(blocks)
-    self.last = _Projection(below, last, rngs=rngs) if last else None
-    self.head = nnx.Linear(last or below, classes, rngs=rngs)
+    self.norm, self.pool = BatchNorm(dim), pool
 
-  def __call__(
-    self, images: Float[Array, "B H W C"], *, stats: Any = None, train: bool = False
-  ) -> tuple[Float[Array, "B classes"], Any]:
-    """(logits of the classes, new statistics)."""
+  def __call__(self, images, *, stats=None, train=False):
     carry = running.Carry(self, stats, train)
-    x = self._features(carry, images)[-1]
-    x = x if self.last is None else jax.nn.silu(carry(self.last, x))
-    logits = self.head(x.mean(axis=(1, 2)))
-    return carry.result(logits.astype(wide(logits)))
+    x = jax.nn.silu(carry(self.norm, self.convolution(images)))
+    if self.pool:
+      x = nnx.max_pool(x, (3, 3), strides=(2, 2), padding="SAME")
+    return carry.result(x)
 
-  def features(
-    self, images: Float[Array, "B H W C"], *, stats: Any = None, train: bool = False
-  ) -> tuple[list[Array], Any]:
-    """(the map (B, h, w, D) after every stage, new statistics), for dense tasks."""
+
+class _Last(nnx.Module):
+  """A projection of the last map, SiLU, and the mean over the map."""
+
+  init_stats = running.init_stats
+
+  def __init__(self, below: int, dim: int, *, rngs: nnx.Rngs):
+    self.project = _Projection(below, dim, rngs=rngs)
+
+  def __call__(self, x, *, key=None, stats=None, train=False):
+    del key  # nothing is dropped
     carry = running.Carry(self, stats, train)
-    return carry.result(self._features(carry, images))
-
-  def _features(self, carry, images):
-    x = jax.nn.silu(carry(self.stem_norm, self.stem(images)))
-    x = nnx.max_pool(x, (3, 3), strides=(2, 2), padding="SAME")
-    found = []
-    for blocks in self.stages:
-      for block in blocks:
-        x = carry(block, x)
-      found.append(x)
-    return found
+    return carry.result(jax.nn.silu(carry(self.project, x)).mean(axis=(1, 2)))
 
 
 class _Projection(nnx.Module):

@@ -27,8 +27,8 @@ from attnjax.variants.local.hilo.attention import (
   attend,
   reference,
 )
-from attnjax.variants.local.hilo.backbone import SIZES, Model, Size
-from attnjax.variants.local.hilo.layer import FORMS, Layer
+from attnjax.variants.local.hilo.backbone import PARAMETERS, SIZES, Model
+from attnjax.variants.local.hilo.layer import Layer
 
 __all__ = [
   "CASES",
@@ -36,12 +36,13 @@ __all__ = [
   "GROWTH",
   "IMPLEMENTATIONS",
   "LAYER",
+  "PARAMETERS",
   "SIZES",
   "Layer",
   "Model",
-  "Size",
   "attend",
   "reference",
 ]
+FORMS = ("image", "backbone")
 LAYER = {"dim": 32, "heads": 4, "window": 4}
 GROWTH = 2.0

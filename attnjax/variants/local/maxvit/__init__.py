@@ -25,9 +25,9 @@ from attnjax.variants.local.maxvit.attention import (
   attend,
   reference,
 )
-from attnjax.variants.local.maxvit.backbone import SIZES, Model
+from attnjax.variants.local.maxvit.backbone import PARAMETERS, SIZES, Model
 from attnjax.variants.local.maxvit.blocks import Block, MBConv
-from attnjax.variants.local.maxvit.layer import FORMS, Layer
+from attnjax.variants.local.maxvit.layer import Layer
 
 __all__ = [
   "CASES",
@@ -35,6 +35,7 @@ __all__ = [
   "GROWTH",
   "IMPLEMENTATIONS",
   "LAYER",
+  "PARAMETERS",
   "SIZES",
   "Block",
   "Layer",
@@ -43,5 +44,6 @@ __all__ = [
   "attend",
   "reference",
 ]
+FORMS = ("image", "backbone")
 LAYER = {"dim": 32, "head_dim": 8, "size": 3}
 GROWTH = 1.0

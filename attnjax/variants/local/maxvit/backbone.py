@@ -5,132 +5,107 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Key
 
-from attnjax.core.softmax import wide
 from attnjax.nn import running, transformer
+from attnjax.nn.backbone import Classifier, Stage, Stages, one_a_stage
 from attnjax.variants.local.maxvit.blocks import Block, norm
 
 _INIT = nnx.initializers.normal(0.02)
 
 
-def _size(depths, dim, stem, drop) -> dict[str, Any]:
-  dims = tuple(dim * 2**i for i in range(4))
-  return {"depths": depths, "dims": dims, "stem": stem, "drop": drop}
+def _size(depths, dim, stem, drop, **more) -> dict[str, Any]:
+  dims = tuple(dim * 2**i for i in range(len(depths)))
+  return {"depths": depths, "dims": dims, "stem": stem, "drop": drop} | more
 
 
-# Table 1 of the paper, and the official configurations.
+# Table 1 of the paper, and the official configurations. For images of 28 x 28 there is
+# "mini", which is invented: 7 x 7, then 4 x 4 tokens.
 SIZES = {
   "tiny": _size((2, 2, 5, 2), 64, 64, 0.2),
   "small": _size((2, 2, 5, 2), 96, 64, 0.3),
   "base": _size((2, 6, 14, 2), 96, 64, 0.4),
   "large": _size((2, 6, 14, 2), 128, 128, 0.6),
   "xlarge": _size((2, 6, 14, 2), 192, 192, 0.6),
+  "mini": _size((1, 2), 32, 16, 0.1, partition=4, head_dim=16),
 }
+PARAMETERS = {"tiny": 31e6, "small": 69e6, "base": 120e6, "large": 212e6}
+PARAMETERS |= {"xlarge": 475e6}
 
 
-class Model(nnx.Module):
-  """Images (B, H, W, channels) of any size to logits (B, classes) float32.
+def Model(
+  channels: int,
+  classes: int,
+  *,
+  depths: tuple[int, ...] = (2, 2, 5, 2),
+  dims: tuple[int, ...] = (64, 128, 256, 512),
+  stem: int = 64,
+  partition: int = 7,
+  head_dim: int = 32,
+  expand: float = 4.0,
+  squeeze: float = 0.25,
+  mlp_ratio: float = 4.0,
+  drop: float = 0.2,
+  remat: str = "none",
+  impl: str = "auto",
+  rngs: nnx.Rngs,
+) -> Classifier:
+  """Builds the network: images (B, H, W, channels) to logits (B, classes).
 
   Two convolutions, the first of stride 2; then stages, each beginning with stride 2.
 
-  Args:
-    channels: of the images.
-    classes: number of logits.
-    depths: number of blocks of each stage.
-    dims: width of each stage.
-    stem: channels of the first convolutions.
-    partition: side of windows and grids, the same in all stages: 7 for images of 224.
-    head_dim: H.
-    drop: of the last block; the blocks before it have less, in equal steps.
-    rngs: for the parameters.
-    options: more of `Block`.
+  Beside the hyper-parameters of all networks, `attnjax.contract.forms.backbone`:
+
+    stem       channels of the first convolutions
+    partition  side of windows and grids, in all stages: 7 for images of 224
+    head_dim   H
+    expand, squeeze  as in `MBConv`
   """
+  one_a_stage(dims=dims, depths=depths)
+  first = _Stem(channels, stem, rngs=rngs)
+  options = {"window": partition, "grid": partition, "head_dim": head_dim}
+  options |= {"expand": expand, "squeeze": squeeze, "mlp_ratio": mlp_ratio}
+  options |= {"impl": impl, "rngs": rngs}
+  stages = [
+    Stage(_blocks(below, dim, rates, **options), remat=remat)
+    for below, dim, rates in zip((stem, *dims), dims, transformer.rates(drop, depths))
+  ]
+  top = _Top(dims[-1], rngs=rngs)
+  head = nnx.Linear(dims[-1], classes, kernel_init=_INIT, rngs=rngs)
+  return Classifier(first, Stages(stages), head, norm=top)
+
+
+def _blocks(below, dim, rates, **options) -> list[Block]:
+  return [
+    Block(dim if i else below, dim, stride=1 if i else 2, drop=rate, **options)
+    for i, rate in enumerate(rates)
+  ]
+
+
+class _Stem(nnx.Module):
+  """Convolution of stride 2, norm, GELU, convolution."""
 
   init_stats = running.init_stats
 
-  def __init__(
-    self,
-    channels: int,
-    classes: int,
-    *,
-    depths: tuple[int, ...] = (2, 2, 5, 2),
-    dims: tuple[int, ...] = (64, 128, 256, 512),
-    stem: int = 64,
-    partition: int = 7,
-    head_dim: int = 32,
-    drop: float = 0.2,
-    rngs: nnx.Rngs,
-    **options,
-  ):
-    if len(dims) != len(depths):
-      raise ValueError(f"dims {dims} and depths {depths} differ in their length")
-    self.stem = nnx.List(
-      nnx.Conv(
-        below,
-        stem,
-        (3, 3),
-        strides=stride,
-        padding="SAME",
-        kernel_init=_INIT,
-        rngs=rngs,
-      )
-      for below, stride in ((channels, 2), (stem, 1))
-    )
-    self.stem_norm = norm(stem)
-    self.stages = nnx.List(
-      nnx.List(
-        Block(
-          dim if number else below,
-          dim,
-          stride=1 if number else 2,
-          window=partition,
-          grid=partition,
-          head_dim=head_dim,
-          drop=rate,
-          rngs=rngs,
-          **options,
-        )
-        for number, rate in enumerate(rates)
-      )
-      for below, dim, rates in zip((stem, *dims), dims, transformer.rates(drop, depths))
-    )
-    self.norm = transformer.layer_norm(dims[-1], rngs=rngs)
-    self.last = nnx.Linear(dims[-1], dims[-1], kernel_init=_INIT, rngs=rngs)
-    self.head = nnx.Linear(dims[-1], classes, kernel_init=_INIT, rngs=rngs)
+  def __init__(self, channels: int, dim: int, *, rngs: nnx.Rngs):
+    def convolution(below, stride):
+      given = {"padding": "SAME", "kernel_init": _INIT, "rngs": rngs}
+      return nnx.Conv(below, dim, (3, 3), strides=stride, **given)
 
-  def __call__(
-    self,
-    images: Float[Array, "B H W C"],
-    *,
-    key: Key[Array, ""] | None = None,
-    stats: Any = None,
-    train: bool = False,
-  ) -> tuple[Float[Array, "B classes"], Any]:
-    """(logits of the classes, new statistics)."""
+    self.first, self.second = convolution(channels, 2), convolution(dim, 1)
+    self.norm = norm(dim)
+
+  def __call__(self, images, *, stats=None, train=False):
     carry = running.Carry(self, stats, train)
-    pooled = self.norm(self._features(carry, images, key)[-1].mean(axis=(1, 2)))
-    logits = self.head(jnp.tanh(self.last(pooled)))
-    return carry.result(logits.astype(wide(logits)))
+    x = jax.nn.gelu(carry(self.norm, self.first(images)))
+    return carry.result(self.second(x))
 
-  def features(
-    self,
-    images: Float[Array, "B H W C"],
-    *,
-    key: Key[Array, ""] | None = None,
-    stats: Any = None,
-    train: bool = False,
-  ) -> tuple[list[Array], Any]:
-    """(the map (B, h, w, D) after every stage, new statistics), for dense tasks."""
-    carry = running.Carry(self, stats, train)
-    return carry.result(self._features(carry, images, key))
 
-  def _features(self, carry, images, key):
-    x = jax.nn.gelu(carry(self.stem_norm, self.stem[0](images)))
-    x, found = self.stem[1](x), []
-    for stage, blocks in enumerate(self.stages):
-      own = None if key is None else jax.random.fold_in(key, stage)
-      for block, part in zip(blocks, transformer.keys(own, len(blocks))):
-        x = carry(block, x, key=part)
-      found.append(x)
-    return found
+class _Top(nnx.Module):
+  """A norm, then a linear map and tanh."""
+
+  def __init__(self, dim: int, *, rngs: nnx.Rngs):
+    self.norm = transformer.layer_norm(dim, rngs=rngs)
+    self.linear = nnx.Linear(dim, dim, kernel_init=_INIT, rngs=rngs)
+
+  def __call__(self, y):
+    return jnp.tanh(self.linear(self.norm(y)))

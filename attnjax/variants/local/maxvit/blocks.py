@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
+from attnjax import contract
 from attnjax.nn import paths, running, transformer
 from attnjax.nn.mlp import GELU
 from attnjax.nn.norms import BatchNorm
@@ -124,6 +125,10 @@ class AttentionBlock(nnx.Module):
     x = x + paths.drop(self.mix(self.norms[0](x)), drop, first)
     return x + paths.drop(self.feed(self.norms[1](x)), drop, second)
 
+  def weights(self, x: Float[Array, "B R C D"]) -> Float[Array, "B N T T"]:
+    """The weights of the attention."""
+    return contract.weights(self.mix, self.norms[0](x))
+
 
 class Block(nnx.Module):
   """MBConv, attention in windows, attention over a grid.
@@ -137,6 +142,7 @@ class Block(nnx.Module):
     head_dim: H.
     mlp_ratio: width of the MLPs, in D.
     drop: the share of examples whose residual is left out in training.
+    impl: as in `attend`.
     rngs: for the parameters.
     options: more of `MBConv`.
   """
@@ -154,6 +160,7 @@ class Block(nnx.Module):
     head_dim: int = 32,
     mlp_ratio: float = 4.0,
     drop: float = 0.0,
+    impl: str = "auto",
     rngs: nnx.Rngs,
     **options,
   ):
@@ -165,6 +172,7 @@ class Block(nnx.Module):
         kind=kind,
         size=size,
         head_dim=head_dim,
+        impl=impl,
         rngs=rngs,
       )
       for kind, size in (("window", window), ("grid", grid))
@@ -175,13 +183,23 @@ class Block(nnx.Module):
     self,
     x: Float[Array, "B R C D"],
     *,
+    index: int = 0,
     key: Key[Array, ""] | None = None,
     stats: Any = None,
     train: bool = False,
   ) -> tuple[Float[Array, "B r c E"], Any]:
     """(output, new statistics); `key` turns the dropping of residuals on."""
+    del index  # windows and grids are in every block
     carry = running.Carry(self, stats, train)
     parts = self.convolve, self.window, self.grid
     for part, own in zip(parts, transformer.keys(key, 3)):
       x = carry(part, x, drop=self.drop, key=own)
     return carry.result(x)
+
+  def weights(
+    self, x: Float[Array, "B R C D"], *, index: int = 0, stats: Any = None
+  ) -> list[Array]:
+    """The weights (B, N, T, T) of the windows and of the grid."""
+    del index
+    x = running.Carry(self, stats, False)(self.convolve, x)
+    return [self.window.weights(x), self.grid.weights(self.window(x))]

@@ -38,10 +38,10 @@ from attnjax.variants.local.medvitv2.attention import (
   attend,
   reference,
 )
-from attnjax.variants.local.medvitv2.backbone import SIZES, Model
+from attnjax.variants.local.medvitv2.backbone import PARAMETERS, SIZES, Model
 from attnjax.variants.local.medvitv2.blocks import GFP, LFP
 from attnjax.variants.local.medvitv2.kan import FasterKAN, KANLayer, bumps, kan_layer
-from attnjax.variants.local.medvitv2.layer import FORMS, Layer
+from attnjax.variants.local.medvitv2.layer import Layer
 
 __all__ = [
   "CASES",
@@ -51,6 +51,7 @@ __all__ = [
   "IMPLEMENTATIONS",
   "LAYER",
   "LFP",
+  "PARAMETERS",
   "SIZES",
   "FasterKAN",
   "KANLayer",
@@ -61,5 +62,6 @@ __all__ = [
   "kan_layer",
   "reference",
 ]
+FORMS = ("image", "backbone")
 LAYER = {"dim": 16, "heads": 2, "window": 3}
 GROWTH = 1.0

@@ -1,144 +1,120 @@
 """The paper's network: a stem, stages of local and of global blocks, a linear head."""
 
-import dataclasses
 from typing import Any
 
 import jax
 from flax import nnx
-from jaxtyping import Array, Float, Key
 
-from attnjax.core.softmax import wide
 from attnjax.nn import running, transformer
+from attnjax.nn.backbone import Classifier, Stage, Stages, one_a_stage
 from attnjax.nn.norms import BatchNorm
 from attnjax.variants.local.medvitv2.blocks import GFP, LFP
 
 _INIT = nnx.initializers.truncated_normal(0.02)
-STEM = ((64, 2), (32, 1), (64, 1), (64, 2))  # channels and strides
-RATIOS = (8, 4, 2, 1)  # of the pooled attention in each stage
 
 
-@dataclasses.dataclass(frozen=True)
-class Size:
-  """One of the released sizes.
-
-  Attributes:
-    dims: width of each stage.
-    depths: number of blocks of each stage.
-    drop: share of dropped paths in the last block.
-  """
-
-  dims: tuple[int, ...]
-  depths: tuple[int, ...] = (2, 2, 6, 2)
-  drop: float = 0.2
+def _size(dims, depths, drop, **more) -> dict[str, Any]:
+  return {"dims": dims, "depths": depths, "drop": drop} | more
 
 
+# The released sizes. For images of 28 x 28 there is "mini", which is invented: 14 x 14
+# tokens in a local block, then 7 x 7 in a local and in a global one.
 SIZES = {
-  "tiny": Size((64, 128, 192, 384), (2, 2, 6, 1), 0.1),
-  "small": Size((64, 128, 256, 512), drop=0.1),
-  "base": Size((96, 192, 384, 768)),
-  "large": Size((96, 256, 512, 1024)),
+  "tiny": _size((64, 128, 192, 384), (2, 2, 6, 1), 0.1),
+  "small": _size((64, 128, 256, 512), (2, 2, 6, 2), 0.1),
+  "base": _size((96, 192, 384, 768), (2, 2, 6, 2), 0.2),
+  "large": _size((96, 256, 512, 1024), (2, 2, 6, 2), 0.2),
+  "mini": _size(
+    (32, 128),
+    (1, 2),
+    0.1,
+    stem_widths=(16, 16),
+    stem_strides=(2, 1),
+    ratios=(4, 2),
+    window=5,
+  ),
 }
+PARAMETERS: dict[str, float] = {}  # neither the abstract nor the code has them
 
 
-class Model(nnx.Module):
-  """images (B, H, W, C) of any size -> logits (B, classes) float32.
+def Model(
+  channels: int,
+  classes: int,
+  *,
+  dims: tuple[int, ...] = (64, 128, 256, 512),
+  depths: tuple[int, ...] = (2, 2, 6, 2),
+  ratios: tuple[int, ...] = (8, 4, 2, 1),
+  stem_widths: tuple[int, ...] = (64, 32, 64, 64),
+  stem_strides: tuple[int, ...] = (2, 1, 1, 2),
+  window: int = 7,
+  dilation: int = 1,
+  layout_bug: bool = False,
+  drop: float = 0.1,
+  remat: str = "none",
+  impl: str = "auto",
+  rngs: nnx.Rngs,
+) -> Classifier:
+  """Builds the network: images (B, H, W, channels) to logits (B, classes).
 
   The first stage is local, the second ends with a global block, in the third every
   third block is global, and the last is global.
 
-  Args:
-    channels: C.
-    classes: number of logits.
-    size: what to build, for instance SIZES["tiny"].
-    window: of the neighbourhood attention.
-    dilation: as in `Layer`: 1 as released, 0 for dilation in every second block.
-    layout_bug: reads maps as the published weights' code does, see the module.
-    rngs: for the parameters.
+  Beside the hyper-parameters of all networks, `attnjax.contract.forms.backbone`:
+
+    ratios       of the pooled attention in each stage
+    stem_widths  channels of the first convolutions
+    stem_strides their strides
+    window       of the neighbourhood attention
+    dilation     as in `Layer`: 1 as released, 0 for dilation in every second block
+    layout_bug   reads maps as the published weights' code does, see the module
   """
+  one_a_stage(dims=dims, depths=depths, ratios=ratios)
+  one_a_stage(stem_widths=stem_widths, stem_strides=stem_strides)
+  stem, below = _Stem(channels, stem_widths, stem_strides, rngs=rngs), stem_widths[-1]
+  stages = []
+  local = {"window": window, "dilation": dilation, "impl": impl}
+  for stage, drops in enumerate(transformer.rates(drop, depths)):
+    widths = below, dims[stage]
+    options = {"layout_bug": layout_bug, "rngs": rngs}
+    blocks = _blocks(stage, *widths, drops, local, {"ratio": ratios[stage]}, options)
+    stages.append(Stage(blocks, remat=remat))
+    below = dims[stage]
+  norm = BatchNorm(below)
+  head = nnx.Linear(below, classes, kernel_init=_INIT, rngs=rngs)
+  return Classifier(stem, Stages(stages, norm=norm), head)
 
-  init_stats = running.init_stats
 
-  def __init__(
-    self,
-    channels: int,
-    classes: int,
-    *,
-    size: Size = SIZES["small"],
-    window: int = 7,
-    dilation: int = 1,
-    layout_bug: bool = False,
-    rngs: nnx.Rngs,
-  ):
-    if not len(size.dims) == len(size.depths) == len(RATIOS):
-      raise ValueError(f"{size}: dims and depths need one entry a stage")
-    widths = (channels, *(width for width, _ in STEM))
-    self.stem = nnx.List(
-      _Convolution(below, width, stride, rngs=rngs)
-      for below, (width, stride) in zip(widths, STEM)
-    )
-    self.stages, below = nnx.List([]), widths[-1]
-    for stage, drops in enumerate(transformer.rates(size.drop, size.depths)):
-      blocks, dim = nnx.List([]), size.dims[stage]
-      for number, drop in enumerate(drops):
-        stride = 2 if stage and not number else 1
-        options: dict[str, Any] = {"stride": stride, "drop": drop}
-        options["layout_bug"] = layout_bug
-        if _global(stage, number, len(drops)):
-          block = GFP(below, dim, ratio=RATIOS[stage], rngs=rngs, **options)
-        else:
-          options |= {"window": window, "dilation": dilation}
-          kernel = 3 if stage else 7
-          block = LFP(below, dim, kernel=kernel, rngs=rngs, **options)
-        blocks.append(block)
-        below = dim
-      self.stages.append(blocks)
-    self.norm = BatchNorm(below)
-    self.head = nnx.Linear(below, classes, kernel_init=_INIT, rngs=rngs)
-
-  def __call__(
-    self,
-    images: Float[Array, "B H W C"],
-    *,
-    key: Key[Array, ""] | None = None,
-    stats: Any = None,
-    train: bool = False,
-  ) -> tuple[Float[Array, "B classes"], Any]:
-    """(logits of the classes, new statistics); `key` turns the dropping of paths on."""
-    carry = running.Carry(self, stats, train)
-    logits = self.head(self._features(carry, images, key)[-1].mean(axis=(1, 2)))
-    return carry.result(logits.astype(wide(logits)))
-
-  def features(
-    self,
-    images: Float[Array, "B H W C"],
-    *,
-    key: Key[Array, ""] | None = None,
-    stats: Any = None,
-    train: bool = False,
-  ) -> tuple[list[Array], Any]:
-    """(the map (B, h, w, D) of every stage, new statistics), for dense tasks.
-
-    The last map is normalised.
-    """
-    carry = running.Carry(self, stats, train)
-    return carry.result(self._features(carry, images, key))
-
-  def _features(self, carry, images, key):
-    x, found = images, []
-    for part in self.stem:
-      x = carry(part, x)
-    for stage, blocks in enumerate(self.stages):
-      own = None if key is None else jax.random.fold_in(key, stage)
-      parts = transformer.keys(own, len(blocks))
-      for number, (block, part) in enumerate(zip(blocks, parts)):
-        x = carry(block, x, index=number, key=part)
-      found.append(x)
-    return [*found[:-1], carry(self.norm, found[-1])]
+def _blocks(stage, below, dim, drops, local, pooled, options) -> list:
+  blocks, local = [], local | {"kernel": 3 if stage else 7}
+  for number, drop in enumerate(drops):
+    given = options | {"stride": 2 if stage and not number else 1, "drop": drop}
+    whole = _global(stage, number, len(drops))
+    make, more = (GFP, pooled) if whole else (LFP, local)
+    blocks.append(make(below if not number else dim, dim, **given, **more))
+  return blocks
 
 
 def _global(stage: int, number: int, depth: int) -> bool:
   rules = (False, number == depth - 1, number % 3 == 2, True)
-  return rules[stage]
+  return rules[min(stage, len(rules) - 1)]
+
+
+class _Stem(nnx.Module):
+  """Convolutions, one after the other."""
+
+  init_stats = running.init_stats
+
+  def __init__(self, channels, widths, strides, *, rngs):
+    self.convolutions = nnx.List(
+      _Convolution(below, width, stride, rngs=rngs)
+      for below, width, stride in zip((channels, *widths), widths, strides)
+    )
+
+  def __call__(self, x, *, stats=None, train=False):
+    carry = running.Carry(self, stats, train)
+    for convolution in self.convolutions:
+      x = carry(convolution, x)
+    return carry.result(x)
 
 
 class _Convolution(nnx.Module):

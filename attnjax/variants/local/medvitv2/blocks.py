@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
+from attnjax import contract
 from attnjax.nn import paths, running, transformer
 from attnjax.nn.norms import BatchNorm
 from attnjax.variants.local.medvitv2.kan import FasterKAN
@@ -30,6 +31,7 @@ class LFP(nnx.Module):
     expand: of `Feed`.
     drop: the share of examples whose attention is left out in training.
     layout_bug: reads maps as the published weights' code does, see the module.
+    impl: as in `attend`.
     rngs: for the parameters.
   """
 
@@ -48,13 +50,13 @@ class LFP(nnx.Module):
     expand: int = 3,
     drop: float = 0.0,
     layout_bug: bool = False,
+    impl: str = "auto",
     rngs: nnx.Rngs,
   ):
     self.embed = Embed(below, dim, stride, rngs=rngs)
     self.norms = nnx.List(BatchNorm(dim) for _ in range(2))
-    self.mix = Layer(
-      dim, heads=dim // head_dim, window=window, dilation=dilation, rngs=rngs
-    )
+    options = {"window": window, "dilation": dilation, "impl": impl}
+    self.mix = Layer(dim, heads=dim // head_dim, rngs=rngs, **options)
     self.feed = Feed(dim, expand=expand, kernel=kernel, rngs=rngs)
     self.drop, self.layout_bug = drop, layout_bug
 
@@ -73,14 +75,22 @@ class LFP(nnx.Module):
     """
     carry = running.Carry(self, stats, train)
     x = carry(self.embed, x)
-    y = carry(self.norms[0], x)
-    if self.layout_bug:
-      y = jnp.moveaxis(y, 3, 1).reshape(y.shape)
-    y = self.mix(y, index=index)
+    y = self.mix(self._read(carry(self.norms[0], x)), index=index)
     if self.layout_bug:
       y = jnp.moveaxis(y.reshape(x.shape[0], x.shape[3], *x.shape[1:3]), 1, 3)
     x = x + paths.drop(y, self.drop, key)
     return carry.result(x + carry(self.feed, carry(self.norms[1], x)))
+
+  def weights(
+    self, x: Float[Array, "B R C D"], *, index: int = 0, stats: Any = None
+  ) -> list[Array]:
+    """The weights (B, N, T, T) of the neighbourhood attention."""
+    carry = running.Carry(self, stats, False)
+    y = self._read(carry(self.norms[0], carry(self.embed, x)))
+    return [contract.weights(self.mix, y, index=index)]
+
+  def _read(self, y):
+    return jnp.moveaxis(y, 3, 1).reshape(y.shape) if self.layout_bug else y
 
 
 class GFP(nnx.Module):
@@ -160,6 +170,15 @@ class GFP(nnx.Module):
     x = jnp.concatenate([x, z], axis=-1)
     y = self._feed(carry(self.norms[2], x))
     return carry.result(x + paths.drop(y, self.drop, two))
+
+  def weights(
+    self, x: Float[Array, "B R C D"], *, index: int = 0, stats: Any = None
+  ) -> list[Array]:
+    """The weights (B, N, T, S) of the pooled attention, S the means of tokens."""
+    del index
+    carry = running.Carry(self, stats, False)
+    y = carry(self.norms[0], carry(self.embed, x))
+    return [self.mix.weights(y, stats=carry.of(self.mix))]
 
   def _feed(self, y):
     if not self.layout_bug:

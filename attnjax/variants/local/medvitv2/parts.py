@@ -122,12 +122,21 @@ class Pooled(nnx.Module):
   ) -> Any:
     """The same shape as x, and new statistics if some are given."""
     carry = running.Carry(self, stats, train)
+    y, _ = attend(*self._heads(carry, x))
+    return carry.result(self.out(y.astype(x.dtype)).reshape(x.shape))
+
+  def weights(self, x: Float[Array, "B R C D"], *, stats: Any = None) -> Array:
+    """The weights (B, N, T, S) of the S means."""
+    q, k, v = self._heads(running.Carry(self, stats, False), x)
+    out, _ = attend(q, k, projections.identity_values(v))
+    return out.swapaxes(1, 2)
+
+  def _heads(self, carry, x):
+    """Queries of the tokens, keys and values of the means."""
     flat = x.reshape(x.shape[0], -1, x.shape[-1])
     few, size = flat, min(self.ratio**2, flat.shape[1])
     if self.norm is not None:
       few = flat[:, : flat.shape[1] // size * size]
       few = few.reshape(x.shape[0], -1, size, x.shape[-1]).mean(axis=2)
       few = carry(self.norm, few)
-    q, k, v = self.qkv.query(flat), self.qkv.key(few), self.qkv.value(few)
-    y = self.out(attend(q, k, v)[0].astype(x.dtype)).reshape(x.shape)
-    return carry.result(y)
+    return self.qkv.query(flat), self.qkv.key(few), self.qkv.value(few)
