@@ -127,7 +127,7 @@ class VisionTest(parameterized.TestCase):
       self.assertEqual(found.shape[1:3], tuple(-(-s // side) for s in size))
 
   def test_pyramid_stages_must_agree(self):
-    with self.assertRaisesRegex(ValueError, r"dims \(8, 16\) and depths \(1,\)"):
+    with self.assertRaisesRegex(ValueError, r"dims = \(8, 16\), depths = \(1,\): one"):
       builds = _builds(pyramid, "dot_product", heads=2)
       pyramid.Model(
         builds, channels=1, classes=2, dims=(8, 16), depths=(1,), rngs=nnx.Rngs(0)

@@ -10,11 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from flax import nnx
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float
 
 from attnjax.contract import weights
-from attnjax.core.positions import sinusoids
 from attnjax.nn import running
+from attnjax.nn.backbone import Classifier, Stages
 from attnjax.nn.patches import Patches
 from attnjax.nn.stack import Stack, hidden_size
 
@@ -29,81 +29,50 @@ def inputs(batch: Mapping[str, Any]) -> tuple[tuple, dict[str, Any]]:
   return (batch["image"],), {}
 
 
-class Model(nnx.Module):
-  """images (B, H, W, C) -> logits (B, classes) float32.
+def Model(
+  builds: Sequence[Callable],
+  *,
+  channels: int,
+  classes: int,
+  patch: int = 4,
+  dim: int = 64,
+  depth: int = 4,
+  mlp_ratio: float = 4.0,
+  dropout: float = 0.0,
+  remat: str = "none",
+  rngs: nnx.Rngs,
+) -> Classifier:
+  """Builds the network: images (B, H, W, channels) -> logits (B, classes) float32.
 
-  `stats` and `train` are of layers with batch norm, see `attnjax.nn.running`.
+  Its single stage has the grid of patches. Layers of sequences get it row by row.
+
+  Args:
+    builds: make the layers, which repeat the pattern.
+    channels: of the images.
+    classes: number of logits.
+    patch: side of the patches.
+    dim: width.
+    depth: number of blocks.
+    mlp_ratio: hidden width of the MLPs, in the width; 0: no MLP.
+    dropout: share of units that are left out.
+    remat: see `nn.stack.REMAT`.
+    rngs: for the parameters.
   """
-
-  init_stats = running.init_stats
-
-  def __init__(
-    self,
-    builds: Sequence[Callable],
-    *,
-    channels: int,
-    classes: int,
-    patch: int = 4,
-    dim: int = 64,
-    depth: int = 4,
-    mlp_ratio: float = 4.0,
-    dropout: float = 0.0,
-    remat: str = "none",
-    rngs: nnx.Rngs,
-  ):
-    self.patches = Patches(channels, dim, patch, rngs=rngs)
-    self.stack = Stack(
-      [_on_grid(build) for build in builds],
-      dim=dim,
-      depth=depth,
-      norm="layer",
-      feed_forward="gelu",
-      hidden=hidden_size(dim, mlp_ratio),
-      dropout=dropout,
-      remat=remat,
-      rngs=rngs,
-    )
-    self.norm = nnx.LayerNorm(dim, rngs=rngs)
-    self.head = nnx.Linear(dim, classes, rngs=rngs)
-
-  def __call__(
-    self,
-    images: Float[Array, "B H W C"],
-    *,
-    key: Key[Array, ""] | None = None,
-    stats: Any = None,
-    train: bool = False,
-  ) -> Any:
-    """Logits of the classes, and new statistics if some are given."""
-    carry = running.Carry(self, stats, train)
-    pooled = self._features(carry, images, key)[-1].mean(axis=(1, 2))
-    return carry.result(self.head(pooled).astype("float32"))
-
-  def features(
-    self,
-    images: Float[Array, "B H W C"],
-    *,
-    key: Key[Array, ""] | None = None,
-    stats: Any = None,
-    train: bool = False,
-  ) -> Any:
-    """The normalised grid of patches (B, h, w, D), as a list of one stage."""
-    carry = running.Carry(self, stats, train)
-    return carry.result(self._features(carry, images, key))
-
-  def weights(
-    self, images: Float[Array, "B H W C"], *, stats: Any = None
-  ) -> list[Array]:
-    """The attention weights of every block, (B, N, h w, h w) each."""
-    own = running.Carry(self, stats, False).of(self.stack)
-    return self.stack.weights(self._embed(images), stats=own)
-
-  def _features(self, carry, images, key):
-    return [self.norm(carry(self.stack, self._embed(images), key=key))]
-
-  def _embed(self, images):
-    x = self.patches(images)
-    return x + sinusoids(x.shape[1:3], x.shape[3]).astype(x.dtype)
+  stem = Patches(channels, dim, patch, positions=True, rngs=rngs)
+  stack = Stack(
+    [_on_grid(build) for build in builds],
+    dim=dim,
+    depth=depth,
+    norm="layer",
+    feed_forward="gelu",
+    hidden=hidden_size(dim, mlp_ratio),
+    dropout=dropout,
+    remat=remat,
+    rngs=rngs,
+  )
+  norm = nnx.LayerNorm(dim, rngs=rngs)
+  head = nnx.Linear(dim, classes, rngs=rngs)
+  return Classifier(stem, Stages([stack], norm=norm), head)
 
 
 class OnGrid(nnx.Module):

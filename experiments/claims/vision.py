@@ -36,8 +36,8 @@ def train(
   batch: int = 64,
   rate: float = 3e-3,
   seed: int = 0,
-  host: type[vision.Model] = vision.Model,
-) -> vision.Model:
+  host: Callable[..., Any] = vision.Model,
+) -> Any:
   """Trains a model with Adam on drawn images; the other options are the host's."""
   model = host(
     [build],
@@ -61,7 +61,7 @@ def train(
 
 
 def answers(
-  model: vision.Model, draw: Draw, *, batches: int = 8, batch: int = 128
+  model: nnx.Module, draw: Draw, *, batches: int = 8, batch: int = 128
 ) -> tuple[np.ndarray, np.ndarray]:
   """Returns (the model's classes, the labels) of images not seen in training."""
 
@@ -76,7 +76,7 @@ def answers(
   return guessed, labels
 
 
-def accuracy(model: vision.Model, draw: Draw, **options) -> float:
+def accuracy(model: nnx.Module, draw: Draw, **options) -> float:
   """Returns the share of right answers; options as in `answers`."""
   guessed, labels = answers(model, draw, **options)
   return float((guessed == labels).mean())

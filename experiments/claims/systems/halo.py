@@ -59,13 +59,16 @@ def draw(key: jax.Array, number: int) -> tuple[jax.Array, jax.Array]:
   return image + NOISE * jax.random.normal(keys[2], image.shape), label
 
 
-class _Host(vision.Model):
+class _Host(nnx.Module):
   """A classifier that answers at the first dot's token."""
 
+  def __init__(self, builds, **options):
+    self.model = vision.Model(builds, **options)
+
   def __call__(self, images, *, key=None):
-    x = self.features(images, key=key)[-1]
+    x = self.model.features(images, key=key)[-1]
     first = images[..., 0].reshape(len(images), -1).argmax(axis=-1)
-    return self.head(x.reshape(len(x), -1, x.shape[-1])[jnp.arange(len(x)), first])
+    return self.model.head(x.reshape(len(x), -1, x.shape[-1])[jnp.arange(len(x)), first])
 
 
 class _Convolution(nnx.Module):

@@ -62,11 +62,14 @@ def draw(key: jax.Array, number: int) -> tuple[jax.Array, jax.Array]:
   return image, 2 * (far > 0).astype(jnp.int32) + (near > 0)
 
 
-class _Host(vision.Model):
+class _Host(nnx.Module):
   """A classifier with an answer at every token."""
 
+  def __init__(self, builds, **options):
+    self.model = vision.Model(builds, **options)
+
   def __call__(self, images, *, key=None):
-    return self.head(self.features(images, key=key)[-1])
+    return self.model.head(self.model.features(images, key=key)[-1])
 
 
 def _points(kind: str, size: int) -> tuple[float, float, float]:

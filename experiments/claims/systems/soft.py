@@ -45,7 +45,7 @@ def claims() -> Iterator[Bound]:
     "soft++": mechanism("soft", heads=4, kernel=0, normalise=True, **soft.PUBLISHED),
     "nystrom": _Nystrom,
   }
-  options = {"channels": 3, "classes": 2, "patch": PATCH, "steps": STEPS, "host": _Host}
+  options = {"channels": 3, "classes": 2, "patch": PATCH, "steps": STEPS, "host": _host}
   models = {n: train(build, draw, **options) for n, build in builds.items()}
   points = {n: 100 * accuracy(model, draw) for n, model in models.items()}
   lost = {n: points["softmax"] - points[n] for n in points}
@@ -96,10 +96,21 @@ def _memory(length: int) -> int:
   return analysis.temp_size_in_bytes
 
 
-class _Host(vision.Model):
-  """A classifier whose positions are interpolated from the training's grid."""
+def _host(builds, **options):
+  """Builds a classifier whose positions are those of training, interpolated."""
+  model = vision.Model(builds, **options)
+  model.stem = _Interpolated(model.stem)
+  return model
 
-  def _embed(self, images):
+
+class _Interpolated(nnx.Module):
+  """Patches with the positions of the grid of the training, interpolated."""
+
+  def __init__(self, patches):
+    patches.positions = False
+    self.patches = patches
+
+  def __call__(self, images):
     x = self.patches(images)
     positions = sinusoids((SIDE // PATCH, SIDE // PATCH), x.shape[3])
     return x + jax.image.resize(positions, x.shape[1:], "linear").astype(x.dtype)
