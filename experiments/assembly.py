@@ -131,7 +131,7 @@ def model(config: ConfigDict, task: Any) -> nnx.Module:
   ]
   sizes = {name: task.size(name) for name in host.SIZES}
   options = _plain(config.model)
-  known = settings.host_defaults(config.host)
+  known = settings.host_defaults(config.host, config.mechanism)
   for name in options:
     if name not in known:
       raise ValueError(contract.unknown(f"option of host {config.host}", name, known))
@@ -140,7 +140,8 @@ def model(config: ConfigDict, task: Any) -> nnx.Module:
 
 def _wrong(config: ConfigDict) -> str:
   """Describes options whose type or sign is not that of the default, with the rule."""
-  sections = [("model", config.model, settings.host_defaults(config.host))]
+  known = settings.host_defaults(config.host, config.mechanism)
+  sections = [("model", config.model, known)]
   slugs = dict.fromkeys(settings.split(config.mechanism))
   for slug in slugs:
     held = config.attention if len(slugs) == 1 else config.attention[slug]

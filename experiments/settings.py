@@ -10,11 +10,12 @@ import importlib
 import inspect
 import json
 import sys
+import types
 from collections.abc import Callable
 from typing import Any
 
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict, FieldReference, config_flags
 
 from attnjax import contract
 from experiments import checks, config_file, data
@@ -32,13 +33,13 @@ def default(mechanisms: str, *, host: str, dataset: str) -> ConfigDict:
     dataset: a data set of experiments.data.
   """
   slugs = split(mechanisms)
-  sections = {slug: ConfigDict(contract.defaults(slug)) for slug in slugs}
+  sections = {slug: ConfigDict(_of_layer(host, slug)) for slug in slugs}
   return ConfigDict(
     {
       **copy.deepcopy(checks.TRAINER),
       "host": host,
       "mechanism": mechanisms,
-      "model": host_defaults(host),
+      "model": _of_model(host, mechanisms),
       "attention": sections[slugs[0]] if len(sections) == 1 else sections,
       "data": {"name": dataset, "batch": 16} | data.defaults(dataset),
     }
@@ -63,13 +64,51 @@ def host_module(host: str):
     ) from error
 
 
-def host_defaults(host: str) -> dict[str, Any]:
-  """Returns the hyper-parameters of a host with their defaults."""
+def host_defaults(host: str, mechanisms: str = "", **chosen: Any) -> dict[str, Any]:
+  """Returns the hyper-parameters of a host with their defaults.
+
+  Args:
+    host: a module of attnjax.models.
+    mechanisms: the pattern; a host with a function `defaults` reads it.
+    **chosen: hyper-parameters on which such a host's others depend.
+  """
   module = host_module(host)
-  parameters = inspect.signature(module.Model.__init__).parameters.values()
+  if hasattr(module, "defaults"):
+    return module.defaults(
+      [contract.load(slug) for slug in split(mechanisms)], **chosen
+    )
+  make = module.Model
+  make = make.__init__ if inspect.isclass(make) else make
+  parameters = inspect.signature(make).parameters.values()
   # Arguments of its constructor that come from the task or the trainer.
   others = {"self", "builds", "rngs", *module.SIZES}
   return {p.name: p.default for p in parameters if p.name not in others}
+
+
+def _of_layer(host: str, slug: str) -> dict[str, Any]:
+  """The section `attention` of a system: empty where a host takes no layers."""
+  forms = map(contract.form, host_module(host).FORMS)
+  layers = any(hasattr(form, "Layer") for form in forms)
+  return contract.defaults(slug) if layers else {}
+
+
+def _of_model(host: str, mechanisms: str) -> ConfigDict:
+  """The section `model`.
+
+  Where defaults depend on other options they follow these, until they are set.
+  """
+  section = ConfigDict(host_defaults(host, mechanisms))
+  make = getattr(host_module(host), "defaults", None)
+  chosen = [] if make is None else list(inspect.signature(make).parameters)[1:]
+  references = {name: section.get_ref(name) for name in chosen}
+  for name in set(section) - set(references) if references else ():
+
+    def follow(value, *values, name=name):
+      return host_defaults(host, mechanisms, **dict(zip(references, values)))[name]
+
+    op = types.SimpleNamespace(fn=follow, args=list(references.values()))
+    section[name] = FieldReference(section[name], op=op)
+  return section
 
 
 def where_present(config: ConfigDict, **options: Any) -> None:
@@ -109,10 +148,17 @@ def parse(define: Callable[[flags.FlagValues], None]) -> flags.FlagValues:
 
 
 def read_config(values: flags.FlagValues) -> ConfigDict:
-  """Returns the value of --config; UserError if the flag is missing."""
+  """Returns the value of --config.
+
+  Raises:
+    UserError: if the flag is missing, or a value has no default that follows it.
+  """
   if values["config"].value is None:
     raise UserError("--config is missing; for example --config configs/lm.py")
-  return copy.deepcopy(values["config"].value)
+  try:
+    return values["config"].value.copy_and_resolve_references()
+  except ValueError as error:
+    raise UserError(str(error)) from error
 
 
 def _named(argv: list[str]) -> str:

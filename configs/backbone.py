@@ -1,0 +1,25 @@
+r"""A published network, whole, on MNIST-5k: the word after the colon is its system.
+
+  python -m experiments.run --config configs/backbone.py:maxvit --workdir runs/maxvit
+  python -m experiments.run --config configs/backbone.py:halo --workdir runs/halo \\
+      --config.model.size=h0 --config.data.name=tfds:imagenette/160px-v2
+
+`config.model` has the options of the network's size, which follow `size` until they are
+set: --config.model.size=tiny --config.model.drop=0.3. The size "mini" is for images of
+28 x 28 on a CPU: its stems halve them once, where the published ones make fourths, and
+it has two or three stages. Published sizes take MNIST's images too, but their last
+stages then have a single token or four.
+"""
+
+from ml_collections import ConfigDict
+
+from experiments import settings
+
+
+def get_config(system: str = "davit") -> ConfigDict:
+  c = settings.default(system, host="backbone", dataset="mnist5k")
+  c.steps = 200
+  c.data.batch = 64
+  c.eval_every = c.save_every = 100
+  c.optimizer.rate = 1e-3
+  return c
