@@ -86,16 +86,16 @@ def host_defaults(host: str, mechanisms: str = "", **chosen: Any) -> dict[str, A
 
 
 def _of_layer(host: str, slug: str) -> dict[str, Any]:
-  """The section `attention` of a system: empty where a host takes no layers."""
+  """Returns the section `attention` of a system: empty where a host takes no layers."""
   forms = map(contract.form, host_module(host).FORMS)
   layers = any(hasattr(form, "Layer") for form in forms)
   return contract.defaults(slug) if layers else {}
 
 
 def _of_model(host: str, mechanisms: str) -> ConfigDict:
-  """The section `model`.
+  """Returns the section `model`.
 
-  Where defaults depend on other options they follow these, until they are set.
+  Defaults that depend on other options follow them until they are set.
   """
   section = ConfigDict(host_defaults(host, mechanisms))
   make = getattr(host_module(host), "defaults", None)

@@ -56,6 +56,7 @@ from attnjax.contract.registry import (
   defaults,
   form,
   form_names,
+  layer_forms,
   load,
   systems,
 )
@@ -76,6 +77,7 @@ __all__ = [
   "defaults",
   "form",
   "form_names",
+  "layer_forms",
   "load",
   "systems",
   "unknown",

@@ -19,13 +19,13 @@ _CLASSES = 5
 
 
 def defaults(module: Any) -> dict[str, Any]:
-  """The hyper-parameters of a system's Model with their defaults."""
+  """Returns the hyper-parameters of a system's Model with their defaults."""
   parameters = list(inspect.signature(module.Model).parameters.values())[2:]
   return {p.name: p.default for p in parameters if p.name != "rngs"}
 
 
 def sized(module: Any, size: str) -> dict[str, Any]:
-  """The hyper-parameters of a size of a system's Model, defaults included.
+  """Returns the hyper-parameters of a size of a system's Model, defaults included.
 
   Raises:
     ValueError: for a size that there is not, with the nearest names.
@@ -155,7 +155,7 @@ def recomputes_its_blocks(subject: Subject) -> None:
 def _abstract(
   subject: Subject, size: str, channels: int = 3, classes: int = _CLASSES, **changes
 ) -> Any:
-  """A network of shapes."""
+  """Returns a network of shapes."""
   options = subject.module.SIZES[size] | changes
   return _made(subject.module.Model, channels, classes, tuple(sorted(options.items())))
 
@@ -169,7 +169,7 @@ def _made(build: Callable, channels: int, classes: int, options: tuple) -> Any:
 
 
 def _features(model: Any, image: tuple[int, int]) -> list[Any]:
-  """The shapes of the maps of two images."""
+  """Returns the shapes of the maps of two images."""
 
   def run(model, images):
     given = {"stats": running.init_stats(model), "train": True}
@@ -179,7 +179,7 @@ def _features(model: Any, image: tuple[int, int]) -> list[Any]:
 
 
 def _sides(subject: Subject, side: int, strides: list[int]) -> list[int]:
-  """How long a side of each stage's map is, by that of the image."""
+  """Returns how long a side of each stage's map is, by that of the image."""
   if getattr(subject.module, "PADDED", False):
     side = -(-side // strides[-1]) * strides[-1]
   found, before = [], 1
@@ -190,7 +190,7 @@ def _sides(subject: Subject, side: int, strides: list[int]) -> list[int]:
 
 
 def _drawn(model: Any) -> Any:
-  """A network of shapes with weights that are quickly drawn; scales are near 1."""
+  """Returns a network of shapes with drawn weights; scales are near 1."""
   draw = np.random.default_rng(0)
 
   def leaf(path, shape):
@@ -202,7 +202,7 @@ def _drawn(model: Any) -> Any:
 
 @jax.jit
 def _run(model, x):
-  """Gradients, results and moments in training; what these give in evaluation."""
+  """Returns gradients, results and moments in training, and what these evaluate to."""
 
   def loss(model):
     start = running.init_moments(running.init_stats(model))

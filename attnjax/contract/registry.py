@@ -91,9 +91,7 @@ def _open(kind: type, module: ModuleType) -> None:
   def formed(self, *arguments, **options):
     if asked and "form" not in options:
       known = ", ".join(layer_forms(module))
-      raise TypeError(
-        f"{kind.__module__}.{kind.__name__} needs form=, one of: {known}"
-      )
+      raise TypeError(f"{kind.__module__}.{kind.__name__} needs form=, one of: {known}")
     make(self, *arguments, **options)
 
   setattr(kind, "__init__", _seeded(formed))  # noqa: B010

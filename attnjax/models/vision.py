@@ -89,13 +89,13 @@ class OnGrid(nnx.Module):
     train: bool = False,
     **context,
   ) -> Any:
-    """The layer's output (B, h, w, D), and new statistics if some are given."""
+    """Returns the layer's output (B, h, w, D), and new statistics if some are given."""
     carry = running.Carry(self, stats, train)
     y = carry(self.layer, _rows(x), **context)
     return carry.result(y.reshape(x.shape))
 
   def weights(self, x: Float[Array, "B h w D"], **context) -> Array:
-    """The layer's weights, (B, N, h w, h w)."""
+    """Returns the layer's weights, (B, N, h w, h w)."""
     return weights(self.layer, _rows(x), **context)
 
 

@@ -53,7 +53,7 @@ class Stage(nnx.Module):
     stats: Any = None,
     train: bool = False,
   ) -> Any:
-    """The map (B, h, w, D) after the last block, and new statistics if some are given.
+    """Returns the last block's map (B, h, w, D), and new statistics if some are given.
 
     Every block gets its own part of `key`.
     """
@@ -68,7 +68,7 @@ class Stage(nnx.Module):
     return carry.result(x)
 
   def weights(self, x: Float[Array, "B H W C"], *, stats: Any = None) -> list[Array]:
-    """The weights (B, N, T, S) of the attentions of every block that has some."""
+    """Returns the weights (B, N, T, S) of the attentions of every block."""
     carry, found = running.Carry(self, stats, False), []
     for number, block in enumerate(self.sequence):
       own = carry.of(block)
@@ -112,7 +112,7 @@ class Stages(nnx.Module):
     stats: Any = None,
     train: bool = False,
   ) -> Any:
-    """The map (B, h, w, D) of every stage, and new statistics if some are given."""
+    """Returns the map (B, h, w, D) of every stage, and new statistics if given some."""
     carry, found = running.Carry(self, stats, train), []
     for number, stage in enumerate(self.stages):
       x = self._merged(carry, number, x)
@@ -122,7 +122,7 @@ class Stages(nnx.Module):
     return carry.result(found)
 
   def weights(self, x: Float[Array, "B H W C"], *, stats: Any = None) -> list[Array]:
-    """The weights (B, N, T, S) of the attentions of every block of every stage."""
+    """Returns the weights (B, N, T, S) of all attentions of all stages."""
     carry, found = running.Carry(self, stats, False), []
     for number, stage in enumerate(self.stages):
       x = self._merged(carry, number, x)
@@ -164,7 +164,7 @@ class Classifier(nnx.Module):
     stats: Any = None,
     train: bool = False,
   ) -> Any:
-    """Logits of the classes, and new statistics if some are given.
+    """Returns logits of the classes, and new statistics if some are given.
 
     Args:
       images: of any size.
@@ -190,7 +190,7 @@ class Classifier(nnx.Module):
     stats: Any = None,
     train: bool = False,
   ) -> Any:
-    """The map (B, h, w, D) of every stage for dense tasks, the finest first.
+    """Returns the map (B, h, w, D) of every stage for dense tasks, the finest first.
 
     And new statistics if some are given; the arguments are those of a call.
     """
@@ -201,7 +201,7 @@ class Classifier(nnx.Module):
   def weights(
     self, images: Float[Array, "B H W C"], *, stats: Any = None
   ) -> list[Array]:
-    """The weights (B, N, T, S) of all attentions, from the first block to the last."""
+    """Returns the weights (B, N, T, S) of all attentions, the first block's first."""
     carry = running.Carry(self, stats, False)
     x, own = self._embedded(carry, images), carry.of(self.stages)
     found = self.stages.weights(x, stats=own)

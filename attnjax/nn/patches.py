@@ -36,7 +36,7 @@ class Patches(nnx.Module):
     self.size, self.positions = size, positions
 
   def __call__(self, images: Float[Array, "B H W C"]) -> Float[Array, "B h w D"]:
-    """The grid of embedded patches."""
+    """Returns the grid of embedded patches."""
     B, H, W, C = images.shape
     s = self.size
     images = jnp.pad(images, ((0, 0), (0, -H % s), (0, -W % s), (0, 0)))

@@ -15,7 +15,7 @@ _INIT = nnx.initializers.truncated_normal(0.02)
 
 
 def layer_norm(dim: int, epsilon: float = 1e-5, *, rngs: nnx.Rngs) -> nnx.LayerNorm:
-  """A norm over the channels; the variance is not a difference of squares."""
+  """Returns a norm over the channels; the variance is not a difference of squares."""
   return nnx.LayerNorm(dim, epsilon=epsilon, use_fast_variance=False, rngs=rngs)
 
 
@@ -36,7 +36,7 @@ class Feed(nnx.Module):
     self.down = nnx.Linear(hidden, dim, kernel_init=_INIT, rngs=rngs)
 
   def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
-    """The MLP's output; the residual is the caller's."""
+    """Returns the MLP's output; the residual is the caller's."""
     x = self.up(x)
     x = x if self.convolution is None else self.convolution(x)
     return self.down(jax.nn.gelu(x, approximate=False))
@@ -85,7 +85,7 @@ class Block(nnx.Module):
     train: bool = False,
     **context,
   ) -> Any:
-    """The block's output (B, *S, D), and new statistics if some are given.
+    """Returns the block's output (B, *S, D), and new statistics if some are given.
 
     `key` turns dropping on, `context` goes to the mixer.
     """
@@ -99,7 +99,7 @@ class Block(nnx.Module):
   def weights(
     self, x: Float[Array, "B *S D"], *, index: int = 0, stats: Any = ()
   ) -> list[Array]:
-    """The weights (B, N, T, S) of the mixer's attention, if there is one."""
+    """Returns the weights (B, N, T, S) of the mixer's attention, if there is one."""
     del stats  # nothing is normalised by the batch before the mixer
     if self.mixer is None or self.norm is None:
       return []
@@ -107,7 +107,7 @@ class Block(nnx.Module):
 
 
 def rates(last: float, depths: tuple[int, ...]) -> list[list[float]]:
-  """Dropping rates of each stage's blocks, from 0 to `last` in equal steps.
+  """Returns dropping rates of each stage's blocks, from 0 to `last` in equal steps.
 
   Gao Huang et al. Deep Networks with Stochastic Depth. arXiv:1603.09382, section 3.
   """
@@ -119,5 +119,5 @@ def rates(last: float, depths: tuple[int, ...]) -> list[list[float]]:
 
 
 def keys(key: Array | None, number: int) -> list[Any]:
-  """A key for each of so many blocks; all None without one."""
+  """Returns a key for each of so many blocks; all None without one."""
   return [None] * number if key is None else list(jax.random.split(key, number))

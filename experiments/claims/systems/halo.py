@@ -68,7 +68,8 @@ class _Host(nnx.Module):
   def __call__(self, images, *, key=None):
     x = self.model.features(images, key=key)[-1]
     first = images[..., 0].reshape(len(images), -1).argmax(axis=-1)
-    return self.model.head(x.reshape(len(x), -1, x.shape[-1])[jnp.arange(len(x)), first])
+    tokens = x.reshape(len(x), -1, x.shape[-1])
+    return self.model.head(tokens[jnp.arange(len(x)), first])
 
 
 class _Convolution(nnx.Module):

@@ -128,6 +128,6 @@ class _Merge(nnx.Module):
 
 
 def _whole(x, stride):
-  """Zeros at the right and bottom up to a multiple of the stride."""
+  """Returns zeros at the right and bottom up to a multiple of the stride."""
   around = ((0, -side % stride) for side in x.shape[1:3])
   return jnp.pad(x, ((0, 0), *around, (0, 0)))

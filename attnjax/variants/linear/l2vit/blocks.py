@@ -55,7 +55,7 @@ class GlobalBlock(nnx.Module):
     stats: Any = None,
     train: bool = False,
   ) -> Any:
-    """The block's output (B, H, W, D), and new statistics if some are given.
+    """Returns the block's output (B, H, W, D), and new statistics if some are given.
 
     `key` turns the dropping of residuals on.
     """
@@ -71,7 +71,7 @@ class GlobalBlock(nnx.Module):
   def weights(
     self, x: Float[Array, "B H W D"], *, index: int = 0, stats: Any = ()
   ) -> list[Array]:
-    """The weights (B, N, T, T) of the linear attention, whose rows do not sum to 1."""
+    """Returns the weights (B, N, T, T) of the attention; rows do not sum to 1."""
     del stats  # the batch is measured after the attention
     return [contract.weights(self.mix, x, index=index)]
 
@@ -118,7 +118,7 @@ class WindowBlock(nnx.Module):
     index: int = 0,
     key: Key[Array, ""] | None = None,
   ) -> Float[Array, "B H W D"]:
-    """The block's output; `key` turns the dropping of residuals on."""
+    """Returns the block's output; `key` turns the dropping of residuals on."""
     del index  # equal at every depth
     first, second = keys(key, 2)
     x = x + self.positions[0](x)
@@ -130,7 +130,7 @@ class WindowBlock(nnx.Module):
   def weights(
     self, x: Float[Array, "B H W D"], *, index: int = 0, stats: Any = ()
   ) -> list[Array]:
-    """The weights (B, N, T, T); the share of the padding is no token's."""
+    """Returns the weights (B, N, T, T); the share of the padding is no token's."""
     del index, stats
     grid = x.shape[1:3]
     q, k, v = self._heads(x + self.positions[0](x))
@@ -141,7 +141,7 @@ class WindowBlock(nnx.Module):
     return [out.reshape(out.shape[0], -1, *out.shape[-2:]).swapaxes(1, 2)]
 
   def _heads(self, x) -> tuple[jax.Array, ...]:
-    """Queries, keys and values of the grid and of its padding."""
+    """Returns queries, keys and values of the grid and of its padding."""
     around = ((0, -side % self.window) for side in x.shape[1:3])
     return self.qkv.heads(jnp.pad(self.norms[0](x), ((0, 0), *around, (0, 0))))
 

@@ -66,7 +66,7 @@ class Block(nnx.Module):
     index: int = 0,
     key: Key[Array, ""] | None = None,
   ) -> Float[Array, "B H W D"]:
-    """The block's output; `key` turns the dropping of residuals on."""
+    """Returns the block's output; `key` turns the dropping of residuals on."""
     del index  # the kind is given
     first, second = (None, None) if key is None else jax.random.split(key)
     x = x + self.positions[0](x)
@@ -77,7 +77,7 @@ class Block(nnx.Module):
   def weights(
     self, x: Float[Array, "B H W D"], *, index: int = 0, stats: Any = ()
   ) -> list[Array]:
-    """The weights (B, N, T, T) of windows; none of tokens between channels."""
+    """Returns the weights (B, N, T, T) of windows; none of tokens between channels."""
     del index, stats
     if self.mix.kind == "channel":
       return []

@@ -101,7 +101,7 @@ class _Multiscale(nnx.Module):
     stats: Any = None,
     train: bool = False,
   ) -> Any:
-    """The maps (B, h, w, D), and new statistics if some are given."""
+    """Returns the maps (B, h, w, D), and new statistics if some are given."""
     carry = running.Carry(self, stats, train)
     maps = carry(self.network, self._whole(images))
     last = self.scales(self.lists(maps), key=key)[-1][:, :, 0]
@@ -110,12 +110,12 @@ class _Multiscale(nnx.Module):
   def weights(
     self, images: Float[Array, "B H W C"], *, stats: Any = None
   ) -> list[Array]:
-    """The weights of the scale attentions."""
+    """Returns the weights of the scale attentions."""
     maps = running.Carry(self, stats, False)(self.network, self._whole(images))
     return self.scales.weights(self.lists(maps))
 
   def _whole(self, images):
-    """Images of whole cells."""
+    """Returns images of whole cells."""
     cell = 2 ** (1 + len(self.network.dims))
     missing = ((0, -side % cell) for side in images.shape[1:3])
     return jnp.pad(images, ((0, 0), *missing, (0, 0)))

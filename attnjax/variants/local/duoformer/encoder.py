@@ -76,7 +76,7 @@ class Encoder(nnx.Module):
     *,
     key: Key[Array, ""] | None = None,
   ) -> Float[Array, "B D"]:
-    """The class token after the last block; `grid` is that of the P cells."""
+    """Returns the class token after the last block; `grid` is that of the P cells."""
     first, second = keys(key, 2)
     x = self.scales(x, key=first)[-1][:, :, 0]
     return self.patches(x.reshape(x.shape[0], *grid, -1), key=second)
@@ -93,7 +93,7 @@ class _Scales(nnx.Module):
   def __call__(
     self, x: Float[Array, "B P n D"], *, key: Key[Array, ""] | None = None
   ) -> list[Array]:
-    """The lists after each block."""
+    """Returns the lists after each block."""
     x, found = x + self.positions[...].astype(x.dtype), []
     for block, own in zip(self.sequence, keys(key, len(self.sequence))):
       x = checkpointed(lambda block, x, own: block(x, key=own), self.remat)(
@@ -103,7 +103,7 @@ class _Scales(nnx.Module):
     return found
 
   def weights(self, x: Float[Array, "B P n D"]) -> list[Array]:
-    """The weights of every block, see `ScaleAttention.weights`."""
+    """Returns the weights of every block, see `ScaleAttention.weights`."""
     seen = [x + self.positions[...].astype(x.dtype), *self(x)[:-1]]
     pairs = zip(self.sequence, seen)
     return [found for block, x in pairs for found in block.weights(x)]
@@ -125,19 +125,19 @@ class _Patches(nnx.Module):
   def __call__(
     self, x: Float[Array, "B h w D"], *, key: Key[Array, ""] | None = None
   ) -> Float[Array, "B D"]:
-    """The class token after the last block."""
+    """Returns the class token after the last block."""
     z = self._each(x, key)[-1][:, 0, 0]
     return z if self.norm is None else self.norm(z)
 
   def weights(self, x: Float[Array, "B h w D"]) -> list[Array]:
-    """The weights (B, N, T, T) of every block, T the class token and the cells."""
+    """Returns the weights (B, N, T, T) of every block; T = class token and cells."""
     found = []
     for block, z in zip(self.sequence, self._each(x, None)):
       found += [block.weights(z)] if self.bare else block.weights(z)
     return found
 
   def _each(self, x, key) -> list[Array]:
-    """The tokens (B, 1, 1 + h w, D) before each block, and after the last one."""
+    """Returns the tokens (B, 1, 1 + h w, D) before each block and after the last."""
     own = self.class_token[...] + self.class_position[...]
     own = jnp.broadcast_to(own.astype(x.dtype), (x.shape[0], 1, x.shape[-1]))
     places = _interpolated(self.positions[...], x.shape[1:3]).astype(x.dtype)
@@ -154,6 +154,6 @@ class _Patches(nnx.Module):
 
 
 def _interpolated(table: Float[Array, "h w D"], grid: Sequence[int]) -> Array:
-  """The positions of a grid's cells, (P, D)."""
+  """Returns the positions of a grid's cells, (P, D)."""
   rows, columns = (resample.linear(n, t)[0] for n, t in zip(grid, table.shape))
   return jnp.einsum("ya,xb,abd->yxd", rows, columns, table).reshape(-1, table.shape[-1])

@@ -42,14 +42,14 @@ class ScaleAttention(nnx.Module):
   def __call__(
     self, x: Float[Array, "B P n D"], padding: Bool[Array, "P n"] | None = None
   ) -> Float[Array, "B P n D"]:
-    """The attention's result for each token of each list."""
+    """Returns the attention's result for each token of each list."""
     out = attend(*self.qkv.heads(x), padding=padding, impl=self.impl)
     return self.out(out.astype(x.dtype))
 
   def weights(
     self, x: Float[Array, "B P n D"], *, index: int = 0
   ) -> Float[Array, "B PN n n"]:
-    """The weights within every list: the heads of each, one list after the other."""
+    """Returns the weights within each list: its heads, one list after the other."""
     del index  # equal at every depth
     q, k, v = self.qkv.heads(x)
     n = v.shape[2]
@@ -149,7 +149,7 @@ class Layer(nnx.Module):
     return Partition(x.shape[1:3], self.sides[-1])
 
   def _lists(self, x):
-    """The tokens (B, P, n, D) of every cell."""
+    """Returns the tokens (B, P, n, D) of every cell."""
     lists = self._with_means(x)
     first = jnp.broadcast_to(
       self.token[...].astype(x.dtype), (x.shape[0], lists[0].shape[1], 1, x.shape[-1])
@@ -158,7 +158,7 @@ class Layer(nnx.Module):
     return tokens + self.positions[...].astype(x.dtype)[None, None]
 
   def _with_means(self, x):
-    """The lists of each map, the coarsest first."""
+    """Returns the lists of each map, the coarsest first."""
     found = []
     for side in self.sides:
       step = self.sides[-1] // side

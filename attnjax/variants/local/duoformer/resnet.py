@@ -61,7 +61,7 @@ class ResNet(nnx.Module):
   def __call__(
     self, images: Float[Array, "B H W C"], *, stats: Any = None, train: bool = False
   ) -> tuple[list[Array], Any]:
-    """(the maps (B, h, w, D), the finest first, new statistics)."""
+    """Returns (the maps (B, h, w, D), the finest first, new statistics)."""
     carry = running.Carry(self, stats, train)
     x = jax.nn.relu(carry(self.stem, images))
     x = nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))

@@ -92,7 +92,7 @@ class Bottleneck(nnx.Module):
     stats: Any = None,
     train: bool = False,
   ) -> tuple[Float[Array, "B r c E"], Any]:
-    """(the block's output, new statistics)."""
+    """Returns (the block's output, new statistics)."""
     del index, key  # equal at every depth, and nothing is dropped
     carry = running.Carry(self, stats, train)
     y = self.mix(jax.nn.silu(carry(self.first, x)))
@@ -104,7 +104,7 @@ class Bottleneck(nnx.Module):
   def weights(
     self, x: Float[Array, "B R C D"], *, index: int = 0, stats: Any = None
   ) -> list[Array]:
-    """The weights (B, N, T, S); with stride 2 T is of every second token on an axis."""
+    """Returns the weights (B, N, T, S); stride 2 has every second query on an axis."""
     del index
     y = running.Carry(self, stats, False)(self.first, x)
     return [contract.weights(self.mix, jax.nn.silu(y))]
@@ -186,7 +186,7 @@ class _Stem(nnx.Module):
     carry = running.Carry(self, stats, train)
     x = jax.nn.silu(carry(self.norm, self.convolution(images)))
     if self.pool:
-      x = nnx.max_pool(x, (3, 3), strides=(2, 2), padding="SAME")
+      x = nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
     return carry.result(x)
 
 

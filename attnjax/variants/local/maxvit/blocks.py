@@ -66,7 +66,7 @@ class MBConv(nnx.Module):
     stats: Any = None,
     train: bool = False,
   ) -> tuple[Float[Array, "B r c E"], Any]:
-    """(output, new statistics); `key` turns on that residuals are dropped."""
+    """Returns (output, new statistics); `key` turns on that residuals are dropped."""
     carry = running.Carry(self, stats, train)
     y = self.first(carry(self.norms[0], x))
     y = jax.nn.gelu(carry(self.norms[1], y))
@@ -84,7 +84,7 @@ class MBConv(nnx.Module):
 def strided(
   x: Float[Array, "B R C D"], kernel: Float[Array, "k k D"], stride: int
 ) -> Float[Array, "B r c D"]:
-  """A depthwise convolution, padded with zeros as TensorFlow's "same".
+  """Returns a depthwise convolution, padded with zeros as TensorFlow's "same".
 
   It is written as shifts: grouped convolutions are slow on the CPU.
   """
@@ -120,13 +120,13 @@ class AttentionBlock(nnx.Module):
   def __call__(
     self, x: Float[Array, "B R C D"], *, drop: float = 0.0, key=None
   ) -> Float[Array, "B R C D"]:
-    """The block's output; `key` turns on that residuals are dropped."""
+    """Returns the block's output; `key` turns on that residuals are dropped."""
     first, second = transformer.keys(key, 2)
     x = x + paths.drop(self.mix(self.norms[0](x)), drop, first)
     return x + paths.drop(self.feed(self.norms[1](x)), drop, second)
 
   def weights(self, x: Float[Array, "B R C D"]) -> Float[Array, "B N T T"]:
-    """The weights of the attention."""
+    """Returns the weights of the attention."""
     return contract.weights(self.mix, self.norms[0](x))
 
 
@@ -188,7 +188,7 @@ class Block(nnx.Module):
     stats: Any = None,
     train: bool = False,
   ) -> tuple[Float[Array, "B r c E"], Any]:
-    """(output, new statistics); `key` turns the dropping of residuals on."""
+    """Returns (output, new statistics); `key` turns the dropping of residuals on."""
     del index  # windows and grids are in every block
     carry = running.Carry(self, stats, train)
     parts = self.convolve, self.window, self.grid
@@ -199,7 +199,7 @@ class Block(nnx.Module):
   def weights(
     self, x: Float[Array, "B R C D"], *, index: int = 0, stats: Any = None
   ) -> list[Array]:
-    """The weights (B, N, T, T) of the windows and of the grid."""
+    """Returns the weights (B, N, T, T) of the windows and of the grid."""
     del index
     x = running.Carry(self, stats, False)(self.convolve, x)
     return [self.window.weights(x), self.grid.weights(self.window(x))]

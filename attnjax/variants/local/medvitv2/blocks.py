@@ -69,7 +69,7 @@ class LFP(nnx.Module):
     stats: Any = None,
     train: bool = False,
   ) -> tuple[Float[Array, "B r c E"], Any]:
-    """(the block's output, new statistics).
+    """Returns (the block's output, new statistics).
 
     `key` turns dropping on, `index` goes to the attention.
     """
@@ -84,7 +84,7 @@ class LFP(nnx.Module):
   def weights(
     self, x: Float[Array, "B R C D"], *, index: int = 0, stats: Any = None
   ) -> list[Array]:
-    """The weights (B, N, T, T) of the neighbourhood attention."""
+    """Returns the weights (B, N, T, T) of the neighbourhood attention."""
     carry = running.Carry(self, stats, False)
     y = self._read(carry(self.norms[0], carry(self.embed, x)))
     return [contract.weights(self.mix, y, index=index)]
@@ -159,7 +159,7 @@ class GFP(nnx.Module):
     stats: Any = None,
     train: bool = False,
   ) -> tuple[Float[Array, "B r c E"], Any]:
-    """(the block's output, new statistics); `key` turns dropping on."""
+    """Returns (the block's output, new statistics); `key` turns dropping on."""
     del index  # the same at every depth
     carry = running.Carry(self, stats, train)
     one, two = transformer.keys(key, 2)
@@ -174,7 +174,7 @@ class GFP(nnx.Module):
   def weights(
     self, x: Float[Array, "B R C D"], *, index: int = 0, stats: Any = None
   ) -> list[Array]:
-    """The weights (B, N, T, S) of the pooled attention, S the means of tokens."""
+    """Returns the weights (B, N, T, S) of the pooled attention; S = means of tokens."""
     del index
     carry = running.Carry(self, stats, False)
     y = carry(self.norms[0], carry(self.embed, x))
@@ -189,6 +189,6 @@ class GFP(nnx.Module):
 
 
 def rounded(width: float, step: int = 32) -> int:
-  """The nearest multiple of `step`, at least 0.9 of the width."""
+  """Returns the nearest multiple of `step`, at least 0.9 of the width."""
   near = max(step, int(width + step / 2) // step * step)
   return near + step if near < 0.9 * width else near

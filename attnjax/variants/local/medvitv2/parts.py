@@ -47,7 +47,7 @@ class Embed(nnx.Module):
   def __call__(
     self, x: Float[Array, "B R C D"], *, stats: Any = None, train: bool = False
   ) -> Any:
-    """The map, perhaps smaller and of another width, and new statistics."""
+    """Returns the map, perhaps smaller and of another width, and new statistics."""
     carry = running.Carry(self, stats, train)
     x = pooling.means(x, 2) if self.stride > 1 else x
     if self.linear is None or self.norm is None:
@@ -83,7 +83,7 @@ class Feed(nnx.Module):
   def __call__(
     self, z: Float[Array, "B R C D"], *, stats: Any = None, train: bool = False
   ) -> tuple[Float[Array, "B R C D"], Any]:
-    """(the sum, new statistics); the residual around it is the caller's."""
+    """Returns (the sum, new statistics); the residual around it is the caller's."""
     carry = running.Carry(self, stats, train)
     y = carry(self.norms[0], self.up(z))
     y = y * h_sigmoid(y)
@@ -120,19 +120,19 @@ class Pooled(nnx.Module):
   def __call__(
     self, x: Float[Array, "B R C D"], *, stats: Any = None, train: bool = False
   ) -> Any:
-    """The same shape as x, and new statistics if some are given."""
+    """Returns the same shape as x, and new statistics if some are given."""
     carry = running.Carry(self, stats, train)
     y, _ = attend(*self._heads(carry, x))
     return carry.result(self.out(y.astype(x.dtype)).reshape(x.shape))
 
   def weights(self, x: Float[Array, "B R C D"], *, stats: Any = None) -> Array:
-    """The weights (B, N, T, S) of the S means."""
+    """Returns the weights (B, N, T, S) of the S means."""
     q, k, v = self._heads(running.Carry(self, stats, False), x)
     out, _ = attend(q, k, projections.identity_values(v))
     return out.swapaxes(1, 2)
 
   def _heads(self, carry, x):
-    """Queries of the tokens, keys and values of the means."""
+    """Returns queries of the tokens, keys and values of the means."""
     flat = x.reshape(x.shape[0], -1, x.shape[-1])
     few, size = flat, min(self.ratio**2, flat.shape[1])
     if self.norm is not None:
