@@ -1,27 +1,77 @@
-"""Which implementation computes softmax attention: the named one, or the fastest.
+"""Which implementation computes a call: the named one, or the fastest for its device.
 
-reference  the definition, with the (T, S) matrix
-xla        tiles in plain JAX on any device: O(T) memory, any order of derivative
-pallas     fused kernels for TPUs
+reference  the definition
+xla        plain JAX on any device, any order of derivative (`attnjax.core`)
+pallas     fused kernels for TPUs (`pallas_kernels`)
 triton     fused kernels for NVIDIA GPUs
+
+An algorithm that has kernels is dispatched by
+
+  run = choose(impl, {"reference": reference, "xla": plain}, prepare)
+
+where `prepare(impl)` gives the function by a backend's kernels, or raises.
 """
 
 import functools
 import logging
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from attnjax.contract import unknown
-from attnjax.core import inputs, modes, softmax
+from attnjax.contract import check_known
+from attnjax.core import inputs, linear, modes, scan, softmax
 from attnjax.core.platform import target_platform
 from attnjax.core.scores import Scores
-from pallas_kernels import flash
+from pallas_kernels import decayed_linear, flash
+from pallas_kernels import prefix_softmax as scans
+from pallas_kernels.calling import BACKENDS
 
-IMPLEMENTATIONS = ("reference", "xla", "pallas", "triton")
+IMPLEMENTATIONS = ("reference", "xla", *BACKENDS)
 _FUSED = {"tpu": "pallas", "gpu": "triton"}
+
+
+def kernels() -> str | None:
+  """The implementation that is made for the device it will run on; None for CPUs."""
+  return _FUSED.get(target_platform())
+
+
+def choose[T](impl: str, plain: Mapping[str, T], prepare: Callable[[str], T]) -> T:
+  """Returns the function of an implementation.
+
+  "auto" is the one that `kernels` names if it can do the problem, else, saying once why
+  not, "xla".
+
+  Args:
+    impl: "auto", a name of `plain`, or a backend's.
+    plain: maps names to functions in plain JAX.
+    prepare: returns the function of a backend by its name; raises NotImplementedError
+      for a problem that it cannot do, ImportError if something is not installed.
+
+  Raises:
+    ValueError: if the name is unknown.
+    NotImplementedError: of a backend that is named.
+    ImportError: of a backend that is named.
+  """
+  check_known("impl", impl, ("auto", *plain, *BACKENDS))
+  if impl == "auto":
+    impl = "xla"
+    if (fused := kernels()) is not None:
+      try:
+        return prepare(fused)
+      except (NotImplementedError, ImportError) as reason:
+        say_once(
+          f"impl 'auto' takes 'xla' on {target_platform()}, not {fused!r}: {reason}"
+        )
+  return plain[impl] if impl in plain else prepare(impl)
+
+
+@functools.cache
+def say_once(message: str) -> None:
+  """Logs a warning, the first time that it is given."""
+  logging.getLogger(__name__).warning(message)
 
 
 def attend(
@@ -50,55 +100,54 @@ def attend(
   scores = Scores() if scores is None else scores
   softmax.check(q, k, v, scores, sinks)
   scores, scale = inputs.scaled(scores, scale, q, k)
-  if impl not in ("auto", *IMPLEMENTATIONS):
-    raise ValueError(unknown("impl", impl, ("auto", *IMPLEMENTATIONS)))
-  name = inputs.precision(precision)
+  check_known("impl", impl, ("auto", *IMPLEMENTATIONS))
+  name, given = inputs.precision(precision), {"sinks": sinks, "scale": scale}
   if 0 in (*q.shape, *v.shape):
-    options = {"sinks": sinks, "scale": scale}
-    return inputs.nothing(q, k, v, scores, softmax.reference, **options)
+    return inputs.nothing(q, k, v, scores, softmax.reference, **given)
+  plain = {
+    "reference": functools.partial(_reference, name, scores),
+    "xla": functools.partial(softmax.chunked, scores=scores, precision=name),
+  }
+  if name not in (None, "default"):
+    if impl in BACKENDS:
+      raise NotImplementedError(f"impl {impl!r} takes no precision; 'xla' does")
+    impl = "xla" if impl == "auto" else impl
 
-  def run(q, k, v):
-    return modes.broadcasting(_by)(
-      impl, q, k, v, scores, name, sinks=sinks, scale=scale
-    )
+  def find(q, k, v):
+    return choose(impl, plain, lambda impl: flash.prepared(q, k, v, scores, impl=impl))
 
-  return modes.whole(run)(q, k, v)
-
-
-def _by(impl, q, k, v, scores, precision, **options):
-  """(out, lse) by an implementation."""
-  given = (q, k, v, scores)
-  match impl:
-    case "reference":
-      with jax.default_matmul_precision(precision):
-        return softmax.reference(*given, **options)
-    case "xla":
-      return softmax.chunked(*given, **options, precision=precision)
-    case "auto":
-      return _automatic(*given, **options, precision=precision)
-  if precision not in (None, "default"):
-    raise NotImplementedError(f"impl {impl!r} takes no precision; 'xla' does")
-  return flash.attend(*given, **options, impl=impl)
+  with jax.numpy_rank_promotion("allow"):
+    if jax.config.jax_debug_infs:
+      return modes.whole(lambda *x: find(*x)(*x, **given))(q, k, v)
+    return find(q, k, v)(q, k, v, **given)
 
 
-def kernels() -> str | None:
-  """The implementation that is made for the device it will run on; None for CPUs."""
-  return _FUSED.get(target_platform())
+def _reference(precision, scores, q, k, v, **options):
+  with jax.default_matmul_precision(precision):
+    return softmax.reference(q, k, v, scores, **options)
 
 
-def _automatic(q, k, v, scores, *, precision, **options):
-  """By the platform's kernels, or, saying why once, by "xla"."""
-  platform = target_platform()
-  impl = kernels()
-  if impl is not None and precision in (None, "default"):
-    try:
-      return flash.attend(q, k, v, scores, **options, impl=impl)
-    except (NotImplementedError, ImportError) as reason:
-      say_once(f"impl 'auto' takes 'xla' on {platform}, not {impl!r}: {reason}")
-  return softmax.chunked(q, k, v, scores, **options, precision=precision)
+def linear_attention(impl: str, q, k, v) -> Callable:
+  """Returns the function that computes what `linear.recurrent` defines, of q, k, v.
+
+  Args:
+    impl: one of IMPLEMENTATIONS, or "auto".
+    q: (B, T, N, H).
+    k: (B, T, K, H).
+    v: (B, T, K, E).
+  """
+  plain = {"reference": linear.recurrent, "xla": linear.chunked}
+  return choose(impl, plain, lambda impl: decayed_linear.prepared(q, k, v, impl=impl))
 
 
-@functools.cache
-def say_once(message: str) -> None:
-  """Logs a warning, the first time that it is given."""
-  logging.getLogger(__name__).warning(message)
+def prefix_softmax(impl: str, scores, values) -> Callable:
+  """Returns the function that computes what `scan.reference` defines, for these arrays.
+
+  Args:
+    impl: one of IMPLEMENTATIONS, or "auto".
+    scores: (B, T, N).
+    values: (B, T, N, E).
+  """
+  fastest = functools.partial(scan.prefix, form=scan.FORMS[scan.fastest()])
+  plain = {"reference": scan.reference, "xla": fastest}
+  return choose(impl, plain, lambda impl: scans.prepared(scores, values, impl=impl))

@@ -12,7 +12,7 @@ from absl.testing import absltest, parameterized
 from flax import nnx
 
 import attnjax
-from attnjax import attention, masks
+from attnjax import backends, masks
 
 B, T, N, K, H = 2, 40, 4, 2, 8
 _KERNELS = ("pallas", "triton")
@@ -237,10 +237,10 @@ class RefusalTest(parameterized.TestCase):
       )
 
   def test_auto_says_once_why_it_fell_back(self):
-    attention.say_once.cache_clear()
+    backends.say_once.cache_clear()
     with self.assertLogs("attnjax.backends", logging.WARNING) as logs:
-      attention.say_once("impl 'auto' takes 'xla'")
-      attention.say_once("impl 'auto' takes 'xla'")
+      backends.say_once("impl 'auto' takes 'xla'")
+      backends.say_once("impl 'auto' takes 'xla'")
     self.assertLen(logs.output, 1)
 
 

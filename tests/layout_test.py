@@ -23,8 +23,7 @@ _FUNCTION, _KERNEL, _MODULE = 50, 120, 250
 # Longer ones, by name, with the reason.
 LONG_FUNCTIONS: dict[str, str] = {
   "attnjax.attention.dot_product_attention": "its arguments, each with its rule",
-  "attnjax.core.scores.program": "its functions share the numbers of the operands",
-  "attnjax.core.softmax.fused.attend": "its functions share the split of operands",
+  "attnjax.core.programs.program": "its functions share the numbers of the operands",
   "attnjax.variants.linear.nprf.attention.attend": "its arguments",
   "attnjax.variants.sparse.rectified_sparse.attention.attend": "its arguments",
   "attnjax.variants.sparse.routing_transformer.attention.attend": "its arguments",

@@ -6,44 +6,113 @@ and in plain JAX, serves `jax.jvp` and derivatives of any order; the transposed 
 written by hand, serves `jax.grad`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+from jax.custom_derivatives import SymbolicZero
 from jax.extend import core as jex
 from jax.interpreters import ad, batching, mlir
 
-from attnjax.core import devices, modes
+from attnjax.core import devices
 
 
 def differentiable(
-  function: Callable[[Any, Any], Any],
-  tangent: Callable[[Any, Any], Any],
-  transpose: Callable[[Any, Any], Any],
-  named: Callable[[Any], Any] = lambda y: y,
-) -> Callable[[Any, Any], Any]:
-  """function(x, data) with derivatives by x.
+  function: Callable[[Any, Any], tuple],
+  tangent: Callable[..., tuple],
+  transpose: Callable[..., Any],
+  *,
+  saved: Sequence[str] = (),
+  keeps_output: bool = True,
+) -> Callable[[Any, Any], tuple]:
+  """Returns function(x, data) with derivatives of any order by the floats of x.
+
+  `jax.grad` takes `transpose`; `jax.jvp` and all derivatives of derivatives take
+  `tangent`, in whose place stands a function that raises where there is none. Both are
+  told which leaves of x change, so that no gradient is computed that nobody asks for.
 
   Args:
-    function: of pytrees x, of floats, and data, which has no derivative.
-    tangent: ((x, data, y), dx) to dy, where y = function(x, data); linear in dx.
-    transpose: ((x, data, y), dy) to dx, the transposed map.
-    named: y with the names by which `jax.checkpoint` may save it.
+    function: computes y, a tuple of arrays, of pytrees x and data; by data there is no
+      derivative. It closes over no array.
+    tangent: computes dy of (x, data, y, dx), linear in dx, which is x's tree with None
+      in the place of the leaves that do not change.
+    transpose: computes the gradient, in the tree of x, of (x, data, y, dy, wanted);
+      `wanted` is that tree with booleans, the other leaves of the result may be None.
+    saved: names of the arrays of y, by which `jax.checkpoint` may save them.
+    keeps_output: False gives None for y: it need not be kept for the backward pass.
   """
-  tangent, transpose = (modes.broadcasting(f) for f in (tangent, transpose))
+  call = jax.custom_jvp(function)
+
+  def rule(primals, tangents):
+    y = call(*primals)
+    y = tuple(map(checkpoint_name, y, saved)) if saved else y
+    tree, changes = jax.tree.structure(primals[0]), jax.tree.leaves(tangents[0])
+    which = [i for i, x in enumerate(changes) if not isinstance(x, SymbolicZero)]
+    maps = _maps(tangent, transpose, tree, which)
+    known = *primals, y if keeps_output else None
+    return y, linear(*maps, known, [changes[i] for i in which], like=y)
+
+  call.defjvp(rule, symbolic_zeros=True)
+  return call
+
+
+def _maps(tangent, transpose, tree, which):
+  """(tangent, transpose) of the leaves of x that change, as `linear` takes them."""
+  wanted = tree.unflatten([i in which for i in range(tree.num_leaves)])
+
+  def moved(known, dx):
+    dx = dict(zip(which, dx))
+    dx = tree.unflatten([dx.get(i) for i in range(tree.num_leaves)])
+    with jax.numpy_rank_promotion("allow"):
+      return tangent(*known, dx)
 
   @jax.custom_jvp
-  def call(x, data):
-    return function(x, data)
+  def pulled(known, dy):
+    with jax.numpy_rank_promotion("allow"):
+      found = tree.flatten_up_to(transpose(*known, dy, wanted))
+    x = jax.tree.leaves(known[0])
+    return [found[i].astype(x[i].dtype) for i in which]
 
-  @call.defjvp
+  @pulled.defjvp
   def _(primals, tangents):
-    x, data = primals
-    y = named(call(x, data))
-    return y, linear(tangent, transpose, (x, data, y), tangents[0], like=y)
+    def slowly(known, dy):
+      x = jax.tree.leaves(known[0])
+      one = jax.linear_transpose(lambda dx: moved(known, dx), [x[i] for i in which])
+      return one(dy)[0]
 
-  return call
+    return jax.jvp(slowly, primals, tangents)
+
+  return moved, pulled
+
+
+def tangent_of(function: Callable[[Any, Any], tuple]) -> Callable[..., tuple]:
+  """Returns the tangent map, as `differentiable` takes it, of plain JAX."""
+
+  def tangent(x, data, y, dx):
+    del y
+    flat, tree = jax.tree.flatten(x)
+    changes = tree.flatten_up_to(dx)
+    which = [i for i, change in enumerate(changes) if change is not None]
+
+    def of_changing(some):
+      own = dict(zip(which, some))
+      return function(tree.unflatten([own.get(i, v) for i, v in enumerate(flat)]), data)
+
+    primals, tangents = ([x[i] for i in which] for x in (flat, changes))
+    return jax.jvp(of_changing, (primals,), (tangents,))[1]
+
+  return tangent
+
+
+def filled(x: Any, dx: Any) -> Any:
+  """Returns the tangents dx of x with zeros in the place of None."""
+  return jax.tree.map(
+    lambda leaf, change: devices.zeros(jax.typeof(leaf)) if change is None else change,
+    x,
+    dx,
+  )
 
 
 def linear(tangent, transpose, known, x, *, like):

@@ -129,8 +129,7 @@ def scaled(what: Scores, scale, q, k) -> tuple[Scores, float]:
   scale = number("scale", scale, shape)
   if isinstance(scale, float):
     return what, scale
-  factor = scale if what.factor is None else scale * what.factor
-  return dataclasses.replace(what, factor=factor), 1.0
+  return what.times(scale), 1.0
 
 
 def nothing(q, k, v, scores, reference, *, sinks, scale):

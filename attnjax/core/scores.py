@@ -14,11 +14,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, UInt
 
 from attnjax.core import captured, dropout, elementwise
-from attnjax.core.masks import And, Mask, scheduled
+from attnjax.core.masks import And, Mask
 
 _STATIC = {"static": True}
 
@@ -72,10 +71,16 @@ class Scores:
       self.start[1] if self.key_positions is None else self.key_positions,
     )
 
+  def times(self, factor: Array) -> "Scores":
+    """The scores with q . k times an array: () or (B|1, N|1, T|1, S|1)."""
+    factor = factor.reshape(1, 1, 1, 1) if factor.ndim == 0 else factor
+    own = factor if self.factor is None else factor * self.factor
+    return dataclasses.replace(self, factor=own)
+
   @property
   def plain(self) -> bool:
     """Returns whether no score that is seen is modified."""
-    changed = (self.bias, self.factor, self.function, _cap(self.softcap))
+    changed = (self.bias, self.factor, self.function, cap_of(self.softcap))
     return all(x is None for x in changed)
 
   def modified(self, raw, bias, consts, b, h, q, k):
@@ -83,7 +88,7 @@ class Scores:
     score = raw
     if self.factor is not None:
       score = score * self.factor.astype(raw.dtype)
-    cap = _cap(self.softcap)
+    cap = cap_of(self.softcap)
     if cap is not None:
       score = capped(score, cap if isinstance(cap, float) else cap.astype(raw.dtype))
     if bias is not None:
@@ -102,7 +107,7 @@ class Scores:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Program:
-  """`Scores` compiled for a kernel: three scalar functions and the arrays they read.
+  """`Scores` compiled for passes over tiles: scalar functions, and arrays they read.
 
   Attributes:
     operands: arrays (B|1, N|1, T|1, S|1): float32, bfloat16 or float16, which have
@@ -110,6 +115,8 @@ class Program:
     score: (raw float32, t, s, *operands) to the score; None is raw itself.
     seen: (t, s, *operands) to a boolean; None is True.
     keep: (t, s, *operands) to the weight's factor; None is 1.
+    rest: as `seen`, of what the schedules of the passes do not express in their lists.
+    lists: which operands only the test of what lists express reads.
   """
 
   operands: Any = ()
@@ -122,9 +129,29 @@ class Program:
   keep: elementwise.Elementwise | None = dataclasses.field(
     default=None, metadata=_STATIC
   )
+  rest: elementwise.Elementwise | None = dataclasses.field(
+    default=None, metadata=_STATIC
+  )
+  lists: tuple[int, ...] = dataclasses.field(default=(), metadata=_STATIC)
+
+  @property
+  def scheduled(self) -> "Program":
+    """The program for a pass whose schedule expresses its lists."""
+    if not self.lists:
+      return self
+    kept = [i for i in range(len(self.operands)) if i not in self.lists]
+
+    def moved(part):
+      if part is None:
+        return None
+      own = tuple(kept.index(i) for i in part.operands)
+      return dataclasses.replace(part, operands=own)
+
+    operands = tuple(self.operands[i] for i in kept)
+    return Program(operands, moved(self.score), moved(self.rest), moved(self.keep))
 
 
-def _cap(softcap: Any) -> Any:
+def cap_of(softcap: Any) -> Any:
   """Returns the cap, a float or an array, or None where there is no cap."""
   if isinstance(softcap, int | float):
     return float(softcap) or None
@@ -138,109 +165,3 @@ def capped(score, cap):
   some = cap != 0
   safe = jnp.where(some, cap, 1.0)
   return jnp.where(some, safe * jnp.tanh(score / safe), score)
-
-
-def tested(mask: Mask, blocks) -> Mask:
-  """Returns the mask without the lists that the schedules of all `blocks` express."""
-  listed = [{id(part) for part in scheduled(mask, *block)[1]} for block in blocks]
-  everywhere = set.intersection(*listed) if listed else set()
-  return And(tuple(p for p in mask.conjuncts() if id(p) not in everywhere))
-
-
-def program(
-  scores: Scores, shape: tuple[int, int, int, int], blocks, dtype=jnp.float32
-) -> Program:
-  """Compiles `scores` to a Program.
-
-  Terms of the score function that depend on (b), (n), (t) or (s) alone become operands,
-  computed outside the kernel; so does a table read at (t, s), which costs O(T S)
-  memory.
-
-  Args:
-    scores: over (B, N, T, S).
-    shape: (B, N, T, S).
-    blocks: (block_q, block_k) of every schedule that the kernels use.
-    dtype: of scores.
-
-  Raises:
-    NotImplementedError: for a function of scores that is not elementwise.
-  """
-  B, N, T, S = shape
-  mask = tested(scores.mask, blocks)
-  operands: list[Array] = []
-
-  def new(array) -> int:
-    operands.append(_kernel_type(array, dtype))
-    return len(operands) - 1
-
-  given = (scores.query_positions, scores.key_positions)
-  slots = [
-    None if x is None else new(x[:, None, :, None] if axis == 0 else x[:, None, None])
-    for axis, x in enumerate(given)
-  ]
-  own = [new(a) for a in mask.operands()]
-  flags = [a.dtype == bool for a in mask.operands()]
-
-  def places(t, s, given) -> Any:
-    return [
-      (x + np.int32(start) if start else x) if slot is None else given[slot]
-      for x, start, slot in zip((t, s), scores.start, slots)
-    ]
-
-  def seen(t, s, *given):
-    tests = [given[i] != 0 if flag else given[i] for i, flag in zip(own, flags)]
-    return mask.seen(*places(t, s, given), *tests)
-
-  bias, factor = (None if x is None else new(x) for x in (scores.bias, scores.factor))
-  cap = _cap(scores.softcap)
-  learned = None if cap is None or isinstance(cap, float) else new(cap)
-  inner, values = captured.hoisted(
-    scores.function,
-    scores.consts,
-    (jnp.arange(B), jnp.arange(N)),
-    *scores.positions(T, S),
-    dtype,
-  )
-  hoisted = [new(v) for v in values]
-
-  def score(raw, t, s, *given):
-    x = raw if factor is None else raw * given[factor]
-    if cap is not None:
-      x = capped(x, cap if learned is None else given[learned])
-    if bias is not None:
-      x = x + given[bias]
-    if inner is not None:
-      x = inner(x, *places(t, s, given), *(given[i] for i in hoisted))
-    return x
-
-  seeds = new(scores.seeds[:, :, None, None]) if scores.rate else -1
-
-  def kept(t, s, *given):
-    q, k = places(t, s, given)
-    return dropout.keep(given[seeds], q, k, scores.rate)
-
-  types = [_inside(a, dtype) for a in operands]
-  at = [np.int32, np.int32]
-  return Program(
-    tuple(operands),
-    None if scores.plain else elementwise.elementwise(score, [dtype, *at], types),
-    elementwise.elementwise(seen, at, types) if mask.conjuncts() else None,
-    elementwise.elementwise(kept, at, types) if scores.rate else None,
-  )
-
-
-def _kernel_type(array, dtype):
-  """Casts an operand to a kernel's type; no float is wider than scores are."""
-  if jnp.issubdtype(array.dtype, jnp.floating):
-    narrow = jnp.finfo(array.dtype).bits <= jnp.finfo(dtype).bits
-    return jnp.asarray(array if narrow else array.astype(dtype))
-  cell = array.shape[2] > 1 and array.shape[3] > 1
-  if array.dtype == bool:
-    return array.astype(jnp.int8 if cell else jnp.int32)
-  if jnp.issubdtype(array.dtype, jnp.signedinteger):
-    return array.astype(jnp.int32)
-  return jnp.asarray(array)
-
-
-def _inside(array, dtype):
-  return dtype if jnp.issubdtype(array.dtype, jnp.floating) else array.dtype

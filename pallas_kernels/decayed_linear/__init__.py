@@ -24,33 +24,38 @@ Zhen Qin et al. Lightning Attention-2. 2024. arXiv:2401.04658, algorithms 1 and 
 Songlin Yang et al. Gated Linear Attention. 2023. arXiv:2312.06635 (decays that are
 given, their gradient).
 
-  xla      attnjax.core.linear.chunked, in plain JAX, for all else
   pallas   mosaic_tpu, for TPUs
   triton   triton_gpu, for NVIDIA GPUs, through jax-triton
 
-The kernels' `jax.jvp` and second derivatives are those of "xla". Two runs are equal to
-the bit: no sums by atomic operations.
+The kernels' `jax.jvp` and second derivatives are those of `attnjax.core.linear.chunked`
+in plain JAX. Two runs are equal to the bit: no sums by atomic operations.
 
 Axes: B batch, T tokens, N query heads, K key/value heads (K divides N), H head size,
 E value size.
 """
 
 import functools
-import importlib
-import logging
+from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
-from attnjax.core import linear, masks
-from attnjax.core.platform import target_platform
-from pallas_kernels.decayed_linear import differentiable, sharing
+from attnjax.core import derivatives, devices, linear, masks
+from pallas_kernels import calling
+from pallas_kernels.calling import Kernel, Layout
 
-BACKENDS = {"pallas": "mosaic_tpu", "triton": "triton_gpu"}
-IMPLEMENTATIONS = ("xla", *BACKENDS)
-_FUSED = {"tpu": "pallas", "gpu": "triton"}
+# The names, for `jax.checkpoint_policies`, of what need not be computed again.
+SAVED = ("decayed_linear_out", "decayed_linear_state")
+
+_ROWS, _STATE = P("batch", None, "heads"), P("batch", "heads")
+# q, k, v, log_decay, initial state, documents; a log_decay may be the same for a batch.
+FORWARD = Layout((*[_ROWS] * 4, _STATE, P("batch")), (_ROWS, _STATE), shared=(3,))
+# The same, and the cotangents; gradients by the first five, log_decay's (B, T, N).
+BACKWARD = Layout(
+  (*FORWARD.inputs, _ROWS, _STATE), (*[_ROWS] * 4, _STATE), shared=FORWARD.shared
+)
 
 
 def attend(
@@ -62,12 +67,10 @@ def attend(
   initial_state: Float[Array, "B N H E"] | None = None,
   segment_ids: Int[Array, "B T"] | None = None,
   scale: float = 1.0,
-  impl: str = "auto",
+  impl: str,
   tiles: Any = None,
 ) -> tuple[Float[Array, "B T N E"], Float[Array, "B N H E"]]:
-  """(out, state after the last token), as `attnjax.core.linear.chunked`.
-
-  The state is float32 (float64 for float64, in "xla").
+  """Returns (out, state after the last token, float32), as `linear.chunked` does.
 
   Args:
     q: queries.
@@ -77,8 +80,7 @@ def attend(
     initial_state: the state before the first token; it belongs to its segment.
     segment_ids: a document is a run of equal ids and sees itself only.
     scale: multiplies the output.
-    impl: one of IMPLEMENTATIONS, or "auto": the platform's kernels, or, saying why
-      once, "xla".
+    impl: one of `calling.BACKENDS`.
     tiles: a backend's Tiles; its defaults for the shape and device if None.
 
   A state grows beyond what float16 holds. The TPU's kernels compute float16 as float32,
@@ -90,72 +92,68 @@ def attend(
     NotImplementedError: if the backend cannot do the problem.
     ValueError: if shapes or tiles do not fit, or `impl` is unknown.
   """
+  how = {"initial_state": initial_state, "segment_ids": segment_ids, "scale": scale}
+  return prepared(q, k, v, impl=impl, tiles=tiles)(q, k, v, log_decay, **how)
+
+
+def prepared(q, k, v, *, impl: str, tiles: Any = None) -> Callable:
+  """Returns `attend` by one backend, for arrays of these types and shapes.
+
+  It is here that a backend refuses a problem.
+  """
+  linear.check(q, k, v)
+  kernel = calling.load(__name__, impl)
+  kernel.supports(q, k, v)
+  return functools.partial(_run, kernel, tiles)
+
+
+def _run(
+  kernel: Kernel,
+  tiles,
+  q,
+  k,
+  v,
+  log_decay=None,
+  *,
+  initial_state=None,
+  segment_ids=None,
+  scale=1.0,
+):
   linear.check(q, k, v, initial_state=initial_state)
-  if impl == "auto":
-    impl = _automatic(q, k, v)
-  if impl == "xla" or (impl in BACKENDS and not q.shape[0] * q.shape[1]):
-    options = {"initial_state": initial_state, "segment_ids": segment_ids}
-    return linear.chunked(q, k, v, log_decay, **options, scale=scale)
-  if impl not in BACKENDS:
-    raise ValueError(f"impl {impl!r} is none of auto, {', '.join(IMPLEMENTATIONS)}")
-  how = {"scale": float(scale), "impl": impl, "tiles": tiles}
-  return _fused((q, k, v, log_decay, initial_state), segment_ids, **how)
-
-
-def _fused(x, segment_ids, *, scale: float, impl: str, tiles):
-  q, k, v, log_decay, state = x
-  module = backend(impl)
-  module.supports(q, k, v)
-  how = {"scale": scale, "tiles": tiles}
+  if not q.shape[0] * q.shape[1]:
+    return linear.chunked(q, k, v, initial_state=initial_state)
+  how = {"scale": float(scale), "tiles": tiles}
   if log_decay is not None:
     log_decay = linear.each_token(log_decay, q)
   documents = None if segment_ids is None else masks.documents(segment_ids)
-  form = differentiable.Form(
-    functools.partial(sharing.forward, functools.partial(module.forward, **how)),
-    functools.partial(sharing.backward, functools.partial(module.backward, **how)),
-    functools.partial(_plain, scale),
-  )
-  return differentiable.attend(
-    form, *sharing.aligned((q, k, v, log_decay, state), documents)
-  )
+  given = q, k, v, log_decay, initial_state, documents
+  *x, documents = devices.aligned(given, FORWARD.inputs)
+
+  def forward(x, documents):
+    return calling.spread(kernel.forward, FORWARD, **how)(*x, documents)
+
+  def plain(x, documents):
+    *arrays, state = x
+    options = {"initial_state": state, "segment_ids": documents, "scale": scale}
+    out, state = linear.chunked(*arrays, **options)
+    return out, state.astype(jnp.float32)
+
+  def transpose(x, documents, y, cotangents, wanted):
+    del y
+    decay = bool(wanted[3])
+    backward = calling.spread(kernel.backward, BACKWARD, **how, decay=decay)
+    *d, slopes, before = backward(*x, documents, *cotangents)
+    if decay:
+      axes = [a for a in (0, 2) if x[3].shape[a] < slopes.shape[a]]
+      slopes = slopes.sum(axis=axes, keepdims=True)
+    return *d, slopes, None if x[4] is None else before
+
+  tangent, more = derivatives.tangent_of(plain), {"keeps_output": False}
+  run = derivatives.differentiable(forward, tangent, transpose, saved=SAVED, **more)
+  return run(tuple(x), documents)
 
 
-def _automatic(q, k, v) -> str:
-  platform = target_platform()
-  impl = _FUSED.get(platform)
-  if impl is None:
-    return "xla"
-  try:
-    backend(impl).supports(q, k, v)
-  except (NotImplementedError, ImportError) as reason:
-    _say_once(f"impl 'auto' takes 'xla' on {platform}, not {impl!r}: {reason}")
-    return "xla"
-  return impl
-
-
-@functools.cache
-def _say_once(message: str) -> None:
-  logging.getLogger(__name__).warning(message)
-
-
-def _plain(scale, x, documents):
-  q, k, v, log_decay, state = x
-  options = {"initial_state": state, "segment_ids": documents, "scale": scale}
-  out, state = linear.chunked(q, k, v, log_decay, **options)
-  return out, state.astype(jnp.float32)
-
-
-def backend(impl: str):
-  """The module of a backend, imported when it is first asked for."""
-  try:
-    return importlib.import_module(f"{__name__}.{BACKENDS[impl]}")
-  except ImportError as error:
-    raise ImportError(
-      f"impl {impl!r} needs {error.name}: pip install attnjax[cuda]"
-    ) from error
-
-
-def supports(q: jax.Array, k: jax.Array, v: jax.Array, impl: str, sizes: int) -> None:
+def supports(q: Array, k: Array, v: Array, impl: str, sizes: int) -> None:
   """Raises NotImplementedError for types, or heads beyond `sizes`, of no kernel."""
   for name, x in (("q", q), ("k", k), ("v", v)):
     if x.dtype.name not in ("float32", "bfloat16", "float16"):

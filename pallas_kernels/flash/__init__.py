@@ -12,19 +12,33 @@ NotImplementedError. Two runs are equal to the bit: no sums by atomic operations
 """
 
 import functools
-import importlib
+from collections.abc import Callable
 from typing import Any
 
-from attnjax.core import scores as scores_of
-from attnjax.core.scores import Scores
-from attnjax.core.softmax import fused, planned
-from pallas_kernels.flash import folding
+import jax
 
-BACKENDS = {"pallas": "mosaic_tpu", "triton": "triton_gpu"}
+from attnjax.core import devices, programs, softmax
+from attnjax.core.scores import Scores
+from pallas_kernels import calling
+from pallas_kernels.calling import Kernel, Layout
+
+
+def _with_sinks(call, size, which, arguments):
+  """Sinks that differ along a mapped axis join the softmax afterwards."""
+  q, k, v, sinks, *rest = arguments
+  which = *which[:3], None, *which[4:]
+  given = q, k, v, None, *rest
+  found = calling.mapped(call, FORWARD, size, which, given)
+  out, top, total = jax.vmap(softmax.with_sinks)(*found, sinks)
+  return out.astype(found[0].dtype), top, total
+
+
+FORWARD = Layout(*softmax.FORWARD, shared=(4, 5), apart=_with_sinks)
+BACKWARD = Layout(*softmax.BACKWARD, shared=(7, 8), gradients={3: 7})
 
 
 def attend(q, k, v, scores: Scores, *, sinks=None, scale, impl: str, tiles: Any = None):
-  """(out (B, T, N, V), lse (B, T, N) float32) by a backend's kernels.
+  """Returns (out (B, T, N, V), lse (B, T, N) float32) by a backend's kernels.
 
   Args:
     q: (B, T, N, H).
@@ -33,53 +47,60 @@ def attend(q, k, v, scores: Scores, *, sinks=None, scale, impl: str, tiles: Any 
     scores: what is done to scores.
     sinks: (N,), or None.
     scale: of q . k.
-    impl: one of BACKENDS.
+    impl: one of `calling.BACKENDS`.
     tiles: the backend's Tiles; its defaults for the shape and device if None.
 
   Raises:
     NotImplementedError: if the backend cannot do the problem.
     ValueError: if tiles do not fit.
   """
-  module = backend(impl)
-  B, T, N, _ = q.shape
-  program = scores_of.program(scores, (B, N, T, k.shape[1]), ())
-  module.supports(q, k, v, program)
+  run = prepared(q, k, v, scores, impl=impl, tiles=tiles)
+  return run(q, k, v, sinks=sinks, scale=scale)
+
+
+def prepared(
+  q, k, v, scores: Scores, *, impl: str, tiles: Any = None, tokens: int | None = None
+) -> Callable:
+  """Returns the function of (q, k, v, sinks=, scale=) for these scores.
+
+  It is here that a backend refuses a problem, and that the scores' program is traced.
+
+  Args:
+    q: as in `attend`, as are all but:
+    k: keys.
+    v: values.
+    scores: what is done to scores.
+    impl: the backend.
+    tiles: the backend's Tiles.
+    tokens: how many queries and keys default tiles are for; all of them if None.
+
+  Raises:
+    NotImplementedError: if the backend cannot do the problem.
+  """
+  kernel = calling.load(__name__, impl)
+  q, k, v, scores = devices.vary((q, k, v, scores))
+  shape, dtype = (q.shape[0], q.shape[2], q.shape[1], k.shape[1]), softmax.wide(q)
+  program = programs.program(scores, shape, dtype)
+  kernel.supports(q, k, v, program)
   if tiles is None:
-    tiles = module.fitting(q, k, v, program)
-  blocks = tiles.forward_blocks, tiles.backward_blocks
-  if impl == "pallas":  # Block lists lie in a small memory.
-    blocks = module.blocks(tiles, scores, (B, N, T, k.shape[1]))
-  form = fused.Form(
-    folding.folded(functools.partial(_forward, module, tiles)),
-    folding.folded(functools.partial(_backward, module, tiles)),
-    functools.partial(_tangent, impl),
-    **({"prepared": module.prepared} if impl == "pallas" else {}),
-  )
-  return planned.attend(form, q, k, v, scores, sinks=sinks, scale=scale, blocks=blocks)
+    like = [
+      jax.ShapeDtypeStruct((x.shape[0], tokens or x.shape[1], *x.shape[2:]), x.dtype)
+      for x in (q, k, v)
+    ]
+    tiles = kernel.tiles(*like, program)
+  blocks = tiles.blocks(scores, shape)
+  schedules = [
+    kernel.prepared(one, q, k) for one in programs.schedules(scores, shape, blocks)
+  ]
+  program = programs.listed(program, scores, blocks, dtype).scheduled
+  return functools.partial(_run, kernel, tiles, program, tuple(schedules))
 
 
-def backend(impl: str):
-  """The module of a backend, imported when it is first asked for."""
-  try:
-    return importlib.import_module(f"pallas_kernels.flash.{BACKENDS[impl]}")
-  except ImportError as error:
-    raise ImportError(
-      f"impl {impl!r} needs {error.name}: pip install attnjax[cuda]"
-    ) from error
-
-
-def _forward(module, tiles, scale, q, k, v, sinks, program, schedule):
-  return module.forward(q, k, v, sinks, program, schedule, scale=scale, tiles=tiles)
-
-
-def _backward(module, tiles, scale, q, k, v, g, top, total, delta, program, schedule):
-  return module.backward(
-    q, k, v, g, top, total, delta, program, schedule, scale=scale, tiles=tiles
-  )
-
-
-def _tangent(impl, *_, **__):
-  raise NotImplementedError(
-    f"impl {impl!r} has first-order reverse derivatives only; impl 'xla' has jvp and"
-    " derivatives of any order"
-  )
+def _run(kernel: Kernel, tiles, program, schedules, q, k, v, *, sinks=None, scale):
+  how = {"scale": scale, "tiles": tiles}
+  forward = calling.spread(kernel.forward, FORWARD, **how)
+  backward = calling.spread(kernel.backward, BACKWARD, **how)
+  passes = softmax.Passes(forward, backward, kernel.no_tangent)
+  given = softmax.arguments(q, k, v, sinks, program, schedules)
+  out, *sums = softmax.differentiable(passes)(*given)
+  return out, softmax.logarithm(*sums)

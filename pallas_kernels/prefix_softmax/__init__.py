@@ -29,7 +29,7 @@ Two runs are equal to the bit: no sums by atomic operations.
 """
 
 import functools
-import importlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -37,24 +37,32 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
 from attnjax.contract import Case
-from attnjax.core import devices, scan
+from attnjax.core import scan
 from attnjax.core.scan import Form, Weights
 from attnjax.core.scan.normalisers import normaliser
+from pallas_kernels import calling
+from pallas_kernels.calling import Layout
 
-BACKENDS = {"pallas": "mosaic_tpu", "triton": "triton_gpu"}
+_ROWS, _STATE = P("batch", None, "heads"), P("batch", "heads")
+_WEIGHTS = Weights(_ROWS, _ROWS, _ROWS, _ROWS, P("batch"))
+# Weights, values and the start; then, of the cotangents, g, delta, A and b.
+FORWARD = Layout((_WEIGHTS, _ROWS, _STATE), (_ROWS, _STATE))
+BACKWARD = Layout(
+  (_WEIGHTS, *[_ROWS] * 3, _STATE, _STATE), (_ROWS, _ROWS, _STATE, _STATE)
+)
 
 
 def prefix(
   scores, values, *, initial=None, segment_ids=None, impl: str, tiles: Any = None
 ):
-  """(out (B, T, N, E), lse (B, T, N) float32, State) by a backend's kernels.
+  """Returns (out (B, T, N, E), lse (B, T, N) float32, State) by a backend's kernels.
 
   Args:
     scores: (B, T, N), -inf for a token that does not count.
     values: (B, T, N, E).
     initial: the State before the first token, or None.
     segment_ids: (B, T), a document is a run of equal ids; or None.
-    impl: one of BACKENDS.
+    impl: one of `calling.BACKENDS`.
     tiles: the backend's Tiles; its defaults for the shape and device if None.
 
   TPUs take float16 as float32, which costs its time and memory.
@@ -63,71 +71,25 @@ def prefix(
     NotImplementedError: if the backend cannot do the problem.
     ValueError: if shapes or tiles do not fit.
   """
-  scan.check(scores, values, initial)
-  module = backend(impl)
-  module.supports(scores, values)
+  run = prepared(scores, values, impl=impl, tiles=tiles)
+  return run(scores, values, initial=initial, segment_ids=segment_ids)
+
+
+def prepared(scores, values, *, impl: str, tiles: Any = None) -> Callable:
+  """Returns `prefix` by one backend, for arrays of these types and shapes.
+
+  It is here that a backend refuses a problem.
+  """
+  scan.check(scores, values)
+  kernel = calling.load(__name__, impl)
+  kernel.supports(scores, values)
   form = Form(
     normaliser,
-    _placed(_folded(functools.partial(module.forward, tiles=tiles))),
-    _placed(_folded(functools.partial(module.backward, tiles=tiles))),
-    functools.partial(_tangent, impl),
+    calling.spread(kernel.forward, FORWARD, tiles=tiles),
+    calling.spread(kernel.backward, BACKWARD, tiles=tiles),
+    kernel.no_tangent,
   )
-  return scan.prefix(
-    scores, values, form=form, initial=initial, segment_ids=segment_ids
-  )
-
-
-def backend(impl: str):
-  """The module of a backend, imported when it is first asked for."""
-  try:
-    return importlib.import_module(f"pallas_kernels.prefix_softmax.{BACKENDS[impl]}")
-  except ImportError as error:
-    raise ImportError(
-      f"impl {impl!r} needs {error.name}: pip install attnjax[cuda]"
-    ) from error
-
-
-def _tangent(impl):
-  raise NotImplementedError(
-    f"impl {impl!r} has first-order reverse derivatives only; impl 'xla' has jvp and"
-    " derivatives of any order"
-  )
-
-
-def _folded(function):
-  """The function, whose arrays all have the batch first, under `jax.vmap`."""
-
-  @jax.custom_batching.custom_vmap
-  def call(*arrays):
-    return function(*arrays)
-
-  @call.def_vmap
-  def _(size, batched, *arrays):
-    def join(x, mapped):
-      x = x if mapped else jnp.broadcast_to(x[None], (size, *x.shape))
-      return x.reshape(-1, *x.shape[2:])
-
-    results = call(*jax.tree.map(join, arrays, tuple(batched)))
-    split = jax.tree.map(lambda x: x.reshape(size, -1, *x.shape[1:]), results)
-    return split, jax.tree.map(lambda _: True, split)
-
-  return call
-
-
-def _placed(function):
-  """The function on each device's batches and heads."""
-  arrays, state = P("batch", None, "heads"), P("batch", "heads")
-  given = Weights(arrays, arrays, arrays, arrays, P("batch"))
-
-  def run(weights, *more):
-    if len(more) == 2:  # values, start
-      inputs, outputs = (given, arrays, state), (arrays, state)
-    else:  # values, g, delta, A, b
-      inputs = given, arrays, arrays, arrays, state, state
-      outputs = arrays, arrays, state, state
-    return devices.per_device(function, inputs, outputs)(weights, *more)
-
-  return run
+  return functools.partial(scan.prefix, form=form)
 
 
 def _shapes(B, T, N, E):

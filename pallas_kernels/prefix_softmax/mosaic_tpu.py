@@ -31,11 +31,7 @@ class Tiles:
 
 def supports(scores, values) -> None:
   """Raises NotImplementedError with the reason for what these kernels cannot do."""
-  for name, array in (("scores", scores), ("values", values)):
-    if array.dtype.name not in DTYPES:
-      raise NotImplementedError(
-        f"impl 'pallas': {name} has the type {array.dtype}; it takes {DTYPES}"
-      )
+  calling.check_types("pallas", DTYPES, scores=scores, values=values)
   size = values.shape[3]
   if estimate(Tiles(LANES), size, values.dtype) > Tiles(LANES).memory:
     raise NotImplementedError(
@@ -216,3 +212,6 @@ def _end(x, axis: int, size: int, fill: float | None = 0.0):
 
 def _ceil(n: int) -> int:
   return -(-n // LANES) * LANES
+
+
+KERNEL = calling.Kernel("pallas", forward, backward, supports, fitting)

@@ -39,11 +39,7 @@ class Tiles:
 
 def supports(scores, values) -> None:
   """Raises NotImplementedError with the reason for what these kernels cannot do."""
-  for name, array in (("scores", scores), ("values", values)):
-    if array.dtype.name not in DTYPES:
-      raise NotImplementedError(
-        f"impl 'triton': {name} has the type {array.dtype}; it takes {DTYPES}"
-      )
+  calling.check_types("triton", DTYPES, scores=scores, values=values)
 
 
 def fitting(values) -> Tiles:
@@ -179,3 +175,6 @@ def _line(x, length: int, fill: float | None = None):
 def _power(size: int) -> int:
   """The least power of two that is at least size."""
   return 1 << (size - 1).bit_length()
+
+
+KERNEL = calling.Kernel("triton", forward, backward, supports, fitting)

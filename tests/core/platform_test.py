@@ -10,10 +10,9 @@ import jax
 from absl.testing import absltest, parameterized
 from jax.sharding import AbstractDevice, AbstractMesh
 
-from attnjax import attention
-from attnjax.core import platform, scan
+from attnjax import attention, backends
+from attnjax.core import linear, platform, scan
 from attnjax.core.scores import Program
-from pallas_kernels import decayed_linear
 from pallas_kernels.flash import triton_gpu
 from pallas_kernels.flash.triton_gpu import tiles as gpu_tiles
 
@@ -50,13 +49,13 @@ class PlatformTest(parameterized.TestCase):
     x = jax.numpy.zeros((1, 3, 2, 4))
     out = attention.dot_product_attention
     with _host("gpu"), jax.default_device("cpu"):
-      self.assertIsNone(attention.kernels())
-      self.assertEqual(decayed_linear._automatic(x, x, x), "xla")
+      self.assertIsNone(backends.kernels())
+      self.assertIs(backends.linear_attention("auto", x, x, x), linear.chunked)
       self.assertEqual(scan.fastest(), "sequential")
       self.assertNotIn("triton", str(jax.make_jaxpr(out)(x, x, x)))
     for name, wanted in (("gpu", "triton"), ("tpu", "pallas")):
       with _described(f"some {name}", name):
-        self.assertEqual(attention.kernels(), wanted)
+        self.assertEqual(backends.kernels(), wanted)
         self.assertEqual(scan.fastest(), "chunked")
 
   @parameterized.parameters(

@@ -3,6 +3,8 @@
 from tests import simulate  # first: it sets what Triton reads on import
 
 # ruff: isort: split
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,9 +12,10 @@ import triton
 import triton.language as tl
 from absl.testing import absltest, parameterized
 
+from attnjax import backends
 from attnjax.core import linear
 from pallas_kernels import calling, decayed_linear, prefix_softmax
-from pallas_kernels.decayed_linear import differentiable, triton_gpu
+from pallas_kernels.decayed_linear import triton_gpu
 from pallas_kernels.decayed_linear.triton_gpu import parts
 from tests.decayed_linear.problems import Problem
 
@@ -54,6 +57,12 @@ def _close(found, wanted, tolerance=1e-4):
   )
 
 
+def _patched(**own):
+  """The GPU's kernel with other functions."""
+  kernel = dataclasses.replace(triton_gpu.KERNEL, **own)
+  return absltest.mock.patch.object(triton_gpu, "KERNEL", kernel)
+
+
 class DerivativesTest(parameterized.TestCase):
   def test_forward_and_second_derivatives(self):
     ours, at = _loss(decayed_linear.attend, impl="triton")
@@ -84,22 +93,21 @@ class DerivativesTest(parameterized.TestCase):
   def test_a_gradient_by_decays_is_made_if_it_is_asked_for(self):
     asked = []
 
-    def backward(x, documents, cotangents, decay):
+    def backward(q, k, v, log_decay, state, *rest, decay, **how):
       asked.append(decay)
-      return *(jnp.zeros_like(y) for y in x[:3]), jnp.zeros_like(x[3]), None
+      zeros = (jnp.zeros_like(y) for y in (q, k, v))
+      return *zeros, jnp.zeros_like(log_decay) if decay else None, None
 
-    def plain(x, documents):
-      return x[0] * x[3].sum(), x[0].sum()
-
-    form = differentiable.Form(plain, backward, plain)
-    x = tuple(jnp.ones((1, 1, 1, 1)) for _ in range(4))
+    x = *[jnp.ones((1, 1, 1, 1))] * 3, jnp.zeros((1, 1, 1))
 
     def loss(*x):
-      return differentiable.attend(form, (*x, None), None)[0].sum()
+      return decayed_linear.attend(*x, impl="triton")[0].sum()
 
-    jax.grad(loss, (0, 2))(*x)
-    jax.grad(loss, 3)(*x)
-    self.assertEqual(asked, [False, True])
+    with _patched(backward=backward), simulate.accelerators(detect_races=False):
+      jax.grad(loss, (0, 2))(*x)
+      jax.grad(loss, 3)(*x)
+    self.assertEqual(set(asked[:-1]), {False})
+    self.assertTrue(asked[-1])
 
   def test_what_is_saved_by_name_is_not_made_again(self):
     x = jax.ShapeDtypeStruct((1, 16, 1, 8), jnp.float32)
@@ -113,7 +121,7 @@ class DerivativesTest(parameterized.TestCase):
       return simulate.calls(run(x), "decayed_linear_forward")
 
     policies = jax.checkpoint_policies
-    self.assertEqual(passes(policies.save_only_these_names(*differentiable.SAVED)), 1)
+    self.assertEqual(passes(policies.save_only_these_names(*decayed_linear.SAVED)), 1)
     self.assertEqual(passes(None), 2)
 
   @parameterized.parameters("decayed_linear", "prefix_softmax")
@@ -156,7 +164,7 @@ class DerivativesTest(parameterized.TestCase):
 
   def test_refusals_name_the_type_and_who_can(self):
     x = jnp.zeros((1, 3, 2, 4))
-    for impl in decayed_linear.BACKENDS:
+    for impl in calling.BACKENDS:
       with self.assertRaisesRegex(NotImplementedError, "q is int32.*float64"):
         decayed_linear.supports(x.astype("int32"), x, x, impl, 64)
       with self.assertRaisesRegex(NotImplementedError, "not of one type.*'xla'"):
@@ -164,29 +172,37 @@ class DerivativesTest(parameterized.TestCase):
       wide = jnp.zeros((1, 3, 2, 2048))
       with self.assertRaisesRegex(NotImplementedError, "heads of q have 2048.*'xla'"):
         decayed_linear.attend(wide, wide, wide, impl=impl)
-    with self.assertRaisesRegex(ValueError, "impl 'cuda' is none of auto, xla"):
+    with self.assertRaisesRegex(ValueError, "impl 'cuda' is none of pallas, triton"):
       decayed_linear.attend(x, x, x, impl="cuda")
+    with self.assertRaisesRegex(ValueError, "impl 'cuda'.*auto.*xla"):
+      backends.linear_attention("cuda", x, x, x)
 
   @parameterized.parameters((0, 5), (2, 0))
   def test_of_nothing(self, B, T):
     x, state = jnp.zeros((B, T, 2, 4)), jnp.ones((B, 2, 4, 4))
-    for impl in ("auto", *decayed_linear.IMPLEMENTATIONS):
-      out, last = decayed_linear.attend(x, x, x, initial_state=state, impl=impl)
+    for impl in ("auto", *backends.IMPLEMENTATIONS[1:]):
+      attend = backends.linear_attention(impl, x, x, x)
+      out, last = attend(x, x, x, initial_state=state)
       self.assertEqual(out.shape, (B, T, 2, 4))
       np.testing.assert_array_equal(last, state)
 
   def test_auto_takes_what_the_platform_has(self):
     x = jnp.zeros((1, 3, 2, 4))
+
+    def chosen():
+      run = backends.linear_attention("auto", x, x, x)
+      return "xla" if run is linear.chunked else run.args[0].impl
+
     for platform, wanted in (("cpu", "xla"), ("tpu", "pallas"), ("gpu", "triton")):
       with absltest.mock.patch.object(jax, "default_backend", lambda p=platform: p):
-        self.assertEqual(decayed_linear._automatic(x, x, x), wanted)
+        self.assertEqual(chosen(), wanted)
     refuse = absltest.mock.Mock(side_effect=NotImplementedError("no such heads"))
     with (
       absltest.mock.patch.object(jax, "default_backend", lambda: "gpu"),
-      absltest.mock.patch.object(triton_gpu, "supports", refuse),
+      _patched(supports=refuse),
       self.assertLogs(level="WARNING") as logs,
     ):
-      self.assertEqual(decayed_linear._automatic(x, x, x), "xla")
+      self.assertEqual(chosen(), "xla")
     self.assertIn("takes 'xla' on gpu, not 'triton': no such heads", logs.output[0])
 
 

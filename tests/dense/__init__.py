@@ -7,9 +7,11 @@ leaves all that is before and behind them.
 """
 
 import contextlib
+import dataclasses
 import importlib
 from unittest import mock
 
+from pallas_kernels.calling import BACKENDS
 from tests.dense import decayed_linear, prefix_softmax, softmax
 
 PASSES = {
@@ -24,9 +26,9 @@ def replacing_kernels():
   """Within it the forward and backward passes of all kernels are evaluated densely."""
   with contextlib.ExitStack() as stack:
     for algorithm, passes in PASSES.items():
-      for backend in ("mosaic_tpu", "triton_gpu"):
+      for backend in BACKENDS.values():
         module = importlib.import_module(f"pallas_kernels.{algorithm}.{backend}")
-        for name in ("forward", "backward"):
-          own = mock.patch.object(module, name, getattr(passes, name))
-          stack.enter_context(own)
+        own = {name: getattr(passes, name) for name in ("forward", "backward")}
+        kernel = dataclasses.replace(module.KERNEL, **own)
+        stack.enter_context(mock.patch.object(module, "KERNEL", kernel))
     yield

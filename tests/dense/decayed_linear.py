@@ -4,24 +4,23 @@ import jax
 import jax.numpy as jnp
 
 
-def forward(x, documents, *, scale, tiles):
+def forward(q, k, v, log_decay, state, documents, *, scale, tiles):
   """Returns (out (B, T, N, E), the last state (B, N, H, E) float32)."""
   del tiles
-  out, last = _outputs(x, documents, scale)
-  return out.astype(x[2].dtype), last
+  out, last = _outputs((q, k, v, log_decay, state), documents, scale)
+  return out.astype(v.dtype), last
 
 
-def backward(x, documents, cotangents, *, scale, tiles, decay):
+def backward(q, k, v, log_decay, state, documents, g, g_state, *, scale, tiles, decay):
   """Returns the gradients by q, k, v, the logs of decays and the first state."""
   del tiles
-  q, k, v, log_decay, state = x
   B, T, N, H = q.shape
   if state is None:
     state = jnp.zeros((B, N, H, v.shape[3]), jnp.float32)
   if log_decay is not None:
     log_decay = jnp.broadcast_to(log_decay, (B, T, N))
   _, pull = jax.vjp(lambda *x: _outputs(x, documents, scale), q, k, v, log_decay, state)
-  dq, dk, dv, slopes, first = pull(tuple(c.astype(jnp.float32) for c in cotangents))
+  dq, dk, dv, slopes, first = pull((g.astype(jnp.float32), g_state))
   return dq, dk, dv, slopes if decay else None, first
 
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 
 def forward(q, k, v, sinks, program, schedule, *, scale, tiles):
-  """Returns (out, top, total), as `attnjax.core.softmax.fused` has them."""
+  """Returns (out, top, total), as `attnjax.core.softmax.gradients` has them."""
   del tiles
   visible, score, keep, _ = _scores(q, k, program, schedule, scale, transposed=False)
   score = jnp.where(visible, score, -jnp.inf)

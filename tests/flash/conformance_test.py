@@ -11,11 +11,11 @@ import re
 
 from absl.testing import absltest, parameterized
 
-from pallas_kernels import flash
+from pallas_kernels import calling
 from tests import conformance
 from tests.suites import HEADING
 
-_KERNELS = tuple(flash.BACKENDS)
+_KERNELS = tuple(calling.BACKENDS)
 
 
 class ConformanceTest(parameterized.TestCase):

@@ -14,7 +14,7 @@ from absl.testing import absltest, parameterized
 from attnjax.core.elementwise import elementwise
 from attnjax.core.masks import Schedule
 from attnjax.core.scores import Program
-from attnjax.core.softmax import fused
+from attnjax.core import softmax
 from pallas_kernels.flash import triton_gpu
 from pallas_kernels.flash.triton_gpu import Tile, Tiles, launch
 from tests import definition, precision
@@ -123,7 +123,7 @@ def run(q, k, v, g, dlse, sinks, p, scale, tiles, seen=None):
   with simulate.accelerators():
     given = dict(scale=scale, tiles=tiles)
     out, top, total = triton_gpu.forward(q, k, v, sinks, p, lists[0], **given)
-    lse = fused.logarithm(top, total)
+    lse = softmax.logarithm(top, total)
     delta = jnp.sum(g.astype(jnp.float32) * out.astype(jnp.float32), -1) - dlse
     delta = jnp.where(total == 0, 0.0, delta)
     dq, dk, dv, operands = triton_gpu.backward(

@@ -2,8 +2,8 @@
 
 import jax.numpy as jnp
 
-from attnjax.core import linear, positions, recurrences
-from pallas_kernels import decayed_linear
+from attnjax import backends
+from attnjax.core import positions, recurrences
 from tests.suites.onnx_attention import heads
 from tests.suites.onnx_cases import Case
 
@@ -24,10 +24,9 @@ def linear_attention(case: Case, impl: str):
     decay, k, q = (x[..., None] for x in (heads(decay, k.shape[2]), k, scale * q))
     form = recurrences.recurrent if impl == "reference" else recurrences.chunked
     out, state = form(v, decay, k, q)
-  elif impl == "reference":
-    out, state = linear.recurrent(q, k, v, decay, scale=scale)
   else:
-    out, state = decayed_linear.attend(q, k, v, decay, scale=scale, impl=impl)
+    attend = backends.linear_attention(impl, q, k, v)
+    out, state = attend(q, k, v, decay, scale=scale)
   return {"output": out.reshape(*out.shape[:2], -1), "present_state": state}
 
 

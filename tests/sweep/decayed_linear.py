@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pallas_kernels import decayed_linear
+from attnjax import backends
 from tests import definition, precision
 from tests.sweep.softmax_problems import LENGTHS
 
@@ -85,9 +85,8 @@ def results(p, impl: str) -> dict[str, jax.Array]:
     def loss(given):
       given = dict(given)
       q, k, v = (given.pop(n) for n in "qkv")
-      out, state = decayed_linear.attend(
-        q, k, v, **given, segment_ids=ids, scale=p["scale"], impl=impl
-      )
+      attend = backends.linear_attention(impl, q, k, v)
+      out, state = attend(q, k, v, **given, segment_ids=ids, scale=p["scale"])
       total = jnp.sum(out.astype("float32") * g) + jnp.sum(state * g_state)
       return total, {"out": out, "state": state}
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
 from attnjax.core import derivatives, devices
@@ -102,12 +101,11 @@ def _rows(scores, values, form: Form, initial, segment_ids) -> tuple[State, Stat
     return State(s, s, values), start
   first = None if segment_ids is None else beginnings(segment_ids)
   values = jnp.where(s[..., None] > -jnp.inf, values, 0)
-  out, top, total, last = derivatives.differentiable(
-    functools.partial(_run, form),
-    functools.partial(_tangent, form),
-    functools.partial(_transposed, form),
-    _named,
-  )((s, values, start), first)
+  run, tangent, transpose = (
+    functools.partial(function, form) for function in (_run, _tangent, _transposed)
+  )
+  run = derivatives.differentiable(run, tangent, transpose, saved=SAVED)
+  out, top, total, last = run((s, values, start), first)
   return State(top, total, out), State(top[:, -1], total[:, -1], last)
 
 
@@ -173,10 +171,6 @@ def _weights(s, start: State, first, known) -> Weights:
   return Weights(s, top, totals, tuple(before), first)
 
 
-def _named(y):
-  return tuple(checkpoint_name(x, name) for x, name in zip(y, SAVED))
-
-
 def _run(form, x, first):
   s, values, start = x
   top, total = form.normaliser(s, (start.top, start.total), first)
@@ -190,15 +184,15 @@ def _counting(x, start: State):
   return jnp.where((start.total > 0)[..., None], x, 0)
 
 
-def _tangent(form, known, dx):
+def _tangent(form, x, first, y, dx):
   """Returns the tangents of (out, top, total, last state).
 
   They are made of the weighted means of dv + ds v and of ds.
   """
   if form.tangent is not None:
     return form.tangent()
-  (s, values, start), first, (out, top, total, last) = known
-  ds, dvalues, dstart = dx
+  (s, values, start), (out, top, total, last) = x, y
+  ds, dvalues, dstart = derivatives.filled(x, dx)
   ds = jnp.where(s > -jnp.inf, ds, 0)[..., None]
   some = start.total > 0
   dlse = dstart.top + dstart.total / jnp.where(some, start.total, 1)
@@ -216,8 +210,9 @@ def _tangent(form, known, dx):
   return dout.astype(out.dtype), jnp.zeros_like(top), dtotal, dlast
 
 
-def _transposed(form, known, cotangents):
-  (s, values, start), first, (out, top, total, last) = known
+def _transposed(form, x, first, y, cotangents, wanted):
+  del wanted
+  (s, values, start), (out, top, total, last) = x, y
   g, _, dtotal, dlast = cotangents
   delta = (g.astype(total.dtype) * out.astype(total.dtype)).sum(axis=-1)
   delta = jnp.where(total > 0, delta - total * dtotal, 0)

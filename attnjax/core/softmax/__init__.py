@@ -10,7 +10,7 @@ float64) whatever the input is.
 
 Weights do not come from lse, which has lost log(total) where scores are large: a row's
 greatest score is subtracted first, which is exact for the scores near it, whatever
-their magnitude (`attnjax.core.softmax.fused`). NaN and infinity at tokens that a
+their magnitude (`attnjax.core.softmax.gradients`). NaN and infinity at tokens that a
 query does not see do not reach it, forward or backward; a query that sees them has NaN
 (`attnjax.core.softmax.unseen`).
 
@@ -20,15 +20,29 @@ out (B, T, N, V), lse (B, T, N).
 
 from attnjax.core.softmax.chunked import chunked
 from attnjax.core.softmax.definition import check, combine, reference, wide
-from attnjax.core.softmax.fused import SAVED, Form, attend
+from attnjax.core.softmax.gradients import (
+  BACKWARD,
+  FORWARD,
+  SAVED,
+  Passes,
+  arguments,
+  differentiable,
+  logarithm,
+  with_sinks,
+)
 
 __all__ = [
+  "BACKWARD",
+  "FORWARD",
   "SAVED",
-  "Form",
-  "attend",
+  "Passes",
+  "arguments",
   "check",
   "chunked",
   "combine",
+  "differentiable",
+  "logarithm",
   "reference",
   "wide",
+  "with_sinks",
 ]

@@ -15,7 +15,7 @@ from attnjax.core.softmax.tiling import Problem
 
 
 def backward(q, k, v, g, top, total, delta, program, schedule, *, scale, tiles):
-  """Computes (dq, dk, dv, doperands) as `attnjax.core.softmax.fused` defines them.
+  """Computes (dq, dk, dv, doperands) as `attnjax.core.softmax.gradients` defines them.
 
   Gradients of keys and values are stored as (H, s), so that no tile is transposed, and
   are updated in place in the loop's carry.

@@ -4,18 +4,19 @@ Small matrices of scores are computed whole, larger ones in tiles.
 """
 
 import functools
+import math
 from typing import Any
 
 import jax
 from jaxtyping import Array, Float
 
+from attnjax.core import devices, programs
 from attnjax.core.scores import Scores
 from attnjax.core.softmax import backward as backward_pass
 from attnjax.core.softmax import forward as forward_pass
-from attnjax.core.softmax import planned, tiling, whole
+from attnjax.core.softmax import gradients, tiling, whole
 from attnjax.core.softmax import tangent as tangent_map
-from attnjax.core.softmax.definition import check, reference
-from attnjax.core.softmax.fused import Form
+from attnjax.core.softmax.definition import check, reference, wide
 from attnjax.core.softmax.tiling import Tiles
 
 
@@ -49,27 +50,42 @@ def chunked(
     # Sizes that `jax.export` leaves open have no tiles.
     with jax.default_matmul_precision(precision):
       return reference(q, k, v, scores, sinks=sinks, scale=scale)
-  given = {"sinks": sinks, "scale": scale}
-  if tiles is None and q.shape[1] * k.shape[1] > whole.MATRIX:
+  if isinstance(scale, jax.Array):
+    scores, scale = scores.times(scale), 1.0
+  q, k, v, sinks, scores = devices.vary((q, k, v, sinks, scores))
+  shape, dtype = (q.shape[0], q.shape[2], q.shape[1], k.shape[1]), wide(q)
+  if tiles is None and shape[2] * shape[3] > whole.MATRIX:
     tiles = tiling.defaults(q, k, scores.mask)
-  passes: Any = (whole.forward, None), (whole.backward, None)
-  if tiles is not None:
-    passes = (forward_pass.forward, tiles[0]), (backward_pass.backward, tiles[1])
-  forward, backward = (
-    functools.partial(_exact, function, precision, sides) for function, sides in passes
-  )
-  tangent = functools.partial(_exact, tangent_map.tangent, precision, None)
-  form = Form(forward, backward, tangent)
-  blocks = tuple(t and (t.rows, t.columns) for _, t in passes)
+  sides = (None, None) if tiles is None else tiles
+  blocks = [one and (one.rows, one.columns) for one in sides]
+  program = programs.program(scores, shape, dtype)
+  program = programs.listed(program, scores, [*filter(None, blocks)], dtype)
+  schedules = programs.schedules(scores, shape, blocks)
   # XLA divides products of whole matrices by itself, loops it does not.
-  one = (
-    tiles is None and q.shape[0] * q.shape[2] * q.shape[1] * k.shape[1] <= whole.STEP
+  local = tiles is not None or math.prod(shape) > whole.STEP
+  run = gradients.differentiable(_passes(tiles, scale, precision, local))
+  out, *sums = run(*gradients.arguments(q, k, v, sinks, program, schedules))
+  return out, gradients.logarithm(*sums)
+
+
+def _passes(tiles, scale, precision, local: bool) -> gradients.Passes:
+  """Returns the passes, each on its device's batches and heads if `local`."""
+  functions: Any = (whole.forward, None), (whole.backward, None)
+  if tiles is not None:
+    functions = (forward_pass.forward, tiles[0]), (backward_pass.backward, tiles[1])
+  forward, backward = (
+    devices.per_device(
+      functools.partial(_exact, *function, scale, precision), *labels, local=local
+    )
+    for function, labels in zip(functions, (gradients.FORWARD, gradients.BACKWARD))
   )
-  return planned.attend(form, q, k, v, scores, **given, blocks=blocks, local=not one)
+  tangent = functools.partial(_exact, tangent_map.tangent, None, scale, precision)
+  return gradients.Passes(forward, backward, tangent)
 
 
-def _exact(function, precision, tiles, *arguments, **options):
+def _exact(function, tiles, scale, precision, *arguments):
   """Runs a pass with products of that precision, wherever JAX traces it."""
+  options = {"scale": scale}
   if tiles is not None:
     q, k, schedule = arguments[0], arguments[1], arguments[-1]
     apart = schedule.index.shape[1] > 1

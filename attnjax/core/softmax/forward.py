@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from attnjax.core.softmax import fused, tiling, unseen
+from attnjax.core.softmax import gradients, tiling, unseen
 from attnjax.core.softmax.exponential import exponential, rounder, row_max
 from attnjax.core.softmax.tiling import Problem
 
@@ -17,7 +17,7 @@ BOUND = 40.0
 
 
 def forward(q, k, v, sinks, program, schedule, *, scale, tiles):
-  """Computes (out, top, total) as `attnjax.core.softmax.fused` defines them."""
+  """Computes (out, top, total) as `attnjax.core.softmax.gradients` defines them."""
   B, T, N, _ = q.shape
   K = k.shape[2]
   problem = Problem.of(program, tiles, q, k)
@@ -56,7 +56,7 @@ def forward(q, k, v, sinks, program, schedule, *, scale, tiles):
     found = run(False)()
   found = (x.reshape(units, blocks, *x.shape[1:]) for x in found)
   out, top, total = (tiling.join(x, B, T, N) for x in found)
-  out, top, total = fused.with_sinks(out, top[..., 0], total[..., 0], sinks)
+  out, top, total = gradients.with_sinks(out, top[..., 0], total[..., 0], sinks)
   return out.astype(v.dtype), top, total
 
 

@@ -15,27 +15,27 @@ import jax.numpy as jnp
 from attnjax.core import devices
 from attnjax.core.softmax import unseen
 from attnjax.core.softmax.definition import wide
-from attnjax.core.softmax.fused import sink_weight
+from attnjax.core.softmax.gradients import sink_weight
 
 ROWS, COLUMNS = 128, 512  # of a tile
 
 
-def tangent(x, program, y, dx, *, scale):
+def tangent(x, y, dx, *, scale):
   """Computes (dout, dlse), the tangents of out and lse.
 
   Args:
-    x: (q, k, v, sinks).
-    program: the mask and the modifications of scores.
+    x: (q, k, v, sinks, program), the program with all of the mask.
     y: (out, top, total), the results of the forward pass.
-    dx: tangents of (q, k, v, sinks, float operands).
+    dx: tangents of x.
     scale: of q . k.
   """
-  x, program, y, dx = devices.vary((x, program, y, dx))
-  (q, k, v, sinks), (out, top, total) = x, y
+  x, y, dx = devices.vary((x, y, dx))
+  (q, k, v, sinks, program), (out, top, total) = x, y
   # A row that sees a NaN has it in `total`.
   q, k, v = unseen.clean(q), unseen.clean(k), unseen.clean(v)
   # Wide, since their transposes are sums over all tiles.
-  dq, dk, dv, dsinks, dfloats = jax.tree.map(lambda a: a.astype(wide(a)), dx)
+  dq, dk, dv, dsinks = jax.tree.map(lambda a: a.astype(wide(a)), dx[:4])
+  slopes = [a.astype(wide(a)) if _floats(a) else None for a in dx[4].operands]
   T, S, K = q.shape[1], k.shape[1], k.shape[2]
   rows, columns = even(T, ROWS), even(S, COLUMNS)
   tiles = [_tiles(a, K, rows) for a in (q, dq, out, top[..., None], total[..., None])]
@@ -50,7 +50,7 @@ def tangent(x, program, y, dx, *, scale):
       *part, j = part
       place = i, j, rows[1], columns[1]
       own = query, dquery, top, total
-      change = _tile(program, operands, dfloats, place, own, part, shape)
+      change = _tile(program, operands, slopes, place, own, part, shape)
       return (carry[0] + change[0], carry[1] + change[1]), None
 
     start = jnp.zeros(top.shape[:-1], wide(q)), jnp.zeros(out.shape, wide(q))
@@ -65,7 +65,7 @@ def tangent(x, program, y, dx, *, scale):
   return (dout - dlse[..., None] * out).astype(v.dtype), dlse.astype(total.dtype)
 
 
-def _tile(program, operands, dfloats, place, rows, part, shape):
+def _tile(program, operands, slopes, place, rows, part, shape):
   """Computes one tile's contributions to dlse and to dout + dlse out."""
   query, dquery, top, total = rows
   key, value, dkey, dvalue = part
@@ -74,12 +74,9 @@ def _tile(program, operands, dfloats, place, rows, part, shape):
   t = (i * t_size + jnp.arange(t_size))[None, None, None, :, None]
   s = (j * s_size + jnp.arange(s_size))[None, None, None, None]
   given = [by_head(cut(a, place), group) for a in operands]
-  floats = iter(dfloats)
   changes = [
-    by_head(cut(pad(next(floats), (0, t_size), (0, s_size)), place), group)
-    if jnp.issubdtype(a.dtype, jnp.floating)
-    else None
-    for a in operands
+    None if a is None else by_head(cut(pad(a, (0, t_size), (0, s_size)), place), group)
+    for a in slopes
   ]
   raw = scale * _product("bkgth,bksh->bkgts", query, key)
   draw = scale * _product("bkgth,bksh->bkgts", dquery, key)
@@ -165,6 +162,10 @@ def join(x, T):
   x = jnp.moveaxis(x, (0, 4), (1, 2))
   B, i, t, K, G, V = x.shape
   return x.reshape(B, i * t, K * G, V)[:, :T]
+
+
+def _floats(x) -> bool:
+  return jnp.issubdtype(x.dtype, jnp.floating)
 
 
 def _product(formula, a, b):

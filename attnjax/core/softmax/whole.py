@@ -8,7 +8,7 @@ no matrix is kept between the passes.
 import jax
 import jax.numpy as jnp
 
-from attnjax.core.softmax import fused, tiling, unseen
+from attnjax.core.softmax import gradients, tiling, unseen
 from attnjax.core.softmax.definition import wide
 from attnjax.core.softmax.exponential import exponential, rounder
 from attnjax.core.softmax.scored import score_and_pull
@@ -22,7 +22,7 @@ _barrier = jax.lax.optimization_barrier
 
 
 def forward(q, k, v, sinks, program, schedule, *, scale):
-  """Computes (out, top, total) as `attnjax.core.softmax.fused` defines them."""
+  """Computes (out, top, total) as `attnjax.core.softmax.gradients` defines them."""
   del schedule
 
   def part(arrays, operands):
@@ -45,12 +45,12 @@ def forward(q, k, v, sinks, program, schedule, *, scale):
   start = [None] * len(program.operands)
   found, _ = _in_parts(part, arrays, (), program, start)
   out, top, total = map(_by_token, found)
-  out, top, total = fused.with_sinks(out, top[..., 0], total[..., 0], sinks)
+  out, top, total = gradients.with_sinks(out, top[..., 0], total[..., 0], sinks)
   return out.astype(v.dtype), top, total
 
 
 def backward(q, k, v, g, top, total, delta, program, schedule, *, scale):
-  """Computes (dq, dk, dv, doperands) as `attnjax.core.softmax.fused` defines them."""
+  """Computes (dq, dk, dv, doperands) as `attnjax.core.softmax.gradients` defines them."""
   del schedule
   hidden = program.seen is not None
 

@@ -11,12 +11,12 @@ import zlib
 import jax
 import jax.numpy as jnp
 
-from attnjax import dot_product_attention
-from attnjax.core import linear, scan
+from attnjax import backends, dot_product_attention
+from attnjax.core import scan
 from attnjax.core.masks import Causal
 from attnjax.core.scores import Scores
 from experiments.bench.device import limits, tuned
-from pallas_kernels import decayed_linear, flash, prefix_softmax
+from pallas_kernels import flash, prefix_softmax
 
 TOKENS = 16384  # tokens of a timed case, in all batches
 
@@ -102,9 +102,7 @@ def _flash(impl: str, options: dict, x: dict) -> dict:
 
 
 def _decayed(impl: str, options: dict, x: dict) -> dict:
-  call = functools.partial(decayed_linear.attend, impl=impl)
-  if impl == "reference":
-    call = linear.recurrent
+  call = backends.linear_attention(impl, x["q"], x["k"], x["v"])
   more = {"segment_ids": x.get("ids"), "scale": x["q"].shape[-1] ** -0.5}
   out, state = call(x["q"], x["k"], x["v"], x.get("decay"), **more)
   return {"out": out} if options.get("timed") else {"out": out, "state": state}

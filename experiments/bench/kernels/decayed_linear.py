@@ -50,9 +50,9 @@ def call(
   which = capability or bundles.TOPOLOGIES["v5e"][1]
   how: dict[str, Any] = {"scale": 1.0, "tiles": module.defaults(q, q, v, which)}
   if direction == "forward":
-    return functools.partial(module.forward, **how), (x, None)
+    return functools.partial(module.forward, **how), (*x, None)
   how["decay"] = True
-  return functools.partial(module.backward, **how), (x, None, (v, state))
+  return functools.partial(module.backward, **how), (*x, None, v, state)
 
 
 def tpu() -> tuple[list[dict], bool]:
@@ -118,7 +118,7 @@ def _tpu_rows(machine: str, H: int, E: int) -> Iterator[dict]:
     function, given = call(mosaic_tpu, direction, H, E)
     tiles = function.keywords["tiles"]
     tile = getattr(tiles, direction)
-    estimate = mosaic_tpu.estimate(tile, direction, given[0][0], given[0][2])
+    estimate = mosaic_tpu.estimate(tile, direction, given[0], given[2])
     _, kernels = bundles.compile_for(machine, function, given)
     for read in kernels:
       kernel = read.name.removeprefix("decayed_linear_")

@@ -27,8 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from attnjax.core import masks
-from attnjax.core import scores as scores_of
+from attnjax.core import masks, programs
 from attnjax.core.scores import Scores
 from attnjax.variants.local import neighborhood
 from experiments.bench import bundles, lowering, tpu_peer
@@ -141,7 +140,7 @@ def call(kernel: str, step: tuple[int, int], mask: masks.Mask):
   inner = min(step)
   tile = mosaic_tpu.Tile(*step, inner, inner)
   cut = schedules.tiles(tile, tile)
-  program = scores_of.program(Scores(mask), (1, 1, T, T), ())
+  program = programs.program(Scores(mask), (1, 1, T, T))
   schedule = masks.schedule(mask, (1, 1, T, T), *step)
   full, count = int(schedule.full.sum()), int(schedule.count.sum())
   lists = jax.tree.map(

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from attnjax.core.platform import target_kind, target_platform
-from pallas_kernels import decayed_linear
+from pallas_kernels import calling, decayed_linear
 from pallas_kernels.decayed_linear import decays
 from pallas_kernels.decayed_linear.mosaic_tpu import (
   backward_kernel,
@@ -27,6 +27,7 @@ from pallas_kernels.decayed_linear.mosaic_tpu.tiles import (
 from pallas_kernels.flash.mosaic_tpu import layout
 
 __all__ = [
+  "KERNEL",
   "Tile",
   "Tiles",
   "backward",
@@ -49,12 +50,15 @@ def fitting(q, k, v) -> Tiles:
   return defaults(q, k, v, target_kind() if target_platform() == "tpu" else "")
 
 
-def forward(x, documents, *, scale: float, tiles: Tiles | None):
+def forward(q, k, v, log_decay, state, documents, *, scale: float, tiles: Tiles | None):
   """(out (B, T, N, E) as v, the last state (B, N, H, E) float32).
 
   Args:
-    x: q (B, T, N, H), k (B, T, K, H), v (B, T, K, E), the logs of decays (B|1, T, N|1)
-      or None, the first state (B, N, H, E) or None.
+    q: (B, T, N, H).
+    k: (B, T, K, H).
+    v: (B, T, K, E).
+    log_decay: (B|1, T, N|1), the logs of decays, or None.
+    state: (B, N, H, E), the first state, or None.
     documents: (B, T) int32, numbers that change where the state is lost, or None.
     scale: multiplies the output.
     tiles: how the work is cut; the defaults for a device's share if None.
@@ -62,7 +66,6 @@ def forward(x, documents, *, scale: float, tiles: Tiles | None):
   Raises:
     ValueError: tiles that do not fit.
   """
-  q, k, v, log_decay, state = x
   tiles = tiles or fitting(q, k, v)
   check(tiles, q, k, v)
   (B, T, N, _), dtype = q.shape, v.dtype
@@ -80,48 +83,60 @@ def forward(x, documents, *, scale: float, tiles: Tiles | None):
 
 
 def backward(
-  x, documents, cotangents, *, scale: float, tiles: Tiles | None, decay: bool
+  q,
+  k,
+  v,
+  log_decay,
+  state,
+  documents,
+  g,
+  g_state,
+  *,
+  scale: float,
+  tiles: Tiles | None,
+  decay: bool,
 ):
   """The gradients of `forward`.
 
   Args:
-    x: as given to `forward`, as are:
+    q: as given to `forward`, as are:
+    k: (B, T, K, H).
+    v: (B, T, K, E).
+    log_decay: (B|1, T, N|1) or None.
+    state: (B, N, H, E) or None.
     documents: (B, T) int32 or None.
+    g: (B, T, N, E), the cotangent of out.
+    g_state: (B, N, H, E) float32, that of the last state.
     scale: of the output.
     tiles: how the work is cut.
-    cotangents: of out, (B, T, N, E), and of the last state, (B, N, H, E) float32.
     decay: whether the gradient by decays is wanted.
 
   Returns:
     dq, dk, dv as q, k, v; float32: of the logs of decays (B, T, N), or None, and of the
     first state (B, N, H, E).
   """
-  q, k, v, log_decay, state = x
   tiles = tiles or fitting(q, k, v)
   check(tiles, q, k, v)
-  (B, T, N, _), K = q.shape, k.shape[2]
-  plan = _plan(tiles.backward, q, k, v, scale)
+  heads, plan = (q.shape[0], q.shape[2]), _plan(tiles.backward, q, k, v, scale)
   vmem = _limit(estimate(tiles.backward, "backward", q, v))
   lines = _lines(log_decay, documents, plan)
-  rows, keys, values, g = (
-    _packed(x, plan) for x in (q, k, v, cotangents[0].astype(v.dtype))
-  )
+  rows, keys, values, g = (_packed(x, plan) for x in (q, k, v, g.astype(v.dtype)))
   given = None, keys, values
-  states, _ = forward_kernel.call(plan, given, lines, state, (B, N), vmem)
-  dq, dk, dv, slope, first = backward_kernel.call(
-    plan,
-    (rows, keys, values, g, states, cotangents[1].astype(jnp.float32)),
-    lines,
-    (B, N),
-    vmem,
-    decay,
-  )
-  dq, dk, dv = (layout.unpack(x, T) for x in (dq, dk, dv))
-  if plan.group > 1:
-    dk, dv = (x.reshape(B, T, K, plan.group, -1).sum(axis=3) for x in (dk, dv))
+  states, _ = forward_kernel.call(plan, given, lines, state, heads, vmem)
+  arrays = rows, keys, values, g, states, g_state.astype(jnp.float32)
+  *d, slope, first = backward_kernel.call(plan, arrays, lines, heads, vmem, decay)
+  dq, dk, dv = (_gradient(*x) for x in zip(d, (q, k, v)))
   if slope is not None:
-    slope = slopes.passing(slope, plan.inner)[:, :, :T].swapaxes(1, 2)
-  return dq.astype(q.dtype), dk.astype(k.dtype), dv.astype(v.dtype), slope, first
+    slope = slopes.passing(slope, plan.inner)[:, :, : q.shape[1]].swapaxes(1, 2)
+  return dq, dk, dv, slope, first
+
+
+def _gradient(x, like):
+  """The gradient of each query head, summed over those that share a key's."""
+  x = layout.unpack(x, like.shape[1])
+  if x.shape[2] > like.shape[2]:
+    x = x.reshape(*like.shape[:3], -1, x.shape[3]).sum(axis=3)
+  return x.astype(like.dtype)
 
 
 def _plan(tile: Tile, q, k, v, scale: float) -> Plan:
@@ -163,3 +178,6 @@ def _documents(documents, plan: Plan):
 def _limit(memory: int) -> int:
   """What is asked of the compiler, which has its own needs beside the estimate."""
   return memory + (8 << 20)
+
+
+KERNEL = calling.Kernel("pallas", forward, backward, supports, fitting)

@@ -13,7 +13,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from pallas_kernels import decayed_linear, in_parts
+from pallas_kernels import calling, decayed_linear, in_parts
 from pallas_kernels.decayed_linear.triton_gpu import launch
 from pallas_kernels.decayed_linear.triton_gpu.form import Form
 from pallas_kernels.decayed_linear.triton_gpu.gradients_kernel import (
@@ -33,6 +33,7 @@ from pallas_kernels.decayed_linear.triton_gpu.tiles import (
 )
 
 __all__ = [
+  "KERNEL",
   "KERNELS",
   "Tile",
   "Tiles",
@@ -56,12 +57,15 @@ def fitting(q, k, v) -> Tiles:
   return defaults(q, k, v, device())
 
 
-def forward(x, documents, *, scale: float, tiles: Tiles | None):
+def forward(q, k, v, log_decay, state, documents, *, scale: float, tiles: Tiles | None):
   """(out (B, T, N, E) as v, the last state (B, N, H, E) float32).
 
   Args:
-    x: q (B, T, N, H), k (B, T, K, H), v (B, T, K, E), the logs of decays (B|1, T, N|1)
-      or None, the first state (B, N, H, E) or None.
+    q: (B, T, N, H).
+    k: (B, T, K, H).
+    v: (B, T, K, E).
+    log_decay: (B|1, T, N|1), the logs of decays, or None.
+    state: (B, N, H, E), the first state, or None.
     documents: (B, T) int32, numbers that change where the state is lost, or None.
     scale: multiplies the output.
     tiles: how the work is cut; the defaults for a device's share if None.
@@ -69,7 +73,6 @@ def forward(x, documents, *, scale: float, tiles: Tiles | None):
   Raises:
     ValueError: tiles that do not fit.
   """
-  q, k, v, log_decay, state = x
   tiles = tiles or fitting(q, k, v)
   check(tiles, q.dtype, device())
   make = functools.partial(launch.form, q, k, v, log_decay, scale, tiles)
@@ -90,31 +93,46 @@ def forward(x, documents, *, scale: float, tiles: Tiles | None):
 
 
 def backward(
-  x, documents, cotangents, *, scale: float, tiles: Tiles | None, decay: bool
+  q,
+  k,
+  v,
+  log_decay,
+  state,
+  documents,
+  g,
+  g_state,
+  *,
+  scale: float,
+  tiles: Tiles | None,
+  decay: bool,
 ):
   """The gradients of `forward`.
 
   Args:
-    x: as given to `forward`, as are:
+    q: as given to `forward`, as are:
+    k: (B, T, K, H).
+    v: (B, T, K, E).
+    log_decay: (B|1, T, N|1) or None.
+    state: (B, N, H, E) or None.
     documents: (B, T) int32 or None.
+    g: (B, T, N, E), the cotangent of out.
+    g_state: (B, N, H, E) float32, that of the last state.
     scale: of the output.
     tiles: how the work is cut.
-    cotangents: of out, (B, T, N, E), and of the last state, (B, N, H, E) float32.
     decay: whether the gradient by decays is wanted.
 
   Returns:
     dq, dk, dv as q, k, v; float32: of the logs of decays (B, T, N), or None, and of the
     first state (B, N, H, E).
   """
-  q, k, v, log_decay, state = x
   tiles = tiles or fitting(q, k, v)
   check(tiles, q.dtype, device())
   B, T, N, K = *q.shape[:3], k.shape[2]
   make = functools.partial(launch.form, q, k, v, log_decay, scale, tiles)
-  lines, g = launch.lines(log_decay, documents, tiles), cotangents[0].astype(v.dtype)
+  lines, g = launch.lines(log_decay, documents, tiles), g.astype(v.dtype)
   form, back = make("states"), make("states", reverse=True)
   states, _ = _states(k, v, lines, state, q.shape, form, tiles.states)
-  changes, first = _states(q, g, lines, cotangents[1], q.shape, back, tiles.states)
+  changes, first = _states(q, g, lines, g_state, q.shape, back, tiles.states)
   arrays = q, k, v, g, *lines, states, changes
   dq, dk, slopes = _by_keys(arrays, make("keys"), tiles.keys, decay)
   dv = _by_values(arrays, make("values"), tiles.values)
@@ -193,3 +211,6 @@ def _states(x, y, lines, state, shape, form: Form, tile: Tile):
     state = in_parts.starts(kept, ends, state)
   each = jax.ShapeDtypeStruct((B, N, form.chunks, *size), dtype)
   return run("states", state, form.parts, each, (B, N, *size))
+
+
+KERNEL = calling.Kernel("triton", forward, backward, supports, fitting)

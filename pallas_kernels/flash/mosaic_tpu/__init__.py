@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from attnjax.core.platform import target_kind, target_platform
-from attnjax.core.softmax import fused
+from attnjax.core.softmax import with_sinks
+from pallas_kernels import calling
 from pallas_kernels.flash.mosaic_tpu import (
   backward_kernel,
   decode,
@@ -21,7 +22,6 @@ from pallas_kernels.flash.mosaic_tpu import (
   part,
   walk,
 )
-from pallas_kernels.flash.mosaic_tpu.lists import blocks
 from pallas_kernels.flash.mosaic_tpu.memory import estimate
 from pallas_kernels.flash.mosaic_tpu.tiles import (
   Tile,
@@ -34,10 +34,10 @@ from pallas_kernels.flash.mosaic_tpu.tiles import (
 from pallas_kernels.flash.mosaic_tpu.walk import prepared
 
 __all__ = [
+  "KERNEL",
   "Tile",
   "Tiles",
   "backward",
-  "blocks",
   "check",
   "defaults",
   "estimate",
@@ -105,7 +105,7 @@ def _folded(q, k, v, sinks, program, schedule, scale, tiles, memory):
   plan = part.plan(program, given, tiles.forward, schedule, rows, k, scale)
   plan = dataclasses.replace(plan, rows=len(given) - 1)
   found = _forward(plan, rows, k, v, None, given, schedule, memory)
-  out, top, total = fused.with_sinks(*map(fold.outputs, found), sinks)
+  out, top, total = with_sinks(*map(fold.outputs, found), sinks)
   return out.astype(v.dtype), top, total
 
 
@@ -221,3 +221,6 @@ def _lines(plan, top, total, delta):
 def _computable(x: jax.Array) -> jax.Array:
   """The matrix unit takes bfloat16 and float32."""
   return x.astype(jnp.float32) if x.dtype == jnp.float16 else x
+
+
+KERNEL = calling.Kernel("pallas", forward, backward, supports, fitting, prepared)

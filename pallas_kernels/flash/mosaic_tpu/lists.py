@@ -10,7 +10,8 @@ from collections.abc import Callable
 import jax
 
 from attnjax.core import masks
-from attnjax.core.scores import Scores, tested
+from attnjax.core.programs import tested
+from attnjax.core.scores import Scores
 
 # Bytes of scalar memory for block lists.
 ROOM = 512 << 10
@@ -22,37 +23,33 @@ def taken(index, *, batches: int | None = None) -> int:
   return 4 * lead * math.prod(index.shape[1:3]) * (index.shape[3] + 2)
 
 
-def blocks(tiles, scores: Scores, shape) -> tuple[tuple[int, int], ...]:
-  """(block_q, block_k) of the forward and of the backward schedule.
+def blocks(tile, scores: Scores, shape, which: str) -> tuple[int, int]:
+  """(block_q, block_k) of a schedule, of whole tiles, whose lists are short enough.
 
   Args:
-    tiles: how the work is cut.
+    tile: (block_q, block_k) of a tile.
     scores: with the mask that is to be scheduled.
     shape: (B, N, T, S).
+    which: the lists that are read, "index" or "index_t".
 
   Raises:
     NotImplementedError: if no blocks make the lists short enough.
   """
-  return (
-    _blocks(tiles.forward_blocks, scores, shape, "index"),
-    _blocks(tiles.backward_blocks, scores, shape, "index_t"),
-  )
-
-
-def _blocks(tile, scores, shape, which):
-  block = list(tile)
-  while _taken(block, scores, shape, which) > ROOM:
+  block_q, block_k = tile
+  while _taken((block_q, block_k), scores, shape, which) > ROOM:
     # The side that has more blocks takes larger ones.
-    counts = [-(-length // size) for length, size in zip(shape[2:], block)]
-    axis = int(counts[1] > counts[0])
-    block[axis] *= 2
-    parts = (len(tested(scores.mask, [own]).conjuncts()) for own in (tile, block))
-    if max(counts) == 1 or len(set(parts)) > 1:
+    counts = -(-shape[2] // block_q), -(-shape[3] // block_k)
+    block_q, block_k = (
+      (block_q, 2 * block_k) if counts[1] > counts[0] else (2 * block_q, block_k)
+    )
+    own = (tile, (block_q, block_k))
+    parts = {len(tested(scores.mask, [one]).conjuncts()) for one in own}
+    if max(counts) == 1 or len(parts) > 1:
       raise NotImplementedError(
         f"block lists of (B, N, T, S) = {shape} in blocks {tile} take more than {ROOM}"
         " bytes of scalar memory for one batch entry"
       )
-  return tuple(block)
+  return block_q, block_k
 
 
 def _taken(block, scores, shape, which) -> int:

@@ -4,6 +4,7 @@ import dataclasses
 
 import jax.numpy as jnp
 
+from pallas_kernels.flash.mosaic_tpu import lists
 from pallas_kernels.flash.mosaic_tpu.layout import ceil_to
 from pallas_kernels.flash.mosaic_tpu.lists import ROOM, taken
 from pallas_kernels.flash.mosaic_tpu.memory import Memory, estimate, kinds
@@ -56,6 +57,17 @@ class Tiles:
   def backward_blocks(self) -> tuple[int, int]:
     """(queries, keys) of a block of the backward schedule."""
     return self.backward.block_q, self.backward.block_k
+
+  def blocks(self, scores, shape) -> tuple[tuple[int, int], ...]:
+    """(block_q, block_k) of both schedules: of so many tiles that the lists fit.
+
+    Raises:
+      NotImplementedError: if no blocks make the lists short enough.
+    """
+    return (
+      lists.blocks(self.forward_blocks, scores, shape, "index"),
+      lists.blocks(self.backward_blocks, scores, shape, "index_t"),
+    )
 
 
 def check(tiles: Tiles, q, k, v, program) -> Memory:

@@ -17,6 +17,7 @@ import math
 
 import jax.numpy as jnp
 
+from pallas_kernels import calling
 from pallas_kernels.flash.triton_gpu import decode, launch
 from pallas_kernels.flash.triton_gpu.default_tiles import defaults
 from pallas_kernels.flash.triton_gpu.program import write
@@ -30,6 +31,7 @@ from pallas_kernels.flash.triton_gpu.tiles import (
 )
 
 __all__ = [
+  "KERNEL",
   "Tile",
   "Tiles",
   "backward",
@@ -48,11 +50,7 @@ _TYPES = ("float32", "bfloat16", "float16")
 
 def supports(q, k, v, program) -> None:
   """Raises NotImplementedError, with the reason, for what the kernels cannot do."""
-  for name, array in (("q", q), ("k", k), ("v", v)):
-    if jnp.dtype(array.dtype).name not in _TYPES:
-      raise NotImplementedError(
-        f"impl 'triton': {name} has the type {array.dtype}; it takes {_TYPES}"
-      )
+  calling.check_types("triton", _TYPES, q=q, k=k, v=v)
   if not q.dtype == k.dtype == v.dtype:
     raise NotImplementedError(
       f"impl 'triton': q, k, v have the types {q.dtype}, {k.dtype}, {v.dtype}; "
@@ -165,3 +163,6 @@ def _summed(gradient, shape):
   """(B, N, T|1, S|1) summed over the axes on which the operand was broadcast."""
   axes = [a for a in range(4) if shape[a] == 1 and gradient.shape[a] > 1]
   return gradient.sum(axes, keepdims=True) if axes else gradient
+
+
+KERNEL = calling.Kernel("triton", forward, backward, supports, fitting)

@@ -61,6 +61,11 @@ class Tiles:
     """(queries, keys) of a block of the backward schedule."""
     return self.queries.block_q, self.keys.block_k
 
+  def blocks(self, scores, shape) -> tuple[tuple[int, int], ...]:
+    """(block_q, block_k) of both schedules, whatever is scheduled."""
+    del scores, shape
+    return self.forward_blocks, self.backward_blocks
+
 
 def check(tiles: Tiles, H: int, V: int, dtype, capability: int, cells: int = 0) -> None:
   """Raises ValueError, naming value and rule, for tiles that cannot run."""

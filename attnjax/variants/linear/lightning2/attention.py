@@ -6,13 +6,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from attnjax import backends
 from attnjax.contract import Case, check_known
 from attnjax.core import linear, masks
 from attnjax.core.softmax import wide
 from attnjax.variants.linear.lightning2.decay import slopes as make_slopes
-from pallas_kernels import decayed_linear
 
-IMPLEMENTATIONS = ("reference", *decayed_linear.IMPLEMENTATIONS)
+IMPLEMENTATIONS = backends.IMPLEMENTATIONS
 
 
 def attend(
@@ -58,8 +58,12 @@ def attend(
   if ids is not None:
     ids, real = linear.spans(ids)
     q, k, v = (jnp.where(real[..., None, None], x, 0) for x in (q, k, v))
-  given = q, k, v, slopes, initial_state, ids, real, scale
-  out, state = _definition(*given) if impl == "reference" else _chunked(*given, impl)
+  given = {"initial_state": initial_state, "segment_ids": ids, "scale": scale}
+  if impl == "reference":
+    out, state = _definition(q, k, v, slopes, real, **given)
+  else:
+    run = backends.linear_attention(impl, q, k, v)
+    out, state = run(q, k, v, _log_decay(slopes, real), **given)
   return (out, state) if return_state else out
 
 
@@ -82,25 +86,15 @@ def step(
   return linear.step(q, k, v, state, log_decay, scale=scale)
 
 
-def _chunked(q, k, v, slopes, state, ids, real, scale, impl):
-  log_decay = None
-  if slopes is not None:
-    log_decay = -slopes[None, None]
-    if real is not None:
-      log_decay = jnp.where(real[..., None], log_decay, 0)
-  return decayed_linear.attend(
-    q,
-    k,
-    v,
-    log_decay,
-    initial_state=state,
-    segment_ids=ids,
-    scale=scale,
-    impl=impl,
-  )
+def _log_decay(slopes, real):
+  """(B|1, T|1, N) of slopes (N,): none where a token is padding."""
+  if slopes is None or real is None:
+    return None if slopes is None else -slopes[None, None]
+  return jnp.where(real[..., None], -slopes[None, None], 0)
 
 
-def _definition(q, k, v, slopes, state, ids, real, scale):
+def _definition(q, k, v, slopes, real, *, initial_state, segment_ids, scale):
+  state, ids = initial_state, segment_ids
   T, N, dtype, kind = *q.shape[1:3], wide(q), v.dtype
   k, v = (jnp.repeat(x, N // k.shape[2], axis=2) for x in (k, v))
   q, k, v = (x.astype(dtype) for x in (q, k, v))

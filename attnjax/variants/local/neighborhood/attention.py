@@ -1,19 +1,19 @@
 """`attend`, its definition and the dense mask."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from attnjax import attention
-from attnjax.contract import check_known
+from attnjax import backends
 from attnjax.core import masks, softmax, windows
 from attnjax.core.scores import Scores
 from attnjax.variants.local.neighborhood import fused, tiled
 from attnjax.variants.local.neighborhood.tiled import Axis
 
-IMPLEMENTATIONS = attention.IMPLEMENTATIONS
+IMPLEMENTATIONS = backends.IMPLEMENTATIONS
 
 
 def attend(
@@ -77,18 +77,16 @@ def run(q, k, v, axes, extra_k, extra_v, segment_ids, scale, impl):
   check(q, k, v, extra_k, extra_v, segment_ids)
   options: dict[str, Any] = {"extra_k": extra_k, "extra_v": extra_v}
   options |= {"segment_ids": segment_ids, "scale": scale}
-  check_known("impl", impl, ("auto", *IMPLEMENTATIONS))
-  chosen = attention.kernels() or "xla" if impl == "auto" else impl
-  if chosen in fused.TOKENS:
-    try:
-      return fused.attend(q, k, v, axes, **options, impl=chosen)
-    except (NotImplementedError, ImportError) as reason:
-      if impl != "auto":
-        raise
-      attention.say_once(f"impl 'auto' takes 'xla', not {chosen!r}: {reason}")
-      chosen = "xla"
-  if chosen == "xla":
-    return tiled.attend(q, k, v, axes, **options)
+
+  def bound(function) -> Callable[..., Any]:
+    return functools.partial(function, q, k, v, axes, **options)
+
+  plain = {"reference": bound(_definition), "xla": bound(tiled.attend)}
+  prepare = bound(fused.prepared)
+  return backends.choose(impl, plain, lambda impl: prepare(impl=impl))()
+
+
+def _definition(q, k, v, axes, *, extra_k, extra_v, segment_ids, scale):
   grid = q.shape[1:-2]
   seen = dense(grid, axes, segment_ids)
   q, k, v = (x.reshape(x.shape[0], -1, *x.shape[-2:]) for x in (q, k, v))

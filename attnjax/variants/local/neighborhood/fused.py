@@ -9,13 +9,14 @@ tile of queries sees a box of tiles of keys, which `masks.schedule` finds: as ma
 import dataclasses
 import itertools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from attnjax.core import scores, tiles, windows
+from attnjax.core import tiles, windows
 from attnjax.core.masks import Mask
 from attnjax.core.scores import Scores
 from pallas_kernels import flash
@@ -69,24 +70,30 @@ class Boxes(Mask):
     return (inside & ~operands[-1]) | (alive & operands[-1])
 
 
-def attend(q, k, v, axes, *, extra_k, extra_v, segment_ids, scale, impl):
-  """Returns (out, lse) of `neighborhood.attend`; arguments are checked."""
+def prepared(
+  q, k, v, axes, *, extra_k, extra_v, segment_ids, scale, impl
+) -> Callable[[], tuple]:
+  """Returns what computes `neighborhood.attend`, its arguments checked, as (out, lse).
+
+  Blocks are tiles of the grid, or halves of tiles again and again, which are boxes too.
+
+  Raises:
+    NotImplementedError: if the backend cannot do the problem.
+  """
   extra = 0 if extra_k is None else extra_k.shape[1]
   run = _grid if segment_ids is None else _packed
   sides = tile(q.shape[1:-2], axes, TOKENS[impl])
-  tokens = math.prod(sides)
-  arranged, mask, back = run(q, k, v, axes, extra, segment_ids, sides)
-  query, key, value = arranged
+  (query, key, value), mask, back = run(q, k, v, axes, extra, segment_ids, sides)
   if extra_k is not None:
     groups = query.shape[0] // q.shape[0]
     key, value = (
       jnp.concatenate([x, jnp.repeat(more, groups, axis=0)], axis=1)
       for x, more in ((key, extra_k), (value, extra_v))
     )
-  what, scale = Scores(mask), q.shape[-1] ** -0.5 if scale is None else scale
-  blocks = _blocks(query, key, value, what, tokens, impl)
-  out, lse = flash.attend(query, key, value, what, scale=scale, impl=impl, tiles=blocks)
-  return back(out), back(lse)
+  how = {"impl": impl, "tokens": math.prod(sides)}
+  attend = flash.prepared(query, key, value, Scores(mask), **how)
+  scale = q.shape[-1] ** -0.5 if scale is None else scale
+  return lambda: tuple(map(back, attend(query, key, value, scale=scale)))
 
 
 def tile(grid, axes, tokens: int) -> tuple[int, ...]:
@@ -177,14 +184,3 @@ def _packed(q, k, v, axes, extra, segment_ids, sides):
     return jax.vmap(jnp.take, (0, 0, None))(x, order.argsort(axis=1), 0)
 
   return [jax.vmap(jnp.take, (0, 0, None))(x, order, 0) for x in (q, k, v)], mask, back
-
-
-def _blocks(q, k, v, what, tokens, impl):
-  """Returns the backend's tiles for sequences as long as a tile of the grid.
-
-  Its blocks are then tiles, or 1/2, 1/4, ... of tiles, which are boxes, too.
-  """
-  B, T, N, _ = q.shape
-  program = scores.program(what, (B, N, T, k.shape[1]), ())
-  short = [jax.ShapeDtypeStruct((B, tokens, *x.shape[2:]), x.dtype) for x in (q, k, v)]
-  return flash.backend(impl).fitting(*short, program)

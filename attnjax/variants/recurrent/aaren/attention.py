@@ -6,14 +6,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from attnjax import attention
+from attnjax import backends
 from attnjax.contract import Case, check_known
 from attnjax.core import linear, masks, scan
 from attnjax.core.scan import State
 from attnjax.core.softmax import wide
-from pallas_kernels import prefix_softmax
 
-IMPLEMENTATIONS = attention.IMPLEMENTATIONS
+IMPLEMENTATIONS = backends.IMPLEMENTATIONS
 
 
 def attend(
@@ -58,7 +57,8 @@ def attend(
   scores, values = _scores(query, k, v, scale)
   if real is not None:
     scores = jnp.where(real[..., None], scores, -jnp.inf)
-  out, lse, state = _by(impl, scores, values, initial=initial, segment_ids=ids)
+  run = backends.prefix_softmax(impl, scores, values)
+  out, lse, state = run(scores, values, initial=initial, segment_ids=ids)
   if real is not None:
     out = jnp.where(real[..., None, None], out, 0)
     lse = jnp.where(real[..., None], lse, -jnp.inf)
@@ -84,22 +84,6 @@ def step(
   scores, values = _scores(query, k[:, None], v[:, None], scale)
   state = scan.step(scores[:, 0], values[:, 0], state)
   return state.out.astype(v.dtype), state
-
-
-def _by(impl, scores, values, **options):
-  if impl == "auto":
-    impl = attention.kernels() or "xla"
-    if impl != "xla":
-      try:
-        return prefix_softmax.prefix(scores, values, **options, impl=impl)
-      except (NotImplementedError, ImportError) as reason:
-        attention.say_once(f"impl 'auto' takes 'xla', not {impl!r}: {reason}")
-        impl = "xla"
-  if impl == "reference":
-    return scan.reference(scores, values, **options)
-  if impl == "xla":
-    return scan.prefix(scores, values, **options, form=scan.FORMS[scan.fastest()])
-  return prefix_softmax.prefix(scores, values, **options, impl=impl)
 
 
 def _check(query, k, v):

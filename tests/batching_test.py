@@ -1,5 +1,6 @@
 """Kernels under `jax.vmap`: what is copied, and sinks that differ."""
 
+import functools
 from unittest import mock
 
 import jax
@@ -7,18 +8,19 @@ import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
 
+from attnjax.core import softmax
 from attnjax.core.elementwise import elementwise
 from attnjax.core.scores import Program
-from attnjax.core.softmax import fused
-from pallas_kernels.flash import folding
+from pallas_kernels import flash
+from pallas_kernels.calling import batched, batching
 
 _SIZE, _B, _T, _S, _N, _H = 3, 2, 5, 6, 2, 4
 _WIDE = (2 * _B, _N, _T, _S)
 _ADD = elementwise(lambda x, t, s, b: x + b, ["float32", "int32", "int32"], ["float32"])
 
 
-def _forward(calls, scale, q, k, v, sinks, program, schedule):
-  """A form in plain JAX that notes the shapes of its operands."""
+def _forward(calls, q, k, v, sinks, program, schedule, *, scale):
+  """A pass in plain JAX that notes the shapes of its operands."""
   del schedule
   calls.append([x.shape for x in program.operands])
   score = scale * jnp.einsum("btnh,bsnh->bnts", q, k) + program.operands[0]
@@ -27,10 +29,11 @@ def _forward(calls, scale, q, k, v, sinks, program, schedule):
   total = weight.sum(-1)
   out = jnp.einsum("bnts,bsnv->btnv", weight / total[..., None], v)
   rows = (x.swapaxes(1, 2) for x in (top, total))
-  return fused.with_sinks(out, *rows, sinks)
+  return softmax.with_sinks(out, *rows, sinks)
 
 
-def _backward(calls, scale, q, k, v, g, top, total, delta, program, schedule):
+def _backward(calls, q, k, v, g, top, total, delta, program, schedule, *, scale):
+  del schedule
   calls.append([x.shape for x in program.operands])
   bias = program.operands[0]
   weight = jnp.exp(
@@ -57,18 +60,18 @@ def _qkv():
   return _arrays(*[(_SIZE, _B, n, _N, _H) for n in (_T, _S, _S)])
 
 
-class FoldingTest(parameterized.TestCase):
+class BatchingTest(parameterized.TestCase):
   @parameterized.parameters(None, 0, 0.5)
   def test_sinks_of_each_index(self, axis):
     calls: list = []
-    form = folding.folded(lambda *x: _forward(calls, *x))
+    form = batched(functools.partial(_forward, calls), flash.FORWARD, scale=0.3)
     (bias,) = _arrays((1, _N, _T, _S))
     sinks = None if axis is None else _arrays((_SIZE, _N))[0]
     if axis == 0.5:
       sinks = sinks.at[1].set(-jnp.inf)
 
     def one(q, k, v, sinks):
-      return form(q, k, v, sinks, Program((bias,), _ADD), None, scale=0.3)
+      return form(q, k, v, sinks, Program((bias,), _ADD), None)
 
     q, k, v = _qkv()
     got = jax.vmap(one, (0, 0, 0, None if sinks is None else 0))(q, k, v, sinks)
@@ -88,7 +91,7 @@ class FoldingTest(parameterized.TestCase):
   )
   def test_gradients(self, batches, mapped, room):
     calls: list = []
-    form = folding.folded(lambda *x: _backward(calls, *x))
+    form = batched(functools.partial(_backward, calls), flash.BACKWARD, scale=0.3)
     shape = (batches, _N, _T, _S)
     (bias,) = _arrays((_SIZE, *shape) if mapped else shape)
     q, k, v = _qkv()
@@ -97,9 +100,9 @@ class FoldingTest(parameterized.TestCase):
 
     def one(*x):
       *x, bias = x
-      return form(*x, Program((bias,), _ADD), None, scale=0.3)
+      return form(*x, Program((bias,), _ADD), None)
 
-    with mock.patch.object(folding, "_ROOM", room):
+    with mock.patch.object(batching, "_ROOM", room):
       got = jax.vmap(one, (*[0] * 7, 0 if mapped else None))(*given, bias)
     if not room:
       self.assertEqual(

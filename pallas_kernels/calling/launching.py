@@ -1,4 +1,4 @@
-"""The one way to call a Triton kernel, and what kernels tell XLA of their cost.
+"""The call of a Triton kernel, and what kernels tell XLA of their cost.
 
 Triton writes the PTX version of its own assembler, and jaxlib assembles that text with
 the one that it finds: CUDA 13.0 refuses what Triton 3.9 writes of itself for an H100.
@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from attnjax.core.platform import target_capability
+from pallas_kernels.calling.kernel import needing
 
 # PTX 8.8, of CUDA 12.9: the least that describes all chips that the tiles are for.
 PTX_VERSION = 88
@@ -34,12 +35,8 @@ def triton(
   Raises:
     ImportError: without jax-triton, naming what is missing.
   """
-  try:
+  with needing("triton"):
     import jax_triton
-  except ImportError as error:
-    raise ImportError(
-      f"impl 'triton' needs {error.name}: pip install attnjax[cuda]"
-    ) from error
   return jax_triton.triton_call(
     *arguments,
     kernel=kernel,
