@@ -37,10 +37,9 @@ Integers = Int[Array | np.ndarray, "..."] | Sequence | int | np.integer
 
 combine = softmax.combine
 IMPLEMENTATIONS = backends.IMPLEMENTATIONS
-attend, kernels, say_once = backends.attend, backends.kernels, backends.say_once
+attend = backends.attend
 
 
-@modes.broadcasting
 def dot_product_attention(
   query: Float[Array | np.ndarray, "..."],
   key: Float[Array | np.ndarray, "..."],
@@ -134,52 +133,53 @@ def dot_product_attention(
   impl = _named(impl, implementation)
   if return_residual and return_lse:
     raise ValueError("return_residual and return_lse: give one")
-  lead, query, key, value = inputs.four_axes(query, key, value, dtype)
-  sinks = None if sinks is None else jnp.asarray(sinks)
-  softmax.check(query, key, value, sinks=sinks)
-  shape = (query.shape[0], query.shape[2], query.shape[1], key.shape[1])
-  what, lost = places.positioned(
-    shape,
-    lead,
-    query_positions,
-    key_positions,
-    shape[3] - shape[2] if is_causal else 0,
-    bias=inputs.bias(bias, shape, lead),
-    softcap=inputs.softcap(softcap, shape, lead),
-  )
-  seen = (
-    inputs.mask(mask, shape, lead, is_causal, local_window_size)
-    & places.lengths(what, shape, lead, query_seq_lengths, key_value_seq_lengths)
-    & masks.conjunction(
+  with jax.numpy_rank_promotion("allow"):
+    lead, query, key, value = inputs.four_axes(query, key, value, dtype)
+    sinks = None if sinks is None else jnp.asarray(sinks)
+    softmax.check(query, key, value, sinks=sinks)
+    shape = (query.shape[0], query.shape[2], query.shape[1], key.shape[1])
+    what, lost = places.positioned(
       shape,
-      segment_ids=places.rows(segment_ids, lead, shape[2]),
-      kv_segment_ids=places.rows(kv_segment_ids, lead, shape[3]),
+      lead,
+      query_positions,
+      key_positions,
+      shape[3] - shape[2] if is_causal else 0,
+      bias=inputs.bias(bias, shape, lead),
+      softcap=inputs.softcap(softcap, shape, lead),
     )
-  )
-  what = dataclasses.replace(what, mask=seen)
-  if score is not None:
-    what = inputs.with_function(what, score, softmax.wide(query))
-  if scale is not None:
-    scale = inputs.number("scale", scale, shape, lead)
-  options = {"sinks": sinks, "scale": scale, "impl": impl, "precision": precision}
-  if module is not None:
-    _sow(module, _weights(query, key, what, lead, options))
-  if dropout_rate and not deterministic:
-    what = inputs.with_dropout(
-      what, shape, dropout_rng, dropout_rate, broadcast_dropout
+    seen = (
+      inputs.mask(mask, shape, lead, is_causal, local_window_size)
+      & places.lengths(what, shape, lead, query_seq_lengths, key_value_seq_lengths)
+      & masks.conjunction(
+        shape,
+        segment_ids=places.rows(segment_ids, lead, shape[2]),
+        kv_segment_ids=places.rows(kv_segment_ids, lead, shape[3]),
+      )
     )
+    what = dataclasses.replace(what, mask=seen)
+    if score is not None:
+      what = inputs.with_function(what, score, softmax.wide(query))
+    if scale is not None:
+      scale = inputs.number("scale", scale, shape, lead)
+    options = {"sinks": sinks, "scale": scale, "impl": impl, "precision": precision}
+    if module is not None:
+      _sow(module, _weights(query, key, what, lead, options))
+    if dropout_rate and not deterministic:
+      what = inputs.with_dropout(
+        what, shape, dropout_rng, dropout_rate, broadcast_dropout
+      )
 
-  def run(query, key, value):
-    found = attend(query, key, value, what, **options)
-    found = found if return_residual or return_lse else found[:1]
-    if lost is not False:  # positions that no int32 holds: no answer, never another
-      found = (jnp.where(lost, jnp.nan, x) for x in found)
-    return [x.reshape(*lead, *x.shape[1:]) for x in found]
+    def run(query, key, value):
+      found = attend(query, key, value, what, **options)
+      found = found if return_residual or return_lse else found[:1]
+      if lost is not False:  # positions that no int32 holds: no answer, never another
+        found = (jnp.where(lost, jnp.nan, x) for x in found)
+      return [x.reshape(*lead, *x.shape[1:]) for x in found]
 
-  out, *lse = modes.whole(run)(query, key, value)
-  if return_residual:
-    lse = [jax.lax.stop_gradient(x.astype(key.dtype)) for x in lse]
-  return (out, *lse) if lse else out
+    out, *lse = modes.whole(run)(query, key, value)
+    if return_residual:
+      lse = [jax.lax.stop_gradient(x.astype(key.dtype)) for x in lse]
+    return (out, *lse) if lse else out
 
 
 def _weights(query, key, what, lead, options):

@@ -40,21 +40,23 @@ def per_device(
   """
 
   def run(*arguments):
+    arguments = vary(jax.tree.map(jnp.asarray, arguments))
     flat, tree = jax.tree.flatten(arguments)
-    found: list[Any] = []
+    with no_mesh():
+      whole, results = jax.make_jaxpr(function, return_shape=True)(*_shapes(arguments))
 
     def flattened(*flat):
-      results = function(*jax.tree.unflatten(tree, flat))
-      found.append((jax.tree.structure(results), _labels(outputs, results)))
-      return jax.tree.leaves(results)
+      return jax.tree.leaves(function(*tree.unflatten(flat)))
 
-    part = _Part(
-      flattened, _labels(tuple(inputs), arguments), lambda: found[0][1], local
-    )
-    results = _bind(part, flat)
-    return jax.tree.unflatten(found[0][0], results)
+    labels = _labels(tuple(inputs), arguments), _labels(outputs, results)
+    found = _bind(_Part(flattened, *labels, local), flat, whole)
+    return jax.tree.unflatten(jax.tree.structure(results), found)
 
   return run
+
+
+def _shapes(arrays):
+  return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), arrays)
 
 
 def _labels(specs, arguments):
@@ -97,11 +99,11 @@ def aligned(arguments, specs: Sequence[Any]):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Part:
-  """A function of arrays, the labels of its inputs and, once traced, of its outputs."""
+  """A function of arrays, and the labels of its inputs and outputs."""
 
   function: Callable
   inputs: tuple[division.Labels, ...]
-  outputs: Callable[[], tuple[division.Labels, ...]]
+  outputs: tuple[division.Labels, ...]
   local: bool
 
   def mapped(self, axes, name: str) -> "_Part":
@@ -110,24 +112,17 @@ class _Part:
       labels if axis is None else (name, *labels)
       for labels, axis in zip(self.inputs, axes)
     )
-
-    def outputs():
-      return tuple((name, *labels) for labels in self.outputs())
-
+    outputs = tuple((name, *labels) for labels in self.outputs)
     return _Part(jax.vmap(self.function, axes), inputs, outputs, self.local)
 
 
-def _bind(part: _Part, flat):
-  flat = vary([jnp.asarray(x) for x in flat])
-  shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in flat]
-  with no_mesh():
-    whole = jax.make_jaxpr(part.function)(*shapes)
+def _bind(part: _Part, flat, whole):
   if whole.effects:  # a kernel in a simulator, which runs on one device
     return part.function(*flat)
   divided = None
   if part.local and _divisible():
     with no_mesh():
-      divided = jax.make_jaxpr(_partitioned(part, whole))(*shapes)
+      divided = jax.make_jaxpr(_partitioned(part, whole))(*_shapes(flat))
   plan = mapped.plan(part.inputs, flat)
   return _per_device.bind(*flat, whole=whole, divided=divided, part=part, plan=plan)
 
@@ -141,11 +136,8 @@ def _divisible() -> bool:
 
 def _partitioned(part: _Part, whole):
   """Wraps the function with the callbacks that XLA's partitioner asks for."""
-  setting, labels_out, results = (
-    jax.config.jax_enable_x64,
-    part.outputs(),
-    whole.out_avals,
-  )
+  setting, labels_out = jax.config.jax_enable_x64, part.outputs
+  results = whole.out_avals
 
   def divide(mesh, arguments, wanted):
     del wanted
@@ -207,7 +199,7 @@ def _types(*avals, whole, divided, part, plan):
       weak_type=False,
       sharding=NamedSharding(mesh, division.spec(labels, x.shape, axes, mesh.shape)),
     )
-    for x, labels in zip(whole.out_avals, part.outputs())
+    for x, labels in zip(whole.out_avals, part.outputs)
   ]
 
 
@@ -225,7 +217,7 @@ def _lowered(context, *arguments, whole, divided, part, plan, asks=True):
 
 def _lowered_mapped(context, arguments, whole, part, plan):
   shapes = [x.shape for x in whole.in_avals], [x.shape for x in whole.out_avals]
-  run = mapped.mapped(part.function, part.inputs, part.outputs(), shapes, plan)
+  run = mapped.mapped(part.function, part.inputs, part.outputs, shapes, plan)
   with jax.sharding.use_abstract_mesh(plan.mesh):
     return mlir.lower_fun(run, multiple_results=True)(context, *arguments)
 
@@ -238,7 +230,10 @@ def _batched(arguments, axes, *, whole, divided, part, plan):
     x if axis is None else jnp.moveaxis(x, axis, 0) for x, axis in zip(arguments, axes)
   ]
   axes = [None if axis is None else 0 for axis in axes]
-  results = _bind(part.mapped(axes, name), arguments)
+  own, arguments = part.mapped(axes, name), vary(arguments)
+  with no_mesh():
+    whole = jax.make_jaxpr(own.function)(*_shapes(arguments))
+  results = _bind(own, arguments, whole)
   return results, [0] * len(results)
 
 

@@ -50,7 +50,7 @@ def forward(q, k, v, sinks, program, schedule, *, scale):
 
 
 def backward(q, k, v, g, top, total, delta, program, schedule, *, scale):
-  """Computes (dq, dk, dv, doperands) as `attnjax.core.softmax.gradients` defines them."""
+  """Computes (dq, dk, dv, doperands); see `attnjax.core.softmax.gradients`."""
   del schedule
   hidden = program.seen is not None
 
