@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -49,7 +50,8 @@ class Assembly:
   def init(self) -> Any:
     """Returns a fresh state, allocated on the mesh."""
     shardings = jax.tree.map(lambda leaf: leaf.sharding, self.state)
-    make = functools.partial(_init, self.config, self.task, self.optimizer)
+    build = builder(self.config, self.task)
+    make = functools.partial(_init, build, self.config.seed, self.optimizer)
     with jax.set_mesh(self.mesh):
       return jax.jit(make, out_shardings=shardings)()
 
@@ -62,7 +64,7 @@ class Assembly:
     """Returns the function `update(state, batch)`; see training.step."""
     c = self.config
     return step.make_update(
-      self.objective.sums,
+      self.objective,
       self.optimizer,
       dtype=c.dtype,
       accumulate=c.optimizer.accumulate,
@@ -71,7 +73,7 @@ class Assembly:
 
   def evaluate(self):
     """Returns the function `evaluate(model, stats, batch)`; see training.step."""
-    return step.make_evaluate(self.objective.sums, dtype=self.config.dtype)
+    return step.make_evaluate(self.objective, dtype=self.config.dtype)
 
   def rate(self, step: int) -> float:
     """Returns the learning rate of the update after `step` updates."""
@@ -97,7 +99,8 @@ def assemble(config: ConfigDict) -> Assembly:
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.model)
     _check_batch(config, mesh)
     chain = optimizer.make(config.optimizer, config.steps)
-    state = _abstract_state(config, task, chain, mesh)
+    make = functools.partial(_init, builder(config, task), config.seed, chain)
+    state = _placed(jax.eval_shape(make), mesh)
     goal = objective.make(settings.host_module(config.host), task)
     batch = _batch(config, task, mesh)
     assembly = Assembly(config, task, mesh, chain, state, batch, goal)
@@ -113,8 +116,8 @@ def assemble(config: ConfigDict) -> Assembly:
   return assembly
 
 
-def model(config: ConfigDict, task: Any) -> nnx.Module:
-  """Builds a float32 model, initialised from the config's seed."""
+def builder(config: ConfigDict, task: Any) -> Callable[..., nnx.Module]:
+  """Returns the function of `rngs` that builds a model in float32."""
   host = settings.host_module(config.host)
   if task.kind != host.TAKES:
     raise ValueError(
@@ -135,7 +138,7 @@ def model(config: ConfigDict, task: Any) -> nnx.Module:
   for name in options:
     if name not in known:
       raise ValueError(contract.unknown(f"option of host {config.host}", name, known))
-  return host.Model(builds, **sizes, **options, rngs=nnx.Rngs(config.seed))
+  return functools.partial(host.Model, builds, **sizes, **options)
 
 
 def _wrong(config: ConfigDict) -> str:
@@ -167,8 +170,8 @@ def _plain(section: ConfigDict) -> dict[str, Any]:
   return {k: tuple(v) if isinstance(v, list) else v for k, v in section.items()}
 
 
-def _init(config, task, chain):
-  made = model(config, task)
+def _init(build, seed, chain):
+  made = build(rngs=nnx.Rngs(seed))
   return {
     "step": jnp.zeros((), jnp.int32),
     "model": made,
@@ -177,8 +180,8 @@ def _init(config, task, chain):
   }
 
 
-def _abstract_state(config, task, chain, mesh):
-  shapes = jax.eval_shape(functools.partial(_init, config, task, chain))
+def _placed(shapes, mesh):
+  """Returns the shapes and types of a state with their shardings."""
   shardings = sharding.parameter_shardings(shapes, mesh)
   whole = NamedSharding(mesh, P())
   shardings["stats"] = jax.tree.map(lambda _: whole, shapes["stats"])

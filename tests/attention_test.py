@@ -13,6 +13,8 @@ from flax import nnx
 
 import attnjax
 from attnjax import backends, masks
+from attnjax.core import programs
+from pallas_kernels import calling
 
 B, T, N, K, H = 2, 40, 4, 2, 8
 _KERNELS = ("pallas", "triton")
@@ -187,6 +189,64 @@ class DerivativeTest(parameterized.TestCase):
       got = jax.jit(jax.vmap(run))(sinks)
     want = jax.vmap(lambda s: run(s, "reference"))(sinks)
     jax.tree.map(_close, got, want)
+
+
+class TraceTest(parameterized.TestCase):
+  """A user's score function, and the program made of it, are traced once a call.
+
+  A gradient traces neither again: its passes take the same program. Nor does a mask of
+  lists, which passes do not test where their schedules express it.
+  """
+
+  @parameterized.product(
+    impl=("xla", *_KERNELS), gradient=(False, True), lists=(False, True)
+  )
+  def test_once_a_call(self, impl, gradient, lists):
+    slopes, traced = jnp.ones(N), []
+    index = jnp.zeros((B, 1, 1, 1), jnp.int32)
+    count = jnp.ones((B, 1, 1), jnp.int32)
+    blocks = masks.Blocks(index, count, 256, 256, 200, 200)
+
+    def score(score, b, n, q, k):
+      traced.append(n)
+      return score - slopes[n] * jnp.abs(q - k)
+
+    def loss(q):
+      mask = masks.Causal() & blocks if lists else masks.Causal()
+      options = {"mask": mask, "score": score, "impl": impl}
+      return attnjax.dot_product_attention(q, q, q, **options).sum()
+
+    q = jax.ShapeDtypeStruct((B, 200, N, H), jnp.float32)
+    with (
+      absltest.mock.patch.object(calling, "triton", _launched),
+      absltest.mock.patch.object(programs, "program", wraps=programs.program) as made,
+    ):
+      jax.eval_shape(jax.grad(loss) if gradient else loss, q)
+    self.assertLen(traced, 1)
+    self.assertEqual(made.call_count, 1)
+
+
+def _launched(*arguments, out_type, **options):
+  del arguments, options
+  return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), out_type)
+
+
+class MappedTest(parameterized.TestCase):
+  @parameterized.parameters("xla", *_KERNELS)
+  def test_values_alone_of_a_batch_of_one(self, impl):
+    q, k, v = (x[:1, :9, :2] for x in _arrays())
+    values = jnp.stack([v, 2 * v, -v])
+
+    def run(values, impl=impl):
+      def loss(v):
+        out = attnjax.dot_product_attention(q, k, v, is_causal=True, impl=impl)
+        return jnp.sin(out).sum()
+
+      return jax.vmap(jax.value_and_grad(loss))(values)
+
+    with simulate.accelerators(detect_races=False):
+      got = jax.jit(run)(values)
+    jax.tree.map(_close, got, run(values, "reference"))
 
 
 class RefusalTest(parameterized.TestCase):

@@ -26,7 +26,7 @@ from experiments.training.checkpoints import Checkpoints, flatten
 from experiments.training.objectives import cross_entropy
 from tests.sharding_test import eight_devices
 
-_SUMS = objective.Objective(vision.inputs, cross_entropy.totals, "accuracy").sums
+_OBJECTIVE = objective.Objective(vision.inputs, cross_entropy.totals, "accuracy")
 _MEAN, _DEVIATION = np.array([3.0, -0.5, 40.0]), np.array([0.1, 2.0, 5.0])
 
 
@@ -86,7 +86,7 @@ def _updated(accumulate=1, dtype="float32"):
   c.rate, c.weight_decay, c.warmup = 0.01, 0.5, 1
   chain = optimizer.make(c, 50)
   how = {"dtype": dtype, "accumulate": accumulate, "seed": 0}
-  return chain, jax.jit(step.make_update(_SUMS, chain, **how))
+  return chain, jax.jit(step.make_update(_OBJECTIVE, chain, **how))
 
 
 class StepTest(parameterized.TestCase):
@@ -101,7 +101,7 @@ class StepTest(parameterized.TestCase):
     self.assertGreater(np.abs(model.norm.scale - 1).max(), 0.01)  # it was trained
     batch = _batch(99, 2)
     batch["image"] += _DEVIATION  # its own statistics are others
-    sums = jax.jit(step.make_evaluate(_SUMS, dtype="float32"))
+    sums = jax.jit(step.make_evaluate(_OBJECTIVE, dtype="float32"))
     found = sums(model, state["stats"], batch)
     x = np.asarray(batch["image"], np.float64)
     y = model.norm.scale * (x - _MEAN) / _DEVIATION + model.norm.bias

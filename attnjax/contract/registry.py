@@ -1,13 +1,12 @@
 """The catalogue's register: the listing of the folders, and layers by their slugs."""
 
-import dataclasses
 import functools
 import importlib
 import inspect
 import pkgutil
 from collections.abc import Callable, Iterable, Mapping
 from types import ModuleType
-from typing import Any
+from typing import Any, Protocol, cast
 
 from attnjax.contract.names import check_known
 
@@ -132,7 +131,9 @@ def defaults(slug: str) -> dict[str, Any]:
   return options
 
 
-def constructor(slug: str, options: Mapping[str, Any], forms: Iterable[str]):
+def constructor(
+  slug: str, options: Mapping[str, Any], forms: Iterable[str]
+) -> "Constructor":
   """Returns the Constructor of a system's Layer for a host.
 
   Args:
@@ -152,25 +153,28 @@ def constructor(slug: str, options: Mapping[str, Any], forms: Iterable[str]):
       f"mechanism {slug!r} has the forms {', '.join(module.FORMS)};"
       f" this host takes {' or '.join(forms)}"
     )
-  return Constructor(slug, form, dict(options))
+  make = functools.partial(module.Layer, form=form, **options)
+  if "layers" not in inspect.signature(module.Layer.__init__).parameters:
+    make = functools.partial(_of_any_depth, make)
+  setattr(make, "form", form)  # noqa: B010
+  setattr(make, "module", module)  # noqa: B010
+  return cast(Constructor, make)
 
 
-@dataclasses.dataclass(frozen=True)
-class Constructor:
-  """Makes the layers of one mechanism for a host: `build(dim, layers=, rngs=)`."""
+class Constructor(Protocol):
+  """Makes the layers of one mechanism, of a form, for a model of `layers` layers.
 
-  slug: str
+  `module` is the system's, for a host that takes more of it than its Layer.
+  """
+
   form: str
-  options: Mapping[str, Any]
+  module: ModuleType
 
-  @property
-  def module(self) -> ModuleType:
-    """The system's module, for a host that takes more of it than its Layer."""
-    return load(self.slug)
+  def __call__(self, dim: int, *, layers: int, rngs: Any) -> Any:
+    """Returns a layer of width `dim`."""
+    ...
 
-  def __call__(self, dim: int, *, layers: int, rngs):
-    """Returns a layer of width `dim` for a model of `layers` layers."""
-    make = load(self.slug).Layer
-    if "layers" in inspect.signature(make.__init__).parameters:
-      return make(dim, form=self.form, layers=layers, rngs=rngs, **self.options)
-    return make(dim, form=self.form, rngs=rngs, **self.options)
+
+def _of_any_depth(make, dim, *, layers, rngs):
+  del layers
+  return make(dim, rngs=rngs)

@@ -15,6 +15,7 @@ A batch that comes in parts is measured in parts:
   stats = moved(layer, stats, moments)           # one step of the running statistics
 """
 
+import operator
 from collections.abc import Iterator
 from typing import Any
 
@@ -35,6 +36,11 @@ class Carry:
   Raises:
     ValueError: if the module has batch norm and `stats` is None, or not of it.
   """
+
+  def __new__(cls, module: nnx.Module, stats: Any, train: bool):
+    """Returns a carry that calls parts as they are where none has batch norm."""
+    kind: Any = cls if _has_norm(module) else _Nothing
+    return super().__new__(kind)
 
   def __init__(self, module: nnx.Module, stats: Any, train: bool):
     names = {id(part): name for name, part in _parts(module) if _has_norm(part)}
@@ -73,11 +79,24 @@ class Carry:
     return (y, self._stats or ()) if self._given else y
 
 
+class _Nothing(Carry):
+  """The carry of a module without batch norm."""
+
+  __call__ = staticmethod(operator.call)
+
+
+def given(stats: Any, train: bool) -> dict[str, Any]:
+  """The options of a layer's call, which need not know of statistics that are `()`."""
+  if isinstance(stats, tuple) and not stats:
+    return {}
+  return {"stats": stats, "train": train}
+
+
 def apply(part: Any, *arguments, stats: Any, train: bool, **options) -> tuple[Any, Any]:
   """(y, new statistics) of a layer, which need not know of them if they are `()`."""
-  if isinstance(stats, tuple) and not stats:
-    return part(*arguments, **options), ()
-  return part(*arguments, stats=stats, train=train, **options)
+  own = given(stats, train)
+  y = part(*arguments, **own, **options)
+  return y if own else (y, ())
 
 
 def init_stats(module: Any) -> Any:

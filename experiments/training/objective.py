@@ -31,16 +31,9 @@ class Objective:
     self, model: Any, stats: Any, batch: dict, key=None, *, train: bool = False
   ) -> tuple[Any, Any]:
     """Returns (the model's outputs for a batch, new statistics)."""
-    arguments, options = self.inputs(batch)
-    how = {"key": key, "stats": stats, "train": train}
-    return running.apply(model, *arguments, **how, **options)
-
-  def sums(
-    self, model: Any, stats: Any, batch: dict, key=None, *, train: bool = False
-  ) -> tuple[dict[str, jax.Array], Any]:
-    """Returns (sums over a batch, new statistics)."""
-    outputs, stats = self.predict(model, stats, batch, key, train=train)
-    return self.totals(outputs, batch), stats
+    (arguments, options), own = self.inputs(batch), running.given(stats, train)
+    outputs = model(*arguments, key=key, **options, **own)
+    return outputs if own else (outputs, ())
 
   def summarize(self, totals: dict) -> dict[str, float]:
     """Returns the mean loss and the task's metric from sums."""

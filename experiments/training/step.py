@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from attnjax.nn import running
+from experiments.training.objective import Objective
 
 
 def cast(model: Any, dtype: str) -> Any:
@@ -18,12 +19,8 @@ def cast(model: Any, dtype: str) -> Any:
   return jax.tree.map(lambda leaf: leaf.astype(dtype), model)
 
 
-# (model, stats, batch, key, train=) to sums and new statistics: `Objective.sums`.
-Sums = Callable[..., tuple[dict, Any]]
-
-
 def make_update(
-  sums: Sums, optimizer, *, dtype: str, accumulate: int, seed: int
+  objective: Objective, optimizer, *, dtype: str, accumulate: int, seed: int
 ) -> Callable:
   """Returns `update(state, batch) -> (state, sums)`.
 
@@ -36,7 +33,9 @@ def make_update(
 
   def loss(model, stats, batch, key):
     batch = _compute_type(batch, dtype)
-    totals, stats = sums(cast(model, dtype), stats, batch, key, train=True)
+    model = cast(model, dtype)
+    outputs, stats = objective.predict(model, stats, batch, key, train=True)
+    totals = objective.totals(outputs, batch)
     return totals["loss"], (totals, stats)
 
   gradient = jax.grad(loss, has_aux=True)
@@ -59,12 +58,13 @@ def make_update(
   return update
 
 
-def make_evaluate(sums: Sums, *, dtype: str) -> Callable:
+def make_evaluate(objective: Objective, *, dtype: str) -> Callable:
   """Returns `evaluate(model, stats, batch) -> sums`, by the running statistics."""
 
   def evaluate(model, stats, batch):
     batch = _compute_type(batch, dtype)
-    return sums(cast(model, dtype), stats, batch)[0]
+    outputs, _ = objective.predict(cast(model, dtype), stats, batch)
+    return objective.totals(outputs, batch)
 
   return evaluate
 
