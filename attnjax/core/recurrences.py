@@ -25,6 +25,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from attnjax.core import devices
+from attnjax.core.chunking import split
 from attnjax.core.softmax import wide
 
 # Short: all states of a chunk are in memory at once.
@@ -84,7 +85,7 @@ def chunked(
   state = initial(v, log_decay, write, read, initial_state)
   log_decay = _restarting(log_decay, segment_ids)
   arrays = (v[..., None, :], log_decay, write, read)
-  parts = tuple(_split(x.astype(state.dtype), number, size) for x in arrays)
+  parts = tuple(split(x.astype(state.dtype), number, size) for x in arrays)
   state, parts = devices.vary((state, parts))
   # The states of a chunk are recomputed in the backward pass, not kept.
   state, out = jax.lax.scan(jax.checkpoint(_chunk, prevent_cse=False), state, parts)
@@ -159,10 +160,3 @@ def _restarting(log_decay, segment_ids):
   change = segment_ids[:, 1:] != segment_ids[:, :-1]
   change = jnp.pad(change, ((0, 0), (1, 0)))[..., None, None, None]
   return jnp.where(change, -jnp.inf, log_decay)
-
-
-def _split(x, number, size):
-  """Splits (B, T, ...) into (number, B, size, ...), padded with zeros."""
-  widths = ((0, 0), (0, number * size - x.shape[1])) + ((0, 0),) * (x.ndim - 2)
-  x = jnp.pad(x, widths).reshape(x.shape[0], number, size, *x.shape[2:])
-  return jnp.moveaxis(x, 1, 0)

@@ -30,6 +30,18 @@ given, their gradient).
 The kernels' `jax.jvp` and second derivatives are those of `attnjax.core.linear.chunked`
 in plain JAX. Two runs are equal to the bit: no sums by atomic operations.
 
+A backend's passes, whose constants are the output's `scale`, `tiles` or None (the
+defaults for a device's share), and whether the gradient by decays is wanted, `decay`:
+
+  forward(q, k, v, log_decay, state, documents)              -> out, the last state
+  backward(q, k, v, log_decay, state, documents, g, g_state)
+                                        -> dq, dk, dv, dlog_decay or None, dstate
+
+log_decay (B|1, T, N|1) or None are the g above, its gradient is (B, T, N) float32;
+documents (B, T) int32, or None, changes where the state is lost; state, or None, is the
+one before the first token; g and g_state are the cotangents of both results. States and
+their gradients are float32.
+
 Axes: B batch, T tokens, N query heads, K key/value heads (K divides N), H head size,
 E value size.
 """

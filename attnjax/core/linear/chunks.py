@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from attnjax.core import devices, masks
+from attnjax.core.chunking import split
 from attnjax.core.softmax import wide
 
 # Long enough for matrix units to be busy, short enough for the products inside a
@@ -58,9 +59,9 @@ def chunked(
   q, k, v, log_decay, documents, state = devices.vary(given)
   start = state, None if documents is None else documents[:, 0]
   parts = (
-    *(_split(x, number, size).swapaxes(2, 3) for x in (q, k, v)),
-    _split(log_decay.astype(state.dtype), number, size).swapaxes(2, 3),
-    None if documents is None else _split(documents, number, size, mode="edge"),
+    *(split(x, number, size).swapaxes(2, 3) for x in (q, k, v)),
+    split(log_decay.astype(state.dtype), number, size).swapaxes(2, 3),
+    None if documents is None else split(documents, number, size, mode="edge"),
   )
   # The products of a chunk are recomputed in the backward pass, not kept.
   body = jax.checkpoint(functools.partial(_chunk, scale), prevent_cse=False)
@@ -231,10 +232,3 @@ def _initial(q, v, state):
 def _by_query_head(heads, *arrays):
   """Repeats axis 1, of K heads, to N heads."""
   return (jnp.repeat(x, heads // x.shape[1], axis=1) for x in arrays)
-
-
-def _split(x, number, size, mode="constant"):
-  """Splits (B, T, ...) to (number, B, size, ...), padded by zeros or the last entry."""
-  widths = ((0, 0), (0, number * size - x.shape[1])) + ((0, 0),) * (x.ndim - 2)
-  x = jnp.pad(x, widths, mode=mode)
-  return jnp.moveaxis(x.reshape(x.shape[0], number, size, *x.shape[2:]), 1, 0)

@@ -3,8 +3,9 @@
 import jax
 import jax.numpy as jnp
 
+from attnjax.core.chunking import split
 from attnjax.core.platform import target_platform
-from attnjax.core.scan.normalisers import normaliser, normaliser_in_two, split
+from attnjax.core.scan.normalisers import normaliser, normaliser_in_two
 from attnjax.core.scan.prefix import Form, Weights
 
 CHUNK = 64

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from attnjax.core import devices
+from attnjax.core.chunking import split
 
 
 def normaliser(scores, initial, first):
@@ -76,11 +77,3 @@ def _joined(first, second):
   top = jnp.maximum(a, c)
   shift = jnp.where(top > -jnp.inf, top, 0)
   return top, jnp.exp(a - shift) * b + jnp.exp(c - shift) * d
-
-
-def split(x, number, size, fill=0.0, mode="constant"):
-  """Splits (B, T, ...) to (number, B, size, ...); pads by `fill` or the last entry."""
-  widths = ((0, 0), (0, number * size - x.shape[1])) + ((0, 0),) * (x.ndim - 2)
-  more = {"constant_values": fill} if mode == "constant" else {}
-  x = jnp.pad(x, widths, mode=mode, **more)
-  return jnp.moveaxis(x.reshape(x.shape[0], number, size, *x.shape[2:]), 1, 0)

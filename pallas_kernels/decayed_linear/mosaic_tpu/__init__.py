@@ -26,18 +26,8 @@ from pallas_kernels.decayed_linear.mosaic_tpu.tiles import (
 )
 from pallas_kernels.flash.mosaic_tpu import layout
 
-__all__ = [
-  "KERNEL",
-  "Tile",
-  "Tiles",
-  "backward",
-  "check",
-  "defaults",
-  "estimate",
-  "fitting",
-  "forward",
-  "supports",
-]
+__all__ = ["KERNEL", "Tile", "Tiles", "backward", "check"]
+__all__ += ["defaults", "estimate", "fitting", "forward", "supports"]
 
 
 def supports(q, k, v) -> None:
@@ -50,22 +40,8 @@ def fitting(q, k, v) -> Tiles:
   return defaults(q, k, v, target_kind() if target_platform() == "tpu" else "")
 
 
-def forward(q, k, v, log_decay, state, documents, *, scale: float, tiles: Tiles | None):
-  """(out (B, T, N, E) as v, the last state (B, N, H, E) float32).
-
-  Args:
-    q: (B, T, N, H).
-    k: (B, T, K, H).
-    v: (B, T, K, E).
-    log_decay: (B|1, T, N|1), the logs of decays, or None.
-    state: (B, N, H, E), the first state, or None.
-    documents: (B, T) int32, numbers that change where the state is lost, or None.
-    scale: multiplies the output.
-    tiles: how the work is cut; the defaults for a device's share if None.
-
-  Raises:
-    ValueError: tiles that do not fit.
-  """
+def forward(q, k, v, log_decay, state, documents, *, scale, tiles):
+  """Computes the outputs and the last state, see `pallas_kernels.decayed_linear`."""
   tiles = tiles or fitting(q, k, v)
   check(tiles, q, k, v)
   (B, T, N, _), dtype = q.shape, v.dtype
@@ -82,39 +58,8 @@ def forward(q, k, v, log_decay, state, documents, *, scale: float, tiles: Tiles 
   return layout.unpack(out, T).astype(dtype), last
 
 
-def backward(
-  q,
-  k,
-  v,
-  log_decay,
-  state,
-  documents,
-  g,
-  g_state,
-  *,
-  scale: float,
-  tiles: Tiles | None,
-  decay: bool,
-):
-  """The gradients of `forward`.
-
-  Args:
-    q: as given to `forward`, as are:
-    k: (B, T, K, H).
-    v: (B, T, K, E).
-    log_decay: (B|1, T, N|1) or None.
-    state: (B, N, H, E) or None.
-    documents: (B, T) int32 or None.
-    g: (B, T, N, E), the cotangent of out.
-    g_state: (B, N, H, E) float32, that of the last state.
-    scale: of the output.
-    tiles: how the work is cut.
-    decay: whether the gradient by decays is wanted.
-
-  Returns:
-    dq, dk, dv as q, k, v; float32: of the logs of decays (B, T, N), or None, and of the
-    first state (B, N, H, E).
-  """
+def backward(q, k, v, log_decay, state, documents, g, g_state, *, scale, tiles, decay):
+  """Computes the gradients of `forward`, see `pallas_kernels.decayed_linear`."""
   tiles = tiles or fitting(q, k, v)
   check(tiles, q, k, v)
   heads, plan = (q.shape[0], q.shape[2]), _plan(tiles.backward, q, k, v, scale)

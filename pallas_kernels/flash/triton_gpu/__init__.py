@@ -30,19 +30,8 @@ from pallas_kernels.flash.triton_gpu.tiles import (
   estimate,
 )
 
-__all__ = [
-  "KERNEL",
-  "Tile",
-  "Tiles",
-  "backward",
-  "check",
-  "defaults",
-  "device",
-  "estimate",
-  "fitting",
-  "forward",
-  "supports",
-]
+__all__ = ["KERNEL", "Tile", "Tiles", "backward", "check", "defaults"]
+__all__ += ["device", "estimate", "fitting", "forward", "supports"]
 
 LOG2E = math.log2(math.e)
 _TYPES = ("float32", "bfloat16", "float16")
