@@ -34,7 +34,7 @@ _FUSED = {"tpu": "pallas", "gpu": "triton"}
 
 
 def kernels() -> str | None:
-  """The implementation that is made for the device it will run on; None for CPUs."""
+  """Returns the implementation for the device a program will run on; None for CPUs."""
   return _FUSED.get(target_platform())
 
 
@@ -85,7 +85,7 @@ def attend(
   impl: str = "auto",
   precision: Any = None,
 ) -> tuple[Float[Array, "B T N V"], Float[Array, "B T N"]]:
-  """(out, lse): what all that is softmax in attnjax calls.
+  """Computes (out, lse), softmax attention, for all systems that are built on it.
 
   Args:
     q: queries.

@@ -86,7 +86,7 @@ class _Nothing(Carry):
 
 
 def given(stats: Any, train: bool) -> dict[str, Any]:
-  """The options of a layer's call, which need not know of statistics that are `()`."""
+  """Returns the options of a layer's call, which need not know of empty statistics."""
   if isinstance(stats, tuple) and not stats:
     return {}
   return {"stats": stats, "train": train}

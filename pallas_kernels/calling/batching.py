@@ -59,7 +59,7 @@ class _Leaf:
     return self.array.shape[1 if self.mapped else 0]
 
   def joined(self, size: int, rows: int):
-    """The array with (size rows, ...), or (1, ...) if it is the same for all."""
+    """Returns the array as (size rows, ...), or (1, ...) if it is the same for all."""
     x = self.array
     if not self.batch:
       return x
@@ -70,7 +70,7 @@ class _Leaf:
     return x.reshape(size * rows, *x.shape[2:])
 
   def copied(self, size: int, rows: int) -> int:
-    """Bytes of copies that `joined`, and a gradient of its size, are."""
+    """Returns the bytes that `joined` copies, and that a gradient of it takes more."""
     if not self.shared:
       return 0
     one = self.rows == 1
@@ -148,7 +148,7 @@ def _is_spec(x) -> bool:
 
 
 def _summed(gradients, leaves: list[_Leaf]):
-  """Gradients (size, B, ...) summed to the batches of the arguments."""
+  """Sums gradients (size, B, ...) to the batches of their arguments."""
   flat, tree = jax.tree.flatten(gradients, is_leaf=lambda x: x is None)
   return tree.unflatten(
     x if x is None or leaf.rows > 1 else x.sum(axis=1, keepdims=True)
@@ -157,7 +157,7 @@ def _summed(gradients, leaves: list[_Leaf]):
 
 
 def _in_groups(call, size: int, which, arguments, group: int):
-  """The results of groups of the mapped axis's entries, one group after the other."""
+  """Computes groups of the mapped axis's entries, one group after the other."""
   flat, tree = jax.tree.flatten(arguments)
   which = jax.tree.leaves(which)
 

@@ -19,7 +19,7 @@ PTX_VERSION = 88
 def triton(
   *arguments, kernel, out_type, grid, name: str, warps: int, stages: int, **constants
 ):
-  """The outputs of a kernel, in the structure of `out_type`.
+  """Runs a kernel and returns its outputs, in the structure of `out_type`.
 
   Args:
     *arguments: arrays, None or tuples of arrays, in the kernel's order; the outputs
@@ -53,7 +53,7 @@ def triton(
 
 
 def cost(flops: float, exponentials: float, arrays):
-  """A `pl.CostEstimate`; `arrays`, a tree of them or of shapes, pass memory once."""
+  """Returns a `pl.CostEstimate`; `arrays`, or shapes, pass memory once."""
   from jax.experimental import pallas as pl
 
   size = sum(

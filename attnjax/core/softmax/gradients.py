@@ -109,14 +109,14 @@ def differentiable(passes: Passes) -> Callable:
 
 
 def logarithm(top, total):
-  """The logarithm of the softmax's denominator; -inf for an empty row."""
+  """Returns lse, the logarithm of the softmax's denominator; -inf for an empty row."""
   some = total != 0
   top = jax.lax.stop_gradient(top)
   return jnp.where(some, top + jnp.log(jnp.where(some, total, 1)), -jnp.inf)
 
 
 def sink_weight(sinks, top, total):
-  """The weights of sinks (N,), like total (B, T, N)."""
+  """Returns the weights of sinks (N,), of the shape of total (B, T, N)."""
   some = total != 0
   logit = sinks.astype(total.dtype) - jnp.where(some, jax.lax.stop_gradient(top), 0)
   weight = jnp.exp(jnp.where(some, logit, 0)) / jnp.where(some, total, 1)
@@ -124,7 +124,7 @@ def sink_weight(sinks, top, total):
 
 
 def with_sinks(out, top, total, sinks):
-  """(out, top, total) with logits (N,) in the denominator, or without if None."""
+  """Adds logits (N,) to the denominator of (out, top, total), or nothing if None."""
   if sinks is None:
     return out, top, total
   sinks = sinks.astype(total.dtype)
