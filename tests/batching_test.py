@@ -11,8 +11,8 @@ from absl.testing import absltest, parameterized
 from attnjax.core import softmax
 from attnjax.core.elementwise import elementwise
 from attnjax.core.scores import Program
-from pallas_kernels import flash
-from pallas_kernels.calling import batched, batching
+from pallas_kernels import batching, flash
+from pallas_kernels.batching import batched
 
 _SIZE, _B, _T, _S, _N, _H = 3, 2, 5, 6, 2, 4
 _WIDE = (2 * _B, _N, _T, _S)

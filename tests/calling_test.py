@@ -11,8 +11,9 @@ from jax.sharding import PartitionSpec as P
 
 from attnjax import backends
 from attnjax.core import derivatives
-from pallas_kernels import calling
-from pallas_kernels.calling import Kernel, Layout
+from pallas_kernels import batching, calling
+from pallas_kernels.batching import Layout
+from pallas_kernels.calling import Kernel
 
 B, T, N, H = 2, 3, 2, 4
 _ROWS, _HEADS = P("batch", None, "heads"), P("batch", "heads")
@@ -111,7 +112,7 @@ class FurtherKernelTest(parameterized.TestCase):
     self.assertIn(("backward", H, *folded, 3 * B, 3 * B), SEEN)
 
   def test_an_array_without_a_batch_is_mapped_entry_by_entry(self):
-    run = calling.batched(
+    run = batching.batched(
       lambda x, scale: x * scale, Layout((_ROWS, P("heads")), _ROWS)
     )
     x, scale = jnp.ones((B, T, N)), jnp.arange(3.0 * N).reshape(3, N)

@@ -56,7 +56,8 @@ from jaxtyping import Array, Float, Int
 
 from attnjax.core import derivatives, devices, linear, masks
 from pallas_kernels import calling
-from pallas_kernels.calling import Kernel, Layout
+from pallas_kernels.batching import Layout
+from pallas_kernels.calling import Kernel
 
 # The names, for `jax.checkpoint_policies`, of what need not be computed again.
 SAVED = ("decayed_linear_out", "decayed_linear_state")

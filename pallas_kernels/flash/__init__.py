@@ -19,8 +19,9 @@ import jax
 
 from attnjax.core import devices, programs, softmax
 from attnjax.core.scores import Scores
-from pallas_kernels import calling
-from pallas_kernels.calling import Kernel, Layout
+from pallas_kernels import batching, calling
+from pallas_kernels.batching import Layout
+from pallas_kernels.calling import Kernel
 
 
 def _with_sinks(call, size, which, arguments):
@@ -28,7 +29,7 @@ def _with_sinks(call, size, which, arguments):
   q, k, v, sinks, *rest = arguments
   which = *which[:3], None, *which[4:]
   given = q, k, v, None, *rest
-  found = calling.mapped(call, FORWARD, size, which, given)
+  found = batching.mapped(call, FORWARD, size, which, given)
   out, top, total = jax.vmap(softmax.with_sinks)(*found, sinks)
   return out.astype(found[0].dtype), top, total
 

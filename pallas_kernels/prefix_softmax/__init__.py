@@ -41,7 +41,7 @@ from attnjax.core import scan
 from attnjax.core.scan import Form, Weights
 from attnjax.core.scan.normalisers import normaliser
 from pallas_kernels import calling
-from pallas_kernels.calling import Layout
+from pallas_kernels.batching import Layout
 
 _ROWS, _STATE = P("batch", None, "heads"), P("batch", "heads")
 _WEIGHTS = Weights(_ROWS, _ROWS, _ROWS, _ROWS, P("batch"))
