@@ -9,9 +9,10 @@ from absl.testing import absltest, parameterized
 from flax import nnx
 
 from attnjax.nn import running, transformer
-from attnjax.nn.backbone import Classifier, Stage, Stages
+from attnjax.nn.backbone import Classifier
 from attnjax.nn.norms import BatchNorm
 from attnjax.nn.patches import Patches
+from attnjax.nn.stages import Stage, Stages
 
 
 class _Block(nnx.Module):

@@ -6,12 +6,13 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl.testing import absltest
+from absl.testing import absltest, parameterized
 from flax import nnx
 
 from attnjax import contract
-from attnjax.models import language
+from attnjax.models import language, pyramid, vision
 from attnjax.nn.stack import Stack
+from attnjax.variants.local import davit
 
 DIM, HEADS, T = 16, 2, 12
 
@@ -31,7 +32,7 @@ TOKENS = jax.random.randint(jax.random.key(0), (2, T), 0, 17)
 _traced = jax.jit(lambda model, tokens, **context: model.trace(tokens, **context))
 
 
-class TraceTest(absltest.TestCase):
+class TraceTest(parameterized.TestCase):
   def test_is_the_call_taken_apart(self):
     model, places = _model(), jnp.arange(T)[None] * 3
     trace = _traced(model, TOKENS, positions=places)
@@ -65,6 +66,45 @@ class TraceTest(absltest.TestCase):
     _close(edited.mixed[2][:, :, 1], plain.mixed[2][:, :, 1])
     for changed in (edited.hidden[3] - plain.hidden[3], edited.output - plain.output):
       self.assertGreater(jnp.abs(changed).max(), 1e-3)
+
+  @parameterized.parameters(
+    (vision, "dot_product"), (vision, "lone"), (pyramid, "davit")
+  )
+  def test_images(self, host, slug):
+    options = {"heads": 2} | ({"window": 3} if slug == "davit" else {})
+    form = ("sequence",) if slug == "lone" else host.FORMS
+    slug = "dot_product" if slug == "lone" else slug
+    build = contract.constructor(slug, options, form)
+    given = {"dims": (8, 8), "depths": (1, 2)} if host is pyramid else {"dim": 8}
+    if host is vision:
+      given["depth"] = 2
+    model = host.Model([build], channels=1, classes=3, **given, rngs=nnx.Rngs(0))
+    images = jax.random.normal(jax.random.key(0), (2, 10, 12, 1))
+
+    def edit(index, heads):
+      return dataclasses.replace(heads, v=heads.v * (index != 1))
+
+    @jax.jit
+    def run(model, images):
+      plain = model.trace(images)
+      return model(images), plain, model.trace(images, edit=edit)
+
+    logits, plain, edited = run(model, images)
+    _close(plain.output, logits)
+    layers = 3 if host is pyramid else 2
+    self.assertLen(plain.heads, layers)
+    self.assertLen(plain.hidden, layers + len(model.stages.stages))
+    _close(edited.mixed[0], plain.mixed[0])
+    _close(edited.mixed[1], jnp.zeros_like(plain.mixed[1]))
+
+  def test_published_networks_show_their_maps(self):
+    model = davit.Model(1, 3, **davit.SIZES["mini"], rngs=nnx.Rngs(0))
+    images = jax.random.normal(jax.random.key(0), (1, 12, 12, 1))
+    logits, trace = jax.jit(lambda m, x: (m(x), m.trace(x)))(model, images)
+    _close(trace.output, logits)
+    self.assertEqual({h is None for h in trace.heads}, {True})
+    with self.assertRaisesRegex(NotImplementedError, "edit: blocks 0"):
+      model.trace(images, edit=lambda index, heads: heads)
 
   def test_refuses_to_edit_what_mixes_no_heads(self):
     stack = Stack([_Counting], dim=DIM, depth=1, hidden=8, rngs=nnx.Rngs(0))

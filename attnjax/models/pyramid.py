@@ -10,9 +10,10 @@ from typing import Any
 
 from flax import nnx
 
-from attnjax.nn.backbone import Classifier, Stages, one_a_stage
+from attnjax.nn.backbone import Classifier
 from attnjax.nn.patches import Patches
 from attnjax.nn.stack import Stack, hidden_size
+from attnjax.nn.stages import Stages, one_a_stage
 
 FORMS = ("image",)
 TAKES = "images"  # what its data sets hold

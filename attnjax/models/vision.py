@@ -12,11 +12,12 @@ from typing import Any
 from flax import nnx
 from jaxtyping import Array, Float
 
-from attnjax.contract import weights
+from attnjax.contract import Heads, weights
 from attnjax.nn import running
-from attnjax.nn.backbone import Classifier, Stages
+from attnjax.nn.backbone import Classifier
 from attnjax.nn.patches import Patches
 from attnjax.nn.stack import Stack, hidden_size
+from attnjax.nn.stages import Stages
 
 # A mechanism that knows two dimensions is given them.
 FORMS = ("image", "sequence")
@@ -97,6 +98,24 @@ class OnGrid(nnx.Module):
   def weights(self, x: Float[Array, "B h w D"], **context) -> Array:
     """Returns the layer's weights, (B, N, h w, h w)."""
     return weights(self.layer, _rows(x), **context)
+
+  def project(self, x: Float[Array, "B h w D"], **context) -> Heads:
+    """Returns the layer's heads of the rows."""
+    return self.layer.project(_rows(x), **context)
+
+  def mix(self, heads: Heads) -> Array:
+    """Returns what the layer's mechanism makes of its heads."""
+    return self.layer.mix(heads)
+
+  def merge(
+    self, out: Array, heads: Heads, *, stats: Any = None, train: bool = False
+  ) -> Any:
+    """Returns the layer's output for the rows (B, h w, D), and new statistics."""
+    carry = running.Carry(self, stats, train)
+    own = {"stats": carry.of(self.layer), "train": train}
+    y, new = running.apply(self.layer.merge, out, heads, **own)
+    carry.keep(self.layer, new)
+    return carry.result(y)
 
 
 def _rows(x):

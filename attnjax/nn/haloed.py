@@ -28,7 +28,7 @@ def attend(
   rule: Sequence[Rule],
   *,
   dilation: Sequence[int],
-  table: Float[Array, "*R N"] | None = None,
+  bias_table: Float[Array, "*R N"] | None = None,
   scale: float | None = None,
   impl: str = "auto",
 ) -> tuple[Float[Array, "B *S N V"], Float[Array, "B *S N"]]:
@@ -43,7 +43,7 @@ def attend(
       are asked for too and their answers do not matter.
     dilation: for each axis; tokens of a remainder are an axis of their own, and
       coordinates and lengths count in it.
-    table: bias by key less query on each axis, whose size is odd; the middle entry
+    bias_table: bias by key less query on each axis, whose size is odd; the middle entry
       belongs to the difference 0.
     scale: H^-0.5 if None.
     impl: as in `attnjax.attention`.
@@ -57,7 +57,7 @@ def attend(
   )
   cut = halos.blocks.split(one), halos.split(two), halos.split(three)
   one, two, three = (x.reshape(-1, *x.shape[2:]) for x in cut)
-  bias = None if table is None else _bias(table, halos)
+  bias = None if bias_table is None else _bias(bias_table, halos)
   if low.shape[1] > 1:
     low, high = (np.tile(x, (1, B, 1)) for x in (low, high))
   scores = Scores(Windows(low, high, halos.windows), bias=bias)
@@ -108,12 +108,12 @@ def _outer(lines):
     yield np.broadcast_to(line.reshape(own), shape).reshape(-1, tokens)
 
 
-def _bias(table, halos) -> Float[Array, "1 N P Q"]:
+def _bias(bias_table, halos) -> Float[Array, "1 N P Q"]:
   first = tuple(-h for h in halos.halo)
   between = offsets(halos.size, halos.windows, first)
   # What is beyond the table is not seen.
   places = (
     np.clip(between[..., axis] + length // 2, 0, length - 1)
-    for axis, length in enumerate(table.shape[:-1])
+    for axis, length in enumerate(bias_table.shape[:-1])
   )
-  return jnp.moveaxis(table[tuple(places)], -1, 0)[None]
+  return jnp.moveaxis(bias_table[tuple(places)], -1, 0)[None]

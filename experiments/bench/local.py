@@ -43,7 +43,7 @@ def windows() -> Iterator[dict]:
   run = functools.partial(halo.attend, **options)
   yield from rows(name, (64, 64), run, 64**2 / side**2)
   for kind in maxvit.attention.KINDS:
-    run = functools.partial(maxvit.attend, kind=kind, size=7)
+    run = functools.partial(maxvit.attend, kind=kind, window=7)
     yield from rows(f"maxvit, 56 x 56, {kind} of 7", (56, 56), run, 56**2 / 7**2)
 
 

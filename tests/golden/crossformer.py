@@ -53,7 +53,7 @@ def _block(name, arrays, meta):
     crossformer.Layer,
     dim,
     heads=meta["num_heads"],
-    group=meta["group_size"],
+    window=meta["group_size"],
     interval=meta["interval"],
     kind=KINDS[name.split("_")[0]],
     bias_width=weight["attn.pos.pos_proj.weight"].shape[0],

@@ -49,7 +49,7 @@ def _block(weights, name, meta):
     hidden=hidden,
     heads=meta["heads"],
     window=meta["ws"],
-    bias=f"{name}.attn.qkv.bias" in weights,
+    qkv_bias=f"{name}.attn.qkv.bias" in weights,
     rngs=nnx.Rngs(0),
   )
 

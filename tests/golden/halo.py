@@ -44,7 +44,7 @@ def _layer(weight, case):
     stride=case.get("stride", 1),
     pool=case.get("avg_down", False),
     scale_positions=case.get("scale_pos_embed", False),
-    bias="q.bias" in weight,
+    qkv_bias="q.bias" in weight,
     rngs=nnx.Rngs(0),
   )
 

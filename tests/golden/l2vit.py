@@ -59,8 +59,8 @@ def _global(weight, hyper):
     dim,
     hidden=hidden,
     heads=hyper["heads"],
-    position=weight["cpe.0.proj.weight"].shape[-1],
-    local=weight["local_mp.conv1.weight"].shape[-1],
+    position_kernel=weight["cpe.0.proj.weight"].shape[-1],
+    local_kernel=weight["local_mp.conv1.weight"].shape[-1],
     rngs=nnx.Rngs(0),
   )
   mix = block.mix

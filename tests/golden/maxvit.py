@@ -88,7 +88,8 @@ def _attention(part, weights, prefix):
     kernel = weights[f"{prefix}.attn.qkv.weight"].reshape(*heads, -1)[i]
     own.kernel[...] = kernel.transpose(2, 0, 1)
     own.bias[...] = weights[f"{prefix}.attn.qkv.bias"].reshape(heads)[i]
-  part.mix.table[...] = weights[f"{prefix}.attn.rel_pos.relative_position_bias_table"]
+  table = weights[f"{prefix}.attn.rel_pos.relative_position_bias_table"]
+  part.mix.bias_table[...] = np.moveaxis(table, 0, -1)  # heads last here
   out.kernel[...] = weights[f"{prefix}.attn.proj.weight"].T.reshape(out.kernel.shape)
   out.bias[...] = weights[f"{prefix}.attn.proj.bias"]
   for i, norm in enumerate(part.norms):

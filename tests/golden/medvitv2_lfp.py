@@ -39,7 +39,7 @@ def _fill(block, arrays):
     put(part.bias, bias)
   put(mix.out.kernel, arrays["param.attn.proj.weight"].T.reshape(*heads, -1))
   put(mix.out.bias, arrays["param.attn.proj.bias"])
-  put(mix.table, np.moveaxis(arrays["param.attn.rpb"], 0, -1))
+  put(mix.bias_table, np.moveaxis(arrays["param.attn.rpb"], 0, -1))
   feed = block.feed
   for linear, name in (
     (feed.up, "0"),

@@ -84,7 +84,9 @@ class AttendTest(parameterized.TestCase):
 
 class LayerTest(parameterized.TestCase):
   def test_weights_give_the_attention(self):
-    layer = l2vit.Layer(16, form="sequence", local=0, position=0, rngs=nnx.Rngs(0))
+    layer = l2vit.Layer(
+      16, form="sequence", local_kernel=0, position_kernel=0, rngs=nnx.Rngs(0)
+    )
     x = _image(2, 11, 16)
     ids = jnp.array([[0] * 4 + [1] * 7, [2] * 9 + [-1] * 2])
 
@@ -98,7 +100,7 @@ class LayerTest(parameterized.TestCase):
     _close(*run(layer, x))
 
   def test_without_convolutions_a_grid_is_a_sequence(self):
-    plain = {"local": 0, "position": 0}
+    plain = {"local_kernel": 0, "position_kernel": 0}
     image = l2vit.Layer(16, form="image", **plain, rngs=nnx.Rngs(0))
     line = l2vit.Layer(16, form="sequence", **plain, rngs=nnx.Rngs(0))
     x = _image(2, 3, 5, 16)
@@ -106,7 +108,9 @@ class LayerTest(parameterized.TestCase):
     _close(run(image, x), run(line, x.reshape(2, 15, 16)).reshape(x.shape))
 
   def test_running_statistics_move_in_training_only(self):
-    layer: Any = l2vit.Layer(16, form="image", norm="batch", local=3, rngs=nnx.Rngs(0))
+    layer: Any = l2vit.Layer(
+      16, form="image", norm="batch", local_kernel=3, rngs=nnx.Rngs(0)
+    )
     x, local = _image(2, 4, 5, 16), layer.concentrate
     run = jax.jit(
       lambda layer, x, stats, train: layer(x, stats=stats, train=train),
@@ -133,7 +137,7 @@ class LayerTest(parameterized.TestCase):
     _close(y, wanted, 1e-4)
 
   def test_padding_is_not_measured(self):
-    options: dict[str, Any] = {"form": "sequence", "norm": "batch", "local": 3}
+    options: dict[str, Any] = {"form": "sequence", "norm": "batch", "local_kernel": 3}
     layer: Any = l2vit.Layer(16, **{"form": "image"} | options, rngs=nnx.Rngs(0))
     x, real = _image(2, 9, 16), jnp.arange(9) < jnp.array([[9], [4]])
     stats = layer.init_stats()
@@ -163,14 +167,14 @@ class LayerTest(parameterized.TestCase):
     ({"norm": "group"}, "unknown norm 'group'"),
     ({"impl": "triton"}, "unknown impl 'triton'"),
     ({"heads": 3}, "dim = 16 does not divide by heads = 3"),
-    ({"local": 4}, "size = 4 of a kernel; it must be odd"),
+    ({"local_kernel": 4}, "size = 4 of a kernel; it must be odd"),
   )
   def test_errors_name_the_option(self, options, message):
     with self.assertRaisesRegex(ValueError, message):
       l2vit.Layer(16, **{"form": "image"} | options, rngs=nnx.Rngs(0))
 
   def test_an_image_takes_no_padding(self):
-    layer = l2vit.Layer(16, form="image", local=3, rngs=nnx.Rngs(0))
+    layer = l2vit.Layer(16, form="image", local_kernel=3, rngs=nnx.Rngs(0))
     with self.assertRaisesRegex(NotImplementedError, "form 'image' takes no padding"):
       layer(_image(1, 2, 2, 16), padding=jnp.ones((1, 4), bool))
     with self.assertRaisesRegex(ValueError, r"\(1, 4, 16\); form 'image' takes 4 axes"):

@@ -22,7 +22,7 @@ def _heads(*grid):
 
 
 def _layer(**options) -> Any:
-  given: dict[str, Any] = {"heads": 2, "group": 3, "bias_width": 4} | options
+  given: dict[str, Any] = {"heads": 2, "window": 3, "bias_width": 4} | options
   return crossformer.Layer(8, **given, rngs=nnx.Rngs(0))
 
 
@@ -32,25 +32,25 @@ _weights = jax.jit(lambda layer, x, index: contract.weights(layer, x, index=inde
 class AttendTest(absltest.TestCase):
   def test_a_constant_bias_changes_nothing(self):
     q, k, v = _heads(4, 6)
-    table = jnp.broadcast_to(jnp.array([3.0, -1.0]), (5, 5, 2))
-    options = {"group": 3, "interval": 2}
-    got = crossformer.attend(q, k, v, table, **options)
+    bias_table = jnp.broadcast_to(jnp.array([3.0, -1.0]), (5, 5, 2))
+    options = {"window": 3, "interval": 2}
+    got = crossformer.attend(q, k, v, bias_table, **options)
     _close(got, crossformer.attend(q, k, v, **options))
 
   def test_far_groups_of_a_periodic_map_are_periodic(self):
     q, k, v = (jnp.tile(x, (1, 3, 3, 1, 1)) for x in _heads(2, 2))
-    out = crossformer.attend(q, k, v, group=3, interval=2)
+    out = crossformer.attend(q, k, v, window=3, interval=2)
     # All tokens of a group are the same, so each gives its own value.
     _close(out, v)
 
   def test_errors(self):
     q, k, v = _heads(4, 6)
-    with self.assertRaisesRegex(ValueError, "group = 0"):
-      crossformer.attend(q, k, v, group=0, impl="reference")
+    with self.assertRaisesRegex(ValueError, "window = 0"):
+      crossformer.attend(q, k, v, window=0, impl="reference")
     with self.assertRaisesRegex(ValueError, r"interval = \(2,\) on a grid of 2"):
-      crossformer.attend(q, k, v, group=2, interval=(2,))
+      crossformer.attend(q, k, v, window=2, interval=(2,))
     with self.assertRaisesRegex(ValueError, r"table \(3, 3, 2\) must be \(5, 5\)"):
-      crossformer.attend(q, k, v, jnp.ones((3, 3, 2)), group=3)
+      crossformer.attend(q, k, v, jnp.ones((3, 3, 2)), window=3)
 
 
 class LayerTest(parameterized.TestCase):
@@ -74,7 +74,7 @@ class LayerTest(parameterized.TestCase):
     self.assertGreater((once @ once).min(), 0)
 
   def test_a_side_within_the_group_is_one_group(self):
-    layer = _layer(group=5)
+    layer = _layer(window=5)
     x = jax.random.normal(jax.random.key(1), (1, 4, 4, 8))
     self.assertGreater(_weights(layer, x, 1).min(), 0)
 

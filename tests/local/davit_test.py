@@ -49,8 +49,8 @@ class AttendTest(absltest.TestCase):
 
   def test_errors(self):
     q, k, v = _heads()
-    with self.assertRaisesRegex(ValueError, "unknown scale 'token'"):
-      davit.attend(q, k, v, scale="token")
+    with self.assertRaisesRegex(ValueError, "unknown scale_by 'token'"):
+      davit.attend(q, k, v, scale_by="token")
 
 
 class LayerTest(parameterized.TestCase):
@@ -80,7 +80,7 @@ class LayerTest(parameterized.TestCase):
         self.assertLess(total[:, 9:].max(), 0.5)
 
   def test_padding_of_a_sequence_is_as_if_not_there(self):
-    layer = _layer(kind="channel", form="sequence", scale="tokens")
+    layer = _layer(kind="channel", form="sequence", scale_by="tokens")
     x = jax.random.normal(jax.random.key(1), (1, 9, 8))
     real = jnp.array([[0, 1, 1, 0, 1, 1, 1, 0, 0]], bool)
     _close(_run(layer, x, padding=real)[real], _run(layer, x[real][None])[0])

@@ -17,7 +17,7 @@ def _close(found, wanted, tolerance=1e-5):
 
 
 def _layer(**options):
-  return maxvit.Layer(8, head_dim=4, size=3, **options, rngs=nnx.Rngs(0))
+  return maxvit.Layer(8, head_dim=4, window=3, **options, rngs=nnx.Rngs(0))
 
 
 _run = jax.jit(lambda layer, x, index: layer(x, index=index))
@@ -28,19 +28,19 @@ class AttendTest(absltest.TestCase):
   def test_groups_of_the_whole_map_are_global(self):
     keys = jax.random.split(jax.random.key(0), 4)
     q, k, v = (jax.random.normal(key, (1, 3, 5, 2, 4)) for key in keys[:3])
-    table = jnp.full((2, 5, 9), 3.0)  # the same everywhere, it changes nothing
+    bias_table = jnp.full((5, 9, 2), 3.0)  # the same everywhere, it changes nothing
     flat = (x.reshape(1, 15, 2, 4) for x in (q, k, v))
     want = dot_product.attend(*flat).reshape(v.shape)
     for kind in ("window", "grid"):
-      got = maxvit.attend(q, k, v, table=table, kind=kind, size=(3, 5))
+      got = maxvit.attend(q, k, v, bias_table=bias_table, kind=kind, window=(3, 5))
       _close(got, want)
 
   def test_errors(self):
     x = jnp.zeros((1, 3, 5, 2, 4))
     with self.assertRaisesRegex(ValueError, "unknown kind 'block'"):
       maxvit.attend(x, x, x, kind="block")
-    with self.assertRaisesRegex(ValueError, r"table \(2, 5, 5\) must be \(2, 5, 7\)"):
-      maxvit.attend(x, x, x, table=jnp.zeros((2, 5, 5)), size=(3, 4))
+    with self.assertRaisesRegex(ValueError, r"table \(5, 5, 2\) must be \(5, 7, 2\)"):
+      maxvit.attend(x, x, x, bias_table=jnp.zeros((5, 5, 2)), window=(3, 4))
 
 
 class LayerTest(absltest.TestCase):

@@ -20,34 +20,34 @@ def _close(found, wanted, tolerance=1e-5):
 
 def _heads(*grid, window=3):
   keys = jax.random.split(jax.random.key(0), 4)
-  table = jax.random.normal(keys[3], (2 * window - 1,) * 2 + (2,))
-  return *(jax.random.normal(key, (1, *grid, 2, 4)) for key in keys[:3]), table
+  bias_table = jax.random.normal(keys[3], (2 * window - 1,) * 2 + (2,))
+  return *(jax.random.normal(key, (1, *grid, 2, 4)) for key in keys[:3]), bias_table
 
 
 class AttendTest(parameterized.TestCase):
   def test_a_window_as_large_as_the_map_is_dense_attention(self):
-    q, k, v, table = _heads(3, 3)
-    got = medvitv2.attend(q, k, v, table, window=3)
+    q, k, v, bias_table = _heads(3, 3)
+    got = medvitv2.attend(q, k, v, bias_table, window=3)
     one, two, three = (x.reshape(1, 9, 2, 4) for x in (q, k, v))
-    bias = relative(jnp.moveaxis(table, -1, 0))[None]
+    bias = relative(jnp.moveaxis(bias_table, -1, 0))[None]
     _close(got.reshape(1, 9, 2, 4), jax.nn.dot_product_attention(one, two, three, bias))
 
   def test_dilation_is_independent_interleaved_maps(self):
-    q, k, v, table = _heads(8, 6)
-    got = medvitv2.attend(q, k, v, table, window=3, dilation=2)
+    q, k, v, bias_table = _heads(8, 6)
+    got = medvitv2.attend(q, k, v, bias_table, window=3, dilation=2)
 
     def maps(x):
       return jnp.concatenate([x[:, a::2, b::2] for a, b in np.ndindex(2, 2)])
 
-    want = medvitv2.attend(maps(q), maps(k), maps(v), table, window=3)
+    want = medvitv2.attend(maps(q), maps(k), maps(v), bias_table, window=3)
     _close(maps(got), want)
 
   def test_no_more_than_the_neighbours_are_seen_in_large_maps(self):
     # 17 needs three blocks of 6, of which the last has 5 tokens.
-    q, k, v, table = _heads(17, 2)
+    q, k, v, bias_table = _heads(17, 2)
 
     def one(v):
-      return medvitv2.attend(q, k, v, table, window=3)[0, :, 0, 0, 0]
+      return medvitv2.attend(q, k, v, bias_table, window=3)[0, :, 0, 0, 0]
 
     seen = np.asarray(jax.jit(jax.jacobian(one))(v) != 0).any(axis=(1, 3, 4, 5))
     place = np.arange(17)

@@ -23,7 +23,7 @@ from experiments.claims.tasks.far_mark import Task
 from experiments.claims.vision import mechanism
 
 # The reference: at 64 tokens it takes the least time, most of which is compilation.
-GROUPS = {"heads": 4, "group": 4, "impl": "reference"}
+GROUPS = {"heads": 4, "window": 4, "impl": "reference"}
 SMALL, LARGE = (Task(side=side, clutter=True) for side in (far_mark.SIDE, 24))
 
 

@@ -29,11 +29,11 @@ from experiments.claims.vision import accuracy, jitted, mechanism, seconds, trai
 
 SIDE, PATCH, MARKED, BITS, WIDE = 6, 4, 10, 6, 4
 LENGTHS = (32**2, 128**2)
-PLAIN = {"heads": 2, "den_min": 1.0, "position": 0, "local": 0}
+PLAIN = {"heads": 2, "den_min": 1.0, "position_kernel": 0, "local_kernel": 0}
 MODELS = {
   "softmax": mechanism("dot_product", heads=2, rope_theta=0.0),
   "linear": mechanism("l2vit", **PLAIN),
-  "concentrated": mechanism("l2vit", **PLAIN | {"local": 7}),
+  "concentrated": mechanism("l2vit", **PLAIN | {"local_kernel": 7}),
 }
 
 

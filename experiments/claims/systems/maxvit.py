@@ -72,9 +72,9 @@ class _Host(nnx.Module):
     return self.model.head(self.model.features(images, key=key)[-1])
 
 
-def _points(kind: str, size: int) -> tuple[float, float, float]:
+def _points(kind: str, window: int) -> tuple[float, float, float]:
   """Trains a model; returns per cent right of both answers, the whole, the detail."""
-  build = mechanism("maxvit", head_dim=8, size=size, kind=kind)
+  build = mechanism("maxvit", head_dim=8, window=window, kind=kind)
   model = train(build, draw, **TRAINING, batch=BATCH, rate=RATE, host=_Host)
   guessed, labels = answers(model, draw, batches=2)
   right = guessed == labels, guessed // 2 == labels // 2, guessed % 2 == labels % 2

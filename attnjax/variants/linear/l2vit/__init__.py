@@ -51,5 +51,5 @@ __all__ = [
   "reference",
 ]
 FORMS = ("sequence", "image", "backbone")
-LAYER = {"dim": 32, "heads": 4, "local": 3}
+LAYER = {"dim": 32, "heads": 4, "local_kernel": 3}
 GROWTH = 1.0

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from attnjax.nn import running
-from attnjax.nn.backbone import Classifier, Stage, Stages, one_a_stage
+from attnjax.nn.backbone import Classifier
+from attnjax.nn.stages import Stage, Stages, one_a_stage
 from attnjax.nn.transformer import layer_norm, rates
 from attnjax.variants.linear.l2vit.blocks import GlobalBlock, WindowBlock
 from attnjax.variants.linear.l2vit.layer import EPSILON, norm
@@ -44,8 +45,8 @@ def Model(
   mlp_ratio: float = 4.0,
   norm: str = "batch",
   den_min: float = 100.0,
-  position: int = 3,
-  local: int = 7,
+  position_kernel: int = 3,
+  local_kernel: int = 7,
   drop: float = 0.0,
   remat: str = "none",
   impl: str = "auto",
@@ -61,14 +62,19 @@ def Model(
     window        side of the windows
     stem_strides  of the first convolutions
     norm          of the first convolutions and of the concentration, "batch" or "layer"
-    den_min, position, local  as in `Layer`
+    den_min, position_kernel, local_kernel  as in `Layer`
 
   The authors' code has a rate of dropped paths, `drop`, and leaves it at 0.
   """
   one_a_stage(dims=dims, depths=depths, heads=heads)
   stem, stages = _Stem(channels, dims[0], stem_strides, norm, rngs=rngs), []
   merges: list[Any] = [None]
-  layer = {"norm": norm, "den_min": den_min, "position": position, "local": local}
+  layer = {
+    "norm": norm,
+    "den_min": den_min,
+    "position_kernel": position_kernel,
+    "local_kernel": local_kernel,
+  }
   for stage, drops in enumerate(rates(drop, depths)):
     dim = dims[stage]
     if stage:

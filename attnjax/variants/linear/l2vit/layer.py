@@ -76,8 +76,8 @@ class Layer(nnx.Module):
     heads: N.
     head_dim: H; dim / heads if 0.
     den_min: as in `attend`.
-    position: side of the position kernel; no position convolution if 0.
-    local: side of the concentration's kernels; no concentration if 0.
+    position_kernel: side of the position kernel; no position convolution if 0.
+    local_kernel: side of the concentration's kernels; no concentration if 0.
     norm: the concentration's norm: "layer", or the paper's "batch", whose running
       statistics are an argument and a result, see `attnjax.nn.running`.
     impl: as in `attend`.
@@ -94,8 +94,8 @@ class Layer(nnx.Module):
     heads: int = 4,
     head_dim: int = 0,
     den_min: float = 100.0,
-    position: int = 3,
-    local: int = 7,
+    position_kernel: int = 3,
+    local_kernel: int = 7,
     norm: str = "layer",
     impl: str = "auto",
     rngs: nnx.Rngs,
@@ -106,17 +106,26 @@ class Layer(nnx.Module):
       impl=(impl, ("auto", *IMPLEMENTATIONS)),
     )
     size, axes = projections.head_size(dim, heads, head_dim), FORMS.index(form) + 1
-    self.position = Depthwise(dim, position, axes=axes, rngs=rngs) if position else None
+    self.position = (
+      Depthwise(dim, position_kernel, axes=axes, rngs=rngs) if position_kernel else None
+    )
     self.norm = nnx.LayerNorm(dim, epsilon=EPSILON, use_fast_variance=False, rngs=rngs)
     self.qkv = projections.QueryKeyValue(dim, heads, heads, size, bias=True, rngs=rngs)
     self.temperature = nnx.Param(jnp.full(heads, size**-0.5))
     self.out = projections.output(heads, size, dim, bias=True, rngs=rngs)
-    if local:
+    if local_kernel:
       self.local_norm = nnx.LayerNorm(
         dim, epsilon=EPSILON, use_fast_variance=False, rngs=rngs
       )
-      self.concentrate = Concentration(dim, local, kind=norm, axes=axes, rngs=rngs)
-    self.form, self.local, self.den_min, self.impl = form, local, den_min, impl
+      self.concentrate = Concentration(
+        dim, local_kernel, kind=norm, axes=axes, rngs=rngs
+      )
+    self.form, self.local_kernel, self.den_min, self.impl = (
+      form,
+      local_kernel,
+      den_min,
+      impl,
+    )
 
   @property
   def refuses(self) -> dict[str, str]:
@@ -157,7 +166,7 @@ class Layer(nnx.Module):
     first, second = transformer.keys(key, 2)
     x, ids, h = heads.tokens.x, heads.tokens.ids, heads.more["placed"]
     h = h + paths.drop(self.out(out.astype(x.dtype)).reshape(x.shape), drop, first)
-    if self.local:
+    if self.local_kernel:
       z = carry(self.concentrate, self.local_norm(h), ids)
       h = h + paths.drop(z, drop, second)
     y = h - x

@@ -50,5 +50,5 @@ __all__ = [
   "reference",
 ]
 FORMS = ("image", "backbone")
-LAYER = {"dim": 32, "heads": 4, "group": 3, "bias_width": 4}
+LAYER = {"dim": 32, "heads": 4, "window": 3, "bias_width": 4}
 GROWTH = 1.0

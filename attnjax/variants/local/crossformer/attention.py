@@ -20,9 +20,9 @@ def attend(
   q: Float[Array, "B *S N H"],
   k: Float[Array, "B *S K H"],
   v: Float[Array, "B *S K V"],
-  table: Float[Array, "*R N"] | None = None,
+  bias_table: Float[Array, "*R N"] | None = None,
   *,
-  group: int = 7,
+  window: int = 7,
   interval: int | Sequence[int] = 1,
   scale: float | None = None,
   impl: str = "auto",
@@ -33,9 +33,9 @@ def attend(
     q: queries on a grid of 1 to 3 axes.
     k: keys; K divides N.
     v: values.
-    table: bias of the places' differences, query less key: R is 2 group - 1 on each
-      axis, entry d + group - 1 belongs to the difference d. None for no bias.
-    group: tokens of a group on each axis.
+    bias_table: bias of differences of places, key less query: R is 2 window - 1 on each
+      axis, entry d + window - 1 belongs to the difference d. None for no bias.
+    window: tokens of a group on each axis.
     interval: distance of a group's tokens, for each axis or for all.
     scale: H^-0.5 if None.
     impl: one of IMPLEMENTATIONS, or "auto", see `attnjax.attention`.
@@ -44,33 +44,34 @@ def attend(
     ValueError: if shapes do not fit or `impl` is unknown.
   """
   check_known("impl", impl, ("auto", *IMPLEMENTATIONS))
-  options = {"group": group, "interval": interval, "scale": scale}
+  options = {"window": window, "interval": interval, "scale": scale}
   if impl == "reference":
-    return reference(q, k, v, table, **options)
+    return reference(q, k, v, bias_table, **options)
   grid = q.shape[1:-2]
-  parts = Partition(grid, group, _intervals(grid, interval))
-  _check(table, grid, group)
+  parts = Partition(grid, window, _intervals(grid, interval))
+  _check(bias_table, grid, window)
   bias = None
-  if table is not None:
-    # `offsets` are those of keys from queries.
-    places = group - 1 - offsets((group,) * len(grid))
-    bias = jnp.moveaxis(table[tuple(np.moveaxis(places, -1, 0))], -1, 0)
+  if bias_table is not None:
+    places = window - 1 + offsets((window,) * len(grid))
+    bias = jnp.moveaxis(bias_table[tuple(np.moveaxis(places, -1, 0))], -1, 0)
   return windowed.attend(q, k, v, parts, bias=bias, scale=scale, impl=impl)
 
 
-def reference(q, k, v, table=None, *, group=7, interval=1, scale=None):
+def reference(q, k, v, bias_table=None, *, window=7, interval=1, scale=None):
   """The definition: one (T, T) matrix of scores for each head."""
   grid = q.shape[1:-2]
-  _check(table, grid, group)
+  _check(bias_table, grid, window)
   axes = tuple(c.ravel() for c in np.indices(grid))
   seen, places = np.ones((axes[0].size,) * 2, bool), []
   for c, step in zip(axes, _intervals(grid, interval)):
-    block, rest = c // (group * step), c % (group * step)
+    block, rest = c // (window * step), c % (window * step)
     for mark in (block, rest % step):
       seen &= mark[:, None] == mark[None, :]
     place = rest // step
-    places.append(place[:, None] - place[None, :] + group - 1)
-  bias = None if table is None else jnp.moveaxis(table[tuple(places)], -1, 0)[None]
+    places.append(place[None, :] - place[:, None] + window - 1)
+  bias = (
+    None if bias_table is None else jnp.moveaxis(bias_table[tuple(places)], -1, 0)[None]
+  )
   scores = Scores(masks.Dense(jnp.asarray(seen)[None, None]), bias=bias)
   one, two, three = (x.reshape(x.shape[0], -1, *x.shape[-2:]) for x in (q, k, v))
   out, _ = softmax.reference(one, two, three, scores, scale=scale)
@@ -86,26 +87,26 @@ def _intervals(grid, interval) -> tuple[int, ...]:
   return steps
 
 
-def _check(table, grid, group) -> None:
-  if group < 1:
-    raise ValueError(f"group = {group}: it must be at least 1")
-  want = (2 * group - 1,) * len(grid)
-  if table is not None and table.shape[:-1] != want:
-    raise ValueError(f"table {table.shape} must be {want} and the heads")
+def _check(bias_table, grid, window) -> None:
+  if window < 1:
+    raise ValueError(f"window = {window}: it must be at least 1")
+  want = (2 * window - 1,) * len(grid)
+  if bias_table is not None and bias_table.shape[:-1] != want:
+    raise ValueError(f"bias_table {bias_table.shape} must be {want} and the heads")
 
 
-def _shapes(B, grid, N, K, H, V, group=0):
+def _shapes(B, grid, N, K, H, V, window=0):
   shapes = {"q": (B, *grid, N, H), "k": (B, *grid, K, H), "v": (B, *grid, K, V)}
-  return shapes | ({"table": (2 * group - 1,) * 2 + (N,)} if group else {})
+  return shapes | ({"bias_table": (2 * window - 1,) * 2 + (N,)} if window else {})
 
 
 CASES = (
-  Case("short", _shapes(2, (4, 6), 2, 2, 8, 8, group=2), {"group": 2}),
+  Case("short", _shapes(2, (4, 6), 2, 2, 8, 8, window=2), {"window": 2}),
   Case(
     "long_padded",
-    _shapes(1, (5, 7), 2, 1, 4, 6, group=3),
-    {"group": 3, "interval": (2, 3), "scale": 0.3},
+    _shapes(1, (5, 7), 2, 1, 4, 6, window=3),
+    {"window": 3, "interval": (2, 3), "scale": 0.3},
   ),
-  Case("no_bias", _shapes(1, (4, 4), 1, 1, 4, 4), {"group": 2, "interval": 2}),
-  Case("one_token", _shapes(1, (1, 1), 1, 1, 4, 4, group=2), {"group": 2}),
+  Case("no_bias", _shapes(1, (4, 4), 1, 1, 4, 4), {"window": 2, "interval": 2}),
+  Case("one_token", _shapes(1, (1, 1), 1, 1, 4, 4, window=2), {"window": 2}),
 )

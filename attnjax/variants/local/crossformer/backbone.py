@@ -6,8 +6,9 @@ from typing import Any
 
 from flax import nnx
 
-from attnjax.nn.backbone import Classifier, Stage, Stages, one_a_stage
+from attnjax.nn.backbone import Classifier
 from attnjax.nn.depthwise import Depthwise
+from attnjax.nn.stages import Stage, Stages, one_a_stage
 from attnjax.nn.transformer import Block, layer_norm, rates
 from attnjax.variants.local.crossformer.embedding import CrossScale
 from attnjax.variants.local.crossformer.layer import Layer
@@ -76,7 +77,7 @@ def Model(
     width = dim * 2**stage
     embed = (width // 2, width, MERGE) if stage else (channels, width, stem)
     merges.append(CrossScale(*embed, first=stage > 0, rngs=rngs))
-    options = {"heads": heads[stage], "group": groups[stage], "impl": impl}
+    options = {"heads": heads[stage], "window": groups[stage], "impl": impl}
     mixer = partial(Layer, width, interval=intervals[stage], **options)
     blocks = _blocks(width, mixer, int(mlp_ratio * width), drops, cooling, rngs)
     stages.append(Stage(blocks, remat=remat))

@@ -21,14 +21,14 @@ _INIT = nnx.initializers.truncated_normal(0.02)
 class Layer(nnx.Module):
   """Projections, the dynamic position bias and `attend`.
 
-  On an image with a side of at most `group` the groups are windows of that side, at
+  On an image with a side of at most `window` the groups are windows of that side, at
   every depth, as in the official code.
 
   Args:
     dim: D.
     form: "image".
     heads: N, which divides D.
-    group: G.
+    window: G.
     interval: I of the layers of long distance; ceil(side / G) of each axis if 0, so
       that a group spans the image.
     kind: "short", "long", or "alternate": layers of even index are short, the others
@@ -46,7 +46,7 @@ class Layer(nnx.Module):
     *,
     form: str = "image",
     heads: int = 4,
-    group: int = 7,
+    window: int = 7,
     interval: int = 0,
     kind: str = "alternate",
     dynamic_bias: bool = True,
@@ -60,9 +60,9 @@ class Layer(nnx.Module):
       kind=(kind, KINDS),
       impl=(impl, ("auto", *IMPLEMENTATIONS)),
     )
-    if group < 1 or interval < 0:
+    if window < 1 or interval < 0:
       raise ValueError(
-        f"group = {group}, interval = {interval}: at least 1, and at least 0"
+        f"window = {window}, interval = {interval}: at least 1, and at least 0"
       )
     size = projections.head_size(dim, heads)
     self.qkv = projections.QueryKeyValue(
@@ -71,7 +71,7 @@ class Layer(nnx.Module):
     self.out = projections.output(heads, size, dim, bias=True, init=_INIT, rngs=rngs)
     width = bias_width or max(dim // 16, 1)
     self.position = DynamicBias(width, heads, rngs=rngs) if dynamic_bias else None
-    self.group, self.interval, self.kind, self.impl = group, interval, kind, impl
+    self.window, self.interval, self.kind, self.impl = window, interval, kind, impl
 
   def project(self, x: Float[Array, "B H W D"], **context: Unpack[Context]) -> Heads:
     """Returns the queries, keys and values of every token, on the grid of x."""
@@ -82,16 +82,16 @@ class Layer(nnx.Module):
     """Returns `attend` of the heads; the layer's index chooses between the kinds."""
     q, k, v, index = heads.q, heads.k, heads.v, heads.tokens.index
     grid = q.shape[1:3]
-    group = min(self.group, *grid)
-    interval = self.interval or tuple(-(-side // group) for side in grid)
-    table = None if self.position is None else self.position(group)
+    window = min(self.window, *grid)
+    interval = self.interval or tuple(-(-side // window) for side in grid)
+    bias_table = None if self.position is None else self.position(window)
 
     def mix(interval):
-      options = {"group": group, "interval": interval, "impl": self.impl}
-      return lambda q, k, v: attend(q, k, v, table, **options)
+      options = {"window": window, "interval": interval, "impl": self.impl}
+      return lambda q, k, v: attend(q, k, v, bias_table, **options)
 
     short, long = mix(1), mix(interval)
-    if self.kind == "short" or min(grid) <= self.group:
+    if self.kind == "short" or min(grid) <= self.window:
       return short(q, k, v)
     if self.kind == "long":
       return long(q, k, v)

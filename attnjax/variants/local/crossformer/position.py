@@ -35,9 +35,9 @@ class DynamicBias(nnx.Module):
     self.norms = nnx.List(layer_norm(width, rngs=rngs) for _ in range(3))
     self.axes = axes
 
-  def __call__(self, group: int) -> Float[Array, "*R N"]:
+  def __call__(self, window: int) -> Float[Array, "*R N"]:
     """The table of `attend` for groups of that side."""
-    line = jnp.arange(1 - group, group, dtype=jnp.float32)
+    line = -jnp.arange(1 - window, window, dtype=jnp.float32)  # query less key
     z = jnp.stack(jnp.meshgrid(*[line] * self.axes, indexing="ij"), axis=-1)
     z = self.linears[0](z)
     for norm, linear in zip(self.norms, list(self.linears)[1:]):

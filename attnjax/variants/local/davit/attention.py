@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from attnjax.contract import Case, check_known, unknown
+from attnjax.contract import Case, check_known
 from attnjax.core.softmax import wide
 
 IMPLEMENTATIONS = ("reference", "xla")
@@ -16,7 +16,8 @@ def attend(
   k: Float[Array, "B T N H"],
   v: Float[Array, "B T N V"],
   *,
-  scale: float | str = "channels",
+  scale_by: str = "channels",
+  scale: float | None = None,
   padding: Bool[Array, "B T"] | None = None,
   impl: str = "auto",
 ) -> Float[Array, "B T N H"]:
@@ -26,16 +27,16 @@ def attend(
     q: what is mixed, token by token.
     k: its channels are the rows of the weights.
     v: its channels are their columns.
-    scale: of the logits: "channels" is H^-0.5, "tokens" is the number of real tokens
-      to the power -0.5.
+    scale_by: the logits are multiplied by H^-0.5 ("channels"), or by the number of real
+      tokens to the power -0.5 ("tokens").
+    scale: instead of `scale_by`, if given.
     padding: True at the real tokens; others are not seen, and give 0.
     impl: one of IMPLEMENTATIONS, or "auto", which takes "xla".
 
   Raises:
-    ValueError: if shapes do not fit, or `scale` or `impl` is unknown.
+    ValueError: if shapes do not fit, or `scale_by` or `impl` is unknown.
   """
-  if isinstance(scale, str) and scale not in SCALES:
-    raise ValueError(unknown("scale", scale, SCALES))
+  check_known("scale_by", scale_by, SCALES)
   check_known("impl", impl, ("auto", *IMPLEMENTATIONS))
   if q.shape != v.shape or k.shape[:3] != v.shape[:3]:
     raise ValueError(f"q {q.shape}, k {k.shape} and v {v.shape} do not fit")
@@ -46,7 +47,7 @@ def attend(
     logits = outer.sum(axis=1)
   else:
     logits = jnp.einsum("btnh,btnv->bnhv", k, v, preferred_element_type=wide(k))
-  weights = jax.nn.softmax(logits * _factor(scale, k, padding), axis=-1)
+  weights = jax.nn.softmax(logits * _factor(scale, scale_by, k, padding), axis=-1)
   if impl == "reference":
     mixed = q.astype(wide(q))[..., None, :] * weights[:, None]
     return mixed.sum(axis=-1).astype(q.dtype)
@@ -59,11 +60,11 @@ def reference(q, k, v, **options):
   return attend(q, k, v, **options, impl="reference")
 
 
-def _factor(scale, k, padding):
-  if scale == "channels":
-    return k.shape[-1] ** -0.5
-  if scale != "tokens":
+def _factor(scale, scale_by, k, padding):
+  if scale is not None:
     return scale
+  if scale_by == "channels":
+    return k.shape[-1] ** -0.5
   if padding is None:
     return k.shape[1] ** -0.5
   count = padding.sum(axis=1).astype(wide(k))
@@ -81,7 +82,7 @@ def _padded(key: jax.Array) -> jax.Array:
 
 CASES = (
   Case("whole", _shapes(2, 63, 2, 8, 8)),
-  Case("one_token", _shapes(1, 1, 1, 4, 4), {"scale": "tokens"}),
+  Case("one_token", _shapes(1, 1, 1, 4, 4), {"scale_by": "tokens"}),
   Case("seven", _shapes(1, 7, 3, 5, 3), {"scale": 0.3}),
-  Case("padding", _shapes(3, 65, 2, 4, 4), {"padding": _padded, "scale": "tokens"}),
+  Case("padding", _shapes(3, 65, 2, 4, 4), {"padding": _padded, "scale_by": "tokens"}),
 )

@@ -8,8 +8,9 @@ from flax import nnx
 from jaxtyping import Array, Float, Key
 
 from attnjax.nn import paths, transformer
-from attnjax.nn.backbone import Classifier, Stage, Stages, one_a_stage
+from attnjax.nn.backbone import Classifier
 from attnjax.nn.depthwise import Depthwise
+from attnjax.nn.stages import Stage, Stages, one_a_stage
 from attnjax.variants.local.davit.layer import Layer
 
 _INIT = nnx.initializers.truncated_normal(0.02)
@@ -95,9 +96,9 @@ def Model(
   stride: int = 4,
   mlp_ratio: float = 4.0,
   drop: float = 0.1,
-  scale: str = "channels",
+  scale_by: str = "channels",
   mask_padding: bool = False,
-  bias: bool = True,
+  qkv_bias: bool = True,
   remat: str = "none",
   impl: str = "auto",
   rngs: nnx.Rngs,
@@ -113,7 +114,7 @@ def Model(
     depths  of each stage, in pairs of a window block and a channel block
     window  side of the windows
     stride  of the first convolution, whose side is 2 stride - 1
-    scale, mask_padding, bias  as in `Layer`
+    scale_by, mask_padding, qkv_bias  as in `Layer`
   """
   one_a_stage(dims=dims, depths=depths, heads=heads)
   strides = (stride, *(2 for _ in dims[1:]))
@@ -121,7 +122,12 @@ def Model(
     _Merge(below, dim, step, first=not stage, rngs=rngs)
     for stage, (below, dim, step) in enumerate(zip((channels, *dims), dims, strides))
   ]
-  given = {"scale": scale, "mask_padding": mask_padding, "bias": bias, "impl": impl}
+  given = {
+    "scale_by": scale_by,
+    "mask_padding": mask_padding,
+    "qkv_bias": qkv_bias,
+    "impl": impl,
+  }
   given |= {"window": window, "rngs": rngs}
   rates = transformer.rates(drop, tuple(2 * depth for depth in depths))
   stages = [

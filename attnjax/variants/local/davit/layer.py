@@ -32,9 +32,9 @@ class Layer(nnx.Module):
     heads: N, also the number of channel groups.
     kind: "window", "channel", or "alternate": windows in layers of even index.
     window: side of the windows.
-    scale: of channel attention, as in `attend`.
+    scale_by: of channel attention, as in `attend`.
     mask_padding: tokens that fill the last windows are not seen.
-    bias: of the projections to queries, keys and values.
+    qkv_bias: of the projections to queries, keys and values.
     impl: as in `attend`.
     rngs: for the parameters.
   """
@@ -47,26 +47,26 @@ class Layer(nnx.Module):
     heads: int = 4,
     kind: str = "alternate",
     window: int = 7,
-    scale: str = "channels",
+    scale_by: str = "channels",
     mask_padding: bool = False,
-    bias: bool = True,
+    qkv_bias: bool = True,
     impl: str = "auto",
     rngs: nnx.Rngs,
   ):
     check_options(
       form=(form, FORMS),
       kind=(kind, KINDS),
-      scale=(scale, SCALES),
+      scale_by=(scale_by, SCALES),
       impl=(impl, ("auto", *IMPLEMENTATIONS)),
     )
     if window < 1:
       raise ValueError(f"window = {window}: it must be at least 1")
     size = projections.head_size(dim, heads)
     self.qkv = projections.QueryKeyValue(
-      dim, heads, heads, size, bias=bias, init=_INIT, rngs=rngs
+      dim, heads, heads, size, bias=qkv_bias, init=_INIT, rngs=rngs
     )
     self.out = projections.output(heads, size, dim, bias=True, init=_INIT, rngs=rngs)
-    self.form, self.kind, self.window, self.scale = form, kind, window, scale
+    self.form, self.kind, self.window, self.scale_by = form, kind, window, scale_by
     self.mask_padding, self.impl = mask_padding, impl
 
   @property
@@ -140,7 +140,7 @@ class Layer(nnx.Module):
       y.reshape(y.shape[0], -1, *y.shape[-2:]) for y in (heads.q, heads.k, heads.v)
     )
     padding = None if ids is None else ids >= 0
-    out = attend(q, k, v, scale=self.scale, padding=padding, impl=self.impl)
+    out = attend(q, k, v, scale_by=self.scale_by, padding=padding, impl=self.impl)
     return out.reshape(*heads.q.shape[:-1], -1)
 
 

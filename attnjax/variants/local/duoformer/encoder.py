@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Key
 
 from attnjax.contract import check_known
 from attnjax.core import resample
-from attnjax.nn.backbone import checkpointed
+from attnjax.nn.stages import checkpointed
 from attnjax.nn.transformer import Block, keys, layer_norm
 from attnjax.variants.local.duoformer.layer import SPREAD, ScaleAttention
 

@@ -13,8 +13,8 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from attnjax.nn import running
-from attnjax.nn.backbone import Stage, Stages, one_a_stage
 from attnjax.nn.norms import BatchNorm
+from attnjax.nn.stages import Stage, Stages, one_a_stage
 
 _INIT = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
 WIDTHS = (64, 128, 256, 512)

@@ -8,8 +8,9 @@ from jaxtyping import Array, Float
 
 from attnjax import contract
 from attnjax.nn import running
-from attnjax.nn.backbone import Classifier, Stage, Stages, one_a_stage
+from attnjax.nn.backbone import Classifier
 from attnjax.nn.norms import BatchNorm
+from attnjax.nn.stages import Stage, Stages, one_a_stage
 from attnjax.variants.local.halo.layer import Layer
 
 WIDTHS, HEADS = (64, 128, 256, 512), (4, 8, 8, 8)
@@ -128,7 +129,7 @@ def Model(
   scale_positions: bool = False,
   true_offsets: bool = False,
   mask_padding: bool = False,
-  bias: bool = False,
+  qkv_bias: bool = False,
   remat: str = "none",
   impl: str = "auto",
   rngs: nnx.Rngs,
@@ -145,11 +146,13 @@ def Model(
     widths            of the bottlenecks of each stage
     last              channels of a last projection; none if 0
     stem_pool         whether the stem takes the greatest of 3 x 3
-    block, halo, pool, ..., bias  as in `Layer`
+    block, halo, pool, ..., qkv_bias  as in `Layer`
   """
   one_a_stage(widths=widths, depths=depths, heads=heads)
   stem, stages, below = _Stem(channels, widths[0], stem_pool, rngs=rngs), [], widths[0]
-  options = dict(block=block, halo=halo, value_ratio=value_ratio, pool=pool, bias=bias)
+  options = dict(
+    block=block, halo=halo, value_ratio=value_ratio, pool=pool, qkv_bias=qkv_bias
+  )
   options |= dict(positional=positional, scale_positions=scale_positions, impl=impl)
   options |= dict(true_offsets=true_offsets, mask_padding=mask_padding, rngs=rngs)
   for stage, (width, depth, count) in enumerate(zip(widths, depths, heads)):

@@ -35,7 +35,7 @@ class Layer(nnx.Module):
     scale_positions: as in `attend`.
     true_offsets: the same.
     mask_padding: the same.
-    bias: of the projections to queries, keys and values.
+    qkv_bias: of the projections to queries, keys and values.
     output: whether the heads' outputs are projected, with a bias, to D.
     impl: as in `attend`.
     rngs: for the parameters.
@@ -57,7 +57,7 @@ class Layer(nnx.Module):
     scale_positions: bool = False,
     true_offsets: bool = False,
     mask_padding: bool = False,
-    bias: bool = False,
+    qkv_bias: bool = False,
     output: bool = False,
     impl: str = "auto",
     rngs: nnx.Rngs,
@@ -67,7 +67,7 @@ class Layer(nnx.Module):
     size = head_dim or values
 
     def project(width):
-      return nnx.LinearGeneral(dim, (heads, width), use_bias=bias, rngs=rngs)
+      return nnx.LinearGeneral(dim, (heads, width), use_bias=qkv_bias, rngs=rngs)
 
     self.query, self.key, self.value = map(project, (size, size, values))
     if positional:

@@ -5,8 +5,9 @@ from typing import Any
 
 from flax import nnx
 
-from attnjax.nn.backbone import Classifier, Stage, Stages, one_a_stage
+from attnjax.nn.backbone import Classifier
 from attnjax.nn.patches import Patches
+from attnjax.nn.stages import Stage, Stages, one_a_stage
 from attnjax.nn.transformer import Block, layer_norm, rates
 from attnjax.variants.local.hilo.layer import Layer
 from attnjax.variants.local.hilo.merging import DeformableMerge

@@ -45,5 +45,5 @@ __all__ = [
   "reference",
 ]
 FORMS = ("image", "backbone")
-LAYER = {"dim": 32, "head_dim": 8, "size": 3}
+LAYER = {"dim": 32, "head_dim": 8, "window": 3}
 GROWTH = 1.0

@@ -21,9 +21,9 @@ def attend(
   k: Float[Array, "B *S K H"],
   v: Float[Array, "B *S K V"],
   *,
-  table: Float[Array, "N *R"] | None = None,
+  bias_table: Float[Array, "*R N"] | None = None,
   kind: str = "window",
-  size: int | Sequence[int] = 7,
+  window: int | Sequence[int] = 7,
   scale: float | None = None,
   impl: str = "auto",
 ) -> Float[Array, "B *S N V"]:
@@ -33,10 +33,10 @@ def attend(
     q: queries.
     k: keys; K divides N, query head n uses key head n K // N.
     v: values.
-    table: bias of the offset of a key from a query in their group: 2 size - 1 entries
-      an axis, entry d + size - 1 for the offset d. None for no bias.
+    bias_table: bias of the offset of a key from a query in their group: 2 window - 1
+      entries an axis, entry d + window - 1 for the offset d. None for no bias.
     kind: "window" or "grid".
-    size: tokens of a group on each axis, or on all.
+    window: tokens of a group on each axis, or on all.
     scale: H^-0.5 if None.
     impl: one of IMPLEMENTATIONS, or "auto", see `attnjax.attention`.
 
@@ -46,13 +46,15 @@ def attend(
   check_known("kind", kind, KINDS)
   check_known("impl", impl, ("auto", *IMPLEMENTATIONS))
   shape = q.shape[1:-2]
-  parts = (partition.Partition if kind == "window" else partition.grid)(shape, size)
-  want = (q.shape[-2], *(2 * p - 1 for p in parts.size))
-  if table is not None and table.shape != want:
-    raise ValueError(f"table {table.shape} must be {want}")
+  parts = (partition.Partition if kind == "window" else partition.grid)(shape, window)
+  want = (*(2 * p - 1 for p in parts.size), q.shape[-2])
+  if bias_table is not None and bias_table.shape != want:
+    raise ValueError(f"bias_table {bias_table.shape} must be {want}")
   if impl == "reference":
-    return _dense(q, k, v, table, kind, parts.size, scale)
-  bias = None if table is None else partition.relative(table)
+    return _dense(q, k, v, bias_table, kind, parts.size, scale)
+  bias = None
+  if bias_table is not None:
+    bias = partition.relative(jnp.moveaxis(bias_table, -1, 0))
   return windowed.attend(q, k, v, parts, bias=bias, scale=scale, impl=impl)
 
 
@@ -61,9 +63,9 @@ def reference(q, k, v, **options):
   return attend(q, k, v, **options, impl="reference")
 
 
-def _dense(q, k, v, table, kind, size, scale):
+def _dense(q, k, v, bias_table, kind, window, scale):
   grid, seen, offsets = q.shape[1:-2], True, []
-  for n, p, line in zip(grid, size, np.indices(grid)):
+  for n, p, line in zip(grid, window, np.indices(grid)):
     step = -(-n // p)
     line = line.ravel()
     group, place = (
@@ -71,25 +73,27 @@ def _dense(q, k, v, table, kind, size, scale):
     )
     seen = seen & (group[:, None] == group)
     offsets.append(np.where(seen, place - place[:, None], 0) + p - 1)
-  bias = None if table is None else table[(slice(None), *offsets)][None]
+  bias = None
+  if bias_table is not None:
+    bias = jnp.moveaxis(bias_table[tuple(offsets)], -1, 0)[None]
   scores = Scores(masks.Dense(jnp.asarray(seen)[None, None]), bias=bias)
   flat_q, flat_k, flat_v = (x.reshape(x.shape[0], -1, *x.shape[-2:]) for x in (q, k, v))
   out, _ = softmax.reference(flat_q, flat_k, flat_v, scores, scale=scale)
   return out.reshape(*q.shape[:-1], v.shape[-1])
 
 
-def _shapes(B, grid, N, K, H, V, *table):
+def _shapes(B, grid, N, K, H, V, *bias_table):
   shapes = {"q": (B, *grid, N, H), "k": (B, *grid, K, H), "v": (B, *grid, K, V)}
-  return shapes | ({"table": (N, *table)} if table else {})
+  return shapes | ({"bias_table": (*bias_table, N)} if bias_table else {})
 
 
 CASES = (
   Case(
     "grid",
     _shapes(2, (4, 3), 2, 2, 4, 4, 3, 5),
-    {"kind": "grid", "size": (2, 3)},
+    {"kind": "grid", "window": (2, 3)},
   ),
-  Case("one_token", _shapes(1, (1, 1), 1, 1, 4, 4), {"size": 3}),
-  Case("windows", _shapes(1, (4, 5), 2, 1, 4, 6, 5, 5), {"size": 3, "scale": 0.3}),
-  Case("line", _shapes(1, (7,), 2, 2, 4, 3, 5), {"kind": "grid", "size": 3}),
+  Case("one_token", _shapes(1, (1, 1), 1, 1, 4, 4), {"window": 3}),
+  Case("windows", _shapes(1, (4, 5), 2, 1, 4, 6, 5, 5), {"window": 3, "scale": 0.3}),
+  Case("line", _shapes(1, (7,), 2, 2, 4, 3, 5), {"kind": "grid", "window": 3}),
 )

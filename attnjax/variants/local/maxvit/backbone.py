@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from attnjax.nn import running, transformer
-from attnjax.nn.backbone import Classifier, Stage, Stages, one_a_stage
+from attnjax.nn.backbone import Classifier
+from attnjax.nn.stages import Stage, Stages, one_a_stage
 from attnjax.variants.local.maxvit.blocks import Block, norm
 
 _INIT = nnx.initializers.normal(0.02)

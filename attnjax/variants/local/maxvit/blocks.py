@@ -170,12 +170,12 @@ class Block(nnx.Module):
         dim,
         hidden=int(mlp_ratio * dim),
         kind=kind,
-        size=size,
+        window=window,
         head_dim=head_dim,
         impl=impl,
         rngs=rngs,
       )
-      for kind, size in (("window", window), ("grid", grid))
+      for kind, window in (("window", window), ("grid", grid))
     )
     self.drop = drop
 

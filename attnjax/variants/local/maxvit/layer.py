@@ -24,9 +24,10 @@ class Layer(nnx.Module):
   Args:
     dim: D.
     form: "image".
-    head_dim: H; it divides D.
+    heads: N; D / H if 0.
+    head_dim: H, which divides D; of no effect if `heads` are given: D / N.
     kind: "window", "grid", or "alternate": windows in layers of even index.
-    size: rows and columns of a group, or one number for both.
+    window: rows and columns of a group, or one number for both.
     impl: as in `attend`.
     rngs: for the parameters.
   """
@@ -36,9 +37,10 @@ class Layer(nnx.Module):
     dim: int,
     *,
     form: str = "image",
+    heads: int = 0,
     head_dim: int = 32,
     kind: str = "alternate",
-    size: int | Sequence[int] = 7,
+    window: int | Sequence[int] = 7,
     impl: str = "auto",
     rngs: nnx.Rngs,
   ):
@@ -47,15 +49,17 @@ class Layer(nnx.Module):
       kind=(kind, ("alternate", *KINDS)),
       impl=(impl, ("auto", *IMPLEMENTATIONS)),
     )
+    if heads:
+      head_dim = projections.head_size(dim, heads)
     if dim % head_dim:
       raise ValueError(f"dim = {dim} does not divide by head_dim = {head_dim}")
     heads = dim // head_dim
-    self.size = (size, size) if isinstance(size, int) else tuple(size)
+    self.window = (window, window) if isinstance(window, int) else tuple(window)
     self.qkv = projections.QueryKeyValue(
       dim, heads, heads, head_dim, bias=True, init=_INIT, rngs=rngs
     )
-    shape = (heads, *(2 * p - 1 for p in self.size))
-    self.table = nnx.Param(_INIT(rngs.params(), shape))
+    shape = (*(2 * p - 1 for p in self.window), heads)
+    self.bias_table = nnx.Param(_INIT(rngs.params(), shape))
     self.out = projections.output(
       heads, head_dim, dim, bias=True, init=_INIT, rngs=rngs
     )
@@ -71,8 +75,9 @@ class Layer(nnx.Module):
     q, k, v, index = heads.q, heads.k, heads.v, heads.tokens.index
 
     def run(kind):
-      table, size = self.table[...], self.size
-      return lambda *x: attend(*x, table=table, kind=kind, size=size, impl=self.impl)
+      bias_table, window = self.bias_table[...], self.window
+      given = {"bias_table": bias_table, "kind": kind, "window": window}
+      return lambda *x: attend(*x, **given, impl=self.impl)
 
     if self.kind != "alternate":
       return run(self.kind)(q, k, v)

@@ -19,7 +19,7 @@ def attend(
   q: Float[Array, "B R C N H"],
   k: Float[Array, "B R C K H"],
   v: Float[Array, "B R C K V"],
-  table: Float[Array, "X Y N"] | None = None,
+  bias_table: Float[Array, "X Y N"] | None = None,
   *,
   window: int = 7,
   dilation: int | Sequence[int] = 1,
@@ -32,7 +32,7 @@ def attend(
     q: queries.
     k: keys; K divides N.
     v: values.
-    table: (2 window - 1, 2 window - 1, N), bias by key less query, counted in the
+    bias_table: (2 window - 1, 2 window - 1, N), bias by key less query, counted in the
       class; the middle entry belongs to the token itself. None for no bias.
     window: w. A class with fewer tokens on an axis is seen whole.
     dilation: d, one number or one for each axis.
@@ -43,23 +43,23 @@ def attend(
     ValueError: if shapes do not fit, a number is out of range or `impl` is unknown.
   """
   check_known("impl", impl, ("auto", *IMPLEMENTATIONS))
-  steps = _check(table, window, dilation)
+  steps = _check(bias_table, window, dilation)
   if impl == "reference":
-    return reference(q, k, v, table, window=window, dilation=steps, scale=scale)
+    return reference(q, k, v, bias_table, window=window, dilation=steps, scale=scale)
 
   def rule(at, length):
     return windows.bounds(at, length, window)
 
   return haloed.attend(
-    q, k, v, (rule, rule), dilation=steps, table=table, scale=scale, impl=impl
+    q, k, v, (rule, rule), dilation=steps, bias_table=bias_table, scale=scale, impl=impl
   )[0]
 
 
-def reference(q, k, v, table=None, *, window=7, dilation=1, scale=None):
+def reference(q, k, v, bias_table=None, *, window=7, dilation=1, scale=None):
   """The definition: softmax over the whole map with a mask."""
   grid, places = q.shape[1:3], []
   seen, lines = np.ones((1, 1), bool), []
-  for length, step in zip(grid, _check(table, window, dilation)):
+  for length, step in zip(grid, _check(bias_table, window, dilation)):
     at = np.arange(length)
     place, total = at // step, (length - at % step + step - 1) // step
     start = np.clip(place - window // 2, 0, np.maximum(total - window, 0))[:, None]
@@ -71,28 +71,28 @@ def reference(q, k, v, table=None, *, window=7, dilation=1, scale=None):
     np.kron(rows, np.ones_like(columns)),
     np.kron(np.ones_like(rows), columns),
   )
-  bias = None if table is None else jnp.moveaxis(table[places], -1, 0)[None]
+  bias = None if bias_table is None else jnp.moveaxis(bias_table[places], -1, 0)[None]
   scores = Scores(masks.Dense(jnp.asarray(seen)[None, None]), bias=bias)
   one, two, three = (x.reshape(x.shape[0], -1, *x.shape[-2:]) for x in (q, k, v))
   out, _ = softmax.reference(one, two, three, scores, scale=scale)
   return out.reshape(*q.shape[:-1], v.shape[-1])
 
 
-def _check(table, window, dilation) -> tuple[int, ...]:
+def _check(bias_table, window, dilation) -> tuple[int, ...]:
   if window < 1:
     raise ValueError(f"window = {window}: it must be at least 1")
   steps = (dilation,) * 2 if isinstance(dilation, int) else tuple(dilation)
   if len(steps) != 2 or min(steps) < 1:
     raise ValueError(f"dilation = {dilation}: one or two numbers, each at least 1")
   want = (2 * window - 1,) * 2
-  if table is not None and table.shape[:-1] != want:
-    raise ValueError(f"table {table.shape} must be {want} and the heads")
+  if bias_table is not None and bias_table.shape[:-1] != want:
+    raise ValueError(f"bias_table {bias_table.shape} must be {want} and the heads")
   return steps
 
 
 def _shapes(B, grid, N, K, H, V, window=0):
   shapes = {"q": (B, *grid, N, H), "k": (B, *grid, K, H), "v": (B, *grid, K, V)}
-  return shapes | ({"table": (2 * window - 1,) * 2 + (N,)} if window else {})
+  return shapes | ({"bias_table": (2 * window - 1,) * 2 + (N,)} if window else {})
 
 
 CASES = (

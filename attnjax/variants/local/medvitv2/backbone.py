@@ -6,8 +6,9 @@ import jax
 from flax import nnx
 
 from attnjax.nn import running, transformer
-from attnjax.nn.backbone import Classifier, Stage, Stages, one_a_stage
+from attnjax.nn.backbone import Classifier
 from attnjax.nn.norms import BatchNorm
+from attnjax.nn.stages import Stage, Stages, one_a_stage
 from attnjax.variants.local.medvitv2.blocks import GFP, LFP
 
 _INIT = nnx.initializers.truncated_normal(0.02)

@@ -54,7 +54,7 @@ class Layer(nnx.Module):
       dim, heads, heads, size, bias=True, init=_INIT, rngs=rngs
     )
     self.out = projections.output(heads, size, dim, bias=True, init=_INIT, rngs=rngs)
-    self.table = nnx.Param(_INIT(rngs.params(), (2 * window - 1,) * 2 + (heads,)))
+    self.bias_table = nnx.Param(_INIT(rngs.params(), (2 * window - 1,) * 2 + (heads,)))
     self.window, self.dilation, self.impl = window, dilation, impl
 
   def project(self, x: Float[Array, "B R C D"], **context: Unpack[Context]) -> Heads:
@@ -68,8 +68,8 @@ class Layer(nnx.Module):
 
     def mix(dilation) -> Any:
       options: dict[str, Any] = {"window": self.window, "impl": self.impl}
-      table = self.table[...]
-      return lambda q, k, v: attend(q, k, v, table, dilation=dilation, **options)
+      bias_table = self.bias_table[...]
+      return lambda q, k, v: attend(q, k, v, bias_table, dilation=dilation, **options)
 
     near = mix(self.dilation or 1)
     steps = tuple(max(side // self.window, 1) for side in q.shape[1:3])
