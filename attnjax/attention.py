@@ -29,8 +29,9 @@ from flax import linen, nnx
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
-from attnjax import backends
-from attnjax.core import inputs, masks, modes, places, softmax
+from attnjax import arguments, backends
+from attnjax.core import masks, modes, places, softmax
+from attnjax.core.dtypes import accumulator_dtype
 from attnjax.core.masks import Mask
 
 Integers = Int[Array | np.ndarray, "..."] | Sequence | int | np.integer
@@ -134,7 +135,7 @@ def dot_product_attention(
   if return_residual and return_lse:
     raise ValueError("return_residual and return_lse: give one")
   with jax.numpy_rank_promotion("allow"):
-    lead, query, key, value = inputs.four_axes(query, key, value, dtype)
+    lead, query, key, value = arguments.four_axes(query, key, value, dtype)
     sinks = None if sinks is None else jnp.asarray(sinks)
     softmax.check(query, key, value, sinks=sinks)
     shape = (query.shape[0], query.shape[2], query.shape[1], key.shape[1])
@@ -144,11 +145,11 @@ def dot_product_attention(
       query_positions,
       key_positions,
       shape[3] - shape[2] if is_causal else 0,
-      bias=inputs.bias(bias, shape, lead),
-      softcap=inputs.softcap(softcap, shape, lead),
+      bias=arguments.bias(bias, shape, lead),
+      softcap=arguments.softcap(softcap, shape, lead),
     )
     seen = (
-      inputs.mask(mask, shape, lead, is_causal, local_window_size)
+      arguments.mask(mask, shape, lead, is_causal, local_window_size)
       & places.lengths(what, shape, lead, query_seq_lengths, key_value_seq_lengths)
       & masks.conjunction(
         shape,
@@ -158,14 +159,14 @@ def dot_product_attention(
     )
     what = dataclasses.replace(what, mask=seen)
     if score is not None:
-      what = inputs.with_function(what, score, softmax.wide(query))
+      what = arguments.with_function(what, score, accumulator_dtype(query))
     if scale is not None:
-      scale = inputs.number("scale", scale, shape, lead)
+      scale = arguments.number("scale", scale, shape, lead)
     options = {"sinks": sinks, "scale": scale, "impl": impl, "precision": precision}
     if module is not None:
       _sow(module, _weights(query, key, what, lead, options))
     if dropout_rate and not deterministic:
-      what = inputs.with_dropout(
+      what = arguments.with_dropout(
         what, shape, dropout_rng, dropout_rate, broadcast_dropout
       )
 

@@ -21,9 +21,11 @@ import jax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from attnjax import arguments
 from attnjax.contract import check_known
-from attnjax.core import inputs, linear, modes, scan, softmax
+from attnjax.core import modes, softmax
 from attnjax.core.platform import target_platform
+from attnjax.core.recurrence import linear, prefix
 from attnjax.core.scores import Scores
 from pallas_kernels import decayed_linear, flash
 from pallas_kernels import prefix_softmax as scans
@@ -99,11 +101,11 @@ def attend(
   """
   scores = Scores() if scores is None else scores
   softmax.check(q, k, v, scores, sinks)
-  scores, scale = inputs.scaled(scores, scale, q, k)
+  scores, scale = arguments.scaled(scores, scale, q, k)
   check_known("impl", impl, ("auto", *IMPLEMENTATIONS))
-  name, given = inputs.precision(precision), {"sinks": sinks, "scale": scale}
+  name, given = arguments.precision(precision), {"sinks": sinks, "scale": scale}
   if 0 in (*q.shape, *v.shape):
-    return inputs.nothing(q, k, v, scores, softmax.reference, **given)
+    return arguments.nothing(q, k, v, scores, softmax.reference, **given)
   plain = {
     "reference": functools.partial(_reference, name, scores),
     "xla": functools.partial(softmax.chunked, scores=scores, precision=name),
@@ -148,6 +150,6 @@ def prefix_softmax(impl: str, scores, values) -> Callable:
     scores: (B, T, N).
     values: (B, T, N, E).
   """
-  fastest = functools.partial(scan.prefix, form=scan.FORMS[scan.fastest()])
-  plain = {"reference": scan.reference, "xla": fastest}
+  fastest = functools.partial(prefix.prefix, form=prefix.FORMS[prefix.fastest()])
+  plain = {"reference": prefix.reference, "xla": fastest}
   return choose(impl, plain, lambda impl: scans.prepared(scores, values, impl=impl))

@@ -28,7 +28,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from attnjax.attention import dot_product_attention
-from attnjax.core import captured
+from attnjax.core import score_function
 from attnjax.core.devices import at_once
 from attnjax.core.masks import Mask
 
@@ -59,7 +59,7 @@ class MaskMod(Mask):
 class _Inner:
   """The part of a mask function that runs on tiles; compared by the function's text."""
 
-  function: captured.Function
+  function: score_function.Function
   run: Callable = dataclasses.field(compare=False)
 
   def __call__(self, q, k, *values):
@@ -122,11 +122,11 @@ def create_block_mask(
       raise ValueError(f"mask_mod returns {seen.dtype}; it must return a boolean")
     return seen
 
-  traced, consts = captured.trace(function, returns=jnp.bool_)
+  traced, consts = score_function.trace(function, returns=jnp.bool_)
   known = not any(isinstance(x, jax.core.Tracer) for x in consts)
   with at_once() if known else contextlib.nullcontext():
     b, n, q, k = (jnp.arange(size, dtype=jnp.int32) for size in shape)
-    inner, values = captured.hoisted(traced, consts, (b, n), q[None], k[None])
+    inner, values = score_function.hoisted(traced, consts, (b, n), q[None], k[None])
     values = tuple(map(np.asarray if known else jnp.asarray, values))
   return BlockMask(MaskMod(values, _Inner(traced, inner)), shape)
 

@@ -13,11 +13,11 @@ stages then have a single token or four.
 
 from ml_collections import ConfigDict
 
-from experiments import settings
+from experiments import configuration
 
 
 def get_config(system: str = "davit") -> ConfigDict:
-  c = settings.default(system, host="backbone", dataset="mnist5k")
+  c = configuration.default(system, host="backbone", dataset="mnist5k")
   c.steps = 200
   c.data.batch = 64
   c.eval_every = c.save_every = 100

@@ -10,11 +10,11 @@ Measured with 1,000 steps: validation accuracy 1.000 from step 250 on, 54 s on 2
 
 from ml_collections import ConfigDict
 
-from experiments import settings
+from experiments import configuration
 
 
 def get_config(mechanism: str = "dot_product") -> ConfigDict:
-  c = settings.default(mechanism, host="language", dataset="induction")
+  c = configuration.default(mechanism, host="language", dataset="induction")
   c.steps = 500
   c.model.dim, c.model.depth, c.model.mlp_ratio, c.model.conv = 64, 1, 0.0, 3
   c.data.batch = 64

@@ -12,11 +12,11 @@ Measured: 2.18 validation bits per byte; 208 s of training beside other work (2.
 
 from ml_collections import ConfigDict
 
-from experiments import settings
+from experiments import configuration
 
 
 def get_config(mechanism: str = "dot_product") -> ConfigDict:
-  c = settings.default(mechanism, host="language", dataset="kjv")
+  c = configuration.default(mechanism, host="language", dataset="kjv")
   c.steps = 380
   c.eval_every = c.save_every = 95
   c.optimizer.rate = 3e-3

@@ -11,16 +11,16 @@ Measured: training accuracy 0.96 after 730 steps, 0.998 after 1,100; 3 to 4 minu
 
 from ml_collections import ConfigDict
 
-from experiments import settings
+from experiments import configuration
 
 
 def get_config(mechanism: str = "dot_product") -> ConfigDict:
-  c = settings.default(mechanism, host="language", dataset="mqar")
+  c = configuration.default(mechanism, host="language", dataset="mqar")
   c.steps = 1500
   c.model.dim, c.model.mlp_ratio, c.model.conv = 64, 0.0, 3
   c.data.batch = 64
   c.optimizer.rate, c.optimizer.weight_decay = 3e-3, 0.0
   c.eval_every = c.save_every = 500
   # As in the paper: one head. Content alone decides, and the convolution's order.
-  settings.where_present(c, heads=1, rope_theta=0.0)
+  configuration.where_present(c, heads=1, rope_theta=0.0)
   return c

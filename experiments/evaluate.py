@@ -10,7 +10,7 @@ import sys
 import jax
 
 from experiments import errors
-from experiments.saved import open_run
+from experiments.open_run import open_run
 from experiments.training import evaluation
 
 

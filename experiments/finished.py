@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from experiments.assembly import Assembly
+from experiments.build import Assembly
 from experiments.pages.report import FILE
 from experiments.training import damage
 from experiments.training.checkpoints import Checkpoints

@@ -39,17 +39,11 @@ from pathlib import Path
 import jax
 from absl import flags
 
-from experiments import (
-  errors,
-  finished,
-  locking,
-  memory,
-  settings,
-)
+from experiments import configuration, errors, finished, locking, malloc
 from experiments import (
   workdir as workdirs,
 )
-from experiments.assembly import assemble
+from experiments.build import assemble
 from experiments.pages import report, shows
 from experiments.training import loop, measures, metrics
 from experiments.training.stopping import Sigterm
@@ -60,9 +54,9 @@ def main() -> int:
   if {"--help", "-help", "-h"} & set(sys.argv):
     print(__doc__)
     return 0
-  memory.keep()
-  values = settings.parse(_define)
-  config = settings.read_config(values)
+  malloc.keep()
+  values = configuration.parse(_define)
+  config = configuration.read_config(values)
   if not values.workdir:
     raise errors.UserError("--workdir is missing; for example --workdir runs/lm")
   _distribute(values.distributed)
@@ -82,7 +76,7 @@ def _define(values: flags.FlagValues):
 
 def run(config, workdir: Path, *, force: bool = False) -> str:
   """Trains to the end of the config's steps; returns "finished" or "stopped"."""
-  workdir, held = Path(workdir), settings.to_json(config)
+  workdir, held = Path(workdir), configuration.to_json(config)
   with Sigterm() as stop, contextlib.ExitStack() as stack:
     assembly = assemble(config)
     say = print if jax.process_index() == 0 else lambda text: None

@@ -9,7 +9,7 @@ import sys
 import numpy as np
 
 from experiments import checks, errors, generation
-from experiments.saved import open_run
+from experiments.open_run import open_run
 
 
 def main(argv: list[str] | None = None) -> int:

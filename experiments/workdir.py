@@ -6,7 +6,7 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
-from experiments import checks, settings
+from experiments import checks, configuration
 from experiments.errors import UserError
 
 
@@ -18,7 +18,7 @@ def changes(workdir: Path, config: dict, *, force: bool) -> list[str]:
   """
   if not _path(workdir).exists():
     return []
-  found = difference(settings.to_json(load(workdir)), config)
+  found = difference(configuration.to_json(load(workdir)), config)
   if found and not force:
     raise UserError(
       f"{workdir} holds a run of another config ({'; '.join(found)});"

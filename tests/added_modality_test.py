@@ -10,7 +10,7 @@ from pathlib import Path
 from absl.testing import absltest
 
 from attnjax import models
-from experiments import data, errors, run, settings
+from experiments import configuration, data, errors, run
 from experiments.data import sets
 from experiments.training import measures, objectives
 
@@ -117,7 +117,9 @@ def _added():
 class AddedModalityTest(absltest.TestCase):
   def test_files_alone_make_a_run(self):
     with _added() as folder:
-      config = settings.default("dot_product", host="pairs_of_rows", dataset="lengths")
+      config = configuration.default(
+        "dot_product", host="pairs_of_rows", dataset="lengths"
+      )
       self.assertNotIn("width", config.model)
       self.assertEqual(config.data.width, 3)
       config.steps, config.data.batch, config.log_every = 2, 4, 1
@@ -145,7 +147,7 @@ class AddedModalityTest(absltest.TestCase):
         ("language", "lengths", "takes tokens;.*'lengths' holds pairs"),
         ("pairs_of_rows", "digits", "takes pairs;.* holds images"),
       ):
-        config = settings.default("dot_product", host=host, dataset=dataset)
+        config = configuration.default("dot_product", host=host, dataset=dataset)
         with self.assertRaisesRegex(errors.UserError, message):
           run.assemble(config)
 

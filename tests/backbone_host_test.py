@@ -17,7 +17,7 @@ from attnjax import contract
 from attnjax.contract import networks
 from attnjax.models import backbone as host
 from configs import backbone
-from experiments import assembly, data, evaluate, run, settings
+from experiments import build, configuration, data, evaluate, run
 from experiments.training import objective
 
 _NETWORKS = tuple(attnjax.systems(form="backbone"))
@@ -27,7 +27,7 @@ def _read(*arguments):
   """The config of a command line."""
   line = ["run", "--config", backbone.__file__ + arguments[0], *arguments[1:]]
   with mock.patch.object(sys, "argv", line):
-    return settings.read_config(settings.parse(lambda values: None))
+    return configuration.read_config(configuration.parse(lambda values: None))
 
 
 class ConfigTest(parameterized.TestCase):
@@ -38,7 +38,7 @@ class ConfigTest(parameterized.TestCase):
     self.assertEqual(config.model.dims, (128, 256, 512, 1024))
     self.assertEqual((config.model.drop, config.model.partition), (0.0, 7))
     self.assertEmpty(config.attention)
-    held = settings.to_json(config)
+    held = configuration.to_json(config)
     self.assertEqual(json.loads(json.dumps(held)), held)
 
   def test_a_config_can_be_changed_in_a_program(self):
@@ -54,7 +54,7 @@ class ConfigTest(parameterized.TestCase):
   def test_every_network_fits_the_data(self, slug):
     config, task = backbone.get_config(slug), data.load("mnist5k")
     self.assertEqual(config.model.size, "mini")
-    model = jax.eval_shape(lambda: assembly.model(config, task))
+    model = jax.eval_shape(lambda: build.model(config, task))
     options = networks.sized(contract.load(slug), "mini")
     want = jax.eval_shape(
       lambda: contract.load(slug).Model(1, 10, **options, rngs=nnx.Rngs(0))

@@ -9,7 +9,7 @@ import numpy as np
 from absl.testing import absltest, parameterized
 
 from attnjax.core import softmax
-from attnjax.core.elementwise import elementwise
+from attnjax.core.scalar_functions import elementwise
 from attnjax.core.scores import Program
 from pallas_kernels import batching, flash
 from pallas_kernels.batching import batched

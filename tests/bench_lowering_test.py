@@ -11,7 +11,8 @@ import jax
 from absl.testing import absltest, parameterized
 
 from attnjax.core import masks
-from experiments.bench import cubin, gpu, lowering, machines, tokamax_peer
+from experiments.bench import gpu, gpu_code, lowering, tokamax_peer
+from experiments.bench import targets as machines
 from experiments.bench.kernels import decayed_linear, flash, neighbourhood
 from experiments.bench.kernels import prefix_softmax as prefix
 from experiments.bench.tpu import features
@@ -82,16 +83,16 @@ class JobsTest(parameterized.TestCase):
     self.assertTrue(lowering.rows(jobs[1:], workers=1)[1])
 
   def test_what_waits_behind_a_loop_is_none(self):
-    code, labels = cubin._parse(_CODE)
-    self.assertEqual(sorted(cubin.loops(code, labels)), [(1, 5), (8, 9)])
-    (loop,) = cubin.steady(code, labels)
+    code, labels = gpu_code._parse(_CODE)
+    self.assertEqual(sorted(gpu_code.loops(code, labels)), [(1, 5), (8, 9)])
+    (loop,) = gpu_code.steady(code, labels)
     self.assertEqual((loop["total"], loop["tensor"], loop["spill"]), (5, 1, 1))
 
   def test_loops_of_another_kind(self):
-    code, labels = cubin._parse(_CODE)
-    found = [loop["total"] for loop in cubin.steady(code, labels, "barrier")]
+    code, labels = gpu_code._parse(_CODE)
+    found = [loop["total"] for loop in gpu_code.steady(code, labels, "barrier")]
     self.assertEqual(found, [5, 2])
-    self.assertEqual(cubin.steady(code, labels, "exp2"), [])
+    self.assertEqual(gpu_code.steady(code, labels, "exp2"), [])
 
   def test_warps_with_other_tasks_share_no_trip(self):
     kernel = tokamax_peer.Kernel("keys", "", (64, 64), 12, 2, 131072)
@@ -99,7 +100,7 @@ class JobsTest(parameterized.TestCase):
     found = {"registers": 168, "loops": [loop]}
     with (
       mock.patch.object(tokamax_peer, "kernels", return_value=[kernel]),
-      mock.patch.object(cubin, "read", return_value=found) as read,
+      mock.patch.object(gpu_code, "read", return_value=found) as read,
     ):
       (line,) = gpu.mosaic(90, 128, 128)
     read.assert_called_once_with("", "exp2")

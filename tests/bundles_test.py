@@ -2,7 +2,7 @@
 
 from absl.testing import absltest
 
-from experiments.bench import bundles
+from experiments.bench import tpu_schedule
 
 _LINES = """
 PF: predicated region fallthrough
@@ -47,11 +47,11 @@ PF: predicated region fallthrough
 class BundlesTest(absltest.TestCase):
   def test_regions_under_a_condition_are_told_apart(self):
     """The whole step is no region, a loop neither; one lies inside another."""
-    inner = bundles.Region(6)
-    found = bundles.Region(7, (inner,)), bundles.Region(1)
-    self.assertEqual(bundles._counted(_LINES.splitlines()), (35, found))
+    inner = tpu_schedule.Region(6)
+    found = tpu_schedule.Region(7, (inner,)), tpu_schedule.Region(1)
+    self.assertEqual(tpu_schedule._counted(_LINES.splitlines()), (35, found))
     self.assertEqual([region.all for region in found], [13, 1])
-    self.assertEqual(bundles.Kernel("k", 35, {}, {}, found).always, 21)
+    self.assertEqual(tpu_schedule.Kernel("k", 35, {}, {}, found).always, 21)
 
 
 if __name__ == "__main__":

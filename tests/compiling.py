@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from experiments.bench import machines
+from experiments.bench import targets
 from tests import budget
 
 _ROOT = Path(__file__).parent.parent
@@ -71,7 +71,7 @@ def _server() -> subprocess.Popen:
   server = subprocess.Popen(
     [sys.executable, "-c", _SERVER],
     cwd=_ROOT,
-    env=machines.environment(),
+    env=targets.environment(),
     stdin=subprocess.PIPE,
     stdout=subprocess.PIPE,
     text=True,

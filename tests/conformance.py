@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from attnjax import attention, masks
-from attnjax.core.softmax import whole
+from attnjax.core.softmax import xla_dense
 from tests import conformance_definition, definition, precision
 from tests.suites import HEADING
 
@@ -225,8 +225,8 @@ def excess(index: int, impl: str) -> dict[str, float]:
   """The error of each result as a part of what it may be: at most 1 is right."""
   problem = problems()[index]
   # Half of the problems as if they were large, in tiles.
-  largest = 0 if index & 2 else whole.MATRIX
-  with mock.patch.object(whole, "MATRIX", largest):
+  largest = 0 if index & 2 else xla_dense.MATRIX
+  with mock.patch.object(xla_dense, "MATRIX", largest):
     got = results(problem, impl, arrays(problem))
   return precision.excess(got, *_definitions(index), problem["type"])
 

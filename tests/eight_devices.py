@@ -28,10 +28,10 @@ from jax.sharding import PartitionSpec as P  # noqa: E402
 
 from attnjax import dot_product_attention, sharding  # noqa: E402
 from attnjax.core.devices import partitioned  # noqa: E402
-from attnjax.core.softmax import tiling, whole  # noqa: E402
+from attnjax.core.softmax import tiling, xla_dense  # noqa: E402
 from attnjax.nn.norms import BatchNorm  # noqa: E402
 from experiments import run  # noqa: E402
-from experiments.assembly import assemble  # noqa: E402
+from experiments.build import assemble  # noqa: E402
 from experiments.errors import UserError  # noqa: E402
 from tests.run_test import losses, tiny  # noqa: E402
 
@@ -115,8 +115,12 @@ def _loss(rest, impl="xla"):
 def _forms():
   """Each way in which "xla" computes, for small arrays: (name, what makes it so)."""
   small = mock.patch.object(tiling, "defaults", lambda *_: (tiling.Tiles(16, 16),) * 2)
-  tiles = mock.patch.multiple(whole, MATRIX=0), small
-  return ("tiles", tiles), ("parts", [mock.patch.multiple(whole, STEP=2**12)]), ("", [])
+  tiles = mock.patch.multiple(xla_dense, MATRIX=0), small
+  return (
+    ("tiles", tiles),
+    ("parts", [mock.patch.multiple(xla_dense, STEP=2**12)]),
+    ("", []),
+  )
 
 
 # (axes of the mesh, sizes, those of batches, those of heads, type, in force, form)

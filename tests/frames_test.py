@@ -18,10 +18,10 @@ from absl.testing import absltest, parameterized
 
 import attnjax
 from attnjax import contract
-from attnjax.core.linear import chunks
+from attnjax.core.recurrence.linear import chunks
 from configs import lm
 from experiments import run
-from experiments.assembly import assemble
+from experiments.build import assemble
 
 _ROOMS = ("attnjax", "pallas_kernels", "experiments", "configs")
 _ROOT = Path(__file__).parent.parent
@@ -81,7 +81,10 @@ class FramesTest(parameterized.TestCase):
       with jax.set_mesh(made.mesh):
         jax.eval_shape(made.update(), made.state, made.batch)
 
-    found = [*_until(chunks, "_chunk", step), "attnjax/core/linear/chunks.py: _chunk"]
+    found = [
+      *_until(chunks, "_chunk", step),
+      "attnjax/core/recurrence/linear/chunks.py: _chunk",
+    ]
     self.assertEqual(found[0].split()[1], "make_update.<locals>.update")
     self.assertLess(len(found), 15, found)
 

@@ -16,7 +16,7 @@ from absl.testing import absltest
 
 from configs import induction, vit
 from experiments import compare, errors, evaluate, locking, run, sample
-from experiments.assembly import assemble
+from experiments.build import assemble
 from experiments.training import loop, metrics
 from experiments.training.progress import Progress
 

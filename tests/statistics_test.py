@@ -18,7 +18,7 @@ from attnjax.nn import running
 from attnjax.nn.norms import BatchNorm
 from configs import induction, vit
 from experiments import errors
-from experiments.assembly import assemble
+from experiments.build import assemble
 from experiments.data import pipeline
 from experiments.pages import shows
 from experiments.training import loop, objective, optimizer, step

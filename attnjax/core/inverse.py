@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from attnjax.core.softmax import wide
+from attnjax.core.dtypes import accumulator_dtype
 
 GRADIENTS = ("analytic", "autodiff")
 STARTS = ("matrix", "batch")
@@ -63,7 +63,7 @@ def newton_inverse(
       raise ValueError(f"{name} {value!r} is none of {', '.join(known)}")
   if iterations < 0:
     raise ValueError(f"iterations = {iterations}; it must be 0 or more")
-  matrix = matrix.astype(wide(matrix))
+  matrix = matrix.astype(accumulator_dtype(matrix))
   iterations = iterations or steps(matrix.shape[-1], jitter, matrix.dtype, start)
   run = _analytic if gradient == "analytic" else _iterate
   with jax.default_matmul_precision("highest"):

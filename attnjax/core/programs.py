@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from attnjax.core import captured, dropout, elementwise
+from attnjax.core import dropout, scalar_functions, score_function
 from attnjax.core.masks import And, Mask, schedule, scheduled
 from attnjax.core.scores import Program, Scores, cap_of, capped
 
@@ -52,7 +52,7 @@ def program(
   cap = cap_of(scores.softcap)
   learned = None if cap is None or isinstance(cap, float) else new(cap)
   heads = jnp.arange(B), jnp.arange(N)
-  inner, values = captured.hoisted(
+  inner, values = score_function.hoisted(
     scores.function, scores.consts, heads, *scores.positions(T, S), dtype
   )
   hoisted = [new(v) for v in values]
@@ -77,9 +77,11 @@ def program(
   types = _types(operands, dtype)
   return Program(
     tuple(operands),
-    None if scores.plain else elementwise.elementwise(score, [dtype, *_PLACES], types),
+    None
+    if scores.plain
+    else scalar_functions.elementwise(score, [dtype, *_PLACES], types),
     _seen(scores, scores.mask, slots, tests, types),
-    elementwise.elementwise(kept, _PLACES, types) if scores.rate else None,
+    scalar_functions.elementwise(kept, _PLACES, types) if scores.rate else None,
   )
 
 
@@ -144,7 +146,7 @@ def _seen(scores, mask: Mask, slots, tests, types):
 
   if not mask.conjuncts():
     return None
-  return elementwise.elementwise(seen, _PLACES, types)
+  return scalar_functions.elementwise(seen, _PLACES, types)
 
 
 def _positions(scores, slots, t, s, given) -> Any:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from attnjax.core.softmax import wide
+from attnjax.core.dtypes import accumulator_dtype
 
 KINDS = ("positive", "trigonometric")
 
@@ -46,7 +46,7 @@ def logarithm(
   x: Float[Array, "... H"], w: Float[Array, "... M H"]
 ) -> Float[Array, "... M"]:
   """Returns the log of the positive features, w . x - |x|^2 / 2 - log(M) / 2."""
-  x = x.astype(wide(x))
+  x = x.astype(accumulator_dtype(x))
   square = jnp.sum(x * x, axis=-1, keepdims=True)
   return jnp.einsum("...h,...mh->...m", x, w) - square / 2 - jnp.log(w.shape[-2]) / 2
 
@@ -66,7 +66,7 @@ def trigonometric(
   A dot product of two of them may be negative. Without `scaled` the exponential, which
   may overflow, is left out.
   """
-  x = x.astype(wide(x))
+  x = x.astype(accumulator_dtype(x))
   angle = jnp.einsum("...h,...mh->...m", x, w)
   phi = jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1) / w.shape[-2] ** 0.5
   return phi * jnp.exp(jnp.sum(x * x, axis=-1, keepdims=True) / 2) if scaled else phi

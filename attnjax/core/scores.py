@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, UInt
 
-from attnjax.core import captured, dropout, elementwise
+from attnjax.core import dropout, scalar_functions, score_function
 from attnjax.core.masks import And, Mask
 
 _STATIC = {"static": True}
@@ -94,7 +94,7 @@ class Scores:
     if bias is not None:
       score = score + bias.astype(raw.dtype)
     if self.function is not None:
-      score = captured.apply(self.function, consts, score, b, h, q, k)
+      score = score_function.apply(self.function, consts, score, b, h, q, k)
     return score
 
   def kept(self, seeds: UInt[Array, "b n"], q, k):
@@ -120,16 +120,16 @@ class Program:
   """
 
   operands: Any = ()
-  score: elementwise.Elementwise | None = dataclasses.field(
+  score: scalar_functions.Elementwise | None = dataclasses.field(
     default=None, metadata=_STATIC
   )
-  seen: elementwise.Elementwise | None = dataclasses.field(
+  seen: scalar_functions.Elementwise | None = dataclasses.field(
     default=None, metadata=_STATIC
   )
-  keep: elementwise.Elementwise | None = dataclasses.field(
+  keep: scalar_functions.Elementwise | None = dataclasses.field(
     default=None, metadata=_STATIC
   )
-  rest: elementwise.Elementwise | None = dataclasses.field(
+  rest: scalar_functions.Elementwise | None = dataclasses.field(
     default=None, metadata=_STATIC
   )
   lists: tuple[int, ...] = dataclasses.field(default=(), metadata=_STATIC)

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from attnjax.core.softmax import wide
+from attnjax.core.dtypes import accumulator_dtype
 
 
 def multiply(
@@ -37,7 +37,10 @@ def multiply(
   """
   grid = _grid(c, x, axes)
   lengths = tuple(fast_length(2 * T - 1) for T in grid)
-  where, dtype = tuple(range(-axes, 0)), jnp.promote_types(wide(c), wide(x))
+  where, dtype = (
+    tuple(range(-axes, 0)),
+    jnp.promote_types(accumulator_dtype(c), accumulator_dtype(x)),
+  )
   # Lag 0 first, then the past, and the future from the end: the circulant's column.
   column = jnp.flip(c.astype(dtype), where)
   widths = [(0, 0)] * (c.ndim - axes)
@@ -70,7 +73,7 @@ def direct(
   Arguments and errors are those of `multiply`.
   """
   grid = _grid(c, x, axes)
-  dtype = jnp.promote_types(wide(c), wide(x))
+  dtype = jnp.promote_types(accumulator_dtype(c), accumulator_dtype(x))
   flat = x.reshape(*x.shape[: x.ndim - axes], -1).astype(dtype)
   y = jnp.einsum("...ts,...s->...t", matrix(c.astype(dtype), grid), flat)
   return y.reshape(*y.shape[:-1], *grid).astype(x.dtype)

@@ -8,7 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Key
 
 from attnjax.contract.trace import Edit, Trace
-from attnjax.core.softmax import wide
+from attnjax.core.dtypes import accumulator_dtype
 from attnjax.nn import running
 
 
@@ -104,4 +104,4 @@ class Classifier(nnx.Module):
       own = None if key is None else jax.random.fold_in(key, len(maps))
       y = carry(self.pool, maps[-1], key=own)
     logits = self.head(y if self.norm is None else self.norm(y))
-    return logits.astype(wide(logits))
+    return logits.astype(accumulator_dtype(logits))

@@ -22,8 +22,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
+from attnjax.core.dtypes import accumulator_dtype
 from attnjax.core.exported import serializable
-from attnjax.core.softmax import wide
 
 
 @serializable
@@ -111,7 +111,7 @@ class BatchNorm(nnx.Module):
       raise ValueError(rule(self))
     if not (train or isinstance(stats, Stats)):
       raise ValueError("Moments are of training: evaluation takes the running Stats")
-    kind, x = x.dtype, x.astype(wide(x))
+    kind, x = x.dtype, x.astype(accumulator_dtype(x))
     if mask is not None:
       if mask.shape != x.shape[:-1]:
         raise ValueError(f"mask {mask.shape}: one of each row, {x.shape[:-1]}")

@@ -8,7 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Key
 
 from attnjax.contract import weights
-from attnjax.nn import paths, running
+from attnjax.nn import drop_path, running
 from attnjax.nn.depthwise import Depthwise
 
 _INIT = nnx.initializers.truncated_normal(0.02)
@@ -93,8 +93,10 @@ class Block(nnx.Module):
     first, second = (None, None) if key is None else jax.random.split(key)
     if self.mixer is not None and self.norm is not None:
       y = carry(self.mixer, self.norm(x), **context)
-      x = x + paths.drop(y, self.drop, first)
-    return carry.result(x + paths.drop(self.feed(self.feed_norm(x)), self.drop, second))
+      x = x + drop_path.drop(y, self.drop, first)
+    return carry.result(
+      x + drop_path.drop(self.feed(self.feed_norm(x)), self.drop, second)
+    )
 
   def weights(
     self, x: Float[Array, "B *S D"], *, index: int = 0, stats: Any = ()

@@ -23,7 +23,7 @@ import sys
 from pathlib import Path
 
 from experiments import errors
-from experiments.bench import kernels, length_records, lowering, machines
+from experiments.bench import kernels, length_records, lowering, targets
 
 _KINDS = ("cpu", "tpu", "gpu", "lowering", "tune", "length", "device")
 
@@ -63,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
   parser.add_argument("--export", type=Path, help="device: where the kernels go")
   parser.add_argument("--collect", type=Path, help="device: where check.py wrote")
   flags = parser.parse_args(argv)
-  machines.enable()
+  targets.enable()
   if flags.kind == "device":
     return _device(flags)
   rows, holds = _rows(flags)

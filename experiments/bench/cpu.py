@@ -11,7 +11,7 @@ import numpy as np
 from attnjax import contract, dot_product_attention, masks
 from experiments import errors
 from experiments.bench import local, torch_peer
-from experiments.bench.race import Time, both, forward, race
+from experiments.bench.timing import Time, both, forward, race
 
 
 def rows(only: str = "") -> tuple[list[dict], bool]:

@@ -10,7 +10,7 @@ import dataclasses
 
 import jax
 
-from experiments.bench import cubin, gpu_peer, tokamax_peer
+from experiments.bench import gpu_code, gpu_peer, tokamax_peer
 from experiments.bench import tpu as schedules
 from experiments.bench.gpu_calls import Call, calls
 
@@ -39,7 +39,7 @@ def row(name, kernel: str, call: Call, capability: int, block, loop=0, **more) -
   """
   compiled = call.compile(capability)
   warps, stages = call.options["num_warps"], call.options.get("num_stages", 3)
-  found = cubin.read(compiled.ptx)
+  found = gpu_code.read(compiled.ptx)
   line = _line(found, capability, block, loop, warps, compiled.shared, stages)
   return {"kernel": name, "part": kernel, **line, **more}
 
@@ -59,7 +59,7 @@ def _line(found, capability, block, loop, warps, shared, stages, computing=None)
     "shared": shared,
     "resident": occupancy(capability, found["registers"], warps, shared),
     "loop": steady["total"],
-    **{k: steady.get(k, 0) for k in (*cubin.KINDS, "integer") if k != "spill"},
+    **{k: steady.get(k, 0) for k in (*gpu_code.KINDS, "integer") if k != "spill"},
     "a score": round(steady["total"] * (computing or warps) / scores, 4),
   }
 
@@ -69,7 +69,7 @@ def mosaic(capability: int, H: int, V: int) -> list[dict]:
   table = []
   for each in tokamax_peer.kernels(capability, H, V):
     sizes = each.block, 0, each.warps, each.shared, each.stages
-    line = _line(cubin.read(each.ptx, "exp2"), capability, *sizes, computing=4)
+    line = _line(gpu_code.read(each.ptx, "exp2"), capability, *sizes, computing=4)
     table.append({"kernel": "tokamax", "part": each.part, **line, "H": H, "V": V})
   return table
 

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AbstractDevice, AbstractMesh
 
-from attnjax.core.elementwise import elementwise
 from attnjax.core.masks.schedule import Schedule
+from attnjax.core.scalar_functions import elementwise
 from attnjax.core.scores import Program
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from attnjax.variants.local import halo, maxvit, neighborhood
 from attnjax.variants.local.neighborhood import simulate, tiled
 from experiments.bench import torch_peer
-from experiments.bench.race import both, forward, race
+from experiments.bench.timing import both, forward, race
 
 SHARE = 0.6
 HEADS, SIZE = 4, 64

@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 
-from experiments.bench import machines
+from experiments.bench import targets
 
 # (package, a partial of a module's function, which can be sent to a process).
 Job = tuple[str, functools.partial]
@@ -29,7 +29,7 @@ def rows(jobs: Sequence[Job], workers: int | None = None) -> tuple[list[dict], b
   pool = concurrent.futures.ProcessPoolExecutor(
     max_workers=workers or os.cpu_count() or 1,
     mp_context=multiprocessing.get_context("spawn"),
-    initializer=machines.enable,
+    initializer=targets.enable,
   )
   with pool:
     waiting = [pool.submit(timed, job) for _, job in jobs]

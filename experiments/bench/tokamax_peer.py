@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import topologies
 
-from experiments.bench import machines
+from experiments.bench import targets
 
 _LENGTH, _HEADS = 4096, 16
 _ALL = "feature_extension: ACCELERATED_FEATURES"
@@ -71,12 +71,12 @@ def kernels(capability: int, H: int, V: int) -> list[Kernel]:
     H: size of a head of queries and keys.
     V: size of a head of values.
   """
-  runtime = (machines.FOLDER / "jax_plugins" / "xla_cuda13").is_dir()
+  runtime = (targets.FOLDER / "jax_plugins" / "xla_cuda13").is_dir()
   if not (runtime and importlib.util.find_spec("tokamax") and capability in _CHIPS):
     return []
   # A process a chip: after another's, Blackwell's kernels were not assembled.
   pool = concurrent.futures.ProcessPoolExecutor(
-    1, multiprocessing.get_context("spawn"), machines.enable
+    1, multiprocessing.get_context("spawn"), targets.enable
   )
   with pool, tempfile.TemporaryDirectory() as folder:
     return pool.submit(_compiled, capability, H, V, pathlib.Path(folder)).result()
@@ -146,5 +146,5 @@ def _tools(folder: pathlib.Path) -> None:
   carried = pathlib.Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
   (folder / "bin").mkdir()
   (folder / "bin" / "nvdisasm").symlink_to(carried / "nvdisasm")
-  (folder / "bin" / "ptxas").symlink_to(machines.PTXAS)
+  (folder / "bin" / "ptxas").symlink_to(targets.PTXAS)
   os.environ["MOSAIC_GPU_CUDA_ROOT"] = str(folder)

@@ -16,10 +16,10 @@ import jax
 import jax.numpy as jnp
 
 from attnjax.core import masks
-from attnjax.core.elementwise import elementwise
 from attnjax.core.masks.schedule import Schedule
+from attnjax.core.scalar_functions import elementwise
 from attnjax.core.scores import Program
-from experiments.bench import bundles, tpu_peer
+from experiments.bench import tpu_peer, tpu_schedule
 from pallas_kernels.flash import mosaic_tpu
 
 MACHINES = ("v5e", "v6e")
@@ -167,9 +167,9 @@ def _walked(schedule: Schedule, problem: Problem) -> Schedule:
 
 def compiled(
   machine: str, kernel: str, problem: Problem, cut: mosaic_tpu.Tiles
-) -> bundles.Kernel:
+) -> tpu_schedule.Kernel:
   """Compiles and reads one of our kernels."""
-  _, kernels = bundles.compile_for(machine, *call(kernel, problem, cut))
+  _, kernels = tpu_schedule.compile_for(machine, *call(kernel, problem, cut))
   (found,) = (x for x in kernels if x.name == f"flash_{kernel}")
   return found
 
@@ -219,7 +219,7 @@ def _rows() -> Iterator[dict]:
         }
 
 
-def steps(read: bundles.Kernel) -> dict[str, int]:
+def steps(read: tpu_schedule.Kernel) -> dict[str, int]:
   """Returns the bundles of a full and a partial step, and those that are `rare` in one.
 
   Only the region of a partial step has nested regions, two ways to compute it: the rare
@@ -237,7 +237,7 @@ def steps(read: bundles.Kernel) -> dict[str, int]:
 
 def _cut(machine: str) -> mosaic_tpu.Tiles:
   """Returns the default tiles of the plain problem, for all features."""
-  problem, (_, kind) = Problem(), bundles.TOPOLOGIES[machine]
+  problem, (_, kind) = Problem(), tpu_schedule.TOPOLOGIES[machine]
   return mosaic_tpu.defaults(*problem.arrays(), problem.program, kind)
 
 

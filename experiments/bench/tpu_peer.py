@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.bench import bundles
+from experiments.bench import tpu_schedule
 
 
 def splash(
   machine: str, T: int, step: tuple[int, int], seen: np.ndarray | None = None
-) -> dict[str, bundles.Kernel]:
+) -> dict[str, tpu_schedule.Kernel]:
   """Compiles jax's splash attention with its fused backward kernel.
 
   Args:
@@ -51,7 +51,7 @@ def splash(
   def gradient(q, k, v, g):
     return jax.vjp(lambda *qkv: attend(*qkv), q, k, v)[1](g)
 
-  _, kernels = bundles.compile_for(machine, gradient, (x, x, x, x))
+  _, kernels = tpu_schedule.compile_for(machine, gradient, (x, x, x, x))
   named = {"forward": "fwd", "backward": "dkv"}
   return {
     kernel: next(x for x in kernels if x.name.startswith(f"splash_mha_{part}"))

@@ -8,7 +8,7 @@ fit fast memory is left out.
 import itertools
 
 from experiments import errors
-from experiments.bench import bundles, tpu
+from experiments.bench import tpu, tpu_schedule
 from pallas_kernels.flash import mosaic_tpu
 
 _BLOCKS = ((512, 1024), (1024, 1024), (1024, 2048), (2048, 1024))
@@ -23,8 +23,8 @@ def rows(T: int, H: int, machine: str) -> tuple[list[dict], bool]:
     H: size of a head.
     machine: a key of `bundles.TOPOLOGIES`.
   """
-  if machine not in bundles.TOPOLOGIES:
-    known = ", ".join(bundles.TOPOLOGIES)
+  if machine not in tpu_schedule.TOPOLOGIES:
+    known = ", ".join(tpu_schedule.TOPOLOGIES)
     raise errors.UserError(f"--topology {machine!r} is none of {known}")
   problem = tpu.Problem(H=H, V=H)
   found: list[dict] = []

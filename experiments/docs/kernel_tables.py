@@ -14,8 +14,8 @@ Row = dict[str, Any]
 # Where plain JAX computes what a package of kernels does.
 _XLA = {
   "flash": "attnjax/core/softmax",
-  "decayed_linear": "attnjax/core/linear",
-  "prefix_softmax": "attnjax/core/scan",
+  "decayed_linear": "attnjax/core/recurrence/linear",
+  "prefix_softmax": "attnjax/core/recurrence/prefix",
 }
 _BACKENDS = {"mosaic_tpu": "tpu", "triton_gpu": "gpu"}
 # Columns of kernels that are read, in this order, where rows have them.

@@ -12,7 +12,7 @@ import jax
 from jax.extend.core import jaxpr_as_fun
 from jax.interpreters import partial_eval
 
-from experiments.training import turns
+from experiments.training import loop_counts
 
 
 def flops(jaxpr, arguments: Sequence[Any] = ()) -> int:
@@ -27,11 +27,13 @@ def flops(jaxpr, arguments: Sequence[Any] = ()) -> int:
     arguments: the program's arguments, their leaves in order.
   """
   jaxpr, _ = partial_eval.dce_jaxpr(jaxpr, True, True)  # as XLA does
-  if not turns.loops(jaxpr):
+  if not loop_counts.loops(jaxpr):
     return total(jaxpr)
   kinds: list[Any] = [v.aval for v in jaxpr.invars]
   shapes = [jax.ShapeDtypeStruct(kind.shape, kind.dtype) for kind in kinds]
-  counting = jax.make_jaxpr(lambda *given: turns.counted(jaxpr, given, equation)[1])
+  counting = jax.make_jaxpr(
+    lambda *given: loop_counts.counted(jaxpr, given, equation)[1]
+  )
   small, used = partial_eval.dce_jaxpr(counting(*shapes).jaxpr, [True])
   if any(used) and not arguments:
     return total(jaxpr)
@@ -66,5 +68,5 @@ def equation(one) -> int:
     return 2 * one.outvars[0].aval.size * kernel.size // kernel.shape[channels]
   if name == "cond":
     return max(total(branch) for branch in one.params["branches"])
-  inner = sum(total(jaxpr) for jaxpr in turns.called(one))
+  inner = sum(total(jaxpr) for jaxpr in loop_counts.called(one))
   return inner * one.params["length"] if name == "scan" else inner

@@ -4,7 +4,7 @@ from typing import Any
 
 import jax
 
-from experiments.assembly import Assembly
+from experiments.build import Assembly
 from experiments.data import pipeline
 
 

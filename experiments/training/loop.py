@@ -10,8 +10,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments import settings
-from experiments.assembly import Assembly
+from experiments import configuration
+from experiments.build import Assembly
 from experiments.data import pipeline
 from experiments.errors import UserError
 from experiments.training import cost, evaluation
@@ -198,7 +198,7 @@ class Trainer:
       self.step,
       self.state,
       self.data,
-      settings.to_json(self.config),
+      configuration.to_json(self.config),
       self.validation if evaluated else None,
     )
     self._mark = self.step, time.monotonic()

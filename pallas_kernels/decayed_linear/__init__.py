@@ -27,8 +27,9 @@ given, their gradient).
   pallas   mosaic_tpu, for TPUs
   triton   triton_gpu, for NVIDIA GPUs, through jax-triton
 
-The kernels' `jax.jvp` and second derivatives are those of `attnjax.core.linear.chunked`
-in plain JAX. Two runs are equal to the bit: no sums by atomic operations.
+The kernels' `jax.jvp` and second derivatives are those of the plain JAX form,
+`attnjax.core.recurrence.linear.chunked`. Two runs are equal to the bit: no sums by
+atomic operations.
 
 A backend's passes, whose constants are the output's `scale`, `tiles` or None (the
 defaults for a device's share), and whether the gradient by decays is wanted, `decay`:
@@ -54,7 +55,8 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
-from attnjax.core import derivatives, devices, linear, masks
+from attnjax.core import derivatives, devices, masks
+from attnjax.core.recurrence import linear
 from pallas_kernels import calling
 from pallas_kernels.batching import Layout
 from pallas_kernels.calling import Kernel

@@ -5,7 +5,7 @@ import math
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from attnjax.core import linear
+from attnjax.core.recurrence import linear
 
 LOG2E = 1.4426950408889634
 # Bits of a float32, and the most that a token adds to a sum.

@@ -18,6 +18,7 @@ from typing import Any
 import jax
 
 from attnjax.core import devices, programs, softmax
+from attnjax.core.dtypes import accumulator_dtype
 from attnjax.core.scores import Scores
 from pallas_kernels import batching, calling
 from pallas_kernels.batching import Layout
@@ -80,7 +81,7 @@ def prepared(
   """
   kernel = calling.load(__name__, impl)
   q, k, v, scores = devices.vary((q, k, v, scores))
-  shape, dtype = (q.shape[0], q.shape[2], q.shape[1], k.shape[1]), softmax.wide(q)
+  shape, dtype = (q.shape[0], q.shape[2], q.shape[1], k.shape[1]), accumulator_dtype(q)
   program = programs.program(scores, shape, dtype)
   kernel.supports(q, k, v, program)
   if tiles is None:

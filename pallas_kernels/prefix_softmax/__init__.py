@@ -4,9 +4,9 @@
   out[k] = sum_{i <= k} exp(s[i] - top[k]) v[i] / total[k]
 
 Leo Feng et al. Attention as an RNN. 2024. arXiv:2405.13956. The algebra and its way
-back are those of `attnjax.core.scan`. top and total, T N numbers each, are made before
-by XLA, so that a chunk of C tokens is one product of matrices, and nothing has to be
-rescaled:
+back are those of `attnjax.core.recurrence.prefix`. top and total, T N elements each,
+are made before by XLA, so that a chunk of C tokens is one product of matrices, and
+nothing has to be rescaled:
 
   W[r, c] = exp(s[c] - top[r]) / total[r], c <= r
   keep[r] = exp(top[before] - top[r]) total[before] / total[r]
@@ -37,9 +37,9 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
 from attnjax.contract import Case
-from attnjax.core import scan
-from attnjax.core.scan import Form, Weights
-from attnjax.core.scan.normalisers import normaliser
+from attnjax.core.recurrence import prefix as plain
+from attnjax.core.recurrence.prefix import Form, Weights
+from attnjax.core.recurrence.prefix.normalisers import normaliser
 from pallas_kernels import calling
 from pallas_kernels.batching import Layout
 
@@ -80,7 +80,7 @@ def prepared(scores, values, *, impl: str, tiles: Any = None) -> Callable:
 
   It is here that a backend refuses a problem.
   """
-  scan.check(scores, values)
+  plain.check(scores, values)
   kernel = calling.load(__name__, impl)
   kernel.supports(scores, values)
   form = Form(
@@ -89,7 +89,7 @@ def prepared(scores, values, *, impl: str, tiles: Any = None) -> Callable:
     calling.spread(kernel.backward, BACKWARD, tiles=tiles),
     kernel.no_tangent,
   )
-  return functools.partial(scan.prefix, form=form)
+  return functools.partial(plain.prefix, form=form)
 
 
 def _shapes(B, T, N, E):
@@ -100,7 +100,7 @@ def _state(B, N, E):
   def make(key: jax.Array) -> dict[str, Any]:
     top, total, out = jax.random.split(key, 3)
     top, total = jax.random.normal(top, (B, N)), jax.random.uniform(total, (B, N))
-    return {"initial": scan.State(top, 1 + total, jax.random.normal(out, (B, N, E)))}
+    return {"initial": plain.State(top, 1 + total, jax.random.normal(out, (B, N, E)))}
 
   return make
 

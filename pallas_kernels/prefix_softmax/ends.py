@@ -7,7 +7,7 @@ cotangents in reverse, which XLA makes of all parts in one kernel that reads the
 
 import jax.numpy as jnp
 
-from attnjax.core.scan import Weights
+from attnjax.core.recurrence.prefix import Weights
 
 
 def forward(weights: Weights, values, size: int, parts: int):

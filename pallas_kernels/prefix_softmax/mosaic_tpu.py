@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from attnjax.core.scan import Weights
+from attnjax.core.recurrence.prefix import Weights
 from pallas_kernels import calling
 from pallas_kernels.prefix_softmax import mosaic_tpu_kernel as kernels
 
@@ -58,7 +58,7 @@ def estimate(tiles: Tiles, size: int, dtype) -> int:
 
 
 def forward(weights: Weights, values, start, *, tiles: Tiles | None):
-  """(out, its last row): see `attnjax.core.scan.Form`."""
+  """(out, its last row): see `attnjax.core.recurrence.prefix.Form`."""
   B, T, N, E = values.shape
   tiles = tiles or fitting(values)
   _check(tiles, E, values.dtype)
@@ -86,7 +86,7 @@ def forward(weights: Weights, values, start, *, tiles: Tiles | None):
 
 
 def backward(weights: Weights, values, g, delta, a, b, *, tiles: Tiles | None):
-  """(dscores, dvalues, A, b): see `attnjax.core.scan.Form`."""
+  """(dscores, dvalues, A, b): see `attnjax.core.recurrence.prefix.Form`."""
   B, T, N, E = values.shape
   tiles = tiles or fitting(values)
   _check(tiles, E, values.dtype)

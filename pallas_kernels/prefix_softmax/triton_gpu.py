@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from attnjax.core.scan import Weights
+from attnjax.core.recurrence.prefix import Weights
 from pallas_kernels import calling, in_parts
 from pallas_kernels.prefix_softmax import ends
 from pallas_kernels.prefix_softmax import triton_gpu_kernel as kernels
@@ -54,7 +54,7 @@ def fitting(values) -> Tiles:
 
 
 def forward(weights: Weights, values, start, *, tiles: Tiles | None):
-  """(out, its last row): see `attnjax.core.scan.Form`."""
+  """(out, its last row): see `attnjax.core.recurrence.prefix.Form`."""
   B, _, N, E = values.shape
   tiles = tiles or fitting(values)
   _check(tiles)
@@ -79,7 +79,7 @@ def forward(weights: Weights, values, start, *, tiles: Tiles | None):
 
 
 def backward(weights: Weights, values, g, delta, a, b, *, tiles: Tiles | None):
-  """(dscores, dvalues, A, b): see `attnjax.core.scan.Form`."""
+  """(dscores, dvalues, A, b): see `attnjax.core.recurrence.prefix.Form`."""
   B, T, N, E = values.shape
   tiles = tiles or fitting(values)
   _check(tiles)

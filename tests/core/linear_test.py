@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from attnjax.core import linear
+from attnjax.core.recurrence import linear
 from tests.decayed_linear import recurrence
 
 

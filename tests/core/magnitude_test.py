@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from attnjax.core import captured, masks, softmax
+from attnjax.core import masks, score_function, softmax
 from attnjax.core.scores import Scores
 from attnjax.core.softmax.tiling import Tiles
 
@@ -141,7 +141,7 @@ class MagnitudeTest(parameterized.TestCase):
     def slopes(gain, bias):
       def loss(gain, bias):
         function = lambda score, b, n, q, k: score * gain[n]  # noqa: E731
-        traced, consts = captured.trace(function)
+        traced, consts = score_function.trace(function)
         mask = masks.Lengths(jnp.full((B,), S - 3))
         what = Scores(mask, bias=bias, function=traced, consts=tuple(consts))
         return jnp.sin(_FORMS[name](q, k, v, what)[0]).sum()

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from attnjax.core import partition
+from attnjax.core.grids import partition
 
 PARTITIONS = (
   partition.Partition((7,), 3),

@@ -11,7 +11,8 @@ from absl.testing import absltest, parameterized
 from jax.sharding import AbstractDevice, AbstractMesh
 
 from attnjax import attention, backends
-from attnjax.core import linear, platform, scan
+from attnjax.core.recurrence import linear, prefix
+from attnjax.core import platform
 from attnjax.core.scores import Program
 from pallas_kernels.flash import triton_gpu
 from pallas_kernels.flash.triton_gpu import tiles as gpu_tiles
@@ -51,12 +52,12 @@ class PlatformTest(parameterized.TestCase):
     with _host("gpu"), jax.default_device("cpu"):
       self.assertIsNone(backends.kernels())
       self.assertIs(backends.linear_attention("auto", x, x, x), linear.chunked)
-      self.assertEqual(scan.fastest(), "sequential")
+      self.assertEqual(prefix.fastest(), "sequential")
       self.assertNotIn("triton", str(jax.make_jaxpr(out)(x, x, x)))
     for name, wanted in (("gpu", "triton"), ("tpu", "pallas")):
       with _described(f"some {name}", name):
         self.assertEqual(backends.kernels(), wanted)
-        self.assertEqual(scan.fastest(), "chunked")
+        self.assertEqual(prefix.fastest(), "chunked")
 
   @parameterized.parameters(
     ("NVIDIA H100 80GB HBM3", 90),

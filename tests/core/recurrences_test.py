@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from attnjax.core import linear, recurrences
+from attnjax.core.recurrence import diagonal, linear
 
 
 def _close(found, wanted, tolerance=1e-5):
@@ -18,8 +18,8 @@ def _close(found, wanted, tolerance=1e-5):
   )
 
 
-_chunked = jax.jit(recurrences.chunked)
-_recurrent = jax.jit(recurrences.recurrent)
+_chunked = jax.jit(diagonal.chunked)
+_recurrent = jax.jit(diagonal.recurrent)
 
 
 def _arrays(B=2, T=37, N=2, H=3, E=4, dtype="float32"):
@@ -38,7 +38,7 @@ class ScanTest(parameterized.TestCase):
   @parameterized.parameters(((2, 19, 3), 1), ((19, 3), 0), ((2, 3, 19), -1))
   def test_is_the_loop(self, shape, axis):
     decay, added = np.random.default_rng(0).standard_normal((2, *shape), np.float32)
-    products, states = jax.jit(recurrences.scan, static_argnames="axis")(
+    products, states = jax.jit(diagonal.scan, static_argnames="axis")(
       decay, added, axis=axis
     )
     decay, added, products, states = (
@@ -54,7 +54,7 @@ class ScanTest(parameterized.TestCase):
   def test_the_decay_may_be_narrower(self):
     decay = jax.random.uniform(jax.random.key(0), (1, 9, 1))
     added = jax.random.normal(jax.random.key(1), (2, 9, 3))
-    scan = jax.jit(recurrences.scan)
+    scan = jax.jit(diagonal.scan)
     products, states = scan(decay, added)
     self.assertEqual(products.shape, (1, 9, 1))
     wide = jnp.broadcast_to(decay, added.shape)
@@ -68,7 +68,7 @@ class ChunkedTest(parameterized.TestCase):
     if packed:
       ids = jnp.array([[1] * 9 + [2] * 15 + [1] * 13, [0] * 36 + [4]])
       options["segment_ids"] = ids
-    run = jax.jit(functools.partial(recurrences.chunked, chunk=chunk))
+    run = jax.jit(functools.partial(diagonal.chunked, chunk=chunk))
     found = run(**arrays, **options)
     _close(found, _recurrent(**arrays, **options), 1e-4)
 
@@ -88,7 +88,7 @@ class ChunkedTest(parameterized.TestCase):
     arrays["log_decay"] = arrays["log_decay"].at[:, 5::7].set(-jnp.inf)
 
     def total(arrays):
-      return sum(jnp.sum(jnp.sin(y)) for y in recurrences.chunked(**arrays))
+      return sum(jnp.sum(jnp.sin(y)) for y in diagonal.chunked(**arrays))
 
     for gradient in jax.jit(jax.grad(total))(arrays).values():
       self.assertTrue(jnp.isfinite(gradient).all())
@@ -111,7 +111,7 @@ class ChunkedTest(parameterized.TestCase):
   def test_a_wrong_state_is_named(self):
     state = jnp.zeros((2, 2, 4, 4))
     with self.assertRaisesRegex(ValueError, r"initial_state \(2, 2, 4, 4\).*3, 4\)"):
-      recurrences.initial(**_arrays(), state=state)
+      diagonal.initial(**_arrays(), state=state)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from absl.testing import absltest, parameterized
 
 from attnjax.core import masks, softmax
 from attnjax.core.scores import Scores
-from attnjax.core.softmax import whole
+from attnjax.core.softmax import xla_dense as whole
 from attnjax.core.softmax.tiling import Tiles
 from tests import precision
 

@@ -3,7 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from attnjax.core import masks, tiles, windows
+from attnjax.core import masks
+from attnjax.core.grids import neighborhood, permutation
 
 
 def _forms(longest):
@@ -18,7 +19,7 @@ class BoundsTest(parameterized.TestCase):
   def test_a_window_holds_its_query_and_grows_with_it(self):
     for length, window, stride, causal in _forms(14):
       i = np.arange(length)
-      low, high = windows.bounds(i, length, window, stride, causal)
+      low, high = neighborhood.bounds(i, length, window, stride, causal)
       form = (length, window, stride, causal)
       self.assertTrue(((low <= i) & (i < high) & (0 <= low) & (high <= length)).all())
       self.assertTrue((np.diff(low) >= 0).all() and (np.diff(high) >= 0).all(), form)
@@ -31,41 +32,41 @@ class BoundsTest(parameterized.TestCase):
   def test_inverse_is_the_transposed_mask(self):
     for length, window, stride, causal in _forms(16):
       i = np.arange(length)
-      low, high = windows.bounds(i, length, window, stride, causal)
+      low, high = neighborhood.bounds(i, length, window, stride, causal)
       seen = (low[:, None] <= i) & (i < high[:, None])
-      first, last = windows.inverse(i, length, window, stride, causal)
+      first, last = neighborhood.inverse(i, length, window, stride, causal)
       got = (first <= i[:, None]) & (i[:, None] < last)
       np.testing.assert_array_equal(got, seen, str((length, window, stride, causal)))
       self.assertTrue(seen.any(axis=0).all())
 
   def test_an_odd_window_is_symmetric_inside(self):
-    low, high = windows.bounds(np.arange(3, 10), 13, 7)
+    low, high = neighborhood.bounds(np.arange(3, 10), 13, 7)
     np.testing.assert_array_equal(np.arange(3, 10) - low, 3)
     np.testing.assert_array_equal(high - 1 - np.arange(3, 10), 3)
 
   def test_an_even_window_has_one_more_on_the_left(self):
-    low, high = windows.bounds(np.array([5]), 12, 4)
+    low, high = neighborhood.bounds(np.array([5]), 12, 4)
     self.assertEqual((low.item(), high.item()), (3, 7))
 
   def test_a_short_axis_is_seen_whole(self):
-    low, high = windows.bounds(np.arange(3), 3, 7, 2)
+    low, high = neighborhood.bounds(np.arange(3), 3, 7, 2)
     np.testing.assert_array_equal(low, 0)
     np.testing.assert_array_equal(high, 3)
 
   def test_traced_lengths_give_the_static_bounds(self):
-    run = jax.jit(lambda i, length: windows.bounds(i, length, 5, 3))
+    run = jax.jit(lambda i, length: neighborhood.bounds(i, length, 5, 3))
     for length in (4, 5, 12):
       i = np.arange(length)
-      want = windows.bounds(i, length, 5, 3)
+      want = neighborhood.bounds(i, length, 5, 3)
       jax.tree.map(np.testing.assert_array_equal, run(i, jnp.int32(length)), want)
 
 
 class OrderTest(parameterized.TestCase):
   def test_dilation_groups_are_strided_slices(self):
-    order, low, high = windows.ordered(11, 3, 2, 3, False)
+    order, low, high = neighborhood.ordered(11, 3, 2, 3, False)
     np.testing.assert_array_equal(order, [0, 3, 6, 9, 1, 4, 7, 10, 2, 5, 8])
     for start, length in ((0, 4), (4, 4), (8, 3)):
-      a, b = windows.bounds(np.arange(length), length, 3, 2)
+      a, b = neighborhood.bounds(np.arange(length), length, 3, 2)
       np.testing.assert_array_equal(low[start : start + length], start + a)
       np.testing.assert_array_equal(high[start : start + length], start + b)
 
@@ -75,18 +76,18 @@ class OrderTest(parameterized.TestCase):
     ids = jnp.repeat(jnp.array([[5, 2, 5]]), jnp.array(lengths), axis=1)
     start, parts = 0, []
     for length in lengths:
-      parts.append([start + x for x in windows.ordered(length, *options)])
+      parts.append([start + x for x in neighborhood.ordered(length, *options)])
       start += length
-    got = jax.jit(lambda ids: windows.packed(ids, *options))(ids)
+    got = jax.jit(lambda ids: neighborhood.packed(ids, *options))(ids)
     for g, *want in zip(got, *parts):
       np.testing.assert_array_equal(g[0], np.concatenate(want))
 
   def test_negative_ids_have_an_empty_interval(self):
-    _, low, high = windows.packed(jnp.array([[-1, -1, 3, 3, -1]]), 2, 1, 1, False)
+    _, low, high = neighborhood.packed(jnp.array([[-1, -1, 3, 3, -1]]), 2, 1, 1, False)
     np.testing.assert_array_equal((high - low)[0], [0, 0, 2, 2, 0])
 
   def test_runs(self):
-    run, place, length = windows.runs(jnp.array([4, 4, -1, 4, 4, 4]))
+    run, place, length = neighborhood.runs(jnp.array([4, 4, -1, 4, 4, 4]))
     np.testing.assert_array_equal(run, [0, 0, 1, 2, 2, 2])
     np.testing.assert_array_equal(place, [0, 1, 0, 0, 1, 2])
     np.testing.assert_array_equal(length, [2, 2, 1, 3, 3, 3])
@@ -95,7 +96,7 @@ class OrderTest(parameterized.TestCase):
 class WindowsTest(parameterized.TestCase):
   def _mask(self, **options):
     low = jnp.array([[[0, 1, 3]], [[1, 1, 2]]])
-    return windows.Windows(low, low + jnp.array([2, 1, 0]), (5, 4), **options)
+    return neighborhood.Windows(low, low + jnp.array([2, 1, 0]), (5, 4), **options)
 
   def test_dense_is_the_product_of_the_intervals(self):
     seen = np.zeros((3, 5, 4), bool)
@@ -110,7 +111,7 @@ class WindowsTest(parameterized.TestCase):
 
   def test_steps(self):
     low = jnp.array([[[1, 2]]])
-    mask = windows.Windows(low, low + 5, (8,), step=2)
+    mask = neighborhood.Windows(low, low + 5, (8,), step=2)
     want = [[0, 1, 0, 1, 0, 1, 0, 0], [0, 0, 1, 0, 1, 0, 1, 0]]
     np.testing.assert_array_equal(mask.dense(2, 8)[0, 0], np.array(want, bool))
 
@@ -136,15 +137,15 @@ class TilesTest(parameterized.TestCase):
   )
   def test_unpermute_is_the_inverse(self, shape, tile, dilation):
     x = jax.random.normal(jax.random.key(0), (2, *shape, 3))
-    y = tiles.permute(x, tile, dilation)
+    y = permutation.permute(x, tile, dilation)
     self.assertEqual(y.shape[0], 2 * np.prod(dilation))
     self.assertEqual(y.shape[1] % np.prod(tile), 0)
-    got = tiles.unpermute(y, shape, tile, dilation)
+    got = permutation.unpermute(y, shape, tile, dilation)
     np.testing.assert_array_equal(got, x)
 
   def test_tiles_are_contiguous_and_groups_go_to_the_batch(self):
     x = jnp.arange(1, 41).reshape(1, 4, 10)
-    y = tiles.permute(x, (2, 3), (1, 2))
+    y = permutation.permute(x, (2, 3), (1, 2))
     self.assertEqual(y.shape, (2, 24))
     np.testing.assert_array_equal(y[0, :6], [1, 3, 5, 11, 13, 15])
     np.testing.assert_array_equal(y[1, 6:12], [8, 10, 0, 18, 20, 0])
@@ -153,7 +154,7 @@ class TilesTest(parameterized.TestCase):
   def test_rows_are_windows_of_each_example(self, size):
     x = jax.random.normal(jax.random.key(0), (2, 10, 3, 4))
     index = np.array([[[0, 3, 3], [9, 1, 0]], [[5, 5, 5], [2, 8, 4]]])[:size]
-    got = tiles.rows(x, index)
+    got = permutation.rows(x, index)
     self.assertEqual(got.shape, (4, 3, 3, 4))
     for b in range(2):
       want = x[b, index[b % size]]

@@ -13,17 +13,17 @@ import triton.language as tl
 from absl.testing import absltest, parameterized
 
 from attnjax import backends
-from attnjax.core import linear
+from attnjax.core.recurrence import linear
 from pallas_kernels import calling, decayed_linear, prefix_softmax
 from pallas_kernels.decayed_linear import triton_gpu
-from pallas_kernels.decayed_linear.triton_gpu import parts
+from pallas_kernels.decayed_linear.triton_gpu import head_tiles
 from tests.decayed_linear.problems import Problem
 
 
 @triton.jit
 def _which_rows(array, first, out, SIZE: tl.constexpr):
   """The rows that pointers of rows are those of."""
-  rows = parts.rows(array, first, 1, SIZE, 16)
+  rows = head_tiles.rows(array, first, 1, SIZE, 16)
   distance = (rows.to(tl.int64) - array.to(tl.int64)) // (SIZE * 4)
   tl.store(out + tl.arange(0, 16)[:, None], distance.to(tl.int32))
 

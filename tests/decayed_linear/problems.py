@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from attnjax.core import linear
+from attnjax.core.recurrence import linear
 from pallas_kernels import decayed_linear
 from tests import definition, precision, simulate
 from tests.sweep import decayed_linear as sweep

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from attnjax.core import linear
+from attnjax.core.recurrence import linear
 from pallas_kernels import decayed_linear
 from pallas_kernels.decayed_linear import triton_gpu
 from pallas_kernels.decayed_linear.triton_gpu import Tile, Tiles

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 
 
 def forward(weights, values, start, *, tiles):
-  """Returns (out, its last row): see `attnjax.core.scan.Form`."""
+  """Returns (out, its last row): see `attnjax.core.recurrence.prefix.Form`."""
   del tiles
   weight, keep = _matrices(weights)
   out = jnp.einsum("btsn,bsne->btne", weight, values.astype(jnp.float32))
@@ -13,7 +13,7 @@ def forward(weights, values, start, *, tiles):
 
 
 def backward(weights, values, g, delta, a, b, *, tiles):
-  """Returns (dscores, dvalues, A, b): see `attnjax.core.scan.Form`."""
+  """Returns (dscores, dvalues, A, b): see `attnjax.core.recurrence.prefix.Form`."""
   del tiles
   weight, keep = _matrices(weights)
   # The last state is one more result that is read from the last row.

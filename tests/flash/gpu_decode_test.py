@@ -11,7 +11,7 @@ import numpy as np
 from absl.testing import absltest, parameterized
 
 from pallas_kernels.flash.triton_gpu import Tile, decode
-from pallas_kernels.flash.triton_gpu.program import write
+from pallas_kernels.flash.triton_gpu.codegen import write
 from tests import definition as formula, precision
 from tests.flash import triton_gpu_test as problems
 

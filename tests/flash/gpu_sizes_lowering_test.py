@@ -13,7 +13,7 @@ _HEADER = """
 import json
 import jax
 import jax.numpy as jnp
-from attnjax.core.elementwise import elementwise
+from attnjax.core.scalar_functions import elementwise
 from attnjax.core.scores import Program
 from experiments.bench import gpu_calls
 

@@ -12,7 +12,7 @@ import triton.language as tl
 from absl.testing import absltest, parameterized
 from jax import lax
 
-from attnjax.core.elementwise import trace
+from attnjax.core.scalar_functions import trace
 from pallas_kernels.flash.jaxpr_to_triton import functions, translate
 
 FLOATS = (-3.5, -1.5, -0.5, -1e-4, 0.0, 1e-4, 0.07, 0.2, 0.31, 0.5, 2.5, 9.0)

@@ -14,11 +14,12 @@ from absl.testing import absltest, parameterized
 from jax._src.pallas.mosaic.interpret import interpret_pallas_call
 
 from attnjax import dot_product_attention
-from attnjax.core.elementwise import elementwise
 from attnjax.core.masks import Schedule
+from attnjax.core.scalar_functions import elementwise
 from attnjax.core.scores import Program
 from pallas_kernels.flash import mosaic_tpu
-from pallas_kernels.flash.mosaic_tpu import bounds, lists, slopes, tiles, unseen, walk
+from pallas_kernels.flash.mosaic_tpu import bounds, lists, tiles, unseen, walk
+from pallas_kernels.flash.mosaic_tpu import operand_gradients as slopes
 from tests import definition, precision
 
 SMALL = mosaic_tpu.Tile(128, 128, 128, 128)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from attnjax.core.elementwise import elementwise
+from attnjax.core.scalar_functions import elementwise
 from attnjax.core.masks import Schedule
 from attnjax.core.scores import Program
 from attnjax.core import softmax

@@ -9,7 +9,7 @@ from absl.testing import absltest, parameterized
 from flax import nnx
 
 from attnjax import contract
-from attnjax.core import linear
+from attnjax.core.recurrence import linear
 from attnjax.variants.linear import lightning2
 from tests import precision
 

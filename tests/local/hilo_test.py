@@ -8,7 +8,7 @@ import numpy as np
 from absl.testing import absltest, parameterized
 from flax import nnx
 
-from attnjax.core.pooling import means
+from attnjax.core.grids.pooling import means
 from attnjax.variants.local import hilo
 from attnjax.variants.local.hilo import merging
 from attnjax.variants.softmax import dot_product

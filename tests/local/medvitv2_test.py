@@ -9,9 +9,9 @@ from absl.testing import absltest, parameterized
 from flax import nnx
 
 from attnjax import contract
-from attnjax.core.partition import relative
+from attnjax.core.grids.partition import relative
 from attnjax.variants.local import medvitv2
-from attnjax.variants.local.medvitv2 import parts
+from attnjax.variants.local.medvitv2 import layers
 
 
 def _close(found, wanted, tolerance=1e-5):
@@ -136,7 +136,7 @@ class BlocksTest(parameterized.TestCase):
     self.assertEqual([x.shape[1:] for x in maps], wanted)
 
   def test_pooled_weights_give_the_attention(self):
-    pooled: Any = parts.Pooled(8, head_dim=4, ratio=2, rngs=nnx.Rngs(0))
+    pooled: Any = layers.Pooled(8, head_dim=4, ratio=2, rngs=nnx.Rngs(0))
     x = jax.random.normal(jax.random.key(1), (1, 3, 5, 8))
 
     @jax.jit

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from attnjax.core import tiles
+from attnjax.core.grids import permutation
 from attnjax.variants.local import neighborhood
 from attnjax.variants.local.neighborhood import simulate
 
@@ -50,7 +50,7 @@ class SimulatorTest(parameterized.TestCase):
         "dilation": (dilation, 1),
       }
       seen = np.asarray(neighborhood.dense_mask(grid, **options))
-      order = tiles.permute(jnp.arange(96).reshape(1, *grid), tile, (dilation, 1))
+      order = permutation.permute(jnp.arange(96).reshape(1, *grid), tile, (dilation, 1))
       order = np.asarray(order).ravel()
       got = simulate.visits(grid, **options, query_tile=tile, key_tile=tile)
       want = simulate.counted(seen[np.ix_(order, order)], 12, 12)

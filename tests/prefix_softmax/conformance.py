@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from attnjax.core import scan
+from attnjax.core.recurrence import prefix
 from pallas_kernels import prefix_softmax
 from tests import precision, simulate
 from tests.sweep import prefix_softmax as sweep
@@ -16,7 +16,7 @@ def check(case, impl: str, tolerance: float, tiles=None) -> None:
   """Compares with the definition in float32, relative to the largest element."""
   arrays, options = case.arrays(), case.arguments()
   found = _found(arrays, options, impl, tiles)
-  wanted = _results(scan.reference, options)(arrays)
+  wanted = _results(prefix.reference, options)(arrays)
   for got, want in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
     got, want = (np.asarray(x, "float32") for x in (got, want))
     np.testing.assert_array_equal(np.isneginf(got), np.isneginf(want))

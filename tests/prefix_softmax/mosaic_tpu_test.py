@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from absl.testing import absltest, parameterized
 
-from attnjax.core import scan
+from attnjax.core.recurrence import prefix
 from pallas_kernels import prefix_softmax
 from pallas_kernels.prefix_softmax import CASES, mosaic_tpu
 from tests.prefix_softmax import conformance, hard
@@ -52,7 +52,7 @@ class MosaicTest(parameterized.TestCase):
       return simulate.calls(run(CASES[1].arrays()), "prefix_softmax_forward")
 
     policies = jax.checkpoint_policies
-    self.assertEqual(passes(policies.save_only_these_names(*scan.SAVED)), 1)
+    self.assertEqual(passes(policies.save_only_these_names(*prefix.SAVED)), 1)
     self.assertEqual(passes(None), 2)
 
   def test_refusals(self):

@@ -11,7 +11,7 @@ import numpy as np
 from absl.testing import absltest, parameterized
 
 from attnjax.contract import Case
-from attnjax.core import scan
+from attnjax.core.recurrence import prefix
 from pallas_kernels import prefix_softmax
 from pallas_kernels.prefix_softmax import CASES, triton_gpu
 from tests.prefix_softmax import conformance, hard
@@ -31,7 +31,7 @@ def _packed(E: int) -> Case:
 
   def state(key):
     out = jax.random.normal(key, (1, 2, E))
-    return {"initial": scan.State(out[..., 0], 1 + out[..., 1] ** 2, out)}
+    return {"initial": prefix.State(out[..., 0], 1 + out[..., 1] ** 2, out)}
 
   shapes = {"scores": (1, 70, 2), "values": (1, 70, 2, E)}
   return Case("packed", shapes, {"segment_ids": _documents}, state)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from attnjax.core.softmax import whole
+from attnjax.core.softmax import xla_dense
 from tests.public_reports import arrays, attend, close, expected
 
 T = 12
@@ -38,7 +38,9 @@ class ScaleTest(parameterized.TestCase):
     length, matrix = _SIZES[size]
     given = jnp.array([0.3, 0.6]).reshape(2, 1, 1), jnp.float32(1.5)
     want = _gradients("reference", length, _cosine, *given)
-    with mock.patch.object(whole, "MATRIX", whole.MATRIX if matrix is None else 0):
+    with mock.patch.object(
+      xla_dense, "MATRIX", xla_dense.MATRIX if matrix is None else 0
+    ):
       got = _gradients("xla", length, _cosine, *given)
     close(got, want)
     self.assertEqual(got[1][0].shape, (2, 1, 1))
@@ -104,8 +106,8 @@ class ScoreTest(parameterized.TestCase):
       self.assertEqual(out.dtype, q.dtype)
       return jnp.sin(out).sum()
 
-    matrix = whole.MATRIX if size == "matrix" else 0
-    with mock.patch.object(whole, "MATRIX", matrix):
+    matrix = xla_dense.MATRIX if size == "matrix" else 0
+    with mock.patch.object(xla_dense, "MATRIX", matrix):
       gradient = jax.grad(functools.partial(loss, impl="xla"), (0, 1))
       found = jax.eval_shape(gradient, q, _table(T))
     self.assertEqual([x.shape for x in found], [q.shape, (2, 2 * T)])

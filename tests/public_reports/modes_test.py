@@ -10,7 +10,7 @@ from flax import nnx
 
 import attnjax
 from attnjax import attention, masks
-from attnjax.core.softmax import whole
+from attnjax.core.softmax import xla_dense
 from tests.public_reports import arrays, attend, close, expected
 
 T, N = 20, 2
@@ -58,7 +58,9 @@ class ModeTest(parameterized.TestCase):
   def test_features(self, mode, features, size):
     """google/flax#1534, PR#3571, keras-team/keras#19394, jax#7208; leaks of tracers."""
     with (
-      mock.patch.object(whole, "MATRIX", 0 if size == "tiles" else whole.MATRIX),
+      mock.patch.object(
+        xla_dense, "MATRIX", 0 if size == "tiles" else xla_dense.MATRIX
+      ),
       _MODES[mode](),
     ):
       q, k, v = arrays(T)

@@ -10,7 +10,7 @@ from absl.testing import absltest, parameterized
 from flax import nnx
 
 from attnjax import contract
-from attnjax.core.scan import State
+from attnjax.core.recurrence.prefix import State
 from attnjax.variants.recurrent import aaren
 from attnjax.variants.softmax import dot_product
 

@@ -9,7 +9,7 @@ import numpy as np
 from absl.testing import absltest, parameterized
 from flax import nnx
 
-from attnjax.core import partition
+from attnjax.core.grids import partition
 from attnjax.variants.softmax import dot_product
 from attnjax.variants.sparse import rectified_sparse
 

@@ -15,7 +15,7 @@ import numpy as np
 from absl.testing import absltest, parameterized
 
 import attnjax
-from attnjax.core.softmax import whole
+from attnjax.core.softmax import xla_dense
 from tests.suites import FOLDER, vocabulary
 
 B, H, T = vocabulary.B, vocabulary.H, vocabulary.T
@@ -82,7 +82,7 @@ class FlexAttentionTest(parameterized.TestCase):
   def test_is_pytorch_s_in_float64(self, name):
     with (
       jax.enable_x64(True),
-      mock.patch.object(whole, "MATRIX", 0 if name in TILED else whole.MATRIX),
+      mock.patch.object(xla_dense, "MATRIX", 0 if name in TILED else xla_dense.MATRIX),
     ):
       self.close(name, results(name, "xla", "float64"), 1e-12)
 

@@ -85,12 +85,12 @@ def check(case: Case, found: dict[str, Any]) -> None:
     if want.dtype.name not in SHORT:
       np.testing.assert_allclose(got, want, RTOL, ATOL, err_msg=name)
       continue
-    exact = wide(case) if exact is None else exact
+    exact = accumulator_dtype(case) if exact is None else exact
     part = precision.worst(got, exact[name], want)
     assert part <= 1.0, f"{name}: {part} of what it may be wrong"
 
 
-def wide(case: Case) -> dict[str, np.ndarray]:
+def accumulator_dtype(case: Case) -> dict[str, np.ndarray]:
   """ONNX's outputs for the inputs as float32."""
   given = [
     x.astype("float32") if x.dtype.name in SHORT else x for x in case.inputs.values()

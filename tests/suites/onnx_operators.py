@@ -3,7 +3,8 @@
 import jax.numpy as jnp
 
 from attnjax import backends
-from attnjax.core import positions, recurrences
+from attnjax.core import positions
+from attnjax.core.recurrence import diagonal
 from tests.suites.onnx_attention import heads
 from tests.suites.onnx_cases import Case
 
@@ -22,7 +23,7 @@ def linear_attention(case: Case, impl: str):
     if impl not in ("reference", "xla"):
       raise NotImplementedError(f"impl {impl!r} with a decay of each feature")
     decay, k, q = (x[..., None] for x in (heads(decay, k.shape[2]), k, scale * q))
-    form = recurrences.recurrent if impl == "reference" else recurrences.chunked
+    form = diagonal.recurrent if impl == "reference" else diagonal.chunked
     out, state = form(v, decay, k, q)
   else:
     attend = backends.linear_attention(impl, q, k, v)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from attnjax.core import scan
+from attnjax.core.recurrence import prefix
 from pallas_kernels import prefix_softmax
 from tests import definition, precision
 from tests.sweep.softmax_problems import LENGTHS
@@ -70,8 +70,8 @@ def results(p, impl: str) -> dict[str, jax.Array]:
   @jax.jit
   def run(given):
     def loss(given):
-      if impl in scan.FORMS:
-        out, lse, _ = scan.prefix(**given, form=scan.FORMS[impl], segment_ids=ids)
+      if impl in prefix.FORMS:
+        out, lse, _ = prefix.prefix(**given, form=prefix.FORMS[impl], segment_ids=ids)
       else:
         out, lse, _ = prefix_softmax.prefix(**given, impl=impl, segment_ids=ids)
       total = jnp.sum(out.astype("float32") * g)

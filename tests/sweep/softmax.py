@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from attnjax.attention import dot_product_attention
-from attnjax.core.softmax import whole
+from attnjax.core.softmax import xla_dense
 from tests import captured, definition, precision
 from tests.sweep.softmax_problems import Problem, draw
 
@@ -16,7 +16,7 @@ def excess(seed: int, impl: str) -> dict[str, float]:
   """The errors of problem `seed` as parts of what they may be."""
   p = draw(seed)
   # Half of the problems as if they were large, in tiles.
-  with mock.patch.object(whole, "MATRIX", 0 if seed % 2 else whole.MATRIX):
+  with mock.patch.object(xla_dense, "MATRIX", 0 if seed % 2 else xla_dense.MATRIX):
     got = results(p, impl)
   want, plain = (_summed(p, x) for x in _definitions(p))
   return precision.excess(got, want, plain, p.dtype)

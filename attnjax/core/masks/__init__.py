@@ -22,10 +22,10 @@ from attnjax.core.masks.arrays import (
   packed_bits,
   tree,
 )
-from attnjax.core.masks.draw import draw, text
+from attnjax.core.masks.blocks import Blocks, select
 from attnjax.core.masks.grids import Neighborhood
-from attnjax.core.masks.lists import Blocks, select
 from attnjax.core.masks.order import Permuted, permute
+from attnjax.core.masks.plot import draw, text
 from attnjax.core.masks.positional import (
   BlockDiffusion,
   Causal,
@@ -48,7 +48,7 @@ from attnjax.core.masks.schedule import (
   scheduled,
   seen_test,
 )
-from attnjax.core.masks.tokens import conjunction, documents, segments
+from attnjax.core.masks.segments import conjunction, documents, segments
 
 __all__ = [
   "EMPTY",

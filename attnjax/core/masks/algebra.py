@@ -87,7 +87,7 @@ class Mask:
     return Not(self)
 
   def __str__(self) -> str:
-    from attnjax.core.masks.draw import text
+    from attnjax.core.masks.plot import text
 
     return text(self)
 

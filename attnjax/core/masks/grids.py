@@ -20,7 +20,7 @@ class Neighborhood(Mask):
   """Windows on a grid of 1 to 3 axes whose tokens lie in row-major order.
 
   Ali Hassani et al. Generalized Neighborhood Attention. arXiv:2504.16922; the rule on
-  each axis is that of `attnjax.core.windows.bounds`.
+  each axis is that of `attnjax.core.grids.neighborhood.bounds`.
 
   Attributes:
     grid: tokens of each axis.

@@ -15,11 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 
-from attnjax.core import elementwise, intervals
+from attnjax.core import interval_arithmetic, scalar_functions
 from attnjax.core.devices import at_once
 from attnjax.core.masks.algebra import And, Mask
+from attnjax.core.masks.blocks import Blocks
 from attnjax.core.masks.entries import EMPTY, FULL, PARTIAL, lists
-from attnjax.core.masks.lists import Blocks
 from attnjax.core.masks.positional import Causal, Window
 
 Kinds = Int[Array | np.ndarray, "Rb Rn nq nk"]
@@ -153,7 +153,7 @@ def _kinds(mask, shape, block_q, block_k, refine, query, key) -> Any:
   else:
     given = [arrays[0], arrays[1], *(arrays[2 + i] for i in test.operands)]
     pairs = [_extremes(a, block_q, block_k, xp) for a in given]
-    always, ever = intervals.bounds(test.jaxpr, pairs, xp)
+    always, ever = interval_arithmetic.bounds(test.jaxpr, pairs, xp)
     kind = xp.asarray(always, np.int8) + xp.asarray(ever, np.int8)
     kind = xp.broadcast_to(kind, np.broadcast_shapes(kind.shape, (1, 1, nq, nk)))
   if S % block_k:
@@ -164,12 +164,12 @@ def _kinds(mask, shape, block_q, block_k, refine, query, key) -> Any:
   return kind.astype(np.int8)
 
 
-def seen_test(mask: Mask) -> elementwise.Elementwise | None:
+def seen_test(mask: Mask) -> scalar_functions.Elementwise | None:
   """Returns the element test of positions q, k and operands; None if all is seen."""
   if not mask.conjuncts():
     return None
   dtypes = [jax.dtypes.canonicalize_dtype(a.dtype) for a in mask.operands()]
-  return elementwise.elementwise(mask.seen, (np.int32, np.int32), dtypes)
+  return scalar_functions.elementwise(mask.seen, (np.int32, np.int32), dtypes)
 
 
 def _extremes(array, block_q, block_k, xp):

@@ -18,8 +18,6 @@ Shapes: q (B, T, N, H), k (B, S, K, H), v (B, S, K, V), K divides N; sinks (N,);
 out (B, T, N, V), lse (B, T, N).
 """
 
-from attnjax.core.softmax.chunked import chunked
-from attnjax.core.softmax.definition import check, combine, reference, wide
 from attnjax.core.softmax.gradients import (
   BACKWARD,
   FORWARD,
@@ -30,6 +28,8 @@ from attnjax.core.softmax.gradients import (
   logarithm,
   with_sinks,
 )
+from attnjax.core.softmax.reference import check, combine, reference
+from attnjax.core.softmax.xla import chunked
 
 __all__ = [
   "BACKWARD",
@@ -43,6 +43,5 @@ __all__ = [
   "differentiable",
   "logarithm",
   "reference",
-  "wide",
   "with_sinks",
 ]

@@ -30,7 +30,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
 from attnjax.core import derivatives, devices
-from attnjax.core.softmax.definition import wide
+from attnjax.core.dtypes import accumulator_dtype
 
 # What `jax.checkpoint` may save by name, so that no forward pass runs twice:
 # jax.checkpoint_policies.save_only_these_names(*SAVED).
@@ -92,7 +92,9 @@ def differentiable(passes: Passes) -> Callable:
   def transpose(x, schedules, y, cotangents, wanted):
     del wanted
     (q, k, v, sinks, program), (out, top, total), (g, _, dtotal) = x, y, cotangents
-    delta = (g.astype(wide(g)) * out.astype(wide(g))).sum(axis=-1) - dtotal * total
+    delta = (g.astype(accumulator_dtype(g)) * out.astype(accumulator_dtype(g))).sum(
+      axis=-1
+    ) - dtotal * total
     delta = jnp.where(total == 0, 0.0, delta)
     given = q, k, v, g.astype(out.dtype), top, total, delta
     *found, slopes = passes.backward(*given, program.scheduled, schedules[1])

@@ -10,10 +10,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from attnjax.core.dtypes import accumulator_dtype
 from attnjax.core.masks import Blocks, Intervals, Mask, Segments, Window
-from attnjax.core.softmax.definition import wide
-from attnjax.core.softmax.scored import score_and_pull
-from attnjax.core.softmax.tangent import pad
+from attnjax.core.softmax.jvp import pad
+from attnjax.core.softmax.score_gradient import score_and_pull
 
 _NARROW = (Window, Segments, Blocks, Intervals)
 
@@ -220,7 +220,7 @@ def split(x, size, key_heads, query_heads, K, fill=0.0):
   B, T, N, H = x.shape
   blocks = -(-T // size)
   ends = ((0, 0), (0, blocks * size - T), (0, 0), (0, 0))
-  x = jnp.pad(x.astype(wide(x)), ends, constant_values=fill)
+  x = jnp.pad(x.astype(accumulator_dtype(x)), ends, constant_values=fill)
   # A unit is some key heads with all their queries, or one with some of its queries.
   x = x.reshape(B, blocks, size, -1, key_heads, query_heads, H)
   x = x.transpose(0, 3, 1, 4, 5, 2, 6)

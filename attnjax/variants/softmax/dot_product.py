@@ -31,7 +31,8 @@ from attnjax.contract.context import Context, Heads
 from attnjax.core import masks
 from attnjax.core.cache import KeyValueCache
 from attnjax.core.scores import Scores
-from attnjax.nn import projections, self_attention
+from attnjax.nn import projections
+from attnjax.ops import self_attention
 
 IMPLEMENTATIONS = attention.IMPLEMENTATIONS
 FORMS = ("causal", "sequence", "image")

@@ -36,8 +36,9 @@ from attnjax.core import masks
 from attnjax.core.cache import KeyValueCache
 from attnjax.core.scores import Scores
 from attnjax.nn import gate as gates
-from attnjax.nn import projections, self_attention
+from attnjax.nn import projections
 from attnjax.nn.gate import Gate
+from attnjax.ops import self_attention
 from attnjax.variants.softmax import dot_product
 
 IMPLEMENTATIONS = attention.IMPLEMENTATIONS

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from attnjax import backends, dot_product_attention
-from attnjax.core import scan
 from attnjax.core.masks import Causal
+from attnjax.core.recurrence import prefix
 from attnjax.core.scores import Scores
 from experiments.bench.device import limits, tuned
 from pallas_kernels import flash, prefix_softmax
@@ -110,8 +110,8 @@ def _decayed(impl: str, options: dict, x: dict) -> dict:
 
 def _prefix(impl: str, options: dict, x: dict) -> dict:
   call = functools.partial(prefix_softmax.prefix, impl=impl)
-  calls = {"xla": functools.partial(scan.prefix, form=scan.FORMS["chunked"])}
-  call = (calls | {"reference": scan.reference}).get(impl, call)
+  calls = {"xla": functools.partial(prefix.prefix, form=prefix.FORMS["chunked"])}
+  call = (calls | {"reference": prefix.reference}).get(impl, call)
   out, lse, _ = call(x["s"], x["v"], segment_ids=x.get("ids"))
   return {"out": out, "lse": lse}
 

@@ -26,7 +26,7 @@ from jax import export
 
 from attnjax import exporting
 from experiments import errors
-from experiments.bench import cubin, machines
+from experiments.bench import gpu_code, targets
 from experiments.bench.device import cases, check, dry, edges, peers
 
 DEVICE = "NVIDIA H100"
@@ -50,7 +50,7 @@ def rows(folder: Path, only: str = "", jobs: int = 2) -> tuple[list[dict], bool]
     shutil.copy(str(module.__file__), folder)
   start, done = time.time(), []
   context = multiprocessing.get_context("spawn")
-  with concurrent.futures.ProcessPoolExecutor(jobs, context, machines.enable) as pool:
+  with concurrent.futures.ProcessPoolExecutor(jobs, context, targets.enable) as pool:
     # Cases of one key share kernels, which a process compiles once.
     keys = list(dict.fromkeys(c["key"] for c in chosen))
     groups = [[c for c in chosen if c["key"] == key] for key in keys]
@@ -159,7 +159,7 @@ def assembled(ptx: str) -> dict:
   chip = re.search(r"\.target (\w+)", ptx)
   assert name and version and chip, ptx[:200]
   found = {"name": name[1], "ptx": version[1], "chip": chip[1]}
-  if not machines.PTXAS.exists():
+  if not targets.PTXAS.exists():
     return found
-  numbers = cubin.read(ptx)
+  numbers = gpu_code.read(ptx)
   return found | {k: numbers[k] for k in ("registers", "spilled")}

@@ -18,8 +18,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from experiments.bench import bundles, cubin, gpu_calls, linear_peer, lowering
 from experiments.bench import gpu as machine_code
+from experiments.bench import gpu_calls, gpu_code, linear_peer, lowering, tpu_schedule
 from experiments.bench import tpu as schedules
 
 HEADS = ((64, 64), (80, 80), (96, 96), (128, 128), (192, 128), (256, 256))
@@ -47,7 +47,7 @@ def call(
   q, v = (shape(1, T, heads, size, dtype=dtype) for size in (H, E))
   state = shape(1, heads, H, E)
   x = q, q, v, shape(1, T, heads), state
-  which = capability or bundles.TOPOLOGIES["v5e"][1]
+  which = capability or tpu_schedule.TOPOLOGIES["v5e"][1]
   how: dict[str, Any] = {"scale": 1.0, "tiles": module.defaults(q, q, v, which)}
   if direction == "forward":
     return functools.partial(module.forward, **how), (*x, None)
@@ -90,7 +90,7 @@ def jobs() -> list[lowering.Job]:
   """Returns jobs for all head sizes on all machines, for two also in other types."""
   found = []
   for H, E in HEADS:
-    found += [(tpu_rows, machine, H, E) for machine in bundles.TOPOLOGIES]
+    found += [(tpu_rows, machine, H, E) for machine in tpu_schedule.TOPOLOGIES]
     found += [(gpu_rows, chip, H, E) for chip in CHIPS]
   for chip in CHIPS:
     for dtype in ("float32", "float16"):
@@ -119,7 +119,7 @@ def _tpu_rows(machine: str, H: int, E: int) -> Iterator[dict]:
     tiles = function.keywords["tiles"]
     tile = getattr(tiles, direction)
     estimate = mosaic_tpu.estimate(tile, direction, given[0], given[2])
-    _, kernels = bundles.compile_for(machine, function, given)
+    _, kernels = tpu_schedule.compile_for(machine, function, given)
     for read in kernels:
       kernel = read.name.removeprefix("decayed_linear_")
       if kernel not in KERNELS:
@@ -198,7 +198,7 @@ def _gpu_rows(
 
 def _gpu_row(whose, part, one, chunk, tile_h, tile_e, H, E, capability) -> dict:
   compiled = one.compile(capability)
-  found = cubin.read(compiled.ptx)
+  found = gpu_code.read(compiled.ptx)
   loops, warps = found.pop("loops"), one.options["num_warps"]
   down, along = -(-H // tile_h), -(-E // tile_e)
   kind = part.split()[0]

@@ -3,8 +3,8 @@
 import functools
 from typing import Any
 
-from experiments.bench import bundles, lowering
 from experiments.bench import gpu as machine_code
+from experiments.bench import lowering, tpu_schedule
 from experiments.bench import tpu as schedules
 
 HEADS = (32, 64, 80, 96, 128, (192, 128), 256)
@@ -36,7 +36,7 @@ def jobs() -> list[lowering.Job]:
   """
   found = []
   heads = [head if isinstance(head, tuple) else (head, head) for head in HEADS]
-  for machine in bundles.TOPOLOGIES:
+  for machine in tpu_schedule.TOPOLOGIES:
     found += [(tpu_rows, machine, H, V, "causal") for H, V in heads]
     found += [(tpu_rows, machine, 128, 128, name) for name in schedules.features()]
   gpu_rows = machine_code.lowered
@@ -61,7 +61,7 @@ def tpu_rows(machine: str, H: int, V: int, feature: str) -> list[dict]:
   given = schedules.features()[feature]
   sizes = {"N": 4, "K": 2, "H": H, "V": V}
   problem = schedules.Problem(given.program, given.sinks, **sizes)
-  kind = bundles.TOPOLOGIES[machine][1]
+  kind = tpu_schedule.TOPOLOGIES[machine][1]
   cut = schedules.mosaic_tpu.defaults(*problem.arrays(), problem.program, kind)
   estimate = schedules.mosaic_tpu.estimate(cut, *problem.arrays(), problem.program)
   rows = []

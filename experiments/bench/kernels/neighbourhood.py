@@ -30,7 +30,7 @@ import numpy as np
 from attnjax.core import masks, programs
 from attnjax.core.scores import Scores
 from attnjax.variants.local import neighborhood
-from experiments.bench import bundles, lowering, tpu_peer
+from experiments.bench import lowering, tpu_peer, tpu_schedule
 from experiments.bench import tpu as schedules
 from pallas_kernels.flash import mosaic_tpu
 
@@ -70,7 +70,7 @@ def jobs() -> list[lowering.Job]:
   """Returns jobs for both kernels with the mask as a rule, on every TPU."""
   return [
     ("neighbourhood", functools.partial(lowered, machine))
-    for machine in bundles.TOPOLOGIES
+    for machine in tpu_schedule.TOPOLOGIES
   ]
 
 
@@ -113,7 +113,7 @@ def _rows() -> Iterator[dict]:
 
 
 def _row(
-  kernel, whose, form, step, read: bundles.Kernel, regions, visits, lines
+  kernel, whose, form, step, read: tpu_schedule.Kernel, regions, visits, lines
 ) -> dict:
   """Returns the bundles of a step of each kind, of a line's ends, and in all."""
   taken = regions["full"] + regions["rare"]
@@ -129,7 +129,7 @@ def _row(
 def _own(kernel: str, step: tuple[int, int], mask: masks.Mask, machine=MACHINE):
   """Returns (our compiled kernel, its visits of full and of partial blocks)."""
   run, given, visits = call(kernel, step, mask)
-  _, kernels = bundles.compile_for(machine, run, given)
+  _, kernels = tpu_schedule.compile_for(machine, run, given)
   (read,) = (x for x in kernels if x.name == f"flash_{kernel}")
   return read, visits
 

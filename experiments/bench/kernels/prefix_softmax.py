@@ -15,9 +15,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from attnjax.core.scan import Weights
-from experiments.bench import bundles, gpu_calls, lowering
+from attnjax.core.recurrence.prefix import Weights
 from experiments.bench import gpu as machine_code
+from experiments.bench import gpu_calls, lowering, tpu_schedule
 from experiments.bench import tpu as schedules
 
 HEADS = (64, 80, 96, 128, 192, 256)
@@ -69,7 +69,7 @@ def jobs() -> list[lowering.Job]:
   """Returns jobs for all value sizes on all machines, for some also in float32."""
   found = []
   for E in HEADS:
-    found += [(tpu_rows, machine, E) for machine in bundles.TOPOLOGIES]
+    found += [(tpu_rows, machine, E) for machine in tpu_schedule.TOPOLOGIES]
     found += [(gpu_rows, chip, E) for chip in CHIPS]
   found += [(gpu_rows, chip, E, "float32") for chip in CHIPS for E in (16, 64, 160)]
   found += [(gpu_rows, chip, 128, "bfloat16", MANY) for chip in CHIPS]
@@ -86,7 +86,7 @@ def _tpu_row(machine: str, kernel: str, E: int, compare: bool) -> dict:
 
   given = arguments(kernel, E)
   tiles = mosaic_tpu.fitting(given[1])
-  _, kernels = bundles.compile_for(machine, call(mosaic_tpu, kernel, tiles), given)
+  _, kernels = tpu_schedule.compile_for(machine, call(mosaic_tpu, kernel, tiles), given)
   (read,) = (x for x in kernels if x.name == f"prefix_softmax_{kernel}")
   size = sum(read.memory.values())
   estimate = mosaic_tpu.estimate(tiles, E, "bfloat16")

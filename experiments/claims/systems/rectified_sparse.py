@@ -23,7 +23,7 @@ from collections.abc import Iterator
 import jax
 import jax.numpy as jnp
 
-from attnjax.core import partition
+from attnjax.core.grids import partition
 from attnjax.variants.softmax import dot_product
 from attnjax.variants.sparse import rectified_sparse
 from experiments.claims.bounds import Bound, at_least, at_most, reported

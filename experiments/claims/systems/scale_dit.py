@@ -29,7 +29,7 @@ import numpy as np
 import optax
 from flax import nnx
 
-from attnjax.core import pooling
+from attnjax.core.grids import pooling
 from attnjax.nn.mlp import GELU
 from attnjax.nn.patches import Patches
 from attnjax.nn.transformer import layer_norm

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from pallas_kernels import calling, decayed_linear, in_parts
 from pallas_kernels.decayed_linear.triton_gpu import launch
-from pallas_kernels.decayed_linear.triton_gpu.form import Form
+from pallas_kernels.decayed_linear.triton_gpu.constants import Form
 from pallas_kernels.decayed_linear.triton_gpu.gradients_kernel import (
   keys_kernel,
   values_kernel,

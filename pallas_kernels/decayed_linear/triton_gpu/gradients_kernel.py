@@ -9,7 +9,7 @@ and the gradient by the state after it.
 import triton
 import triton.language as tl
 
-from pallas_kernels.decayed_linear.triton_gpu import parts
+from pallas_kernels.decayed_linear.triton_gpu import head_tiles
 
 
 @triton.jit
@@ -35,7 +35,7 @@ def keys_kernel(
   decays' logarithms: for each token, all that passes it, what is written before it and
   read at or after it.
   """
-  tile, i, row = parts.place(F, F.tiles_h)
+  tile, i, row = head_tiles.place(F, F.tiles_h)
   b, n = row // F.N, row % F.N
   h = tile * F.tile_h
   head = n // (F.N // F.K)
@@ -57,31 +57,31 @@ def keys_kernel(
   change = tl.zeros([F.chunk, F.chunk], tl.float32)
   passed = tl.zeros([F.tile_h], tl.float32)
   for e in range(0, F.E, F.tile_e):
-    value = parts.load(v, first, T, e, F.K, F.E, F.tile_e, F.chunk)
-    slope = parts.load(g, first, T, e, F.N, F.E, F.tile_e, F.chunk)
-    before = parts.load_state(states, h, e, F)
-    after = parts.load_state(changes, h, e, F)
+    value = head_tiles.load(v, first, T, e, F.K, F.E, F.tile_e, F.chunk)
+    slope = head_tiles.load(g, first, T, e, F.N, F.E, F.tile_e, F.chunk)
+    before = head_tiles.load_state(states, h, e, F)
+    after = head_tiles.load_state(changes, h, e, F)
     change = tl.dot(slope, tl.trans(value), change, input_precision=F.precision)
     if SLOPES:
       passed += tl.sum(before.to(tl.float32) * after.to(tl.float32), 1)
-    before, unit = parts.narrow(before, slope.dtype)
-    reads = parts.dot(slope, tl.trans(before), reads, unit, F.precision)
-    after, unit = parts.narrow(after, value.dtype)
-    writes = parts.dot(value, tl.trans(after), writes, unit, F.precision)
-  lines = parts.chunk_lines(sums, documents, i, F)
-  query = parts.load(q, first, T, h, F.N, F.H, F.tile_h, F.chunk)
-  key = parts.load(k, first, T, h, F.K, F.H, F.tile_h, F.chunk)
-  change *= parts.inside(lines, F, False) * F.scale
-  reads *= (parts.reading(lines, F) * F.scale)[:, None]
-  writes *= parts.writing(lines, F)[:, None]
+    before, unit = head_tiles.narrow(before, slope.dtype)
+    reads = head_tiles.dot(slope, tl.trans(before), reads, unit, F.precision)
+    after, unit = head_tiles.narrow(after, value.dtype)
+    writes = head_tiles.dot(value, tl.trans(after), writes, unit, F.precision)
+  lines = head_tiles.chunk_lines(sums, documents, i, F)
+  query = head_tiles.load(q, first, T, h, F.N, F.H, F.tile_h, F.chunk)
+  key = head_tiles.load(k, first, T, h, F.K, F.H, F.tile_h, F.chunk)
+  change *= head_tiles.inside(lines, F, False) * F.scale
+  reads *= (head_tiles.reading(lines, F) * F.scale)[:, None]
+  writes *= head_tiles.writing(lines, F)[:, None]
   if SLOPES:
     kept = tl.sum(writes * key, 1)[None, :]
     ahead = tl.sum(reads * query, 1)[None, :]
-  scores, unit = parts.narrow(change, key.dtype)
-  reads = parts.dot(scores, key, reads, unit, F.precision)
-  writes = parts.dot(tl.trans(scores), query, writes, unit, F.precision)
-  parts.store(dq, first, T, h, reads, F.N, F.H, F.tile_h, F.chunk)
-  parts.store(dk, first, T, h, writes, F.N, F.H, F.tile_h, F.chunk)
+  scores, unit = head_tiles.narrow(change, key.dtype)
+  reads = head_tiles.dot(scores, key, reads, unit, F.precision)
+  writes = head_tiles.dot(tl.trans(scores), query, writes, unit, F.precision)
+  head_tiles.store(dq, first, T, h, reads, F.N, F.H, F.tile_h, F.chunk)
+  head_tiles.store(dk, first, T, h, writes, F.N, F.H, F.tile_h, F.chunk)
   if SLOPES:
     raw = tl.dot(query, tl.trans(key), input_precision=F.precision) * change
     place = tl.arange(0, F.chunk)
@@ -91,7 +91,7 @@ def keys_kernel(
     pairs += kept
     earlier = place[None, :] < place[:, None]
     line = tl.sum(tl.where(earlier, pairs, ahead), 1)
-    line += tl.sum(passed, 0) * parts.keeping(lines)
+    line += tl.sum(passed, 0) * head_tiles.keeping(lines)
     rows = tl.num_programs(0) // (F.tiles_h * F.chunks)
     slopes += (tile * rows + row) * F.tokens
     tl.store(slopes + first + place, line)
@@ -100,7 +100,7 @@ def keys_kernel(
 @triton.jit
 def values_kernel(q, k, g, sums, documents, changes, T, dv, F: tl.constexpr):
   """Grid (B N, chunks, tiles of E), in one axis; dv (B, T, N, E)."""
-  tile, i, row = parts.place(F, F.tiles_e)
+  tile, i, row = head_tiles.place(F, F.tiles_e)
   b, n = row // F.N, row % F.N
   e = tile * F.tile_e
   head = n // (F.N // F.K)
@@ -117,15 +117,15 @@ def values_kernel(q, k, g, sums, documents, changes, T, dv, F: tl.constexpr):
   total = tl.zeros([F.chunk, F.tile_e], tl.float32)
   scores = tl.zeros([F.chunk, F.chunk], tl.float32)
   for h in range(0, F.H, F.tile_h):
-    query = parts.load(q, first, T, h, F.N, F.H, F.tile_h, F.chunk)
-    key = parts.load(k, first, T, h, F.K, F.H, F.tile_h, F.chunk)
-    after, unit = parts.narrow(parts.load_state(changes, h, e, F), key.dtype)
-    total = parts.dot(key, after, total, unit, F.precision)
+    query = head_tiles.load(q, first, T, h, F.N, F.H, F.tile_h, F.chunk)
+    key = head_tiles.load(k, first, T, h, F.K, F.H, F.tile_h, F.chunk)
+    after, unit = head_tiles.narrow(head_tiles.load_state(changes, h, e, F), key.dtype)
+    total = head_tiles.dot(key, after, total, unit, F.precision)
     scores = tl.dot(key, tl.trans(query), scores, input_precision=F.precision)
-  lines = parts.chunk_lines(sums, documents, i, F)
-  slope = parts.load(g, first, T, e, F.N, F.E, F.tile_e, F.chunk)
-  total *= parts.writing(lines, F)[:, None]
-  scores *= parts.inside(lines, F, True) * F.scale
-  scores, unit = parts.narrow(scores, slope.dtype)
-  total = parts.dot(scores, slope, total, unit, F.precision)
-  parts.store(dv, first, T, e, total, F.N, F.E, F.tile_e, F.chunk)
+  lines = head_tiles.chunk_lines(sums, documents, i, F)
+  slope = head_tiles.load(g, first, T, e, F.N, F.E, F.tile_e, F.chunk)
+  total *= head_tiles.writing(lines, F)[:, None]
+  scores *= head_tiles.inside(lines, F, True) * F.scale
+  scores, unit = head_tiles.narrow(scores, slope.dtype)
+  total = head_tiles.dot(scores, slope, total, unit, F.precision)
+  head_tiles.store(dv, first, T, e, total, F.N, F.E, F.tile_e, F.chunk)

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 
 from pallas_kernels import calling, in_parts
 from pallas_kernels.decayed_linear import decays
-from pallas_kernels.decayed_linear.triton_gpu.form import Form
+from pallas_kernels.decayed_linear.triton_gpu.constants import Form
 from pallas_kernels.decayed_linear.triton_gpu.tiles import Tile, Tiles
 
 

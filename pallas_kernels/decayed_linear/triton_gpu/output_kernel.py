@@ -5,13 +5,13 @@
 import triton
 import triton.language as tl
 
-from pallas_kernels.decayed_linear.triton_gpu import parts
+from pallas_kernels.decayed_linear.triton_gpu import head_tiles
 
 
 @triton.jit
 def output_kernel(q, k, v, sums, documents, states, T, out, F: tl.constexpr):
   """Grid (B N, chunks, tiles of E), in one axis; out (B, T, N, E)."""
-  tile, i, row = parts.place(F, F.tiles_e)
+  tile, i, row = head_tiles.place(F, F.tiles_e)
   b, n = row // F.N, row % F.N
   e = tile * F.tile_e
   head = n // (F.N // F.K)
@@ -28,14 +28,16 @@ def output_kernel(q, k, v, sums, documents, states, T, out, F: tl.constexpr):
   total = tl.zeros([F.chunk, F.tile_e], tl.float32)
   scores = tl.zeros([F.chunk, F.chunk], tl.float32)
   for h in range(0, F.H, F.tile_h):
-    query = parts.load(q, first, T, h, F.N, F.H, F.tile_h, F.chunk)
-    key = parts.load(k, first, T, h, F.K, F.H, F.tile_h, F.chunk)
-    state, unit = parts.narrow(parts.load_state(states, h, e, F), query.dtype)
-    total = parts.dot(query, state, total, unit, F.precision)
+    query = head_tiles.load(q, first, T, h, F.N, F.H, F.tile_h, F.chunk)
+    key = head_tiles.load(k, first, T, h, F.K, F.H, F.tile_h, F.chunk)
+    state, unit = head_tiles.narrow(head_tiles.load_state(states, h, e, F), query.dtype)
+    total = head_tiles.dot(query, state, total, unit, F.precision)
     scores = tl.dot(query, tl.trans(key), scores, input_precision=F.precision)
-  lines = parts.chunk_lines(sums, documents, i, F)
-  value = parts.load(v, first, T, e, F.K, F.E, F.tile_e, F.chunk)
-  total *= parts.reading(lines, F)[:, None]
-  scores, unit = parts.narrow(scores * parts.inside(lines, F, False), value.dtype)
-  total = parts.dot(scores, value, total, unit, F.precision)
-  parts.store(out, first, T, e, total * F.scale, F.N, F.E, F.tile_e, F.chunk)
+  lines = head_tiles.chunk_lines(sums, documents, i, F)
+  value = head_tiles.load(v, first, T, e, F.K, F.E, F.tile_e, F.chunk)
+  total *= head_tiles.reading(lines, F)[:, None]
+  scores, unit = head_tiles.narrow(
+    scores * head_tiles.inside(lines, F, False), value.dtype
+  )
+  total = head_tiles.dot(scores, value, total, unit, F.precision)
+  head_tiles.store(out, first, T, e, total * F.scale, F.N, F.E, F.tile_e, F.chunk)

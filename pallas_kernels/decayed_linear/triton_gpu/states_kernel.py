@@ -12,7 +12,7 @@ which go at the same time: once from nothing, for what they end with, and once m
 import triton
 import triton.language as tl
 
-from pallas_kernels.decayed_linear.triton_gpu import parts
+from pallas_kernels.decayed_linear.triton_gpu import head_tiles
 
 
 @triton.jit
@@ -59,29 +59,29 @@ def states_kernel(
   state = tl.zeros([F.tile_h, F.tile_e], tl.float32)
   kept = tl.full([], 1.0, tl.float32)
   if before is not None:
-    state += parts.load_state(before + line * F.state, h, e, F)
+    state += head_tiles.load_state(before + line * F.state, h, e, F)
   begin = part * F.span
   for step in range(tl.minimum(F.span, F.chunks - begin)):
     i = F.chunks - 1 - begin - step if F.reverse else begin + step
     if not ENDS:
-      parts.store_state(states + tl.cast(i, tl.int64) * F.state, h, e, state, F)
-    lines = parts.chunk_lines(sums, documents, i, F)
+      head_tiles.store_state(states + tl.cast(i, tl.int64) * F.state, h, e, state, F)
+    lines = head_tiles.chunk_lines(sums, documents, i, F)
     first = i * F.chunk
-    left = parts.load(x, first, T, h, HEADS, F.H, F.tile_h, F.chunk)
-    right = parts.load(y, first, T, e, HEADS, F.E, F.tile_e, F.chunk)
-    weight = parts.reading(lines, F) if F.reverse else parts.writing(lines, F)
+    left = head_tiles.load(x, first, T, h, HEADS, F.H, F.tile_h, F.chunk)
+    right = head_tiles.load(y, first, T, e, HEADS, F.E, F.tile_e, F.chunk)
+    weight = head_tiles.reading(lines, F) if F.reverse else head_tiles.writing(lines, F)
     unit = None
     if F.reverse and right.dtype == tl.float16:
       unit = F.scale  # times queries it could be more than float16 holds
     elif F.reverse:
       weight *= F.scale
     left = (tl.trans(left) * weight[None, :]).to(right.dtype)
-    keep = parts.keeping(lines)
-    state = parts.dot(left, right, state * keep, unit, F.precision)
+    keep = head_tiles.keeping(lines)
+    state = head_tiles.dot(left, right, state * keep, unit, F.precision)
     if ENDS:
       kept *= keep
   if ENDS:
-    parts.store_state(states + line * F.state, h, e, state, F)
+    head_tiles.store_state(states + line * F.state, h, e, state, F)
     tl.store(last + line, kept, mask=h + e == 0)
   elif part == PARTS - 1:
-    parts.store_state(last + row * F.state, h, e, state, F)
+    head_tiles.store_state(last + row * F.state, h, e, state, F)

@@ -14,12 +14,12 @@ from attnjax.core.softmax import with_sinks
 from pallas_kernels import calling
 from pallas_kernels.flash.mosaic_tpu import (
   backward_kernel,
-  decode,
+  few_queries,
   forward_kernel,
   layout,
   lists,
   operands,
-  part,
+  subtile,
   walk,
 )
 from pallas_kernels.flash.mosaic_tpu.memory import estimate
@@ -84,14 +84,14 @@ def forward(q, k, v, sinks, program, schedule, *, scale: float, tiles: Tiles):
 
 
 def _folded(q, k, v, sinks, program, schedule, scale, tiles, memory):
-  fold = decode.Fold.of(q, k, schedule)
+  fold = few_queries.Fold.of(q, k, schedule)
   if fold is None:
     given = program.operands
-    plan = part.plan(program, given, tiles.forward, schedule, q, k, scale)
+    plan = subtile.plan(program, given, tiles.forward, schedule, q, k, scale)
     return _forward(plan, q, k, v, sinks, given, schedule, memory)
   given = *map(fold.operand, program.operands), fold.numbers()
   rows = fold.queries(q)
-  plan = part.plan(program, given, tiles.forward, schedule, rows, k, scale)
+  plan = subtile.plan(program, given, tiles.forward, schedule, rows, k, scale)
   plan = dataclasses.replace(plan, rows=len(given) - 1)
   found = _forward(plan, rows, k, v, None, given, schedule, memory)
   out, top, total = with_sinks(*map(fold.outputs, found), sinks)
@@ -166,7 +166,7 @@ def _backward(q, k, v, g, top, total, delta, program, schedule, scale, tiles, me
   q, k, v, g = (_computable(x) for x in (q, k, v, g.astype(v.dtype)))
   (B, T, N, H), (_, S, K, V) = q.shape, v.shape
   given = program.operands
-  plan = part.plan(program, given, tiles.backward, schedule, q, k, scale, True)
+  plan = subtile.plan(program, given, tiles.backward, schedule, q, k, scale, True)
   packed = zip(given, plan.operands, strict=True)
   dq, dk, dv, slopes = backward_kernel.call(
     plan,

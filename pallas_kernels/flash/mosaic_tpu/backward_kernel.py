@@ -23,12 +23,12 @@ from pallas_kernels.flash.mosaic_tpu import (
   backward_specs,
   cost,
   derivative,
-  gathering,
+  dq_copies,
   unseen,
 )
-from pallas_kernels.flash.mosaic_tpu import slopes as gradients
+from pallas_kernels.flash.mosaic_tpu import operand_gradients as gradients
 from pallas_kernels.flash.mosaic_tpu.operands import LANES
-from pallas_kernels.flash.mosaic_tpu.part import Part, Plan, spread
+from pallas_kernels.flash.mosaic_tpu.subtile import Part, Plan, spread
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +72,7 @@ def call(plan: Plan, arrays, packed, lists, shapes, resident: bool, vmem: int):
     gradients.describe(o, w, plan, shapes[:5], where)
     for o, w in zip(plan.operands, how)
   ]
-  dq, dq_spec = gathering.describe(shapes, arrays[0].dtype, resident)
+  dq, dq_spec = dq_copies.describe(shapes, arrays[0].dtype, resident)
   blank = (
     None if resident else jnp.zeros(dq.shape, dq.dtype),
     tuple(gradients.blank(w, s) for w, (s, _) in zip(how, described)),
@@ -129,8 +129,8 @@ def _kernel(plan, how, flat, q, k, v, g, lines, given, *refs):
   slopes.start(first_of_head, first_of_group, first_of_batch, first_of_batch & (b == 0))
   outside = None
   if refs.transfer is not None:
-    outside = gathering.Gathering(refs.dq, *refs.transfer)
-  here = n * (plan.queries // plan.block_q) + i, gathering.queries(plan, b, n, i)
+    outside = dq_copies.Gathering(refs.dq, *refs.transfer)
+  here = n * (plan.queries // plan.block_q) + i, dq_copies.queries(plan, b, n, i)
 
   @pl.when(first_of_key)
   def _():
@@ -206,7 +206,7 @@ def _kernel(plan, how, flat, q, k, v, g, lines, given, *refs):
   @pl.when(last_of_group)
   def _():
     if outside is None:
-      gathering.write(plan, refs.dq, refs.dq_sum)
+      dq_copies.write(plan, refs.dq, refs.dq_sum)
     else:
       outside.settle(here[1])
 

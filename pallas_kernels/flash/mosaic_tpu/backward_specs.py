@@ -5,8 +5,8 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from pallas_kernels.flash.mosaic_tpu import gathering, layout, operands
-from pallas_kernels.flash.mosaic_tpu import slopes as gradients
+from pallas_kernels.flash.mosaic_tpu import dq_copies, layout, operands
+from pallas_kernels.flash.mosaic_tpu import operand_gradients as gradients
 from pallas_kernels.flash.mosaic_tpu.operands import LANES
 
 
@@ -59,7 +59,7 @@ def scratch(plan, how, shapes, resident):
       for o in plan.operands
     ),
     tuple(gradients.scratch(w, plan) for w in how),
-    None if resident else gathering.Gathering.scratch(block_q, H),
+    None if resident else dq_copies.Gathering.scratch(block_q, H),
     pltpu.SMEM((1,), jnp.int32),
   ]
 

@@ -7,7 +7,7 @@ values: exp(52) = 4e22 leaves sums of values room up to 8e15, exp(-52) values do
 
 import numpy as np
 
-from attnjax.core import intervals
+from attnjax.core import interval_arithmetic
 from attnjax.core.scores import Program
 
 LIMIT = 52.0
@@ -23,7 +23,7 @@ def bounded(program: Program, T: int, S: int) -> bool:
   dtypes = [v.aval.dtype for v in function.jaxpr.jaxpr.invars]
   with np.errstate(invalid="ignore", over="ignore"):
     pairs = [tuple(map(_wide(d).type, pair)) for pair, d in zip(given, dtypes)]
-    low, high = intervals.bounds(function.jaxpr, pairs, np)
+    low, high = interval_arithmetic.bounds(function.jaxpr, pairs, np)
   return bool(max(-low, high) <= LIMIT)
 
 

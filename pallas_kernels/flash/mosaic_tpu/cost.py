@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
-from pallas_kernels.flash.mosaic_tpu.part import Plan
+from pallas_kernels.flash.mosaic_tpu.subtile import Plan
 
 
 def estimate(plan: Plan, heads: int, width: int, arrays, walked: int):

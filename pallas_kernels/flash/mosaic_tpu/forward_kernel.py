@@ -18,7 +18,7 @@ from jax.experimental.pallas import tpu as pltpu
 
 from pallas_kernels.flash.mosaic_tpu import cost, layout, operands, unseen
 from pallas_kernels.flash.mosaic_tpu.operands import LANES
-from pallas_kernels.flash.mosaic_tpu.part import Part, Plan, spread
+from pallas_kernels.flash.mosaic_tpu.subtile import Part, Plan, spread
 
 # The top of no scores at all: finite, so that -inf less it is -inf and never NaN.
 LOWEST = float(jnp.finfo(jnp.float32).min)

@@ -5,8 +5,8 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from pallas_kernels.flash.mosaic_tpu.layout import ceil_to
+from pallas_kernels.flash.mosaic_tpu.operand_gradients import way
 from pallas_kernels.flash.mosaic_tpu.operands import LANES, describe
-from pallas_kernels.flash.mosaic_tpu.slopes import way
 
 # Registers are spilled to about so many parts' scores in float32, and some more: what
 # the compiler reported for masked and for the widest programs.

@@ -24,7 +24,7 @@ from jax.experimental.pallas import tpu as pltpu
 
 from pallas_kernels.flash.mosaic_tpu import operands
 from pallas_kernels.flash.mosaic_tpu.operands import LANES
-from pallas_kernels.flash.mosaic_tpu.part import Part, Plan
+from pallas_kernels.flash.mosaic_tpu.subtile import Part, Plan
 
 # Queries and keys of a part in the loop, at most. It is as much code as a part.
 QUERIES, KEYS = 256, 256

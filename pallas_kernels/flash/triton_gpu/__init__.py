@@ -19,8 +19,8 @@ import jax.numpy as jnp
 
 from pallas_kernels import calling
 from pallas_kernels.flash.triton_gpu import decode, launch
+from pallas_kernels.flash.triton_gpu.codegen import write
 from pallas_kernels.flash.triton_gpu.default_tiles import defaults
-from pallas_kernels.flash.triton_gpu.program import write
 from pallas_kernels.flash.triton_gpu.tiles import (
   Tile,
   Tiles,

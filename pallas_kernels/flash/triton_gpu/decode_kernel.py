@@ -10,7 +10,7 @@ mod T of the group's head r div T.
 import triton
 import triton.language as tl
 
-from pallas_kernels.flash.triton_gpu import blocks, parts
+from pallas_kernels.flash.triton_gpu import blocks, head_tiles
 from pallas_kernels.flash.triton_gpu.forward_kernel import _visit, begun, ended
 
 
@@ -47,7 +47,7 @@ def decode_kernel(
   # Rows beyond the last are copies of it, so that all they read is there.
   row = tl.minimum(r, rows - 1)
   t, n = row % T, head * GROUP + row // T
-  query = parts.load(q + b * T * F.N * F.h.size, t * F.N + n, None, 1, F.h)
+  query = head_tiles.load(q + b * T * F.N * F.h.size, t * F.N + n, None, 1, F.h)
   k += (b * S * F.K + head) * F.h.size
   v += (b * S * F.K + head) * F.v.size
   S = blocks.aligned(S, F.even)
@@ -68,6 +68,8 @@ def decode_kernel(
     block = following
   greatest, sums, factor = ended(state, None, F)
   place = ((b * F.K + head) * PARTS + part) * rows
-  parts.store(out + place * F.v.size, r, r < rows, state[3], factor[:, None], 1, F.v)
+  head_tiles.store(
+    out + place * F.v.size, r, r < rows, state[3], factor[:, None], 1, F.v
+  )
   tl.store(top + place + r, greatest, mask=r < rows)
   tl.store(total + place + r, sums, mask=r < rows)

@@ -10,7 +10,7 @@ schedule, as in FlashAttention-2 (Dao 2023, arXiv:2307.08691). Exponentials are 
 import triton
 import triton.language as tl
 
-from pallas_kernels.flash.triton_gpu import blocks, parts
+from pallas_kernels.flash.triton_gpu import blocks, head_tiles
 
 LOG2E = tl.constexpr(1.4426950408889634)
 # Exponents below it are exact: a float's step there is at most 8.
@@ -50,7 +50,7 @@ def begun(F: tl.constexpr):
   """The state of rows that have seen nothing: (top, base, total, accumulators)."""
   zeros = tl.zeros([F.block_q], tl.float32)
   top = tl.full([F.block_q], float("-inf"), tl.float32)
-  return top, zeros, zeros, parts.zeros(F.block_q, F.v)
+  return top, zeros, zeros, head_tiles.zeros(F.block_q, F.v)
 
 
 @triton.jit
@@ -121,15 +121,15 @@ def _visit(
   s = block * SIZE + tl.arange(0, SIZE)
   live = s < S if MASKED and F.ragged else None
   rows, columns = t[:, None], s[None, :]
-  key = parts.load(k, s, live, F.K, F.h)
-  value = parts.load(v, s, live, F.K, F.v)
-  raw = parts.outer(query, key, F.h, F.precision)
+  key = head_tiles.load(k, s, live, F.K, F.h)
+  value = head_tiles.load(v, s, live, F.K, F.v)
+  raw = head_tiles.outer(query, key, F.h, F.precision)
   x = scores(raw, b, n, rows, columns, T, S, operands, F)
   if MASKED:
     if F.seen is not None:
       # Who sees a value that is not finite gets NaN, the others nothing of it.
-      sick = parts.sick(value, F.v)
-      value = parts.clean(value, sick, F.v)
+      sick = head_tiles.sick(value, F.v)
+      value = head_tiles.clean(value, sick, F.v)
       seen = F.seen(b, n, rows, columns, T, S, operands)
       x = tl.where(seen, x + sick[None, :], float("-inf"))
     if F.ragged:
@@ -141,7 +141,9 @@ def _visit(
   total = total * decay + tl.sum(weight, 1)
   if F.keep is not None:
     weight = weight * F.keep(b, n, rows, columns, T, S, operands)
-  acc = parts.add(parts.scaled(acc, decay, F.v), weight, value, F.v, F.precision)
+  acc = head_tiles.add(
+    head_tiles.scaled(acc, decay, F.v), weight, value, F.v, F.precision
+  )
   return new, next_, total, acc
 
 
@@ -176,7 +178,7 @@ def forward_kernel(
   k += (b * S * F.K + n // (F.N // F.K)) * F.h.size
   v += (b * S * F.K + n // (F.N // F.K)) * F.v.size
   index, whole, visited = blocks.lists(index, full, count, b, n, i, length, rows)
-  query = parts.load(q + row * F.h.size, place, t < T, F.N, F.h)
+  query = head_tiles.load(q + row * F.h.size, place, t < T, F.N, F.h)
   state, most = begun(F), rows[0]
   block = blocks.entry(index, 0, most, F.steps)
   for j in range(whole * F.steps):
@@ -195,7 +197,9 @@ def forward_kernel(
   if sinks is not None:
     sink = tl.load(sinks + n)
   greatest, sums, factor = ended(state, sink, F)
-  parts.store(out + row * F.v.size, place, t < T, state[3], factor[:, None], F.N, F.v)
+  head_tiles.store(
+    out + row * F.v.size, place, t < T, state[3], factor[:, None], F.N, F.v
+  )
   statistic = row + place.to(tl.int64) * F.N
   tl.store(top + statistic, greatest, mask=t < T)
   tl.store(total + statistic, sums, mask=t < T)

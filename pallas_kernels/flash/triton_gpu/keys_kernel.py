@@ -9,7 +9,7 @@ read it: the sums over the group need no second pass and no atomic operations.
 import triton
 import triton.language as tl
 
-from pallas_kernels.flash.triton_gpu import blocks, parts
+from pallas_kernels.flash.triton_gpu import blocks, head_tiles
 from pallas_kernels.flash.triton_gpu.forward_kernel import scores, weights
 
 
@@ -40,9 +40,9 @@ def _visit(
     # Queries with NaN, which those that they do not see must not notice.
     live = below == below if live is None else live & (below == below)
   s, t_ = s[:, None], t[None, :]
-  query = parts.load(q, t, live, F.N, F.h)
-  grad = parts.load(g, t, live, F.N, F.v)
-  raw = parts.outer(key, query, F.h, F.precision)
+  query = head_tiles.load(q, t, live, F.N, F.h)
+  grad = head_tiles.load(g, t, live, F.N, F.v)
+  raw = head_tiles.outer(key, query, F.h, F.precision)
   x = scores(raw, b, n, t_, s, T, S, operands, F)
   weight = weights(raw, x, tl.load(top + t)[None, :], below[None, :], F)
   seen = None
@@ -60,9 +60,9 @@ def _visit(
     keep = F.keep(b, n, t_, s, T, S, operands)
   if F.want_v:
     kept = weight if F.keep is None else weight * keep
-    dv = parts.add(dv, kept, grad, F.v, F.precision)
+    dv = head_tiles.add(dv, kept, grad, F.v, F.precision)
   if F.want_k:
-    product = parts.outer(value, grad, F.v, F.precision)
+    product = head_tiles.outer(value, grad, F.v, F.precision)
     kept = product if F.keep is None else keep * product
     dscore = weight * (kept - tl.load(delta + t)[None, :])
     if F.pull is not None:
@@ -72,7 +72,7 @@ def _visit(
       )
     elif seen is not None:
       dscore = tl.where(seen, dscore, 0.0)
-    dk = parts.add(dk, dscore, query, F.h, F.precision)
+    dk = head_tiles.add(dk, dscore, query, F.h, F.precision)
   return dk, dv, sums
 
 
@@ -109,13 +109,13 @@ def keys_kernel(
   first, place = i * F.block_k, tl.arange(0, F.block_k)
   s = first + place
   row = b * S * F.K + head + first.to(tl.int64) * F.K
-  key = parts.load(k + row * F.h.size, place, s < S, F.K, F.h)
+  key = head_tiles.load(k + row * F.h.size, place, s < S, F.K, F.h)
   value, sum_k, sum_v = None, None, None
   if F.want_k:
-    value = parts.load(v + row * F.v.size, place, s < S, F.K, F.v)
-    sum_k = parts.zeros(F.block_k, F.h)
+    value = head_tiles.load(v + row * F.v.size, place, s < S, F.K, F.v)
+    sum_k = head_tiles.zeros(F.block_k, F.h)
   if F.want_v:
-    sum_v = parts.zeros(F.block_k, F.v)
+    sum_v = head_tiles.zeros(F.block_k, F.v)
   most = rows[0]
   for member in range(F.N // F.K):
     n = head * (F.N // F.K) + member
@@ -151,6 +151,6 @@ def keys_kernel(
   place += tl.minimum(T, 0)
   s = first + place
   if F.want_k:
-    parts.store(dk + row * F.h.size, place, s < S, sum_k, F.scale, F.K, F.h)
+    head_tiles.store(dk + row * F.h.size, place, s < S, sum_k, F.scale, F.K, F.h)
   if F.want_v:
-    parts.store(dv + row * F.v.size, place, s < S, sum_v, 1.0, F.K, F.v)
+    head_tiles.store(dv + row * F.v.size, place, s < S, sum_v, 1.0, F.K, F.v)

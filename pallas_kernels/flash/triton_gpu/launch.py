@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 
 from pallas_kernels import calling
-from pallas_kernels.flash.triton_gpu.form import Form, Width
+from pallas_kernels.flash.triton_gpu.codegen import NOTHING
+from pallas_kernels.flash.triton_gpu.constants import Form, Width
 from pallas_kernels.flash.triton_gpu.forward_kernel import forward_kernel
 from pallas_kernels.flash.triton_gpu.keys_kernel import keys_kernel
-from pallas_kernels.flash.triton_gpu.program import NOTHING
 from pallas_kernels.flash.triton_gpu.queries_kernel import queries_kernel
 from pallas_kernels.flash.triton_gpu.tables_kernel import tables_kernel
 from pallas_kernels.flash.triton_gpu.tiles import Tile

@@ -9,7 +9,7 @@ Sums stay in registers and each output has one writer, so two runs are bit-equal
 import triton
 import triton.language as tl
 
-from pallas_kernels.flash.triton_gpu import blocks, parts
+from pallas_kernels.flash.triton_gpu import blocks, head_tiles
 from pallas_kernels.flash.triton_gpu.forward_kernel import scores, weights
 
 
@@ -36,12 +36,12 @@ def _visit(
   s = block * SIZE + tl.arange(0, SIZE)
   live = s < S if MASKED and F.ragged else None
   t, s_ = t[:, None], s[None, :]
-  key = parts.load(k, s, live, F.K, F.h)
-  value = parts.load(v, s, live, F.K, F.v)
+  key = head_tiles.load(k, s, live, F.K, F.h)
+  value = head_tiles.load(v, s, live, F.K, F.v)
   if MASKED and F.seen is not None:
-    key = parts.clean(key, parts.sick(key, F.h), F.h)
-    value = parts.clean(value, parts.sick(value, F.v), F.v)
-  raw = parts.outer(query, key, F.h, F.precision)
+    key = head_tiles.clean(key, head_tiles.sick(key, F.h), F.h)
+    value = head_tiles.clean(value, head_tiles.sick(value, F.v), F.v)
+  raw = head_tiles.outer(query, key, F.h, F.precision)
   x = scores(raw, b, n, t, s_, T, S, operands, F)
   weight = weights(raw, x, top[:, None], low[:, None], F)
   seen = None
@@ -53,7 +53,7 @@ def _visit(
     seen = s_ < S
   if seen is not None:
     weight = tl.where(seen, weight, 0.0)
-  product = parts.outer(grad, value, F.v, F.precision)
+  product = head_tiles.outer(grad, value, F.v, F.precision)
   if F.keep is None:
     dscore = weight * (product - delta[:, None])
   else:
@@ -67,7 +67,7 @@ def _visit(
   elif seen is not None:
     # Where delta is NaN, the product with the weight 0 is too.
     dscore = tl.where(seen, dscore, 0.0)
-  return parts.add(dq, dscore, key, F.h, F.precision), sums
+  return head_tiles.add(dq, dscore, key, F.h, F.precision), sums
 
 
 @triton.jit
@@ -105,8 +105,8 @@ def queries_kernel(
   first, place = i * F.block_q, tl.arange(0, F.block_q)
   t = first + place
   row = b * T * F.N + n + first.to(tl.int64) * F.N
-  query = parts.load(q + row * F.h.size, place, t < T, F.N, F.h)
-  grad = parts.load(g + row * F.v.size, place, t < T, F.N, F.v)
+  query = head_tiles.load(q + row * F.h.size, place, t < T, F.N, F.h)
+  grad = head_tiles.load(g + row * F.v.size, place, t < T, F.N, F.v)
   statistic = (b * F.N + n) * length + t
   held = (
     query,
@@ -115,7 +115,10 @@ def queries_kernel(
     tl.load(low + statistic),
     tl.load(delta + statistic),
   )
-  state = parts.zeros(F.block_q, F.h), F.start(F.block_q) if F.start is not None else ()
+  state = (
+    head_tiles.zeros(F.block_q, F.h),
+    F.start(F.block_q) if F.start is not None else (),
+  )
   most = rows[0]
   block = blocks.entry(index, 0, most, F.steps)
   for j in range(whole * F.steps):
@@ -129,7 +132,7 @@ def queries_kernel(
     following = blocks.entry(index, j + 1, most, F.masked_steps)
     state = _visit(held, k, v, block, state, b, n, t, T, S, operands, F, True)
     block = following
-  parts.store(dq + row * F.h.size, place, t < T, state[0], F.scale, F.N, F.h)
+  head_tiles.store(dq + row * F.h.size, place, t < T, state[0], F.scale, F.N, F.h)
   if F.finish is not None:
     lines = (tl.num_programs(0) // count_q).to(tl.int64)
     F.finish(sums + (b * F.N + n) * T, lines * T, t, t < T, state[1])

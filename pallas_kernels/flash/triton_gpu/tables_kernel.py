@@ -10,7 +10,7 @@ scores of all of them, needs no atomic operations and is the same in each run.
 import triton
 import triton.language as tl
 
-from pallas_kernels.flash.triton_gpu import blocks, parts
+from pallas_kernels.flash.triton_gpu import blocks, head_tiles
 from pallas_kernels.flash.triton_gpu.forward_kernel import scores, weights
 
 # Entries of a schedule that are looked through at a time.
@@ -36,9 +36,9 @@ def _visit(
   row, column, line = place
   rows, columns = tl.arange(0, F.block_q), tl.arange(0, F.block_k)
   row, column = b * T * F.N + n + row * F.N, b * S * F.K + n // (F.N // F.K) + column
-  query = parts.load(q + row * F.h.size, rows, t < T, F.N, F.h)
-  key = parts.load(k + column * F.h.size, columns, s < S, F.K, F.h)
-  raw = parts.outer(query, key, F.h, F.precision)
+  query = head_tiles.load(q + row * F.h.size, rows, t < T, F.N, F.h)
+  key = head_tiles.load(k + column * F.h.size, columns, s < S, F.K, F.h)
+  raw = head_tiles.outer(query, key, F.h, F.precision)
   t_, s_ = t[:, None], s[None, :]
   x = scores(raw, b, n, t_, s_, T, S, operands, F)
   line = (b * F.N + n) * line + t
@@ -48,9 +48,9 @@ def _visit(
   if F.seen is not None:
     seen = seen & F.seen(b, n, t_, s_, T, S, operands)
   weight = tl.where(seen, weight, 0.0)
-  grad = parts.load(g + row * F.v.size, rows, t < T, F.N, F.v)
-  value = parts.load(v + column * F.v.size, columns, s < S, F.K, F.v)
-  product = parts.outer(grad, value, F.v, F.precision)
+  grad = head_tiles.load(g + row * F.v.size, rows, t < T, F.N, F.v)
+  value = head_tiles.load(v + column * F.v.size, columns, s < S, F.K, F.v)
+  product = head_tiles.outer(grad, value, F.v, F.precision)
   kept = product
   if F.keep is not None:
     kept = F.keep(b, n, t_, s_, T, S, operands) * product

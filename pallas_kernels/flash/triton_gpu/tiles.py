@@ -5,7 +5,7 @@ import dataclasses
 import jax.numpy as jnp
 
 from attnjax.core.platform import target_capability
-from pallas_kernels.flash.triton_gpu.form import Width
+from pallas_kernels.flash.triton_gpu.constants import Width
 
 # Bytes of shared memory that one program may have, by compute capability.
 _LARGE, _SMALL = 227 * 1024, 99 * 1024

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 from attnjax.contract import Tokens
 from attnjax.core import resample
 from attnjax.core.compaction import Compaction
-from attnjax.core.softmax import wide
+from attnjax.core.dtypes import accumulator_dtype
 
 
 @jax.tree_util.register_dataclass
@@ -78,7 +78,7 @@ def averages(
     sides: of the grid of cells; A is their product.
     length: number of tokens that count in each row; on a line only.
   """
-  points = q.astype(wide(q))
+  points = q.astype(accumulator_dtype(q))
   if len(sides) == 1:
     mean = resample.bins(sides[0], q.shape[1], length)
     mean = jnp.broadcast_to(mean, (q.shape[0], *mean.shape[1:]))

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Key
 
 from attnjax import attention
 from attnjax.contract import check_known
-from attnjax.core.softmax import wide
+from attnjax.core.dtypes import accumulator_dtype
 from attnjax.nn import projections
 from attnjax.variants.linear.agent_attention.attention import (
   IMPLEMENTATIONS,
@@ -88,7 +88,7 @@ def matching(
   removed = min(max(removed, 0), others)
   is_target = jnp.zeros(T, bool).at[target].set(True)
   source = jnp.argsort(is_target, stable=True)[:others]
-  x = jax.lax.stop_gradient(x).astype(wide(x))
+  x = jax.lax.stop_gradient(x).astype(accumulator_dtype(x))
   x = x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
   score = jnp.einsum("bsd,btd->bst", x[:, source], x[:, target])
   best, nearest = score.max(-1), score.argmax(-1)

@@ -16,8 +16,8 @@ after the attention concentrate it:
 The model alternates such blocks with softmax attention in windows.
 
 Cost: O(T H V N) time for the attention, N H V elements beside the tokens, in "xla"
-(packed documents: chunks, as in `attnjax.core.linear`); O(T^2 (H + V) N) and O(T^2 N)
-in "reference". The concentration: 98 T D products.
+(packed documents: chunks, as in `attnjax.core.recurrence.linear`); O(T^2 (H + V) N)
+and O(T^2 N) in "reference". The concentration: 98 T D products.
 
 Axes: B batch, T tokens, S the axes of the grid, N query heads, K key/value heads, H
 head size, V value size, D model width.

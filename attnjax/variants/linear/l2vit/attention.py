@@ -7,8 +7,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from attnjax.contract import Case, check_known
-from attnjax.core import linear, masks
-from attnjax.core.softmax import wide
+from attnjax.core import masks
+from attnjax.core.dtypes import accumulator_dtype
+from attnjax.core.recurrence import linear
 
 IMPLEMENTATIONS = ("reference", "xla")
 
@@ -42,7 +43,7 @@ def attend(
     ValueError: if shapes do not fit, den_min < 0 or `impl` is unknown.
   """
   _check(q, k, v, temperature, den_min, impl)
-  kind, dtype = v.dtype, wide(q)
+  kind, dtype = v.dtype, accumulator_dtype(q)
   q, k = (jnp.maximum(x.astype(dtype), 0) for x in (q, k))
   v = v.astype(dtype)
   ids, documents = masks.segments(segment_ids, padding, q.shape[:2]), None

@@ -8,10 +8,11 @@ from flax import nnx
 from jaxtyping import Array, Float, Key
 
 from attnjax import contract
-from attnjax.core.partition import Partition
-from attnjax.nn import paths, projections, running, windowed
+from attnjax.core.grids.partition import Partition
+from attnjax.nn import drop_path, projections, running
 from attnjax.nn.depthwise import Depthwise
 from attnjax.nn.transformer import Feed, keys, layer_norm
+from attnjax.ops import window_attention
 from attnjax.variants.linear.l2vit.layer import EPSILON, Layer
 
 _INIT = nnx.initializers.truncated_normal(0.02)
@@ -66,7 +67,7 @@ class GlobalBlock(nnx.Module):
     y, own = running.apply(self.mix.merge, self.mix.mix(heads), heads, **given)
     carry.keep(self.mix, own)
     x = x + y
-    return carry.result(x + paths.drop(self.feed(self.norm(x)), self.drop, second))
+    return carry.result(x + drop_path.drop(self.feed(self.norm(x)), self.drop, second))
 
   def weights(
     self, x: Float[Array, "B H W D"], *, index: int = 0, stats: Any = ()
@@ -123,9 +124,9 @@ class WindowBlock(nnx.Module):
     first, second = keys(key, 2)
     x = x + self.positions[0](x)
     y = self.out(self._attend(*self._heads(x)).astype(x.dtype))
-    x = x + paths.drop(y[:, : x.shape[1], : x.shape[2]], self.drop, first)
+    x = x + drop_path.drop(y[:, : x.shape[1], : x.shape[2]], self.drop, first)
     x = x + self.positions[1](x)
-    return x + paths.drop(self.feed(self.norms[1](x)), self.drop, second)
+    return x + drop_path.drop(self.feed(self.norms[1](x)), self.drop, second)
 
   def weights(
     self, x: Float[Array, "B H W D"], *, index: int = 0, stats: Any = ()
@@ -134,7 +135,7 @@ class WindowBlock(nnx.Module):
     del index, stats
     grid = x.shape[1:3]
     q, k, v = self._heads(x + self.positions[0](x))
-    own = windowed.identity(grid, x.shape[0], v.shape[-2])
+    own = window_attention.identity(grid, x.shape[0], v.shape[-2])
     around = ((0, a - b) for a, b in zip(v.shape[1:3], grid))
     own = jnp.pad(own, ((0, 0), *around, (0, 0), (0, 0)))
     out = self._attend(q, k, own)[:, : grid[0], : grid[1]]
@@ -146,4 +147,4 @@ class WindowBlock(nnx.Module):
     return self.qkv.heads(jnp.pad(self.norms[0](x), ((0, 0), *around, (0, 0))))
 
   def _attend(self, q, k, v):
-    return windowed.attend(q, k, v, Partition(q.shape[1:3], self.window))
+    return window_attention.attend(q, k, v, Partition(q.shape[1:3], self.window))

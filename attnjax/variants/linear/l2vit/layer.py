@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int, Key
 from attnjax.contract import check_known, check_options
 from attnjax.contract import context as contexts
 from attnjax.contract.context import Context, Heads
-from attnjax.nn import paths, projections, running, transformer, unseen
+from attnjax.nn import drop_path, projections, running, transformer, unseen
 from attnjax.nn.depthwise import Depthwise
 from attnjax.nn.norms import BatchNorm
 from attnjax.variants.linear.l2vit.attention import IMPLEMENTATIONS, attend
@@ -165,10 +165,10 @@ class Layer(nnx.Module):
     carry = running.Carry(self, stats, train)
     first, second = transformer.keys(key, 2)
     x, ids, h = heads.tokens.x, heads.tokens.ids, heads.more["placed"]
-    h = h + paths.drop(self.out(out.astype(x.dtype)).reshape(x.shape), drop, first)
+    h = h + drop_path.drop(self.out(out.astype(x.dtype)).reshape(x.shape), drop, first)
     if self.local_kernel:
       z = carry(self.concentrate, self.local_norm(h), ids)
-      h = h + paths.drop(z, drop, second)
+      h = h + drop_path.drop(z, drop, second)
     y = h - x
     return carry.result(y if ids is None else jnp.where((ids >= 0)[..., None], y, 0))
 

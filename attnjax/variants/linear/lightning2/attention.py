@@ -8,8 +8,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 from attnjax import backends
 from attnjax.contract import Case, check_known
-from attnjax.core import linear, masks
-from attnjax.core.softmax import wide
+from attnjax.core import masks
+from attnjax.core.dtypes import accumulator_dtype
+from attnjax.core.recurrence import linear
 from attnjax.variants.linear.lightning2.decay import slopes as make_slopes
 
 IMPLEMENTATIONS = backends.IMPLEMENTATIONS
@@ -95,7 +96,7 @@ def _log_decay(slopes, real):
 
 def _definition(q, k, v, slopes, real, *, initial_state, segment_ids, scale):
   state, ids = initial_state, segment_ids
-  T, N, dtype, kind = *q.shape[1:3], wide(q), v.dtype
+  T, N, dtype, kind = *q.shape[1:3], accumulator_dtype(q), v.dtype
   k, v = (jnp.repeat(x, N // k.shape[2], axis=2) for x in (k, v))
   q, k, v = (x.astype(dtype) for x in (q, k, v))
   rate = (jnp.zeros(N) if slopes is None else slopes).astype(dtype)[:, None, None]

@@ -7,8 +7,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Num
 
 from attnjax.contract import Case, check_known
-from attnjax.core import linear, masks, random_features
-from attnjax.variants.linear.nprf import forms, kernel, transforms
+from attnjax.core import masks, random_features
+from attnjax.core.dtypes import accumulator_dtype
+from attnjax.core.recurrence import linear
+from attnjax.variants.linear.nprf import algorithms, kernel, transforms
 
 IMPLEMENTATIONS = ("reference", "xla", "chunked")
 FEATURES = kernel.FEATURES
@@ -71,7 +73,7 @@ def attend(
   if impl == "xla":
     sums = transforms.transform(x, c, grid, causal, positive)
   else:
-    compute = forms.tiled if impl == "chunked" else forms.whole
+    compute = algorithms.tiled if impl == "chunked" else algorithms.whole
     sums = compute(x, c, grid, causal, own, positions, positive)
   if ids is not None:
     sums = jnp.where((ids >= 0)[:, None, :, None], sums, 0)
@@ -88,12 +90,12 @@ def scaled(
 ) -> Float[Array, "*B N H"]:
   """Returns q or k as the features read it, times the square root of `scale`."""
   scale = (1.0 if normalise else x.shape[-1] ** -0.5) if scale is None else scale
-  return (kernel.units(x) if normalise else x.astype(kernel.wide(x))) * scale**0.5
+  return (kernel.units(x) if normalise else x.astype(accumulator_dtype(x))) * scale**0.5
 
 
 def with_ones(v: Float[Array, "*B E"]) -> Float[Array, "*B E1"]:
   """Returns [v, 1]; sums of its columns are the numerators and the denominator."""
-  v = v.astype(kernel.wide(v))
+  v = v.astype(accumulator_dtype(v))
   return jnp.concatenate([v, jnp.ones((*v.shape[:-1], 1), v.dtype)], axis=-1)
 
 
@@ -113,7 +115,7 @@ def documents(segment_ids, padding, shape) -> Int[Array, "B T"] | None:
   return jnp.where(real, masks.documents(filled), -1)
 
 
-def _factors(q, k, v, w, kind, normalise, scale, ids) -> forms.Factors:
+def _factors(q, k, v, w, kind, normalise, scale, ids) -> algorithms.Factors:
   (q, _), (k, amplitude) = (
     kernel.of(scaled(x, normalise, scale), w, kind) for x in (q, k)
   )
@@ -124,7 +126,7 @@ def _factors(q, k, v, w, kind, normalise, scale, ids) -> forms.Factors:
     q, k = (jnp.where(real, x, nothing) for x in (q, k))
     amplitude = jnp.where(real[..., 0], amplitude, -jnp.inf)
     columns = jnp.where(real, columns, 0)
-  return forms.Factors(q, k, amplitude, columns)
+  return algorithms.Factors(q, k, amplitude, columns)
 
 
 def _rows(x):

@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from attnjax.core import linear, masks, toeplitz
+from attnjax.core import masks, toeplitz
 from attnjax.core.exported import serializable
-from attnjax.variants.linear.nprf import attention, forms, kernel
+from attnjax.core.recurrence import linear
+from attnjax.variants.linear.nprf import algorithms, attention, kernel
 
 
 @serializable
@@ -93,39 +94,39 @@ def step(
   amplitude = jnp.moveaxis(amplitude, 2, 1)
   amplitude = jnp.where((document >= 0)[:, None], amplitude, -jnp.inf)
   q, keys, ones = (jnp.moveaxis(x, 2, 1) for x in (q, keys, attention.with_ones(v)))
-  x = forms.Factors(q, keys, amplitude, ones)
+  x = algorithms.Factors(q, keys, amplitude, ones)
   positive, c = feature_map == "positive", kernel.table(bias, N, 1, True)
-  rows = forms.joined(
+  rows = algorithms.joined(
     _near(x, c, own, document, positive), _far(x.q, c, own, state, positive)
   )
   out = jnp.where((own >= 0)[:, None, :, None], rows.sums, 0)
   z = jnp.moveaxis(attention.divide(out, v.dtype), 1, 2)
-  gone = forms.Factors(x.q, *(y[:, :, :T] for y in x[1:]))
+  gone = algorithms.Factors(x.q, *(y[:, :, :T] for y in x[1:]))
   last = jnp.maximum(own.max(axis=1), 0)[:, None]
   sums, peak = _leave(gone, document[:, :T] == last, last == 0, state, positive)
   document = jnp.where(document[:, T:] == last, 0, -1)
   return z, State(k[:, T:], v[:, T:], document, sums, peak)
 
 
-def _near(x, c, own, document, positive) -> forms.Rows:
+def _near(x, c, own, document, positive) -> algorithms.Rows:
   """Computes the sums over the kept tokens and the new ones."""
   T, S = x.q.shape[2], x.k.shape[2]
   # The lags of T rows; the first row is the token after the kept ones.
   logs = toeplitz.rows(kernel.spread(c, (S,), True)[:, : S + T - 1], T)
   same = (own[:, :, None] == document[:, None, :])[:, None]
-  return forms.direct(x, jnp.where(same, logs, -jnp.inf), positive)
+  return algorithms.direct(x, jnp.where(same, logs, -jnp.inf), positive)
 
 
-def _far(q, c, own, state, positive) -> forms.Rows:
+def _far(q, c, own, state, positive) -> algorithms.Rows:
   """Computes the sums over the tokens that are no longer kept, all at one lag."""
-  peak = forms.finite(state.peak)[:, :, None]
+  peak = algorithms.finite(state.peak)[:, :, None]
   logs = q + peak if positive else jnp.broadcast_to(peak, q.shape)
-  top = forms.finite(logs.max(-1))
+  top = algorithms.finite(logs.max(-1))
   scale = jnp.exp(logs - top[..., None])
   sums = jnp.einsum("bntf,bnfe->bnte", scale if positive else scale * q, state.sums)
   here = (own == 0)[:, None]
   some = here & (state.peak.max(-1) > -jnp.inf)[..., None]
-  return forms.Rows(jnp.where(some, top + c[None, :, :1], -jnp.inf), sums)
+  return algorithms.Rows(jnp.where(some, top + c[None, :, :1], -jnp.inf), sums)
 
 
 def _leave(x, seen, goes_on, state, positive) -> tuple[Array, Array]:
@@ -137,7 +138,7 @@ def _leave(x, seen, goes_on, state, positive) -> tuple[Array, Array]:
   logs = jnp.broadcast_to(x.k + amplitude if positive else amplitude, x.k.shape)
   before = jnp.where(goes_on[..., None], state.peak, -jnp.inf)
   peak = jnp.maximum(before, logs.max(axis=2))
-  shift = forms.finite(peak)
+  shift = algorithms.finite(peak)
   new = jnp.exp(logs - shift[:, :, None])
   new = new if positive else new * x.k
   added = jnp.einsum("bnsf,bnse->bnfe", new, x.columns)

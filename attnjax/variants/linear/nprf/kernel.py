@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from attnjax.core import random_features
-from attnjax.core.softmax import wide
+from attnjax.core.dtypes import accumulator_dtype
 
 # The feature maps that need w, and those of x alone.
 FEATURES = (*random_features.KINDS, "elu", "relu")
@@ -18,7 +18,7 @@ FEATURES = (*random_features.KINDS, "elu", "relu")
 
 def units(x: Float[Array, "*B N H"]) -> Float[Array, "*B N H"]:
   """Returns x / |x|; a zero stays zero, with a finite gradient."""
-  x = x.astype(wide(x))
+  x = x.astype(accumulator_dtype(x))
   # Scaled by its largest element first, since squares would overflow or underflow.
   size = jax.lax.stop_gradient(jnp.abs(x).max(-1, keepdims=True, initial=0))
   x = x / jnp.where(size > 0, size, 1)
@@ -30,7 +30,7 @@ def of(
   x: Float[Array, "*B N H"], w: Any, kind: str
 ) -> tuple[Float[Array, "*B N F"], Float[Array, "*B N"]]:
   """Returns (features, or their log if "positive"; the log of a factor of them all)."""
-  x = x.astype(wide(x))
+  x = x.astype(accumulator_dtype(x))
   nothing = jnp.zeros(x.shape[:-1], x.dtype)
   if kind == "positive":
     return random_features.logarithm(x, w), nothing
@@ -44,7 +44,7 @@ def table(
 ) -> Float[Array, "N *L"]:
   """Returns log c for the lags of the bias, 2 D - 1 an axis; -inf for unseen lags."""
   bias = jnp.zeros((heads, *(1,) * axes)) if bias is None else bias
-  bias = bias.astype(wide(bias))
+  bias = bias.astype(accumulator_dtype(bias))
   if causal:
     D = (bias.shape[1] + 1) // 2
     bias = jnp.where(jnp.arange(bias.shape[1]) < D, bias, -jnp.inf)

@@ -13,7 +13,8 @@ from attnjax.contract import context as contexts
 from attnjax.contract.context import Context, Heads
 from attnjax.core import random_features
 from attnjax.core.cache import RecurrentCache
-from attnjax.nn import projections, self_attention, unseen
+from attnjax.nn import projections, unseen
+from attnjax.ops import self_attention
 from attnjax.variants.linear.nprf import decode
 from attnjax.variants.linear.nprf.attention import (
   FEATURES,

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from attnjax.core import devices, toeplitz
-from attnjax.variants.linear.nprf import forms, kernel
-from attnjax.variants.linear.nprf.forms import TILE, Factors, Rows, finite
+from attnjax.variants.linear.nprf import algorithms, kernel
+from attnjax.variants.linear.nprf.algorithms import TILE, Factors, Rows, finite
 
 # Elements that one slice of features may take in each of a few arrays.
 SLICE = 1 << 20
@@ -35,7 +35,7 @@ def transform(x: Factors, c, grid, causal, positive) -> Float[Array, "B N T E1"]
     positive: whether the features are positive, given as logs.
   """
   if causal and grid[0] <= TILE:
-    return forms.tiled(x, c, grid, causal, None, None, positive)
+    return algorithms.tiled(x, c, grid, causal, None, None, positive)
   if causal:
     rows = _causal(x, c, grid, positive)
   else:
@@ -44,7 +44,7 @@ def transform(x: Factors, c, grid, causal, positive) -> Float[Array, "B N T E1"]
   trusted = (noise <= _ERROR * jnp.abs(sums[..., -1])).all()
   given = grid, causal, None, None, positive
   return jax.lax.cond(
-    trusted, lambda x, c: sums, lambda x, c: forms.tiled(x, c, *given), x, c
+    trusted, lambda x, c: sums, lambda x, c: algorithms.tiled(x, c, *given), x, c
   )
 
 
@@ -70,7 +70,7 @@ def _causal(x: Factors, c, grid, positive) -> Rows:
   fill = none, none, -jnp.inf, 0.0
   lags = kernel.spread(c, (length,), True)
   own = toeplitz.rows(lags[:, length - TILE : length + TILE - 1], TILE)
-  rows = forms.direct(cut(number, fill), own[:, None], positive)
+  rows = algorithms.direct(cut(number, fill), own[:, None], positive)
   rows = Rows(rows.top, jnp.pad(rows.sums, [(0, 0)] * (rows.sums.ndim - 1) + [(0, 1)]))
   size = TILE
   while size < length:
@@ -92,7 +92,7 @@ def _added(rows: Rows, earlier: Rows, size: int) -> Rows:
     return y.reshape(*y.shape[:2], -1, 2, size, *y.shape[4:])
 
   first, second = (Rows(*(halves(y)[:, :, :, i] for y in rows)) for i in (0, 1))
-  second = forms.joined(second, earlier)
+  second = algorithms.joined(second, earlier)
   both = (jnp.stack(pair, axis=3) for pair in zip(first, second))
   return Rows(*(y.reshape(z.shape) for y, z in zip(both, rows)))
 

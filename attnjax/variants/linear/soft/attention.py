@@ -8,8 +8,8 @@ from jaxtyping import Array, Bool, Float
 
 from attnjax.contract import Case, check_known
 from attnjax.core import devices
+from attnjax.core.dtypes import accumulator_dtype
 from attnjax.core.inverse import newton_inverse
-from attnjax.core.softmax import wide
 
 IMPLEMENTATIONS = ("reference", "xla")
 # The authors' number of steps: if M landmarks are similar, as in smooth images, their
@@ -55,7 +55,7 @@ def attend(
     ValueError: if shapes do not fit or an option is unknown.
   """
   _check(q, v, landmarks, impl)
-  kind, dtype = v.dtype, wide(q)
+  kind, dtype = v.dtype, accumulator_dtype(q)
   q, v, landmarks = (x.swapaxes(1, 2).astype(dtype) for x in (q, v, landmarks))
   if padding is not None:
     q, v = (jnp.where(padding[:, None, :, None], x, 0) for x in (q, v))

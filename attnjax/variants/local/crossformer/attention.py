@@ -9,9 +9,9 @@ from jaxtyping import Array, Float
 from attnjax import attention
 from attnjax.contract import Case, check_known
 from attnjax.core import masks, softmax
-from attnjax.core.partition import Partition, offsets
+from attnjax.core.grids.partition import Partition, offsets
 from attnjax.core.scores import Scores
-from attnjax.nn import windowed
+from attnjax.ops import window_attention
 
 IMPLEMENTATIONS = attention.IMPLEMENTATIONS
 
@@ -54,7 +54,7 @@ def attend(
   if bias_table is not None:
     places = window - 1 + offsets((window,) * len(grid))
     bias = jnp.moveaxis(bias_table[tuple(np.moveaxis(places, -1, 0))], -1, 0)
-  return windowed.attend(q, k, v, parts, bias=bias, scale=scale, impl=impl)
+  return window_attention.attend(q, k, v, parts, bias=bias, scale=scale, impl=impl)
 
 
 def reference(q, k, v, bias_table=None, *, window=7, interval=1, scale=None):

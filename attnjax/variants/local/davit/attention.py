@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from attnjax.contract import Case, check_known
-from attnjax.core.softmax import wide
+from attnjax.core.dtypes import accumulator_dtype
 
 IMPLEMENTATIONS = ("reference", "xla")
 SCALES = ("channels", "tokens")
@@ -43,13 +43,18 @@ def attend(
   if padding is not None:
     q, k, v = (jnp.where(padding[..., None, None], x, 0) for x in (q, k, v))
   if impl == "reference":
-    outer = k.astype(wide(k))[..., :, None] * v.astype(wide(v))[..., None, :]
+    outer = (
+      k.astype(accumulator_dtype(k))[..., :, None]
+      * v.astype(accumulator_dtype(v))[..., None, :]
+    )
     logits = outer.sum(axis=1)
   else:
-    logits = jnp.einsum("btnh,btnv->bnhv", k, v, preferred_element_type=wide(k))
+    logits = jnp.einsum(
+      "btnh,btnv->bnhv", k, v, preferred_element_type=accumulator_dtype(k)
+    )
   weights = jax.nn.softmax(logits * _factor(scale, scale_by, k, padding), axis=-1)
   if impl == "reference":
-    mixed = q.astype(wide(q))[..., None, :] * weights[:, None]
+    mixed = q.astype(accumulator_dtype(q))[..., None, :] * weights[:, None]
     return mixed.sum(axis=-1).astype(q.dtype)
   out = jnp.einsum("btnv,bnhv->btnh", q.astype(weights.dtype), weights)
   return out.astype(q.dtype)
@@ -67,7 +72,7 @@ def _factor(scale, scale_by, k, padding):
     return k.shape[-1] ** -0.5
   if padding is None:
     return k.shape[1] ** -0.5
-  count = padding.sum(axis=1).astype(wide(k))
+  count = padding.sum(axis=1).astype(accumulator_dtype(k))
   return jax.lax.rsqrt(jnp.maximum(count, 1))[:, None, None, None]
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
-from attnjax.nn import paths, transformer
+from attnjax.nn import drop_path, transformer
 from attnjax.nn.backbone import Classifier
 from attnjax.nn.depthwise import Depthwise
 from attnjax.nn.stages import Stage, Stages, one_a_stage
@@ -71,9 +71,9 @@ class Block(nnx.Module):
     del index  # the kind is given
     first, second = (None, None) if key is None else jax.random.split(key)
     x = x + self.positions[0](x)
-    x = x + paths.drop(self.mix(self.norms[0](x)), self.drop, first)
+    x = x + drop_path.drop(self.mix(self.norms[0](x)), self.drop, first)
     x = x + self.positions[1](x)
-    return x + paths.drop(self.feed(self.norms[1](x)), self.drop, second)
+    return x + drop_path.drop(self.feed(self.norms[1](x)), self.drop, second)
 
   def weights(
     self, x: Float[Array, "B H W D"], *, index: int = 0, stats: Any = ()

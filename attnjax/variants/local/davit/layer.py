@@ -12,8 +12,9 @@ from jaxtyping import Array, Float
 from attnjax.contract import check_options
 from attnjax.contract import context as contexts
 from attnjax.contract.context import Context, Heads
-from attnjax.core.partition import Partition
-from attnjax.nn import projections, windowed
+from attnjax.core.grids.partition import Partition
+from attnjax.nn import projections
+from attnjax.ops import window_attention
 from attnjax.variants.local.davit.attention import IMPLEMENTATIONS, SCALES, attend
 
 FORMS = ("sequence", "image")
@@ -113,7 +114,7 @@ class Layer(nnx.Module):
     index = heads.tokens.index
     if self.kind == "channel" or (self.kind == "alternate" and not _is(index, 0)):
       raise NotImplementedError("channel attention has no weights of tokens")
-    eye = windowed.identity(x.shape[1:-1], x.shape[0], heads.v.shape[-2])
+    eye = window_attention.identity(x.shape[1:-1], x.shape[0], heads.v.shape[-2])
     more = heads.more | {"v": jnp.zeros((1,) * eye.ndim, eye.dtype)}
     out = self.mix(dataclasses.replace(heads, v=eye, more=more))
     return out.reshape(x.shape[0], -1, *out.shape[-2:]).swapaxes(1, 2)
@@ -131,7 +132,7 @@ class Layer(nnx.Module):
 
       q, k, v = padded(q, 0), padded(k, heads.more["k"]), padded(v, heads.more["v"])
     parts = Partition(q.shape[1:-2], self.window)
-    out = windowed.attend(q, k, v, parts, impl=self.impl)
+    out = window_attention.attend(q, k, v, parts, impl=self.impl)
     return out[(slice(None), *(slice(0, n) for n in grid))]
 
   def _channels(self, heads):

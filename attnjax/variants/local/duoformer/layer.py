@@ -10,8 +10,8 @@ from jaxtyping import Array, Bool, Float
 from attnjax.contract import check_options
 from attnjax.contract import context as contexts
 from attnjax.contract.context import Context, Heads
-from attnjax.core.partition import Partition
-from attnjax.core.pooling import means
+from attnjax.core.grids.partition import Partition
+from attnjax.core.grids.pooling import means
 from attnjax.nn import projections
 from attnjax.variants.local.duoformer.attention import IMPLEMENTATIONS, attend
 from attnjax.variants.local.duoformer.tokens import real_tokens

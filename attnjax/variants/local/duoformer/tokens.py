@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from attnjax.core.partition import Partition
+from attnjax.core.grids.partition import Partition
 
 
 def scale_tokens(

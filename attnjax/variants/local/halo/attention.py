@@ -7,7 +7,8 @@ from jaxtyping import Array, Float
 from attnjax import attention
 from attnjax.contract import Case, check_known
 from attnjax.core import masks, softmax
-from attnjax.core.partition import Halos, Partition
+from attnjax.core.dtypes import accumulator_dtype
+from attnjax.core.grids.partition import Halos, Partition
 from attnjax.core.scores import Scores
 
 IMPLEMENTATIONS = attention.IMPLEMENTATIONS
@@ -55,7 +56,7 @@ def attend(
   _check(q, k, v, row_table, column_table, block, halo, stride)
   scale = q.shape[-1] ** -0.5 if scale is None else scale
   factor = scale if scale_positions else 1.0
-  tables = _scaled(row_table, column_table, factor, softmax.wide(q))
+  tables = _scaled(row_table, column_table, factor, accumulator_dtype(q))
   step = stride if true_offsets else 1
   if impl == "reference":
     return _dense(q, k, v, tables, block, halo, stride, step, scale, mask_padding)
@@ -113,7 +114,7 @@ def _dense(q, k, v, tables, block, halo, stride, step, scale, mask_padding):
   """All queries with all keys of the map and its border."""
   around = [(halo, -n % block + halo) for n in k.shape[1:3]]
   around = [(0, 0), *around, (0, 0), (0, 0)]
-  seen, bias = jnp.ones((1, 1), bool), jnp.zeros((1, 1, 1, 1), softmax.wide(q))
+  seen, bias = jnp.ones((1, 1), bool), jnp.zeros((1, 1, 1, 1), accumulator_dtype(q))
   lines, real = [], []
   for axis in (1, 2):
     query, key = np.arange(q.shape[axis]), np.arange(sum(around[axis]) + k.shape[axis])

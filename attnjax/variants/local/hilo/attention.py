@@ -9,9 +9,9 @@ from jaxtyping import Array, Float
 from attnjax import attention
 from attnjax.contract import Case, check_known
 from attnjax.core import masks, softmax
-from attnjax.core.partition import Partition
+from attnjax.core.grids.partition import Partition
 from attnjax.core.scores import Scores
-from attnjax.nn import windowed
+from attnjax.ops import window_attention
 
 IMPLEMENTATIONS = attention.IMPLEMENTATIONS
 
@@ -51,7 +51,7 @@ def attend(
   options = {"scale": scale, "impl": impl}
   if k is not None and v is not None:
     parts = Partition(grid, window)
-    out.append(windowed.attend(q[..., :high, :], k, v, parts, **options))
+    out.append(window_attention.attend(q[..., :high, :], k, v, parts, **options))
   if pooled_k is not None and pooled_v is not None:
     low, _ = attention.attend(
       _line(q[..., high:, :]), _line(pooled_k), _line(pooled_v), **options

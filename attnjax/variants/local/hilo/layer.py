@@ -10,8 +10,9 @@ from jaxtyping import Array, Float
 from attnjax.contract import check_options
 from attnjax.contract import context as contexts
 from attnjax.contract.context import Context, Heads
-from attnjax.core.pooling import means
-from attnjax.nn import projections, windowed
+from attnjax.core.grids.pooling import means
+from attnjax.nn import projections
+from attnjax.ops import window_attention
 from attnjax.variants.local.hilo.attention import IMPLEMENTATIONS, attend
 
 FORMS = ("image",)
@@ -98,9 +99,11 @@ class Layer(nnx.Module):
     heads = self.project(x, **context)
     v, more = heads.v, heads.more
     if v is not None:
-      v = windowed.identity(x.shape[1:3], x.shape[0], v.shape[-2])
+      v = window_attention.identity(x.shape[1:3], x.shape[0], v.shape[-2])
     if more:
-      eye = windowed.identity(x.shape[1:3], x.shape[0], more["pooled_v"].shape[-2])
+      eye = window_attention.identity(
+        x.shape[1:3], x.shape[0], more["pooled_v"].shape[-2]
+      )
       more = more | {"pooled_v": means(eye, self.window)}
     out = self.mix(dataclasses.replace(heads, v=v, more=more))
     return out.reshape(out.shape[0], -1, *out.shape[-2:]).swapaxes(1, 2)

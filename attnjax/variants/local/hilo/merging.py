@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from attnjax.core.softmax import wide
+from attnjax.core.dtypes import accumulator_dtype
 from attnjax.nn import running
 from attnjax.nn.norms import BatchNorm
 
@@ -55,7 +55,7 @@ class DeformableMerge(nnx.Module):
       moves = self.move(cells.reshape(*shape[:3], -1)).reshape(*shape, 2)
       rows, columns = jnp.indices((H, W)).reshape(2, H // 2, 2, W // 2, 2)
       at = jnp.stack([rows, columns], -1).swapaxes(1, 2).reshape(shape[1:] + (2,))
-      cells = jax.vmap(interpolated)(x, at + moves.astype(wide(moves)))
+      cells = jax.vmap(interpolated)(x, at + moves.astype(accumulator_dtype(moves)))
     y = self.project(cells.reshape(B, H // 2, W // 2, -1))
     return carry.result(jax.nn.gelu(carry(self.norm, y), approximate=False))
 
@@ -65,7 +65,7 @@ def interpolated(
 ) -> Float[Array, "*P C"]:
   """What a map has between its pixels, bilinearly; zero beyond its border."""
   low = jnp.floor(places)
-  total = jnp.zeros((*places.shape[:-1], x.shape[-1]), wide(x))
+  total = jnp.zeros((*places.shape[:-1], x.shape[-1]), accumulator_dtype(x))
   for corner in ((0, 0), (0, 1), (1, 0), (1, 1)):
     at = low + jnp.asarray(corner, low.dtype)
     weight = jnp.prod(1 - jnp.abs(places - at), axis=-1, keepdims=True)

@@ -8,9 +8,10 @@ from jaxtyping import Array, Float
 
 from attnjax import attention
 from attnjax.contract import Case, check_known
-from attnjax.core import masks, partition, softmax
+from attnjax.core import masks, softmax
+from attnjax.core.grids import partition
 from attnjax.core.scores import Scores
-from attnjax.nn import windowed
+from attnjax.ops import window_attention
 
 IMPLEMENTATIONS = attention.IMPLEMENTATIONS
 KINDS = ("window", "grid")
@@ -55,7 +56,7 @@ def attend(
   bias = None
   if bias_table is not None:
     bias = partition.relative(jnp.moveaxis(bias_table, -1, 0))
-  return windowed.attend(q, k, v, parts, bias=bias, scale=scale, impl=impl)
+  return window_attention.attend(q, k, v, parts, bias=bias, scale=scale, impl=impl)
 
 
 def reference(q, k, v, **options):

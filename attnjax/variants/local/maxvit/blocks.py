@@ -9,7 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Key
 
 from attnjax import contract
-from attnjax.nn import paths, running, transformer
+from attnjax.nn import drop_path, running, transformer
 from attnjax.nn.mlp import GELU
 from attnjax.nn.norms import BatchNorm
 from attnjax.variants.local.maxvit.layer import Layer
@@ -78,7 +78,7 @@ class MBConv(nnx.Module):
       sides = (self.stride,) * 2
       x = nnx.avg_pool(x, sides, sides, padding="SAME", count_include_pad=False)
     x = x if self.shortcut is None else self.shortcut(x)
-    return carry.result(x + paths.drop(y, drop, key))
+    return carry.result(x + drop_path.drop(y, drop, key))
 
 
 def strided(
@@ -122,8 +122,8 @@ class AttentionBlock(nnx.Module):
   ) -> Float[Array, "B R C D"]:
     """Returns the block's output; `key` turns on that residuals are dropped."""
     first, second = transformer.keys(key, 2)
-    x = x + paths.drop(self.mix(self.norms[0](x)), drop, first)
-    return x + paths.drop(self.feed(self.norms[1](x)), drop, second)
+    x = x + drop_path.drop(self.mix(self.norms[0](x)), drop, first)
+    return x + drop_path.drop(self.feed(self.norms[1](x)), drop, second)
 
   def weights(self, x: Float[Array, "B R C D"]) -> Float[Array, "B N T T"]:
     """Returns the weights of the attention."""

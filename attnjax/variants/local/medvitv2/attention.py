@@ -8,9 +8,10 @@ from jaxtyping import Array, Float
 
 from attnjax import attention
 from attnjax.contract import Case, check_known
-from attnjax.core import masks, softmax, windows
+from attnjax.core import masks, softmax
+from attnjax.core.grids import neighborhood
 from attnjax.core.scores import Scores
-from attnjax.nn import haloed
+from attnjax.ops import halo_attention
 
 IMPLEMENTATIONS = attention.IMPLEMENTATIONS
 
@@ -48,9 +49,9 @@ def attend(
     return reference(q, k, v, bias_table, window=window, dilation=steps, scale=scale)
 
   def rule(at, length):
-    return windows.bounds(at, length, window)
+    return neighborhood.bounds(at, length, window)
 
-  return haloed.attend(
+  return halo_attention.attend(
     q, k, v, (rule, rule), dilation=steps, bias_table=bias_table, scale=scale, impl=impl
   )[0]
 

@@ -8,11 +8,11 @@ from flax import nnx
 from jaxtyping import Array, Float, Key
 
 from attnjax import contract
-from attnjax.nn import paths, running, transformer
+from attnjax.nn import drop_path, running, transformer
 from attnjax.nn.norms import BatchNorm
 from attnjax.variants.local.medvitv2.kan import FasterKAN
 from attnjax.variants.local.medvitv2.layer import Layer
-from attnjax.variants.local.medvitv2.parts import Embed, Feed, Pooled
+from attnjax.variants.local.medvitv2.layers import Embed, Feed, Pooled
 
 _INIT = nnx.initializers.truncated_normal(0.02)
 
@@ -78,7 +78,7 @@ class LFP(nnx.Module):
     y = self.mix(self._read(carry(self.norms[0], x)), index=index)
     if self.layout_bug:
       y = jnp.moveaxis(y.reshape(x.shape[0], x.shape[3], *x.shape[1:3]), 1, 3)
-    x = x + paths.drop(y, self.drop, key)
+    x = x + drop_path.drop(y, self.drop, key)
     return carry.result(x + carry(self.feed, carry(self.norms[1], x)))
 
   def weights(
@@ -164,12 +164,12 @@ class GFP(nnx.Module):
     carry = running.Carry(self, stats, train)
     one, two = transformer.keys(key, 2)
     x = carry(self.embed, x)
-    x = x + paths.drop(carry(self.mix, carry(self.norms[0], x)), self.drop, one)
+    x = x + drop_path.drop(carry(self.mix, carry(self.norms[0], x)), self.drop, one)
     z = carry(self.project, x)
     z = z + self.linear(jax.nn.relu(carry(self.norms[1], self.convolve(z))))
     x = jnp.concatenate([x, z], axis=-1)
     y = self._feed(carry(self.norms[2], x))
-    return carry.result(x + paths.drop(y, self.drop, two))
+    return carry.result(x + drop_path.drop(y, self.drop, two))
 
   def weights(
     self, x: Float[Array, "B R C D"], *, index: int = 0, stats: Any = None

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from attnjax.core.softmax import wide
+from attnjax.core.dtypes import accumulator_dtype
 from attnjax.nn.transformer import layer_norm
 
 WIDTH, REACH = 0.33, 2.0  # of a bump; centres are from -REACH to REACH
@@ -38,7 +38,7 @@ def kan_layer(
     centres: of the bumps; G from -2 to 2 if None.
     width: of the bumps.
   """
-  dtype = wide(x)
+  dtype = accumulator_dtype(x)
   if centres is None:
     centres = jnp.linspace(-REACH, REACH, weight.shape[1], dtype=dtype)
 

@@ -7,10 +7,11 @@ from jaxtyping import Array, Float
 
 from attnjax import attention
 from attnjax.contract import Case, check_known
-from attnjax.core import pooling as means
 from attnjax.core import softmax
-from attnjax.core.partition import Partition
-from attnjax.nn import haloed
+from attnjax.core.dtypes import accumulator_dtype
+from attnjax.core.grids import pooling as means
+from attnjax.core.grids.partition import Partition
+from attnjax.ops import halo_attention
 
 IMPLEMENTATIONS = attention.IMPLEMENTATIONS
 BORDERS = ("zero", "mask")
@@ -54,7 +55,7 @@ def attend(
   rule = [_rule(side, border) for side in sides]
 
   def see(q, k, v):
-    return haloed.attend(q, k, v, rule, dilation=steps, scale=scale, impl=impl)
+    return halo_attention.attend(q, k, v, rule, dilation=steps, scale=scale, impl=impl)
 
   out, lse = see(q, k, v)
   if not pooling:
@@ -86,7 +87,7 @@ def reference(
 ):
   """Computes the definition: the taps of every token, stacked."""
   sides, steps = _check(q, k, v, window, dilation, border)
-  dtype, grid = softmax.wide(q), q.shape[1:3]
+  dtype, grid = accumulator_dtype(q), q.shape[1:3]
   scale = q.shape[-1] ** -0.5 if scale is None else scale
   maps = [x.astype(dtype) for x in (k, v)]
   keys, values = (_taps(x, sides, steps) for x in maps)

@@ -11,7 +11,8 @@ from jaxtyping import Array, Float
 from attnjax.contract import check_known, check_options
 from attnjax.contract import context as contexts
 from attnjax.contract.context import Context, Heads
-from attnjax.nn import projections, windowed
+from attnjax.nn import projections
+from attnjax.ops import window_attention
 from attnjax.variants.local.msa_conv.attention import (
   BORDERS,
   IMPLEMENTATIONS,
@@ -135,7 +136,7 @@ class MSAConv2d(nnx.Module):
         " a head take different tokens unless 4 divides the heads"
       )
     heads = self.project(x, **context)
-    eye = windowed.identity(x.shape[1:3], x.shape[0], self.heads)
+    eye = window_attention.identity(x.shape[1:3], x.shape[0], self.heads)
     out = self.mix(dataclasses.replace(heads, v=eye))
     return out.reshape(out.shape[0], -1, *out.shape[-2:]).swapaxes(1, 2)
 

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from attnjax import backends
-from attnjax.core import masks, softmax, windows
+from attnjax.core import masks, softmax
+from attnjax.core.grids import neighborhood
 from attnjax.core.scores import Scores
 from attnjax.variants.local.neighborhood import fused, tiled
 from attnjax.variants.local.neighborhood.tiled import Axis
@@ -132,12 +133,12 @@ def _line(length, axis, segment_ids):
     alive = jnp.ones((1, length), bool)
   else:
     run, place, total = (
-      jnp.stack(x) for x in zip(*(windows.runs(ids) for ids in segment_ids))
+      jnp.stack(x) for x in zip(*(neighborhood.runs(ids) for ids in segment_ids))
     )
     alive = segment_ids >= 0
   group, inner = place % axis.dilation, place // axis.dilation
   total = (total - group + axis.dilation - 1) // axis.dilation
-  low, high = windows.bounds(inner, total, axis.window, axis.stride, axis.causal)
+  low, high = neighborhood.bounds(inner, total, axis.window, axis.stride, axis.causal)
   key = inner[:, None, :]
   seen = (low[..., None] <= key) & (key < high[..., None])
   for part in (run, group):

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 
 from attnjax import attention
-from attnjax.core import windows
 from attnjax.core.cache import poison
 from attnjax.core.exported import serializable
+from attnjax.core.grids import neighborhood
 from attnjax.core.scores import Scores
 from attnjax.variants.local.neighborhood.tiled import Axis
 
@@ -61,11 +61,11 @@ def step(q, k, v, ids, cache: Cache, axis: Axis, scale, impl) -> tuple[Any, Cach
   k = jnp.concatenate([cache.k, k.astype(cache.k.dtype)], axis=1)
   v = jnp.concatenate([cache.v, v], axis=1)
   ids = jnp.concatenate([cache.segment_ids, ids], axis=1)
-  run, place, _ = jax.vmap(windows.runs)(ids)
+  run, place, _ = jax.vmap(neighborhood.runs)(ids)
   place = place + jnp.where(run == 0, cache.place[:, None], 0)
   low, high = _interval(place[:, slots:], slots, cache, axis)
   low, high = (jnp.where(ids[:, slots:] < 0, 0, x)[None] for x in (low, high))
-  scores = Scores(windows.Windows(low, high, (slots + T,), axis.dilation))
+  scores = Scores(neighborhood.Windows(low, high, (slots + T,), axis.dilation))
   out, _ = attention.attend(q, k, v, scores, scale=scale, impl=impl)
   kept = Cache(
     k=k[:, T:],
@@ -86,5 +86,5 @@ def _interval(place, slots, cache, axis):
   length = (length - group + d - 1) // d
   # Past the sequence's end any length is right: the values there are NaN.
   length = jnp.maximum(length, inner + 1)
-  low, _ = windows.bounds(inner, length, axis.window, axis.stride, causal=True)
+  low, _ = neighborhood.bounds(inner, length, axis.window, axis.stride, causal=True)
   return slots + i - (inner - low) * d, jnp.broadcast_to(slots + i + 1, place.shape)

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from attnjax.core import tiles, windows
+from attnjax.core.grids import neighborhood, permutation
 from attnjax.core.masks import Mask
 from attnjax.core.scores import Scores
 from pallas_kernels import flash
@@ -111,7 +111,7 @@ def tile(grid, axes, tokens: int) -> tuple[int, ...]:
 
   def visited(sides):
     lines = zip(grid, axes, sides)
-    return math.prod(windows.visits(n, *a, query=s, key=s)[0] for n, a, s in lines)
+    return math.prod(neighborhood.visits(n, *a, query=s, key=s)[0] for n, a, s in lines)
 
   return min(boxes, key=visited)
 
@@ -123,9 +123,9 @@ def _grid(q, k, v, axes, extra, segment_ids, sides):
   mask = boxes(q.shape[0], grid, axes, sides, extra)
 
   def back(x):
-    return tiles.unpermute(x, grid, sides, dilation)
+    return permutation.unpermute(x, grid, sides, dilation)
 
-  return [tiles.permute(x, sides, dilation) for x in (q, k, v)], mask, back
+  return [permutation.permute(x, sides, dilation) for x in (q, k, v)], mask, back
 
 
 def boxes(B: int, grid, axes, sides: tuple[int, ...], extra: int = 0) -> Boxes:
@@ -139,7 +139,7 @@ def boxes(B: int, grid, axes, sides: tuple[int, ...], extra: int = 0) -> Boxes:
     extra: number of keys after the grid's keys.
   """
   dilation = tuple(a.dilation for a in axes)
-  counts = tiles.counts(grid, sides, dilation)
+  counts = permutation.counts(grid, sides, dilation)
   lines = [np.arange(n * side) for n, side in zip(counts, sides)]
   place = _tiled(np.meshgrid(*lines, indexing="ij"), counts, sides)
   ends = []
@@ -151,7 +151,7 @@ def boxes(B: int, grid, axes, sides: tuple[int, ...], extra: int = 0) -> Boxes:
       # block may be full; a tile of padded queries only sees nothing.
       query = line.clip(None, size - 1)
       rule = axis.window, axis.stride, axis.causal
-      low, high = windows.bounds(query, size, *rule)
+      low, high = neighborhood.bounds(query, size, *rule)
       both.append((low, np.where(line // side * side < size, high, low)))
     ends.append(
       [_tiled(np.meshgrid(*e, indexing="ij"), counts, sides) for e in zip(*both)]
@@ -175,7 +175,7 @@ def _tiled(arrays, counts, sides) -> np.ndarray:
 def _packed(q, k, v, axes, extra, segment_ids, sides):
   """Returns the result of `_grid` for documents on one axis, each group contiguous."""
   del sides
-  order, low, high = windows.packed(segment_ids, *axes[0])
+  order, low, high = neighborhood.packed(segment_ids, *axes[0])
   place = jnp.arange(q.shape[1], dtype=jnp.int32)[None]
   low, high = (x.astype(jnp.int32)[None] for x in (low, high))
   mask = Boxes(low, high, place, extra)

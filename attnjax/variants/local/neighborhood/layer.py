@@ -10,7 +10,8 @@ from jaxtyping import Array, Float
 from attnjax.contract import check_known
 from attnjax.contract import context as contexts
 from attnjax.contract.context import Context, Heads
-from attnjax.nn import projections, self_attention, unseen
+from attnjax.nn import projections, unseen
+from attnjax.ops import self_attention
 from attnjax.variants.local.neighborhood import attention, decode
 
 AXES = {"causal": 1, "sequence": 1, "image": 2, "video": 3}

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from attnjax.core import windows
+from attnjax.core.grids import neighborhood
 from attnjax.variants.local.neighborhood import attention
 
 
@@ -76,7 +76,7 @@ def visits(
   operations = math.prod(grid) / math.prod(a.window for a in axes)
   if tiles == {len(grid)}:
     lines = [
-      windows.visits(length, *axis, query=q, key=k, dynamic=dynamic)
+      neighborhood.visits(length, *axis, query=q, key=k, dynamic=dynamic)
       for length, axis, q, k in zip(grid, axes, query_tile, key_tile)
     ]
     visited, dense = (math.prod(column) for column in zip(*lines))
@@ -95,7 +95,7 @@ def _flattened(grid, axes, query: int, key: int):
   rows = []
   for length, axis in zip(grid, axes):
     i = np.arange(length)
-    low, high = windows.bounds(i, length, axis.window, axis.stride, axis.causal)
+    low, high = neighborhood.bounds(i, length, axis.window, axis.stride, axis.causal)
     rows.append((low[:, None] <= i) & (i < high[:, None]))
   total, visited = math.prod(grid), 0
   starts = range(0, total, query)

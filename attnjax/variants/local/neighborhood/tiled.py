@@ -13,7 +13,9 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from attnjax.core import softmax, tiles, windows
+from attnjax.core import softmax
+from attnjax.core.grids import neighborhood
+from attnjax.core.grids import permutation as tiles
 from attnjax.core.scores import Scores
 
 # Shortest tile for one, two and three axes: matrix products of shorter ones are too
@@ -62,7 +64,9 @@ def attend(q, k, v, axes, *, extra_k, extra_v, segment_ids, scale):
       for x, extra in ((key, extra_k), (value, extra_v))
     )
   low, high = (_intervals(ends, B) for ends in zip(*((p.low, p.high) for p in plans)))
-  scores = Scores(windows.Windows(low, high, tuple(p.keys.shape[2] for p in plans)))
+  scores = Scores(
+    neighborhood.Windows(low, high, tuple(p.keys.shape[2] for p in plans))
+  )
   out, lse = softmax.chunked(query, key, value, scores, scale=scale)
   counts = [p.queries.shape[1] for p in plans]
   place = _numbers([p.tile[..., None] for p in plans], counts) * math.prod(sides)
@@ -86,13 +90,13 @@ def _plan(length, axis, tile, segment_ids) -> _Plan:
   pad = ((0, 0), (0, number * tile - length))
   if segment_ids is None:
     xp: Any = np
-    order, low, high = windows.ordered(length, *axis)
+    order, low, high = neighborhood.ordered(length, *axis)
     order, low, high = order[None], low[None], high[None]
     last = np.pad(high, pad, "edge")[:, tile - 1 :: tile]
     size = int((last - low[:, ::tile]).max())
   else:
     xp = jnp
-    order, low, high = windows.packed(segment_ids, *axis)
+    order, low, high = neighborhood.packed(segment_ids, *axis)
     # A tile may begin at a document's last token and end at another one's first.
     reach = axis.window if axis.causal else 2 * axis.window - 1
     size = min(length, tile + reach - 1)

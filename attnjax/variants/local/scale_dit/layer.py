@@ -11,7 +11,8 @@ from jaxtyping import Array, Float
 from attnjax.contract import check_known
 from attnjax.contract import context as contexts
 from attnjax.contract.context import Context, Heads
-from attnjax.core import pooling, positions
+from attnjax.core import positions
+from attnjax.core.grids import pooling
 from attnjax.nn import projections
 from attnjax.variants.local.scale_dit.attention import IMPLEMENTATIONS, attend
 from attnjax.variants.local.scale_dit.layout import Layout

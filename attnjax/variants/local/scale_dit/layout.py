@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Int
 
 from attnjax.contract import check_known
-from attnjax.core import partition
+from attnjax.core.grids import partition
 
 MODES, SEES = ("sliding", "window"), ("limited", "all")
 ORDERS = ("raster", "window", "hilbert", "released")

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Key
 from attnjax.contract import check_known
 from attnjax.contract import context as contexts
 from attnjax.contract.context import Context
-from attnjax.core.softmax import wide
+from attnjax.core.dtypes import accumulator_dtype
 from attnjax.nn import unseen
 from attnjax.variants.mixers.hyperzzw.branches import MultiBranch
 from attnjax.variants.mixers.hyperzzw.operator import IMPLEMENTATIONS
@@ -118,4 +118,4 @@ class Layer(nnx.Module):
     x = contexts.accept(x, context, form="image").x
     if 0 in x.shape:
       return unseen.nothing(self, x)
-    return self.block(x.astype(wide(x)))[0].astype(x.dtype)
+    return self.block(x.astype(accumulator_dtype(x)))[0].astype(x.dtype)

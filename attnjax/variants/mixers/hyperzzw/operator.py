@@ -5,7 +5,7 @@ from jaxtyping import Array, Float
 
 from attnjax.contract import Case, check_known
 from attnjax.core.depthwise import depthwise
-from attnjax.core.softmax import wide
+from attnjax.core.dtypes import accumulator_dtype
 
 IMPLEMENTATIONS = ("reference", "xla")
 
@@ -36,7 +36,7 @@ def attend(
       f"z {z.shape}, w {w.shape}, x {x.shape} must be (B, H, W, C), (H, W, C),"
       " (B, H, W, C)"
     )
-  side, dtype = min(z.shape[1:3]), wide(z)
+  side, dtype = min(z.shape[1:3]), accumulator_dtype(z)
   weights = (x.astype(dtype) * w.astype(dtype)[None])[:, :, :side]
   rows = z[:, :side].astype(dtype)
   if impl == "reference":

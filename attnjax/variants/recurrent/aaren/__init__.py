@@ -9,8 +9,8 @@ causal jax.nn.dot_product_attention with one query in every row.
   out[t]  = sum_{i <= t} exp(s[i]) v[i] / sum_{i <= t} exp(s[i])
 
 A new token changes (greatest score, denominator, out), N (E + 2) elements, and nothing
-else is kept (`attnjax.core.scan`; the paper's (m, u, w) with w / u for w). `combine`
-joins the states of any two spans of tokens. In the layer
+else is kept (`attnjax.core.recurrence.prefix`; the paper's (m, u, w) with w / u for
+w). `combine` joins the states of any two spans of tokens. In the layer
 
   query = W_q token,  k = W_k x,  v = W_v x,  y = W_out merge_heads(out)
 
@@ -28,7 +28,7 @@ Axes: B batch, T tokens, N query heads, K key/value heads, H head size, E value 
 D model width.
 """
 
-from attnjax.core.scan import State, combine
+from attnjax.core.recurrence.prefix import State, combine
 from attnjax.variants.recurrent.aaren.attention import (
   CASES,
   IMPLEMENTATIONS,

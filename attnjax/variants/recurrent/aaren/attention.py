@@ -8,9 +8,10 @@ from jaxtyping import Array, Bool, Float, Int
 
 from attnjax import backends
 from attnjax.contract import Case, check_known
-from attnjax.core import linear, masks, scan
-from attnjax.core.scan import State
-from attnjax.core.softmax import wide
+from attnjax.core import masks
+from attnjax.core.dtypes import accumulator_dtype
+from attnjax.core.recurrence import linear, prefix
+from attnjax.core.recurrence.prefix import State
 
 IMPLEMENTATIONS = backends.IMPLEMENTATIONS
 
@@ -82,7 +83,7 @@ def step(
   """Returns (out, next state) of one token, equal to `attend` with T = 1."""
   _check(query, k[:, None], v[:, None])
   scores, values = _scores(query, k[:, None], v[:, None], scale)
-  state = scan.step(scores[:, 0], values[:, 0], state)
+  state = prefix.step(scores[:, 0], values[:, 0], state)
   return state.out.astype(v.dtype), state
 
 
@@ -107,7 +108,9 @@ def _scores(query, k, v, scale):
   (N, H), K = query.shape, k.shape[2]
   scale = H**-0.5 if scale is None else scale
   grouped = query.reshape(K, N // K, H)
-  scores = jnp.einsum("kgh,btkh->btkg", grouped, k, preferred_element_type=wide(k))
+  scores = jnp.einsum(
+    "kgh,btkh->btkg", grouped, k, preferred_element_type=accumulator_dtype(k)
+  )
   return scale * scores.reshape(*k.shape[:2], N), jnp.repeat(v, N // K, axis=2)
 
 

@@ -11,8 +11,9 @@ from attnjax.contract import check_options
 from attnjax.contract import context as contexts
 from attnjax.contract.context import Context, Heads
 from attnjax.core.cache import RecurrentCache
-from attnjax.core.scan import State
-from attnjax.nn import projections, self_attention, unseen
+from attnjax.core.recurrence.prefix import State
+from attnjax.nn import projections, unseen
+from attnjax.ops import self_attention
 from attnjax.variants.recurrent.aaren.attention import IMPLEMENTATIONS, attend
 
 FORMS = ("causal", "sequence")

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from attnjax.core.softmax import wide
+from attnjax.core.dtypes import accumulator_dtype
 from attnjax.variants.recurrent.dynamical_systems import builders
 from attnjax.variants.recurrent.dynamical_systems.projections import INIT, linear
 from attnjax.variants.recurrent.dynamical_systems.system import System
@@ -54,7 +54,7 @@ class Attention(nnx.Module):
     q, k, v = self.project(x)
     if self.kind == "normalised":
       system = builders.normalised(q, k, self.normaliser(x), eta=self.eta)
-      return system, v.astype(wide(v)), None, cache
+      return system, v.astype(accumulator_dtype(v)), None, cache
     q, k = (builders.features(y)[..., None] for y in (q, k))
     system = System(jnp.zeros((1, x.shape[1], 1, 1, 1), q.dtype), k, q)
     return system, v.astype(q.dtype), None, cache

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from attnjax.contract import check_known, unknown
-from attnjax.core.softmax import wide
+from attnjax.core.dtypes import accumulator_dtype
 from attnjax.variants.recurrent.dynamical_systems.system import System
 
 ETAS = ("exp", "softplus", "sigmoid")
@@ -122,7 +122,7 @@ def rglru(
     base: the rate at which each channel forgets, before softplus.
     gate: W_b u; gate' is its sigmoid.
   """
-  dtype = wide(forget)
+  dtype = accumulator_dtype(forget)
   forget, base, gate = (x.astype(dtype) for x in (forget, base, gate))
   log_decay = -SHARPNESS * jax.nn.softplus(base) * jax.nn.sigmoid(forget)
   write = _conserving(log_decay) * jax.nn.sigmoid(gate)
@@ -137,7 +137,7 @@ def selru(
   c: Float[Array, "B T H"],
 ) -> System:
   """Returns the state-expanded RG-LRU: one decay a state element, b and c of S6."""
-  dtype = wide(forget)
+  dtype = accumulator_dtype(forget)
   forget, base, b, c = (x.astype(dtype) for x in (forget, base, b, c))
   gate = jax.nn.sigmoid(forget)[:, :, None, None]
   log_decay = -SHARPNESS * jax.nn.softplus(base) * gate
@@ -157,7 +157,7 @@ def qlstm(
   Without `forget` it is coupled as S6 with A = -1: Lambda = exp(-softplus(gate)), which
   is 1 - sigmoid(gate).
   """
-  dtype = wide(gate)
+  dtype = accumulator_dtype(gate)
   forget = -gate if forget is None else forget
   log_decay = jax.nn.log_sigmoid(forget.astype(dtype))
   write, read = (jax.nn.sigmoid(x.astype(dtype)) for x in (gate, out))
@@ -178,7 +178,7 @@ BUILDERS: Mapping[str, Callable[..., System]] = {
 
 def features(x: Float[Array, "..."]) -> Float[Array, "..."]:
   """Computes psi(x) = elu(x) + 1, in float32 (float64 for float64)."""
-  return jax.nn.elu(x.astype(wide(x))) + 1
+  return jax.nn.elu(x.astype(accumulator_dtype(x))) + 1
 
 
 def taylor(x: Float[Array, "*B H"], degree: int) -> Float[Array, "*B F"]:
@@ -187,7 +187,7 @@ def taylor(x: Float[Array, "*B H"], degree: int) -> Float[Array, "*B F"]:
   The monomials of x of degree 0, 1, ..., each with the root of its coefficient:
   F = C(H + degree, degree).
   """
-  x = x.astype(wide(x))
+  x = x.astype(accumulator_dtype(x))
   parts = [jnp.ones_like(x[..., :1])]
   for power in range(1, degree + 1):
     chosen = list(itertools.combinations_with_replacement(range(x.shape[-1]), power))
@@ -204,7 +204,7 @@ def inverse_eta(x: Float[Array, "..."], eta: str) -> Float[Array, "..."]:
   Raises:
     ValueError: if `eta` is none of ETAS.
   """
-  x = x.astype(wide(x))
+  x = x.astype(accumulator_dtype(x))
   match eta:
     case "exp":
       return jnp.exp(-x)
@@ -217,7 +217,7 @@ def inverse_eta(x: Float[Array, "..."], eta: str) -> Float[Array, "..."]:
 
 def _attention(q, k, factor, ratio) -> System:
   """Returns the system of queries, keys and factor = 1 / eta (B, T, N)."""
-  q, k = (x.astype(wide(x))[..., None] for x in (q, k))
+  q, k = (x.astype(accumulator_dtype(x))[..., None] for x in (q, k))
   factor = factor[..., None, None]
   if not ratio:
     return System(jnp.zeros_like(factor), k, q * factor)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from attnjax.core.softmax import wide
+from attnjax.core.dtypes import accumulator_dtype
 from attnjax.variants.recurrent.dynamical_systems import builders
 from attnjax.variants.recurrent.dynamical_systems.projections import (
   Convolution,
@@ -115,7 +115,7 @@ class QLSTM(nnx.Module):
 
 def _head(u) -> Array:
   """Returns (B, T, E) as the values of one head, float32 (float64 for float64)."""
-  return u.astype(wide(u))[:, :, None]
+  return u.astype(accumulator_dtype(u))[:, :, None]
 
 
 def _gelu(x) -> Array:

@@ -14,10 +14,11 @@ from attnjax.contract import context as contexts
 from attnjax.contract.context import Context, Heads
 from attnjax.core import masks
 from attnjax.core.cache import KeyValueCache, RecurrentCache
+from attnjax.core.dtypes import accumulator_dtype
 from attnjax.core.exported import serializable
 from attnjax.core.scores import Scores
-from attnjax.core.softmax import wide
-from attnjax.nn import self_attention, unseen
+from attnjax.nn import unseen
+from attnjax.ops import self_attention
 from attnjax.variants.recurrent.dynamical_systems import attentions, gated, mamba
 from attnjax.variants.recurrent.dynamical_systems.builders import BUILDERS, ETAS
 from attnjax.variants.recurrent.dynamical_systems.system import (
@@ -166,7 +167,9 @@ class Layer(nnx.Module):
     if self.kind == "softmax":
       N, (H, E) = self.mixer.heads, self.mixer.sizes
       return KeyValueCache.empty(batch, length, (N, H), (N, E), dtype)
-    hidden = jnp.zeros((batch, *self.mixer.state_shape), wide(jnp.zeros((), dtype)))
+    hidden = jnp.zeros(
+      (batch, *self.mixer.state_shape), accumulator_dtype(jnp.zeros((), dtype))
+    )
     return RecurrentCache.empty(State(hidden, self.mixer.init_cache(batch, dtype)))
 
   def step(

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from attnjax.core.softmax import wide
+from attnjax.core.dtypes import accumulator_dtype
 from attnjax.variants.recurrent.dynamical_systems import builders
 from attnjax.variants.recurrent.dynamical_systems.projections import (
   Convolution,
@@ -51,7 +51,7 @@ class S6(nnx.Module):
     u, cache = self.conv.step(u, cache, segment_ids)
     u = jax.nn.silu(u)
     rank, b, c = jnp.split(self.select(u), [self.rank, self.rank + self.state], axis=-1)
-    dtype = wide(u)
+    dtype = accumulator_dtype(u)
     delta = jax.nn.softplus(self.delta(rank).astype(dtype))
     a = -jnp.exp(self.log_a[...].astype(dtype))
     system = builders.s6(delta, a, b.astype(dtype), c.astype(dtype), self.skip[...])
@@ -98,7 +98,7 @@ class SSD(nnx.Module):
     """Returns (system, the values that drive it, the gate, the convolution's cache)."""
     u, cache = self.conv.step(self.input(x), cache, segment_ids)
     u = jax.nn.silu(u)
-    dtype = wide(u)
+    dtype = accumulator_dtype(u)
     v, b, c = jnp.split(u.astype(dtype), [self.size, self.size + self.state], axis=-1)
     delta = jax.nn.softplus(self.delta(x).astype(dtype))
     a = -jnp.exp(self.log_a[...].astype(dtype))

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from attnjax.contract import check_known
-from attnjax.core import linear, masks, recurrences
-from attnjax.core.softmax import wide
+from attnjax.core import masks
+from attnjax.core.dtypes import accumulator_dtype
+from attnjax.core.recurrence import diagonal, linear
 
 IMPLEMENTATIONS = ("reference", "xla")
 
@@ -54,7 +55,7 @@ def attend(
   if ids is not None:
     ids, real = linear.spans(ids)
     system, v = system.without(~real), jnp.where(real[..., None, None], v, 0)
-  compute = recurrences.recurrent if impl == "reference" else _scan
+  compute = diagonal.recurrent if impl == "reference" else _scan
   options = {"initial_state": initial_state, "segment_ids": ids}
   out, state = compute(v, system.log_decay, system.write, system.read, **options)
   out = out if system.skip is None else system.through(out, v)
@@ -102,7 +103,7 @@ class System:
       jax.lax.dynamic_index_in_dim(x, t, axis=1, keepdims=False)
       for x in (self.log_decay, self.write, self.read)
     )
-    out, state = recurrences.step(state, v, log_decay, write, read)
+    out, state = diagonal.step(state, v, log_decay, write, read)
     if self.skip is None:
       return out, state
     place = t if self.skip.shape[1] > 1 else 0
@@ -119,7 +120,7 @@ class System:
     Args:
       segment_ids: as in `attend`.
     """
-    dtype, system, same = wide(self.read), self, jnp.array(True)
+    dtype, system, same = accumulator_dtype(self.read), self, jnp.array(True)
     if segment_ids is not None:
       ids, real = linear.spans(segment_ids)
       documents = masks.documents(ids)
@@ -175,7 +176,7 @@ class System:
 
   @staticmethod
   def _plus(out, skip, v):
-    dtype = wide(v)
+    dtype = accumulator_dtype(v)
     return (out.astype(dtype) + skip.astype(dtype) * v.astype(dtype)).astype(v.dtype)
 
 
@@ -190,7 +191,7 @@ def _scan(v, log_decay, write, read, **options):
   """Computes the scan, by matrix products if a token and head has a single decay."""
   scalar = log_decay.shape[3:] == (1, 1)
   if not (scalar and write.shape[4] == 1 == read.shape[4]):
-    return recurrences.chunked(v, log_decay, write, read, **options)
+    return diagonal.chunked(v, log_decay, write, read, **options)
   B, T, N, _ = v.shape
   H = max(write.shape[3], read.shape[3])
   k, q = (jnp.broadcast_to(x[..., 0], (B, T, N, H)) for x in (write, read))

@@ -9,8 +9,8 @@ from jaxtyping import Array, Bool, Float, Int
 from attnjax import attention
 from attnjax.contract import Case, check_known
 from attnjax.core import masks
+from attnjax.core.dtypes import accumulator_dtype
 from attnjax.core.scores import Scores
-from attnjax.core.softmax import wide
 from attnjax.variants.sparse.dynamic_mask import gathered, selection
 
 IMPLEMENTATIONS = attention.IMPLEMENTATIONS
@@ -57,7 +57,7 @@ def attend(
   """
   _check(q, k, importance, keep_keys, impl)
   ids = selection.documents(segment_ids)
-  importance = importance.astype(wide(q))
+  importance = importance.astype(accumulator_dtype(q))
   (B, T), S = q.shape[:2], k.shape[1]
   if impl == "reference" or mask is not None or block_smooth or T != S:
     seen = selection.allowed((B, T, S), causal, ids, mask)

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from attnjax.contract.context import Heads
-from attnjax.core import linear, masks, select
+from attnjax.core import masks, select
 from attnjax.core.cache import RecurrentCache, poison
 from attnjax.core.exported import serializable
+from attnjax.core.recurrence import linear
 from attnjax.variants.sparse.dynamic_mask import gathered
 
 

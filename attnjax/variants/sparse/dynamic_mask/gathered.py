@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from attnjax import attention
-from attnjax.core import linear, masks, select
+from attnjax.core import masks, select
+from attnjax.core.recurrence import linear
 from attnjax.core.scores import Scores
 from attnjax.variants.sparse.dynamic_mask import selection
 

@@ -10,7 +10,8 @@ from jaxtyping import Array, Float
 from attnjax.contract import check_options
 from attnjax.contract import context as contexts
 from attnjax.contract.context import Context, Heads
-from attnjax.nn import projections, self_attention, unseen
+from attnjax.nn import projections, unseen
+from attnjax.ops import self_attention
 from attnjax.variants.sparse.dynamic_mask import decode, selection
 from attnjax.variants.sparse.dynamic_mask.attention import IMPLEMENTATIONS, attend
 

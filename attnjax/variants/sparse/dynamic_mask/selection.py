@@ -5,8 +5,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from attnjax.contract import check_known
-from attnjax.core import linear, masks, select
-from attnjax.core.softmax import wide
+from attnjax.core import masks, select
+from attnjax.core.dtypes import accumulator_dtype
+from attnjax.core.recurrence import linear
 
 BIAS_FORMS = ("exp", "linear")
 # The exp of a greater exponent makes sums of products with values overflow.
@@ -32,7 +33,9 @@ def value_importance(
       softplus(dt). Either is float32 (float64 for float64).
   """
   check_known("bias_form", form, BIAS_FORMS)
-  v, weight, amplitude = (x.astype(wide(v)) for x in (v, weight, amplitude))
+  v, weight, amplitude = (
+    x.astype(accumulator_dtype(v)) for x in (v, weight, amplitude)
+  )
   dt = jnp.einsum("bskv,kvn->bsn", v, weight)
   dt = dt if offset is None else dt + offset[None, None]
   importance = amplitude[None, None] * jax.nn.softplus(dt)

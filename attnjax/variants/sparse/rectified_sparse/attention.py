@@ -10,8 +10,9 @@ from jaxtyping import Array, Bool, Float
 from attnjax import attention
 from attnjax.contract import Case, check_options
 from attnjax.core import masks
+from attnjax.core.dtypes import accumulator_dtype
 from attnjax.core.scores import Scores
-from attnjax.core.softmax import check, wide
+from attnjax.core.softmax import check
 from attnjax.variants.sparse.rectified_sparse import pooled
 from attnjax.variants.sparse.rectified_sparse.pooled import Plan, Rule
 
@@ -131,7 +132,9 @@ def _lists(q, k, v, found: Plan, rule, correction, *, padding, scale, impl):
   def rows(x):  # (B, N, n, V) of blocks to (B, T, N, V) of tokens
     return jnp.repeat(x, b, axis=2).swapaxes(1, 2)[:, :end]
 
-  out = out[:, :end].astype(wide(q)) * rows(factor[..., None]) + rows(addition)
+  out = out[:, :end].astype(accumulator_dtype(q)) * rows(factor[..., None]) + rows(
+    addition
+  )
   if padding is not None:
     out = jnp.where(padding[:, :end, None, None], out, 0)
   return out.astype(v.dtype)
@@ -143,7 +146,9 @@ def _definition(q, k, v, found: Plan, rule, correction, *, padding, scale, impl)
   (T, N), K, b = q.shape[1:3], k.shape[2], rule.block
   end = T - rule.text
   real = jnp.ones((1, T), bool) if padding is None else padding
-  key, value = (jnp.repeat(x.astype(wide(x)), N // K, axis=2) for x in (k, v))
+  key, value = (
+    jnp.repeat(x.astype(accumulator_dtype(x)), N // K, axis=2) for x in (k, v)
+  )
 
   def whole(x):  # (B, N, n, n) of pairs of blocks to (B, N, end, end) of tokens
     return jnp.repeat(jnp.repeat(x, b, axis=2), b, axis=3)[:, :, :end, :end]
@@ -151,7 +156,9 @@ def _definition(q, k, v, found: Plan, rule, correction, *, padding, scale, impl)
   text = jnp.ones((*found.critical.shape[:2], end, rule.text), bool)
   seen = jnp.concatenate([whole(found.critical), text], axis=3)
   seen = seen & real[:, None, None] & real[:, None, :end, None]
-  score = scale * jnp.einsum("btnh,bsnh->bnts", q[:, :end].astype(wide(q)), key)
+  score = scale * jnp.einsum(
+    "btnh,bsnh->bnts", q[:, :end].astype(accumulator_dtype(q)), key
+  )
   some = seen.any(axis=3, keepdims=True)
   weight = jax.nn.softmax(jnp.where(seen, score, jnp.where(some, -jnp.inf, 0)))
   weight = jnp.where(some, weight, 0)

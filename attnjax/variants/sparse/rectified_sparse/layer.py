@@ -11,9 +11,10 @@ from jaxtyping import Array, Float
 from attnjax.contract import check_options
 from attnjax.contract import context as contexts
 from attnjax.contract.context import Context, Heads
-from attnjax.core import partition
 from attnjax.core.compaction import Compaction
-from attnjax.nn import projections, self_attention
+from attnjax.core.grids import partition
+from attnjax.nn import projections
+from attnjax.ops import self_attention
 from attnjax.variants.sparse.rectified_sparse.attention import IMPLEMENTATIONS, attend
 from attnjax.variants.sparse.rectified_sparse.pooled import touching
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from attnjax.core.softmax import wide
+from attnjax.core.dtypes import accumulator_dtype
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +76,7 @@ def plan(
   score = jnp.einsum("bnih,bnjh->bnij", query, key)
   size = jnp.maximum(counted.sum(axis=2), 1)[:, None, None].astype(score.dtype)
   visual = jnp.where(filled, scale * score + jnp.log(size), -jnp.inf)
-  texts = jnp.repeat(k[:, end:].astype(wide(k)), group, axis=2)
+  texts = jnp.repeat(k[:, end:].astype(accumulator_dtype(k)), group, axis=2)
   written = scale * jnp.einsum("bnih,bsnh->bnis", query, texts)
   written = jnp.where(real[:, None, None, end:], written, -jnp.inf)
   probability = _softmax(visual, written)
@@ -106,7 +106,7 @@ def blocks(x: Array, size: int) -> Array:
 
 def _pool(x, inside, counted, size, group):
   """Returns the blocks' means and mean absolute distances from them, (B, N, n, H)."""
-  x = blocks(x.astype(wide(x)), size)
+  x = blocks(x.astype(accumulator_dtype(x)), size)
   x = jnp.where(inside[..., None, None], x, 0)
   count = jnp.maximum(counted.sum(axis=2), 1)[..., None, None].astype(x.dtype)
   mean = x.sum(axis=2) / count
@@ -151,7 +151,7 @@ def touching(order: np.ndarray, shape: tuple[int, ...], block: int) -> np.ndarra
 
   Args:
     order: the row-major numbers of the grid's points, such as
-      `attnjax.core.partition.hilbert_order(shape)`.
+      `attnjax.core.grids.partition.hilbert_order(shape)`.
     shape: of the grid.
     block: tokens of a block.
   """

@@ -6,8 +6,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 from attnjax import attention
 from attnjax.contract import Case, check_known, check_options
-from attnjax.core import linear, masks, select
-from attnjax.core.softmax import wide
+from attnjax.core import masks, select
+from attnjax.core.dtypes import accumulator_dtype
+from attnjax.core.recurrence import linear
 from attnjax.variants.sparse.routing_transformer import clustered, kmeans
 
 IMPLEMENTATIONS = attention.IMPLEMENTATIONS
@@ -189,7 +190,7 @@ def _past(q, k, v, problem):
 
 def _softmax(q, k, v, pair, problem):
   """Computes the attention of all tokens in each cluster, (B, N, c, T, V)."""
-  T, dtype = q.shape[2], wide(q)
+  T, dtype = q.shape[2], accumulator_dtype(q)
   q, k, v, *memory = (x.astype(dtype) for x in (q, k, v, *problem.memory))
   score = problem.scale * jnp.einsum("bnth,bnsh->bnts", q, k)
   if problem.own is not None:

@@ -5,8 +5,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from attnjax import attention
-from attnjax.core import inputs, linear, masks, select
+from attnjax import arguments, attention
+from attnjax.core import masks, select
+from attnjax.core.recurrence import linear
 from attnjax.core.scores import Scores
 
 # Shortest chunk of queries of the kind "past".
@@ -170,7 +171,9 @@ def _listed(q, k, v, place_q, place_k, level_q, level_k, memory, problem):
     def suppressed(score, b, n, q, k):
       return jnp.where(q == k, problem.own, score)
 
-    scores = inputs.with_function(scores, suppressed, jnp.promote_types(q.dtype, "f4"))
+    scores = arguments.with_function(
+      scores, suppressed, jnp.promote_types(q.dtype, "f4")
+    )
   query = q.reshape(-1, w, 1, q.shape[-1])
   options = {"scale": problem.scale, "impl": problem.impl}
   out, _ = attention.attend(query, key, value, scores, **options)

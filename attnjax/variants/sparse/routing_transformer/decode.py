@@ -6,9 +6,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from attnjax.core import linear, masks
+from attnjax.core import masks
 from attnjax.core.cache import KeyValueCache
 from attnjax.core.exported import serializable
+from attnjax.core.recurrence import linear
 from attnjax.variants.sparse.routing_transformer import attention, clustered, kmeans
 
 

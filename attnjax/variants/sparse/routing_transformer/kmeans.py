@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from attnjax.core.dtypes import accumulator_dtype
 from attnjax.core.exported import serializable
-from attnjax.core.softmax import wide
 
 COMMITMENT = 1e-4
 
@@ -32,7 +32,7 @@ class Clusters:
   @classmethod
   def start(cls, means: Float[Array, "N c H"]) -> "Clusters":
     """Returns clusters whose averages are one token each, the centroid."""
-    means = means.astype(wide(means))
+    means = means.astype(accumulator_dtype(means))
     return cls(means, jnp.ones(means.shape[:2], means.dtype), means)
 
   def update(
@@ -65,7 +65,7 @@ class Clusters:
 
 def unit(x: Float[Array, "*R H"]) -> Float[Array, "*R H"]:
   """Scales vectors to length 1, in float32 (float64 for float64); 0 stays 0."""
-  x = x.astype(wide(x))
+  x = x.astype(accumulator_dtype(x))
   return x * jax.lax.rsqrt(jnp.maximum((x * x).sum(axis=-1, keepdims=True), 1e-24))
 
 

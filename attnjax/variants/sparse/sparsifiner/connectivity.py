@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from attnjax.core import resample, select
-from attnjax.core.softmax import wide
+from attnjax.core.dtypes import accumulator_dtype
 
 
 def coefficients(
@@ -19,8 +19,8 @@ def coefficients(
   The scores are scaled by the number of heads to the power -1/2, not by the head size,
   as in the authors' code.
   """
-  reduced = jnp.einsum("bsnh,sm->bnmh", k.astype(wide(k)), down)
-  score = jnp.einsum("btnh,bnmh->bntm", q.astype(wide(q)), reduced)
+  reduced = jnp.einsum("bsnh,sm->bnmh", k.astype(accumulator_dtype(k)), down)
+  score = jnp.einsum("btnh,bnmh->bntm", q.astype(accumulator_dtype(q)), reduced)
   return jax.nn.softmax(score * q.shape[2] ** -0.5, axis=-1)
 
 

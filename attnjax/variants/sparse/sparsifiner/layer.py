@@ -13,8 +13,9 @@ from attnjax import attention
 from attnjax.contract import check_options
 from attnjax.contract import context as contexts
 from attnjax.contract.context import Context, Heads
-from attnjax.core.softmax import wide
-from attnjax.nn import projections, self_attention
+from attnjax.core.dtypes import accumulator_dtype
+from attnjax.nn import projections
+from attnjax.ops import self_attention
 from attnjax.variants.sparse.sparsifiner import connectivity
 from attnjax.variants.sparse.sparsifiner.attention import IMPLEMENTATIONS, attend
 from attnjax.variants.sparse.sparsifiner.predictor import ConnectivityPredictor
@@ -177,5 +178,7 @@ def dense_weights(
   q: Float[Array, "B T N H"], k: Float[Array, "B S N H"]
 ) -> Float[Array, "B N T S"]:
   """Computes softmax attention weights in at least float32, the predictor's target."""
-  score = jnp.einsum("btnh,bsnh->bnts", q, k, preferred_element_type=wide(q))
+  score = jnp.einsum(
+    "btnh,bsnh->bnts", q, k, preferred_element_type=accumulator_dtype(q)
+  )
   return jax.nn.softmax(q.shape[-1] ** -0.5 * score, axis=-1)

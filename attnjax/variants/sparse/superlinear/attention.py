@@ -7,8 +7,8 @@ from jaxtyping import Array, Float, Int
 from attnjax import attention
 from attnjax.contract import Case, check_known
 from attnjax.core import masks, softmax
+from attnjax.core.dtypes import accumulator_dtype
 from attnjax.core.scores import Scores
-from attnjax.core.softmax import wide
 from attnjax.variants.sparse.superlinear import paired, search
 from attnjax.variants.sparse.superlinear.search import Geometry
 
@@ -143,7 +143,7 @@ def _dense_search(q, k, where, geometry):
     "btkgh,bskh->btkgs",
     q.reshape(B, T, K, N // K, H),
     k,
-    preferred_element_type=wide(q),
+    preferred_element_type=accumulator_dtype(q),
   ).reshape(B, T, N, S)
   table = search.distances(geometry, S)
   ahead = where.now[:, None] - jnp.arange(S)

@@ -11,7 +11,8 @@ from attnjax.contract import context as contexts
 from attnjax.contract.context import Context, Heads
 from attnjax.core import positions as rotary
 from attnjax.core.cache import KeyValueCache
-from attnjax.nn import projections, self_attention
+from attnjax.nn import projections
+from attnjax.ops import self_attention
 from attnjax.variants.sparse.superlinear import search
 from attnjax.variants.sparse.superlinear.attention import IMPLEMENTATIONS, attend
 from attnjax.variants.sparse.superlinear.search import Geometry

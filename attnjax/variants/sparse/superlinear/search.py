@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from attnjax.core import devices, linear, masks, select
-from attnjax.core.softmax import wide
+from attnjax.core import devices, masks, select
+from attnjax.core.dtypes import accumulator_dtype
+from attnjax.core.recurrence import linear
 from attnjax.variants.sparse.superlinear import tables
 
 
@@ -94,7 +95,7 @@ def anchors(
   keys = jnp.pad(k, ((0, 0), (S, 0), (0, 0), (0, 0)))
   ids = jnp.pad(where.keys, ((0, 0), (S, 0)), constant_values=-1)
   none = jnp.full((B, T, N, geometry.top), -1, jnp.int32)
-  start = jnp.full(none.shape, -jnp.inf, wide(q)), none
+  start = jnp.full(none.shape, -jnp.inf, accumulator_dtype(q)), none
   start = devices.vary_like(start, q, k, where)
 
   def visit(best, f):
@@ -102,7 +103,10 @@ def anchors(
       return jax.lax.dynamic_slice_in_dim(x, S + 1 - f + offset, T, axis=1)
 
     score = jnp.einsum(
-      "btkgh,btkh->btkg", query, shifted(keys), preferred_element_type=wide(q)
+      "btkgh,btkh->btkg",
+      query,
+      shifted(keys),
+      preferred_element_type=accumulator_dtype(q),
     ).reshape(B, T, N)
     own = shifted(ids)
     valid = ((own == where.queries) & (own >= 0))[..., None]
@@ -149,7 +153,7 @@ def span_search(
   keys = keys.reshape(B, K, N // K, T, top, H)
   query = q.reshape(B, T, K, N // K, H)
   score = jnp.einsum(
-    "btkgh,bkgtjh->btkgj", query, keys, preferred_element_type=wide(q)
+    "btkgh,bkgtjh->btkgj", query, keys, preferred_element_type=accumulator_dtype(q)
   ).reshape(B, T, N, top)
   # Raw scores, as published: no H^-0.5.
   return found, jnp.where(found.anchor >= 0, score, 0)

@@ -1,0 +1,1 @@
+"""Grids of tokens: windows and halos, neighbourhoods, orders, pooling."""

@@ -1,0 +1,1 @@
+"""Recurrences over tokens: linear attention, diagonal states, softmax of prefixes."""

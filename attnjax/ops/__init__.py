@@ -1,0 +1,1 @@
+"""Attention functions that systems share: windows, halos, self-attention of hosts."""
