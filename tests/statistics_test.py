@@ -148,7 +148,9 @@ class RunTest(absltest.TestCase):
     got, want = self._train("cut", until=9, like=whole).state, whole.state
     self.assertEqual(got["step"], 4)
     jax.tree.map(np.testing.assert_array_equal, got, want)
-    norm = want["stats"]["stack"]["blocks/0"]["mixer"]["concentrate"]["norm"]
+    norm = want["stats"]["stages"]["stages/0"]["blocks/0"]["mixer"]["concentrate"][
+      "norm"
+    ]
     self.assertEqual(norm.mean.shape, (2, 8))
     moved = jax.tree.map(lambda a, b: np.abs(a - b).min(), half, want["stats"])
     self.assertGreater(min(jax.tree.leaves(moved)), 0)
