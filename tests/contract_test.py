@@ -85,7 +85,7 @@ def agrees(module, case, impl) -> None:
 def _check_padding(case, run):
   """Nothing of what stands at padding reaches what is seen, or its gradients."""
   options, arrays = case.arguments(), case.arrays()
-  real = options.get("padding", options.get("segment_ids"))
+  real = options.get("valid", options.get("segment_ids"))
   if real is None:
     return
   real = real if real.dtype == bool else real >= 0

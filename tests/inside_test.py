@@ -142,7 +142,7 @@ class BetweenTest(absltest.TestCase):
     x = jax.random.normal(jax.random.key(2), (2, T, DIM))
     ids = jnp.repeat(jnp.array([[3, 1, 4]]), T // 3, axis=1) + jnp.zeros((2, 1), int)
     real = jnp.ones((2, T), bool).at[1, :2].set(False)
-    context = {"segment_ids": ids, "padding": real}
+    context = {"segment_ids": ids, "valid": real}
     got = jax.jit(lambda s, x: s(x, **context))(self._stack({1: _Odd, 3: _Odd}), x)
     self.assertEqual(got.shape, (2, T // 4, DIM))
     whole, places = self._stack({}), jnp.arange(T)
@@ -153,7 +153,7 @@ class BetweenTest(absltest.TestCase):
         context = {name: rows[:, 1::2] for name, rows in context.items()}
       want = block(want, index=index, positions=places, **context)
     _close(got, want)
-    trace = self._stack({1: _Odd, 3: _Odd}).trace(x, segment_ids=ids, padding=real)
+    trace = self._stack({1: _Odd, 3: _Odd}).trace(x, segment_ids=ids, valid=real)
     _close(trace.output, want)
     self.assertEqual([h.shape[1] for h in trace.hidden], [T, T // 2, T // 2, 3, 3])
 

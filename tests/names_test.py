@@ -15,6 +15,7 @@ FUNCTIONS = {
   "scale": {None, 1.0},  # 1 where there is no softmax
   "bias": {None},
   "mask": {None},
+  "valid": {None},
   "segment_ids": {None},
   "kv_segment_ids": {None},
   "offset": {None},
@@ -63,9 +64,11 @@ REPLACED = {
   "group": "window",
   "local_window": "window",
   "table": "bias_table",
+  "padding": "valid",
   "interpret": "nothing: simulators are of the tests",
 }
-REPLACED_IN_LAYERS = REPLACED | {
+# A convolution's zeros around a map are called padding, too.
+REPLACED_IN_LAYERS = {n: by for n, by in REPLACED.items() if n != "padding"} | {
   "bias": "qkv_bias or out_bias",
   "agents": "num_agents",
   "position": "gate_at, position_kernel",

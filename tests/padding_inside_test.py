@@ -26,24 +26,24 @@ class PaddingInsideTest(parameterized.TestCase):
   )
   def test_is_not_there_for_layers_without_places(self, slug, form):
     run, x = _run(slug, form)
-    got = run(x, padding=_REAL[None])[:, _REAL]
+    got = run(x, valid=_REAL[None])[:, _REAL]
     np.testing.assert_allclose(got, run(x[:, _REAL]), rtol=1e-4, atol=1e-5)
 
   @parameterized.parameters("dot_product", "gated_attention")
   def test_keeps_its_place_where_positions_count(self, slug):
     run, x = _run(slug, "causal")
-    got = run(x, padding=_REAL[None])[:, _REAL]
+    got = run(x, valid=_REAL[None])[:, _REAL]
     placed = run(x[:, _REAL], positions=np.flatnonzero(_REAL))
     np.testing.assert_allclose(got, placed, rtol=1e-4, atol=1e-5)
     self.assertGreater(float(abs(got - run(x[:, _REAL])).max()), 1e-3)
 
   def test_keeps_its_place_in_windows(self):
     run, x = _run("neighborhood", "sequence")
-    padding = np.ones((1, 12), bool)
-    padding[:, 4] = False
-    got = run(x, padding=padding)
+    valid = np.ones((1, 12), bool)
+    valid[:, 4] = False
+    got = run(x, valid=valid)
     # Nobody sees it, and windows that do not reach it are as without.
-    other = run(x.at[:, 4].set(7.0), padding=padding)
+    other = run(x.at[:, 4].set(7.0), valid=valid)
     np.testing.assert_array_equal(got, other)
     whole, closed = run(x), run(jnp.delete(x, 4, axis=1))
     np.testing.assert_allclose(got[:, 11], whole[:, 11], rtol=1e-4, atol=1e-5)

@@ -27,7 +27,7 @@ class Context(TypedDict, total=False):
   """Keyword arguments of a layer; `attnjax.contract.forms.sequence` explains them."""
 
   segment_ids: Int[Array, "B T"] | None
-  padding: Bool[Array, "B T"] | None
+  valid: Bool[Array, "B T"] | None
   positions: Num[Array, "..."] | None
   index: Int[Array, ""] | int
   start: Int[Array, ""] | int
@@ -118,7 +118,7 @@ def accept(
     if axes > 3 and name != "index":
       raise NotImplementedError(f"form {form!r} takes no {name}: it has no rows")
     _check_shape(name, jnp.shape(value), x.shape)
-  x, ids = unseen.blank(x, given.get("segment_ids"), given.get("padding"))
+  x, ids = unseen.blank(x, given.get("segment_ids"), given.get("valid"))
   rest = {
     name: given[name] for name in ("positions", "index", "start") if name in given
   }

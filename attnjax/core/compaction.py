@@ -24,10 +24,10 @@ class Compaction:
   real: Any
 
   @classmethod
-  def of(cls, padding: Bool[Array, "B T"]) -> "Compaction":
+  def of(cls, valid: Bool[Array, "B T"]) -> "Compaction":
     """Returns the compaction of rows whose real tokens are True in `padding`."""
-    order = jnp.argsort(~padding, axis=1, stable=True)
-    return cls(order, jnp.take_along_axis(padding, order, axis=1))
+    order = jnp.argsort(~valid, axis=1, stable=True)
+    return cls(order, jnp.take_along_axis(valid, order, axis=1))
 
   def pack(self, x: Array) -> Array:
     """Moves the tokens of x (B, T, ...) to their new places; 0 at the padding."""

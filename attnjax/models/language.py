@@ -74,7 +74,7 @@ class Model(nnx.Module):
     tokens: Int[Array, "B T"],
     *,
     segment_ids: Int[Array, "B T"] | None = None,
-    padding: Bool[Array, "B T"] | None = None,
+    valid: Bool[Array, "B T"] | None = None,
     positions: Num[Array, "#B T"] | None = None,
     key: Key[Array, ""] | None = None,
     stats: Any = None,
@@ -85,7 +85,7 @@ class Model(nnx.Module):
     See contract for the packing arguments.
     """
     carry = running.Carry(self, stats, train)
-    context = _given(segment_ids=segment_ids, padding=padding, positions=positions)
+    context = _given(segment_ids=segment_ids, valid=valid, positions=positions)
     x = carry(self.stack, self._embed(tokens), key=key, **context)
     return carry.result(self._logits(x))
 
@@ -99,14 +99,14 @@ class Model(nnx.Module):
     cache: Any,
     *,
     segment_ids: Int[Array, "B T"] | None = None,
-    padding: Bool[Array, "B T"] | None = None,
+    valid: Bool[Array, "B T"] | None = None,
     shared: Any = None,
   ) -> Any:
     """Returns logits (B, T, vocab) after each of the next T tokens, and the caches.
 
     `shared` goes from layer to layer, see `Stack.step`, and then is the third result.
     """
-    context = _given(segment_ids=segment_ids, padding=padding, shared=shared)
+    context = _given(segment_ids=segment_ids, valid=valid, shared=shared)
     x, *after = self.stack.step(self._embed(tokens), cache, **context)
     return self._logits(x), *after
 

@@ -87,8 +87,8 @@ class Block(nnx.Module):
     y = self.norm(x)
     if self.conv is None:
       return y
-    ids, padding = context.get("segment_ids"), context.get("padding")
-    return self.conv(y, masks.segments(ids, padding, y.shape[:2]))
+    ids, valid = context.get("segment_ids"), context.get("valid")
+    return self.conv(y, masks.segments(ids, valid, y.shape[:2]))
 
   def init_cache(self, batch: int, length: int, dtype):
     """The caches of the mixer and of the convolution."""
@@ -106,8 +106,8 @@ class Block(nnx.Module):
     mixer, conv = cache
     y = self.norm(x)
     if self.conv is not None:
-      ids, padding = context.get("segment_ids"), context.get("padding")
-      y, conv = self.conv.step(y, conv, masks.segments(ids, padding, y.shape[:2]))
+      ids, valid = context.get("segment_ids"), context.get("valid")
+      y, conv = self.conv.step(y, conv, masks.segments(ids, valid, y.shape[:2]))
     if shared is not None and "shared" in _arguments(type(self.mixer).step):
       y, mixer, shared = self.mixer.step(y, mixer, shared=shared, **context)
     else:

@@ -28,7 +28,7 @@ def of_blocks(blocks: Sequence[Any], context: Mapping[str, Any]) -> list[dict]:
 
 def blank(x: Array, context: Mapping[str, Any]) -> Array:
   """Returns x with zeros at the padding, see `nn.unseen`."""
-  return unseen.blank(x, context.get("segment_ids"), context.get("padding"))[0]
+  return unseen.blank(x, context.get("segment_ids"), context.get("valid"))[0]
 
 
 def of_kept(

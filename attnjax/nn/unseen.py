@@ -18,16 +18,16 @@ from attnjax.core import masks
 def blank(
   x: Array,
   segment_ids: Int[Array, "B T"] | None = None,
-  padding: Bool[Array, "B T"] | None = None,
+  valid: Bool[Array, "B T"] | None = None,
 ) -> tuple[Array, Int[Array, "B T"] | None]:
   """(x, ids): zeros for the tokens that nobody sees, and -1 for their segments.
 
   Args:
     x: (B, T, D), or with more axes if nothing else is given.
     segment_ids: negative where nobody sees a token.
-    padding: True at the real tokens.
+    valid: True at the real tokens.
   """
-  ids = masks.segments(segment_ids, padding, x.shape[:2])
+  ids = masks.segments(segment_ids, valid, x.shape[:2])
   return (x if ids is None else jnp.where((ids >= 0)[..., None], x, 0)), ids
 
 
@@ -44,7 +44,7 @@ def told(
   """
   if ids is None:
     return {}
-  return {"padding": ids >= 0} if segment_ids is None else {"segment_ids": ids}
+  return {"valid": ids >= 0} if segment_ids is None else {"segment_ids": ids}
 
 
 def nothing(layer: Callable[[Array], Array], x: Array) -> Array:

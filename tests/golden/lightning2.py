@@ -22,10 +22,10 @@ def compare(arrays: Mapping[str, np.ndarray], meta: dict) -> Iterator[tuple]:
   found = _with_gradients(lambda x: tnl(x, index=index), {"x": x}, "y")
 
   x = jnp.asarray(arrays["in.mm_x"])
-  padding = jnp.asarray(arrays["in.mm_mask"])
+  valid = jnp.asarray(arrays["in.mm_mask"])
   minimax = _minimax(arrays, x.shape[-1], hyper["num_heads"], layers)
   found |= _with_gradients(
-    lambda mm_x: minimax(mm_x, padding=padding, index=index), {"mm_x": x}, "mm_y"
+    lambda mm_x: minimax(mm_x, valid=valid, index=index), {"mm_x": x}, "mm_y"
   )
 
   for key, kind in (("slope_rate", "alibi"), ("mm_slope_rate", "minimax")):

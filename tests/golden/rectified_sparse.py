@@ -38,7 +38,7 @@ def _case(arrays, name: str, case: dict) -> dict[str, Any]:
     "zero_tail": True,
   }
   if T > end + written:
-    options["padding"] = jnp.broadcast_to(jnp.arange(T) < end + written, (B, T))
+    options["valid"] = jnp.broadcast_to(jnp.arange(T) < end + written, (B, T))
   run = jax.jit(lambda *x: rectified_sparse.attend(*x, return_plan=True, **options))
   out, plan = run(q, k, v)
   # Theirs has a column for each block of text slots, true where there is text.

@@ -148,11 +148,11 @@ class LayerTest(parameterized.TestCase):
     layer = _layer(form="sequence")
     x = _normal(1, 1, 14, 16)
     real = jnp.array([0, 1, 1, 0, 0, 1, 1, 1, 0, 1, 1, 0, 1, 1], bool)
-    got = _run(layer, x, padding=real[None])
+    got = _run(layer, x, valid=real[None])
     _close(got[:, real], _run(layer, x[:, real]))
     _close(got[:, ~real], jnp.zeros((1, 5, 16)), 0)
-    _close(_run(layer, x, padding=jnp.zeros((1, 14), bool)), jnp.zeros_like(x), 0)
-    weights = _weights(layer, x, padding=real[None])
+    _close(_run(layer, x, valid=jnp.zeros((1, 14), bool)), jnp.zeros_like(x), 0)
+    weights = _weights(layer, x, valid=real[None])
     _close(weights[:, :, real][..., real], _weights(layer, x[:, real]))
     _close(weights[..., ~real], jnp.zeros((1, 2, 14, 5)), 0)
 
@@ -175,10 +175,10 @@ class LayerTest(parameterized.TestCase):
     line, real = _layer(form="sequence"), jnp.ones((1, 4), bool)
     with self.assertRaisesRegex(NotImplementedError, "positions: cells and biases"):
       line(x, positions=jnp.arange(4))
-    with self.assertRaisesRegex(NotImplementedError, "padding: a grid has none"):
-      _layer(form="sequence", class_token=True, grid=(3, 1))(x, padding=real)
-    with self.assertRaisesRegex(NotImplementedError, "form 'image' takes no padding"):
-      _layer()(x.reshape(1, 2, 2, 16), padding=real)
+    with self.assertRaisesRegex(NotImplementedError, "valid: a grid has none"):
+      _layer(form="sequence", class_token=True, grid=(3, 1))(x, valid=real)
+    with self.assertRaisesRegex(NotImplementedError, "form 'image' takes no valid"):
+      _layer()(x.reshape(1, 2, 2, 16), valid=real)
 
 
 class MergingTest(parameterized.TestCase):

@@ -146,7 +146,7 @@ class LayerTest(parameterized.TestCase):
     def run(layer, *parts):
       """Of a batch with padding, and of each row by itself."""
       filled = jnp.where(real[..., None], x, jnp.nan)
-      how = {"train": True, "padding": real}
+      how = {"train": True, "valid": real}
       y, moved = layer(filled, stats=stats, **how)
       moments = running.init_moments(stats)
       for part in parts:
@@ -175,8 +175,8 @@ class LayerTest(parameterized.TestCase):
 
   def test_an_image_takes_no_padding(self):
     layer = l2vit.Layer(16, form="image", local_kernel=3, rngs=nnx.Rngs(0))
-    with self.assertRaisesRegex(NotImplementedError, "form 'image' takes no padding"):
-      layer(_image(1, 2, 2, 16), padding=jnp.ones((1, 4), bool))
+    with self.assertRaisesRegex(NotImplementedError, "form 'image' takes no valid"):
+      layer(_image(1, 2, 2, 16), valid=jnp.ones((1, 4), bool))
     with self.assertRaisesRegex(ValueError, r"\(1, 4, 16\); form 'image' takes 4 axes"):
       layer(_image(1, 4, 16))
 
@@ -206,9 +206,9 @@ class ModelTest(parameterized.TestCase):
       (weights,) = block.weights(x)
       y = x + block.positions[0](x)
       values = block.qkv.value(block.norms[0](y)).reshape(1, 20, 2, 4)
-      padding = (1 - weights.sum(-1)).swapaxes(1, 2)[..., None]
+      outside = (1 - weights.sum(-1)).swapaxes(1, 2)[..., None]
       out = jnp.einsum("bnts,bsnv->btnv", weights, values)
-      out = out + padding * block.qkv.value(jnp.zeros(8))
+      out = out + outside * block.qkv.value(jnp.zeros(8))
       y = y + block.out(out).reshape(x.shape)
       y = y + block.positions[1](y)
       return block(x), y + block.feed(block.norms[1](y)), weights.sum(-1)

@@ -58,15 +58,15 @@ class AttendTest(parameterized.TestCase):
   def test_a_slope_of_infinity_keeps_nothing(self, impl):
     q, k, v, state = _arrays(1, 70, 2, 2, 3, 5)
     slopes = jnp.array([jnp.inf, 0.1])
-    padding = jnp.arange(70) % 9 > 0
+    valid = jnp.arange(70) % 9 > 0
 
     def run(slopes, state):
-      options = {"initial_state": state, "padding": padding[None]}
+      options = {"initial_state": state, "valid": valid[None]}
       return lightning2.attend(q, k, v, slopes, **options, impl=impl)
 
     out, pull = jax.vjp(run, slopes, state)
     own = jnp.einsum("bth,bth->bt", q[:, :, 0], k[:, :, 0])[..., None] * v[:, :, 0]
-    _close(out[:, :, 0], jnp.where(padding[:, None], own, 0))
+    _close(out[:, :, 0], jnp.where(valid[:, None], own, 0))
     _close(out[:, :, 1], run(jnp.array([0.5, 0.1]), state)[:, :, 1])
     by_slopes, by_state = pull(out)
     self.assertEqual(float(by_slopes[0]), 0)
@@ -138,7 +138,7 @@ class AttendTest(parameterized.TestCase):
     @functools.partial(jax.grad, argnums=(0, 1, 2), has_aux=True)
     def run(q, k, v):
       options = {"initial_state": state, "return_state": True, "impl": impl}
-      out, last = lightning2.attend(q, k, v, slopes, padding=real[None], **options)
+      out, last = lightning2.attend(q, k, v, slopes, valid=real[None], **options)
       return out.sum() + last.sum(), (out, last)
 
     gradients, (out, last) = jax.jit(run)(q, k, v)
@@ -200,15 +200,15 @@ class LayerTest(parameterized.TestCase):
     layer, T = _layer(**options), 17
     x = jax.random.normal(jax.random.key(1), (3, T, 16))
     ids = jnp.array([[0] * T, [4] * 5 + [1] * 7 + [4] * 5, [2] * 9 + [3] * 8])
-    padding = jnp.arange(T) >= jnp.array([[6], [0], [2]])
-    padding = padding.at[1, 13:15].set(False)
-    whole = layer(x, segment_ids=ids, padding=padding, index=1)
+    valid = jnp.arange(T) >= jnp.array([[6], [0], [2]])
+    valid = valid.at[1, 13:15].set(False)
+    whole = layer(x, segment_ids=ids, valid=valid, index=1)
     cache, outs = layer.init_cache(3, T, x.dtype), []
     step = jax.jit(lambda x, cache, **more: layer.step(x, cache, **more, index=1))
     for t in range(0, T, chunk):
       part = slice(t, t + chunk)
       out, cache = step(
-        x[:, part], cache, segment_ids=ids[:, part], padding=padding[:, part]
+        x[:, part], cache, segment_ids=ids[:, part], valid=valid[:, part]
       )
       outs.append(out)
     _close(jnp.concatenate(outs, axis=1), whole, 1e-4)
@@ -226,24 +226,24 @@ class LayerTest(parameterized.TestCase):
   def test_weights_are_the_decayed_scores(self, **options):
     layer = _layer(**options)
     x = jax.random.normal(jax.random.key(1), (2, 9, 16))
-    padding = jnp.arange(9) >= jnp.array([[3], [0]])
+    valid = jnp.arange(9) >= jnp.array([[3], [0]])
     q, k, v = map(nnx.silu, layer.qkv(x, jnp.arange(9)))
     slopes = lightning2.slopes(4, options.get("slope_kind", "alibi"), 1, 3)
     t = jnp.arange(9)
     power = jnp.exp(-slopes[:, None, None] * (t[:, None] - t))
-    seen = jnp.tril(padding[:, None, :] & padding[:, :, None])[:, None]
+    seen = jnp.tril(valid[:, None, :] & valid[:, :, None])[:, None]
     scale = 0.5 if options.get("slope_kind") == "fla" else 1
     scores = scale * jnp.einsum("btnh,bsnh->bnts", q, k)
-    weights = contract.weights(layer, x, padding=padding, index=1)
+    weights = contract.weights(layer, x, valid=valid, index=1)
     self.assertEqual(weights.dtype, "float32")
     _close(weights, jnp.where(seen, scores * power, 0), 1e-4)
 
   @parameterized.parameters({}, _MINIMAX)
   def test_is_zero_at_the_padding(self, **options):
     x = jax.random.normal(jax.random.key(1), (1, 9, 16))
-    padding = jnp.arange(9)[None] < 6
+    valid = jnp.arange(9)[None] < 6
     layer = _layer(**options)
-    y = layer(x, padding=padding)
+    y = layer(x, valid=valid)
     _close(y[:, 6:], jnp.zeros((1, 3, 16)), 0)
     _close(y[:, :6], layer(x[:, :6]), 1e-4)
 

@@ -112,7 +112,7 @@ class AttendTest(parameterized.TestCase):
     real = (jnp.arange(12) >= 2) & (jnp.arange(12) < 9)
     hidden = (jnp.where(real[:, None, None], x, 7.0) for x in (q, k, v))
     run = jax.jit(functools.partial(nprf.attend, impl="xla"))
-    got = run(*hidden, bias, w, padding=real[None])
+    got = run(*hidden, bias, w, valid=real[None])
     want = run(*(x[:, 2:9] for x in (q, k, v)), bias[:, 5:-5], w)
     _close(got[:, 2:9], want, 1e-4)
     _close(got[:, ~real], jnp.zeros((1, 5, 2, 3)), 0)
@@ -248,17 +248,17 @@ class LayerTest(parameterized.TestCase):
     layer, T = _layer(**options), 17
     x = jax.random.normal(jax.random.key(1), (3, T, 16))
     ids = jnp.array([[0] * T, [4] * 5 + [1] * 7 + [4] * 5, [2] * 9 + [3] * 8])
-    padding = jnp.arange(T) >= jnp.array([[6], [0], [2]])
-    padding = padding.at[1, 13:15].set(False)
+    valid = jnp.arange(T) >= jnp.array([[6], [0], [2]])
+    valid = valid.at[1, 13:15].set(False)
     whole = jax.jit(lambda x, **more: layer(x, **more, index=1))(
-      x, segment_ids=ids, padding=padding
+      x, segment_ids=ids, valid=valid
     )
     step = jax.jit(lambda x, cache, **more: layer.step(x, cache, **more, index=1))
     cache, outs = layer.init_cache(3, T, x.dtype), []
     for t in range(0, T, chunk):
       part = slice(t, t + chunk)
       out, cache = step(
-        x[:, part], cache, segment_ids=ids[:, part], padding=padding[:, part]
+        x[:, part], cache, segment_ids=ids[:, part], valid=valid[:, part]
       )
       outs.append(out)
     _close(jnp.concatenate(outs, axis=1), whole, 1e-4)
@@ -307,7 +307,7 @@ class LayerTest(parameterized.TestCase):
     layer, x = _layer(impl="xla"), jax.random.normal(jax.random.key(1), (1, 9, 16))
     ids = jnp.array([[-1] * 2 + [0] * 7])
     run = jax.jit(lambda x, **more: layer(x, **more))
-    _close(run(x, padding=ids >= 0)[:, 2:], run(x[:, 2:]), 1e-4)
+    _close(run(x, valid=ids >= 0)[:, 2:], run(x[:, 2:]), 1e-4)
     with self.assertRaisesRegex(NotImplementedError, "impl 'xla' takes no segment_ids"):
       layer(x, segment_ids=ids)
 

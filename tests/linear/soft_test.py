@@ -131,8 +131,8 @@ class LayerTest(parameterized.TestCase):
   def test_weights_give_the_layer(self, form):
     layer = self._layer(form=form, normalise=True)
     x = jax.random.normal(jax.random.key(1), (2, 12, 16))
-    padding = jnp.arange(12) >= jnp.array([[0], [5]])
-    given = {"padding": padding} if form == "sequence" else {}
+    valid = jnp.arange(12) >= jnp.array([[0], [5]])
+    given = {"valid": valid} if form == "sequence" else {}
     x = x.reshape(2, 3, 4, 16) if form == "image" else x
 
     @jax.jit
@@ -144,7 +144,7 @@ class LayerTest(parameterized.TestCase):
 
     got, wanted = run(layer, x)
     if given:
-      wanted = jnp.where(padding[..., None], wanted, 0)
+      wanted = jnp.where(valid[..., None], wanted, 0)
     _close(got, wanted, 1e-4)
 
   def test_padding_inside_is_as_if_not_there(self):
@@ -152,10 +152,10 @@ class LayerTest(parameterized.TestCase):
     x = jax.random.normal(jax.random.key(1), (1, 14, 16))
     real = jnp.array([0, 1, 1, 0, 0, 1, 1, 1, 0, 1, 1, 0, 1, 1], bool)
     run = jax.jit(lambda layer, x, **given: layer(x, **given))
-    got = run(layer, x, padding=real[None])
+    got = run(layer, x, valid=real[None])
     _close(got[:, real], run(layer, x[:, real]), 1e-4)
     _close(got[:, ~real], jnp.zeros((1, 5, 16)), 0)
-    nothing = run(layer, x, padding=jnp.zeros((1, 14), bool))
+    nothing = run(layer, x, valid=jnp.zeros((1, 14), bool))
     _close(nothing, jnp.zeros_like(x), 0)
 
   @parameterized.parameters(
@@ -174,8 +174,8 @@ class LayerTest(parameterized.TestCase):
       self._layer(form="sequence")(x, segment_ids=jnp.zeros((1, 4), jnp.int32))
     with self.assertRaisesRegex(NotImplementedError, "positions: only who is next"):
       self._layer(form="sequence")(x, positions=jnp.arange(4))
-    with self.assertRaisesRegex(NotImplementedError, "form 'image' takes no padding"):
-      self._layer()(x.reshape(1, 2, 2, 16), padding=jnp.ones((1, 4), bool))
+    with self.assertRaisesRegex(NotImplementedError, "form 'image' takes no valid"):
+      self._layer()(x.reshape(1, 2, 2, 16), valid=jnp.ones((1, 4), bool))
 
 
 if __name__ == "__main__":

@@ -83,14 +83,14 @@ class LayerTest(parameterized.TestCase):
     layer = _layer(kind="channel", form="sequence", scale_by="tokens")
     x = jax.random.normal(jax.random.key(1), (1, 9, 8))
     real = jnp.array([[0, 1, 1, 0, 1, 1, 1, 0, 0]], bool)
-    _close(_run(layer, x, padding=real)[real], _run(layer, x[real][None])[0])
+    _close(_run(layer, x, valid=real)[real], _run(layer, x[real][None])[0])
 
   def test_what_cannot_be_honoured_is_refused(self):
     x = jnp.zeros((1, 6, 8))
     with self.assertRaisesRegex(NotImplementedError, "segment_ids: channels"):
       _layer(form="sequence")(x, segment_ids=jnp.zeros((1, 6), jnp.int32))
-    with self.assertRaisesRegex(NotImplementedError, "padding: windows have none"):
-      _layer(form="sequence")(x, padding=jnp.ones((1, 6), bool))
+    with self.assertRaisesRegex(NotImplementedError, "valid: windows have none"):
+      _layer(form="sequence")(x, valid=jnp.ones((1, 6), bool))
     with self.assertRaisesRegex(NotImplementedError, "no weights of tokens"):
       _layer(form="sequence").weights(x, index=1)
     with self.assertRaisesRegex(ValueError, r"\(1, 6, 8\); form 'image'"):

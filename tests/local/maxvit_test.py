@@ -68,8 +68,8 @@ class LayerTest(absltest.TestCase):
   def test_errors(self):
     with self.assertRaisesRegex(ValueError, "dim = 8 does not divide by head_dim = 3"):
       maxvit.Layer(8, head_dim=3, rngs=nnx.Rngs(0))
-    with self.assertRaisesRegex(NotImplementedError, "form .image. takes no padding"):
-      _layer()(jnp.zeros((1, 2, 2, 8)), padding=jnp.ones((1, 4), bool))
+    with self.assertRaisesRegex(NotImplementedError, "form .image. takes no valid"):
+      _layer()(jnp.zeros((1, 2, 2, 8)), valid=jnp.ones((1, 4), bool))
 
 
 class ConvolutionTest(parameterized.TestCase):

@@ -79,7 +79,7 @@ class LayerTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, "'graph'"):
       self._layer("graph")
     with self.assertRaisesRegex(NotImplementedError, "image"):
-      self._layer("image")(jnp.ones((1, 3, 3, 8)), padding=jnp.ones((1, 3), bool))
+      self._layer("image")(jnp.ones((1, 3, 3, 8)), valid=jnp.ones((1, 3), bool))
     with self.assertRaisesRegex(NotImplementedError, "sequence"):
       self._layer("sequence").init_cache(1, 4)
 
@@ -99,14 +99,14 @@ class DecodingTest(parameterized.TestCase):
     )
     length, pad = 23, 5
     x = jax.random.normal(jax.random.key(0), (2, length, 8))
-    padding = jnp.arange(length) >= jnp.array([[0], [pad]])
-    whole = jax.jit(lambda x, p: layer(x, padding=p))(x, padding)
-    step = jax.jit(lambda x, cache, p: layer.step(x, cache, padding=p))
+    valid = jnp.arange(length) >= jnp.array([[0], [pad]])
+    whole = jax.jit(lambda x, p: layer(x, valid=p))(x, valid)
+    step = jax.jit(lambda x, cache, p: layer.step(x, cache, valid=p))
     for cuts in (range(length + 1), (0, 1, 15, 16, length), (0, length)):
       cache, out = layer.init_cache(2, length), []
       self.assertEqual(cache.k.shape[1], window * dilation)
       for a, b in itertools.pairwise(cuts):
-        y, cache = step(x[:, a:b], cache, padding[:, a:b])
+        y, cache = step(x[:, a:b], cache, valid[:, a:b])
         out.append(y)
       got = jnp.concatenate(out, axis=1)
       _close(got[0], whole[0])

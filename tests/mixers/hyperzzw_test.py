@@ -178,8 +178,8 @@ class BlockTest(absltest.TestCase):
     with self.assertRaisesRegex(ValueError, "unknown form 'causal'"):
       hyperzzw.Layer(4, form="causal", rngs=nnx.Rngs(0))
     layer, x = hyperzzw.Layer(4, **_OPTIONS, rngs=nnx.Rngs(0)), jnp.zeros((1, 2, 2, 4))
-    with self.assertRaisesRegex(NotImplementedError, "form 'image' takes no padding"):
-      layer(x, padding=jnp.ones((1, 4), bool))
+    with self.assertRaisesRegex(NotImplementedError, "form 'image' takes no valid"):
+      layer(x, valid=jnp.ones((1, 4), bool))
 
 
 class LossTest(parameterized.TestCase):

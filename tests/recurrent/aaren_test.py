@@ -108,7 +108,7 @@ class AttendTest(parameterized.TestCase):
     @jax.jit
     def run(query, k, v):
       def loss(query, k, v):
-        options = {"segment_ids": ids, "padding": real[None], "impl": impl}
+        options = {"segment_ids": ids, "valid": real[None], "impl": impl}
         out, state = aaren.attend(query, k, v, **options, return_state=True)
         return out.sum() + state.out.sum(), (out, state)
 
@@ -140,15 +140,15 @@ class LayerTest(parameterized.TestCase):
     layer, T = _layer(kv_heads=kv_heads), 10
     x = jax.random.normal(jax.random.key(1), (3, T, 16))
     ids = jnp.array([[0] * T, [4] * 3 + [1] * 4 + [4] * 3, [2] * 6 + [3] * 4])
-    padding = jnp.arange(T) >= jnp.array([[6], [0], [2]])
-    padding = padding.at[1, 8:].set(False)
-    whole = _call(layer, x, segment_ids=ids, padding=padding)
+    valid = jnp.arange(T) >= jnp.array([[6], [0], [2]])
+    valid = valid.at[1, 8:].set(False)
+    whole = _call(layer, x, segment_ids=ids, valid=valid)
     cache, outs = layer.init_cache(3, T, x.dtype), []
     step = jax.jit(lambda x, cache, **more: layer.step(x, cache, **more))
     for t in range(0, T, chunk):
       part = slice(t, t + chunk)
       out, cache = step(
-        x[:, part], cache, segment_ids=ids[:, part], padding=padding[:, part]
+        x[:, part], cache, segment_ids=ids[:, part], valid=valid[:, part]
       )
       outs.append(out)
     _close(jnp.concatenate(outs, axis=1), whole, 1e-4)
@@ -167,15 +167,15 @@ class LayerTest(parameterized.TestCase):
   def test_weights_are_those_of_the_values(self, form):
     layer = _layer(form, kv_heads=2)
     x = jax.random.normal(jax.random.key(1), (2, 7, 16))
-    padding = jnp.arange(7) >= jnp.array([[3], [0]])
-    weights = jax.jit(lambda: contract.weights(layer, x, padding=padding))()
+    valid = jnp.arange(7) >= jnp.array([[3], [0]])
+    weights = jax.jit(lambda: contract.weights(layer, x, valid=valid))()
     self.assertEqual((weights.shape, weights.dtype), ((2, 4, 7, 7), "float32"))
     total = {"causal": 1, "sequence": 2}[form]
-    wanted = jnp.broadcast_to(total * padding[:, None], (2, 4, 7))
+    wanted = jnp.broadcast_to(total * valid[:, None], (2, 4, 7))
     _close(weights.sum(axis=-1), wanted.astype("float32"))
     v = jnp.repeat(layer.qkv.value(x), 2, axis=2)
     y = layer.out(jnp.einsum("bnts,bsne->btne", weights, v))
-    _close(y, _call(layer, x, padding=padding), 1e-4)
+    _close(y, _call(layer, x, valid=valid), 1e-4)
 
   def test_both_directions_are_added(self):
     x = jax.random.normal(jax.random.key(1), (1, 7, 16))

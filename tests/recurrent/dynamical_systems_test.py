@@ -191,7 +191,7 @@ class LayerTest(parameterized.TestCase):
     def run(layer, x):
       def one(cache, part):
         x, ids, real = (jnp.moveaxis(y, 0, 1) for y in part)
-        y, cache = layer.step(x, cache, segment_ids=ids, padding=real)
+        y, cache = layer.step(x, cache, segment_ids=ids, valid=real)
         return cache, jnp.moveaxis(y, 1, 0)
 
       parts = [
@@ -201,7 +201,7 @@ class LayerTest(parameterized.TestCase):
       _, y = jax.lax.scan(one, layer.init_cache(3, T, x.dtype), tuple(parts))
       y = jnp.moveaxis(y.reshape(T, 3, _DIM), 0, 1)
       # Last, the first document of the last row alone.
-      return y, layer(x, segment_ids=ids, padding=real), layer(x[2:, 2:9])
+      return y, layer(x, segment_ids=ids, valid=real), layer(x[2:, 2:9])
 
     got, want, alone = run(layer, x)
     _close(got[real], want[real])

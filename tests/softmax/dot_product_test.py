@@ -247,7 +247,7 @@ class DecodingTest(absltest.TestCase):
     real = jnp.arange(13) >= jnp.array([4, 4])[:, None]
     cache, parts = layer.init_cache(2, 13), []
     for a, b in ((0, 6), (6, 7), (7, 13)):
-      y, cache = step(padded[:, a:b], cache, padding=real[:, a:b])
+      y, cache = step(padded[:, a:b], cache, valid=real[:, a:b])
       parts.append(y)
     _close(jnp.concatenate(parts, axis=1)[:, 4:], layer(x))
 

@@ -250,8 +250,8 @@ class LayerTest(parameterized.TestCase):
     with self.assertRaisesRegex(NotImplementedError, "'sequence' does not decode"):
       _layer(form="sequence").init_cache(2, 9)
     image = jnp.zeros((1, 3, 3, 16))
-    with self.assertRaisesRegex(NotImplementedError, "'image' takes no padding"):
-      _layer(form="image")(image, padding=jnp.ones((1, 9), bool))
+    with self.assertRaisesRegex(NotImplementedError, "'image' takes no valid"):
+      _layer(form="image")(image, valid=jnp.ones((1, 9), bool))
 
 
 def _close(got, want):

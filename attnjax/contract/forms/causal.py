@@ -1,12 +1,12 @@
 """The form "causal": as "sequence", but token t sees tokens <= t only; language.
 
-  layer(x, *, segment_ids=None, padding=None, positions=None, index=0) -> y
+  layer(x, *, segment_ids=None, valid=None, positions=None, index=0) -> y
 
 with the arguments of `attnjax.contract.forms.sequence`. Causal layers also decode, by
 whole chunks or token by token:
 
   cache = layer.init_cache(batch, length, dtype)
-  y, cache = layer.step(x, cache, *, segment_ids=None, padding=None, index=0)
+  y, cache = layer.step(x, cache, *, segment_ids=None, valid=None, index=0)
 
 Steps over any cut of a row give the results of the whole row. No examples or no tokens
 leave a cache unchanged. A cache holds arrays of floats and integers.
@@ -45,7 +45,7 @@ class Layer(sequence.Layer, Protocol):
     cache: Any,
     *,
     segment_ids: Int[Array, "B T"] | None = None,
-    padding: Bool[Array, "B T"] | None = None,
+    valid: Bool[Array, "B T"] | None = None,
     index: Int[Array, ""] | int = 0,
   ) -> tuple[Float[Array, "B T D"], Any]:
     """Returns the results of the next T tokens, and the cache after them."""
@@ -72,7 +72,7 @@ def decodes_packed_and_padded_rows(subject: Subject) -> None:
   # The first row holds all three documents.
   x, real = x.at[0].set(subject.x.reshape(ROW, subject.dim)), real.at[0].set(True)
   ids = jnp.zeros(real.shape, jnp.int32).at[0].set(jnp.arange(ROW) // LENGTH + 2)
-  context = {"segment_ids": ids, "padding": real}
+  context = {"segment_ids": ids, "valid": real}
   context = {n: v for n, v in context.items() if n not in subject.refused}
   got = decoded(subject, x, [8, 1, 8, 8, 8, 1, 8, 8, 1, 8, *[1] * 4], **context)
   want = subject.plain["y"]

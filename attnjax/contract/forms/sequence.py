@@ -1,9 +1,9 @@
 """The form "sequence": layer(x) -> y, both (B, T, D), every token sees all; vision.
 
-  layer(x, *, segment_ids=None, padding=None, positions=None, index=0) -> y
+  layer(x, *, segment_ids=None, valid=None, positions=None, index=0) -> y
 
 with segment_ids (B, T) int: tokens of different ids, or of id -1, do not see each other
-(packed documents); padding (B, T) bool, True at the real tokens; positions (B, T) or
+(packed documents); valid (B, T) bool, True at the real tokens; positions (B, T) or
 (T,), 0, 1, 2, ... by default; index: the layer's number among the `layers` of the
 model, an int or a traced scalar: blocks are stacked and scanned, so that a layer cannot
 store it.
@@ -39,7 +39,7 @@ class Layer(Protocol):
     x: Float[Array, "B T D"],
     *,
     segment_ids: Int[Array, "B T"] | None = None,
-    padding: Bool[Array, "B T"] | None = None,
+    valid: Bool[Array, "B T"] | None = None,
     positions: Num[Array, "..."] | None = None,
     index: Int[Array, ""] | int = 0,
   ) -> Float[Array, "B T D"]:

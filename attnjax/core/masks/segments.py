@@ -71,24 +71,24 @@ def dense(array: Any, shape: tuple[Any, Any, Any, Any]) -> Mask:
 
 def segments(
   segment_ids: Int[Array, "B T"] | None,
-  padding: Bool[Array, "B T"] | None,
+  valid: Bool[Array, "B T"] | None,
   shape: tuple[int, ...],
 ) -> Int[Array, "B T"] | None:
   """Returns segment ids with -1 at the padding; None if neither is given.
 
   Args:
     segment_ids: equal within a document; None is one document.
-    padding: True at the real tokens; None is no padding.
+    valid: True at the real tokens; None is no padding.
     shape: (B, T), which both must have.
   """
-  for name, given in (("segment_ids", segment_ids), ("padding", padding)):
+  for name, given in (("segment_ids", segment_ids), ("valid", valid)):
     if given is not None and given.shape != shape:
       raise ValueError(f"{name} has the shape {given.shape}; x has (B, T) = {shape}")
-  if segment_ids is None and padding is None:
+  if segment_ids is None and valid is None:
     return None
   ids = jnp.zeros(shape, jnp.int32) if segment_ids is None else segment_ids
   ids = ids.astype(jnp.int32)
-  return ids if padding is None else jnp.where(padding, ids, -1)
+  return ids if valid is None else jnp.where(valid, ids, -1)
 
 
 def documents(segment_ids: Int[Array, "B T"]) -> Int[Array, "B T"]:

@@ -22,7 +22,7 @@ def attend(
   *,
   gather_bias: Float[Array, "#B #N A S"] | None = None,
   spread_bias: Float[Array, "#B #N T A"] | None = None,
-  padding: Bool[Array, "B S"] | None = None,
+  valid: Bool[Array, "B S"] | None = None,
   scale: float | None = None,
   spread_scale: float | None = None,
   impl: str = "auto",
@@ -36,7 +36,7 @@ def attend(
     agents: A agents for each head.
     gather_bias: added to the scaled scores of agents and keys.
     spread_bias: added to the scaled scores of queries and agents.
-    padding: True at the keys that agents see. A row that has no such key gives 0.
+    valid: True at the keys that agents see. A row that has no such key gives 0.
     scale: of agents and keys; H^-0.5 if None.
     spread_scale: of queries and agents; `scale` if None.
     impl: one of IMPLEMENTATIONS, or "auto", see `attnjax.attention`.
@@ -48,7 +48,7 @@ def attend(
   if (B, N) != (q.shape[0], q.shape[2]):
     raise ValueError(f"agents {agents.shape} differ from q {q.shape} in B or heads")
   scale = q.shape[-1] ** -0.5 if scale is None else scale
-  seen = None if padding is None else padding[:, None, None, :]
+  seen = None if valid is None else valid[:, None, None, :]
   mask = masks.conjunction((B, N, A, S), array=seen)
   gathered, _ = attention.attend(
     agents, k, v, Scores(mask, bias=gather_bias), scale=scale, impl=impl
@@ -116,8 +116,8 @@ def _shapes(B, T, S, A, N, K, H, V, biased=False):
 
 def _padded(key: jax.Array) -> Any:
   del key
-  padding = jnp.array([[0], [9], [65]]) <= jnp.arange(65) % 60
-  return padding  # the second on both sides, the third everywhere
+  valid = jnp.array([[0], [9], [65]]) <= jnp.arange(65) % 60
+  return valid  # the second on both sides, the third everywhere
 
 
 CASES = (
@@ -125,5 +125,5 @@ CASES = (
   Case("one_token", _shapes(1, 1, 1, 1, 1, 1, 4, 4)),
   Case("seven", _shapes(1, 7, 7, 16, 3, 1, 8, 5), {"scale": 0.2, "spread_scale": 0.9}),
   Case("biased", _shapes(2, 63, 33, 4, 4, 2, 3, 7, biased=True)),
-  Case("padding", _shapes(3, 65, 65, 5, 2, 1, 8, 8), {"padding": _padded}),
+  Case("valid", _shapes(3, 65, 65, 5, 2, 1, 8, 8), {"valid": _padded}),
 )

@@ -113,7 +113,7 @@ class Layer(nnx.Module):
       "segment_ids": "agents are of a whole sequence",
       "positions": "cells and biases are of the places in the row",
     }
-    return reasons | ({"padding": "a grid has none"} if self.class_token else {})
+    return reasons | ({"valid": "a grid has none"} if self.class_token else {})
 
   def project(self, x: Float[Array, "B *S D"], **context: Unpack[Context]) -> Heads:
     """Returns the heads (B, *S, N, H) of every token, and the agents.
@@ -143,7 +143,7 @@ class Layer(nnx.Module):
       agents=heads.more["agents"],
       gather_bias=gather,
       spread_bias=spread,
-      padding=None if cut.moved is None else cut.moved.real,
+      valid=None if cut.moved is None else cut.moved.real,
       impl=self.impl,
     )
     return cut.together(out.reshape(*q.shape[:-1], out.shape[-1]))

@@ -22,7 +22,7 @@ def attend(
   *,
   den_min: float = 100.0,
   segment_ids: Int[Array, "B T"] | None = None,
-  padding: Bool[Array, "B T"] | None = None,
+  valid: Bool[Array, "B T"] | None = None,
   impl: str = "auto",
 ) -> Float[Array, "B T N V"]:
   """Computes linear attention of rectified queries and keys, without a causal mask.
@@ -35,7 +35,7 @@ def attend(
     den_min: the denominator's lower bound, >= 0. It is absolute: small activations or
       few tokens make it active, and then the output is linear in q.
     segment_ids: a document is a run of equal ids; its tokens see only each other.
-    padding: True at the real tokens. A token that is padding, or has a negative id,
+    valid: True at the real tokens. A token that is padding, or has a negative id,
       is not seen, and its output is 0.
     impl: one of IMPLEMENTATIONS, or "auto", which takes "xla".
 
@@ -46,7 +46,7 @@ def attend(
   kind, dtype = v.dtype, accumulator_dtype(q)
   q, k = (jnp.maximum(x.astype(dtype), 0) for x in (q, k))
   v = v.astype(dtype)
-  ids, documents = masks.segments(segment_ids, padding, q.shape[:2]), None
+  ids, documents = masks.segments(segment_ids, valid, q.shape[:2]), None
   if ids is not None:
     ids, real = linear.spans(ids)
     q, k, v = (jnp.where(real[..., None, None], x, 0) for x in (q, k, v))
@@ -135,5 +135,5 @@ CASES = (
   Case(
     "segments", _shapes(2, 39, 4, 2, 8, 6), {"segment_ids": _packed, "den_min": 9.0}
   ),
-  Case("padding", _shapes(2, 65, 2, 1, 8, 8), {"padding": _padded}),
+  Case("valid", _shapes(2, 65, 2, 1, 8, 8), {"valid": _padded}),
 )

@@ -24,7 +24,7 @@ def attend(
   *,
   initial_state: Float[Array, "B N H E"] | None = None,
   segment_ids: Int[Array, "B T"] | None = None,
-  padding: Bool[Array, "B T"] | None = None,
+  valid: Bool[Array, "B T"] | None = None,
   scale: float = 1.0,
   return_state: bool = False,
   impl: str = "auto",
@@ -39,7 +39,7 @@ def attend(
       forgets all earlier tokens.
     initial_state: the state before the first token; it belongs to its segment.
     segment_ids: a document is a run of equal ids; each one starts from a zero state.
-    padding: True at the real tokens. A token that is padding, or has a negative
+    valid: True at the real tokens. A token that is padding, or has a negative
       segment id, has no effect: no key, no value, no decay, no end of a document; its
       output is 0.
     scale: multiplies the output.
@@ -53,7 +53,7 @@ def attend(
     NotImplementedError: if the named implementation does not support the problem.
   """
   linear.check(q, k, v, slopes=slopes, initial_state=initial_state)
-  ids = masks.segments(segment_ids, padding, (q.shape[0], q.shape[1]))
+  ids = masks.segments(segment_ids, valid, (q.shape[0], q.shape[1]))
   check_known("impl", impl, ("auto", *IMPLEMENTATIONS))
   real = None
   if ids is not None:
@@ -163,9 +163,9 @@ CASES = (
     _decay(4),
   ),
   Case(
-    "padding",
+    "valid",
     _shapes(2, 65, 2, 1, 8, 8, True),
-    _STATE | {"padding": _padded},
+    _STATE | {"valid": _padded},
     _decay(2),
   ),
   Case("chunks", _shapes(1, 200, 3, 3, 3, 7, True), _SMALL, _decay(3)),

@@ -30,7 +30,7 @@ def attend(
   normalise: bool = True,
   scale: float | None = None,
   segment_ids: Int[Array, "B T"] | None = None,
-  padding: Bool[Array, "B T"] | None = None,
+  valid: Bool[Array, "B T"] | None = None,
   positions: Num[Array, "..."] | None = None,
   impl: str = "auto",
 ) -> Float[Array, "B *T N E"]:
@@ -48,7 +48,7 @@ def attend(
     normalise: whether q and k are divided by their lengths.
     scale: of q . k in the exponent; None is 1 with `normalise`, else H^-0.5.
     segment_ids: a document is a run of equal ids; its tokens see only each other.
-    padding: True at the real tokens; the others keep their places, but are not seen.
+    valid: True at the real tokens; the others keep their places, but are not seen.
     positions: (B, T) or (T,), integers: lags are their differences; None is 0, 1, ..
     impl: one of IMPLEMENTATIONS, or "auto": "xla" (transforms) for many tokens,
       "chunked" (tiles) for fewer tokens and for all that "xla" does not support.
@@ -60,8 +60,8 @@ def attend(
   """
   grid = _check(q, k, v, bias, w, feature_map, causal, impl)
   placed = not (segment_ids is None and positions is None)
-  _refuse(grid, impl, placed, padding)
-  ids = documents(segment_ids, padding, (q.shape[0], grid[0]))
+  _refuse(grid, impl, placed, valid)
+  ids = documents(segment_ids, valid, (q.shape[0], grid[0]))
   if ids is not None:
     q, k, v = (jnp.where((ids >= 0)[..., None, None], x, 0) for x in (q, k, v))
   c = kernel.table(bias, q.shape[-2], len(grid), causal)
@@ -106,9 +106,9 @@ def divide(sums: Float[Array, "*B E1"], dtype) -> Float[Array, "*B E"]:
   return (jnp.where(some, sums[..., :-1], 0) / jnp.where(some, total, 1)).astype(dtype)
 
 
-def documents(segment_ids, padding, shape) -> Int[Array, "B T"] | None:
+def documents(segment_ids, valid, shape) -> Int[Array, "B T"] | None:
   """Returns the number of each token's document, -1 at padding; None if all are one."""
-  ids = masks.segments(segment_ids, padding, shape)
+  ids = masks.segments(segment_ids, valid, shape)
   if ids is None:
     return None
   filled, real = linear.spans(ids)
@@ -134,9 +134,9 @@ def _rows(x):
   return jnp.moveaxis(x.reshape(x.shape[0], -1, *x.shape[-2:]), 2, 1)
 
 
-def _refuse(grid, impl, placed, padding):
-  if len(grid) > 1 and (placed or padding is not None):
-    raise NotImplementedError("images take no segment_ids, padding or positions")
+def _refuse(grid, impl, placed, valid):
+  if len(grid) > 1 and (placed or valid is not None):
+    raise NotImplementedError("images take no segment_ids, valid or positions")
   if impl == "xla" and placed:
     raise NotImplementedError(
       "impl 'xla' takes no segment_ids or positions: the weights of lags are no"
@@ -198,9 +198,9 @@ CASES = (
     "one_token", _shapes(1, (1,), 1, 3, 5, M=0, D=2), _CAUSAL | {"feature_map": "elu"}
   ),
   Case(
-    "padding",
+    "valid",
     _shapes(2, (33,), 2, 4, 4, D=7),
-    {"padding": _padded, "normalise": False},
+    {"valid": _padded, "normalise": False},
   ),
   Case("image", _shapes(1, (5, 4), 2, 4, 4, D=3)),
 )

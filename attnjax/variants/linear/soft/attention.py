@@ -30,8 +30,8 @@ def attend(
   jitter: float = 0.01,
   gradient: str = "analytic",
   start: str = "matrix",
-  padding: Bool[Array, "B T"] | None = None,
-  landmark_padding: Bool[Array, "B M"] | None = None,
+  valid: Bool[Array, "B T"] | None = None,
+  landmark_valid: Bool[Array, "B M"] | None = None,
   impl: str = "auto",
 ) -> Float[Array, "B T N V"]:
   """Computes P inverse(A) P^T V, without a causal mask.
@@ -47,8 +47,8 @@ def attend(
     jitter: added to A's diagonal before it is inverted.
     gradient: of the inverse, "analytic" or "autodiff".
     start: of the inverse, "matrix", or "batch", which couples the batch's examples.
-    padding: True at the real tokens; others are not seen and give 0.
-    landmark_padding: True at the landmarks to be used.
+    valid: True at the real tokens; others are not seen and give 0.
+    landmark_valid: True at the landmarks to be used.
     impl: one of IMPLEMENTATIONS, or "auto", which takes "xla".
 
   Raises:
@@ -57,16 +57,16 @@ def attend(
   _check(q, v, landmarks, impl)
   kind, dtype = v.dtype, accumulator_dtype(q)
   q, v, landmarks = (x.swapaxes(1, 2).astype(dtype) for x in (q, v, landmarks))
-  if padding is not None:
-    q, v = (jnp.where(padding[:, None, :, None], x, 0) for x in (q, v))
+  if valid is not None:
+    q, v = (jnp.where(valid[:, None, :, None], x, 0) for x in (q, v))
   used = None
-  if landmark_padding is not None:
-    used = landmark_padding[:, None, None, :]
+  if landmark_valid is not None:
+    used = landmark_valid[:, None, None, :]
   middle = _middle(landmarks, used, normalise, iterations, jitter, gradient, start)
   compute = _definition if impl == "reference" else _chunked
   out = compute(q, v, landmarks, middle, used).swapaxes(1, 2)
-  if padding is not None:
-    out = jnp.where(padding[:, :, None, None], out, 0)
+  if valid is not None:
+    out = jnp.where(valid[:, :, None, None], out, 0)
   return out.astype(kind)
 
 
@@ -180,9 +180,9 @@ CASES = (
     },
   ),
   Case(
-    "padding",
+    "valid",
     _shapes(2, 65, 6, 2, 8, 8),
-    {"normalise": True, "padding": _padded, "landmark_padding": _some},
+    {"normalise": True, "valid": _padded, "landmark_valid": _some},
   ),
   Case("chunks", _shapes(1, 300, 6, 1, 6, 4)),
 )

@@ -118,7 +118,7 @@ class Layer(nnx.Module):
       q, v = moved.pack(q), moved.pack(v)
       count = jnp.maximum(moved.real.sum(axis=1) // self.ratio, 1)
       used = jnp.arange(landmarks.shape[1]) < count[:, None]
-      given |= {"padding": moved.real, "landmark_padding": used}
+      given |= {"valid": moved.real, "landmark_valid": used}
     rows, values = (y.reshape(y.shape[0], -1, *y.shape[-2:]) for y in (q, v))
     out = attend(rows, values, landmarks, **given).reshape(v.shape)
     if self.kernel:

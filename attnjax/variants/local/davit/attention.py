@@ -18,7 +18,7 @@ def attend(
   *,
   scale_by: str = "channels",
   scale: float | None = None,
-  padding: Bool[Array, "B T"] | None = None,
+  valid: Bool[Array, "B T"] | None = None,
   impl: str = "auto",
 ) -> Float[Array, "B T N H"]:
   """Softmax attention of key channels to value channels, applied to the queries.
@@ -30,7 +30,7 @@ def attend(
     scale_by: the logits are multiplied by H^-0.5 ("channels"), or by the number of real
       tokens to the power -0.5 ("tokens").
     scale: instead of `scale_by`, if given.
-    padding: True at the real tokens; others are not seen, and give 0.
+    valid: True at the real tokens; others are not seen, and give 0.
     impl: one of IMPLEMENTATIONS, or "auto", which takes "xla".
 
   Raises:
@@ -40,8 +40,8 @@ def attend(
   check_known("impl", impl, ("auto", *IMPLEMENTATIONS))
   if q.shape != v.shape or k.shape[:3] != v.shape[:3]:
     raise ValueError(f"q {q.shape}, k {k.shape} and v {v.shape} do not fit")
-  if padding is not None:
-    q, k, v = (jnp.where(padding[..., None, None], x, 0) for x in (q, k, v))
+  if valid is not None:
+    q, k, v = (jnp.where(valid[..., None, None], x, 0) for x in (q, k, v))
   if impl == "reference":
     outer = (
       k.astype(accumulator_dtype(k))[..., :, None]
@@ -52,7 +52,7 @@ def attend(
     logits = jnp.einsum(
       "btnh,btnv->bnhv", k, v, preferred_element_type=accumulator_dtype(k)
     )
-  weights = jax.nn.softmax(logits * _factor(scale, scale_by, k, padding), axis=-1)
+  weights = jax.nn.softmax(logits * _factor(scale, scale_by, k, valid), axis=-1)
   if impl == "reference":
     mixed = q.astype(accumulator_dtype(q))[..., None, :] * weights[:, None]
     return mixed.sum(axis=-1).astype(q.dtype)
@@ -65,14 +65,14 @@ def reference(q, k, v, **options):
   return attend(q, k, v, **options, impl="reference")
 
 
-def _factor(scale, scale_by, k, padding):
+def _factor(scale, scale_by, k, valid):
   if scale is not None:
     return scale
   if scale_by == "channels":
     return k.shape[-1] ** -0.5
-  if padding is None:
+  if valid is None:
     return k.shape[1] ** -0.5
-  count = padding.sum(axis=1).astype(accumulator_dtype(k))
+  count = valid.sum(axis=1).astype(accumulator_dtype(k))
   return jax.lax.rsqrt(jnp.maximum(count, 1))[:, None, None, None]
 
 
@@ -89,5 +89,5 @@ CASES = (
   Case("whole", _shapes(2, 63, 2, 8, 8)),
   Case("one_token", _shapes(1, 1, 1, 4, 4), {"scale_by": "tokens"}),
   Case("seven", _shapes(1, 7, 3, 5, 3), {"scale": 0.3}),
-  Case("padding", _shapes(3, 65, 2, 4, 4), {"padding": _padded, "scale_by": "tokens"}),
+  Case("valid", _shapes(3, 65, 2, 4, 4), {"valid": _padded, "scale_by": "tokens"}),
 )

@@ -77,7 +77,7 @@ class Layer(nnx.Module):
       "segment_ids": "channels are of a whole sequence",
       "positions": "windows are counted in the row, and channels know no places",
     }
-    return found if self.kind == "channel" else found | {"padding": "windows have none"}
+    return found if self.kind == "channel" else found | {"valid": "windows have none"}
 
   def project(self, x: Float[Array, "B *S D"], **context: Unpack[Context]) -> Heads:
     """Returns the heads of every token, and those of the zeros around a map."""
@@ -140,8 +140,8 @@ class Layer(nnx.Module):
     q, k, v = (
       y.reshape(y.shape[0], -1, *y.shape[-2:]) for y in (heads.q, heads.k, heads.v)
     )
-    padding = None if ids is None else ids >= 0
-    out = attend(q, k, v, scale_by=self.scale_by, padding=padding, impl=self.impl)
+    valid = None if ids is None else ids >= 0
+    out = attend(q, k, v, scale_by=self.scale_by, valid=valid, impl=self.impl)
     return out.reshape(*heads.q.shape[:-1], -1)
 
 

@@ -17,7 +17,7 @@ def attend(
   k: Float[Array, "B P n K H"],
   v: Float[Array, "B P n K V"],
   *,
-  padding: Bool[Array, "P n"] | None = None,
+  valid: Bool[Array, "P n"] | None = None,
   scale: float | None = None,
   impl: str = "auto",
 ) -> Float[Array, "B P n N V"]:
@@ -27,7 +27,7 @@ def attend(
     q: queries.
     k: keys; K divides N.
     v: values.
-    padding: True at the real tokens; the others are not seen, and give 0.
+    valid: True at the real tokens; the others are not seen, and give 0.
     scale: H^-0.5 if None.
     impl: one of IMPLEMENTATIONS, or "auto", see `attnjax.attention`.
 
@@ -36,28 +36,28 @@ def attend(
   """
   check_known("impl", impl, ("auto", *IMPLEMENTATIONS))
   if impl == "reference":
-    return reference(q, k, v, padding=padding, scale=scale)
+    return reference(q, k, v, valid=valid, scale=scale)
   one, two, three = (x.reshape(-1, *x.shape[2:]) for x in (q, k, v))
   rows, n, heads, _ = one.shape
   ids = None
-  if padding is not None:
-    ids = jnp.tile(jnp.where(padding, 0, -1), (q.shape[0], 1))
+  if valid is not None:
+    ids = jnp.tile(jnp.where(valid, 0, -1), (q.shape[0], 1))
   mask = masks.conjunction((rows, heads, n, n), segment_ids=ids)
   out, _ = attention.attend(one, two, three, Scores(mask), scale=scale, impl=impl)
   return out.reshape(*q.shape[:-1], v.shape[-1])
 
 
-def reference(q, k, v, *, padding=None, scale=None):
+def reference(q, k, v, *, valid=None, scale=None):
   """The definition, list by list."""
   P, n = q.shape[1:3]
-  padding = jnp.ones((P, n), bool) if padding is None else padding
+  valid = jnp.ones((P, n), bool) if valid is None else valid
 
   def one(q, k, v, real):
     seen = real[:, None] & real[None, :]
     scores = Scores(masks.Dense(seen[None, None]))
     return softmax.reference(q, k, v, scores, scale=scale)[0]
 
-  return jax.vmap(one, in_axes=(1, 1, 1, 0), out_axes=1)(q, k, v, padding)
+  return jax.vmap(one, in_axes=(1, 1, 1, 0), out_axes=1)(q, k, v, valid)
 
 
 def _shapes(B, P, n, N, K, H, V):
@@ -71,6 +71,6 @@ def _padded(key):
 
 CASES = (
   Case("lists", _shapes(2, 3, 6, 2, 2, 8, 8)),
-  Case("padded", _shapes(2, 3, 7, 2, 1, 4, 6), {"padding": _padded, "scale": 0.3}),
+  Case("padded", _shapes(2, 3, 7, 2, 1, 4, 6), {"valid": _padded, "scale": 0.3}),
   Case("one_token", _shapes(1, 1, 1, 1, 1, 4, 4)),
 )

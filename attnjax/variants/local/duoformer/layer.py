@@ -40,10 +40,10 @@ class ScaleAttention(nnx.Module):
     self.impl = impl
 
   def __call__(
-    self, x: Float[Array, "B P n D"], padding: Bool[Array, "P n"] | None = None
+    self, x: Float[Array, "B P n D"], valid: Bool[Array, "P n"] | None = None
   ) -> Float[Array, "B P n D"]:
     """Returns the attention's result for each token of each list."""
-    out = attend(*self.qkv.heads(x), padding=padding, impl=self.impl)
+    out = attend(*self.qkv.heads(x), valid=valid, impl=self.impl)
     return self.out(out.astype(x.dtype))
 
   def weights(
@@ -114,7 +114,7 @@ class Layer(nnx.Module):
   def mix(self, heads: Heads) -> Float[Array, "B P n N E"]:
     """Returns the scale attention of every list."""
     real = heads.more["real"]
-    return attend(heads.q, heads.k, heads.v, padding=real, impl=self.impl)
+    return attend(heads.q, heads.k, heads.v, valid=real, impl=self.impl)
 
   def merge(self, out: Array, heads: Heads) -> Float[Array, "B H W D"]:
     """Returns the tokens' results, with the patch attention of the scale tokens'."""

@@ -23,7 +23,7 @@ def attend(
   initial: State | None = None,
   *,
   segment_ids: Int[Array, "B T"] | None = None,
-  padding: Bool[Array, "B T"] | None = None,
+  valid: Bool[Array, "B T"] | None = None,
   scale: float | None = None,
   return_lse: bool = False,
   return_state: bool = False,
@@ -37,7 +37,7 @@ def attend(
     v: values.
     initial: the state before the first token; it belongs to its segment.
     segment_ids: a document is a run of equal ids; each one starts from no tokens.
-    padding: True at the real tokens. A token that is padding, or has a negative
+    valid: True at the real tokens. A token that is padding, or has a negative
       segment id, has no effect; its output is 0.
     scale: of the scores; H^-0.5 if None.
     return_lse: also return the log of the softmax's denominator, (B, T, N).
@@ -50,7 +50,7 @@ def attend(
   """
   check_known("impl", impl, ("auto", *IMPLEMENTATIONS))
   _check(query, k, v)
-  ids = masks.segments(segment_ids, padding, k.shape[:2])
+  ids = masks.segments(segment_ids, valid, k.shape[:2])
   real = None
   if ids is not None:
     ids, real = linear.spans(ids)
@@ -148,7 +148,5 @@ CASES = (
     _ALL | {"segment_ids": _packed},
     _state(2, 4, 6),
   ),
-  Case(
-    "padding", _shapes(2, 17, 2, 1, 8, 5), _ALL | {"padding": _padded}, _state(2, 2, 5)
-  ),
+  Case("valid", _shapes(2, 17, 2, 1, 8, 5), _ALL | {"valid": _padded}, _state(2, 2, 5)),
 )

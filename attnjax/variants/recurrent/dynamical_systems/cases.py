@@ -81,9 +81,9 @@ CASES = (
     _decay(2, 39, 2, 2, 3),
   ),
   Case(
-    "padding",
+    "valid",
     _shapes(2, 37, 2, 2, 3, (2, 37, 1, 2, 1), state=True),
-    _STATE | {"padding": _padded},
+    _STATE | {"valid": _padded},
     _decay(2, 37, 2, 1, 1),
   ),
 )

@@ -25,7 +25,7 @@ def attend(
   *,
   initial_state: Float[Array, "B N H E"] | None = None,
   segment_ids: Int[Array, "B T"] | None = None,
-  padding: Bool[Array, "B T"] | None = None,
+  valid: Bool[Array, "B T"] | None = None,
   return_state: bool = False,
   impl: str = "auto",
 ) -> Any:
@@ -39,7 +39,7 @@ def attend(
     skip: D; None is 0.
     initial_state: the state before the first token; it belongs to its segment.
     segment_ids: a document is a run of equal ids; each one starts from a zero state.
-    padding: True at the real tokens. A token that is padding, or has a negative
+    valid: True at the real tokens. A token that is padding, or has a negative
       segment id, has no effect; its output is 0.
     return_state: also return the state after the last real token, (B, N, H, E), float32
       (float64 for float64).
@@ -51,7 +51,7 @@ def attend(
   check_known("impl", impl, ("auto", *IMPLEMENTATIONS))
   system = System(log_decay, write, read, skip)
   system.check(v)
-  ids = masks.segments(segment_ids, padding, v.shape[:2])
+  ids = masks.segments(segment_ids, valid, v.shape[:2])
   if ids is not None:
     ids, real = linear.spans(ids)
     system, v = system.without(~real), jnp.where(real[..., None, None], v, 0)

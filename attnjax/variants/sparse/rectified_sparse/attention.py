@@ -37,7 +37,7 @@ def attend(
   neighbours: Bool[Array | np.ndarray, "n n"] | None = None,
   text: int = 0,
   first_blocks: int = 0,
-  padding: Bool[Array, "B T"] | None = None,
+  valid: Bool[Array, "B T"] | None = None,
   correction: str = "both",
   gain_test: bool = True,
   zero_tail: bool = False,
@@ -58,7 +58,7 @@ def attend(
     text: number of text tokens, the last ones: all tokens see them, and they see all.
     first_blocks: number of first blocks (a given frame) that are critical among
       themselves.
-    padding: True at the real tokens; others are not seen, and give 0.
+    valid: True at the real tokens; others are not seen, and give 0.
     correction: "both", "factor", "addition", or "none": plain block-sparse attention.
     gain_test: whether blocks that pool badly give their mass to the critical part.
     zero_tail: padding counts as zeros in the means of blocks, as in the authors' code.
@@ -72,9 +72,9 @@ def attend(
   rule = Rule(block, mass, min_blocks, text, first_blocks, gain_test, zero_tail)
   _check(q, k, v, rule, neighbours, correction, impl)
   scale = q.shape[-1] ** -0.5 if scale is None else scale
-  given: dict[str, Any] = {"padding": padding, "scale": scale}
-  if padding is not None:
-    q, k, v = (jnp.where(padding[..., None, None], x, 0) for x in (q, k, v))
+  given: dict[str, Any] = {"valid": valid, "scale": scale}
+  if valid is not None:
+    q, k, v = (jnp.where(valid[..., None, None], x, 0) for x in (q, k, v))
   found = pooled.plan(q, k, v, rule, neighbours=neighbours, **given)
   out = _joined(q, k, v, found, rule, correction, impl=impl, **given)
   return (out, found) if return_plan else out
@@ -85,14 +85,14 @@ def reference(q, k, v, **options):
   return attend(q, k, v, **options, impl="reference")
 
 
-def _joined(q, k, v, found: Plan, rule, correction, *, padding, scale, impl):
+def _joined(q, k, v, found: Plan, rule, correction, *, valid, scale, impl):
   """Computes the outputs of the visual tokens and of the text tokens, concatenated."""
   run = _definition if impl == "reference" else _lists
-  given: dict[str, Any] = {"padding": padding, "scale": scale, "impl": impl}
+  given: dict[str, Any] = {"valid": valid, "scale": scale, "impl": impl}
   visual, text = run(q, k, v, found, rule, correction, **given), rule.text
   if not text:
     return visual
-  ids = None if padding is None else jnp.where(padding, 0, -1)
+  ids = None if valid is None else jnp.where(valid, 0, -1)
   own = None if ids is None else ids[:, -text:]
   shape = (q.shape[0], q.shape[2], text, q.shape[1])
   seen = Scores(masks.conjunction(shape, segment_ids=own, kv_segment_ids=ids))
@@ -100,7 +100,7 @@ def _joined(q, k, v, found: Plan, rule, correction, *, padding, scale, impl):
   return jnp.concatenate([visual, out], axis=1)
 
 
-def _lists(q, k, v, found: Plan, rule, correction, *, padding, scale, impl):
+def _lists(q, k, v, found: Plan, rule, correction, *, valid, scale, impl):
   """Computes the visual tokens' outputs with the critical blocks as lists of a mask."""
   T, b = q.shape[1], rule.block
   end, n = T - rule.text, found.critical.shape[2]
@@ -120,9 +120,9 @@ def _lists(q, k, v, found: Plan, rule, correction, *, padding, scale, impl):
     n * b,
     S,
   )
-  if padding is not None or n * b != end:
-    real = np.ones((1, T), bool) if padding is None else padding
-    xp: Any = np if padding is None else jnp
+  if valid is not None or n * b != end:
+    real = np.ones((1, T), bool) if valid is None else valid
+    xp: Any = np if valid is None else jnp
     tail = xp.pad(real[:, :end], ((0, 0), (0, n * b - end)))
     ids = xp.concatenate([tail, real[:, end:]], axis=1).astype(np.int32) - 1
     mask = mask & masks.Segments(ids[:, : n * b], ids)
@@ -135,17 +135,17 @@ def _lists(q, k, v, found: Plan, rule, correction, *, padding, scale, impl):
   out = out[:, :end].astype(accumulator_dtype(q)) * rows(factor[..., None]) + rows(
     addition
   )
-  if padding is not None:
-    out = jnp.where(padding[:, :end, None, None], out, 0)
+  if valid is not None:
+    out = jnp.where(valid[:, :end, None, None], out, 0)
   return out.astype(v.dtype)
 
 
-def _definition(q, k, v, found: Plan, rule, correction, *, padding, scale, impl):
+def _definition(q, k, v, found: Plan, rule, correction, *, valid, scale, impl):
   """Computes the visual tokens' outputs from weights of all pairs of tokens."""
   del impl
   (T, N), K, b = q.shape[1:3], k.shape[2], rule.block
   end = T - rule.text
-  real = jnp.ones((1, T), bool) if padding is None else padding
+  real = jnp.ones((1, T), bool) if valid is None else valid
   key, value = (
     jnp.repeat(x.astype(accumulator_dtype(x)), N // K, axis=2) for x in (k, v)
   )
@@ -223,9 +223,9 @@ CASES = (
   Case("text", _shapes(1, 39, 4, 2, 8, 6), {"block": 8, "text": 7, "mass": 0.5}),
   Case("one_token", _shapes(1, 1, 1, 1, 4, 4), {"block": 4}),
   Case(
-    "padding",
+    "valid",
     _shapes(2, 43, 2, 1, 4, 4),
-    {"block": 8, "text": 7, "padding": _ends, "neighbours": _line},
+    {"block": 8, "text": 7, "valid": _ends, "neighbours": _line},
   ),
   Case(
     "zero_tail",

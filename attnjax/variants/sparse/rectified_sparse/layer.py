@@ -122,7 +122,7 @@ class Layer(nnx.Module):
     options["neighbours"] = touching(order, grid, options["block"])
     if ids is not None:
       moved = Compaction.of(ids[:, :end] >= 0)
-      options["padding"] = jnp.concatenate([moved.real, ids[:, end:] >= 0], axis=1)
+      options["valid"] = jnp.concatenate([moved.real, ids[:, end:] >= 0], axis=1)
 
       def pack(x):
         return jnp.concatenate([moved.pack(x[:, :end]), x[:, end:]], axis=1)

@@ -55,7 +55,7 @@ def plan(
   rule: Rule,
   *,
   neighbours: Bool[Array | np.ndarray, "n n"] | None = None,
-  padding: Bool[Array, "B T"] | None = None,
+  valid: Bool[Array, "B T"] | None = None,
   scale: float | None = None,
 ) -> Plan:
   """Returns the Plan of T tokens, the last `rule.text` of which are text.
@@ -64,7 +64,7 @@ def plan(
   """
   scale = q.shape[-1] ** -0.5 if scale is None else scale
   end = q.shape[1] - rule.text
-  real = jnp.ones((1, q.shape[1]), bool) if padding is None else padding
+  real = jnp.ones((1, q.shape[1]), bool) if valid is None else valid
   inside = blocks(real[:, :end], rule.block)  # (B|1, n, b)
   filled = inside.any(axis=2)[:, None, None]  # (B|1, 1, 1, n)
   counted = jnp.ones_like(inside) if rule.zero_tail else inside

@@ -180,7 +180,7 @@ class Layer(nnx.Module):
     *,
     decay: float = 0.999,
     axis_name: str | None = None,
-    padding: Bool[Array, "B T"] | None = None,
+    valid: Bool[Array, "B T"] | None = None,
     **context,
   ) -> tuple[Float[Array, "B T D"], Float[Array, ""], kmeans.Clusters]:
     """Returns (y, the commitment loss, the clusters after the batch).
@@ -190,15 +190,15 @@ class Layer(nnx.Module):
       clusters: `Clusters.start(layer.start_means(index))` before the first step.
       decay: of the moving averages.
       axis_name: the axis of the replicas that share the centroids.
-      padding: True at the real tokens.
+      valid: True at the real tokens.
       **context: the other arguments of the call.
     """
-    y = self(x, padding=padding, means=clusters.means, **context)
-    x, _ = unseen.blank(x, padding=padding)
-    routed, real = self.query(x), padding
+    y = self(x, valid=valid, means=clusters.means, **context)
+    x, _ = unseen.blank(x, valid=valid)
+    routed, real = self.query(x), valid
     if self.key is not None:
       routed = jnp.concatenate([routed, self.key(x)], axis=1)
-      real = None if padding is None else jnp.concatenate([padding] * 2, axis=1)
+      real = None if valid is None else jnp.concatenate([valid] * 2, axis=1)
     loss = kmeans.commitment(routed, clusters.means, real)
     new = clusters.update(routed, real, decay=decay, axis_name=axis_name)
     return y, loss, new

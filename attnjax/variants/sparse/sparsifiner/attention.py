@@ -22,7 +22,7 @@ def attend(
   approximate: Float[Array, "B N R T"],
   *,
   keep_ratio: float = 0.25,
-  padding: Bool[Array, "B T"] | None = None,
+  valid: Bool[Array, "B T"] | None = None,
   scale: float | None = None,
   impl: str = "auto",
 ) -> Float[Array, "B T N V"]:
@@ -35,7 +35,7 @@ def attend(
     approximate: predicted weights of the last R queries; the first T - R (the class
       token) see all. It has no gradient.
     keep_ratio: the share of keys that a query sees, in (0, 1].
-    padding: True at the real tokens; others, including pruned tokens, are not seen,
+    valid: True at the real tokens; others, including pruned tokens, are not seen,
       and give 0.
     scale: H^-0.5 if None.
     impl: one of IMPLEMENTATIONS, or "auto".
@@ -53,10 +53,10 @@ def attend(
       f"approximate has the shape {approximate.shape}; with q {q.shape} it must be"
       f" (B, N, R, T) = {(B, N, 'R', T)}, R <= T"
     )
-  seen = connectivity.chosen(approximate, T - rows, keep_ratio, padding)
+  seen = connectivity.chosen(approximate, T - rows, keep_ratio, valid)
   mask: Any = masks.Dense(seen)
-  if padding is not None:
-    mask = mask & masks.Dense(padding[:, None, :, None])
+  if valid is not None:
+    mask = mask & masks.Dense(valid[:, None, :, None])
   return attention.attend(q, k, v, Scores(mask), scale=scale, impl=impl)[0]
 
 
@@ -66,18 +66,18 @@ def reference(q, k, v, approximate, **options):
 
 
 def most_attended(
-  weights: Float[Array, "B T"], share: float, padding: Bool[Array, "B T"] | None = None
+  weights: Float[Array, "B T"], share: float, valid: Bool[Array, "B T"] | None = None
 ) -> Bool[Array, "B T"]:
-  """Returns which tokens are left after pruning, as a `padding`; section 3.4.
+  """Returns which tokens are left after pruning, as a `valid`; section 3.4.
 
   Args:
     weights: of the class token (token 0, which stays), averaged over the heads.
     share: the share of the sequence's other tokens that stays.
-    padding: True at the tokens left by earlier prunings.
+    valid: True at the tokens left by earlier prunings.
   """
   T = weights.shape[1]
   number = connectivity.count(share, T - 1)
-  real = jnp.ones_like(weights, bool) if padding is None else padding
+  real = jnp.ones_like(weights, bool) if valid is None else valid
   order = jnp.argsort(-jnp.where(real[:, 1:], weights[:, 1:], -jnp.inf), stable=True)
   best = (jnp.argsort(order) < number) & real[:, 1:]
   return jnp.concatenate([real[:, :1], best], axis=1)
@@ -97,5 +97,5 @@ CASES = (
   Case("whole", _shapes(2, 17, 17, 2, 8, 8)),
   Case("class_token", _shapes(1, 65, 64, 2, 8, 6), {"keep_ratio": 0.1}),
   Case("one_token", _shapes(1, 1, 0, 1, 4, 4)),
-  Case("padding", _shapes(2, 21, 20, 1, 4, 4), {"keep_ratio": 0.3, "padding": _some}),
+  Case("valid", _shapes(2, 21, 20, 1, 4, 4), {"keep_ratio": 0.3, "valid": _some}),
 )

@@ -40,7 +40,7 @@ def chosen(
   approximate: Float[Array, "B N R S"],
   rows: int,
   rate: float,
-  padding: Bool[Array, "B S"] | None = None,
+  valid: Bool[Array, "B S"] | None = None,
 ) -> Bool[Array, "B N T S"]:
   """Returns the keys of the ceil(rate S) greatest weights; of equal ones the first.
 
@@ -48,10 +48,10 @@ def chosen(
     approximate: predicted weights of the last R of T = rows + R queries.
     rows: number of first queries that keep all keys.
     rate: the share of keys that is kept.
-    padding: True at the tokens that may be kept.
+    valid: True at the tokens that may be kept.
   """
   S = approximate.shape[-1]
-  real = jnp.ones((1, S), bool) if padding is None else padding
+  real = jnp.ones((1, S), bool) if valid is None else valid
   real = real[:, None, None]
   kept = select.kept(approximate, real, count(rate, S))
   whole = jnp.broadcast_to(real, (*kept.shape[:2], rows, S))

@@ -110,7 +110,7 @@ class Layer(nnx.Module):
   def refuses(self) -> dict[str, str]:
     """Returns the context arguments that the layer refuses, with the reasons."""
     reason = "the predictor's tables are of all tokens of a sequence, in their places"
-    return dict.fromkeys(("segment_ids", "padding", "positions"), reason)
+    return dict.fromkeys(("segment_ids", "valid", "positions"), reason)
 
   def project(self, x: Float[Array, "B *S D"], **context: Unpack[Context]) -> Heads:
     """Returns the heads of every token in row-major order."""
