@@ -17,10 +17,7 @@ COMBINATIONS = {"mul": jnp.multiply, "add": jnp.add}
 
 def check(act: str, combine: str) -> None:
   """Raises ValueError for a name that is not in ACTIVATIONS or COMBINATIONS."""
-  check_options(
-    act=(act, ACTIVATIONS),
-    combine=(combine, COMBINATIONS),
-  )
+  check_options(act=(act, ACTIVATIONS), combine=(combine, COMBINATIONS))
 
 
 def apply(

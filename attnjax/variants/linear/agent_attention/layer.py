@@ -74,10 +74,7 @@ class Layer(nnx.Module):
     impl: str = "auto",
     rngs: nnx.Rngs,
   ):
-    check_options(
-      form=(form, FORMS),
-      impl=(impl, ("auto", *IMPLEMENTATIONS)),
-    )
+    check_options(form=(form, FORMS), impl=(impl, ("auto", *IMPLEMENTATIONS)))
     axes = 2 if form == "image" or class_token else 1
     sides = (grid,) * axes if isinstance(grid, int) else tuple(grid)
     _check(form, axes, sides, num_agents, sr_ratio, window, class_token)

@@ -101,9 +101,7 @@ class Layer(nnx.Module):
     rngs: nnx.Rngs,
   ):
     check_options(
-      form=(form, FORMS),
-      norm=(norm, NORMS),
-      impl=(impl, ("auto", *IMPLEMENTATIONS)),
+      form=(form, FORMS), norm=(norm, NORMS), impl=(impl, ("auto", *IMPLEMENTATIONS))
     )
     size, axes = projections.head_size(dim, heads, head_dim), FORMS.index(form) + 1
     self.position = (

@@ -56,9 +56,7 @@ class Layer(nnx.Module):
     rngs: nnx.Rngs,
   ):
     check_options(
-      form=(form, FORMS),
-      kind=(kind, KINDS),
-      impl=(impl, ("auto", *IMPLEMENTATIONS)),
+      form=(form, FORMS), kind=(kind, KINDS), impl=(impl, ("auto", *IMPLEMENTATIONS))
     )
     if window < 1 or interval < 0:
       raise ValueError(

@@ -88,10 +88,7 @@ class Layer(nnx.Module):
     impl: str = "auto",
     rngs: nnx.Rngs,
   ):
-    check_options(
-      form=(form, FORMS),
-      impl=(impl, ("auto", *IMPLEMENTATIONS)),
-    )
+    check_options(form=(form, FORMS), impl=(impl, ("auto", *IMPLEMENTATIONS)))
     if scales < 1:
       raise ValueError(f"scales = {scales}: it must be at least 1")
     self.sides = tuple(2**number for number in range(scales))

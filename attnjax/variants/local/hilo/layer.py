@@ -45,10 +45,7 @@ class Layer(nnx.Module):
     impl: str = "auto",
     rngs: nnx.Rngs,
   ):
-    check_options(
-      form=(form, FORMS),
-      impl=(impl, ("auto", *IMPLEMENTATIONS)),
-    )
+    check_options(form=(form, FORMS), impl=(impl, ("auto", *IMPLEMENTATIONS)))
     if not 0 <= alpha <= 1:
       raise ValueError(f"alpha = {alpha}: it must be from 0 to 1")
     if window < 1:

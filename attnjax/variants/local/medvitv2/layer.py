@@ -41,10 +41,7 @@ class Layer(nnx.Module):
     impl: str = "auto",
     rngs: nnx.Rngs,
   ):
-    check_options(
-      form=(form, FORMS),
-      impl=(impl, ("auto", *IMPLEMENTATIONS)),
-    )
+    check_options(form=(form, FORMS), impl=(impl, ("auto", *IMPLEMENTATIONS)))
     if window < 1 or dilation < 0:
       raise ValueError(
         f"window = {window}, dilation = {dilation}: at least 1, and at least 0"

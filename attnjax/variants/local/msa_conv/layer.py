@@ -65,10 +65,7 @@ class MSAConv2d(nnx.Module):
     impl: str = "auto",
     rngs: nnx.Rngs,
   ):
-    check_options(
-      border=(border, BORDERS),
-      impl=(impl, ("auto", *IMPLEMENTATIONS)),
-    )
+    check_options(border=(border, BORDERS), impl=(impl, ("auto", *IMPLEMENTATIONS)))
     if shift < 0 or (shift and below % len(DIRECTIONS)):
       raise ValueError(
         f"shift = {shift} of {below} channels: at least 0, and quarters of the channels"

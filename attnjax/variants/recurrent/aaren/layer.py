@@ -41,10 +41,7 @@ class Layer(nnx.Module):
     impl: str = "auto",
     rngs: nnx.Rngs,
   ):
-    check_options(
-      form=(form, FORMS),
-      impl=(impl, ("auto", *IMPLEMENTATIONS)),
-    )
+    check_options(form=(form, FORMS), impl=(impl, ("auto", *IMPLEMENTATIONS)))
     size = projections.head_size(dim, heads, head_dim)
     self.token = nnx.Param(_INIT(rngs.params(), (dim,)))
     self.qkv = projections.QueryKeyValue(

@@ -185,8 +185,7 @@ def _applied(found: Plan, correction):
 def _check(q, k, v, rule, neighbours, correction, impl):
   check(q, k, v)
   check_options(
-    impl=(impl, ("auto", *IMPLEMENTATIONS)),
-    correction=(correction, CORRECTIONS),
+    impl=(impl, ("auto", *IMPLEMENTATIONS)), correction=(correction, CORRECTIONS)
   )
   T = q.shape[1]
   if k.shape[1] != T:

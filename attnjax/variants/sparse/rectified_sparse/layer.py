@@ -67,10 +67,7 @@ class Layer(nnx.Module):
     impl: str = "auto",
     rngs: nnx.Rngs,
   ):
-    check_options(
-      form=(form, _FORMS),
-      impl=(impl, ("auto", *IMPLEMENTATIONS)),
-    )
+    check_options(form=(form, _FORMS), impl=(impl, ("auto", *IMPLEMENTATIONS)))
     if form != "sequence" and (text or rope_theta):
       raise ValueError(
         f"text = {text}, rope_theta = {rope_theta} in form {form!r}; form 'sequence'"

@@ -71,8 +71,7 @@ def attend(
     NotImplementedError: if a kernel is asked for "past".
   """
   check_options(
-    impl=(impl, ("auto", *IMPLEMENTATIONS)),
-    kind=(kind, ("auto", *SELECTIONS)),
+    impl=(impl, ("auto", *IMPLEMENTATIONS)), kind=(kind, ("auto", *SELECTIONS))
   )
   if kind == "auto":
     kind = "past" if causal else "all"

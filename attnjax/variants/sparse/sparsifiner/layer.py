@@ -79,9 +79,7 @@ class Layer(nnx.Module):
     rngs: nnx.Rngs,
   ):
     check_options(
-      form=(form, FORMS),
-      kind=(kind, MODES),
-      impl=(impl, ("auto", *IMPLEMENTATIONS)),
+      form=(form, FORMS), kind=(kind, MODES), impl=(impl, ("auto", *IMPLEMENTATIONS))
     )
     if form == "image" and (class_token or len(grid) != 2):
       raise ValueError(

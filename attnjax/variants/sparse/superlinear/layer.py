@@ -49,10 +49,7 @@ class Layer(nnx.Module):
     impl: str = "auto",
     rngs: nnx.Rngs,
   ):
-    check_options(
-      form=(form, FORMS),
-      impl=(impl, ("auto", *IMPLEMENTATIONS)),
-    )
+    check_options(form=(form, FORMS), impl=(impl, ("auto", *IMPLEMENTATIONS)))
     kv_heads, size = kv_heads or heads, projections.head_size(dim, heads, head_dim)
     self.search = nnx.LinearGeneral(
       dim, (heads, size), use_bias=qkv_bias, kernel_init=_SEARCH_INIT, rngs=rngs
