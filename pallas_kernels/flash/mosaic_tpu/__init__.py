@@ -38,7 +38,11 @@ __all__ += ["estimate", "fitting", "forward", "prepared", "supports"]
 
 
 def fitting(q, k, v, program) -> Tiles:
-  """The default tiles for arrays, or their shapes, on the device they will be on."""
+  """Returns default tiles for arrays, or their shapes, on the target device.
+
+  Raises:
+    NotImplementedError: if not even the smallest tiles fit in VMEM.
+  """
   kind = target_kind() if target_platform() == "tpu" else ""
   tiles = defaults(q, k, v, program, kind)
   needed = estimate(tiles, q, k, v, program)
@@ -52,26 +56,26 @@ def fitting(q, k, v, program) -> Tiles:
 
 
 def forward(q, k, v, sinks, program, schedule, *, scale: float, tiles: Tiles):
-  """Attention, and what its softmax was normalised by.
+  """Computes attention and the maximum and sum that normalise its softmax.
 
   Args:
     q: (B, T, N, H).
     k: (B, S, K, H); query head n reads key head n div (N/K).
     v: (B, S, K, V).
     sinks: (N,) float32 scores that weigh without a value, or None.
-    program: of scores, see `attnjax.core.scores.Program`.
-    schedule: the blocks that its mask touches, of whole tiles of `tiles.forward`.
+    program: the scores' program, see `attnjax.core.scores.Program`.
+    schedule: the blocks that the mask touches, of whole tiles of `tiles.forward`.
     scale: what q . k is multiplied by.
-    tiles: how the work is cut.
+    tiles: tile sizes of both kernels.
 
   Returns:
-    out (B, T, N, V) in v's dtype; top, a row's greatest score, and total, the sum of
-    exp(score - top) and the sink's, (B, T, N) float32. A query that sees nothing has
-    out = 0, top = -inf and total = 0.
+    out (B, T, N, V) in v's dtype; top, each row's greatest score, and total, its sum of
+    exp(score - top) with the sink's term, (B, T, N) float32. A query that sees nothing
+    has out = 0, top = -inf and total = 0.
 
   Raises:
-    ValueError: tiles that do not fit the shapes, the schedule or the memory.
-    NotImplementedError: a problem that these kernels cannot do.
+    ValueError: if tiles do not fit the shapes, the schedule or the memory.
+    NotImplementedError: if these kernels cannot do the problem.
   """
   supports(q, k, v, program)
   check_schedule(tiles.forward, schedule, schedule.index, "forward")
@@ -119,35 +123,35 @@ def _forward(plan, q, k, v, sinks, given, schedule, memory):
 
 
 def _limit(memory: int) -> int:
-  """What is asked of the compiler, which has its own needs beside the estimate."""
+  """Returns the VMEM limit for the compiler, whose own needs exceed the estimate."""
   return memory + (8 << 20)
 
 
 def backward(
   q, k, v, g, top, total, delta, program, schedule, *, scale: float, tiles: Tiles
 ):
-  """The gradients of `forward`.
+  """Computes the gradients of `forward`.
 
   Args:
-    q: as given to `forward`, as are:
+    q: (B, T, N, H).
     k: (B, S, K, H).
     v: (B, S, K, V).
-    program: of scores.
-    scale: what q . k is multiplied by.
     g: (B, T, N, V), the cotangent of out.
-    top: (B, T, N) float32, of `forward`, as is:
-    total: (B, T, N).
+    top: (B, T, N) float32, from `forward`.
+    total: (B, T, N) float32, from `forward`.
     delta: (B, T, N) float32, rowsum(g out) less total times its cotangent.
+    program: as in `forward`.
     schedule: the blocks that the mask touches, of whole tiles of `tiles.backward`.
-    tiles: how the work is cut.
+    scale: what q . k is multiplied by.
+    tiles: tile sizes of both kernels.
 
   Returns:
-    dq, dk, dv in their arrays' shapes and dtypes, and a tuple with the gradient of each
-    of the program's operands: float32 in its shape, None for integers.
+    dq, dk, dv in the shapes and dtypes of q, k, v, and a tuple with the gradient of
+    each of the program's operands: float32 in its shape, None for integers.
 
   Raises:
-    ValueError: tiles that do not fit the shapes, the schedule or the memory.
-    NotImplementedError: a problem that these kernels cannot do.
+    ValueError: if tiles do not fit the shapes, the schedule or the memory.
+    NotImplementedError: if these kernels cannot do the problem.
   """
   supports(q, k, v, program)
   check_schedule(tiles.backward, schedule, schedule.index_t, "backward")
@@ -195,8 +199,8 @@ def _backward(q, k, v, g, top, total, delta, program, schedule, scale, tiles, me
 
 
 def _lines(plan, top, total, delta):
-  """(top, 1 / total, delta) for the kernel, (B, N, 1, queries)."""
-  # What sees nothing, or is padding, weighs exp(score - inf) = 0.
+  """Returns (top, 1 / total, delta) for the kernel, each (B, N, 1, queries)."""
+  # Rows that see nothing, and padding, have the weight exp(score - inf) = 0.
   top = jnp.where(total > 0, top / plan.unit, jnp.inf)
   share = jnp.where(total > 0, 1 / jnp.where(total > 0, total, 1.0), 0.0)
 
@@ -208,7 +212,7 @@ def _lines(plan, top, total, delta):
 
 
 def _computable(x: jax.Array) -> jax.Array:
-  """The matrix unit takes bfloat16 and float32."""
+  """Upcasts float16 to float32: the matrix unit takes bfloat16 and float32."""
   return x.astype(jnp.float32) if x.dtype == jnp.float16 else x
 
 

@@ -4,10 +4,10 @@ Dao et al., "FlashAttention" (arXiv:2205.14135), algorithm 4, keys down the subl
   weight = exp(min(score - top, 0)) / total    dv += (keep weight) g
   slope  = weight (keep g.v - delta), through the score program by its own vjp
   dk += slope q                                dq += slope^T k
-dk and dv of a key tile gather in fast memory while its queries pass. So does dq of all
-queries of a group until all key tiles have passed; where those are too many, each step
-fetches its dq from the device's memory, adds and writes it back behind the next step's
-products. Five products a tile either way, no atomics.
+dk and dv of a key tile accumulate in VMEM while its queries pass. So does dq of all
+queries of a group until all key tiles have passed; where it has no room in VMEM, each
+step fetches its tile of dq from HBM, adds to it and writes it back behind the next
+step's products. Either way takes five products a tile and no atomics.
 """
 
 import dataclasses
@@ -33,9 +33,9 @@ from pallas_kernels.flash.mosaic_tpu.subtile import Part, Plan, spread
 
 @dataclasses.dataclass(frozen=True)
 class _Refs:
-  """The kernel's memory, by name."""
+  """The kernel's outputs and scratch memory, by name."""
 
-  blank: Any  # The blank cells' arrays and dq's, which the outputs take over.
+  blank: Any  # Zeros whose buffers the outputs dq and the cells' gradients reuse.
   dq: Any
   dk: Any
   dv: Any
@@ -45,25 +45,25 @@ class _Refs:
   dv_sum: Any
   columns: tuple
   scratches: tuple
-  transfer: Any  # What the gathering of dq outside fast memory needs, or None.
-  strange: Any  # Whether a key tile's keys and values are, see `unseen`.
+  transfer: Any  # Scratch memory for a dq that accumulates in HBM, or None.
+  strange: Any  # Whether the tile's keys or values are strange, see `unseen`.
 
 
 def call(plan: Plan, arrays, packed, lists, shapes, resident: bool, vmem: int):
   """Runs the kernel on packed arrays.
 
   Args:
-    plan: what it is compiled for.
-    arrays: q, k, v, g packed; top, 1 / total and delta (B, N, 1, queries).
-    packed: the program's operands.
+    plan: the kernel's static parameters.
+    arrays: packed q, k, v, g, and (top, 1 / total, delta), each (B, N, 1, queries).
+    packed: the program's operands, packed.
     lists: flat block lists.
     shapes: (B, N, K, rows of queries, rows of keys, H, V).
-    resident: dq gathers in fast memory.
-    vmem: the bytes of fast memory that may be used.
+    resident: whether dq accumulates in VMEM.
+    vmem: bytes of VMEM that may be used.
 
   Returns:
-    dq packed, in float32 and unscaled if it is not resident; dk and dv packed; for each
-    operand its gradient as `slopes.describe` says, or None.
+    Packed dq, in float32 and unscaled if it is not resident; packed dk and dv; for each
+    operand its gradient as `operand_gradients.describe` says, or None.
   """
   B, N, K, queries, keys, H, V = shapes
   where = functools.partial(backward_specs.where, plan.lists)
@@ -136,7 +136,7 @@ def _kernel(plan, how, flat, q, k, v, g, lines, given, *refs):
   def _():
     refs.dk_sum[...] = jnp.zeros_like(refs.dk_sum)
     refs.dv_sum[...] = jnp.zeros_like(refs.dv_sum)
-    if plan.seen is not None:  # Its words pass beside the zeros.
+    if plan.seen is not None:  # The test runs beside the zeroing.
       refs.strange[0] = unseen.strange(k, v).astype(jnp.int32)
 
   @pl.when(first_of_head)

@@ -1,4 +1,4 @@
-"""What the backward kernel is given of each array, and its own memory."""
+"""Block specs, scratch memory and output aliases of the backward kernel."""
 
 import jax
 import jax.numpy as jnp
@@ -11,13 +11,13 @@ from pallas_kernels.flash.mosaic_tpu.operands import LANES
 
 
 def where(lists, b, h, *step):
-  """(b, n, i, j) of a grid step."""
+  """Returns the (b, n, i, j) of a grid step: entry, head, query and key tile."""
   visit = lists.visit(step[3], b, h, *step[:3])
   return b, visit.n, visit.column, visit.row
 
 
 def in_specs(plan, H, V, where, key_specs, blank):
-  """What of each array a grid step is given."""
+  """Returns the block specs of all inputs."""
 
   def queries(*step):
     return where(*step)[:3]
@@ -38,7 +38,7 @@ def in_specs(plan, H, V, where, key_specs, blank):
 
 
 def key_specs(plan, H, V, where):
-  """Tiles of keys and of values."""
+  """Returns the block specs of key tiles and of value tiles."""
 
   def keys(b, h, *step):
     return b, h, where(b, h, *step)[3]
@@ -47,7 +47,7 @@ def key_specs(plan, H, V, where):
 
 
 def scratch(plan, how, shapes, resident):
-  """The kernel's own memory."""
+  """Returns the shapes of the kernel's scratch memory."""
   _, N, K, queries, _, H, V = shapes
   block_q, block_k = plan.block_q, plan.block_k
   return [
@@ -65,7 +65,7 @@ def scratch(plan, how, shapes, resident):
 
 
 def aliases(arguments, blank, out_shape) -> dict[int, int]:
-  """From each blank array to the output that takes it over, as flat numbers."""
+  """Maps the flat index of each blank input to that of the output that reuses it."""
   given = len(jax.tree.leaves(arguments)) - len(jax.tree.leaves(blank))
   dq, cells = blank
   taken = [dq, None, None, *cells]

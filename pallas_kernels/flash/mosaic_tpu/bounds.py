@@ -14,7 +14,7 @@ LIMIT = 52.0
 
 
 def bounded(program: Program, T: int, S: int) -> bool:
-  """Whether no score of T queries and S keys, whatever the arrays, is beyond LIMIT."""
+  """Returns whether |score| <= LIMIT for T queries and S keys, whatever the arrays."""
   function = program.score
   if function is None:
     return False
@@ -28,12 +28,12 @@ def bounded(program: Program, T: int, S: int) -> bool:
 
 
 def _wide(dtype) -> np.dtype:
-  """The type that bounds are computed in."""
+  """Returns the dtype that bounds are computed in."""
   return np.dtype(np.int64 if np.issubdtype(dtype, np.integer) else np.float64)
 
 
 def _any(dtype) -> tuple:
-  """The bounds of an operand that may hold anything."""
+  """Returns the bounds of an operand that may hold any value of its dtype."""
   if np.issubdtype(dtype, np.integer):
     limits = np.iinfo(dtype)
     return limits.min, limits.max

@@ -1,4 +1,4 @@
-"""What a kernel costs, for XLA's scheduler and for profiles."""
+"""Cost estimates of the kernels, for XLA's scheduler and for profiles."""
 
 import math
 
@@ -10,14 +10,14 @@ from pallas_kernels.flash.mosaic_tpu.subtile import Plan
 
 
 def estimate(plan: Plan, heads: int, width: int, arrays, walked: int):
-  """The cost of a kernel.
+  """Estimates the FLOPs, exponentials and bytes of a kernel.
 
   Args:
-    plan: of the kernel.
+    plan: the kernel's static parameters.
     heads: batch entries times query heads.
-    width: sizes of the products of a score, added up.
-    arrays: that pass once, any tree of them or of their shapes.
-    walked: bytes that each visited tile fetches besides.
+    width: sum of the contracted sizes of all products that a score takes part in.
+    arrays: tree of the arrays, or their shapes, that are read or written once.
+    walked: further bytes that each visited tile fetches.
   """
   tiles = heads * plan.lists.tiles
   scores = tiles * plan.block_q * plan.block_k

@@ -1,4 +1,4 @@
-"""The derivative of a part's scores, with keys down the sublanes."""
+"""The derivative of the scores of a part, with keys down the sublanes."""
 
 from typing import Any, NamedTuple
 
@@ -9,12 +9,12 @@ from pallas_kernels.flash.mosaic_tpu import unseen
 
 
 class Found(NamedTuple):
-  """A part's tiles, keys down the sublanes.
+  """The derivative of a part: tiles with keys down the sublanes.
 
   Attributes:
-    kept: the softmax's weight, after dropout.
-    slope: of the products of queries and keys.
-    pulled: {operand: its slope}.
+    kept: the softmax's weights after dropout.
+    slope: cotangent of the products of queries and keys.
+    pulled: {operand: its cotangent}.
   """
 
   kept: Any
@@ -31,26 +31,26 @@ class Arrays(NamedTuple):
   g: Any
 
   def of(self, part) -> "Arrays":
-    """The rows of a part."""
+    """Returns the rows of a part."""
     rows, columns = part.rows, part.columns
     q, k, v, g = self
     return Arrays(q[rows, :], k[columns, :], v[columns, :], g[rows, :])
 
   def without(self, part, seen) -> "Arrays":
-    """Zeros in rows of a part that nobody sees; products with v are masked anyway."""
+    """Zeroes the rows of a part that nobody sees; products with v are masked anyway."""
     q, g = unseen.queries(part, seen, self.q, self.g)
     (k,) = unseen.keys(part, seen, self.k)
     return Arrays(q, k, self.v, g)
 
 
 def differentiate(part, counts, finite: bool, arrays: Arrays, lines) -> Found:
-  """The derivative of a part.
+  """Computes the derivative of a part.
 
   Args:
-    part: of the tile.
-    counts: which scores do, or None: all.
-    finite: a weight of 0 makes a slope of 0 without a program.
-    arrays: its rows.
+    part: the part of the tile.
+    counts: mask of the scores that count, or None if all do.
+    finite: whether a weight of 0 gives a slope of 0 where there is no program.
+    arrays: rows of the part.
     lines: top, 1 / total and delta of the tile's queries.
   """
   plan = part.plan
@@ -92,7 +92,7 @@ def differentiate(part, counts, finite: bool, arrays: Arrays, lines) -> Found:
 
 
 def _linear(part, function, *first):
-  """A function's value, and its pull: cotangent -> (of first, {operand: tile})."""
+  """Returns a function's value and its vjp: cotangent -> (dfirst, {operand: tile})."""
   described = part.plan.operands
   smooth = [o for o in function.operands if described[o].differentiable]
   fixed = {o: part.tile(o) for o in function.operands if o not in smooth}

@@ -1,7 +1,7 @@
-"""Sums that gather in the device's memory, a tile at a time: read, added to, written.
+"""Sums that accumulate in HBM: asynchronous copies read and write back each tile.
 
-Two buffers take turns, so that a tile is on its way back while the next step computes.
-A tile that has not yet arrived back is waited for before it is read again.
+Two buffers take turns, so that a tile is written back while the next step computes.
+A tile whose write is not yet complete is waited for before it is read again.
 """
 
 import dataclasses
@@ -19,14 +19,14 @@ ARRIVES, LEAVES = 0, 1
 
 @dataclasses.dataclass(frozen=True)
 class Gathering:
-  """A kernel's memory for one such sum.
+  """A kernel's memory for one sum that accumulates in HBM.
 
   Attributes:
-    array: in the device's memory.
-    buffers: (2, *tile).
-    done: semaphores (2, 2), of each buffer's arrival and leaving.
-    state: int32 (3,): of each buffer, the number of the tile that leaves it, or -1;
-      and the buffer of this step.
+    array: the sum, in HBM.
+    buffers: (2, *tile), in VMEM.
+    done: semaphores (2, 2), for the read into and the write from each buffer.
+    state: int32 (3,): for each buffer, the number of the tile that is being written
+      from it, or -1; then the buffer of this step.
   """
 
   array: Any
@@ -36,7 +36,7 @@ class Gathering:
 
   @staticmethod
   def scratch(*tile: int):
-    """What it needs besides the array."""
+    """Returns the shapes of buffers, semaphores and state."""
     return (
       pltpu.VMEM((2, *tile), jnp.float32),
       pltpu.SemaphoreType.DMA((2, 2)),
@@ -44,11 +44,11 @@ class Gathering:
     )
 
   def begin(self) -> None:
-    """Nothing is on its way."""
+    """Marks both buffers as free."""
     self.state[0], self.state[1], self.state[2] = -1, -1, 0
 
   def fetch(self, number, place) -> None:
-    """Begins to bring tile `number`, which lies at `place` of the array."""
+    """Starts to read tile `number`, which lies at `place` of the array."""
     own = self.state[2]
     for buffer in range(2):
       left = self.state[buffer]
@@ -56,20 +56,20 @@ class Gathering:
     self._copy(own, place, ARRIVES).start()
 
   def arrived(self, place):
-    """The buffer of this step, once its tile is there."""
+    """Returns the buffer of this step after waiting for its tile."""
     own = self.state[2]
     self._copy(own, place, ARRIVES).wait()
     return self.buffers.at[own]
 
   def put_back(self, number, place) -> None:
-    """Begins to send this step's tile back; the other buffer's turn is next."""
+    """Starts to write this step's tile back, and switches to the other buffer."""
     own = self.state[2]
     self._copy(own, place, LEAVES).start()
     self.state[own] = number
     self.state[2] = 1 - own
 
   def settle(self, place) -> None:
-    """Waits until all is back; transfers are of one size, so any place will do."""
+    """Waits for all writes; copies are of one size, so any `place` will do."""
     for buffer in range(2):
       self._wait(buffer, place, self.state[buffer] >= 0)
 
@@ -86,13 +86,13 @@ class Gathering:
 
 
 def queries(plan, b, n, i):
-  """Where a query tile of dq lies."""
+  """Returns the index of a query tile of dq."""
   rows = pl.ds(pl.multiple_of(i * plan.block_q, LANES), plan.block_q)
   return b, n, rows, slice(None)
 
 
 def describe(shapes, dtype, resident):
-  """Shape and blocks of dq: those of a whole group, or the array where it lies."""
+  """Returns shape and block spec of dq: blocks of a group, or all of it in HBM."""
   B, N, K, rows, _, H, _ = shapes
   if not resident:
     shape = jax.ShapeDtypeStruct((B, N, rows, H), jnp.float32)

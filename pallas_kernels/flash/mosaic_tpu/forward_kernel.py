@@ -20,7 +20,7 @@ from pallas_kernels.flash.mosaic_tpu import cost, layout, operands, unseen
 from pallas_kernels.flash.mosaic_tpu.operands import LANES
 from pallas_kernels.flash.mosaic_tpu.subtile import Part, Plan, spread
 
-# The top of no scores at all: finite, so that -inf less it is -inf and never NaN.
+# The initial top: finite, so that -inf - LOWEST is -inf and never NaN.
 LOWEST = float(jnp.finfo(jnp.float32).min)
 
 
@@ -28,7 +28,7 @@ def call(plan: Plan, q, k, v, sinks, packed, lists, shapes, vmem: int):
   """Runs the kernel on packed arrays; `shapes` is (B, N, K, rows of queries, H, V).
 
   Returns:
-    Packed out; top and total, (B, N, 1, rows).
+    Packed out (B, N, rows, V); top and total, each (B, N, 1, rows).
   """
   B, N, K, rows, H, V = shapes
   group = N // K
@@ -136,7 +136,7 @@ def _kernel(plan, flat, q, k, v, sinks, given, *refs):
 
   @pl.when(last)
   def _():
-    # Lines of queries along the lanes are the least work.
+    # With queries along the lanes these steps are the least work.
     weight, shrink = total[...].T.sum(axis=0, keepdims=True), 1.0
     if plan.bounded:
       greatest = jnp.log(jnp.where(weight == 0, 1.0, weight))

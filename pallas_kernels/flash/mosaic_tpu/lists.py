@@ -1,7 +1,7 @@
-"""How long sequences' block lists fit a TPU's scalar memory.
+"""Block lists of long sequences in a TPU's small scalar memory (SMEM).
 
-Lists of all batch entries that would be too long are read by one kernel call after
-another. Where those of one are, a schedule has blocks of several tiles.
+If the lists of the whole batch are too long, several kernel calls each take a part of
+the batch. If those of one batch entry are, a block of the schedule is several tiles.
 """
 
 import math
@@ -13,24 +13,24 @@ from attnjax.core import masks
 from attnjax.core.programs import tested
 from attnjax.core.scores import Scores
 
-# Bytes of scalar memory for block lists.
+# Bytes of SMEM for block lists.
 ROOM = 512 << 10
 
 
 def taken(index, *, batches: int | None = None) -> int:
-  """Bytes of lists of an index (R_b, R_n, lines, length), counts among them."""
+  """Returns the bytes of an index (R_b, R_n, lines, length) with its counts."""
   lead = index.shape[0] if batches is None else min(batches, index.shape[0])
   return 4 * lead * math.prod(index.shape[1:3]) * (index.shape[3] + 2)
 
 
 def blocks(tile, scores: Scores, shape, which: str) -> tuple[int, int]:
-  """(block_q, block_k) of a schedule, of whole tiles, whose lists are short enough.
+  """Returns (block_q, block_k) in whole tiles that make the block lists short enough.
 
   Args:
     tile: (block_q, block_k) of a tile.
-    scores: with the mask that is to be scheduled.
+    scores: Scores with the mask that is to be scheduled.
     shape: (B, N, T, S).
-    which: the lists that are read, "index" or "index_t".
+    which: the schedule's lists that the kernel reads, "index" or "index_t".
 
   Raises:
     NotImplementedError: if no blocks make the lists short enough.
@@ -64,14 +64,14 @@ def _taken(block, scores, shape, which) -> int:
 
 
 def in_turn(function: Callable, arrays, program, schedule, index):
-  """function(arrays, program, schedule), in parts of the batch if the lists demand it.
+  """Calls function(arrays, program, schedule), by parts of the batch for long lists.
 
   Args:
-    function: to (arrays of the batch, gradients of the operands or ()).
-    arrays: (B, ...), or None.
-    program: of scores.
-    schedule: of blocks.
-    index: of the schedule's lists that are read.
+    function: returns (arrays of the batch, gradients of the operands or ()).
+    arrays: arrays (B, ...); entries may be None after the first.
+    program: the scores' program.
+    schedule: the blocks that the mask touches.
+    index: the schedule's lists that the kernel reads.
   """
   B = arrays[0].shape[0]
   if taken(index) <= ROOM or index.shape[0] == 1:

@@ -1,4 +1,4 @@
-"""What of a TPU's fast memory (VMEM) the kernels take."""
+"""Estimates of the fast memory (VMEM) that the TPU kernels take."""
 
 from typing import NamedTuple
 
@@ -8,13 +8,13 @@ from pallas_kernels.flash.mosaic_tpu.layout import ceil_to
 from pallas_kernels.flash.mosaic_tpu.operand_gradients import way
 from pallas_kernels.flash.mosaic_tpu.operands import LANES, describe
 
-# Registers are spilled to about so many parts' scores in float32, and some more: what
-# the compiler reported for masked and for the widest programs.
+# Spilled registers take about SPILLED_PARTS float32 score tiles of a part, plus SPILLED
+# bytes, as the compiler reported for masked and for the widest programs.
 SPILLED_PARTS, SPILLED = 5, 1 << 20
 
 
 class Memory(NamedTuple):
-  """Bytes of fast memory of each kernel; dq is gathered there if it is `resident`."""
+  """Bytes of VMEM of each kernel; dq accumulates there if it is `resident`."""
 
   forward: int
   backward: int
@@ -22,14 +22,14 @@ class Memory(NamedTuple):
 
 
 def estimate(tiles, q, k, v, program) -> Memory:
-  """The fast memory that the kernels take for arrays of these shapes.
+  """Estimates the VMEM that the kernels take for arrays of these shapes.
 
   Args:
-    tiles: how the work is cut.
-    q: (B, T, N, H), an array or its shape, as are:
-    k: (B, S, K, H).
-    v: (B, S, K, V).
-    program: of scores.
+    tiles: tile sizes of both kernels.
+    q: (B, T, N, H), an array or its shape.
+    k: (B, S, K, H), an array or its shape.
+    v: (B, S, K, V), an array or its shape.
+    program: the scores' program.
   """
   backward = _backward(tiles, q, k, v, program, True)
   resident = backward <= tiles.memory
@@ -86,7 +86,7 @@ def _backward(tiles, q, k, v, program, resident: bool) -> int:
 
 
 def kinds(program):
-  """Of each operand: its kind, bytes of a number, whether it has a gradient."""
+  """Yields (kind, bytes of an element, whether it has a gradient) of each operand."""
   described = describe(program.operands, program.score, program.keep)
   for array, operand in zip(program.operands, described, strict=True):
     size = array.dtype.itemsize if array.dtype != jnp.float16 else 4
@@ -105,7 +105,7 @@ def _window(kind: str, tile, size: int) -> int:
 
 
 def _bytes(rows: int, lanes: int, size: int) -> int:
-  """Of an array in fast memory: whole lanes, and whole sublanes if it has many."""
+  """Returns the bytes of an array in VMEM, padded to whole lanes and sublanes."""
   rows = rows if rows == 1 else ceil_to(rows, 8 * 4 // size)
   return rows * ceil_to(lanes, LANES) * size
 

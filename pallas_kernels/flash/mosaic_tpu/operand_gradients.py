@@ -1,10 +1,10 @@
 """Gradients of a program's operands in the backward kernel.
 
-A line's is made for every batch entry and query head by itself; sums over those, and a
-scalar's over its line, are left to XLA. A cell's is of the operand's own shape: batch
-entries and heads that share it add to it, in fast memory where all of it has room, else
-in the device's. It begins as zeros there, since blocks that no list names are never
-visited.
+The gradient of a line (a row or a column) is computed for every batch entry and query
+head; XLA sums over those, and over the line for a scalar. The gradient of a cell has
+the operand's shape: batch entries and heads that share it add to it, in VMEM where all
+of it has room, else in HBM. It is zeroed first in HBM, since blocks that no list names
+are never visited.
 """
 
 import functools
@@ -19,15 +19,15 @@ from pallas_kernels.flash.mosaic_tpu.dq_copies import Gathering
 from pallas_kernels.flash.mosaic_tpu.operands import LANES, Operand
 from pallas_kernels.flash.mosaic_tpu.subtile import Part, Plan
 
-# Bytes up to which a cell's gradient stays in fast memory.
+# Bytes up to which a cell's gradient stays in VMEM.
 ROOM = 4 << 20
 
 
 def way(operand: Operand, B: int, N: int, queries: int, keys: int) -> str:
-  """How an operand's gradient is made; "" if it has none.
+  """Returns how an operand's gradient is computed; "" if it has none.
 
-  "line" and "column": for each (b, n). Of cells: "own", tiles that are written once;
-  "held", the sum of all that share it in fast memory; "gathered", in the device's.
+  "line" and "column": for each (b, n). Cells have "own", tiles that are written once;
+  "held", a sum over all that share the cell in VMEM; or "gathered", that sum in HBM.
   """
   if not operand.differentiable:
     return ""
@@ -39,13 +39,13 @@ def way(operand: Operand, B: int, N: int, queries: int, keys: int) -> str:
 
 
 def ways(plan: Plan, shapes) -> tuple[str, ...]:
-  """The way of each operand; `shapes` is (B, N, K, rows of queries, rows of keys)."""
+  """Returns each operand's way; `shapes` is (B, N, K, rows of queries, of keys)."""
   B, N, _, queries, keys = shapes
   return tuple(way(operand, B, N, queries, keys) for operand in plan.operands)
 
 
 def order(operands, how) -> tuple[str, str]:
-  """Whether batch entries, and groups of heads, may be done by several cores."""
+  """Returns the dimension semantics of the batch axis and of the axis of groups."""
   kept = [(o, w) for o, w in zip(operands, how) if w in ("held", "gathered")]
   batch = all(o.batches > 1 for o, _ in kept)
   group = all(w == "gathered" and o.heads > 1 for o, w in kept)
@@ -53,14 +53,14 @@ def order(operands, how) -> tuple[str, str]:
 
 
 def describe(operand: Operand, how: str, plan: Plan, shapes, where: Callable):
-  """Shape and blocks of an operand's gradient, or two None.
+  """Returns shape and block spec of an operand's gradient, or (None, None).
 
   Args:
-    operand: of the program.
-    how: its way.
-    plan: of the kernel.
+    operand: an operand of the program.
+    how: the operand's `way`.
+    plan: the kernel's static parameters.
     shapes: (B, N, K, rows of queries, rows of keys).
-    where: (b, n, i, j) of a grid step.
+    where: maps a grid step to (b, n, i, j).
   """
   B, N, K, queries, keys = shapes
   shape = (operand.batches, operand.heads, queries, keys)
@@ -91,22 +91,22 @@ def describe(operand: Operand, how: str, plan: Plan, shapes, where: Callable):
 
 
 def blank(how: str, shape) -> jax.Array | None:
-  """What the gradient begins as where tiles that no list names are not visited."""
+  """Returns initial zeros for a gradient whose unlisted tiles are never visited."""
   return jnp.zeros(shape.shape, shape.dtype) if how in ("own", "gathered") else None
 
 
 def scratch(how: str, plan: Plan):
-  """Where a column's gradient gathers, lane by lane, and the tiles of `Gathering`."""
+  """Returns scratch memory: a column's sums by lane, or that of `Gathering`."""
   if how == "column":
     return pltpu.VMEM((plan.block_k, LANES), jnp.float32)
   return Gathering.scratch(plan.block_q, plan.block_k) if how == "gathered" else None
 
 
 class Slopes:
-  """The gradients in one kernel: what is done before, in and after each step."""
+  """The gradients of all operands in one kernel, with the actions of each step."""
 
   def __init__(self, plan: Plan, how, refs, scratches, at):
-    """Takes each operand's way, output and scratch memory, and (b, n, i, j)."""
+    """Takes each operand's way, output and scratch memory, and the (b, n, i, j)."""
     self.plan, self.how, self.at = plan, how, at
     self.refs, self.scratches = refs, scratches
     self.arrived: dict = {}
@@ -121,7 +121,7 @@ class Slopes:
       yield number, Gathering(ref, *scratch)
 
   def _place(self, number: int):
-    """(the number, the place) of this step's tile in a gathered gradient."""
+    """Returns (number, index) of this step's tile in a gathered gradient."""
     operand, plan = self.plan.operands[number], self.plan
     b, n, i, j = self.at
     batch, head = operand.line(b, n)
@@ -132,7 +132,7 @@ class Slopes:
     return tile, (batch, head, rows, columns)
 
   def start(self, head, group, batch, grid) -> None:
-    """Clears what adds up, as a head's list, a group, a batch and all begin."""
+    """Zeroes the sums that begin with a head's list, group, batch entry or the grid."""
     for _, _, columns in self._of("column"):
       _clear(head, columns)
     for _, ref, _ in self._of("line"):
@@ -143,13 +143,13 @@ class Slopes:
       pl.when(group)(gathering.begin)
 
   def fetch(self) -> None:
-    """Begins to bring this step's tiles."""
+    """Starts to read this step's tiles of gathered gradients."""
     self.arrived = {}
     for number, gathering in self._gathered():
       gathering.fetch(*self._place(number))
 
   def arrive(self) -> None:
-    """Waits for this step's tiles."""
+    """Waits for this step's tiles of gathered gradients."""
     for number, _ in self._gathered():
       self._arrived(number)
 
@@ -182,13 +182,13 @@ class Slopes:
         ref[member, part.i, :, part.rows] += tile.sum(axis=0, keepdims=True)
 
   def put_back(self) -> None:
-    """Begins to send this step's tiles back."""
+    """Starts to write this step's tiles back."""
     self.arrive()
     for number, gathering in self._gathered():
       gathering.put_back(*self._place(number))
 
   def finish(self, head, group, unseen) -> None:
-    """Writes columns; clears the tile of cells that an empty list points to."""
+    """Writes columns, zeroes cells that an empty list points to, awaits all copies."""
     for _, ref, columns in self._of("column"):
       _reduce(head, ref, columns)
     for _, ref, _ in self._of("own"):

@@ -1,8 +1,8 @@
-"""A program's operands in the TPU kernels: how each kind reaches fast memory.
+"""A program's operands in the TPU kernels, and the way of each kind into fast memory.
 
-An operand is (B|1, N|1, T|1, S|1). A scalar (neither T nor S) lies in scalar memory; a
-row (T) or a column (S) is one line of numbers, spread over lanes inside the kernel when
-it must run down the sublanes; a cell (both) comes tile by tile.
+An operand is (B|1, N|1, T|1, S|1). A scalar (neither T nor S) lies in SMEM; a row (T)
+or a column (S) is one line of elements, broadcast over lanes inside the kernel when it
+must run down the sublanes; a cell (both) is fetched tile by tile.
 """
 
 import dataclasses
@@ -19,14 +19,14 @@ LANES = 128
 
 @dataclasses.dataclass(frozen=True)
 class Operand:
-  """What of an operand is static.
+  """The static description of an operand.
 
   Attributes:
     kind: "scalar", "row", "column" or "cell".
-    batches: R of its batch axis, 1 or B.
-    heads: R of its head axis, 1 or N.
+    batches: size of its batch axis, 1 or B.
+    heads: size of its head axis, 1 or N.
     dtype: what the program's functions take it as.
-    differentiable: it has a gradient.
+    differentiable: whether it has a gradient.
   """
 
   kind: str
@@ -36,12 +36,12 @@ class Operand:
   differentiable: bool
 
   def line(self, b, n):
-    """Where (b, n) lies on its axes."""
+    """Returns the operand's batch and head index for (b, n)."""
     return (b if self.batches > 1 else 0, n if self.heads > 1 else 0)
 
 
 def describe(arrays, score, keep) -> tuple[Operand, ...]:
-  """The static part of each of a program's operands."""
+  """Returns the static description of each of a program's operands."""
   smooth = {
     i for function in (score, keep) if function is not None for i in function.operands
   }
@@ -71,7 +71,7 @@ def _floating(array) -> bool:
 
 
 def pack(array: jax.Array, operand: Operand, rows: int, columns: int) -> jax.Array:
-  """The array as the kernels read it, padded to `rows` queries and `columns` keys."""
+  """Lays the array out for the kernels, padded to `rows` queries, `columns` keys."""
   if operand.kind == "cell":
     if array.dtype == jnp.float16:
       array = array.astype(jnp.float32)
@@ -86,7 +86,7 @@ def pack(array: jax.Array, operand: Operand, rows: int, columns: int) -> jax.Arr
 
 
 def unpack(slope, array: jax.Array, operand: Operand, T: int, S: int):
-  """An operand's gradient in its shape, from what the backward kernel made of it."""
+  """Converts the backward kernel's gradient to the shape of the operand `array`."""
   if slope is None:
     return jnp.zeros(array.shape, jnp.float32) if _floating(array) else None
   if operand.kind == "cell":
@@ -100,7 +100,7 @@ def unpack(slope, array: jax.Array, operand: Operand, T: int, S: int):
 
 
 def pad(array: jax.Array, axis: int, size: int, value: float = 0) -> jax.Array:
-  """The array with `value` appended on an axis until it has that size."""
+  """Pads the end of an axis with `value` up to `size`."""
   if array.shape[axis] == size:
     return array
   widths = [(0, 0)] * array.ndim
@@ -109,7 +109,7 @@ def pad(array: jax.Array, axis: int, size: int, value: float = 0) -> jax.Array:
 
 
 def spec(operand: Operand, block_q: int, block_k: int, where: Callable) -> pl.BlockSpec:
-  """How blocks of it are fetched; `where(*grid)` gives (b, n, i, j)."""
+  """Returns the operand's block spec; `where(*grid)` gives (b, n, i, j)."""
   if operand.kind == "scalar":
     return pl.BlockSpec(memory_space=pltpu.SMEM)
   shape = {
@@ -127,19 +127,19 @@ def spec(operand: Operand, block_q: int, block_k: int, where: Callable) -> pl.Bl
 
 
 def spread(line: jax.Array) -> jax.Array:
-  """A line (1, n) of numbers down the sublanes, the same in all lanes: (n, 128)."""
+  """Broadcasts a line (1, n) to (n, 128): down the sublanes, equal in all lanes."""
   return jnp.broadcast_to(line, (LANES, line.shape[1])).T
 
 
 def across(columns: jax.Array, width: int) -> jax.Array:
-  """Columns (n, 128) that are the same in all lanes, as (n, width)."""
+  """Broadcasts columns (n, 128), which are equal in all lanes, to (n, width)."""
   repeats = -(-width // LANES)
   wide = columns if repeats == 1 else jnp.tile(columns, (1, repeats))
   return wide if wide.shape[1] == width else wide[:, :width]
 
 
 def used(array: jax.Array, seen: jax.Array) -> jax.Array:
-  """Rows (n, H), with 0 where `seen`, (n, 1) or the same in 128 lanes, is 0."""
+  """Zeroes rows (n, H) where `seen`, (n, 1) or (n, 128) with equal lanes, is 0."""
   if seen.shape[1] == 1:
     seen = jnp.broadcast_to(seen, array.shape)
   else:
@@ -149,6 +149,6 @@ def used(array: jax.Array, seen: jax.Array) -> jax.Array:
 
 
 def scalar(ref, operand: Operand, b, n) -> jax.Array:
-  """The scalar of (b, n)."""
+  """Reads a scalar operand's value for (b, n)."""
   batch, head = operand.line(b, n)
   return ref[batch * operand.heads + head]

@@ -1,4 +1,4 @@
-"""A part of a grid step's tile of scores, and a program's functions on it."""
+"""A part of a grid step's tile of scores, and a program's functions on the part."""
 
 import dataclasses
 import math
@@ -15,18 +15,18 @@ LOG2E = math.log2(math.e)
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-  """What a kernel is compiled for.
+  """The static parameters of a kernel.
 
   Attributes:
-    T, S: queries and keys; those at T or S and after are padding.
-    queries, keys: with their padding.
-    block_q, block_k, inner_q, inner_k: a grid step's tile and the parts it is done in.
+    T, S: queries and keys without padding.
+    queries, keys: queries and keys with padding.
+    block_q, block_k, inner_q, inner_k: a grid step's tile, and its parts.
     keys_down: tiles hold keys down the sublanes and queries along the lanes.
     scale: what q . k is multiplied by.
-    lists: how to read the block lists.
-    operands, score, seen, keep: of the program.
-    rows: the operand that holds each row's query number, or -1: they follow each other.
-    exact: products of float32 numbers are not rounded to bfloat16.
+    lists: how the block lists are read.
+    operands, score, seen, keep: the program's operands and functions.
+    rows: the operand with each row's query index, or -1 if they are consecutive.
+    exact: float32 products are not rounded to bfloat16.
     bounded: no score is so large that its exponential overflows or vanishes.
   """
 
@@ -51,30 +51,30 @@ class Plan:
 
   @property
   def masks(self) -> bool:
-    """Whether partial blocks differ from full ones."""
+    """Returns whether partial blocks differ from full ones."""
     return self.seen is not None or self.S != self.keys
 
   @property
   def raw(self) -> bool:
-    """Whether products stay as they are: their scale, a power of two, is exact."""
+    """Returns whether products stay unscaled: the scale is an exact power of two."""
     fraction, power = math.frexp(self.scale)
     return self.score is None and fraction == 0.5 and abs(power) < 32
 
   @property
   def unit(self) -> float:
-    """What a score of the kernel is multiplied by for natural units."""
+    """Returns the factor from the kernel's scores to scaled scores."""
     return self.scale if self.raw else 1.0
 
   def power(self, difference) -> jax.Array:
-    """The exponential of a difference of scores.
+    """Computes the exponential of a difference of scores.
 
-    Only differences are scaled: a score that is scaled first is rounded, by more than 1
+    Only differences are scaled: scaling a score first would round it, by more than 1
     if it is large.
     """
     return jnp.exp2(difference * (self.unit * LOG2E))
 
   def parts(self):
-    """The first query and key of each part, in the order that they are done in."""
+    """Returns (first query, first key) of each part, in order of computation."""
     return [
       (row, column)
       for column in range(0, self.block_k, self.inner_k)
@@ -82,7 +82,7 @@ class Plan:
     ]
 
   def product(self, a, b, left: int, right: int) -> jax.Array:
-    """Products in float32, summed over axis `left` of a and `right` of b."""
+    """Contracts axis `left` of a with axis `right` of b in float32."""
     return jax.lax.dot_general(
       a,
       b,
@@ -94,13 +94,13 @@ class Plan:
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-  """One part: where it lies, and the operands' blocks in fast memory.
+  """One part of a grid step's tile, and the operands' blocks in fast memory.
 
   Attributes:
     given: each operand's block.
-    spread: of the operands that run down the sublanes, their columns; else None.
-    b, n, i, j: batch entry, query head, query block, key block.
-    row, column: its first query and key within the block.
+    spread: columns of each operand that runs down the sublanes; None for the others.
+    b, n, i, j: batch entry, query head, query tile, key tile.
+    row, column: first query and key of the part within the tile.
   """
 
   plan: Plan
@@ -115,29 +115,29 @@ class Part:
 
   @property
   def rows(self):
-    """Its queries within the block."""
+    """Returns the slice of the part's queries within the tile."""
     return pl.ds(self.row, self.plan.inner_q)
 
   @property
   def columns(self):
-    """Its keys within the block."""
+    """Returns the slice of the part's keys within the tile."""
     return pl.ds(self.column, self.plan.inner_k)
 
   @property
   def shape(self) -> tuple[int, int]:
-    """Of its tile of scores."""
+    """Returns the shape of the part's scores."""
     shape = self.plan.inner_q, self.plan.inner_k
     return shape[::-1] if self.plan.keys_down else shape
 
   def queries(self) -> jax.Array:
-    """The query number of each score."""
+    """Returns the query index of each score."""
     if self.plan.rows >= 0:
       return self.tile(self.plan.rows)
     first = self.i * self.plan.block_q + self.row
     return first + self._iota(int(self.plan.keys_down))
 
   def keys(self) -> jax.Array:
-    """The key number of each score."""
+    """Returns the key index of each score."""
     first = self.j * self.plan.block_k + self.column
     return first + self._iota(int(not self.plan.keys_down))
 
@@ -145,19 +145,19 @@ class Part:
     return jax.lax.broadcasted_iota(jnp.int32, self.shape, axis)
 
   def evaluate(self, function, *first) -> jax.Array:
-    """A function of the program on this part, after its first arguments."""
+    """Evaluates a function of the program, with arguments `first`, on this part."""
     tiles = (self.tile(number) for number in function.operands)
     return function(*first, self.queries(), self.keys(), *tiles)
 
   def score(self, raw) -> jax.Array:
-    """Scores of products of queries and keys."""
+    """Computes scores from the products of queries and keys."""
     plan = self.plan
     if plan.score is None:
       return raw if plan.raw else raw * plan.scale
     return self.evaluate(plan.score, raw * plan.scale)
 
   def seen(self) -> jax.Array:
-    """Which scores of a partial block count."""
+    """Returns the mask of the scores that count in a partial block."""
     plan = self.plan
     inside = self.keys() < plan.S if plan.S != plan.keys else None
     if plan.seen is None:
@@ -169,7 +169,7 @@ class Part:
     return seen if inside is None else seen & inside
 
   def tile(self, number: int) -> jax.Array:
-    """An operand on this part: a scalar, a line or a tile."""
+    """Reads an operand on this part: a scalar, a line or a tile."""
     operand, ref = self.plan.operands[number], self.given[number]
     down = self.plan.keys_down
     match operand.kind:
@@ -190,24 +190,24 @@ class Part:
 
 
 def spread(given: tuple, columns: tuple) -> None:
-  """Fills the columns of the operands that have them."""
+  """Broadcasts operands along lanes into the columns of those that have them."""
   for ref, column in zip(given, columns, strict=True):
     if column is not None:
       column[...] = operands.spread(ref[...])
 
 
 def plan(program, given, tile, schedule, q, k, scale, keys_down=False) -> Plan:
-  """The plan of a kernel.
+  """Returns the static parameters of a kernel.
 
   Args:
-    program: of scores.
-    given: its operands, as the kernel takes them.
-    tile: how the work is cut.
+    program: the scores' program.
+    given: the program's operands, folded if the queries are.
+    tile: the kernel's Tile.
     schedule: blocks of whole tiles.
-    q: (B, T, N, H), as the kernel takes it.
+    q: (B, T, N, H), folded if there are few queries.
     k: (B, S, K, H).
-    scale: of their products.
-    keys_down: as in Plan.
+    scale: what q . k is multiplied by.
+    keys_down: as in `Plan`.
   """
   T, S = q.shape[1], k.shape[1]
   across = schedule.block_q // tile.block_q, schedule.block_k // tile.block_k

@@ -1,4 +1,4 @@
-"""How the TPU kernels cut their work: tiles, the memory they need, what is refused."""
+"""Tiles of the TPU kernels: defaults, checks and unsupported problems."""
 
 import dataclasses
 
@@ -20,7 +20,7 @@ class Tile:
   """A grid step's tile of scores, and the parts that it is computed in.
 
   Attributes:
-    block_q, block_k: queries and keys of a grid step: the blocks of its Schedule.
+    block_q, block_k: queries and keys of a grid step; schedule blocks are multiples.
     inner_q, inner_k: queries and keys of a part.
   """
 
@@ -30,7 +30,7 @@ class Tile:
   inner_k: int
 
   def of_rows(self, rows: int) -> "Tile":
-    """The same with all of `rows` in one block."""
+    """Returns a copy of the tile whose block_q is all of `rows`."""
     inner = self.inner_q if rows % self.inner_q == 0 else rows
     return dataclasses.replace(self, block_q=rows, inner_q=inner)
 
@@ -40,7 +40,7 @@ class Tiles:
   """The tiles of both kernels.
 
   Attributes:
-    forward, backward: the tile of each.
+    forward, backward: the tile of each kernel.
     memory: bytes of fast memory (VMEM) that a kernel may take.
   """
 
@@ -50,16 +50,16 @@ class Tiles:
 
   @property
   def forward_blocks(self) -> tuple[int, int]:
-    """(queries, keys) of a block of the forward schedule."""
+    """Returns (queries, keys) of the least block of the forward schedule."""
     return self.forward.block_q, self.forward.block_k
 
   @property
   def backward_blocks(self) -> tuple[int, int]:
-    """(queries, keys) of a block of the backward schedule."""
+    """Returns (queries, keys) of the least block of the backward schedule."""
     return self.backward.block_q, self.backward.block_k
 
   def blocks(self, scores, shape) -> tuple[tuple[int, int], ...]:
-    """(block_q, block_k) of both schedules: of so many tiles that the lists fit.
+    """Returns (block_q, block_k) of both schedules, large enough that their lists fit.
 
     Raises:
       NotImplementedError: if no blocks make the lists short enough.
@@ -71,10 +71,10 @@ class Tiles:
 
 
 def check(tiles: Tiles, q, k, v, program) -> Memory:
-  """The estimate, if the tiles fit.
+  """Returns the estimated memory of tiles that fit.
 
   Raises:
-    ValueError: naming a tile's size and the rule it breaks, or the memory it needs.
+    ValueError: if a size breaks a rule, or a kernel needs too much memory.
   """
   for name, tile in (("forward", tiles.forward), ("backward", tiles.backward)):
     for axis in ("q", "k"):
@@ -100,7 +100,7 @@ def check(tiles: Tiles, q, k, v, program) -> Memory:
 
 
 def check_schedule(tile: Tile, schedule, index, name: str) -> None:
-  """Raises ValueError if block lists are for other tiles, or too long."""
+  """Raises ValueError if block lists are too long or not made for the tile."""
   blocks, wanted = (schedule.block_q, schedule.block_k), (tile.block_q, tile.block_k)
   if any(block % own for block, own in zip(blocks, wanted)):
     raise ValueError(
@@ -115,7 +115,7 @@ def check_schedule(tile: Tile, schedule, index, name: str) -> None:
 
 
 def supports(q, k, v, program) -> None:
-  """Raises NotImplementedError with the reason for what these kernels cannot do."""
+  """Raises NotImplementedError, with the reason, if the kernels cannot do a problem."""
   for name, array in (("q", q), ("k", k), ("v", v)):
     if array.dtype.name not in DTYPES:
       raise NotImplementedError(f"{name} is {array.dtype}: TPU kernels take {DTYPES}")
@@ -135,14 +135,14 @@ def supports(q, k, v, program) -> None:
 
 
 def defaults(q, k, v, program, device: str = "") -> Tiles:
-  """Tiles that were best by the compiled schedule, fitted to the shapes.
+  """Returns the tiles with the best compiled schedule, fitted to the shapes.
 
   Args:
-    q: (B, T, N, H), an array or its shape, as are:
-    k: (B, S, K, H).
-    v: (B, S, K, V).
-    program: of scores.
-    device: its kind, as `jax.Device.device_kind` names it.
+    q: (B, T, N, H), an array or its shape.
+    k: (B, S, K, H), an array or its shape.
+    v: (B, S, K, V), an array or its shape.
+    program: the scores' program.
+    device: the device's kind, as in `jax.Device.device_kind`.
   """
   memory = _MEMORY.get(device, 48 << 20)
   large = max(q.shape[3], v.shape[3]) > 128 or q.dtype != jnp.bfloat16
@@ -157,7 +157,7 @@ def defaults(q, k, v, program, device: str = "") -> Tiles:
   return tiles
 
 
-# Some is left to the compiler, of 128 MiB; chips that are not named have at least 64.
+# Of 128 MiB some is left to the compiler; chips that are not named have at least 64.
 _MEMORY = {
   "TPU v5 lite": 96 << 20,
   "TPU v5e": 96 << 20,
@@ -186,5 +186,5 @@ def _fit(tile: Tile, T: int, S: int) -> Tile:
 
 
 def _part(block: int, inner: int) -> int:
-  """The largest whole number of lanes up to `inner` that divides the block."""
+  """Returns the largest multiple of LANES up to `inner` that divides the block."""
   return max(p for p in range(LANES, inner + 1, LANES) if block % p == 0)

@@ -1,16 +1,16 @@
-"""Rows that nobody sees: their NaN and infinities must not reach what is seen.
+"""Guards that keep NaN and infinities in unseen rows out of the results.
 
 A weight of 0 does not keep them out of a sum of products. So each partial tile is
-tested, on words of packed numbers. Where all are finite, and none is so large that a
-product of it overflows, the tile is computed as it is. Else a loop over small parts
-makes zeros of the rows that no score of the part counts.
+tested, on words of packed elements. Where all are finite, and none is so large that its
+products overflow, the tile is computed as it is. Else a loop over small parts zeroes
+the rows for which no score of the part counts.
 
 Bundles of a partial step of 1,024 queries and 2,048 keys, causal, with heads of 128:
                                    v5e forward backward   v6e forward backward
-  of it, the test                          128      138           127      137
-  as each key tile begins, the test          -       30             -      200
-A test of float32 sums took 690 of the 25,200 of the v5e backward step, copies of the
-tested blocks 140; masks after the sums, in case those are not finite, 3,500.
+  test in each step                        128      138           127      137
+  test as each key tile begins               -       30             -      200
+Alternatives, of the 25,200 bundles of the v5e backward step: testing float32 sums took
+690, copies of the tested blocks 140, and masks after the sums 3,500.
 """
 
 import dataclasses
@@ -26,12 +26,12 @@ from pallas_kernels.flash.mosaic_tpu import operands
 from pallas_kernels.flash.mosaic_tpu.operands import LANES
 from pallas_kernels.flash.mosaic_tpu.subtile import Part, Plan
 
-# Queries and keys of a part in the loop, at most. It is as much code as a part.
+# Most queries and keys of a part in the loop, whose code is as long as one part's.
 QUERIES, KEYS = 256, 256
 # Rows of words that are folded at once, so that they do not wait for each other.
 FOLDED = 32
-# By the numbers in a word: the bits of their signs; all others, and what makes numbers
-# from 2^40 on carry into their signs.
+# By elements in a word: their sign bits; and (all other bits, the addend that makes
+# elements of at least 2^40 carry into their sign bits).
 _SIGNS = {1: -(1 << 31), 2: 0x80008000 - (1 << 32)}
 _CARRY = {
   1: (0x7FFFFFFF, (1 << 31) - (127 + 40 << 23)),
@@ -40,16 +40,16 @@ _CARRY = {
 
 
 def choose(plan: Plan, when, test: Callable, quick: Callable, guarded: Callable):
-  """Runs a masked step if `when`.
+  """Runs a masked step if `when`, guarded if `test` finds strange elements.
 
   Args:
-    plan: of the kernel.
+    plan: the kernel's static parameters.
     when: whether there is a masked step.
-    test: whether a number of its blocks is `strange`.
-    quick: the step that takes the numbers as they are.
-    guarded: the step that lets nothing unseen through, whatever they are.
+    test: returns whether an element of the step's blocks is `strange`.
+    quick: the step that takes the elements as they are.
+    guarded: the step that zeroes unseen rows, whatever they hold.
   """
-  if plan.seen is None:  # What is not seen is padding, zeros.
+  if plan.seen is None:  # Only padding, which is zeros, is unseen.
     pl.when(when)(quick)
     return
 
@@ -76,33 +76,33 @@ def each(part: Part, function: Callable[[Part], None]) -> None:
 
 
 def keys(part: Part, seen, *arrays) -> list[jax.Array]:
-  """A part's rows of keys, or values, as zeros where it counts no score of theirs."""
+  """Zeroes a part's rows of keys, or of values, that have no score that counts."""
   return _used(seen, arrays, down=part.plan.keys_down)
 
 
 def queries(part: Part, seen, *arrays) -> list[jax.Array]:
-  """A part's rows of queries, or cotangents, as `keys`."""
+  """Zeroes a part's rows of queries, or of cotangents, as `keys` does."""
   return _used(seen, arrays, down=not part.plan.keys_down)
 
 
 def _used(seen, arrays, down):
-  """Rows that run down the sublanes of `seen`, or along its lanes."""
+  """Zeroes rows for which a row (if `down`) or column of `seen` is all False."""
   some = jnp.where(seen, 1.0, 0.0).max(axis=int(down), keepdims=True)
   some = some if down else operands.spread(some)
   return [operands.used(array, some) for array in arrays]
 
 
 def _part(block: int, size: int) -> int:
-  """The largest whole number of lanes up to `size` that divides the block, or all."""
+  """Returns the greatest multiple of LANES <= `size` that divides block, or block."""
   if block % LANES:
     return block
   return max(p for p in range(LANES, size + 1, LANES) if block % p == 0)
 
 
 def strange(*arrays, factor=None) -> jax.Array:
-  """Whether blocks in fast memory have a NaN, an infinity or a number from 2^65 on.
+  """Returns whether blocks hold a NaN, an infinity or a magnitude of 2^65 or more.
 
-  Those of `factor` have to be less than 2^40: its products with others are finite.
+  For `factor` the limit is 2^40, so that its products with the others are finite.
   """
   found: dict[int, jax.Array] = {}
   for array in arrays if factor is None else (*arrays, factor):
@@ -114,18 +114,18 @@ def strange(*arrays, factor=None) -> jax.Array:
 
 
 def _large(array, factor: bool) -> jax.Array:
-  """Words that are not 0 where a number of theirs is so large."""
+  """Returns words that are nonzero where one of their elements is too large."""
   packing, rows = 4 // array.dtype.itemsize, array.shape[0]
   step, whole = min(FOLDED * packing, rows), 8 * packing
   magnitude, carry = _CARRY[packing]
   found = jnp.int32(0)
   for first in range(0, rows, step):
-    # Put together of whole registers: what is loaded at once comes in halves of them.
+    # Concatenated from whole registers: a single load would come in half registers.
     own = [array[row : row + whole] for row in range(first, first + step, whole)]
     own = own[0] if len(own) == 1 else jnp.concatenate(own)
     words = pltpu.bitcast(own, jnp.int32)
-    # Without their signs bits are ordered as numbers are. From 2^65 on an exponent has
-    # its highest two bits, which is tested more cheaply.
+    # Without the sign, bits are ordered as magnitudes are. From 2^65 on the exponent's
+    # two highest bits are set, which is cheaper to test.
     found |= (words & magnitude) + carry if factor else words & words << 1
   found = (found if factor else found << 1) & _SIGNS[packing]
   if rows > 1:

@@ -1,10 +1,10 @@
-"""How the grid of a TPU kernel visits the tiles that block lists name.
+"""The order in which the grid of a TPU kernel visits the tiles of block lists.
 
 Where all lists may be full, the grid is (row, head of a group, tile of the row's list).
 Where their sum is known to be much less, as for causal masks, it is one axis along all
-lists laid end to end, a walk, so that no step is spent behind the end of a list: 20
-steps a head instead of 32 for 8,192 tokens in blocks of 1,024 x 2,048, 272 instead of
-512 for 32,768. Bundles of a step that computes nothing, and what a walk adds to each:
+concatenated lists, a walk, so that no step is spent past the end of a list: 20 steps a
+head instead of 32 for 8,192 tokens in blocks of 1,024 x 2,048, 272 instead of 512 for
+32,768. Bundles of a step that computes nothing, and those that a walk adds to each:
                 v5e forward 236 + 103, backward 515 + 138
                 v6e forward 289 + 97, backward 576 + 147
 A causal mask of 32,768 tokens so saves 1.2 % of the forward and 1.6 % of the backward
@@ -20,20 +20,19 @@ import numpy as np
 
 from pallas_kernels.flash.mosaic_tpu.lists import ROOM
 
-# The part of the steps left that must be saved to be worth what a walk adds to them.
+# A walk is worth its overhead if it saves more than this share of the remaining steps.
 FORWARD, BACKWARD = 0.45, 0.3
-# Steps that must be saved to be worth the making of a walk from data, on the device.
+# Steps that a walk must save to be worth computing it on the device, from data.
 ENOUGH = 1024
 
 
 class Flat(NamedTuple):
-  """Lists as scalar memory takes them without padding.
+  """Block lists, flattened so that SMEM holds them without padding.
 
   Attributes:
-    full, count: of each list.
-    index: the lists; of a walk, for each step, its column * 2^16 + its number in the
-      list.
-    place: of a walk, for each step, its row * 2^16 + its head of the group; or None.
+    full, count: full blocks and all blocks of each list.
+    index: the lists; in a walk, each step's column * 2^16 + its position in the list.
+    place: in a walk, each step's row * 2^16 + its head within the group; else None.
   """
 
   full: Any
@@ -47,11 +46,11 @@ class Visit(NamedTuple):
 
   Attributes:
     n: query head.
-    member: its number in the group.
+    member: the head's index within the group.
     row, column: tiles along the axis that has the lists and along the listed one.
-    line: the number of its list.
-    block: the number, in the list, of the block that the column lies in.
-    first, last: whether the row's list begins or ends.
+    line: index of the row's list.
+    block: position, in the list, of the block that holds the column.
+    first, last: whether the row's list begins or ends with this step.
   """
 
   n: Any
@@ -66,12 +65,12 @@ class Visit(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Lists:
-  """How to read block lists, and the grid that visits their blocks.
+  """The shape of block lists, and the grid that visits their blocks.
 
   Attributes:
-    batches, heads: R of their batch and head axes, 1 or B and 1 or N.
-    lines: lists a batch and head.
-    length: of each list.
+    batches, heads: sizes of the lists' batch axis, 1 or B, and head axis, 1 or N.
+    lines: lists of each batch entry and head.
+    length: length of each list.
     down: tiles that a block holds along the axis that has the lists.
     along: tiles that a block holds along the axis that is listed.
     group: heads that each list is visited for, one after another.
@@ -89,25 +88,25 @@ class Lists:
 
   @property
   def rows(self) -> int:
-    """Tiles along the axis that has the lists."""
+    """Returns the number of tiles along the axis that has the lists."""
     return self.lines * self.down
 
   @property
   def grid(self) -> tuple[int, int, int]:
-    """The last three axes of the grid."""
+    """Returns the last three axes of the grid."""
     if self.walk:
       return 1, 1, self.walk
     return self.rows, self.group, self.length * self.along
 
   @property
   def tiles(self) -> int:
-    """Tiles that are visited for one head, at most."""
+    """Returns the most tiles that are visited for one head."""
     if self.walk:
       return self.walk // self.group
     return self.rows * self.length * self.along
 
   def visit(self, flat: Flat, b, h, row, member, m) -> Visit:
-    """Step (row, member, m) of the grid for group h of batch entry b."""
+    """Returns the visit of grid step (row, member, m), group h of batch entry b."""
     column = end = None
     if self.walk:
       step = self._number(b, h, self.heads // self.group) * self.walk + m
@@ -123,12 +122,12 @@ class Lists:
     return Visit(n, member, row, column, line, block, m == 0, m == end - 1)
 
   def _number(self, b, n, heads: int):
-    """Of the lists of head n of batch entry b, where `heads` differ."""
+    """Returns the index of (b, n) among the lists, with `heads` lists a batch entry."""
     batch = b if self.batches > 1 else 0
     return batch * heads + n if heads > 1 else batch
 
   def _column(self, flat, line, m):
-    """The m-th tile of a list; past the last it is the last: nothing is fetched."""
+    """Returns the m-th tile of a list, clipped to the last, so that no copy is made."""
     if self.along > 1:
       m = jnp.clip(m, 0, jnp.maximum(flat.count[line] * self.along, 1) - 1)
     block = flat.index[line * self.length + _div(m, self.along)]
@@ -138,20 +137,20 @@ class Lists:
 
 
 def of(index, walk, across=(1, 1), group: int = 1) -> Lists:
-  """How to read an index (R_b, R_n, lines, length).
+  """Returns the Lists of an index (R_b, R_n, lines, length).
 
   Args:
-    index: of a schedule.
-    walk: of the same, or None.
-    across: tiles that a block holds (down, along), as `Lists` has them.
-    group: heads that are visited one after another.
+    index: block lists of a schedule.
+    walk: walk of the schedule, or None.
+    across: tiles (down, along) that a block holds, as in `Lists`.
+    group: heads that each list is visited for, one after another.
   """
   steps = 0 if walk is None or across != (1, 1) else walk.shape[3]
   return Lists(*index.shape, *across, group, steps)
 
 
 def flat(lists: Lists, index, full, count, walk) -> Flat:
-  """The lists of a schedule."""
+  """Flattens the lists, or the walk, of a schedule."""
   one, other = (walk[:, :, 1], walk[:, :, 0]) if lists.walk else (index, None)
   return Flat(*(x if x is None else _flat(x) for x in (full, count, one, other)))
 
@@ -161,7 +160,7 @@ def _flat(x):
 
 
 def prepared(schedule, q, k):
-  """A schedule with its walks for queries (B, T, N, H) and keys (B, S, K, H)."""
+  """Adds walks for queries (B, T, N, H) and keys (B, S, K, H) to a schedule."""
   B, _, N, _ = q.shape
   of_queries = schedule.index, schedule.count, schedule.visits
   of_keys = schedule.index_t, schedule.count_t, schedule.visits_t
@@ -173,7 +172,7 @@ def prepared(schedule, q, k):
 
 
 def _walk(index, count, visits: int, group: int, heads: int, price: float):
-  """(R_b, 1 or K, 2, steps), halves as in `Flat`, or None if it is not worth it."""
+  """Returns a walk (R_b, 1 or K, 2, steps), packed as in `Flat`, or None if useless."""
   batches, R, lines, length = index.shape
   parts, steps = max(R // group, 1), group * visits
   saved = lines * length - visits if visits else 0
