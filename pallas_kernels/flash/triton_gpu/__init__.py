@@ -1,16 +1,16 @@
 """Fused softmax attention on GPUs: Triton kernels called through jax-triton.
 
-What the kernels do is told in forward_kernel.py, queries_kernel.py, keys_kernel.py,
-tables_kernel.py. The public layout (B, T, N, H) is read and written as it is: no
-transposed or padded copies.
+The kernels are described in forward_kernel.py, queries_kernel.py, keys_kernel.py,
+tables_kernel.py and decode_kernel.py. They read and write the public layout
+(B, T, N, H), without transposed or padded copies.
 
-NaN and infinity reach who sees them, and nobody else: a query that sees a key, value or
-bias with one has NaN, one that does not see it has what it had without it. So has its
-gradient. Tiles that are seen in full need nothing for that. Where a mask applies, rows
-of the tile that is walked are replaced by zeros if they are not finite, since 0 times
-NaN would be NaN, and the NaN goes into the scores of who sees them. That costs about
+NaN and infinity reach the queries that see them, and no others: a query that sees a
+key, value or bias with one gets NaN; for a query that does not see it, output and
+gradient are unchanged. Tiles that are seen in full need nothing for that. Where a mask
+applies, rows of the walked tile that are not finite are zeroed, since 0 times NaN is
+NaN, and the NaN is added to the scores of the queries that see them. That costs about
 half as many instructions again in those tiles, of which a causal mask has one in a row
-of blocks; to look over all keys before would read them once more from memory.
+of blocks; checking all keys beforehand would read them once more from memory.
 """
 
 import math
@@ -38,7 +38,7 @@ _TYPES = ("float32", "bfloat16", "float16")
 
 
 def supports(q, k, v, program) -> None:
-  """Raises NotImplementedError, with the reason, for what the kernels cannot do."""
+  """Raises NotImplementedError, with the reason, if the kernels cannot do a problem."""
   calling.check_types("triton", _TYPES, q=q, k=k, v=v)
   if not q.dtype == k.dtype == v.dtype:
     raise NotImplementedError(
@@ -57,7 +57,7 @@ def supports(q, k, v, program) -> None:
 
 
 def fitting(q, k, v, program) -> Tiles:
-  """The default tiles for arrays, or their shapes, on the device they will be on."""
+  """Returns default tiles for arrays, or their shapes, on the target device."""
   shape = q.shape[1], k.shape[1], q.shape[3], v.shape[3]
   heavy = program.score is not None or program.keep is not None
   given = shape, q.dtype, device(), heavy, cells_of(program)
@@ -65,20 +65,20 @@ def fitting(q, k, v, program) -> Tiles:
 
 
 def forward(q, k, v, sinks, program, schedule, *, scale: float, tiles: Tiles):
-  """Attention, the rows' greatest scores and the sums of exp(score - top).
+  """Computes attention, the rows' greatest scores and the sums of exp(score - top).
 
   Args:
     q: (B, T, N, H).
     k: (B, S, K, H), K a divisor of N.
     v: (B, S, K, V).
     sinks: (N,) float32, or None.
-    program: what stands between q.k and the weights.
-    schedule: of blocks (tiles.forward.block_q, a multiple of tiles.forward.block_k).
-    scale: of q.k.
-    tiles: sizes.
+    program: the scores' program, see `attnjax.core.scores.Program`.
+    schedule: blocks (tiles.forward.block_q, a multiple of tiles.forward.block_k).
+    scale: what q . k is multiplied by.
+    tiles: tile sizes of all kernels.
 
   Returns:
-    (out (B, T, N, V) as v, top (B, T, N) float32, total (B, T, N) float32).
+    (out (B, T, N, V) in v's dtype, top (B, T, N) float32, total (B, T, N) float32).
   """
   given = q.shape[3], v.shape[3], q.dtype, device(), cells_of(program)
   check(tiles, *given)
@@ -93,23 +93,23 @@ def forward(q, k, v, sinks, program, schedule, *, scale: float, tiles: Tiles):
 def backward(
   q, k, v, g, top, total, delta, program, schedule, *, scale: float, tiles: Tiles
 ):
-  """The gradients of `forward`.
+  """Computes the gradients of `forward`.
 
   Args:
     q: (B, T, N, H).
     k: (B, S, K, H).
     v: (B, S, K, V).
     g: (B, T, N, V), the cotangent of out.
-    top: (B, T, N) float32, of `forward`, as is
-    total: (B, T, N) float32.
-    delta: (B, T, N) float32: the row sums of g out, less total times its cotangent.
+    top: (B, T, N) float32, from `forward`.
+    total: (B, T, N) float32, from `forward`.
+    delta: (B, T, N) float32, the row sums of g out less total times its cotangent.
     program: as in `forward`.
-    schedule: of blocks (tiles.queries.block_q, tiles.keys.block_k) or multiples.
-    scale: of q.k.
-    tiles: sizes.
+    schedule: blocks (tiles.queries.block_q, tiles.keys.block_k) or multiples.
+    scale: what q . k is multiplied by.
+    tiles: tile sizes of all kernels.
 
   Returns:
-    (dq, dk, dv, doperands), the last with None for operands that are not floats.
+    (dq, dk, dv, doperands); doperands has None for operands that are not floats.
   """
   check(tiles, q.shape[3], v.shape[3], q.dtype, device(), cells_of(program))
   source = write(program)
@@ -136,8 +136,8 @@ def backward(
 
 
 def _lines(top, total, delta, length: int):
-  """What the backward kernels read of a row, (B, N, length) each; see there."""
-  # A row without weight, and what fills the last block, has infinitely much in all.
+  """Returns (top / 128, log2(total), delta) for the kernels, each (B, N, length)."""
+  # Rows without weight, and padding of the last block, get log2(total) = +inf.
   empty = total == 0
   low = jnp.where(empty, jnp.inf, jnp.log(jnp.where(empty, 1, total)) * LOG2E)
   top = jnp.where(empty, 0, top / 128)
@@ -149,7 +149,7 @@ def _lines(top, total, delta, length: int):
 
 
 def _summed(gradient, shape):
-  """(B, N, T|1, S|1) summed over the axes on which the operand was broadcast."""
+  """Adds up (B, N, T|1, S|1) over the axes on which the operand was broadcast."""
   axes = [a for a in range(4) if shape[a] == 1 and gradient.shape[a] > 1]
   return gradient.sum(axes, keepdims=True) if axes else gradient
 

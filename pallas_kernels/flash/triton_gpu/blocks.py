@@ -1,8 +1,8 @@
 # pyrefly: ignore-errors
 # Triton's language is typed by its own compiler.
-"""Where a program stands: in the grid, and in the lists of a schedule.
+"""The position of a program in the grid and in the lists of a schedule.
 
-Grids have one axis, which may have 2^31 programs; the other two end at 65,535.
+Grids have one axis, which may have 2^31 programs; the other two are limited to 65,535.
 """
 
 import triton
@@ -11,7 +11,7 @@ import triton.language as tl
 
 @triton.jit
 def place(LENGTH, BLOCK: tl.constexpr, HEADS: tl.constexpr):
-  """(block, example, head, blocks of a head): blocks of one head follow each other."""
+  """Returns (block, example, head, blocks of a head); blocks vary fastest."""
   blocks = tl.cdiv(LENGTH, BLOCK)
   i, line = tl.program_id(0) % blocks, tl.program_id(0) // blocks
   return i, (line // HEADS).to(tl.int64), (line % HEADS).to(tl.int64), blocks
@@ -19,15 +19,15 @@ def place(LENGTH, BLOCK: tl.constexpr, HEADS: tl.constexpr):
 
 @triton.jit
 def entry(index, j, most, STEPS: tl.constexpr):
-  """The tile of step j: each block of the schedule is walked in STEPS tiles."""
+  """Returns the tile of step j, where each block of the schedule is STEPS tiles."""
   return tl.load(index + tl.minimum(j // STEPS, most - 1)) * STEPS + j % STEPS
 
 
 @triton.jit
 def lists(index, full, count, b, n, i, blocks, rows):
-  """(entries, how many are full, how many there are) of block i of a head.
+  """Returns (entries, number of full ones, number of all) of block i of a head.
 
-  rows: (entries of a row, the rows from an example and from a head to the next).
+  rows: (width of a row, stride between examples in rows, stride between heads in rows).
   """
   most, row_b, row_n = rows
   row = (b * row_b + n * row_n) * blocks + i
@@ -36,7 +36,7 @@ def lists(index, full, count, b, n, i, blocks, rows):
 
 @triton.jit
 def aligned(S, EVEN: tl.constexpr):
-  """S, known to the compiler as a multiple of 16 where it is: loads of 16 bytes."""
+  """Returns S as a known multiple of 16 if EVEN, which allows loads of 16 bytes."""
   if EVEN:
     return S // 16 * 16
   else:

@@ -1,8 +1,8 @@
-"""A traced program as functions of Triton: what to load, the score, its derivative.
+"""Translation of a traced program to Triton functions: loads, scores, derivatives.
 
-The source is written for the axes that operands have: a scalar is one load, a row or a
-column a vector's, a table's number a tile's; an axis of size 1 has no stride. The sizes
-of the others are arguments, so that a batch or a length needs no kernel of its own.
+The source is written for the axes that operands have: a scalar is loaded as an element,
+a row or a column as a vector, a table as a tile; an axis of size 1 has no stride. Sizes
+of other axes are arguments, so that one kernel serves all batches and lengths.
 """
 
 import dataclasses
@@ -21,13 +21,14 @@ _PLACE = "b, n, t, s, T, S, operands"
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-  """The functions of a program; None where there is none.
+  """The Triton functions of a program; None where there is none.
 
   Attributes:
     score: (raw, b, n, t, s, T, S, operands) -> tile.
     seen, keep: (b, n, t, s, T, S, operands) -> tile.
-    along_queries, along_keys: the sums' functions of the two backward kernels.
-    tables: those of operands with a number for each pair, by the axes that they share.
+    along_queries, along_keys: the Sums of the queries' and the keys' kernel.
+    tables: ((has a batch axis, has a head axis), Sums) of operands that have an element
+      for each query and key.
   """
 
   score: Any
@@ -40,13 +41,13 @@ class Source:
 
 @dataclasses.dataclass(frozen=True)
 class Sums:
-  """What a backward kernel sums for operands.
+  """The operands' gradients that a backward kernel sums.
 
   Attributes:
-    operands: which.
+    operands: indices of the operands.
     start: (size of a side, ...) -> zeros.
     pull: (raw, dscore, dkeep, live, sums, b, n, t, s, T, S, operands) -> dscore, sums.
-    finish: (pointer, apart, place, live, sums); writes them, `apart` from each other.
+    finish: (pointer, apart, place, live, sums); stores sums with the stride `apart`.
   """
 
   operands: tuple[int, ...]
@@ -59,10 +60,10 @@ NOTHING = Sums((), None, None, None)
 
 
 def write(program) -> Source:
-  """The functions of a program, whose operands are arrays or their shapes.
+  """Generates the functions of a program, whose operands are arrays or their shapes.
 
   Raises:
-    NotImplementedError: naming an operation that has no translation.
+    NotImplementedError: if an operation, which the message names, has no translation.
   """
   operands = tuple(
     (tuple(size if size == 1 or axis == 1 else 0 for axis, size in enumerate(o.shape)),
@@ -74,7 +75,7 @@ def write(program) -> Source:
 
 @functools.lru_cache(maxsize=256)
 def _write(score, seen, keep, operands) -> Source:
-  """Of operands ((1 or 0: any size, heads, 1 or 0, 1 or 0), type)."""
+  """Generates the functions; operands: ((1|0 for any size, heads, 1|0, 1|0), dtype)."""
   used = {i for part in (score, keep) if part is not None for i in part.operands}
   moving = [i for i in sorted(used) if _floating(operands[i][1])]
   long = {i: tuple(size != 1 for size in operands[i][0]) for i in moving}
@@ -118,7 +119,7 @@ def _function(name: str, arguments: str, lines: list[str]):
 
 
 def _load(i: int, operand) -> str:
-  """Brings operand i in, a float as float32."""
+  """Returns the line that loads operand i, upcast to float32 if it is a float."""
   (B, N, T, S), dtype = operand
   strides = [f" * {N}"] * (N > 1), [" * T"] * (T != 1), [" * S"] * (S != 1)
   terms = [f"operands[{i}]"]
@@ -178,7 +179,7 @@ def _operands(score, keep) -> list[int]:
 
 
 def _derivative(part, raw: bool, dtypes: list[str]):
-  """(jaxpr of (cotangent, *inputs) -> cotangents of raw and floats, float places)."""
+  """Returns (jaxpr: (cotangent, *inputs) -> cotangents, places of float operands)."""
   moving = [i for i, dtype in enumerate(dtypes) if _floating(dtype)]
   scalars = ["float32"] * (1 + raw) + ["int32", "int32"]
   scalars += ["float32" if _floating(d) else d for d in dtypes]
@@ -200,7 +201,7 @@ def _derivative(part, raw: bool, dtypes: list[str]):
 
 
 def _close(draw, terms, table: bool) -> list[str]:
-  """Lines that mask the cotangents and add them to the sums."""
+  """Returns lines that mask the cotangents and add them to the sums."""
   tiles = {"draw": draw} | {
     f"d{i}": " + ".join(terms[i]) or "tl.full([1, 1], 0.0, tl.float32)" for i in terms
   }

@@ -1,4 +1,4 @@
-"""What a kernel is compiled for: all that is known before it runs."""
+"""Compile-time constants of the kernels."""
 
 import dataclasses
 from typing import Any
@@ -8,9 +8,9 @@ import triton
 
 @dataclasses.dataclass(frozen=True)
 class Width:
-  """A head's size as one or two powers of two: 80 is 64 and 16, 128 is itself.
+  """A head's size as one or two powers of two: 80 is 64 and 16, 128 is 128 alone.
 
-  Only the rest that is no power of two is padded, and only inside the kernels.
+  Only a remainder that is no power of two is padded, and only inside the kernels.
   """
 
   size: int
@@ -19,7 +19,7 @@ class Width:
 
   @classmethod
   def of(cls, size: int) -> "Width":
-    """The widths of a head; tensor cores want at least 16."""
+    """Splits the size of a head into widths of at least 16, for tensor cores."""
     first = max(16, 1 << (size.bit_length() - 1))
     rest = size - first
     second = max(16, triton.next_power_of_2(rest)) if rest > 0 else 0
@@ -27,33 +27,33 @@ class Width:
 
   @property
   def padded(self) -> int:
-    """The columns of both parts."""
+    """Returns the columns of both parts, with padding."""
     return self.first + self.second
 
 
 @dataclasses.dataclass(frozen=True)
 class Form:
-  """Constants of a kernel: none of the batch or of a length, so that all share one.
+  """Constants of a kernel, without batch or lengths, so that all of these share it.
 
   Attributes:
     N: heads of queries.
     K: heads of keys.
-    h: of a head of queries and keys.
-    v: of a head of values.
-    scale: of q . k.
+    h: width of a head of queries and keys.
+    v: width of a head of values.
+    scale: what q . k is multiplied by.
     score, seen, keep: the program's functions, or None.
     block_q: queries of a tile.
     block_k: keys of a tile.
-    masked: the length of the walked side where a mask applies.
-    steps: tiles to a block of the schedule, without a mask.
-    masked_steps: and with one.
-    masked_stages: tiles in flight there, if not as many as elsewhere; or None.
-    precision: of products of float32.
-    ragged: whether the last block of what is walked goes beyond its end.
-    even: whether a row of a table (T, S) begins at a multiple of 16 numbers.
+    masked: size of the walked side of a tile where a mask applies.
+    steps: tiles of a block of the schedule where no mask applies.
+    masked_steps: tiles of a block of the schedule where a mask applies.
+    masked_stages: pipeline stages where a mask applies, if they differ; or None.
+    precision: of products, as Triton's `input_precision`.
+    ragged: whether the walked length ends within a block.
+    even: whether each row of a table (T, S) begins at a multiple of 16 elements.
     pull, start, finish: the functions of the operands' gradients, or None.
-    own_b, own_n: whether tables have their own gradient for each example and head.
-    want_k, want_v: which gradients the keys' kernel makes.
+    own_b, own_n: whether tables have a gradient for each example, for each head.
+    want_k, want_v: whether the keys' kernel computes dk, dv.
   """
 
   N: int
@@ -83,11 +83,11 @@ class Form:
 
   @property
   def folded(self) -> bool:
-    """Whether the scale is one with the base's logarithm."""
+    """Returns whether the scale is folded into log2(e), the factor for base 2."""
     return self.score is None and self.scale > 0
 
   @property
   def unit(self) -> float:
-    """What a score is multiplied by to be an exponent of 2."""
+    """Returns the factor from a kernel's score to an exponent of 2."""
     log2e = 1.4426950408889634
     return self.scale * log2e if self.folded else log2e

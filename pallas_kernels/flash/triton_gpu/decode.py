@@ -1,8 +1,9 @@
-"""Few queries, which alone would leave most of a GPU idle: the keys are split too.
+"""Few queries, which alone would leave most of a GPU idle: split keys as well.
 
 A group's heads become rows of one tile, and the blocks that a row of the schedule
-lists are divided among programs. Each gives its own weighted sum; XLA joins them, in a
-fixed order. Masks that differ by head are not split: their rows have different lists.
+lists are divided among programs. Each program writes a weighted sum; XLA combines them
+in a fixed order. Masks that differ by head are not split: their rows have different
+lists.
 """
 
 import dataclasses
@@ -16,17 +17,17 @@ from pallas_kernels.flash.triton_gpu.decode_kernel import decode_kernel
 from pallas_kernels.flash.triton_gpu.default_tiles import power
 from pallas_kernels.flash.triton_gpu.tiles import FEW, Tile, estimate, limit
 
-# Programs that keep the largest GPU busy, two a processor, and rows of a tile by the
-# bytes of a number: float32's products need twice the registers and more.
+# Programs that keep the largest GPU busy, two a multiprocessor, and rows of a tile by
+# bytes of an element: products of float32 need more than twice the registers.
 PROGRAMS, ROWS = 264, {2: 64, 4: 16}
 
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-  """How the work is divided.
+  """The division of few queries' work among programs.
 
   Attributes:
-    tile: of a program.
+    tile: tile of a program.
     blocks: tiles that hold the rows of a group.
     parts: programs that share the keys of a head.
   """
@@ -37,14 +38,14 @@ class Split:
 
   @classmethod
   def of(cls, q, k, v, schedule, tile: Tile, chip) -> "Split | None":
-    """The split of these queries; None where they are many or heads' masks differ.
+    """Returns the split, or None where queries are many or masks differ by head.
 
     Args:
       q: (B, T, N, H).
       k: (B, S, K, H).
       v: (B, S, K, V).
-      schedule: of the forward pass.
-      tile: of the forward kernel.
+      schedule: the forward schedule.
+      tile: tile of the forward kernel.
       chip: (compute capability, bytes of operands for each score).
     """
     (B, T, N, H), K = q.shape, k.shape[2]
@@ -62,13 +63,13 @@ class Split:
     while tile.block_q > 16 and estimate(tile, *problem) > limit(chip[0]):
       tile = dataclasses.replace(tile, block_q=tile.block_q // 2)
     blocks = -(-rows // tile.block_q)
-    # A part has two blocks at least: its own beginning and end are work too.
+    # A part has at least two blocks, since starting and ending it is work too.
     parts = min(-(-PROGRAMS // (B * K * blocks)), -(-most // 2))
     return cls(tile, blocks, parts)
 
 
 def forward(q, k, v, sinks, program, source, schedule, split: Split, scale: float):
-  """(out, top, total), as `triton_gpu.forward`."""
+  """Computes (out, top, total) as `triton_gpu.forward` does."""
   (B, T, N, _), (_, S, K, V) = q.shape, v.shape
   lines = B, K, split.parts, N // K, T
   parts = calling.triton(
@@ -103,7 +104,7 @@ def forward(q, k, v, sinks, program, source, schedule, split: Split, scale: floa
 
 
 def joined(out, top, total, sinks):
-  """(out, top, total) of all parts, which are the third axis, and of the sinks."""
+  """Combines (out, top, total) over the parts, the third axis, and with the sinks."""
   whole = top.max(axis=2)
   whole = whole if sinks is None else jnp.maximum(whole, sinks)
   pivot = jnp.where(jnp.isneginf(whole), 0.0, whole)

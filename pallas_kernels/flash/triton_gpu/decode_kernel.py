@@ -3,8 +3,8 @@
 """The forward kernel of few queries: the keys of a head are split among programs.
 
 Tri Dao et al. Flash-Decoding. 2023. https://pytorch.org/blog/flash-decoding. The heads
-of a group are rows of one tile: its keys and values are read once. Row r is the query r
-mod T of the group's head r div T.
+of a group are rows of one tile, so that its keys and values are read once. Row r is
+query r mod T of the group's head r div T.
 """
 
 import triton
@@ -32,10 +32,10 @@ def decode_kernel(
   total,
   F: tl.constexpr,
 ):
-  """Grid (B K row blocks PARTS); each takes its share of the visited blocks.
+  """Computes attention over parts of the keys; grid (B x K x row blocks x PARTS).
 
-  out (B, K, PARTS, rows, V), top and total (B, K, PARTS, rows), all float32: what the
-  forward kernel gives, of a part.
+  Each program visits its share of the blocks. Outputs are the forward kernel's for each
+  part, in float32: out (B, K, PARTS, rows, V), top and total (B, K, PARTS, rows).
   """
   GROUP: tl.constexpr = F.N // F.K
   rows = GROUP * T
@@ -44,7 +44,7 @@ def decode_kernel(
   r = place % tiles * F.block_q + tl.arange(0, F.block_q)
   place = place // tiles
   head, b = (place % F.K).to(tl.int64), (place // F.K).to(tl.int64)
-  # Rows beyond the last are copies of it, so that all they read is there.
+  # Rows past the last are copies of it, so that all their reads are in bounds.
   row = tl.minimum(r, rows - 1)
   t, n = row % T, head * GROUP + row // T
   query = head_tiles.load(q + b * T * F.N * F.h.size, t * F.N + n, None, 1, F.h)

@@ -1,4 +1,4 @@
-"""The tiles of a problem that names none: by chip, type, sizes of heads and lengths."""
+"""Default tiles, by chip, dtype, sizes of heads and lengths."""
 
 import dataclasses
 
@@ -12,14 +12,14 @@ def _tiles(forward, queries, keys) -> Tiles:
 
 
 def _cut(*tiles) -> Tiles:
-  """With the gradients of keys and of values apart."""
+  """Returns Tiles with one launch each for the gradients of keys and of values."""
   return dataclasses.replace(_tiles(*tiles), apart=True)
 
 
-# By capability and bytes of a number: ((H, V) at most, tiles), chosen so that nothing
-# spills where jaxlib's oldest assembler makes the machine code (`experiments.bench
-# lowering`). Three tiles in flight or more: with two the loop begins by waiting for
-# what it has just asked for.
+# By capability and bytes of an element: ((H, V) at most, tiles), chosen so that nothing
+# spills with jaxlib's oldest assembler (`experiments.bench lowering`). At least three
+# stages where they fit: with two, each step begins by waiting for the load that it has
+# just issued.
 _SINGLE = (
   (64, 64, _tiles((64, 32, 4, 3, 16), (32, 32, 4, 2, 16), (16, 32, 4, 2, 16))),
   (80, 80, _cut((16, 32, 4, 2, 16), (32, 16, 4, 2, 16), (16, 32, 4, 1, 16))),
@@ -60,7 +60,7 @@ _DEFAULTS = {
       (512, 512, _cut((128, 64, 8, 2, 32), (128, 32, 8, 3, 16), (32, 128, 8, 3, 16))),
     ),
     4: (
-      # The keys' program holds both parts of four tiles: one at a time in flight.
+      # The keys' kernel holds both parts of four tiles, which leaves one stage.
       (64, 64, _tiles((64, 32, 4, 3, 16), (64, 32, 4, 2, 16), (16, 32, 4, 3, 16))),
       (96, 96, _cut((64, 32, 4, 2, 16), (64, 16, 4, 2, 16), (16, 64, 4, 1, 16))),
       (512, 512, _cut((64, 32, 4, 2, 16), (16, 32, 4, 2, 16), (16, 32, 4, 1, 16))),
@@ -83,13 +83,13 @@ _DEFAULTS[100] = {
     *_SINGLE[1:],
   ),
 }
-# No tensor memory and no products of warp groups: those of 86, with its memory.
+# Without tensor memory and warp-group products, and with 86's memory: tiles of 86.
 _DEFAULTS[120] = _DEFAULTS[86]
-# What few queries walk; their rows are fewer than a warp group's.
+# Forward tiles for few queries, whose rows are fewer than a warp group's.
 _FEW = {2: (16, 64, 4, 3, 64), 4: (16, 32, 4, 3, 32)}
 
-# What walks a table whose rows do not begin at multiples of 16 numbers, which is loaded
-# number by number, where half the usual steps spill: (H, V) at most, the forward tile.
+# Forward tiles for tables whose rows do not begin at multiples of 16 elements and which
+# are loaded element by element, where halved steps spill: (H, V at most, tile or None).
 _UNALIGNED = {
   80: ((192, 128, None), (512, 512, Tile(32, 32, 4, 2, 16))),
   86: ((192, 128, None), (512, 512, Tile(32, 32, 4, 2, 16))),
@@ -102,8 +102,8 @@ _UNALIGNED = {
 }
 _UNALIGNED[120] = _UNALIGNED[86]
 
-# Tiles where these spill: by chip, the row of the table above and what the problem has
-# ("heavy" functions, "few" queries, a mask's "operands"), the kernel and its own tile.
+# Tiles where the above spill: by (chip, most H, feature of the problem), the kernel and
+# its tile. Features: "heavy" functions, "few" queries, a mask's "operands".
 _OWN = {
   (100, 512, "heavy"): ("keys", Tile(32, 32, 4, 2, 16)),
   (100, 512, "few"): ("keys", Tile(32, 32, 4, 2, 16)),
@@ -119,15 +119,15 @@ def defaults(
   cells: int = 0,
   operands: bool = False,
 ) -> Tiles:
-  """Tiles without spills, with the fewest instructions a score that were found.
+  """Returns the tiles with the fewest instructions a score found without spills.
 
   Args:
     shape: (T, S, H, V).
     dtype: of the inputs.
-    device: compute capability; others than those listed take the next lower one's.
-    heavy: whether a function of scores or weights needs registers of its own.
+    device: compute capability; one that is not listed takes the next lower one's tiles.
+    heavy: whether a function of scores or weights needs registers.
     cells: bytes of operands for each score, see `cells_of`.
-    operands: whether arrays are read for scores, as segments are.
+    operands: whether the program reads operands, such as segment ids.
   """
   T, S, H, V = shape
   chip = max((c for c in _DEFAULTS if c <= device), default=min(_DEFAULTS))
@@ -142,7 +142,7 @@ def defaults(
       ("keys", "block_k", 8 if chip == 100 or (chip == 90 and H > 96) else 16),
     )
   )
-  # Each kernel's steps divide the block that the other one holds.
+  # The steps of each backward kernel divide the block that the other one holds.
   return Tiles(
     forward,
     _walking(queries, "block_k", keys.block_k),
@@ -152,7 +152,7 @@ def defaults(
 
 
 def _listed(shape, size: int, chip: int, heavy: bool, cells: int, operands: bool):
-  """The tables' tiles for a problem on a chip that they have."""
+  """Looks up the tiles for a problem on a listed chip."""
   T, S, H, V = shape
   chosen = _DEFAULTS[chip][size]
   row, tiles = next((h, tiles) for h, v, tiles in chosen if H <= h and V <= v)
@@ -173,7 +173,7 @@ def _listed(shape, size: int, chip: int, heavy: bool, cells: int, operands: bool
 
 
 def _lighter(tiles: Tiles) -> Tiles:
-  """The tiles with half the scores of a step."""
+  """Returns tiles with half the scores in each step."""
   forward, queries, keys = (
     _walking(tile, side, max(16, getattr(tile, side) // 2))
     for tile, side in (
@@ -186,7 +186,7 @@ def _lighter(tiles: Tiles) -> Tiles:
 
 
 def _fitted(tile: Tile, name: str, problem) -> Tile:
-  """The tile, smaller where the device has not the memory for it."""
+  """Shrinks the tile until it fits in the device's shared memory."""
   walked, held = ("block_q", "block_k") if name == "keys" else ("block_k", "block_q")
   while estimate(tile, name, *problem) > limit(problem[3]):
     if tile.stages > 2:
@@ -205,22 +205,22 @@ def _fitted(tile: Tile, name: str, problem) -> Tile:
 
 
 def _staged(tile: Tile, stages: int) -> Tile:
-  """The tile with so many in flight, nowhere more."""
+  """Returns the tile with this many stages, and no more where a mask applies."""
   masked = tile.masked_stages and min(tile.masked_stages, stages)
   return dataclasses.replace(tile, stages=stages, masked_stages=masked)
 
 
 def _walking(tile: Tile, side: str, most: int) -> Tile:
-  """The tile with steps of at most so many queries or keys."""
+  """Returns the tile with steps of at most `most` queries or keys."""
   size, masked = min(getattr(tile, side), most), min(tile.masked, most)
   return dataclasses.replace(tile, **{side: size}, masked=masked)
 
 
 def _shortened(tile: Tile, lengths: tuple[int, int], held: str, each: int) -> Tile:
-  """The tile for short sequences, with as many rows held as four warps share.
+  """Shrinks the tile for short sequences, down to 64 held rows, which four warps share.
 
-  Fewer rows would be computed by each of the warps, which then hold all of them.
-  Of more rows a warp has `each` at least.
+  Fewer rows would be computed by every warp, each of which would then hold all of them.
+  With more warps, each has at least `each` rows.
   """
   walked = "block_k" if held == "block_q" else "block_q"
   most = dict(zip(("block_q", "block_k"), map(power, lengths)))
@@ -233,5 +233,5 @@ def _shortened(tile: Tile, lengths: tuple[int, int], held: str, each: int) -> Ti
 
 
 def power(size: int) -> int:
-  """The least power of two that is at least size."""
+  """Returns the least power of two that is at least `size`."""
   return 1 << (size - 1).bit_length()

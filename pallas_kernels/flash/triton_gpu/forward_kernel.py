@@ -4,7 +4,7 @@
 
 Online softmax (Milakov and Gimelshein 2018, arXiv:1805.02867) over the key blocks of a
 schedule, as in FlashAttention-2 (Dao 2023, arXiv:2307.08691). Exponentials are of base
-2: the factor log2(e) is one with the scale where no program stands between them.
+2: the factor log2(e) is folded into the scale where no score function intervenes.
 """
 
 import triton
@@ -13,13 +13,13 @@ import triton.language as tl
 from pallas_kernels.flash.triton_gpu import blocks, head_tiles
 
 LOG2E = tl.constexpr(1.4426950408889634)
-# Exponents below it are exact: a float's step there is at most 8.
+# Exponents below it are exact: the spacing of floats there is at most 8.
 _NEAR = tl.constexpr(134217728.0)
 
 
 @triton.jit
 def scores(raw, b, n, t, s, T, S, operands, F: tl.constexpr):
-  """The scores of raw ones; raw ones themselves where F.folded."""
+  """Computes scores from raw products; returns these unscaled where F.folded."""
   if F.score is not None:
     score = F.score(raw * F.scale, b, n, t, s, T, S, operands)
     return tl.broadcast_to(score, raw.shape)
@@ -31,12 +31,12 @@ def scores(raw, b, n, t, s, T, S, operands, F: tl.constexpr):
 
 @triton.jit
 def powers(top, F: tl.constexpr):
-  """(top or 0, unit, base) of rows: where x is top, 2^(x unit - base) is 1 or near it.
+  """Returns rows' (top or 0, unit, base), where 2^(x unit - base) is near 1 at x = top.
 
-  With one rounding, that of a fused product and sum, the exponent is as good as that of
-  a difference that is taken first, and costs one instruction, not two. Beyond _NEAR two
-  scores that are not the same differ by more than counts: the unit, a power of 2, then
-  brings top to the scale of _NEAR, where nothing overflows.
+  With the single rounding of a fused multiply-add, the exponent is as accurate as if
+  the difference were taken first, and costs one instruction, not two. Beyond _NEAR any
+  score below top has a negligible weight: the unit, a power of 2, then brings top to
+  the scale of _NEAR, where nothing overflows.
   """
   pivot = tl.where(top == float("-inf"), 0.0, top)
   exponent = pivot.to(tl.int32, bitcast=True) >> 23 & 255
@@ -47,7 +47,7 @@ def powers(top, F: tl.constexpr):
 
 @triton.jit
 def begun(F: tl.constexpr):
-  """The state of rows that have seen nothing: (top, base, total, accumulators)."""
+  """Returns the initial state (top, base, total, accumulators) of all rows."""
   zeros = tl.zeros([F.block_q], tl.float32)
   top = tl.full([F.block_q], float("-inf"), tl.float32)
   return top, zeros, zeros, head_tiles.zeros(F.block_q, F.v)
@@ -55,10 +55,10 @@ def begun(F: tl.constexpr):
 
 @triton.jit
 def ended(state, sink, F: tl.constexpr):
-  """(top, total, the accumulators' factor) of rows, with a sink if it is not None.
+  """Returns (top, total, factor of the accumulators) of rows, with a sink or None.
 
-  top is the greatest score as `weights` finds it again, or the next number above; total
-  is the sum of exp(score - top), 0 of a row that sees nothing.
+  top is the greatest score as `weights` recomputes it, or the next float above; total
+  is the sum of exp(score - top), 0 for a row that sees nothing.
   """
   most, _, total, _ = state
   top, unit, base = powers(most, F)
@@ -66,7 +66,7 @@ def ended(state, sink, F: tl.constexpr):
   if F.folded:
     raw, near = top, tl.abs(top * F.unit) < _NEAR
     top = raw * F.scale
-    # Beyond _NEAR the next number below: `weights` then counts equal scores as equal.
+    # Beyond _NEAR the next float below, so that `weights` clamps equal scores to top.
     step = tl.abs(top) * tl.where(near, 1.1920929e-7, -2.3841858e-7)
     exact = near & (tl.fma(raw, F.scale, -top) <= 0.0)
     top = tl.where(exact, top, top + step)
@@ -86,11 +86,11 @@ def ended(state, sink, F: tl.constexpr):
 
 @triton.jit
 def weights(raw, x, top, low, F: tl.constexpr):
-  """The weights of scores, from rows' (top / 128, log2(total)).
+  """Recomputes the weights of scores from rows' (top / 128, log2(total)).
 
-  Subtract first, then scale: the difference of two scores that are near is exact. It is
-  clamped to between -128 and 0, at no cost to an instruction that adds: products of
-  other tiles may round to more than top was.
+  It subtracts before it scales: the difference of two nearby scores is exact. The
+  difference is clamped to [-128, 0], at no cost, by the fused multiply-add itself:
+  products may round to more than top in tiles of another size.
   """
   if F.folded:
     below = tl.fma(raw, -F.scale / 128, top)
@@ -115,7 +115,7 @@ def _visit(
   F: tl.constexpr,
   MASKED: tl.constexpr,
 ):
-  """The state (row maxima, row sums, accumulators) after one tile of keys."""
+  """Updates the state (top, base, total, accumulators) by one tile of keys."""
   top, base, total, acc = state
   SIZE: tl.constexpr = F.masked if MASKED else F.block_k
   s = block * SIZE + tl.arange(0, SIZE)
@@ -127,7 +127,7 @@ def _visit(
   x = scores(raw, b, n, rows, columns, T, S, operands, F)
   if MASKED:
     if F.seen is not None:
-      # Who sees a value that is not finite gets NaN, the others nothing of it.
+      # Queries that see a value that is not finite get NaN, the others a zero.
       sick = head_tiles.sick(value, F.v)
       value = head_tiles.clean(value, sick, F.v)
       seen = F.seen(b, n, rows, columns, T, S, operands)
@@ -165,7 +165,7 @@ def forward_kernel(
   total,
   F: tl.constexpr,
 ):
-  """Grid (B N query blocks); out (B, T, N, V), top and total (B, T, N).
+  """Computes out (B, T, N, V), top and total (B, T, N); grid (B N query blocks).
 
   The last blocks go first: under a causal mask they have most to do.
   """
@@ -182,7 +182,7 @@ def forward_kernel(
   state, most = begun(F), rows[0]
   block = blocks.entry(index, 0, most, F.steps)
   for j in range(whole * F.steps):
-    # The next block's number is read a trip ahead: its address waits for nothing.
+    # The next block's index is read one step ahead, so that its address is ready.
     following = blocks.entry(index, j + 1, most, F.steps)
     state = _visit(query, k, v, block, state, b, n, t, T, S, operands, F, False)
     block = following

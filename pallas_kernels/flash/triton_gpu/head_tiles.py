@@ -1,6 +1,6 @@
 # pyrefly: ignore-errors
 # Triton's language is typed by its own compiler.
-"""Tiles as wide as any head, as tuples of one or two parts (see `form.Width`)."""
+"""Tiles as wide as any head, as tuples of one or two parts (see `constants.Width`)."""
 
 import triton
 import triton.language as tl
@@ -11,7 +11,7 @@ def _load(
   pointer, rows, live, STRIDE: tl.constexpr, FIRST: tl.constexpr, W: tl.constexpr, SIZE
 ):
   h = FIRST + tl.arange(0, W)
-  # An array may have more than 2^31 numbers.
+  # An array may have more than 2^31 elements.
   pointers = pointer + rows.to(tl.int64)[:, None] * STRIDE + h[None, :]
   if FIRST + W > SIZE:
     mask = (h < SIZE)[None, :]
@@ -26,7 +26,7 @@ def _load(
 
 @triton.jit
 def load(pointer, rows, live, HEADS: tl.constexpr, W: tl.constexpr):
-  """Rows of an array (rows, HEADS, width); 0 where `live` (None: all) is False."""
+  """Loads rows of an array (rows, HEADS, width); 0 where `live`, if any, is False."""
   SIZE: tl.constexpr = W.size
   first = _load(pointer, rows, live, HEADS * SIZE, 0, W.first, SIZE)
   if W.second == 0:
@@ -55,7 +55,7 @@ def _store(
 
 @triton.jit
 def store(pointer, rows, live, parts, factor, HEADS: tl.constexpr, W: tl.constexpr):
-  """Writes the parts times factor (a number or a column) to the live rows."""
+  """Writes the parts times factor (a scalar or a column) to the live rows."""
   SIZE: tl.constexpr = W.size
   _store(pointer, rows, live, parts[0] * factor, HEADS * SIZE, 0, W.first, SIZE)
   if W.second > 0:
@@ -65,7 +65,7 @@ def store(pointer, rows, live, parts, factor, HEADS: tl.constexpr, W: tl.constex
 
 @triton.jit
 def zeros(ROWS: tl.constexpr, W: tl.constexpr):
-  """Parts of zeros."""
+  """Returns parts of zeros, float32."""
   if W.second == 0:
     return (tl.zeros([ROWS, W.first], tl.float32),)
   else:
@@ -77,7 +77,7 @@ def zeros(ROWS: tl.constexpr, W: tl.constexpr):
 
 @triton.jit
 def outer(left, right, W: tl.constexpr, PRECISION: tl.constexpr):
-  """The product left right^T, contracted over the width."""
+  """Computes left right^T, contracted over the width."""
   tile = tl.dot(left[0], tl.trans(right[0]), input_precision=PRECISION)
   if W.second > 0:
     tile = tl.dot(left[1], tl.trans(right[1]), tile, input_precision=PRECISION)
@@ -86,7 +86,7 @@ def outer(left, right, W: tl.constexpr, PRECISION: tl.constexpr):
 
 @triton.jit
 def add(parts, tile, rows, W: tl.constexpr, PRECISION: tl.constexpr):
-  """The parts and tile rows, the tile rounded to the rows' type for tensor cores."""
+  """Computes parts + tile rows, with the tile rounded to the rows' dtype."""
   tile = tile.to(rows[0].dtype)
   first = tl.dot(tile, rows[0], parts[0], input_precision=PRECISION)
   if W.second == 0:
@@ -97,7 +97,7 @@ def add(parts, tile, rows, W: tl.constexpr, PRECISION: tl.constexpr):
 
 @triton.jit
 def scaled(parts, column, W: tl.constexpr):
-  """Parts with each row multiplied by the column's number."""
+  """Multiplies each row of the parts by the element of `column`."""
   if W.second == 0:
     return (parts[0] * column[:, None],)
   else:
@@ -106,7 +106,7 @@ def scaled(parts, column, W: tl.constexpr):
 
 @triton.jit
 def sick(parts, W: tl.constexpr):
-  """NaN for each row that holds NaN or infinity, else 0."""
+  """Returns NaN for each row that holds a NaN or an infinity, else 0."""
   rows = tl.sum(parts[0].to(tl.float32) * 0.0, 1)
   if W.second > 0:
     rows += tl.sum(parts[1].to(tl.float32) * 0.0, 1)
@@ -115,7 +115,7 @@ def sick(parts, W: tl.constexpr):
 
 @triton.jit
 def clean(parts, sick_rows, W: tl.constexpr):
-  """The parts with 0 in the sick rows, which no product with 0 then spreads."""
+  """Zeroes the sick rows of the parts, so that no product with 0 is NaN."""
   fine = (sick_rows == 0.0)[:, None]
   if W.second == 0:
     return (tl.where(fine, parts[0], 0.0),)

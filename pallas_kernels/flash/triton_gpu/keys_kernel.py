@@ -29,7 +29,7 @@ def _visit(
   F: tl.constexpr,
   MASKED: tl.constexpr,
 ):
-  """The state (dk, dv, sums of operands) after one tile of queries."""
+  """Updates the state (dk, dv, sums of operands) by one tile of queries."""
   q, g, top, low, delta = rows
   dk, dv, sums = state
   SIZE: tl.constexpr = F.masked if MASKED else F.block_q
@@ -37,7 +37,7 @@ def _visit(
   live = t < T if F.ragged else None
   below = tl.load(low + t)
   if MASKED and F.seen is not None:
-    # Queries with NaN, which those that they do not see must not notice.
+    # Queries whose statistics are NaN must not reach keys that they do not see.
     live = below == below if live is None else live & (below == below)
   s, t_ = s[:, None], t[None, :]
   query = head_tiles.load(q, t, live, F.N, F.h)
@@ -51,7 +51,7 @@ def _visit(
     if F.ragged:
       seen = seen & (t_ < T)
   elif F.ragged and (F.score is not None or F.keep is not None):
-    # low = +inf ends these queries, unless the program makes NaN of what they hold.
+    # low = +inf gives these queries no weight, unless the program makes them NaN.
     seen = t_ < T
   if seen is not None:
     weight = tl.where(seen, weight, 0.0)
@@ -98,11 +98,11 @@ def keys_kernel(
   sums,
   F: tl.constexpr,
 ):
-  """Grid (B K key blocks).
+  """Computes dk, dv and sums over queries; grid (B K key blocks).
 
-  top, low and delta as in the queries' kernel; sums: (operands along keys, B, N, S),
-  over queries. Without F.want_k or F.want_v that output is not written: for wide heads
-  two launches, each with one accumulator, need fewer registers.
+  top, low and delta are as in `queries_kernel`; sums: (operands along keys, B, N, S).
+  dk is written only with F.want_k, dv only with F.want_v: for wide heads two launches,
+  each with one accumulator, need fewer registers.
   """
   i, b, head, count_k = blocks.place(S, F.block_k, F.K)
   S = blocks.aligned(S, F.even)
@@ -147,7 +147,7 @@ def keys_kernel(
     if F.finish is not None:
       lines = (tl.num_programs(0) // count_k).to(tl.int64) * (F.N // F.K)
       F.finish(sums + (b * F.N + n) * S, lines * S, s, s < S, over_queries)
-  # Places of their own, or those of the loads stay in registers through the loops.
+  # Recomputed indices, else those of the loads occupy registers through the loops.
   place += tl.minimum(T, 0)
   s = first + place
   if F.want_k:

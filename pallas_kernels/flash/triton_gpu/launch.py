@@ -1,4 +1,4 @@
-"""The calls of the kernels: constants from shapes, programs and schedules."""
+"""Calls of the kernels, with constants from shapes, programs and schedules."""
 
 import dataclasses
 import math
@@ -15,13 +15,13 @@ from pallas_kernels.flash.triton_gpu.queries_kernel import queries_kernel
 from pallas_kernels.flash.triton_gpu.tables_kernel import tables_kernel
 from pallas_kernels.flash.triton_gpu.tiles import Tile
 
-# A table that many heads share is summed in groups: so many programs keep a GPU busy,
-# and so many bytes of sums are no burden.
+# A table that many heads share is summed in groups: _PROGRAMS programs keep a GPU busy,
+# and up to _BYTES bytes of sums are affordable.
 _PROGRAMS, _BYTES = 1024, 1 << 26
 
 
 def forward(q, k, v, sinks, program, source, schedule, scale, tile):
-  """(out, top, total)."""
+  """Launches the forward kernel; returns (out, top, total)."""
   B, N, T, S = shape_of(q, k)
   return calling.triton(
     q,
@@ -50,7 +50,7 @@ def forward(q, k, v, sinks, program, source, schedule, scale, tile):
 
 
 def queries(given, program, source, schedule, scale, tile):
-  """(dq, sums over keys) of the operands along queries."""
+  """Returns (dq, gradients of the operands along queries: sums over keys)."""
   q, k, v, *_ = given
   B, N, T, S = shape_of(q, k)
   sums = source.along_queries
@@ -75,7 +75,7 @@ def queries(given, program, source, schedule, scale, tile):
 
 
 def keys(given, program, source, schedule, scale, tiles):
-  """(dk, dv, sums): by one launch, or, for wide heads, by one for each."""
+  """Returns (dk, dv, sums over queries) by one launch, or two where tiles are apart."""
   if not tiles.apart:
     return _keys_of(given, program, source, schedule, scale, tiles.keys, "kv")
   dk, _, sums = _keys_of(given, program, source, schedule, scale, tiles.keys, "k")
@@ -114,7 +114,7 @@ def _keys_of(given, program, source, schedule, scale, tile, wanted: str):
 
 
 def tables(given, program, source, schedule, scale, tile):
-  """The gradients of tables: for each group of operands, float32 of their shape."""
+  """Returns the tables' gradients, for each entry of `source.tables`, in float32."""
   q, k, v, *_ = given
   B, N, T, S = shape_of(q, k)
   tile = dataclasses.replace(tile, block_k=tile.masked, stages=1)
@@ -148,13 +148,13 @@ def tables(given, program, source, schedule, scale, tile):
 
 
 def _groups(tables: int, pairs: int, members: tuple[int, int], size: int) -> int:
-  """Into how many sums the members of a table are divided."""
+  """Returns the number of groups that the members of a table are summed in."""
   busy = -(-_PROGRAMS // (tables * pairs))
   return max(1, min(math.prod(members), busy, _BYTES // (4 * tables * size)))
 
 
 def shape_of(q, k) -> tuple[int, int, int, int]:
-  """The sizes (B, N, T, S)."""
+  """Returns the sizes (B, N, T, S)."""
   B, T, N, _ = q.shape
   return B, N, T, k.shape[1]
 
@@ -162,7 +162,11 @@ def shape_of(q, k) -> tuple[int, int, int, int]:
 def form(
   q, v, source, scale, tile: Tile, schedule, walked: str, sums=NOTHING, **more
 ) -> Form:
-  """The constants of a kernel that walks queries ("q") or keys ("k")."""
+  """Returns the constants of a kernel that walks queries ("q") or keys ("k").
+
+  Raises:
+    ValueError: if a tile does not divide the schedule's block.
+  """
   block, length = {
     "q": (schedule.block_q, q.shape[1]),
     "k": (schedule.block_k, v.shape[1]),
@@ -198,12 +202,12 @@ def form(
 
 
 def rows_of(index) -> tuple[int, int, int]:
-  """Entries of a row, and rows from an example and from a head to the next."""
+  """Returns (width of a row, row stride between examples, row stride between heads)."""
   batches, heads, _, most = index.shape
   return most, heads if batches > 1 else 0, 1 if heads > 1 else 0
 
 
 def _buffer(sums, shape):
-  """An output for each operand of the sums; one number if there is none."""
+  """Returns the shape of one output for each operand of the sums, or of one element."""
   shape = (len(sums.operands), *shape) if sums.operands else (1,)
   return jax.ShapeDtypeStruct(shape, jnp.float32)

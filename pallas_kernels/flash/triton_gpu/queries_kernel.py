@@ -2,7 +2,7 @@
 # Triton's language is typed by its own compiler.
 """The backward kernel of queries: dq, and the gradients of operands along queries.
 
-The weights are computed again (Dao et al. 2022, arXiv:2205.14135, equation 4).
+The weights are recomputed (Dao et al. 2022, arXiv:2205.14135, equation 4).
 Sums stay in registers and each output has one writer, so two runs are bit-equal.
 """
 
@@ -29,7 +29,7 @@ def _visit(
   F: tl.constexpr,
   MASKED: tl.constexpr,
 ):
-  """The state (dq, sums of operands) after one tile of keys."""
+  """Updates the state (dq, sums of operands) by one tile of keys."""
   query, grad, top, low, delta = rows
   dq, sums = state
   SIZE: tl.constexpr = F.masked if MASKED else F.block_k
@@ -65,7 +65,7 @@ def _visit(
       raw * F.scale, dscore, dkeep, seen, sums, b, n, t, s_, T, S, operands
     )
   elif seen is not None:
-    # Where delta is NaN, the product with the weight 0 is too.
+    # Where delta is NaN, so is its product with a weight of 0.
     dscore = tl.where(seen, dscore, 0.0)
   return head_tiles.add(dq, dscore, key, F.h, F.precision), sums
 
@@ -91,10 +91,10 @@ def queries_kernel(
   sums,
   F: tl.constexpr,
 ):
-  """Grid (B N query blocks).
+  """Computes dq and sums over keys; grid (B N query blocks).
 
   top (divided by 128), low (log2 of total, +inf where a row has no weight) and delta:
-  (B, N, length). sums: (operands along queries, B, N, T), over keys.
+  (B, N, length). sums: (operands along queries, B, N, T).
   """
   i, b, n, count_q = blocks.place(T, F.block_q, F.N)
   i = count_q - 1 - i

@@ -1,10 +1,10 @@
 # pyrefly: ignore-errors
 # Triton's language is typed by its own compiler.
-"""The backward kernel of tables: operands with a number for each query and key.
+"""The backward kernel of tables: operands with an element for each query and key.
 
-A program holds a tile of the gradient and goes through the examples and heads that
-read that table, all or one in `groups`: the sum over them is never as large as the
-scores of all of them, needs no atomic operations and is the same in each run.
+A program holds a tile of the gradient and loops over the examples and heads that read
+the table: over all of them, or over every `groups`-th. So the gradient never takes the
+memory of all their scores, needs no atomic operations and is equal in each run.
 """
 
 import triton
@@ -13,13 +13,13 @@ import triton.language as tl
 from pallas_kernels.flash.triton_gpu import blocks, head_tiles
 from pallas_kernels.flash.triton_gpu.forward_kernel import scores, weights
 
-# Entries of a schedule that are looked through at a time.
+# Entries of a schedule that are compared at a time.
 _CHUNK = tl.constexpr(64)
 
 
 @triton.jit
 def _listed(index, block, visited):
-  """1 if the block is one of the first `visited` entries, else 0."""
+  """Returns 1 if the block is one of the first `visited` entries, else 0."""
   found = 0
   for first in range(0, visited, _CHUNK):
     place = first + tl.arange(0, _CHUNK)
@@ -32,7 +32,7 @@ def _listed(index, block, visited):
 def _visit(
   q, k, v, g, top, low, delta, tiles, b, n, t, s, T, S, operands, place, F: tl.constexpr
 ):
-  """The tiles with those of one example and head added."""
+  """Adds the gradients of one example and head to the tiles."""
   row, column, line = place
   rows, columns = tl.arange(0, F.block_q), tl.arange(0, F.block_k)
   row, column = b * T * F.N + n + row * F.N, b * S * F.K + n // (F.N // F.K) + column
@@ -83,10 +83,10 @@ def tables_kernel(
   out,
   F: tl.constexpr,
 ):
-  """Grid (own tables x groups x query blocks x key tiles).
+  """Computes gradients of tables; grid (tables x groups x query blocks x key tiles).
 
-  members: (examples, heads of one table, groups that divide them). out: (operands,
-  tables, groups, T, S), the sums over each group.
+  members: (examples of a table, heads of a table, groups that divide them). out:
+  (operands, tables, groups, T, S), the sums over each group.
   """
   S = blocks.aligned(S, F.even)
   examples, heads, groups = members

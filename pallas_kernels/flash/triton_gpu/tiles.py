@@ -1,4 +1,4 @@
-"""Tile sizes, and what they need of a GPU's shared memory."""
+"""Tile sizes, and the shared memory of a GPU that they need."""
 
 import dataclasses
 
@@ -11,7 +11,7 @@ from pallas_kernels.flash.triton_gpu.constants import Width
 _LARGE, _SMALL = 227 * 1024, 99 * 1024
 SHARED = {75: 64 * 1024, 80: 163 * 1024, 86: _SMALL, 89: _SMALL}
 SHARED |= {90: _LARGE, 100: _LARGE, 120: _SMALL}
-# So many queries are few: their keys are split among programs.
+# Up to so many queries are few: their keys are split among programs.
 FEW = 16
 
 
@@ -22,10 +22,10 @@ class Tile:
   Attributes:
     block_q: queries of a tile.
     block_k: keys of a tile.
-    warps: of 32 threads.
-    stages: how many tiles are in flight from memory, the one at work included.
-    masked: the length of the walked side where a mask applies, which costs registers.
-    masked_stages: how many tiles are in flight there, if fewer, for registers.
+    warps: warps of 32 threads.
+    stages: pipeline stages: tiles in flight from memory, the current one included.
+    masked: size of the walked side where a mask applies, which costs registers.
+    masked_stages: stages where a mask applies, if fewer, to save registers.
   """
 
   block_q: int
@@ -42,8 +42,8 @@ class Tiles:
 
   The forward schedule has the blocks (forward.block_q, forward.block_k); the backward
   one (queries.block_q, keys.block_k), which the two backward kernels walk in steps of
-  queries.block_k keys and of keys.block_q queries. `apart` has the gradients of keys
-  and of values made by a launch each: the scores once more, for fewer registers.
+  queries.block_k keys and of keys.block_q queries. With `apart` the gradients of keys
+  and of values take a launch each, which recomputes scores but needs fewer registers.
   """
 
   forward: Tile
@@ -53,22 +53,22 @@ class Tiles:
 
   @property
   def forward_blocks(self) -> tuple[int, int]:
-    """(queries, keys) of a block of the forward schedule."""
+    """Returns (queries, keys) of a block of the forward schedule."""
     return self.forward.block_q, self.forward.block_k
 
   @property
   def backward_blocks(self) -> tuple[int, int]:
-    """(queries, keys) of a block of the backward schedule."""
+    """Returns (queries, keys) of a block of the backward schedule."""
     return self.queries.block_q, self.keys.block_k
 
   def blocks(self, scores, shape) -> tuple[tuple[int, int], ...]:
-    """(block_q, block_k) of both schedules, whatever is scheduled."""
+    """Returns (block_q, block_k) of both schedules, for any scores and shape."""
     del scores, shape
     return self.forward_blocks, self.backward_blocks
 
 
 def check(tiles: Tiles, H: int, V: int, dtype, capability: int, cells: int = 0) -> None:
-  """Raises ValueError, naming value and rule, for tiles that cannot run."""
+  """Raises ValueError, with the value and the rule, for tiles that cannot run."""
   walked = {
     "forward": ("block_k", tiles.forward.block_k),
     "queries": ("block_k", tiles.keys.block_k),
@@ -103,13 +103,13 @@ def check(tiles: Tiles, H: int, V: int, dtype, capability: int, cells: int = 0) 
 
 
 def limit(capability: int) -> int:
-  """Bytes of shared memory a program may have; the least known for unknown chips."""
+  """Returns a program's shared memory limit in bytes; the least known for old chips."""
   known = [c for c in SHARED if c <= capability]
   return SHARED[max(known)] if known else min(SHARED.values())
 
 
 def cells_of(program) -> int:
-  """Bytes that the operands with a number for each query and key have for each."""
+  """Returns the bytes, for each score, of operands with an element for each score."""
   sizes = [(x.shape, jnp.dtype(x.dtype).itemsize) for x in program.operands]
   return sum(size for shape, size in sizes if shape[2] > 1 and shape[3] > 1)
 
@@ -117,10 +117,10 @@ def cells_of(program) -> int:
 def estimate(
   tile: Tile, kernel: str, H: int, V: int, dtype, capability: int, cells: int = 0
 ) -> int:
-  """Bytes of shared memory of one program, at least what the compiler reports.
+  """Estimates a program's bytes of shared memory: at least the compiler's report.
 
   Args:
-    tile: of the kernel.
+    tile: tile of the kernel.
     kernel: "forward", "decode", "queries", "tables" or "keys".
     H: size of a head of queries and keys.
     V: size of a head of values.
@@ -131,7 +131,7 @@ def estimate(
   size = jnp.dtype(dtype).itemsize
   h, v = Width.of(H).padded, Width.of(V).padded
   q, k = tile.block_q, tile.block_k
-  # A product of float32 is three of shorter numbers, of two parts of each.
+  # A float32 product is three shorter ones, with each factor in two parts.
   parts = 2 if size == 4 else 1
   still, moving = {
     "forward": (q * h, k * (h + v)),
@@ -141,14 +141,14 @@ def estimate(
     "keys": (k * (h + v), q * (h + v)),
   }[kernel]
   need = size * (still * parts + moving * tile.stages) + 1024
-  # Those come as keys and values do; the tile at work changes its layout.
+  # Operands are pipelined as keys and values are; the current tile changes its layout.
   need += cells * q * k * tile.stages
   if kernel == "keys":
     need += 8 * q * tile.stages
   tensor_memory = 100 <= capability < 120
   need += 256 * tensor_memory  # its barriers
   if kernel != "forward" and tensor_memory:
-    # What enters two products, at different stages of the pipeline, is held once more.
+    # Arrays that enter products at two stages of the pipeline are held once more.
     width = Width.of(H)
     again = width.padded + (width.first if width.second else 0)
     need += size * (k * again if kernel == "queries" else q * (again + v))
@@ -156,5 +156,5 @@ def estimate(
 
 
 def device() -> int:
-  """The compute capability of the GPU to run on; an H100's where that is no GPU."""
+  """Returns the compute capability of the target GPU, or an H100's without a GPU."""
   return target_capability() or 90
