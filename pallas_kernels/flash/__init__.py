@@ -6,9 +6,10 @@ Juechu Dong et al. Flex Attention. arXiv:2412.05496 (block lists, score function
   pallas   mosaic_tpu, for TPUs
   triton   triton_gpu, for NVIDIA GPUs, through jax-triton
 
-Both take all of `attnjax.core.scores` and any shape, with gradients by q, k, v, sinks,
-the bias and what a score function captures. What they cannot do they refuse with
-NotImplementedError. Two runs are equal to the bit: no sums by atomic operations.
+Both take all of `attnjax.core.scores` and any shape, with gradients with respect to q,
+k, v, sinks, the bias and the arrays that a score function captures. They raise
+NotImplementedError for problems that they cannot do. Two runs are equal to the bit:
+nothing is summed by atomic operations.
 """
 
 import functools
@@ -26,7 +27,7 @@ from pallas_kernels.calling import Kernel
 
 
 def _with_sinks(call, size, which, arguments):
-  """Sinks that differ along a mapped axis join the softmax afterwards."""
+  """Adds sinks that differ along a mapped axis after a kernel call without them."""
   q, k, v, sinks, *rest = arguments
   which = *which[:3], None, *which[4:]
   given = q, k, v, None, *rest
@@ -46,9 +47,9 @@ def attend(q, k, v, scores: Scores, *, sinks=None, scale, impl: str, tiles: Any 
     q: (B, T, N, H).
     k: (B, S, K, H), K divides N.
     v: (B, S, K, V).
-    scores: what is done to scores.
+    scores: the mask, bias and functions that are applied to q . k.
     sinks: (N,), or None.
-    scale: of q . k.
+    scale: what q . k is multiplied by.
     impl: one of `calling.BACKENDS`.
     tiles: the backend's Tiles; its defaults for the shape and device if None.
 
@@ -65,16 +66,16 @@ def prepared(
 ) -> Callable:
   """Returns the function of (q, k, v, sinks=, scale=) for these scores.
 
-  It is here that a backend refuses a problem, and that the scores' program is traced.
+  This is where a backend refuses a problem and the scores' program is traced.
 
   Args:
-    q: as in `attend`, as are all but:
-    k: keys.
-    v: values.
-    scores: what is done to scores.
-    impl: the backend.
-    tiles: the backend's Tiles.
-    tokens: how many queries and keys default tiles are for; all of them if None.
+    q: (B, T, N, H).
+    k: (B, S, K, H).
+    v: (B, S, K, V).
+    scores: as in `attend`.
+    impl: as in `attend`.
+    tiles: as in `attend`.
+    tokens: queries and keys that default tiles are chosen for; all of them if None.
 
   Raises:
     NotImplementedError: if the backend cannot do the problem.

@@ -1,7 +1,7 @@
-"""Triton source of a jaxpr of scalars, to run on tiles that broadcast.
+"""Translation of a scalar jaxpr to Triton source that runs on broadcasting tiles.
 
-Every value becomes one line. Literals become tensors of one element, since a number
-of Python would take the other operand's type, and helpers of Triton want tensors.
+Every equation becomes one line. Literals become tensors of one element: a Python number
+would take the other operand's type, and Triton's helpers want tensors.
 """
 
 import linecache
@@ -101,12 +101,12 @@ _FLOAT = {
 
 
 def translate(closed, arguments: Sequence[str], prefix: str = "x"):
-  """(lines of Triton, the names of the results) of a flat jaxpr of scalars.
+  """Returns (lines of Triton, names of the results) for a flat jaxpr of scalars.
 
   Args:
-    closed: a ClosedJaxpr of elementwise primitives, as `core.elementwise` makes them.
-    arguments: the names of its inputs in the source; tensors.
-    prefix: of the names of its values.
+    closed: a ClosedJaxpr of elementwise primitives, from `core.scalar_functions.trace`.
+    arguments: names of the jaxpr's inputs in the source, where they are tensors.
+    prefix: first letters of the names of intermediate values.
 
   Raises:
     NotImplementedError: naming a primitive that has no translation.
@@ -132,10 +132,10 @@ def translate(closed, arguments: Sequence[str], prefix: str = "x"):
 
 
 def functions(source: str) -> dict[str, Any]:
-  """The @triton.jit functions of a source text; the same text gives the same objects.
+  """Returns the namespace of a text of @triton.jit functions, cached by the text.
 
-  Triton reads a function's source again, so the text is kept where Python's own
-  tracebacks look for it, and no file is written.
+  Triton reads a function's source again, so the text is put into `linecache`, where
+  Python's tracebacks look for it, and no file is written.
   """
   if source not in _MADE:
     filename = f"<attnjax {zlib.crc32(source.encode()):08x}>"
@@ -207,7 +207,7 @@ def _pow(equation, given: list[str]) -> str:
   exponent = given[1]
   if not jnp.issubdtype(equation.invars[1].aval.dtype, jnp.floating):
     exponent = f"{exponent}.to(tl.float32)"
-  # Of negative numbers NaN, as JAX's of an exponent that is not whole.
+  # NaN for negative bases, as JAX gives for exponents that are not integers.
   power = f"tl.exp2({exponent} * tl.log2({given[0]}))"
   return f"tl.where({exponent} == 0, 1.0, {power})"
 

@@ -1,6 +1,6 @@
 # pyrefly: ignore-errors
 # Triton's language is typed by its own compiler.
-"""Functions of JAX that Triton's language lacks, to float32's digits."""
+"""Elementwise functions of JAX that Triton's language lacks, in float32 precision."""
 
 import triton
 import triton.language as tl
@@ -10,14 +10,14 @@ __all__ = ["expm1", "log1p", "round_away", "round_even", "tanh"]
 
 @triton.jit
 def expm1(x):
-  """exp(x) - 1: by its series where the difference would lose its digits."""
+  """Computes exp(x) - 1, by its series where the difference would lose digits."""
   near = x * (1 + x * (0.5 + x * (0.16666667 + x * (0.041666667 + x * 0.008333334))))
   return tl.where(tl.abs(x) < 0.1, near, tl.exp(x) - 1)
 
 
 @triton.jit
 def log1p(x):
-  """log(1 + x): Kahan's correction of the rounding of 1 + x."""
+  """Computes log(1 + x) with Kahan's correction for the rounding of 1 + x."""
   y = 1 + x
   rest = y - 1
   corrected = tl.log(y) * (x / tl.where(rest == 0, 1.0, rest))
@@ -26,21 +26,21 @@ def log1p(x):
 
 @triton.jit
 def round_away(x):
-  """The nearest whole number; of two, the one that is farther from 0."""
+  """Rounds to the nearest integer, and halves away from 0."""
   up = tl.floor(tl.abs(x) + 0.5)
   return tl.where(x < 0, -up, up)
 
 
 @triton.jit
 def round_even(x):
-  """The nearest whole number; of two, the even one."""
+  """Rounds to the nearest integer, and halves to the even one."""
   up = tl.floor(x + 0.5)
   return tl.where((up - x == 0.5) & (up != 2 * tl.floor(up * 0.5)), up - 1, up)
 
 
 @triton.jit
 def tanh(x):
-  """By the exponential; near 0, where the difference would lose digits, its series."""
+  """Computes tanh by exp2, and by its series near 0, where digits would be lost."""
   e = tl.exp2(-2.885390082 * tl.abs(x))
   far = (1 - e) / (1 + e)
   y = x * x
