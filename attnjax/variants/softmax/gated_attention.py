@@ -231,6 +231,7 @@ def _case(name, shapes, **options):
   return Case(name, _shapes(*shapes), {"causal": True} | options)
 
 
+_BIASED = _shapes(1, 9, 9, 2, 1, 8, 8, (2, 8)) | {"bias": (1, 2, 9, 9)}
 CASES = (
   _case("elementwise", (2, 65, 65, 4, 2, 8, 8, (4, 8))),
   _case("headwise", (2, 63, 63, 4, 2, 8, 6, (4, 1)), return_lse=True),
@@ -240,11 +241,7 @@ CASES = (
   _case("more_keys", (1, 7, 63, 2, 1, 8, 8, (2, 8)), scale=0.3),
   _case("more_queries", (1, 63, 7, 2, 1, 8, 8, (2, 1)), act="silu"),
   _case("segments", (2, 39, 39, 2, 1, 8, 8, (2, 8)), segment_ids=_packed),
-  Case(
-    "biased",
-    _shapes(1, 9, 9, 2, 1, 8, 8, (2, 8)) | {"bias": (1, 2, 9, 9)},
-    {"causal": True},
-  ),
+  Case("biased", _BIASED, {"causal": True}),
   _case("added", (1, 33, 33, 2, 2, 8, 8, (2, 8)), act="silu", combine="add"),
 )
 LAYER = {"dim": 32, "heads": 4, "kv_heads": 2}

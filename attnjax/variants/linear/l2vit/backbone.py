@@ -69,18 +69,14 @@ def Model(
   one_a_stage(dims=dims, depths=depths, heads=heads)
   stem, stages = _Stem(channels, dims[0], stem_strides, norm, rngs=rngs), []
   merges: list[Any] = [None]
-  layer = {
-    "norm": norm,
-    "den_min": den_min,
-    "position_kernel": position_kernel,
-    "local_kernel": local_kernel,
-  }
+  layer = dict(norm=norm, den_min=den_min, impl=impl)
+  layer |= dict(position_kernel=position_kernel, local_kernel=local_kernel)
   for stage, drops in enumerate(rates(drop, depths)):
     dim = dims[stage]
     if stage:
       merges.append(_Merge(dims[stage - 1], dim, rngs=rngs))
     options = {"heads": heads[stage], "hidden": int(mlp_ratio * dim), "rngs": rngs}
-    blocks = _blocks(dim, drops, options, layer | {"impl": impl}, window)
+    blocks = _blocks(dim, drops, options, layer, window)
     stages.append(Stage(blocks, remat=remat))
   last = layer_norm(dims[-1], EPSILON, rngs=rngs)
   head = nnx.Linear(dims[-1], classes, kernel_init=_INIT, rngs=rngs)

@@ -122,13 +122,8 @@ def Model(
     _Merge(below, dim, step, first=not stage, rngs=rngs)
     for stage, (below, dim, step) in enumerate(zip((channels, *dims), dims, strides))
   ]
-  given = {
-    "scale_by": scale_by,
-    "mask_padding": mask_padding,
-    "qkv_bias": qkv_bias,
-    "impl": impl,
-  }
-  given |= {"window": window, "rngs": rngs}
+  given = dict(scale_by=scale_by, mask_padding=mask_padding, qkv_bias=qkv_bias)
+  given |= dict(window=window, impl=impl, rngs=rngs)
   rates = transformer.rates(drop, tuple(2 * depth for depth in depths))
   stages = [
     Stage(_blocks(dim, int(mlp_ratio * dim), own, heads=count, **given), remat=remat)

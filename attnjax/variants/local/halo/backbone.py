@@ -150,11 +150,10 @@ def Model(
   """
   one_a_stage(widths=widths, depths=depths, heads=heads)
   stem, stages, below = _Stem(channels, widths[0], stem_pool, rngs=rngs), [], widths[0]
-  options = dict(
-    block=block, halo=halo, value_ratio=value_ratio, pool=pool, qkv_bias=qkv_bias
-  )
-  options |= dict(positional=positional, scale_positions=scale_positions, impl=impl)
-  options |= dict(true_offsets=true_offsets, mask_padding=mask_padding, rngs=rngs)
+  options = dict(block=block, halo=halo, value_ratio=value_ratio, pool=pool, impl=impl)
+  options |= dict(positional=positional, scale_positions=scale_positions)
+  options |= dict(true_offsets=true_offsets, mask_padding=mask_padding)
+  options |= dict(qkv_bias=qkv_bias, rngs=rngs)
   for stage, (width, depth, count) in enumerate(zip(widths, depths, heads)):
     dims = [below, *[int(width * bottleneck_ratio)] * depth]
     stages.append(Stage(_blocks(width, dims, count, stage > 0, options), remat=remat))
