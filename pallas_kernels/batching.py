@@ -14,13 +14,13 @@ _ROOM = 64 << 20
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-  """How the arrays of a pass lie, for meshes and for `jax.vmap`.
+  """The axes of a pass's arrays, for meshes and for `jax.vmap`.
 
   Attributes:
     inputs: for each argument, a PartitionSpec of the labels "batch" and "heads" of its
       axes, or a pytree of them (`attnjax.core.devices`). A batch is the first axis.
     outputs: as `inputs`, of the results, which all have a batch.
-    shared: the arguments whose batch may have the size 1, for all others: these are not
+    shared: the arguments whose batch may have size 1 and broadcast: these are not
       copied for the entries of a mapped axis.
     gradients: maps a result to the shared argument in whose shape it is the gradient.
     apart: computes a call in which an argument without a batch is mapped, by
@@ -41,10 +41,10 @@ class _Leaf:
 
   Attributes:
     array: with the mapped axis first, if it has it.
-    mapped: whether it has.
-    batch: whether it has a batch.
-    shared: whether its batch may have the size 1.
-    summed: whether a result is its gradient.
+    mapped: whether the array has the mapped axis.
+    batch: whether the array has a batch axis.
+    shared: whether the batch may have size 1.
+    summed: whether a result is the gradient by this array.
   """
 
   array: Any
@@ -55,11 +55,11 @@ class _Leaf:
 
   @property
   def rows(self) -> int:
-    """The size of the batch."""
+    """Returns the size of the batch."""
     return self.array.shape[1 if self.mapped else 0]
 
   def joined(self, size: int, rows: int):
-    """Returns the array as (size rows, ...), or (1, ...) if it is the same for all."""
+    """Returns the array as (size rows, ...), or (1, ...) if the batch shares it."""
     x = self.array
     if not self.batch:
       return x
@@ -70,7 +70,7 @@ class _Leaf:
     return x.reshape(size * rows, *x.shape[2:])
 
   def copied(self, size: int, rows: int) -> int:
-    """Returns the bytes that `joined` copies, and that a gradient of it takes more."""
+    """Returns the bytes that `joined` copies, those of the gradient included."""
     if not self.shared:
       return 0
     one = self.rows == 1
@@ -103,9 +103,9 @@ def mapped(call: Callable, layout: Layout, size: int, which, arguments):
   Args:
     call: made by `batched`.
     layout: of its arguments and results.
-    size: of the mapped axis, the first of the arrays that have it.
-    which: the tree of the arguments, with booleans: whether they have it.
-    arguments: with None in the place of an array that is not given.
+    size: of the mapped axis, which is the first axis of a mapped array.
+    which: a tree like `arguments` of booleans: whether an array is mapped.
+    arguments: the arrays; None for an array that is not given.
   """
   tree = jax.tree.structure(arguments)
   leaves = _leaves(layout, which, arguments)
@@ -148,7 +148,7 @@ def _is_spec(x) -> bool:
 
 
 def _summed(gradients, leaves: list[_Leaf]):
-  """Sums gradients (size, B, ...) to the batches of their arguments."""
+  """Reduces gradients (size, B, ...) to the batch sizes of their arguments."""
   flat, tree = jax.tree.flatten(gradients, is_leaf=lambda x: x is None)
   return tree.unflatten(
     x if x is None or leaf.rows > 1 else x.sum(axis=1, keepdims=True)

@@ -1,4 +1,4 @@
-"""How kernels are called: what is written once for all algorithms and backends.
+"""The calls of kernels: vmap, meshes and derivatives around the passes of a backend.
 
 A backend's module exports a `Kernel`, two passes over arrays on one device. Its
 algorithm's package says by two `Layout`s how the arrays of both lie, and composes
@@ -49,14 +49,14 @@ def _unchanged(shared, *arrays):
 
 @dataclasses.dataclass(frozen=True)
 class Kernel:
-  """An algorithm on one kind of machine: what `KERNEL` of a backend's module is.
+  """An algorithm on one kind of machine, the constant `KERNEL` of a backend's module.
 
   The passes know of one device and of one batch: `jax.vmap`, meshes and derivatives are
   around them, see `pallas_kernels.calling`. They take arrays, or pytrees of them, in
   the order of the algorithm's layouts, then constants by name.
 
   Attributes:
-    impl: its name among `BACKENDS`.
+    impl: the backend's name, a key of `BACKENDS`.
     forward: computes the results of arrays; (*arrays, tiles=, **constants).
     backward: computes the gradients, in the inputs' order, of what `forward` took, kept
       and gave, and of cotangents; (*arrays, tiles=, **constants).
@@ -75,7 +75,7 @@ class Kernel:
   prepared: Callable[..., Any] = _unchanged
 
   def no_tangent(self, *_: Any) -> Any:
-    """Stands in the place of the tangent map of kernels that have none."""
+    """Raises NotImplementedError: the tangent map of kernels that have none."""
     raise NotImplementedError(
       f"impl {self.impl!r} has first-order reverse derivatives only; impl 'xla' has jvp"
       " and derivatives of any order"
@@ -99,7 +99,7 @@ def load(package: str, impl: str) -> Kernel:
 
 @contextlib.contextmanager
 def needing(impl: str):
-  """Names, in the error of an import within it, who needs what."""
+  """Turns an ImportError inside the context into one that names `impl` and package."""
   try:
     yield
   except ImportError as error:
@@ -109,7 +109,7 @@ def needing(impl: str):
 
 
 def check_types(impl: str, known: tuple[str, ...], **arrays: Any) -> None:
-  """Raises NotImplementedError for arrays whose type is none of those known."""
+  """Raises NotImplementedError for arrays whose type is not in `known`."""
   for name, array in arrays.items():
     if array.dtype.name not in known:
       raise NotImplementedError(
@@ -120,12 +120,12 @@ def check_types(impl: str, known: tuple[str, ...], **arrays: Any) -> None:
 def spread(function: Callable, layout: Layout, **constants: Any) -> Callable:
   """Returns function(*arrays, **constants) on all devices, and under `jax.vmap`.
 
-  It has no derivative.
+  The result has no derivative.
 
   Args:
     function: a pass of a `Kernel`.
-    layout: of its arrays.
-    **constants: the same on all devices.
+    layout: of the pass's arrays.
+    **constants: options of the pass, equal on all devices.
   """
   function = batched(function, layout, **constants)
   return devices.per_device(function, layout.inputs, layout.outputs)
@@ -144,8 +144,8 @@ def triton(
     grid: programs along each axis.
     name: of the call in profiles.
     warps: of 32 threads, of a program.
-    stages: how many tiles are in flight from memory, the one at work included.
-    **constants: the kernel's numbers and constants by name.
+    stages: tiles in flight from memory, the current one included.
+    **constants: the kernel's scalars and constants by name.
 
   Raises:
     ImportError: without jax-triton, naming what is missing.
@@ -160,7 +160,7 @@ def triton(
     name=name,
     num_warps=warps,
     num_stages=stages,
-    # Of the chip that it is lowered for: jax-triton would ask the one that is here.
+    # Of the chip that the call is lowered for: jax-triton would ask the local one.
     compute_capability=target_capability(),
     backend_options=dict(enable_fp_fusion=True, ptx_version=PTX_VERSION),
     **constants,
@@ -168,7 +168,7 @@ def triton(
 
 
 def cost(flops: float, exponentials: float, arrays):
-  """Returns a `pl.CostEstimate`; `arrays`, or shapes, pass memory once."""
+  """Returns a `pl.CostEstimate`; `arrays`, or shapes, are read or written once."""
   from jax.experimental import pallas as pl
 
   size = sum(

@@ -1,10 +1,10 @@
 """Sequential kernels in two passes, where batch and heads alone do not fill a GPU.
 
-A state S that goes from token to token, S <- keep S + added, makes a program go through
-all chunks in a row. They are cut into P parts: what all but the last end with, had they
-started from nothing, is found at the same time; it says what each part starts from, and
-then all of them go at the same time, as they would have in a row. Twice the work, in
-chains of 2 / P of the length.
+A state S that is carried from token to token, S <- keep S + added, makes a program go
+through all chunks in sequence. Here the chunks are cut into P parts. The first pass
+computes, in parallel, the state after each part but the last from a zero state; a scan
+over these gives the state that each part starts from; the second pass computes all
+parts in parallel. This is twice the work, in chains of 2 / P of the length.
 
 Guy Blelloch. Prefix Sums and Their Applications. 1990.
 """
@@ -15,8 +15,8 @@ import jax.numpy as jnp
 from attnjax.core import devices
 
 # Multiprocessors, and the programs of four warps that each runs at a time. An A100 has
-# 108 of them, an H100 132, a B200 148. One number for all: a program that is made for
-# another machine's GPU, or for a part of one, is the same as one made there.
+# 108 of them, an H100 132, a B200 148. One constant for all: a program compiled for
+# another machine's GPU, or for a part of a GPU, equals one compiled there.
 PROCESSORS, RESIDENT = 128, 4
 # The least chunks of a part, and the least parts that make up for the second pass.
 CHUNKS, LEAST = 8, 4
@@ -24,11 +24,11 @@ _UNROLL = 16
 
 
 def number(programs: int, chunks: int) -> int:
-  """How many parts to cut the tokens into.
+  """Returns how many parts to cut the tokens into.
 
   Args:
-    programs: of one part; where there are enough, 1 is the answer.
-    chunks: that follow each other.
+    programs: of one part; if they fill the GPU, the result is 1.
+    chunks: of the sequence.
   """
   if not 0 < programs < PROCESSORS:
     return 1
@@ -37,17 +37,17 @@ def number(programs: int, chunks: int) -> int:
 
 
 def span(parts: int, chunks: int) -> int:
-  """The chunks of each part but the last, which has those that are left."""
+  """Returns the chunks of each part but the last, which has the remaining ones."""
   return -(-chunks // min(parts, chunks))
 
 
 def starts(kept, ends, first):
-  """(parts, *B, ...): the states that parts start from, in the order they are passed.
+  """Returns the states (parts, *B, ...) that the parts start from, in scan order.
 
   Args:
-    kept: (parts - 1, *B), what each part but the last keeps of the state before it.
-    ends: (parts - 1, *B, ...), its state after it if there was none before.
-    first: (*B, ...), the state before them all; None for zeros.
+    kept: (parts - 1, *B), the factor by which each part but the last decays a state.
+    ends: (parts - 1, *B, ...), the state after each of these parts from a zero state.
+    first: (*B, ...), the state before all parts; None for zeros.
   """
   first = jnp.zeros_like(ends[0]) if first is None else first
   first = devices.vary_like(first.astype(ends.dtype), ends)

@@ -1,4 +1,4 @@
-"""Causal linear attention with decay, its state in fast memory: one contract.
+"""Causal linear attention with decay in fused kernels, for TPUs and GPUs.
 
   S_t = exp(g_t) S_{t-1} + k_t v_t^T,   o_t = scale q_t S_t
 
@@ -15,8 +15,8 @@ and in reverse, with R the gradient by the state after the chunk and M = dO V^T 
   R <- exp(G_last) R + scale (exp(G) * Q)^T dO
   dg_t = sum_{r >= t} (q_r . dq_r - k_r . dk_r) + <R, S after the chunk>, R before it
 
-where the last line is made as a sum of what is written before t and read at t or
-later: none of its terms is subtracted again, whose rounding other tokens would feel.
+where the last line is computed as the sum of what is written before t and read at t or
+later: no term is added and subtracted again, which would leave rounding errors.
 Every exponent is <= 0 before it is exponentiated, and as exact as if it were summed
 over the tokens between two alone (`decays`): g may be -inf, which resets the state.
 
@@ -61,13 +61,14 @@ from pallas_kernels import calling
 from pallas_kernels.batching import Layout
 from pallas_kernels.calling import Kernel
 
-# The names, for `jax.checkpoint_policies`, of what need not be computed again.
+# The names, for `jax.checkpoint_policies`, of the results that may be saved.
 SAVED = ("decayed_linear_out", "decayed_linear_state")
 
 _ROWS, _STATE = P("batch", None, "heads"), P("batch", "heads")
-# q, k, v, log_decay, initial state, documents; a log_decay may be the same for a batch.
+# q, k, v, log_decay, initial state, documents; the batch may share a log_decay.
 FORWARD = Layout((*[_ROWS] * 4, _STATE, P("batch")), (_ROWS, _STATE), shared=(3,))
-# The same, and the cotangents; gradients by the first five, log_decay's (B, T, N).
+# FORWARD's inputs and the cotangents; gradients by the first five, log_decay's
+# (B, T, N).
 BACKWARD = Layout(
   (*FORWARD.inputs, _ROWS, _STATE), (*[_ROWS] * 4, _STATE), shared=FORWARD.shared
 )
@@ -91,9 +92,9 @@ def attend(
     q: queries.
     k: keys; query head n reads key head n K // N.
     v: values.
-    log_decay: g above, <= 0; a size of 1 is the same for all. None is no decay.
-    initial_state: the state before the first token; it belongs to its segment.
-    segment_ids: a document is a run of equal ids and sees itself only.
+    log_decay: g above, <= 0; axes of size 1 broadcast. None is no decay.
+    initial_state: the state before the first token, of the first token's segment.
+    segment_ids: a document is a run of equal ids; tokens see only their document.
     scale: multiplies the output.
     impl: one of `calling.BACKENDS`.
     tiles: a backend's Tiles; its defaults for the shape and device if None.
@@ -114,7 +115,9 @@ def attend(
 def prepared(q, k, v, *, impl: str, tiles: Any = None) -> Callable:
   """Returns `attend` by one backend, for arrays of these types and shapes.
 
-  It is here that a backend refuses a problem.
+  Raises:
+    NotImplementedError: if the backend cannot do the problem.
+    ImportError: if what the backend needs is not installed.
   """
   linear.check(q, k, v)
   kernel = calling.load(__name__, impl)
@@ -169,7 +172,7 @@ def _run(
 
 
 def supports(q: Array, k: Array, v: Array, impl: str, sizes: int) -> None:
-  """Raises NotImplementedError for types, or heads beyond `sizes`, of no kernel."""
+  """Raises NotImplementedError for types, or heads beyond `sizes`, without a kernel."""
   for name, x in (("q", q), ("k", k), ("v", v)):
     if x.dtype.name not in ("float32", "bfloat16", "float16"):
       raise NotImplementedError(

@@ -1,4 +1,4 @@
-"""The sums of decays that kernels are given, of which differences keep all digits."""
+"""Cumulative sums of log decays for kernels, whose differences are exact."""
 
 import math
 
@@ -8,22 +8,22 @@ from jaxtyping import Array, Float
 from attnjax.core.recurrence import linear
 
 LOG2E = 1.4426950408889634
-# Bits of a float32, and the most that a token adds to a sum.
+# Bits of a float32 significand, and the most that a token adds to a sum.
 _BITS = 24
 _MOST = LOG2E * abs(linear.LOWEST["float32"])
 
 
 def sums(log_decay: Float[Array, "#B T #N"], chunk: int) -> Float[Array, "#B #N 2 t"]:
-  """Sums of log2 decays from each chunk's start, as high and low parts to be added.
+  """Returns the sums of log2 decays from each chunk's start, as high and low parts.
 
-  The weight of a pair of tokens is a power of the difference of two sums. In a single
-  number, the small decays would lose their digits behind one token that resets the
-  state. Here the high parts are multiples of a power of 2 that is large enough for
-  them and their differences to be exact; what is left, the low part, stays below 1.
+  The weight of a pair of tokens is 2 to the difference of two sums. In a single float,
+  small decays would lose their digits behind one token that resets the state. Here the
+  high parts are multiples of a power of 2 that is large enough for them and their
+  differences to be exact; the low part is the remainder. A sum is high + low.
 
   Args:
     log_decay: from `linear.each_token`, none below `linear.LOWEST`.
-    chunk: tokens of a chunk, with which t, the tokens, are filled up.
+    chunk: tokens of a chunk; t is T, padded to whole chunks.
   """
   x = LOG2E * log_decay.astype(jnp.float32).swapaxes(1, 2)
   x = jnp.pad(x, ((0, 0), (0, 0), (0, -x.shape[2] % chunk)))

@@ -1,18 +1,18 @@
-"""Prefix softmax with scores and states that never leave fast memory: one contract.
+"""Prefix softmax in fused kernels, for TPUs and GPUs.
 
   top[k] = max_{i <= k} s[i],  total[k] = sum_{i <= k} exp(s[i] - top[k])
   out[k] = sum_{i <= k} exp(s[i] - top[k]) v[i] / total[k]
 
-Leo Feng et al. Attention as an RNN. 2024. arXiv:2405.13956. The algebra and its way
-back are those of `attnjax.core.recurrence.prefix`. top and total, T N elements each,
-are made before by XLA, so that a chunk of C tokens is one product of matrices, and
-nothing has to be rescaled:
+Leo Feng et al. Attention as an RNN. 2024. arXiv:2405.13956. The algebra and its
+derivatives are those of `attnjax.core.recurrence.prefix`. XLA computes top and total,
+T N elements each, beforehand, so that a chunk of C tokens is one product of matrices,
+and nothing has to be rescaled:
 
   W[r, c] = exp(s[c] - top[r]) / total[r], c <= r
   keep[r] = exp(top[before] - top[r]) total[before] / total[r]
   out     = W v + keep state         state <- the last row of out
 
-and back, from the last chunk to the first, with delta = do . out - dlse:
+and in the backward pass, from the last chunk on, with delta = do . out - dlse:
 
   tail[c] = W[last, c]
   dv      = W^T do + tail A          A <- keep^T do + keep[last] A
@@ -58,7 +58,7 @@ def prefix(
   """Returns (out (B, T, N, E), lse (B, T, N) float32, State) by a backend's kernels.
 
   Args:
-    scores: (B, T, N), -inf for a token that does not count.
+    scores: (B, T, N), -inf for a token that is masked.
     values: (B, T, N, E).
     initial: the State before the first token, or None.
     segment_ids: (B, T), a document is a run of equal ids; or None.
@@ -78,7 +78,9 @@ def prefix(
 def prepared(scores, values, *, impl: str, tiles: Any = None) -> Callable:
   """Returns `prefix` by one backend, for arrays of these types and shapes.
 
-  It is here that a backend refuses a problem.
+  Raises:
+    NotImplementedError: if the backend cannot do the problem.
+    ImportError: if what the backend needs is not installed.
   """
   plain.check(scores, values)
   kernel = calling.load(__name__, impl)

@@ -1,8 +1,8 @@
-"""What parts of the tokens end with if they start from nothing: sums by known weights.
+"""The final state of each part of the tokens from a zero state, as a weighted sum.
 
-The greatest scores and totals of all rows are known before, so that a part has no need
-to go from chunk to chunk for its end: it is one weighted sum of its values, and of the
-cotangents in reverse, which XLA makes of all parts in one kernel that reads them once.
+The greatest scores and totals of all rows are known beforehand, so that a part needs no
+scan over its chunks: its final state is one weighted sum of its values, in reverse of
+the cotangents, which XLA computes for all parts in one kernel that reads them once.
 """
 
 import jax.numpy as jnp
@@ -11,11 +11,11 @@ from attnjax.core.recurrence.prefix import Weights
 
 
 def forward(weights: Weights, values, size: int, parts: int):
-  """What parts but the last, of `size` tokens each, make of the state.
+  """Computes the effect on the state of each part but the last, of `size` tokens.
 
   Returns:
-    (parts - 1, B, N), what is kept of the state before each, and (parts - 1, B, N, E),
-    its state after it if there was none before.
+    (parts - 1, B, N), the factor by which each part decays the state, and
+    (parts - 1, B, N, E), the state after each part from a zero state.
   """
 
   def cut(x):
@@ -34,13 +34,15 @@ def forward(weights: Weights, values, size: int, parts: int):
 
 
 def backward(weights: Weights, g, delta, size: int, parts: int, length: int):
-  """The same in reverse: the first part are the last `size` of `length` tokens.
+  """Computes the effect of parts on the gradients, from the last part to the second.
 
-  Tokens are filled up to `length`, but not by as many as a part has.
+  The first result is of the last `size` of `length` tokens. Tokens are padded to
+  `length`, by less than a part.
 
   Returns:
-    (parts - 1, B, N) as of `forward`; (parts - 1, B, N, E), the gradient by the state
-    before each if none comes from behind it; the same, without E, of the deltas.
+    (parts - 1, B, N), the decay factors as in `forward`; (parts - 1, B, N, E), the
+    gradients A by the state before each part from a zero gradient after it;
+    (parts - 1, B, N), the sums b of the deltas.
   """
   begin = length - (parts - 1) * size
 
@@ -61,11 +63,11 @@ def backward(weights: Weights, g, delta, size: int, parts: int, length: int):
 
 
 def _kept(before, top, share):
-  """What rows keep of the state before their part."""
-  # If there is none, before is no lower bound of top.
+  """Returns each row's weight of the state before its part."""
+  # Where a row sees no state from before, `before` is no lower bound of top.
   return jnp.exp(jnp.minimum(before[0] - top, 0)) * before[1] * share
 
 
 def _sums(x):
-  """(parts, B, ...) of (B, parts, size, ...)."""
+  """Adds up (B, parts, size, ...) over the tokens of a part, to (parts, B, ...)."""
   return jnp.moveaxis(x.sum(axis=2), 1, 0)

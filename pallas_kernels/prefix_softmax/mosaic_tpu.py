@@ -18,10 +18,10 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 @dataclasses.dataclass(frozen=True)
 class Tiles:
-  """How the work is cut.
+  """The tile sizes of the kernels.
 
   Attributes:
-    rows: tokens of a grid step, a multiple of 128, the tokens of a chunk.
+    rows: tokens of a grid step, a multiple of the 128 tokens of a chunk.
     memory: bytes of fast memory (VMEM) that a kernel may take.
   """
 
@@ -40,7 +40,7 @@ def supports(scores, values) -> None:
 
 
 def fitting(values) -> Tiles:
-  """The default tiles for values (B, T, N, E), an array or its shape."""
+  """Returns the default tiles for values (B, T, N, E), an array or its shape."""
   T, E = values.shape[1], values.shape[3]
   rows = 1024
   while rows > LANES and estimate(Tiles(rows), E, values.dtype) > 24 << 20:
@@ -49,7 +49,7 @@ def fitting(values) -> Tiles:
 
 
 def estimate(tiles: Tiles, size: int, dtype) -> int:
-  """Bytes of fast memory that the backward kernel, the larger one, takes at most."""
+  """Returns an upper bound of the backward kernel's VMEM in bytes, the larger one."""
   width = _ceil(size)
   blocks = 2 * 3 * tiles.rows * width * jnp.dtype(dtype).itemsize
   lines = 2 * 9 * 8 * tiles.rows * 4
@@ -58,7 +58,7 @@ def estimate(tiles: Tiles, size: int, dtype) -> int:
 
 
 def forward(weights: Weights, values, start, *, tiles: Tiles | None):
-  """(out, its last row): see `attnjax.core.recurrence.prefix.Form`."""
+  """Computes (out, its last row), see `attnjax.core.recurrence.prefix.Form`."""
   B, T, N, E = values.shape
   tiles = tiles or fitting(values)
   _check(tiles, E, values.dtype)
@@ -86,7 +86,7 @@ def forward(weights: Weights, values, start, *, tiles: Tiles | None):
 
 
 def backward(weights: Weights, values, g, delta, a, b, *, tiles: Tiles | None):
-  """(dscores, dvalues, A, b): see `attnjax.core.recurrence.prefix.Form`."""
+  """Computes (dscores, dvalues, A, b), see `attnjax.core.recurrence.prefix.Form`."""
   B, T, N, E = values.shape
   tiles = tiles or fitting(values)
   _check(tiles, E, values.dtype)
@@ -125,7 +125,7 @@ def backward(weights: Weights, values, g, delta, a, b, *, tiles: Tiles | None):
 
 
 def _check(tiles: Tiles, size: int, dtype) -> None:
-  """Raises ValueError, naming value and rule, for tiles that cannot be."""
+  """Raises ValueError, naming value and rule, for tiles that cannot run."""
   if tiles.rows < 1 or tiles.rows % LANES:
     raise ValueError(f"tiles.rows {tiles.rows} is not a multiple of {LANES}")
   need = estimate(tiles, size, dtype)
@@ -137,7 +137,7 @@ def _check(tiles: Tiles, size: int, dtype) -> None:
 
 
 def _specs(rows: int, width: int, place):
-  """Blocks of a line of numbers, of values, of a state, of documents."""
+  """Returns the specs of a line (B, N, 1, T), of values, of a state, of documents."""
   return (
     pl.BlockSpec((None, None, 1, rows), lambda b, n, i: (b, n, 0, place(i))),
     pl.BlockSpec((None, rows, width), lambda b, n, i: (b, place(i), n)),
@@ -160,10 +160,10 @@ def _parameters(tiles: Tiles):
 
 
 def _lines(weights: Weights, rows: int):
-  """The weights as lines (B, N, 1, rows); what fills them up weighs nothing."""
+  """Returns the weights as lines (B, N, 1, rows); padding has the weight 0."""
   first, now = weights.first, (weights.top, weights.total)
   if rows > weights.scores.shape[1]:
-    # Before what fills up stands the last token, or its chunks would shrink the state.
+    # `before` of the padding is the last token's: padding must not decay the state.
     before = (
       jnp.concatenate([x, y[:, -1:]], axis=1) for x, y in zip(weights.before, now)
     )
@@ -177,17 +177,17 @@ def _lines(weights: Weights, rows: int):
 
 
 def _line(x, rows: int, fill: float | None = 0.0):
-  """(B, T, N) -> (B, N, 1, rows), filled up with `fill` or the last number."""
+  """Returns (B, T, N) as (B, N, 1, rows), padded with `fill` or the last element."""
   return _end(x.astype(jnp.float32).swapaxes(1, 2), 2, rows, fill)[:, :, None]
 
 
 def _state(x, width: int):
-  """(B, N, E) -> (B, N, 1, width)."""
+  """Returns (B, N, E) as (B, N, 1, width), padded with zeros."""
   return _end(x.astype(jnp.float32), 2, width)[:, :, None]
 
 
 def _pack(x, rows: int, width: int):
-  """(B, T, N, E) -> (B, rows, N width): a head is a slice of whole lanes."""
+  """Returns (B, T, N, E) as (B, rows, N width): a head is a slice of whole lanes."""
   B, _, N, _ = x.shape
   x = x.astype(jnp.float32) if x.dtype == jnp.float16 else x
   return _end(_end(x, 1, rows), 3, width).reshape(B, rows, N * width)
@@ -200,7 +200,7 @@ def _unpack(x, like):
 
 
 def _end(x, axis: int, size: int, fill: float | None = 0.0):
-  """The array with numbers appended on an axis until it has that size."""
+  """Pads an axis at its end to `size`, with `fill`, or the last element if None."""
   if x.shape[axis] == size:
     return x
   widths = [(0, 0)] * x.ndim

@@ -1,9 +1,8 @@
 """The TPU kernels: grid (B, N, block of tokens), chunks of 128 tokens in a block.
 
-The scores' distance to the greatest is exact, and is brought to units of ln 2 after
-that, so that the exponential is 2^x. The state passes from
-chunk to chunk, in the backward kernel from the last to the first; the products of a
-chunk do not wait for it.
+The difference of a score and the greatest is exact; only it is multiplied by log2(e),
+so that the exponential is 2^x. The state passes from chunk to chunk, in the backward
+kernel from the last to the first; the products of a chunk do not wait for the state.
 """
 
 import math
@@ -17,7 +16,7 @@ LOG2E = math.log2(math.e)
 
 
 def forward(packed, s, top, share, before, sums, first, v, start, out, last, state):
-  """One block; `packed`: there are documents, and rows see but their own."""
+  """Computes one block; if `packed`, rows see only their own document."""
   i = pl.program_id(2)
 
   @pl.when(i == 0)
@@ -68,7 +67,7 @@ def backward(
   state,
   total,
 ):
-  """One block; the grid's last axis goes from the last block to the first."""
+  """Computes one block; the last grid axis goes from the last block to the first."""
   i = pl.program_id(2)
   block = pl.num_programs(2) - 1 - i
 
@@ -98,7 +97,7 @@ def backward(
     tail = _where(reaches, _power(power - end)) * part_of_end
     into = _keep(before[:, part], sums[:, part], line, goes_on) * part_of
     grad, value = g[part, :], v[part, :]
-    # The state's share is some rows more of the same product.
+    # The state's share takes a few more rows of this product.
     more = jnp.broadcast_to(into, (16, SIZE))
     product = _product(jnp.concatenate([weight, more]), grad)
     dvalue = product[:SIZE] + _across(tail, width) * own
@@ -124,8 +123,8 @@ def _power(distance):
 
 
 def _keep(before, sums, top, goes_on):
-  """What rows keep of the state before the chunk, times their totals."""
-  # If there is none, before is no lower bound of top.
+  """Returns each row's weight of the state before the chunk, times the row's total."""
+  # Where a row sees no state from before, `before` is no lower bound of top.
   power = _power(jnp.minimum(before[:, :1] - top, 0.0))
   return _where(goes_on, power * sums[:, :1])
 
@@ -142,10 +141,10 @@ def _product(weight, x):
 
 
 def _spread(line):
-  """A line (1, n) down the sublanes, the same in all lanes: (n, 128)."""
+  """Returns a line (1, n) down the sublanes, broadcast to all lanes: (n, 128)."""
   return jnp.broadcast_to(line, (SIZE, line.shape[1])).T
 
 
 def _across(columns, width: int):
-  """Columns (n, 128) that are the same in all lanes, as (n, width)."""
+  """Returns columns (n, 128), equal in all lanes, as (n, width)."""
   return columns if width == SIZE else jnp.tile(columns, (1, width // SIZE))

@@ -1,7 +1,7 @@
 """Prefix softmax on GPUs: Triton kernels called through jax-triton.
 
-Where batch, heads and pieces of a value are few, the tokens are cut into parts that go
-at the same time (`in_parts`), from what sums of the parts before say (`ends`).
+Where batch, heads and tiles of a value are few, the tokens are cut into parts that run
+in parallel (`in_parts`), from states that sums over the parts before give (`ends`).
 """
 
 import dataclasses
@@ -20,14 +20,14 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 @dataclasses.dataclass(frozen=True)
 class Tiles:
-  """How the work is cut.
+  """The tile sizes of the kernels.
 
   Attributes:
     size: tokens of a chunk.
-    width: numbers of a value that a program holds.
+    width: elements of a value that a program holds.
     warps: of 32 threads.
-    stages: how many chunks are in flight from memory, the one at work included.
-    parts: of whole chunks, at most, that go at the same time.
+    stages: chunks in flight from memory, the current one included.
+    parts: the most parts of whole chunks that run in parallel.
   """
 
   size: int
@@ -43,7 +43,7 @@ def supports(scores, values) -> None:
 
 
 def fitting(values) -> Tiles:
-  """The default tiles for values (B, T, N, E), an array or its shape."""
+  """Returns the default tiles for values (B, T, N, E), an array or its shape."""
   B, T, N, E = values.shape
   size = 64 if jnp.dtype(values.dtype).itemsize == 2 else 32
   size, width = min(size, max(16, _power(T))), min(64, max(16, _power(E)))
@@ -54,7 +54,7 @@ def fitting(values) -> Tiles:
 
 
 def forward(weights: Weights, values, start, *, tiles: Tiles | None):
-  """(out, its last row): see `attnjax.core.recurrence.prefix.Form`."""
+  """Computes (out, its last row), see `attnjax.core.recurrence.prefix.Form`."""
   B, _, N, E = values.shape
   tiles = tiles or fitting(values)
   _check(tiles)
@@ -79,7 +79,7 @@ def forward(weights: Weights, values, start, *, tiles: Tiles | None):
 
 
 def backward(weights: Weights, values, g, delta, a, b, *, tiles: Tiles | None):
-  """(dscores, dvalues, A, b): see `attnjax.core.recurrence.prefix.Form`."""
+  """Computes (dscores, dvalues, A, b), see `attnjax.core.recurrence.prefix.Form`."""
   B, T, N, E = values.shape
   tiles = tiles or fitting(values)
   _check(tiles)
@@ -111,7 +111,7 @@ def backward(weights: Weights, values, g, delta, a, b, *, tiles: Tiles | None):
 
 
 def _check(tiles: Tiles) -> None:
-  """Raises ValueError, naming value and rule, for tiles that cannot be."""
+  """Raises ValueError, naming value and rule, for tiles that cannot run."""
   for field in ("size", "width"):
     value = getattr(tiles, field)
     if value < 16 or value & (value - 1):
@@ -121,7 +121,7 @@ def _check(tiles: Tiles) -> None:
 
 
 def _cut(x, tiles: Tiles) -> tuple[int, int, int]:
-  """(chunks of a part, parts, tokens with those that fill the last part up)."""
+  """Returns (chunks of a part, parts, tokens with the padding of the last part)."""
   chunks = -(-x.shape[1] // tiles.size)
   span = in_parts.span(tiles.parts, chunks)
   parts = -(-chunks // span)
@@ -139,7 +139,7 @@ def _constants(values, tiles: Tiles) -> dict:
     SIZE=tiles.size,
     LENGTH=length,
     SPAN=span,
-    # Three products of the tensor cores' 19-bit floats give float32's digits.
+    # Three products of the tensor cores' 19-bit floats give float32's precision.
     PRECISION="tf32x3" if values.dtype == jnp.float32 else "ieee",
     warps=tiles.warps,
     stages=tiles.stages,
@@ -147,14 +147,14 @@ def _constants(values, tiles: Tiles) -> dict:
 
 
 def _lines(weights: Weights, tiles: Tiles) -> tuple[Any, ...]:
-  """Weights (B, N, length), and documents; what fills them up weighs nothing."""
+  """Returns the weights (B, N, length) and documents; padding has the weight 0."""
   span, parts, length = _cut(weights.scores, tiles)
   first, before, now = weights.first, weights.before, (weights.top, weights.total)
   if first is not None:
     first = _line(first[..., None], length)[:, 0]
     first -= jnp.repeat(jnp.arange(parts) * span * tiles.size, span * tiles.size)
   if length > weights.scores.shape[1]:
-    # Before what fills up stands the last token, or its chunks would shrink the state.
+    # `before` of the padding is the last token's: padding must not decay the state.
     before = (jnp.concatenate([x, y[:, -1:]], axis=1) for x, y in zip(before, now))
   return (
     _line(weights.scores, length, -jnp.inf),
@@ -164,7 +164,7 @@ def _lines(weights: Weights, tiles: Tiles) -> tuple[Any, ...]:
 
 
 def _line(x, length: int, fill: float | None = None):
-  """(B, T, N) -> (B, N, length), filled up with `fill` or the last number."""
+  """Returns (B, T, N) as (B, N, length), padded with `fill` or the last element."""
   widths = ((0, 0), (0, 0), (0, length - x.shape[1]))
   x = x.swapaxes(1, 2)
   if fill is None:
@@ -173,7 +173,7 @@ def _line(x, length: int, fill: float | None = None):
 
 
 def _power(size: int) -> int:
-  """The least power of two that is at least size."""
+  """Returns the least power of two that is at least `size`."""
   return 1 << (size - 1).bit_length()
 
 

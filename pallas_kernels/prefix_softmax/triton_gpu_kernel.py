@@ -4,11 +4,11 @@
 
 The grid (B N, parts, pieces of the value) is of one axis, since CUDA's others end at
 65 535. A part has SPAN chunks and is a sequence of its own, from a state of its own.
-The scores' distance to the greatest is exact, and is brought to units of ln 2 after
-that, so that the exponential is 2^x. A program holds the state of a piece of WIDTH
-numbers of one head; the backward kernel goes from the last chunk to the first. Lines of
-numbers are (B, N, LENGTH), filled up to whole parts; first, (B, LENGTH), counts from
-where the token's part begins.
+The difference of a score and the greatest is exact; only it is multiplied by log2(e),
+so that the exponential is 2^x. A program holds the state of a piece of WIDTH elements
+of one head; the backward kernel goes from the last chunk to the first. Lines are
+(B, N, LENGTH), padded to whole parts; first, (B, LENGTH), counts from the first token
+of the token's part.
 """
 
 import triton
@@ -22,14 +22,14 @@ def _power(distance):
 
 @triton.jit
 def _keep(before, sums, top):
-  """What rows keep of the state before the chunk, times their totals."""
-  # If there is none, before is no lower bound of top.
+  """Returns each row's weight of the state before the chunk, times the row's total."""
+  # Where a row sees no state from before, `before` is no lower bound of top.
   return _power(tl.minimum(before - top, 0.0)) * sums
 
 
 @triton.jit
 def _load(array, begin, c, e, T, N: tl.constexpr, E: tl.constexpr):
-  """Rows begin + c, columns e of a head of an array (T, N, E), 0 where it has none."""
+  """Loads rows begin + c, columns e of a head of (T, N, E); 0 beyond the array."""
   array += tl.cast(begin, tl.int64) * (N * E)  # which may be beyond 2^31
   return tl.load(
     array + c[:, None] * (N * E) + e[None, :],
@@ -69,7 +69,7 @@ def forward_kernel(
   SPAN: tl.constexpr,
   PRECISION: tl.constexpr,
 ):
-  """Gives out (B, T, N, E) and its last row (B, N, E); start (parts, B, N, E)."""
+  """Computes out (B, T, N, E) and its last row (B, N, E); start (parts, B, N, E)."""
   pieces: tl.constexpr = (E + WIDTH - 1) // WIDTH
   parts: tl.constexpr = LENGTH // (SPAN * SIZE)
   piece, place = tl.program_id(0) % pieces, tl.program_id(0) // pieces
@@ -139,7 +139,7 @@ def backward_kernel(
   SPAN: tl.constexpr,
   PRECISION: tl.constexpr,
 ):
-  """Gives dv, and ds and b for each piece of the value: they are to be summed.
+  """Computes dv, and ds and b for each piece of the value, to be summed.
 
   a0 (parts, B, N, E), b0 (parts, B, N), the first part being that of the last tokens.
   """
@@ -161,7 +161,7 @@ def backward_kernel(
   T -= skipped
   e = piece * WIDTH + tl.arange(0, WIDTH)
   c = tl.arange(0, SIZE)
-  # What does not depend on the value's numbers is for the first piece to add.
+  # Terms that do not depend on the value are added by the first piece.
   once = tl.where(piece == 0, 1.0, 0.0)
   own = tl.load(a0 + (part * lines + line) * E + e, mask=e < E, other=0.0)
   total = tl.load(b0 + part * lines + line) * once

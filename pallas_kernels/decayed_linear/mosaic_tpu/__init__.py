@@ -1,8 +1,8 @@
 """Linear attention with decay on TPUs: Pallas kernels for Mosaic.
 
 Chunks follow each other on the grid's last axis and hand the state over in fast
-memory. The backward pass makes the states before each chunk again, by one product a
-chunk, and then goes through the chunks in reverse: nothing is kept for it.
+memory. The backward pass recomputes the states before each chunk, by one product a
+chunk, and then goes through the chunks in reverse: the forward pass saves nothing.
 """
 
 import jax
@@ -36,7 +36,7 @@ def supports(q, k, v) -> None:
 
 
 def fitting(q, k, v) -> Tiles:
-  """The default tiles for arrays, or their shapes, on the device they will be on."""
+  """Returns the default tiles for arrays, or their shapes, on the target device."""
   return defaults(q, k, v, target_kind() if target_platform() == "tpu" else "")
 
 
@@ -77,7 +77,7 @@ def backward(q, k, v, log_decay, state, documents, g, g_state, *, scale, tiles, 
 
 
 def _gradient(x, like):
-  """The gradient of each query head, summed over those that share a key's."""
+  """Returns a packed gradient in the shape of `like`, summed over grouped heads."""
   x = layout.unpack(x, like.shape[1])
   if x.shape[2] > like.shape[2]:
     x = x.reshape(*like.shape[:3], -1, x.shape[3]).sum(axis=3)
@@ -105,13 +105,13 @@ def _packed(x: jax.Array, plan: Plan) -> jax.Array:
 
 
 def _lines(log_decay, documents, plan: Plan):
-  """What `plan.decays` is given, for the whole sequence."""
+  """Returns (sums, documents, ends), the arguments of `plan.decays`, of all chunks."""
   sums = None if log_decay is None else decays.sums(log_decay, plan.chunk)
   return sums, *_documents(documents, plan)
 
 
 def _documents(documents, plan: Plan):
-  """(documents (B, 1, tokens), the ones before each chunk and at the end, flat)."""
+  """Returns documents (B, 1, tokens), and those before each chunk and last, flat."""
   if documents is None:
     return None, None
   beyond = plan.chunks * plan.chunk - documents.shape[1]
@@ -121,7 +121,7 @@ def _documents(documents, plan: Plan):
 
 
 def _limit(memory: int) -> int:
-  """What is asked of the compiler, which has its own needs beside the estimate."""
+  """Returns the compiler's VMEM limit in bytes: the estimate and 8 MiB of slack."""
   return memory + (8 << 20)
 
 

@@ -1,8 +1,8 @@
 """The backward kernel: grid (B, heads, chunk), chunks in reverse.
 
 The gradient by the state stays in fast memory. Scores have keys down the sublanes.
-Each query head writes its own gradients by keys and values; grouped heads' are summed
-outside.
+Each query head writes its own gradients by keys and values; those of grouped heads are
+summed outside the kernel.
 """
 
 import functools
@@ -28,7 +28,7 @@ def call(plan: Plan, arrays, decaying, shape, vmem: int, slopes: bool):
   """Runs the kernel on packed arrays.
 
   Args:
-    plan: what it is compiled for.
+    plan: the compile-time constants.
     arrays: q, k, v, dO packed, the states before each chunk (B, N, chunks, H, E), the
       gradient by the last state (B, N, H, E) float32.
     decaying: as in the forward kernel.
@@ -133,7 +133,7 @@ def _kernel(plan, *refs):
 
 
 def _inside(plan, own: Decays, query, key, value, g, slope):
-  """dQ, dK, dV of the products within the chunk, unscaled, in lists of parts."""
+  """Returns unscaled dQ, dK, dV of the products in the chunk, as lists of parts."""
   parts = plan.parts()
   dq: list = [None] * len(parts)
   dk, dv = [], []
@@ -158,7 +158,7 @@ def _inside(plan, own: Decays, query, key, value, g, slope):
 
 
 def _outside(plan, own: Decays, query, key, value, g, before, after, slope):
-  """dQ, dK, dV of the products with states, scaled; the gradient by `before`."""
+  """Returns scaled dQ, dK, dV of products with states, and the gradient by `before`."""
   reading, writing, keep = own.reading(), own.writing(), own.keeping()
   if plan.scale != 1:
     size = plan.chunk, LANES

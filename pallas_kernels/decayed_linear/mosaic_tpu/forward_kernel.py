@@ -1,7 +1,7 @@
 """The forward kernel: grid (B, heads, chunk).
 
-The state stays in fast memory from chunk to chunk. What is written are outputs, or the
-states before each chunk, for the backward pass.
+The state stays in fast memory from chunk to chunk. The kernel writes the outputs, or,
+for the backward pass, the states before each chunk.
 """
 
 import functools
@@ -23,8 +23,8 @@ def call(plan: Plan, arrays, decaying, initial, shape, vmem: int):
   """Runs the kernel on packed arrays.
 
   Args:
-    plan: what it is compiled for.
-    arrays: q, k, v packed; without q, states are written, not outputs.
+    plan: the compile-time constants.
+    arrays: q, k, v packed; if q is None, states are written, not outputs.
     decaying: sums of decays (B|1, N|1, 2, tokens), from `decays.sums`, or None;
       documents (B, 1, tokens) int32 and their ends (B (chunks + 1),), or None, see
       `plan.decays`.
@@ -97,7 +97,7 @@ def _in_specs(plan: Plan, sums, initial, documents, queries: bool):
 
 
 def lines(plan: Plan, sums, where) -> pl.BlockSpec | None:
-  """Blocks of the heads' lines; one serves all where batches or heads share it."""
+  """Returns the spec of lines (B|1, N|1, n, tokens), or None if `sums` is None."""
   if sums is None:
     return None
   batches, heads, number = sums.shape[:3]
@@ -146,7 +146,7 @@ def _outputs(plan, h, own, query, key, value, before, out):
     part = query[rows]
     seen = plan.product(part, before, 1, 0)
     total = times(seen, None if reading is None else reading[rows])
-    # What is before the part needs no mask.
+    # Keys before the part need no causal mask.
     for keys in (slice(0, rows.start), rows):
       if keys.stop > keys.start:
         scores = plan.product(part, key[keys], 1, 1)

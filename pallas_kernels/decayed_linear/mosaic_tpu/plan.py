@@ -1,4 +1,4 @@
-"""What the TPU kernels share: where heads lie, products, and a chunk's decays."""
+"""The TPU kernels' common parts: layout of heads, products, and a chunk's decays."""
 
 import dataclasses
 from typing import Any
@@ -13,15 +13,15 @@ from pallas_kernels.flash.mosaic_tpu.operands import across, spread
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-  """What a kernel is compiled for.
+  """The compile-time constants of a kernel.
 
   Attributes:
-    chunk, heads, inner: of its Tile.
+    chunk, heads, inner: of the kernel's Tile.
     chunks: of the sequence.
     group: query heads that read the same key head.
     H, E: sizes of a head of keys and of values.
     scale: multiplies the output.
-    exact: products of float32 numbers are not rounded to bfloat16.
+    exact: whether products of float32 are computed in float32, not in bfloat16.
   """
 
   chunk: int
@@ -36,20 +36,26 @@ class Plan:
 
   @property
   def key_heads(self) -> int:
-    """Key heads of a grid step."""
+    """Returns the number of key heads of a grid step."""
     return max(1, self.heads // self.group)
 
   def key_head(self, h: int) -> int:
-    """Which of the step's key heads query head h of the step reads."""
+    """Returns which of the step's key heads query head h of the step reads."""
     return h * self.key_heads // self.heads
 
   def spec(self, heads: int, size: int, where) -> pl.BlockSpec:
-    """Chunks of heads of a packed array; `where(*grid)` gives (b, heads' block, i)."""
+    """Returns a spec of chunks of heads of a packed array.
+
+    Args:
+      heads: of a grid step.
+      size: of a head.
+      where: (*grid) to (batch entry, group of heads, chunk).
+    """
     block = None, heads, self.chunk, size
     return pl.BlockSpec(block, lambda *grid: (*where(*grid), 0))
 
   def product(self, a, b, left: int, right: int) -> jax.Array:
-    """Products in float32, summed over axis `left` of a and `right` of b."""
+    """Returns the float32 product, summed over axis `left` of a and `right` of b."""
     return jax.lax.dot_general(
       a,
       b,
@@ -59,13 +65,13 @@ class Plan:
     )
 
   def cost(self, heads: int, inside: float, outside: int, arrays) -> pl.CostEstimate:
-    """What a kernel costs, for XLA's scheduler and for profiles.
+    """Returns a kernel's cost, for XLA's scheduler and for profiles.
 
     Args:
       heads: batch entries times query heads.
       inside: pairs of products of queries with keys and scores with values.
       outside: products with a state.
-      arrays: that are read or written, or their shapes.
+      arrays: the arrays that are read or written, or their shapes.
     """
     tokens = heads * self.chunks * self.chunk
     seen = (self.chunk + self.inner) / 2
@@ -73,26 +79,26 @@ class Plan:
     return calling.cost(2 * tokens * products, tokens * seen * inside, arrays)
 
   def scaled(self, x: jax.Array) -> jax.Array:
-    """X times the scale."""
+    """Returns x times the scale."""
     return x if self.scale == 1 else x * self.scale
 
   def parts(self):
-    """Slices of the chunk, `inner` tokens each."""
+    """Returns slices of the chunk, `inner` tokens each."""
     return [slice(i, i + self.inner) for i in range(0, self.chunk, self.inner)]
 
 
 @dataclasses.dataclass(frozen=True)
 class Decays:
-  """A head's decays in a chunk; None of an array is what has no effect.
+  """A head's decays in a chunk; an array is None if there are no decays or documents.
 
   Attributes:
     plan: of the kernel.
     line: the high and the low part, (1, chunk) each, of sums of log2 decays from the
       chunk's start.
-    column: the same down the sublanes, (chunk, 128) each.
+    column: the sums of `line` down the sublanes, (chunk, 128) each.
     documents: (1, chunk) int32.
-    places: the same down the sublanes, (chunk, 128).
-    before: the document of the state that comes in.
+    places: the documents down the sublanes, (chunk, 128).
+    before: the document of the state before the chunk.
     last: the document of the chunk's last token.
   """
 
@@ -105,7 +111,13 @@ class Decays:
   last: Any
 
   def inside(self, keys: slice, queries: slice, keys_down: bool) -> jax.Array | None:
-    """D, of queries that are at or after the first of the keys; None: all 1."""
+    """Returns the tile of D for these keys and queries, or None if it is all 1.
+
+    Args:
+      keys: of the chunk.
+      queries: of the chunk, none before the first of the keys.
+      keys_down: whether the rows are keys.
+    """
     rows, columns = (keys, queries) if keys_down else (queries, keys)
     size = rows.stop - rows.start, columns.stop - columns.start
     seen = None
@@ -122,23 +134,23 @@ class Decays:
     for down, along in zip(self.column, self.line):
       down, along = across(down[rows], size[1]), along[:, columns]
       part = along - down if keys_down else down - along
-      # The high parts' difference is exact.
+      # The difference of the high parts is exact.
       exponent = part if exponent is None else exponent + part
     return jnp.exp2(exponent if seen is None else jnp.where(seen, exponent, -jnp.inf))
 
   def reading(self) -> jax.Array | None:
-    """What each token sees of the state that comes in: (chunk, 128)."""
+    """Returns each token's weight of the state before the chunk: (chunk, 128)."""
     return self._power(None if self.line is None else sum(self.column), self.before)
 
   def writing(self) -> jax.Array | None:
-    """What the state that goes out keeps of each token: (chunk, 128)."""
+    """Returns each token's weight in the state after the chunk: (chunk, 128)."""
     if self.line is None:
       return self._power(None, self.last)
     parts = (line[:, -1:] - column for line, column in zip(self.line, self.column))
     return self._power(sum(parts), self.last)
 
   def keeping(self) -> jax.Array | None:
-    """What the state that goes out keeps of the one that came in: (1, 1)."""
+    """Returns the decay of the state over the whole chunk: (1, 1)."""
     power = None
     if self.line is not None:
       power = jnp.exp2(sum(line[:, -1:] for line in self.line))
@@ -157,28 +169,28 @@ class Decays:
 
 
 def added(total: jax.Array | None, x: jax.Array) -> jax.Array:
-  """The sum; None is nothing yet."""
+  """Returns total + x, or x if total is None."""
   return x if total is None else total + x
 
 
 def times(x: jax.Array, column: jax.Array | None) -> jax.Array:
-  """Each row of x (rows, n) times a number of the column (rows, 128)."""
+  """Returns x (rows, n), each row times its entry of the column (rows, 128)."""
   return x if column is None else x * across(column, x.shape[1])
 
 
 def decays(plan: Plan, h: int, b, i, sums, documents, places, ends) -> Decays:
-  """The decays of head h of a grid step.
+  """Returns the decays of head h of a grid step.
 
   Args:
     plan: of the kernel.
-    h: of the step.
+    h: the head in the step.
     b: batch entry.
     i: chunk.
     sums: (heads or 1, 2, chunk) in fast memory, or None.
     documents: (1, chunk) int32 in fast memory, or None.
-    places: its columns, made once a step.
-    ends: in scalar memory: of each batch entry, the document before each chunk, and of
-      the last token.
+    places: the documents down the sublanes, (chunk, 128), computed once a step.
+    ends: in scalar memory, for each batch entry: the documents before each chunk, and
+      that of the last token.
   """
   line = column = None
   if sums is not None:

@@ -1,4 +1,4 @@
-"""The gradient by a chunk's decays, of what the backward kernel makes anyway."""
+"""The gradient by a chunk's decays, from intermediates of the backward kernel."""
 
 import functools
 
@@ -10,17 +10,17 @@ from pallas_kernels.flash.mosaic_tpu.operands import LANES
 
 
 class Slope:
-  """The gradients by a chunk's decays, as they are made, a part of the chunk each.
+  """The accumulator of the gradients by a chunk's decays, for each part of the chunk.
 
   A decay's gradient is the sum of all terms that pass its token: written before it,
-  read at it or after it. No term is added that is to be taken off again: the rounding
-  of the largest, of whichever document, would be left in every token's.
+  read at it or after it. No term is added and subtracted again: the rounding of the
+  largest, of whichever document, would be left in every token's gradient.
 
   Attributes:
-    within: lines, of what is written and read in the part.
-    ahead: lines, of what each token reads of before the part.
-    kept: lines, of what each token writes that is read after the part.
-    past: of what goes by the whole part.
+    within: lines (1, inner) of the terms that are written and read in the part.
+    ahead: lines of the terms that each token reads from before the part.
+    kept: lines of the terms that each token writes and tokens after the part read.
+    past: sums (1, 1) of the terms that pass the whole part.
   """
 
   def __init__(self, plan: Plan):
@@ -32,7 +32,7 @@ class Slope:
     self.past: list = [jnp.zeros((1, 1), jnp.float32) for _ in number]
 
   def add_inside(self, keys: slice, rows: slice, products: jax.Array) -> None:
-    """Adds scores times their gradients, keys down the sublanes."""
+    """Adds the products of scores and their gradients, keys down the sublanes."""
     i, j = rows.start // self.plan.inner, keys.start // self.plan.inner
     products = self.plan.scaled(products)
     if i == j:
@@ -58,20 +58,20 @@ class Slope:
         self.past[j] += _total(writes[: rows.start])
 
   def lines(self) -> jax.Array:
-    """(3, chunk): within and past, ahead, kept; `passing` adds them up."""
+    """Returns (within + past, ahead, kept), (3, chunk), which `passing` adds up."""
     within = [line + past for line, past in zip(self.within, self.past)]
     rows = within, self.ahead, self.kept
     return jnp.concatenate([jnp.concatenate(row, axis=1) for row in rows], axis=0)
 
   def _passing(self, products):
-    """The line of sums over keys before each token and rows from it on."""
+    """Returns a line: each token's sum over earlier keys and queries from it on."""
     key, token = (
       jax.lax.broadcasted_iota(jnp.int32, products.shape, a) for a in (0, 1)
     )
     if self.plan.exact:
       sums = self.plan.product(products, (key >= token).astype(jnp.float32), 1, 0)
     else:
-      # Two numbers of 8 bits each, with ones: the scores themselves have 8.
+      # Two bfloat16 terms of 8 bits each: the scores themselves have 8.
       ones = (key >= token).astype(jnp.bfloat16)
       high = products.astype(jnp.bfloat16)
       low = (products - high.astype(jnp.float32)).astype(jnp.bfloat16)
@@ -80,7 +80,12 @@ class Slope:
 
 
 def passing(lines: jax.Array, inner: int) -> jax.Array:
-  """The gradients by decays (B, N, tokens) of what `call` gives (B, N, 3, tokens)."""
+  """Returns the gradients by decays (B, N, tokens), from `Slope.lines` of all chunks.
+
+  Args:
+    lines: (B, N, 3, tokens).
+    inner: tokens of a part.
+  """
   B, N, _, tokens = lines.shape
   parts = lines.reshape(B, N, 3, tokens // inner, inner)
   within, ahead, kept = (parts[:, :, i] for i in range(3))
@@ -90,7 +95,7 @@ def passing(lines: jax.Array, inner: int) -> jax.Array:
 
 
 def _line(columns: jax.Array) -> jax.Array:
-  """Sums over lanes of (n, 128), as a line (1, n)."""
+  """Returns the sums over lanes of (n, 128), as a line (1, n)."""
   return columns.T.sum(axis=0, keepdims=True)
 
 
@@ -99,7 +104,7 @@ def _total(x: jax.Array) -> jax.Array:
 
 
 def _fold(x: jax.Array) -> jax.Array:
-  """(rows, 128) of which the sums over lanes are those of x (rows, n)."""
+  """Returns (rows, 128) with the row sums of x (rows, n)."""
   if x.shape[1] % LANES:
     lane = jax.lax.broadcasted_iota(jnp.int32, (x.shape[0], LANES), 1)
     return jnp.where(lane == 0, x.sum(axis=1, keepdims=True), 0.0)

@@ -1,4 +1,4 @@
-"""How the TPU kernels cut their work, and the fast memory that takes."""
+"""Tile sizes of the TPU kernels, and the fast memory (VMEM) that they take."""
 
 import dataclasses
 import math
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from pallas_kernels.flash.mosaic_tpu.layout import ceil_to
 from pallas_kernels.flash.mosaic_tpu.operands import LANES
 
-# Rows of a tile of fast memory, for bfloat16; float32 needs half.
+# Rows of a tile in VMEM for bfloat16; float32 needs half.
 _ROWS = 16
 
 
@@ -18,8 +18,8 @@ class Tile:
 
   Attributes:
     chunk: tokens; their products grow with its square, those with the state do not.
-    heads: query heads, whose products fill each other's waiting.
-    inner: tokens of a part; parts that see nothing of each other are left out.
+    heads: query heads, whose products hide each other's latency.
+    inner: tokens of a part; pairs of parts that are masked are skipped.
   """
 
   chunk: int
@@ -71,13 +71,13 @@ def check(tiles: Tiles, q, k, v) -> None:
 
 
 def estimate(tile: Tile, kernel: str, q, v) -> int:
-  """Bytes of fast memory, at least what the compiler reports.
+  """Returns an upper bound of a kernel's VMEM in bytes.
 
   Args:
     tile: of the kernel.
     kernel: "forward" or "backward".
     q: (B, T, N, H), an array or its shape.
-    v: (B, T, K, E).
+    v: (B, T, K, E), an array or its shape.
   """
   C, heads, H, E = tile.chunk, tile.heads, q.shape[3], v.shape[3]
   size = 2 if q.dtype == jnp.bfloat16 else 4
@@ -97,13 +97,13 @@ def estimate(tile: Tile, kernel: str, q, v) -> int:
 
 
 def defaults(q, k, v, device: str = "") -> Tiles:
-  """Tiles that were best by the compiled schedule, fitted to the shapes.
+  """Returns the tiles that were best by the compiled schedule, fitted to the shapes.
 
   Args:
-    q: (B, T, N, H), an array or its shape, as are:
-    k: (B, T, K, H).
-    v: (B, T, K, E).
-    device: its kind, as `jax.Device.device_kind` names it.
+    q: (B, T, N, H), an array or its shape.
+    k: (B, T, K, H), an array or its shape.
+    v: (B, T, K, E), an array or its shape.
+    device: the device's kind, as `jax.Device.device_kind` names it.
   """
   memory = _MEMORY.get(device, 48 << 20)
   small = q.dtype == jnp.bfloat16 and max(q.shape[3], v.shape[3]) <= LANES

@@ -1,11 +1,11 @@
 """Linear attention with decay on GPUs: Triton kernels called through jax-triton.
 
-A pass over the states, one product a chunk, then all chunks at once: one pass that
-also makes the outputs would have B N programs of long chains, too few for a GPU where
-batch and heads are few. Where the tiles of their states are few as well, these are made
-in two passes over parts of the sequence (`in_parts`). The backward pass makes the
-states again. The public layout (B, T, N, H) is read and written as it is: no transposed
-or padded copies.
+One kernel computes the states, one product a chunk; a second one computes the outputs
+of all chunks in parallel. A single kernel for both would have B N programs of long
+chains, too few for a GPU where batch and heads are few. Where the tiles of the states
+are few as well, the states are computed in two passes over parts of the sequence
+(`in_parts`). The backward pass recomputes the states. The public layout (B, T, N, H) is
+read and written as it is: no transposed or padded copies.
 """
 
 import functools
@@ -42,7 +42,7 @@ def supports(q, k, v) -> None:
 
 
 def fitting(q, k, v) -> Tiles:
-  """The default tiles for arrays, or their shapes, on JAX's default device."""
+  """Returns the default tiles for arrays, or their shapes, on the default device."""
   return defaults(q, k, v, device())
 
 
@@ -87,7 +87,7 @@ def backward(q, k, v, log_decay, state, documents, g, g_state, *, scale, tiles, 
 
 
 def _by_keys(arrays, form: Form, tile: Tile, decay: bool):
-  """Gradients by queries, by keys of each query head, and, in parts, by decays."""
+  """Computes dq, dk for each query head, and dlog_decay for each tile of H."""
   q = arrays[0]
   B, T, N, H = q.shape
   terms = (form.tiles_h, B, N, form.tokens) if decay else (1,)
@@ -109,7 +109,7 @@ def _by_keys(arrays, form: Form, tile: Tile, decay: bool):
 
 
 def _by_values(arrays, form: Form, tile: Tile):
-  """Gradients by the values of each query head."""
+  """Computes dv for each query head."""
   q, k, _, g, *lines, _, changes = arrays
   return launch.call(
     values_kernel,
@@ -124,14 +124,14 @@ def _by_values(arrays, form: Form, tile: Tile):
 
 
 def _summed_type(form: Form, x):
-  """Grouped heads' gradients are summed outside of the kernels."""
+  """Returns float32 if grouped heads' gradients are to be summed, else x's type."""
   return jnp.float32 if form.N > form.K else x.dtype
 
 
 def _states(x, y, lines, state, shape, form: Form, tile: Tile):
-  """(the states that each chunk is given, the one after them all)."""
+  """Returns (the states before each chunk, in scan order, the state after the last)."""
   B, T, N, _ = shape
-  # They grow beyond what float16 holds.
+  # States grow beyond the range of float16.
   dtype = jnp.float32 if x.dtype == jnp.float16 else x.dtype
 
   def run(name, before, parts, states, last):

@@ -1,4 +1,4 @@
-"""What a kernel is compiled for: all that is known before it runs."""
+"""The compile-time constants of a kernel."""
 
 import dataclasses
 
@@ -14,13 +14,14 @@ class Form:
     E: size of a head of values.
     chunk: tokens of a chunk.
     chunks: of the sequence.
-    span: chunks of a part; the last one that is passed may have less.
+    span: chunks of a part; the last part in scan order may have fewer.
     tile_h: columns of a tile of queries and keys.
     tile_e: columns of a tile of values.
     scale: multiplies the output.
     precision: of products of float32.
-    decay_b, decay_n: the sums of an example and a head are pair b decay_b + n decay_n.
-    reverse: chunks from the last to the first, for the gradient by states.
+    decay_b, decay_n: the strides of the decays' sums: example b and head n read the
+      (high, low) pair b decay_b + n decay_n.
+    reverse: whether chunks go from the last to the first, for the gradient by states.
   """
 
   N: int
@@ -40,25 +41,25 @@ class Form:
 
   @property
   def parts(self) -> int:
-    """Parts of the sequence, whose states are made at the same time."""
+    """Returns the parts of the sequence, whose states are computed in parallel."""
     return -(-self.chunks // self.span)
 
   @property
   def tiles_h(self) -> int:
-    """Tiles of the columns of queries and keys."""
+    """Returns the number of tiles of the columns of queries and keys."""
     return -(-self.H // self.tile_h)
 
   @property
   def tiles_e(self) -> int:
-    """Tiles of the columns of values."""
+    """Returns the number of tiles of the columns of values."""
     return -(-self.E // self.tile_e)
 
   @property
   def tokens(self) -> int:
-    """All tokens, those that fill the last chunk too."""
+    """Returns the number of tokens, the padding of the last chunk included."""
     return self.chunk * self.chunks
 
   @property
   def state(self) -> int:
-    """Numbers of a state."""
+    """Returns the number of elements of a state."""
     return self.H * self.E

@@ -2,8 +2,8 @@
 # Triton's language is typed by its own compiler.
 """The backward kernels: gradients by queries, keys and decays, and by values.
 
-One program a chunk and a tile of columns of a head, given the state before the chunk
-and the gradient by the state after it.
+Each program computes a chunk and a tile of columns of a head, from the state before the
+chunk and the gradient by the state after it.
 """
 
 import triton
@@ -29,11 +29,11 @@ def keys_kernel(
   F: tl.constexpr,
   SLOPES: tl.constexpr,
 ):
-  """Grid (B N, chunks, tiles of H), in one axis; dq, dk (B, T, N, H).
+  """Computes dq, dk (B, T, N, H); grid (B N, chunks, tiles of H), in one axis.
 
-  slopes are (tiles of H, B, N, tokens); their sums over tiles are the gradients by the
-  decays' logarithms: for each token, all that passes it, what is written before it and
-  read at or after it.
+  If SLOPES, it also computes slopes (tiles of H, B, N, tokens). Their sums over tiles
+  are the gradients by the log decays: for each token, the sum of the terms that are
+  written before the token and read at or after it.
   """
   tile, i, row = head_tiles.place(F, F.tiles_h)
   b, n = row // F.N, row % F.N
@@ -85,8 +85,8 @@ def keys_kernel(
   if SLOPES:
     raw = tl.dot(query, tl.trans(key), input_precision=F.precision) * change
     place = tl.arange(0, F.chunk)
-    # Only what passes a token is added: a difference of sums of all would leave the
-    # rounding of the largest, of whichever document, in each.
+    # Only the terms that pass a token are added: a difference of sums of all terms
+    # would leave the rounding of the largest, of whichever document, in every token.
     pairs = tl.cumsum(raw, 0, reverse=True)
     pairs += kept
     earlier = place[None, :] < place[:, None]
@@ -99,7 +99,7 @@ def keys_kernel(
 
 @triton.jit
 def values_kernel(q, k, g, sums, documents, changes, T, dv, F: tl.constexpr):
-  """Grid (B N, chunks, tiles of E), in one axis; dv (B, T, N, E)."""
+  """Computes dv (B, T, N, E); grid (B N, chunks, tiles of E), in one axis."""
   tile, i, row = head_tiles.place(F, F.tiles_e)
   b, n = row // F.N, row % F.N
   e = tile * F.tile_e

@@ -8,9 +8,9 @@ import triton.language as tl
 
 @triton.jit
 def place(F: tl.constexpr, COLUMNS: tl.constexpr):
-  """(tile of columns, chunk, head of the batch) of a program, in a grid of one axis.
+  """Returns (tile of columns, chunk, head of the batch) of a program.
 
-  Others of CUDA's axes end at 65 535.
+  The grid has one axis, since CUDA's other axes end at 65 535.
   """
   program = tl.program_id(0)
   tile, rest = program % COLUMNS, program // COLUMNS
@@ -19,7 +19,7 @@ def place(F: tl.constexpr, COLUMNS: tl.constexpr):
 
 @triton.jit
 def rows(pointer, first, HEADS: tl.constexpr, SIZE: tl.constexpr, C: tl.constexpr):
-  """Where rows first to first + C of an array (T, HEADS, SIZE) are, beyond 2^31 too."""
+  """Returns pointers to C rows from `first` of (T, HEADS, SIZE), in 64 bits."""
   pointer += tl.cast(first, tl.int64) * (HEADS * SIZE)
   return pointer + tl.arange(0, C)[:, None] * (HEADS * SIZE)
 
@@ -35,7 +35,10 @@ def load(
   W: tl.constexpr,
   C: tl.constexpr,
 ):
-  """C rows from `first`, W columns from `column`, of (T, HEADS, SIZE); 0 beyond."""
+  """Loads C rows from `first`, W columns from `column`, of (T, HEADS, SIZE).
+
+  Elements beyond the array are 0.
+  """
   columns = column + tl.arange(0, W)
   pointers = rows(pointer, first, HEADS, SIZE, C) + columns[None, :]
   mask = (first + tl.arange(0, C) < T)[:, None]
@@ -56,7 +59,7 @@ def store(
   W: tl.constexpr,
   C: tl.constexpr,
 ):
-  """Writes such a tile."""
+  """Stores a tile where `load` with these arguments reads it."""
   columns = column + tl.arange(0, W)
   pointers = rows(pointer, first, HEADS, SIZE, C) + columns[None, :]
   mask = (first + tl.arange(0, C) < T)[:, None] & (columns < SIZE)[None, :]
@@ -72,7 +75,7 @@ def _places(pointer, h, e, F: tl.constexpr):
 
 @triton.jit
 def load_state(pointer, h, e, F: tl.constexpr):
-  """A tile of a state (H, E), from row h and column e; 0 beyond."""
+  """Loads a tile of a state (H, E) from row h and column e; 0 beyond the state."""
   pointers, mask = _places(pointer, h, e, F)
   if F.H % F.tile_h == 0 and F.E % F.tile_e == 0:
     return tl.load(pointers)
@@ -82,16 +85,16 @@ def load_state(pointer, h, e, F: tl.constexpr):
 
 @triton.jit
 def store_state(pointer, h, e, tile, F: tl.constexpr):
-  """Writes such a tile."""
+  """Stores a tile of a state (H, E) from row h and column e."""
   pointers, mask = _places(pointer, h, e, F)
   tl.store(pointers, tile.to(pointer.dtype.element_ty), mask=mask)
 
 
 @triton.jit
 def narrow(x, TYPE: tl.constexpr):
-  """(x, rounded to a type for tensor cores, its unit: a power of two, or None for 1).
+  """Returns (x / unit in TYPE, unit), the unit a power of two, or None for 1.
 
-  In float16 a tile's largest number is made about 2^15, whatever states grow to.
+  In float16 a tile's largest element becomes about 2^15, whatever states grow to.
   """
   if TYPE == tl.float16:
     most = tl.max(tl.max(tl.abs(x), 1), 0)
@@ -103,7 +106,7 @@ def narrow(x, TYPE: tl.constexpr):
 
 @triton.jit
 def dot(left, right, total, unit, PRECISION: tl.constexpr):
-  """The sum total + left right, where one of the factors was in such units."""
+  """Returns total + left right, of which one factor has the unit of `narrow`."""
   if unit is None:
     return tl.dot(left, right, total, input_precision=PRECISION)
   else:
@@ -112,9 +115,9 @@ def dot(left, right, total, unit, PRECISION: tl.constexpr):
 
 @triton.jit
 def chunk_lines(sums, documents, i, F: tl.constexpr):
-  """(sums, last sum, documents, the one before the chunk, the last) of chunk i.
+  """Returns (sums, last sum, documents, document before, last document) of chunk i.
 
-  A sum is a high and a low part. What is None has no effect.
+  A sum is a (high, low) pair. The entries of sums or documents that are None are None.
   """
   first = i * F.chunk
   t = first + tl.arange(0, F.chunk)
@@ -138,7 +141,7 @@ def _power(line):
 
 @triton.jit
 def reading(lines, F: tl.constexpr):
-  """What each token sees of the state before the chunk."""
+  """Returns each token's weight of the state before the chunk: exp(G), (chunk,)."""
   line, _, place, before, _ = lines
   power = tl.full([F.chunk], 1.0, tl.float32) if line is None else _power(line)
   return power if place is None else tl.where(place == before, power, 0.0)
@@ -146,7 +149,7 @@ def reading(lines, F: tl.constexpr):
 
 @triton.jit
 def writing(lines, F: tl.constexpr):
-  """What the state after the chunk keeps of each token."""
+  """Returns each token's weight in the state after the chunk: exp(G_last - G)."""
   line, end, place, _, last = lines
   if line is None:
     power = tl.full([F.chunk], 1.0, tl.float32)
@@ -157,7 +160,7 @@ def writing(lines, F: tl.constexpr):
 
 @triton.jit
 def keeping(lines):
-  """What the state after the chunk keeps of the one before it."""
+  """Returns the decay of the state over the whole chunk: exp(G_last)."""
   line, end, place, before, last = lines
   power = 1.0 if line is None else _power(end)
   return power if place is None else tl.where(before == last, power, 0.0)
@@ -165,7 +168,7 @@ def keeping(lines):
 
 @triton.jit
 def inside(lines, F: tl.constexpr, KEYS_DOWN: tl.constexpr):
-  """D: what a token sees of each one before it in the chunk."""
+  """Returns the decay matrix D of the chunk, with keys as rows if KEYS_DOWN."""
   line, _, place, _, _ = lines
   t = tl.arange(0, F.chunk)
   if KEYS_DOWN:
@@ -178,7 +181,7 @@ def inside(lines, F: tl.constexpr, KEYS_DOWN: tl.constexpr):
     return tl.where(seen, 1.0, 0.0)
   else:
     high, low = line
-    # The high parts' difference is exact.
+    # The difference of the high parts is exact.
     if KEYS_DOWN:
       exponent = (high[None, :] - high[:, None]) + (low[None, :] - low[:, None])
     else:

@@ -1,4 +1,4 @@
-"""The calls of the kernels: constants from shapes, and what lies along the tokens."""
+"""The calls of the kernels: constants from shapes, and the arrays along the tokens."""
 
 import jax.numpy as jnp
 
@@ -11,7 +11,7 @@ from pallas_kernels.decayed_linear.triton_gpu.tiles import Tile, Tiles
 def call(
   kernel, arguments, out_type, programs: int, tile: Tile, name: str, **constants
 ):
-  """Runs a kernel; its outputs follow the arguments."""
+  """Runs a kernel, whose outputs follow its arguments, and returns the outputs."""
   return calling.triton(
     *arguments,
     kernel=kernel,
@@ -25,7 +25,7 @@ def call(
 
 
 def form(q, k, v, log_decay, scale, tiles: Tiles, kernel: str, **more) -> Form:
-  """The constants of one of KERNELS."""
+  """Returns the constants of one of KERNELS."""
   tile = getattr(tiles, kernel)
   decay_b = decay_n = 0
   chunks = -(-q.shape[1] // tiles.chunk)
@@ -43,7 +43,7 @@ def form(q, k, v, log_decay, scale, tiles: Tiles, kernel: str, **more) -> Form:
     tile_h=tile.h,
     tile_e=tile.e,
     scale=scale,
-    # Three products of the tensor cores' 19-bit floats give float32's digits.
+    # Three products of the tensor cores' 19-bit floats give float32's precision.
     precision="tf32x3" if q.dtype == jnp.float32 else "ieee",
     decay_b=decay_b,
     decay_n=decay_n,
@@ -52,7 +52,7 @@ def form(q, k, v, log_decay, scale, tiles: Tiles, kernel: str, **more) -> Form:
 
 
 def lines(log_decay, documents, tiles: Tiles):
-  """(the sums of decays, of documents (B, tokens)), whole chunks of each, or None."""
+  """Returns (sums of decays, documents), padded to whole chunks, None for None."""
   sums = None if log_decay is None else decays.sums(log_decay, tiles.chunk)
   if documents is not None:
     beyond = -documents.shape[1] % tiles.chunk

@@ -1,6 +1,6 @@
 # pyrefly: ignore-errors
 # Triton's language is typed by its own compiler.
-"""The forward kernel: one program a chunk and a tile of values of a head."""
+"""The forward kernel: a program for each chunk and tile of values of a head."""
 
 import triton
 import triton.language as tl
@@ -10,7 +10,7 @@ from pallas_kernels.decayed_linear.triton_gpu import head_tiles
 
 @triton.jit
 def output_kernel(q, k, v, sums, documents, states, T, out, F: tl.constexpr):
-  """Grid (B N, chunks, tiles of E), in one axis; out (B, T, N, E)."""
+  """Computes out (B, T, N, E); grid (B N, chunks, tiles of E), in one axis."""
   tile, i, row = head_tiles.place(F, F.tiles_e)
   b, n = row // F.N, row % F.N
   e = tile * F.tile_e

@@ -1,12 +1,12 @@
 # pyrefly: ignore-errors
 # Triton's language is typed by its own compiler.
-"""The states' kernel: one program a tile of the state of a head, from chunk to chunk.
+"""The kernel of the states: a scan over chunks for each tile of the state of a head.
 
 Forward it writes the states before each chunk, in reverse the gradients by the states
-after each chunk. This is all that is sequential, one product a chunk; outputs and
-gradients of all chunks then are independent, which fills a GPU when batch and heads
-alone do not. Where the tiles of states do not either, the chunks are cut into parts,
-which go at the same time: once from nothing, for what they end with, and once more.
+after each chunk. This alone is sequential, one product a chunk; outputs and gradients
+of all chunks then are independent, which fills a GPU when batch and heads alone do not.
+Where the tiles of states do not either, the chunks are cut into parts that run in
+parallel: once from zero states, for the states that they end with, and once more.
 """
 
 import triton
@@ -29,14 +29,14 @@ def states_kernel(
   HEADS: tl.constexpr,
   ENDS: tl.constexpr,
 ):
-  """Grid (B N, parts, tiles of H x E), in one axis.
+  """Computes the states; grid (B N, parts, tiles of H x E), in one axis.
 
   x (B, T, HEADS, H), y (B, T, HEADS, E): keys and values, or in reverse queries and
-  the gradient by outputs; before (parts, B, N, H, E), what parts start from, or None;
-  states (B, N, chunks, H, E); last (B, N, H, E) float32.
+  the gradient by outputs; before (parts, B, N, H, E), the states that parts start from,
+  or None; states (B, N, chunks, H, E); last (B, N, H, E) float32.
 
-  ENDS: without the last part, and states (parts - 1, B, N, H, E) float32 are only those
-  after each part, last (parts - 1, B, N) float32 what it keeps of the one before it.
+  With ENDS the last part is left out, states (parts - 1, B, N, H, E) float32 are only
+  those after each part, and last (parts - 1, B, N) float32 are the parts' decays.
   """
   PARTS: tl.constexpr = F.parts - 1 if ENDS else F.parts
   program = tl.program_id(0)
@@ -44,7 +44,7 @@ def states_kernel(
   e = (program % F.tiles_e) * F.tile_e
   place = program // (F.tiles_e * F.tiles_h)
   part, row = place % PARTS, (place // PARTS).to(tl.int64)
-  # In arrays whose first axis is that of the parts.
+  # The row in arrays (parts, B N, ...).
   line = part * (tl.num_programs(0) // (F.tiles_e * F.tiles_h * PARTS)) + row
   b, n = row // F.N, row % F.N
   head = n // (F.N // HEADS)

@@ -1,4 +1,4 @@
-"""Tile sizes, and what they need of a GPU's shared memory."""
+"""Tile sizes, and the shared memory of a GPU that they need."""
 
 import dataclasses
 
@@ -19,7 +19,7 @@ class Tile:
     h: columns of queries and keys.
     e: columns of values.
     warps: of 32 threads.
-    stages: how many tiles are in flight from memory, the one at work included.
+    stages: tiles in flight from memory, the current one included.
   """
 
   h: int
@@ -34,11 +34,11 @@ class Tiles:
 
   Attributes:
     chunk: tokens of a chunk.
-    states: of a state, that of tokens before others or the gradient by it.
-    output: of queries, keys and values.
-    keys: of the same, for the gradients by queries and keys.
-    values: of the same, for the gradient by values.
-    parts: of whole chunks, at most, whose states are made at the same time; in two
+    states: of a state, or of the gradient by a state.
+    output: of queries, keys and values, for the outputs.
+    keys: of queries, keys and values, for the gradients by queries and keys.
+    values: of queries, keys and values, for the gradient by values.
+    parts: the most parts of whole chunks whose states are computed in parallel, in two
       passes if there are several.
   """
 
@@ -81,7 +81,7 @@ def check(tiles: Tiles, dtype, capability: int) -> None:
 
 
 def estimate(tiles: Tiles, kernel: str, dtype) -> int:
-  """Bytes of shared memory of one program, at least what the compiler reports.
+  """Returns an upper bound of a program's shared memory in bytes.
 
   Args:
     tiles: of all kernels.
@@ -99,17 +99,17 @@ def estimate(tiles: Tiles, kernel: str, dtype) -> int:
   moving *= size
   if dtype == jnp.dtype("float16"):  # its states are float32
     moving += 2 * tile.h * tile.e * {"states": 0, "keys": 2}.get(kernel, 1)
-  # Tiles that are still are also held in float32 while their layout changes.
+  # Tiles that are not pipelined are held in float32 while their layout changes.
   return moving * tile.stages + 4 * still + 4096
 
 
 def defaults(q, k, v, capability: int) -> Tiles:
-  """Tiles by the compiled code (`experiments.bench gpu` shows it).
+  """Returns default tiles, chosen by the compiled code (`experiments.bench gpu`).
 
   Args:
-    q: (B, T, N, H), an array or its shape, as are:
-    k: (B, T, K, H).
-    v: (B, T, K, E).
+    q: (B, T, N, H), an array or its shape.
+    k: (B, T, K, H), an array or its shape.
+    v: (B, T, K, E), an array or its shape.
     capability: compute capability, 90 for an H100.
   """
   del k
@@ -120,7 +120,7 @@ def defaults(q, k, v, capability: int) -> Tiles:
   for wide, stages in (*sizes, (32, 1), (16, 1)):
     h, e = _width(H, wide), _width(E, wide)
     tile = Tile(h, e, 4, stages)
-    # The scores of a chunk are made once for all of these columns.
+    # The scores of a chunk are computed once for all of these columns.
     broad = Tile(h, max(min(E, 32), _width(E, 128)) if wide == 64 else e, 4, stages)
     keys = tile
     if half:
@@ -139,6 +139,6 @@ def defaults(q, k, v, capability: int) -> Tiles:
 
 
 def _width(size: int, most: int) -> int:
-  """The power of two up to `most` that is filled up least; of those, the largest."""
+  """Returns the largest tile width, up to `most`, of those that pad `size` least."""
   sizes = [w for w in (16, 32, 64, 128) if w <= most]
   return min(sizes, key=lambda w: (-(-size // w) * w, -w))
