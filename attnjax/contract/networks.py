@@ -36,7 +36,7 @@ def sized(module: Any, size: str) -> dict[str, Any]:
 
 
 def names_its_options(subject: Subject) -> None:
-  """Sizes name hyper-parameters, which are keywords with defaults of one type."""
+  """Checks that SIZES name hyper-parameters: keywords with defaults of one type."""
   known = defaults(subject.module)
   require("mini" in subject.module.SIZES, "there is no size mini")
   for name, default in known.items():
@@ -54,7 +54,7 @@ def names_its_options(subject: Subject) -> None:
 
 
 def has_the_parameters_of_the_paper(subject: Subject) -> None:
-  """Sizes have as many parameters as published, to 1 %; nothing is allocated."""
+  """Checks the published numbers of parameters, to 1 %, without allocating any."""
   for size, published in subject.module.PARAMETERS.items():
     model = _abstract(subject, size, channels=3, classes=1000)
     found = sum(leaf.size for leaf in jax.tree.leaves(model))
@@ -63,7 +63,7 @@ def has_the_parameters_of_the_paper(subject: Subject) -> None:
 
 
 def takes_images_of_any_size(subject: Subject) -> None:
-  """The maps of every stage have the sides that those of the image give."""
+  """Checks the sides and widths of every stage's map for images of odd sizes."""
   published = next(iter(subject.module.SIZES))
   for size, rows, columns in (("mini", 64, 37), (published, 128, 45)):
     maps = _features(_abstract(subject, size), (rows, columns))
@@ -79,7 +79,7 @@ def takes_images_of_any_size(subject: Subject) -> None:
 
 
 def classifies_and_weighs(subject: Subject) -> None:
-  """Logits are (B, classes) float32, and the blocks that attend give weights."""
+  """Checks that logits are (B, classes) float32, and weights (B, N, T, S)."""
 
   def run(model, images):
     stats = running.init_stats(model)
@@ -96,9 +96,10 @@ def classifies_and_weighs(subject: Subject) -> None:
 
 
 def trains(subject: Subject) -> None:
-  """Every parameter has a gradient, every norm measures; a key drops paths.
+  """Checks that parameters have gradients, norms measure, and a key drops paths.
 
-  Evaluation by what was measured gives what training gives, and measures nothing.
+  Evaluation with the measured moments gives the results of training, and measures
+  nothing.
   """
   dropping = "drop" in defaults(subject.module)
   changes: dict[str, Any] = {"drop": 0.5} if dropping else {}
@@ -124,7 +125,7 @@ def trains(subject: Subject) -> None:
 
 
 def holds_only_float_parameters(subject: Subject) -> None:
-  """No random key, statistic or integer array is stored in a network."""
+  """Checks that a network stores no random key, statistic or integer array."""
   model = _abstract(subject, "mini")
   kinds = {type(leaf) for _, leaf in nnx.iter_graph(model)}
   held = {kind.__name__ for kind in kinds if issubclass(kind, nnx.Variable)}
@@ -140,7 +141,7 @@ def holds_only_float_parameters(subject: Subject) -> None:
 
 
 def recomputes_its_blocks(subject: Subject) -> None:
-  """With `remat` the blocks of every stage are recomputed in the backward pass."""
+  """Checks that `remat` recomputes the blocks of every stage in the backward pass."""
   model = _abstract(subject, "mini", remat="full")
   x = jax.ShapeDtypeStruct((1, 28, 28, 3), jnp.float32)
 
@@ -155,7 +156,7 @@ def recomputes_its_blocks(subject: Subject) -> None:
 def _abstract(
   subject: Subject, size: str, channels: int = 3, classes: int = _CLASSES, **changes
 ) -> Any:
-  """Returns a network of shapes."""
+  """Returns an abstract network, whose leaves are shapes."""
   options = subject.module.SIZES[size] | changes
   return _made(subject.module.Model, channels, classes, tuple(sorted(options.items())))
 
@@ -179,7 +180,7 @@ def _features(model: Any, image: tuple[int, int]) -> list[Any]:
 
 
 def _sides(subject: Subject, side: int, strides: list[int]) -> list[int]:
-  """Returns how long a side of each stage's map is, by that of the image."""
+  """Returns the side of each stage's map, from the image's side and the strides."""
   if getattr(subject.module, "PADDED", False):
     side = -(-side // strides[-1]) * strides[-1]
   found, before = [], 1
@@ -202,7 +203,7 @@ def _drawn(model: Any) -> Any:
 
 @jax.jit
 def _run(model, x):
-  """Returns gradients, results and moments in training, and what these evaluate to."""
+  """Returns gradients, (results, moments), their Stats, and two evaluations."""
 
   def loss(model):
     start = running.init_moments(running.init_stats(model))

@@ -80,7 +80,7 @@ class Model(nnx.Module):
     stats: Any = None,
     train: bool = False,
   ) -> Any:
-    """Logits of the next token, and new statistics if some are given.
+    """Returns logits of the next token, and new statistics if some are given.
 
     See contract for the packing arguments.
     """
@@ -90,7 +90,7 @@ class Model(nnx.Module):
     return carry.result(self._logits(x))
 
   def init_cache(self, batch: int, length: int, dtype=jnp.float32) -> Any:
-    """Empty caches with room for `length` tokens."""
+    """Returns empty caches with room for `length` tokens."""
     return self.stack.init_cache(batch, length, dtype)
 
   def step(
@@ -113,7 +113,7 @@ class Model(nnx.Module):
   def weights(
     self, tokens: Int[Array, "B T"], *, stats: Any = None, **context
   ) -> list[Array]:
-    """The attention weights of every block, (B, N, T, T) each."""
+    """Returns the attention weights of every block, (B, N, T, T) each."""
     own = running.Carry(self, stats, False).of(self.stack)
     return self.stack.weights(self._embed(tokens), stats=own, **context)
 

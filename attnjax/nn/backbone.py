@@ -63,7 +63,7 @@ class Classifier(nnx.Module):
   ) -> Any:
     """Returns the map (B, h, w, D) of every stage for dense tasks, the finest first.
 
-    And new statistics if some are given; the arguments are those of a call.
+    It also returns new statistics if some are given. Arguments are as in `__call__`.
     """
     carry = running.Carry(self, stats, train)
     x = self._embedded(carry, images)

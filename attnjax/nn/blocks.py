@@ -56,7 +56,7 @@ class Block(nnx.Module):
     train: bool = False,
     **context,
   ) -> Any:
-    """The block's output (B, *T, D), and new statistics if some are given.
+    """Returns the block's output (B, *T, D), and new statistics if some are given.
 
     `context` goes to the mixer, `key` turns dropout on.
     """
@@ -74,7 +74,7 @@ class Block(nnx.Module):
     stats: Any = None,
     **context,
   ) -> tuple[Array, Heads | None, Array | None]:
-    """Returns the block's output, its mixer's heads and what that made of them."""
+    """Returns the block's output, its mixer's heads and the mixer's mix of them."""
     own = running.Carry(self, stats, False).of(self.mixer)
     seen = self.mixed(x, context)
     y, heads, mixed = traced(
@@ -83,7 +83,7 @@ class Block(nnx.Module):
     return self._feed(x + y, None), heads, mixed
 
   def mixed(self, x, context):
-    """What the mixer sees: the normalised, convolved input."""
+    """Returns the input of the mixer: x, normalised and convolved."""
     y = self.norm(x)
     if self.conv is None:
       return y
@@ -91,7 +91,7 @@ class Block(nnx.Module):
     return self.conv(y, masks.segments(ids, valid, y.shape[:2]))
 
   def init_cache(self, batch: int, length: int, dtype):
-    """The caches of the mixer and of the convolution."""
+    """Returns the empty caches of the mixer and of the convolution."""
     conv = () if self.conv is None else self.conv.init_cache(batch, dtype)
     return self.mixer.init_cache(batch, length, dtype), conv
 

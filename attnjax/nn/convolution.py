@@ -1,4 +1,4 @@
-"""Short causal convolutions, which let one layer see a token's predecessors."""
+"""Short causal depthwise convolutions over tokens."""
 
 import dataclasses
 from typing import Any
@@ -15,7 +15,7 @@ from attnjax.core.exported import serializable
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class ConvolutionCache:
-  """The last width - 1 inputs.
+  """The decoding cache of a short convolution, its last width - 1 inputs.
 
   Attributes:
     x: (B, width - 1, D).
@@ -41,11 +41,11 @@ class ShortConvolution(nnx.Module):
   def __call__(
     self, x: Float[Array, "B T D"], segment_ids: Int[Array, "B T"] | None = None
   ) -> Float[Array, "B T D"]:
-    """The convolved sequence."""
+    """Returns the convolved sequence."""
     return self.step(x, self.init_cache(x.shape[0], x.dtype), segment_ids)[0]
 
   def init_cache(self, batch: int, dtype=jnp.float32) -> ConvolutionCache:
-    """What is known before the first token: nothing."""
+    """Returns the cache before the first token."""
     width, dim = self.kernel.shape
     return ConvolutionCache(
       jnp.zeros((batch, width - 1, dim), dtype),
@@ -58,7 +58,7 @@ class ShortConvolution(nnx.Module):
     cache: ConvolutionCache,
     segment_ids: Int[Array, "B T"] | None = None,
   ) -> tuple[Float[Array, "B T D"], ConvolutionCache]:
-    """The next T tokens."""
+    """Convolves the next T tokens; returns them and the cache after them."""
     B, T, _ = x.shape
     kernel, width = self.kernel[...], self.kernel.shape[0]
     if segment_ids is None:

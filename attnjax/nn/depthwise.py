@@ -31,7 +31,7 @@ class Depthwise(nnx.Module):
   def __call__(
     self, x: Float[Array, "B *S D"], segment_ids: Int[Array, "B T"] | None = None
   ) -> Float[Array, "B *S D"]:
-    """The convolved grid; in a sequence, segments do not see each other."""
+    """Returns the convolved grid; in a sequence, segments do not see each other."""
     y = depthwise(x, self.kernel[...], segment_ids, axes=self.axes)
     bias = self.bias[...].astype(x.dtype)
     return y + bias.reshape(*(1,) * (y.ndim - 1), -1)

@@ -27,7 +27,9 @@ def apply(
   act: str = "sigmoid",
   combine: str = "mul",
 ) -> Float[Array, "..."]:
-  """`x` combined with act(gate), in float32 (float64 for float64); of x's type.
+  """Returns x combined with act(gate), in x's type.
+
+  It computes in float32, for float64 in float64.
 
   Raises:
     ValueError: if `gate` does not broadcast to x, or a name is unknown.
@@ -41,9 +43,9 @@ def apply(
 
 
 class Gate(nnx.Module):
-  """Gates y (B, T, *shape) by what the layer's input x (B, T, D) says.
+  """A gate of y (B, T, *shape), computed from the layer's input x (B, T, D).
 
-  An entry of `shape` that is 1 stands for a whole axis of y. `values` gives the gate
+  An axis of `shape` of size 1 broadcasts to the axis of y. `values` computes the gate
   before its activation.
   """
 
@@ -71,16 +73,16 @@ class Gate(nnx.Module):
   def __call__(
     self, x: Float[Array, "B T D"], y: Float[Array, "B T ..."]
   ) -> Float[Array, "B T ..."]:
-    """`y` combined with its gate."""
+    """Returns y combined with its gate."""
     return apply(y, self.values(x), act=self.act, combine=self.combine)
 
 
 class Constant(nnx.Module):
-  """The same learned (*shape,) for every token of x (B, T, D); zero at the start."""
+  """A learned array (*shape,), broadcast to every token; it is initialised to zero."""
 
   def __init__(self, shape: tuple[int, ...]):
     self.value = nnx.Param(jnp.zeros(shape))
 
   def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T ..."]:
-    """The parameter, (B, T, *shape)."""
+    """Returns the parameter, broadcast to (B, T, *shape)."""
     return jnp.broadcast_to(self.value[...], (*x.shape[:2], *self.value.shape))

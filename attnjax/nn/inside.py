@@ -1,4 +1,4 @@
-"""The blocks of a stack one after the other, without a scan, to look inside them."""
+"""The weights and intermediate values of a stack, block by block without a scan."""
 
 import functools
 from typing import Any
@@ -48,7 +48,7 @@ def cut(tree: Any, *repeats: int) -> Any:
 
 
 def _in_turn(stack, look, x, stats, context):
-  """(the last output, what `look` found at each block)."""
+  """Returns (the last output, the results of `look` at each block)."""
   x, found = stack_context.blank(x, context), []
   for index, place, block, own in stack.each(stats):
     x, context = stack.reduced(index, x, context)

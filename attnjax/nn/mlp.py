@@ -24,7 +24,7 @@ class SwiGLU(nnx.Module):
     )
 
   def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
-    """The block's output; the residual is the caller's."""
+    """Returns the block's output, without the residual."""
     return self.down(jax.nn.silu(self.gate(x)) * self.up(x))
 
 
@@ -36,7 +36,7 @@ class GELU(nnx.Module):
     self.down = nnx.Linear(hidden, dim, kernel_init=_INIT, rngs=rngs)
 
   def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
-    """The block's output; the residual is the caller's."""
+    """Returns the block's output, without the residual."""
     return self.down(jax.nn.gelu(self.up(x)))
 
 

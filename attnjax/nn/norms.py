@@ -45,11 +45,11 @@ class Stats:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Moments:
-  """What was measured of the parts of a batch up to now, in float32.
+  """The count, mean and variance of the rows measured so far, in float32.
 
   Attributes:
-    count: (*R,), how many rows were measured.
-    mean: (*R, D), 0 if none was.
+    count: (*R,), the number of rows measured.
+    mean: (*R, D), 0 if no row was measured.
     var: (*R, D), the mean square of the distance to the mean.
   """
 
@@ -82,7 +82,7 @@ class BatchNorm(nnx.Module):
     self.momentum, self.epsilon = momentum, epsilon
 
   def init_stats(self) -> Stats:
-    """Mean 0 and variance 1."""
+    """Returns the initial running statistics: mean 0 and variance 1."""
     shape = self.scale.shape
     return Stats(jnp.zeros(shape, jnp.float32), jnp.ones(shape, jnp.float32))
 
@@ -94,10 +94,10 @@ class BatchNorm(nnx.Module):
     mask: Bool[Array, "..."] | None = None,
     train: bool = False,
   ) -> tuple[Float[Array, "*S D"], Stats | Moments]:
-    """(y, statistics) in float32 inside; y has the type of x.
+    """Returns (y, statistics); it computes in float32, y has the type of x.
 
     Args:
-      x: what is normalised.
+      x: the rows to normalise.
       stats: the running statistics, which training moves and evaluation uses; or, in
         training, Moments, to which those of x are added. They take no gradient.
       mask: True at the rows that count. The others are read as zeros and not measured.
@@ -128,7 +128,12 @@ class BatchNorm(nnx.Module):
     return ((x - mean) * factor + bias).astype(kind), stats
 
   def after(self, stats: Stats | Moments, moments: Moments) -> Any:
-    """Running statistics moved by what was measured; or both measurements joined."""
+    """Returns the statistics moved by the batch's moments; or both moments combined.
+
+    Args:
+      stats: running statistics, which move; or Moments, which are combined.
+      moments: of the batch.
+    """
     if isinstance(stats, Moments):
       return _joined(stats, moments)
     count = moments.count[..., None]
@@ -142,12 +147,12 @@ class BatchNorm(nnx.Module):
 
 
 def rule(module: Any) -> str:
-  """What is said where statistics are missing."""
+  """Returns the error message for missing statistics."""
   return f"{type(module).__name__} has batch norm: pass stats=layer.init_stats()"
 
 
 def _measured(x: Float[Array, "*S D"], mask: Bool[Array, "*S"] | None) -> Moments:
-  """Count, mean and variance of the rows of x, which is 0 where the mask is False."""
+  """Returns the moments of the rows of x, which is 0 where the mask is False."""
   axes = tuple(range(x.ndim - 1))
   real = None if mask is None else mask[..., None]
   count = math.prod(x.shape[:-1]) if mask is None else jnp.sum(mask)
@@ -160,7 +165,7 @@ def _measured(x: Float[Array, "*S D"], mask: Bool[Array, "*S"] | None) -> Moment
 
 
 def _joined(a: Moments, b: Moments) -> Moments:
-  """Both together: the law of total variance."""
+  """Returns the moments of both sets of rows, by the law of total variance."""
   count = a.count + b.count.astype(a.count.dtype)
   share = (b.count / jnp.maximum(count, 1))[..., None]
   apart = b.mean - a.mean

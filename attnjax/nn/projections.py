@@ -1,4 +1,4 @@
-"""Projections from the model's width to heads and back."""
+"""Projections from the model's width to heads, and of the heads' outputs."""
 
 import jax
 from flax import nnx
@@ -10,7 +10,7 @@ _INIT = nnx.initializers.normal(0.02)
 
 
 class QueryKeyValue(nnx.Module):
-  """x (B, T, D) to q (B, T, N, H), k and v (B, T, K, H).
+  """The projections of x (B, T, D) to q (B, T, N, H), k and v (B, T, K, H).
 
   Optionally an RMS norm of each query and key head (its weight (H,) is shared by the
   heads), then rotary positions.
@@ -45,12 +45,12 @@ class QueryKeyValue(nnx.Module):
   def __call__(
     self, x: Float[Array, "B T D"], positions: Num[Array, "..."]
   ) -> tuple[Array, Array, Array]:
-    """The heads q, k and v; positions (B, T) or (T,)."""
+    """Returns q, k and v, rotated; positions (B, T) or (T,)."""
     q, k, v = self.heads(x)
     return *self.rotate(q, k, positions), v
 
   def heads(self, x: Float[Array, "B *S D"]) -> tuple[Array, Array, Array]:
-    """The heads q, k and v of tokens or a grid, normalised but not yet rotated."""
+    """Returns q, k and v of tokens or a grid, normalised but not yet rotated."""
     q, k, v = self.query(x), self.key(x), self.value(x)
     if self.query_norm is not None and self.key_norm is not None:
       q, k = self.query_norm(q), self.key_norm(k)
@@ -59,7 +59,7 @@ class QueryKeyValue(nnx.Module):
   def rotate(
     self, q: Array, k: Array, positions: Num[Array, "..."]
   ) -> tuple[Array, Array]:
-    """The queries and keys at their positions."""
+    """Returns q and k with rotary positions, if the layer has them."""
     if not self.rope_theta:
       return q, k
     q, k = (rotary.rotate(y, positions, theta=self.rope_theta) for y in (q, k))
@@ -75,14 +75,18 @@ def output(
   init: nnx.Initializer = _INIT,
   rngs: nnx.Rngs,
 ) -> nnx.LinearGeneral:
-  """The projection of the heads' outputs, (B, T, N, H) to (B, T, D)."""
+  """Returns the projection of the heads' outputs, (B, T, N, H) to (B, T, D)."""
   return nnx.LinearGeneral(
     (heads, head_dim), dim, axis=(-2, -1), use_bias=bias, kernel_init=init, rngs=rngs
   )
 
 
 def head_size(dim: int, heads: int, head_dim: int = 0) -> int:
-  """`head_dim`, or dim / heads if it is 0."""
+  """Returns `head_dim`, or dim / heads if `head_dim` is 0.
+
+  Raises:
+    ValueError: if `heads` does not divide `dim`.
+  """
   if head_dim:
     return head_dim
   if dim % heads:
@@ -91,7 +95,7 @@ def head_size(dim: int, heads: int, head_dim: int = 0) -> int:
 
 
 def identity_values(k: jax.Array) -> jax.Array:
-  """Values (B, S, K, S) that make attention return its weights."""
+  """Returns values (B, S, K, S) that make attention return its weights."""
   S = k.shape[1]
   eye = jax.numpy.eye(S, dtype=jax.numpy.float32)
   return jax.numpy.broadcast_to(eye[:, None], (k.shape[0], S, k.shape[2], S))

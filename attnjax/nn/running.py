@@ -27,18 +27,18 @@ from attnjax.nn.norms import BatchNorm, Moments, Stats, rule
 
 
 class Carry:
-  """Hands the parts of a module their statistics, and gathers the new ones.
+  """The statistics of a module's parts during a call: handed in, and gathered.
 
     carry = Carry(self, stats, train)
     x = carry(self.first, x)       # self.first(x), with its statistics if it has any
     return carry.result(x)         # (x, new statistics); x alone if stats is None
 
   Raises:
-    ValueError: if the module has batch norm and `stats` is None, or not of it.
+    ValueError: if the module has batch norm and `stats` is None, or of other parts.
   """
 
   def __new__(cls, module: nnx.Module, stats: Any, train: bool):
-    """Returns a carry that calls parts as they are where none has batch norm."""
+    """Returns a carry that passes no statistics if no part has batch norm."""
     kind: Any = cls if _has_norm(module) else _Nothing
     return super().__new__(kind)
 
@@ -55,27 +55,27 @@ class Carry:
       )
 
   def __call__(self, part: Any, *arguments, **options) -> Any:
-    """The result of a part of the module."""
+    """Calls a part of the module with its statistics, and returns its output."""
     y, stats = apply(part, *arguments, stats=self.of(part), train=self.train, **options)
     self.keep(part, stats)
     return y
 
   def of(self, part: Any) -> Any:
-    """The statistics of a part, `()` if it has none."""
+    """Returns the statistics of a part, `()` if it has none."""
     return self._stats[self._names[id(part)]] if id(part) in self._names else ()
 
   def keep(self, part: Any, stats: Any) -> None:
-    """Takes the new statistics of a part."""
+    """Stores the new statistics of a part."""
     if id(part) in self._names:
       self._stats[self._names[id(part)]] = stats
 
   def plain(self, module: Any) -> Any:
-    """The module whose carry this is, as a function of x to its output alone."""
+    """Returns the module of this carry as a function of x to its output alone."""
     stats = self._stats or ()
     return lambda x: apply(module, x, stats=stats, train=self.train)[0]
 
   def result(self, y: Any) -> Any:
-    """What the module's call returns for its output y."""
+    """Returns (y, new statistics), or y alone if the call was given no statistics."""
     return (y, self._stats or ()) if self._given else y
 
 
@@ -86,29 +86,29 @@ class _Nothing(Carry):
 
 
 def given(stats: Any, train: bool) -> dict[str, Any]:
-  """Returns the options of a layer's call, which need not know of empty statistics."""
+  """Returns the options `stats` and `train` of a call; {} if `stats` is `()`."""
   if isinstance(stats, tuple) and not stats:
     return {}
   return {"stats": stats, "train": train}
 
 
 def apply(part: Any, *arguments, stats: Any, train: bool, **options) -> tuple[Any, Any]:
-  """(y, new statistics) of a layer, which need not know of them if they are `()`."""
+  """Returns (y, new statistics) of a layer, which gets no `stats` if they are `()`."""
   own = given(stats, train)
   y = part(*arguments, **own, **options)
   return y if own else (y, ())
 
 
 def init_stats(module: Any) -> Any:
-  """The statistics of every batch norm in a module, as they begin; `()` without any.
+  """Returns the initial statistics of every batch norm in a module; `()` without any.
 
-  A dict of the parts that have some, by the path of the attribute: {"stages/0/1": ...}.
+  They are a dict by the path of the attribute that has batch norm: {"stages/0/1": ...}.
   """
   return _tree(module, lambda norm: norm.init_stats())
 
 
 def init_moments(stats: Any) -> Any:
-  """What has been measured of a batch before its first part: nothing."""
+  """Returns the empty moments of a batch, before its first part is measured."""
 
   def empty(leaf):
     zero = jnp.zeros_like(leaf.mean)
@@ -118,12 +118,12 @@ def init_moments(stats: Any) -> Any:
 
 
 def moved(module: Any, stats: Any, moments: Any) -> Any:
-  """The running statistics of a module after one step with what was measured."""
+  """Returns the running statistics of a module after a step with these moments."""
   return _tree(module, lambda norm, *of: norm.after(*of), stats, moments)
 
 
 def _tree(module, function, *trees):
-  """A tree of statistics: the function of each batch norm and its leaves of others."""
+  """Maps function(batch norm, *its leaves of trees) over the tree of statistics."""
   if isinstance(module, BatchNorm):
     return function(module, *trees)
   found = {
@@ -135,7 +135,7 @@ def _tree(module, function, *trees):
 
 
 def _parts(module: Any, prefix: str = "") -> Iterator[tuple[str, nnx.Module]]:
-  """(path, module) of the modules right below one, those in lists included."""
+  """Yields (path, module) of a module's direct parts, those in lists included."""
   for name, value in vars(module).items():
     if isinstance(value, nnx.List | nnx.Dict):
       yield from _parts(value, f"{prefix}{name}/")

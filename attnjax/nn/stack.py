@@ -14,7 +14,7 @@ from attnjax.contract.trace import Edit, Trace
 from attnjax.nn import inside, running, stack_context
 from attnjax.nn.blocks import Block
 
-# What jax.checkpoint keeps of a block; "none" keeps all, without jax.checkpoint.
+# The policies of jax.checkpoint for a block; "none" saves all, without jax.checkpoint.
 REMAT = {
   "none": None,
   "full": jax.checkpoint_policies.nothing_saveable,
@@ -96,10 +96,10 @@ class Stack(nnx.Module):
     train: bool = False,
     **context,
   ) -> Any:
-    """The output of the last block (B, *T, D), and new statistics if some are given.
+    """Returns the last block's output (B, *T, D), and new statistics if some are given.
 
-    `context` goes to every mixer, positions to those that read places. Padding is zero
-    at the input, see `nn.unseen`.
+    `context` goes to every mixer, positions only to the mixers that read them. Padding
+    is zero at the input, see `nn.unseen`.
 
     Raises:
       NotImplementedError: for positions that no mixer reads.
@@ -119,7 +119,7 @@ class Stack(nnx.Module):
     return carry.result(x)
 
   def _repeat(self, context, key, train):
-    """The function of one repeat of the pattern, for a scan."""
+    """Returns the function of one repeat of the pattern, for a scan."""
     contexts = stack_context.of_blocks(self.blocks, context)
 
     def repeat(x, part):
@@ -138,7 +138,7 @@ class Stack(nnx.Module):
     return jax.checkpoint(repeat, policy=REMAT[self.remat])
 
   def init_cache(self, batch: int, length: int, dtype=jnp.float32) -> Any:
-    """One cache a place of the pattern, stacked over the repeats."""
+    """Returns a cache for each place of the pattern, stacked over the repeats."""
 
     def one(block):
       return block.init_cache(batch, length, dtype)
@@ -231,5 +231,5 @@ class Stack(nnx.Module):
 
 
 def hidden_size(dim: int, ratio: float, multiple: int = 8) -> int:
-  """`ratio` x dim, rounded up to a multiple; 0 for ratio 0 (no MLP)."""
+  """Returns ratio x dim, rounded up to a multiple; 0 for ratio 0 (no MLP)."""
   return math.ceil(ratio * dim / multiple) * multiple

@@ -1,4 +1,4 @@
-"""What a stack of blocks tells each of them of its tokens."""
+"""The context of tokens that a stack passes to each of its blocks."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from attnjax.nn import unseen
 def of_blocks(blocks: Sequence[Any], context: Mapping[str, Any]) -> list[dict]:
   """Returns the context of the blocks at each place of the pattern.
 
-  Positions go to the mixers that read places only.
+  Positions go only to the mixers that read them.
 
   Raises:
     NotImplementedError: for positions that no mixer reads.

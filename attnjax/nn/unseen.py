@@ -1,9 +1,9 @@
-"""What every layer does first: take no notice of what nobody sees.
+"""Isolation of padding: every layer first sets unseen tokens to zero.
 
-A token that is padding, or has a negative segment id, is seen by no token. Whatever
-stands there, NaN and infinity too, is a zero to the layer: the results at the other
-tokens, the caches and the gradients are those of zeros at the padding, and the gradient
-by the padding is 0. The results at the padding itself are finite, and of no use.
+A token that is padding, or has a negative segment id, is seen by no token. Its values,
+NaN and infinity too, are zeros to the layer: the results at the other tokens, the
+caches and the gradients are those of zeros at the padding, and the gradient by the
+padding is 0. The results at the padding itself are finite, and of no use.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ def blank(
   segment_ids: Int[Array, "B T"] | None = None,
   valid: Bool[Array, "B T"] | None = None,
 ) -> tuple[Array, Int[Array, "B T"] | None]:
-  """(x, ids): zeros for the tokens that nobody sees, and -1 for their segments.
+  """Returns (x, ids) with zeros, and the segment -1, at the tokens that nobody sees.
 
   Args:
     x: (B, T, D), or with more axes if nothing else is given.
@@ -34,13 +34,13 @@ def blank(
 def told(
   ids: Int[Array, "B T"] | None, segment_ids: Int[Array, "B T"] | None
 ) -> dict[str, Array]:
-  """Returns what a function that takes both is told of ids: as little as there is.
+  """Returns the option `valid` or `segment_ids` that tells a function of `ids`.
 
-  Padding alone costs such a function less than documents.
+  Padding alone (`valid`) costs such a function less than documents.
 
   Args:
-    ids: of `blank`.
-    segment_ids: as given to it.
+    ids: the segments that `blank` returns.
+    segment_ids: the argument of `blank`.
   """
   if ids is None:
     return {}
@@ -48,7 +48,7 @@ def told(
 
 
 def nothing(layer: Callable[[Array], Array], x: Array) -> Array:
-  """The empty result of a layer for an x without examples, or without tokens."""
+  """Returns the empty result of a layer for an x without examples or tokens."""
   some = jax.ShapeDtypeStruct([size or 1 for size in x.shape], x.dtype)
   y = jax.eval_shape(layer, some)
   shape = [size if given else 0 for given, size in zip(x.shape, y.shape)]
