@@ -88,7 +88,7 @@ def step(
 
 
 def _log_decay(slopes, real):
-  """(B|1, T|1, N) of slopes (N,): none where a token is padding."""
+  """Returns the log decays (B|1, T|1, N) of slopes (N,), 0 at padding."""
   if slopes is None or real is None:
     return None if slopes is None else -slopes[None, None]
   return jnp.where(real[..., None], -slopes[None, None], 0)

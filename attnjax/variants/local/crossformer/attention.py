@@ -27,7 +27,7 @@ def attend(
   scale: float | None = None,
   impl: str = "auto",
 ) -> Float[Array, "B *S N V"]:
-  """Each token sees the tokens of its group.
+  """Computes attention within groups of tokens.
 
   Args:
     q: queries on a grid of 1 to 3 axes.
@@ -58,7 +58,7 @@ def attend(
 
 
 def reference(q, k, v, bias_table=None, *, window=7, interval=1, scale=None):
-  """The definition: one (T, T) matrix of scores for each head."""
+  """Computes `attend` by its definition: a (T, T) matrix of scores for each head."""
   grid = q.shape[1:-2]
   _check(bias_table, grid, window)
   axes = tuple(c.ravel() for c in np.indices(grid))

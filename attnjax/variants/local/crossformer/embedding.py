@@ -59,7 +59,7 @@ class CrossScale(nnx.Module):
     self.stride, self.first = stride, first
 
   def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B h w D"]:
-    """The grid of embedded patches."""
+    """Returns the grid of embedded patches."""
     x = self.norm(x) if self.first else x
     missing = ((0, -side % self.stride) for side in x.shape[1:3])
     x = jnp.pad(x, ((0, 0), *missing, (0, 0)))

@@ -36,7 +36,7 @@ class DynamicBias(nnx.Module):
     self.axes = axes
 
   def __call__(self, window: int) -> Float[Array, "*R N"]:
-    """The table of `attend` for groups of that side."""
+    """Returns the `bias_table` of `attend` for groups of side `window`."""
     line = -jnp.arange(1 - window, window, dtype=jnp.float32)  # query less key
     z = jnp.stack(jnp.meshgrid(*[line] * self.axes, indexing="ij"), axis=-1)
     z = self.linears[0](z)

@@ -21,15 +21,15 @@ def attend(
   valid: Bool[Array, "B T"] | None = None,
   impl: str = "auto",
 ) -> Float[Array, "B T N H"]:
-  """Softmax attention of key channels to value channels, applied to the queries.
+  """Computes softmax attention of key channels to value channels, applied to queries.
 
   Args:
-    q: what is mixed, token by token.
-    k: its channels are the rows of the weights.
-    v: its channels are their columns.
+    q: queries, whose channels are mixed, token by token.
+    k: keys; their channels are the rows of the weights.
+    v: values; their channels are the columns of the weights.
     scale_by: the logits are multiplied by H^-0.5 ("channels"), or by the number of real
       tokens to the power -0.5 ("tokens").
-    scale: instead of `scale_by`, if given.
+    scale: the logits' factor, instead of `scale_by`.
     valid: True at the real tokens; others are not seen, and give 0.
     impl: one of IMPLEMENTATIONS, or "auto", which takes "xla".
 
@@ -61,7 +61,7 @@ def attend(
 
 
 def reference(q, k, v, **options):
-  """The definition: sums over tokens and channels of all products."""
+  """Computes `attend` by its definition: sums of all products."""
   return attend(q, k, v, **options, impl="reference")
 
 

@@ -72,7 +72,7 @@ class Layer(nnx.Module):
 
   @property
   def refuses(self) -> dict[str, str]:
-    """What of a context the layer cannot honour, and why."""
+    """Returns the context that the layer refuses, by name, with the reasons."""
     found = {
       "segment_ids": "channels are of a whole sequence",
       "positions": "windows are counted in the row, and channels know no places",
@@ -146,5 +146,5 @@ class Layer(nnx.Module):
 
 
 def _is(index, remainder) -> bool:
-  """Whether the index is known, and even (0) or odd (1)."""
+  """Returns whether the index is static, and even (remainder 0) or odd (1)."""
   return isinstance(index, int) and index % 2 == remainder

@@ -21,7 +21,7 @@ def attend(
   scale: float | None = None,
   impl: str = "auto",
 ) -> Float[Array, "B P n N V"]:
-  """Each token sees the tokens of its own list.
+  """Computes attention within each list of tokens.
 
   Args:
     q: queries.
@@ -48,7 +48,7 @@ def attend(
 
 
 def reference(q, k, v, *, valid=None, scale=None):
-  """The definition, list by list."""
+  """Computes `attend` by its definition, list by list."""
   P, n = q.shape[1:3]
   valid = jnp.ones((P, n), bool) if valid is None else valid
 

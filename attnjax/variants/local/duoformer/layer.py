@@ -127,7 +127,7 @@ class Layer(nnx.Module):
     return contexts.run(self, x, context)
 
   def weights(self, x, **context: Unpack[Context]) -> Float[Array, "B N T T"]:
-    """What scale attention takes of each token, also through the means.
+    """Returns the weights of scale attention, those through the means included.
 
     Rows sum to less than 1: the scale token has a share.
     """

@@ -1,4 +1,4 @@
-"""The lists of tokens: what lies under each cell of the coarsest map."""
+"""The lists of tokens that lie under each cell of the coarsest map."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ from attnjax.core.grids.partition import Partition
 def scale_tokens(
   features: Sequence[Float[Array, "B ..."]], *, columns_first: Sequence[int] = (2,)
 ) -> Float[Array, "B P n D"]:
-  """A list for each cell of the coarsest map: its tokens of all maps.
+  """Returns a list for each cell of the coarsest map: its tokens of all maps.
 
   Args:
     features: (B, h m, w m, D) each, the coarsest first, with m = 1; other m are whole
@@ -40,7 +40,7 @@ def scale_tokens(
 
 
 def real_tokens(grid: Sequence[int], sides: Sequence[int]) -> Bool[np.ndarray, "P n"]:
-  """Which tokens of the lists are not padding.
+  """Returns which tokens of the lists are not padding.
 
   Args:
     grid: the sides of the finest map before it is padded.

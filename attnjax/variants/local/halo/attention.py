@@ -30,7 +30,7 @@ def attend(
   mask_padding: bool = False,
   impl: str = "auto",
 ) -> Float[Array, "B h w N V"]:
-  """Softmax attention of blocks of queries to windows around them.
+  """Computes softmax attention of blocks of queries to the windows around them.
 
   Args:
     q: queries; with stride s those of every s-th row and column, h = ceil(R / s).
@@ -38,15 +38,16 @@ def attend(
     v: values.
     row_table: L = 2 (block + 2 halo) - 1 vectors, by the row of the key in its window
       less that of the query in its block, plus L div 2. No position if None.
-    column_table: the same for columns; both or none.
+    column_table: vectors for columns, as `row_table` for rows; both or none.
     block: side of a block in keys, b. It need not divide the map, which is padded.
     halo: keys around a block on each side.
     stride: of the queries; it divides `block`.
     scale: of q . k; H^-0.5 if None.
-    scale_positions: also the part of the tables is scaled.
-    true_offsets: with a stride the query's row counts in keys, not in queries as in
-      the code that is followed.
-    mask_padding: keys beyond the map are not seen. Otherwise they are seen as zeros.
+    scale_positions: whether the scores of the tables are scaled too.
+    true_offsets: whether, with a stride, the query's row counts in keys; it counts in
+      queries in the code that is followed.
+    mask_padding: whether keys beyond the map are masked. If not, they are seen as
+      zeros.
     impl: one of IMPLEMENTATIONS, or "auto", see `attnjax.attention`.
 
   Raises:
@@ -66,7 +67,7 @@ def attend(
 
 
 def reference(q, k, v, **options):
-  """The definition: softmax over the whole padded map with a mask."""
+  """Computes `attend` by its definition: a masked softmax over the whole padded map."""
   return attend(q, k, v, **options, impl="reference")
 
 
@@ -77,7 +78,7 @@ def _scaled(row_table, column_table, factor, dtype):
 
 
 def _blocked(q, k, v, tables, queries, keys, step, scale, mask_padding, impl):
-  """The blocks as a batch, each with its window."""
+  """Computes attention of blocks as a batch, each to its window."""
   cut = queries.split(q), keys.split(k), keys.split(v)
   one, two, three = (x.reshape(-1, *x.shape[2:]) for x in cut)
   if tables is not None:
@@ -92,10 +93,11 @@ def _blocked(q, k, v, tables, queries, keys, step, scale, mask_padding, impl):
 
 
 def _placed(q, k, tables, queries, keys, step):
-  """Queries and keys whose product holds the part of the tables too.
+  """Returns queries and keys whose products include the scores of the tables.
 
-  The queries get their products with the vectors of each row and column of the window,
-  the keys the unit vectors of theirs: no number is stored for each query and key.
+  To the queries it appends their products with the vectors of each row and column of
+  the window, to the keys the one-hot vectors of their row and column: no array has an
+  element for each query and key.
   """
   window, parts = keys.windows[0], []
   at = np.indices(queries.size).reshape(2, -1) * step
@@ -111,7 +113,7 @@ def _placed(q, k, tables, queries, keys, step):
 
 
 def _dense(q, k, v, tables, block, halo, stride, step, scale, mask_padding):
-  """All queries with all keys of the map and its border."""
+  """Computes attention of all queries to all keys of the padded map, with a mask."""
   around = [(halo, -n % block + halo) for n in k.shape[1:3]]
   around = [(0, 0), *around, (0, 0), (0, 0)]
   seen, bias = jnp.ones((1, 1), bool), jnp.zeros((1, 1, 1, 1), accumulator_dtype(q))

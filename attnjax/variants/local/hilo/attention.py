@@ -27,14 +27,15 @@ def attend(
   scale: float | None = None,
   impl: str = "auto",
 ) -> Float[Array, "B *S N V"]:
-  """The first K heads attend in windows, the last L = N - K to the pooled windows.
+  """Computes attention of K heads in windows, and of L = N - K to pooled windows.
 
   Args:
     q: queries on a grid.
-    k: keys of the high heads; None if there are none.
-    v: their values.
-    pooled_k: keys of the low heads, on the grid of windows; None if there are none.
-    pooled_v: their values.
+    k: keys of the high heads, the first K; None if there are none.
+    v: values of the high heads.
+    pooled_k: keys of the low heads, the last L, on the grid of windows; None if there
+      are none.
+    pooled_v: values of the low heads.
     window: side of the windows.
     scale: H^-0.5 if None.
     impl: one of IMPLEMENTATIONS, or "auto", see `attnjax.attention`.
@@ -61,7 +62,10 @@ def attend(
 
 
 def reference(q, k=None, v=None, pooled_k=None, pooled_v=None, *, window=2, scale=None):
-  """The definition: a (T, T) matrix of a high head, a (T, P) one of a low head."""
+  """Computes `attend` by its definition.
+
+  A high head has a (T, T) matrix of scores, a low head a (T, P) one.
+  """
   grid, high = q.shape[1:-2], _check(q, k, pooled_k, window)
   out = []
   if k is not None:
@@ -82,7 +86,7 @@ def _line(x):
 
 
 def _check(q, k, pooled_k, window) -> int:
-  """The number of high heads."""
+  """Returns the number of high heads; raises ValueError if shapes do not fit."""
   if window < 1:
     raise ValueError(f"window = {window}: it must be at least 1")
   high, low = (0 if x is None else x.shape[-2] for x in (k, pooled_k))

@@ -92,7 +92,7 @@ class Layer(nnx.Module):
     return contexts.run(self, x, context)
 
   def weights(self, x, **context: Unpack[Context]) -> Float[Array, "B N T T"]:
-    """What each head takes of each token; a pooled window's share is its tokens'."""
+    """Returns each head's weights; a pooled window's is divided among its tokens."""
     heads = self.project(x, **context)
     v, more = heads.v, heads.more
     if v is not None:

@@ -45,7 +45,7 @@ class DeformableMerge(nnx.Module):
   def __call__(
     self, x: Float[Array, "B H W C"], *, stats: Any = None, train: bool = False
   ) -> tuple[Float[Array, "B h w D"], Any]:
-    """(the merged patches, new statistics)."""
+    """Returns (the merged patches, new statistics)."""
     carry = running.Carry(self, stats, train)
     x = jnp.pad(x, ((0, 0), *((0, side % 2) for side in x.shape[1:3]), (0, 0)))
     B, H, W, C = x.shape
@@ -63,7 +63,7 @@ class DeformableMerge(nnx.Module):
 def interpolated(
   x: Float[Array, "H W C"], places: Float[Array, "*P 2"]
 ) -> Float[Array, "*P C"]:
-  """What a map has between its pixels, bilinearly; zero beyond its border."""
+  """Interpolates a map bilinearly at `places`; it is zero beyond its border."""
   low = jnp.floor(places)
   total = jnp.zeros((*places.shape[:-1], x.shape[-1]), accumulator_dtype(x))
   for corner in ((0, 0), (0, 1), (1, 0), (1, 1)):

@@ -28,7 +28,7 @@ def attend(
   scale: float | None = None,
   impl: str = "auto",
 ) -> Float[Array, "B *S N V"]:
-  """Each token sees the tokens of its group on a map of 1 to 3 axes.
+  """Computes attention within groups of tokens on a map of 1 to 3 axes.
 
   Args:
     q: queries.
@@ -60,7 +60,7 @@ def attend(
 
 
 def reference(q, k, v, **options):
-  """The definition: one (T, T) matrix of scores for each head."""
+  """Computes `attend` by its definition: a (T, T) matrix of scores for each head."""
   return attend(q, k, v, **options, impl="reference")
 
 

@@ -27,7 +27,7 @@ def attend(
   scale: float | None = None,
   impl: str = "auto",
 ) -> Float[Array, "B R C N V"]:
-  """Each token sees the nearest window x window tokens of its dilation class.
+  """Computes attention to the nearest window x window tokens of a dilation class.
 
   Args:
     q: queries.
@@ -57,7 +57,7 @@ def attend(
 
 
 def reference(q, k, v, bias_table=None, *, window=7, dilation=1, scale=None):
-  """The definition: softmax over the whole map with a mask."""
+  """Computes `attend` by its definition: a masked softmax over the whole map."""
   grid, places = q.shape[1:3], []
   seen, lines = np.ones((1, 1), bool), []
   for length, step in zip(grid, _check(bias_table, window, dilation)):

@@ -20,7 +20,7 @@ WIDTH, REACH = 0.33, 2.0  # of a bump; centres are from -REACH to REACH
 def bumps(
   x: Float[Array, "*B D"], centres: Float[Array, "G"], width: float = WIDTH
 ) -> Float[Array, "*B D G"]:
-  """1 - tanh((x - c) / width)^2 for each centre c."""
+  """Computes 1 - tanh((x - c) / width)^2 for each centre c."""
   return 1 - jnp.tanh((x[..., None] - centres) / width) ** 2
 
 
@@ -30,7 +30,7 @@ def kan_layer(
   centres: Float[Array, "G"] | None = None,
   width: float = WIDTH,
 ) -> Float[Array, "*B E"]:
-  """sum_ig bumps(x)[i, g] weight[i, g]; the bumps are made again in the gradient.
+  """Computes sum_ig bumps(x)[i, g] weight[i, g]; the backward pass recomputes bumps.
 
   Args:
     x: the features, in any number of batch axes.
@@ -68,7 +68,7 @@ class KANLayer(nnx.Module):
     self.weight = nnx.Param(xavier.reshape(below, grids, dim))
 
   def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B E"]:
-    """The layer's output."""
+    """Returns the layer's output."""
     return kan_layer(self.norm(x), self.weight[...])
 
 
@@ -88,7 +88,7 @@ class FasterKAN(nnx.Module):
     )
 
   def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B E"]:
-    """The last layer's output."""
+    """Returns the last layer's output."""
     for layer in self.layers:
       x = layer(x)
     return x

@@ -1,4 +1,4 @@
-"""What the blocks are made of: merging of patches, convolutions, pooled attention."""
+"""The layers of the blocks: merging of patches, convolutions, pooled attention."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ _INIT = nnx.initializers.truncated_normal(0.02)
 
 
 def h_sigmoid(x: Float[Array, "..."]) -> Float[Array, "..."]:
-  """relu6(x + 3) / 6."""
+  """Computes relu6(x + 3) / 6."""
   return jax.nn.relu6(x + 3) / 6
 
 
@@ -120,7 +120,7 @@ class Pooled(nnx.Module):
   def __call__(
     self, x: Float[Array, "B R C D"], *, stats: Any = None, train: bool = False
   ) -> Any:
-    """Returns the same shape as x, and new statistics if some are given."""
+    """Returns the result, in the shape of x, and new statistics if some are given."""
     carry = running.Carry(self, stats, train)
     y, _ = attend(*self._heads(carry, x))
     return carry.result(self.out(y.astype(x.dtype)).reshape(x.shape))
