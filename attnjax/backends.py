@@ -1,4 +1,4 @@
-"""Which implementation computes a call: the named one, or the fastest for its device.
+"""The choice of an implementation: the named one, or the fastest on the device.
 
 reference  the definition
 xla        plain JAX on any device, any order of derivative (`attnjax.core`)
@@ -9,7 +9,7 @@ An algorithm that has kernels is dispatched by
 
   run = choose(impl, {"reference": reference, "xla": plain}, prepare)
 
-where `prepare(impl)` gives the function by a backend's kernels, or raises.
+where `prepare(impl)` returns the function by a backend's kernels, or raises.
 """
 
 import functools
@@ -43,8 +43,8 @@ def kernels() -> str | None:
 def choose[T](impl: str, plain: Mapping[str, T], prepare: Callable[[str], T]) -> T:
   """Returns the function of an implementation.
 
-  "auto" is the one that `kernels` names if it can do the problem, else, saying once why
-  not, "xla".
+  "auto" is the backend that `kernels` names if it can do the problem, else "xla", and
+  the reason is logged once.
 
   Args:
     impl: "auto", a name of `plain`, or a backend's.
@@ -54,8 +54,8 @@ def choose[T](impl: str, plain: Mapping[str, T], prepare: Callable[[str], T]) ->
 
   Raises:
     ValueError: if the name is unknown.
-    NotImplementedError: of a backend that is named.
-    ImportError: of a backend that is named.
+    NotImplementedError: if the named backend cannot do the problem.
+    ImportError: if what the named backend needs is not installed.
   """
   check_known("impl", impl, ("auto", *plain, *BACKENDS))
   if impl == "auto":
@@ -72,7 +72,7 @@ def choose[T](impl: str, plain: Mapping[str, T], prepare: Callable[[str], T]) ->
 
 @functools.cache
 def say_once(message: str) -> None:
-  """Logs a warning, the first time that it is given."""
+  """Logs a warning the first time that this message is given."""
   logging.getLogger(__name__).warning(message)
 
 
@@ -93,7 +93,7 @@ def attend(
     q: queries.
     k: keys; K divides N.
     v: values.
-    scores: what is done to scores; None is nothing.
+    scores: the modifications of the scores; None is none.
     sinks: logits in the denominator only.
     scale: H^-0.5 if None; a number or an array (B|1, N|1, T|1, S|1), not (N,).
     impl: one of IMPLEMENTATIONS, or "auto".
@@ -130,7 +130,7 @@ def _reference(precision, scores, q, k, v, **options):
 
 
 def linear_attention(impl: str, q, k, v) -> Callable:
-  """Returns the function that computes what `linear.recurrent` defines, of q, k, v.
+  """Returns the function that computes `linear.recurrent`, for these q, k, v.
 
   Args:
     impl: one of IMPLEMENTATIONS, or "auto".
@@ -143,7 +143,7 @@ def linear_attention(impl: str, q, k, v) -> Callable:
 
 
 def prefix_softmax(impl: str, scores, values) -> Callable:
-  """Returns the function that computes what `scan.reference` defines, for these arrays.
+  """Returns the function that computes `prefix.reference`, for these arrays.
 
   Args:
     impl: one of IMPLEMENTATIONS, or "auto".

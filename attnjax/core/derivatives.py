@@ -59,7 +59,7 @@ def differentiable(
 
 
 def _maps(tangent, transpose, tree, which):
-  """(tangent, transpose) of the leaves of x that change, as `linear` takes them."""
+  """Returns (tangent, transpose) of the changing leaves of x, for `linear`."""
   wanted = tree.unflatten([i in which for i in range(tree.num_leaves)])
 
   def moved(known, dx):
@@ -116,7 +116,7 @@ def filled(x: Any, dx: Any) -> Any:
 
 
 def linear(tangent, transpose, known, x, *, like):
-  """tangent(known, x), linear in x, whose transpose is transpose(known, y).
+  """Computes tangent(known, x), linear in x, with the transpose transpose(known, y).
 
   Args:
     tangent: (known, x) to y.

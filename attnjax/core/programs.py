@@ -162,7 +162,7 @@ def _types(operands, dtype) -> list:
 
 
 def _kernel_type(array, dtype):
-  """An operand; no float is wider than scores are."""
+  """Returns an operand in the type that kernels read; floats at most `dtype` wide."""
   if jnp.issubdtype(array.dtype, jnp.floating):
     narrow = jnp.finfo(array.dtype).bits <= jnp.finfo(dtype).bits
     return jnp.asarray(array if narrow else array.astype(dtype))

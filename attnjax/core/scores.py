@@ -72,7 +72,7 @@ class Scores:
     )
 
   def times(self, factor: Array) -> "Scores":
-    """The scores with q . k times an array: () or (B|1, N|1, T|1, S|1)."""
+    """Returns the scores with q . k times an array: () or (B|1, N|1, T|1, S|1)."""
     factor = factor.reshape(1, 1, 1, 1) if factor.ndim == 0 else factor
     own = factor if self.factor is None else factor * self.factor
     return dataclasses.replace(self, factor=own)
@@ -136,7 +136,7 @@ class Program:
 
   @property
   def scheduled(self) -> "Program":
-    """The program for a pass whose schedule expresses its lists."""
+    """Returns the program for a pass whose schedule expresses the mask's lists."""
     if not self.lists:
       return self
     kept = [i for i in range(len(self.operands)) if i not in self.lists]

@@ -17,7 +17,7 @@ from attnjax.core.grids.partition import Halos, Partition, offsets
 from attnjax.core.scores import Scores
 
 BLOCK = 8  # tokens of a block on an axis, at most
-# (coordinates, length of the axis) to the first key that is seen and one past the last
+# Maps (coordinates, length of the axis) to the half-open interval of visible keys.
 Rule = Callable[[np.ndarray, int], tuple[Any, Any]]
 
 
@@ -32,17 +32,17 @@ def attend(
   scale: float | None = None,
   impl: str = "auto",
 ) -> tuple[Float[Array, "B *S N V"], Float[Array, "B *S N"]]:
-  """(out, lse) of attention where each token sees a box of keys.
+  """Computes (out, lse) of attention where each token sees a box of keys.
 
   Args:
     q: queries on a grid of 1 to 3 axes.
     k: keys; K divides N.
     v: values.
-    rule: for each axis the interval of keys of each coordinate. It may go beyond the
-      axis, where keys and values are zeros; coordinates beyond the length, of padding,
-      are asked for too and their answers do not matter.
-    dilation: for each axis; tokens of a remainder are an axis of their own, and
-      coordinates and lengths count in it.
+    rule: for each axis, the interval of keys of each coordinate. An interval may go
+      beyond the axis, where keys and values are zeros. A rule is also called with
+      coordinates of padding, beyond the length, whose intervals have no effect.
+    dilation: for each axis; tokens whose coordinates are equal modulo it form an axis
+      of their own, in which coordinates and lengths count.
     bias_table: bias by key less query on each axis, whose size is odd; the middle entry
       belongs to the difference 0.
     scale: H^-0.5 if None.
@@ -72,9 +72,10 @@ def attend(
 
 
 def _plan(grid, inner, dilation, rule):
-  """(low, high, halos): ends of the intervals in the block's window of keys.
+  """Returns (low, high, halos): the intervals in each block's window of keys.
 
-  Both (axes, G W, P) for G classes and W blocks, or (axes, 1, P) where all are alike.
+  low and high are (axes, G W, P) for G classes and W blocks, or (axes, 1, P) where all
+  blocks have equal ones.
   """
   size = tuple(-(-n // -(-n // BLOCK)) for n in inner)
   lines, around = [], []
@@ -97,7 +98,7 @@ def _plan(grid, inner, dilation, rule):
 
 
 def _outer(lines):
-  """Arrays (d, w, p) of each axis to arrays (G W, P), the products of all axes."""
+  """Yields each axis's array (d, w, p), broadcast to all axes, (G W, P)."""
   axes = len(lines)
   shape = tuple(line.shape[part] for part in range(3) for line in lines)
   for axis, line in enumerate(lines):
@@ -111,7 +112,7 @@ def _outer(lines):
 def _bias(bias_table, halos) -> Float[Array, "1 N P Q"]:
   first = tuple(-h for h in halos.halo)
   between = offsets(halos.size, halos.windows, first)
-  # What is beyond the table is not seen.
+  # Keys beyond the table are not seen.
   places = (
     np.clip(between[..., axis] + length // 2, 0, length - 1)
     for axis, length in enumerate(bias_table.shape[:-1])

@@ -1,4 +1,4 @@
-"""Self-attention around a layer's own mathematics: its heads, and its steps.
+"""Self-attention of layers: projection to heads, and decoding with a key/value cache.
 
 These are functions, not a base class; see `attnjax.contract.context` for the three
 parts of a layer, `project`, `mix` and `merge`.

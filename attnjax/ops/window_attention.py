@@ -21,14 +21,14 @@ def attend(
   scale: float | None = None,
   impl: str = "auto",
 ) -> Float[Array, "B *S N V"]:
-  """Each token sees the tokens of its window; windows never see their padding.
+  """Computes attention inside windows, whose padding is not seen.
 
   Args:
     q: queries.
     k: keys; K divides N.
     v: values.
     parts: the windows of the grid S.
-    bias: added to the scaled scores of the P places of every window.
+    bias: added to the scaled scores of every window of P tokens.
     scale: H^-0.5 if None.
     impl: as in `attnjax.attention`.
   """
@@ -49,7 +49,7 @@ def attend(
 
 
 def identity(grid: tuple[int, ...], batch: int, heads: int) -> jax.Array:
-  """Values (B, *S, heads, T) of a grid that make attention return its weights."""
+  """Returns values (B, *S, heads, T) that make attention return its weights."""
   size = int(np.prod(grid))
   eye = jnp.eye(size, dtype=jnp.float32).reshape(1, *grid, 1, size)
   return jnp.broadcast_to(eye, (batch, *grid, heads, size))

@@ -1,4 +1,4 @@
-"""Softmax attention in pure JAX: the definition, and forms with O(T) memory.
+"""Softmax attention in pure JAX: the reference, and algorithms with O(T) memory.
 
   score[t, s] = modified(scale q[t].k[s]) where seen, else -inf
   lse[t]      = log( sum_s exp(score[t, s]) [+ exp(sinks[n])] )

@@ -1,4 +1,4 @@
-"""Softmax attention as it is defined, with the whole (T, S) matrix of scores."""
+"""The reference of softmax attention, with the whole (T, S) matrix of scores."""
 
 from collections.abc import Iterable
 

@@ -1,4 +1,4 @@
-"""The backward pass in tiles: five products in each, in one pass.
+"""The backward pass of softmax attention in plain JAX: five products in each tile.
 
 Tri Dao et al. FlashAttention. arXiv:2205.14135, section 3.1 (algorithm 4).
 """

@@ -1,4 +1,4 @@
-"""Small problems by whole matrices of scores, as many at a time as caches hold.
+"""Softmax attention of small problems by whole score matrices, in batches for caches.
 
 Where T S of a head is small, products of whole matrices in one batch are several times
 faster on CPUs than loops over tiles. The backward pass recomputes the weights, so that

@@ -1,4 +1,4 @@
-"""The forward pass in tiles: a running softmax over listed tiles of keys.
+"""The forward pass of softmax attention in plain JAX: an online softmax over tiles.
 
 Markus N. Rabe, Charles Staats. Self-attention Does Not Need O(n^2) Memory.
 arXiv:2112.05682. Tri Dao et al. FlashAttention. arXiv:2205.14135.

@@ -1,4 +1,4 @@
-"""The recurrence in chunks and token by token: `attnjax.core.recurrence.linear`."""
+"""Causal linear attention with decay in plain JAX, in chunks and token by token."""
 
 import functools
 

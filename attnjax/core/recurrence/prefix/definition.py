@@ -1,4 +1,4 @@
-"""The definition: a softmax over the prefix in each row of a (T, T) matrix."""
+"""The reference of prefix softmax: a softmax over each row of a (T, T) matrix."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Implementations in plain JAX: token by token, by an associative scan, in chunks."""
+"""Prefix softmax in plain JAX: token by token, by an associative scan, in chunks."""
 
 import jax
 import jax.numpy as jnp

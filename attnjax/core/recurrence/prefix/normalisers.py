@@ -1,4 +1,4 @@
-"""The softmax's normaliser: running maxima of scores and sums of exponentials."""
+"""The normaliser of prefix softmax: running maxima and sums of exponentials."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""The function `prefix` with its derivatives, around any implementation."""
+"""Prefix softmax with custom derivatives around the passes of any implementation."""
 
 import dataclasses
 import functools
