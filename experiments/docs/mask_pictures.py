@@ -88,7 +88,7 @@ def _mask(name: str, seen: np.ndarray, left: int, top: int) -> Iterator[str]:
 
 
 def _runs(keys: np.ndarray) -> list[tuple[int, int]]:
-  """(start, stop) of the runs of keys that are seen."""
+  """Returns (start, stop) of the runs of keys that are seen."""
   edges = np.flatnonzero(np.diff(np.concatenate([[0], keys.astype(int), [0]])))
   return [(int(a), int(b)) for a, b in zip(edges[::2], edges[1::2])]
 

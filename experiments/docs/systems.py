@@ -58,28 +58,28 @@ class System:
 
   @property
   def family(self) -> str:
-    """The folder of `attnjax.variants` that it is in."""
+    """Returns the system's folder in `attnjax.variants`."""
     return contract.systems()[self.slug].split(".")[-2]
 
   @property
   def place(self) -> str:
-    """Its file or folder, from the root of the repository."""
+    """Returns the system's file or folder, from the root of the repository."""
     path = contract.systems()[self.slug].replace(".", "/")
     return path if (self.root / path).is_dir() else f"{path}.py"
 
   @functools.cached_property
   def docstring(self) -> Docstring:
-    """The docstring of the module."""
+    """Returns the docstring of the module."""
     return docstrings.read(self.module.__doc__)
 
   @property
   def title(self) -> str:
-    """The first line of the docstring, without its full stop."""
+    """Returns the first line of the docstring, without its full stop."""
     return self.docstring.title.rstrip(".")
 
   @property
   def paper(self) -> tuple[str, int] | None:
-    """The first arXiv number that is named, and its year."""
+    """Returns the first arXiv number that the docstring names, and its year."""
     found = _ARXIV.search(" ".join(block.text for block in self.docstring.blocks))
     return (found[1], 2000 + int(found[2])) if found else None
 
@@ -91,7 +91,7 @@ class System:
 
   @property
   def sources(self) -> list[Block]:
-    """The paragraphs in front of the equations that cite."""
+    """Returns the paragraphs in front of the equations that cite."""
     found = []
     for block in self.docstring.blocks:
       if block.code or not re.search(r"arXiv:|[Cc]ode:|\d{4}\.", block.text):
@@ -101,18 +101,18 @@ class System:
 
   @property
   def body(self) -> list[Block]:
-    """All other paragraphs, and the equations."""
+    """Returns the equations, and the paragraphs that neither cite nor end the text."""
     ends = self.part("Cost", "Axes:", "Not here:")
     return [b for b in self.docstring.blocks[len(self.sources) :] if b not in ends]
 
   @property
   def layer_forms(self) -> list[str]:
-    """The forms in which it has a Layer."""
+    """Returns the forms in which the system has a Layer."""
     known = [f for f in self.module.FORMS if f in contract.form_names()]
     return [f for f in known if hasattr(contract.form(f), "Layer")]
 
   def meanings(self, name: str) -> dict[str, str]:
-    """Returns what options of Layer or Model mean that say it nowhere themselves.
+    """Returns the meanings of options that Layer or Model do not document.
 
     Forms tell what is alike in all systems that have them; a Model passes on options
     of its Layer.
@@ -129,7 +129,7 @@ class System:
 
   @property
   def functions(self) -> dict[str, Callable]:
-    """The public functions: those of the cases, then others, then definitions."""
+    """Returns the public functions: first the cases', last the definitions."""
     found = {n: v for n, v in _public(self.module) if not inspect.isclass(v)}
     first = list(dict.fromkeys(case.function for case in self.module.CASES))
     names = [*first, *sorted(set(found) - set(first), key=_definitions_last)]
@@ -137,24 +137,24 @@ class System:
 
   @property
   def classes(self) -> dict[str, type]:
-    """The public classes beside Layer and Model."""
+    """Returns the public classes beside Layer and Model."""
     found = {n: v for n, v in _public(self.module) if inspect.isclass(v)}
     return {n: found[n] for n in sorted(found) if n not in ("Layer", "Model")}
 
   @functools.cached_property
   def record(self) -> dict[str, Any]:
-    """The record of its measured claims."""
+    """Returns the record of the system's measured claims."""
     return records.read(self.root, self.slug)
 
   @property
   def claimed(self) -> Docstring:
-    """The docstring of its claim file, which is not imported."""
+    """Returns the docstring of the system's claim file, which is not imported."""
     path = self.root / "experiments" / "claims" / "systems" / f"{self.slug}.py"
     return docstrings.read(_module_docstring(path))
 
   @property
   def golden(self) -> list[Golden]:
-    """The files with results of the authors' code, by their names."""
+    """Returns the files with results of the authors' code, sorted by name."""
     folder = self.root / "tests" / "golden"
     names = [p.stem for p in sorted(folder.glob(f"{self.slug}*.npz"))]
     own = [n for n in names if _owner(n) == self.slug]
@@ -162,7 +162,7 @@ class System:
 
   @property
   def tests(self) -> list[str]:
-    """Its own test files, from the root of the repository."""
+    """Returns the system's own test files, from the root of the repository."""
     found = (self.root / "tests").rglob(f"{self.slug}*_test.py")
     own = [p for p in found if _owner(p.stem.removesuffix("_test")) == self.slug]
     return sorted(path.relative_to(self.root).as_posix() for path in own)
