@@ -1,4 +1,4 @@
-"""Exponentials and row maxima that XLA:CPU vectorizes."""
+"""Cheap exponentials and row maxima for XLA:CPU."""
 
 import math
 
