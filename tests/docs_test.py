@@ -138,6 +138,11 @@ class WrittenTest(parameterized.TestCase):
           importlib.import_module(".".join([first, *rest[:place]]))
         found = getattr(found, part)
 
+  def test_the_glossary_has_the_words_of_a_context(self):
+    text = (_ROOT / "docs" / "glossary.md").read_text(encoding="utf-8")
+    for name in (*contract.Context.__annotations__, "valid", "refuses", "attend"):
+      self.assertIn(f"`{name}`", text)
+
   def test_programs_of_kernels_run(self):
     for text in marks.programs((_ROOT / "docs/kernels.md").read_text(encoding="utf-8")):
       jax.eval_shape(lambda text=text: exec(text, {}))
