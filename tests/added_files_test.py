@@ -17,7 +17,8 @@ from attnjax.contract import Case
 from attnjax.contract import context as contexts
 from attnjax.core import masks
 from attnjax.core.scores import Scores
-from attnjax.nn import projections, self_attention
+from attnjax.nn import projections
+from attnjax.ops import self_attention
 
 IMPLEMENTATIONS = attention.IMPLEMENTATIONS
 FORMS = ("causal", "sequence", "image")

@@ -54,7 +54,7 @@ class ConfigTest(parameterized.TestCase):
   def test_every_network_fits_the_data(self, slug):
     config, task = backbone.get_config(slug), data.load("mnist5k")
     self.assertEqual(config.model.size, "mini")
-    model = jax.eval_shape(lambda: build.model(config, task))
+    model = jax.eval_shape(lambda: build.builder(config, task)(rngs=nnx.Rngs(0)))
     options = networks.sized(contract.load(slug), "mini")
     want = jax.eval_shape(
       lambda: contract.load(slug).Model(1, 10, **options, rngs=nnx.Rngs(0))

@@ -7,10 +7,10 @@ from absl.testing import absltest
 
 _PROGRAM = """
 import resource, sys
-from experiments import memory
+from experiments import malloc
 import numpy as np
 
-if sys.argv[1] == "keep" and not memory.keep():
+if sys.argv[1] == "keep" and not malloc.keep():
   print(-1)
   sys.exit()
 

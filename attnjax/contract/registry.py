@@ -6,7 +6,7 @@ import inspect
 import pkgutil
 from collections.abc import Callable, Iterable, Mapping
 from types import ModuleType
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 from attnjax.contract.names import check_known
 
@@ -161,6 +161,7 @@ def constructor(
   return cast(Constructor, make)
 
 
+@runtime_checkable
 class Constructor(Protocol):
   """Makes the layers of one mechanism, of a form, for a model of `layers` layers.
 

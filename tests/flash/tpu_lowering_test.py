@@ -6,12 +6,12 @@ from tests.compiling import child
 
 _ONE = """
 import dataclasses, json
-from experiments.bench import bundles, tpu
+from experiments.bench import tpu, tpu_schedule
 from pallas_kernels.flash import mosaic_tpu
 
 # More than fast memory holds: XLA would put whole operands there, and no windows.
 problem = dataclasses.replace(tpu.features()[{feature!r}], N=64, K=32, H={H}, V={V})
-_, kind = bundles.TOPOLOGIES[{machine!r}]
+_, kind = tpu_schedule.TOPOLOGIES[{machine!r}]
 tiles = mosaic_tpu.defaults(*problem.arrays(), problem.program, kind)
 estimate = mosaic_tpu.estimate(tiles, *problem.arrays(), problem.program)
 found = dict()
@@ -57,11 +57,11 @@ print(json.dumps([
 _OUTSIDE = """
 import json
 import jax.numpy as jnp
-from experiments.bench import bundles, tpu
+from experiments.bench import tpu, tpu_schedule
 from pallas_kernels.flash import mosaic_tpu
-from pallas_kernels.flash.mosaic_tpu import slopes
+from pallas_kernels.flash.mosaic_tpu import operand_gradients
 
-slopes.ROOM = 0
+operand_gradients.ROOM = 0
 tpu.T = 512
 bias = tpu._shape(1, 1, 512, 512)
 lines = [tpu._shape(1, 1, *x, dtype="int32") for x in ((512, 1), (1, 512))]
