@@ -65,7 +65,7 @@ class _OfSequences:
 
 
 def _l2vit(host):
-  options = {"norm": "batch", "heads": 2, "local": 3, "den_min": 1.0}
+  options = {"norm": "batch", "heads": 2, "local_kernel": 3, "den_min": 1.0}
   return contract.constructor("l2vit", options, host.FORMS)
 
 
@@ -196,7 +196,7 @@ class ModelTest(parameterized.TestCase):
       model.step(x, ())
 
   def test_a_model_without_batch_norm_carries_nothing(self):
-    build = contract.constructor("l2vit", {"heads": 2, "local": 3}, vision.FORMS)
+    build = contract.constructor("l2vit", {"heads": 2, "local_kernel": 3}, vision.FORMS)
     model, x = _drawn(lambda: _vision(build)), _images(8)
     self.assertEqual(model.init_stats(), ())
     plain = jax.make_jaxpr(lambda m, x: m(x))(model, x)

@@ -33,7 +33,7 @@ _MEAN, _DEVIATION = np.array([3.0, -0.5, 40.0]), np.array([0.1, 2.0, 5.0])
 def _config():
   """A tiny vision model with batch norm in its layers, on images of 8 x 8."""
   c = vit.get_config("l2vit")
-  c.attention.norm, c.attention.heads, c.attention.local = "batch", 2, 3
+  c.attention.norm, c.attention.heads, c.attention.local_kernel = "batch", 2, 3
   c.attention.den_min = 1.0
   c.data.name, c.data.batch = "digits", 8
   c.model.dim, c.model.depth, c.model.patch = 8, 2, 2

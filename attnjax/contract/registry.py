@@ -136,6 +136,8 @@ def constructor(
 ) -> "Constructor":
   """Returns the Constructor of a system's Layer for a host.
 
+  Of a form of whole networks it is that of its Model: build(channels, classes, rngs=).
+
   Args:
     slug: the system.
     options: hyper-parameters of its Layer; those not named keep their defaults.
@@ -153,9 +155,12 @@ def constructor(
       f"mechanism {slug!r} has the forms {', '.join(module.FORMS)};"
       f" this host takes {' or '.join(forms)}"
     )
-  make = functools.partial(module.Layer, form=form, **options)
-  if "layers" not in inspect.signature(module.Layer.__init__).parameters:
-    make = functools.partial(_of_any_depth, make)
+  if form not in layer_forms(module):
+    make = functools.partial(module.Model)
+  else:
+    make = functools.partial(module.Layer, form=form, **options)
+    if "layers" not in inspect.signature(module.Layer.__init__).parameters:
+      make = functools.partial(_of_any_depth, make)
   setattr(make, "form", form)  # noqa: B010
   setattr(make, "module", module)  # noqa: B010
   return cast(Constructor, make)

@@ -41,7 +41,7 @@ def defaults(systems: Sequence[ModuleType], *, size: str = "mini") -> dict[str, 
 
 
 def Model(
-  builds: Sequence[contract.Constructor],
+  builds: Sequence[Any],
   *,
   channels: int,
   classes: int,
@@ -52,7 +52,7 @@ def Model(
   """Builds the network: images (B, H, W, C) -> logits (B, classes) float32.
 
   Args:
-    builds: a single one, whose system has the network.
+    builds: a single Constructor, of the system that has the network.
     channels: of the images.
     classes: number of logits.
     size: one of the system's SIZES.
@@ -62,4 +62,4 @@ def Model(
   modules = [build.module for build in builds]
   given = defaults(modules, size=size) | options
   del given["size"]
-  return modules[0].Model(channels, classes, **given, rngs=rngs)
+  return builds[0](channels, classes, **given, rngs=rngs)

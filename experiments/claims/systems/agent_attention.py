@@ -40,7 +40,7 @@ def claims() -> Iterator[Bound]:
   fast, slow = (_time(kind.Layer) for kind in (agent_attention, dot_product))
   yield at_least("times faster than softmax attention at 4096 tokens", slow / fast, 5)
   agent: dict[str, Any] = {"heads": 4, "num_agents": 9, "grid": SIDE}
-  linear = {"heads": 4, "den_min": 1.0, "position": 0, "local": 0}
+  linear = {"heads": 4, "den_min": 1.0, "position_kernel": 0, "local_kernel": 0}
   builds = {
     "softmax": mechanism("dot_product", heads=4, rope_theta=0.0),
     "agents": mechanism("agent_attention", **agent),
