@@ -127,11 +127,11 @@ class ModelTest(parameterized.TestCase):
 
   @parameterized.parameters(((64, 96),), ((70, 45),))
   def test_images_are_padded_to_whole_cells(self, image):
-    encoder = {"dim": 16, "heads": 2, "depth": 1}
+    options = {"blocks": (1,) * 4, "dim": 16, "heads": 2, "depth": 1}
     images = jax.ShapeDtypeStruct((2, *image, 3), jnp.float32)
 
     def run(images):
-      model: Any = duoformer.Model(3, 5, **encoder, rngs=nnx.Rngs(0))
+      model: Any = duoformer.Model(3, 5, **options, rngs=nnx.Rngs(0))
       given = {"key": jax.random.key(0), "stats": model.init_stats()}
       return model.features(images, **given, train=True)[0]
 

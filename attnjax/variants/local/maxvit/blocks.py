@@ -1,6 +1,5 @@
 """The paper's block: an inverted bottleneck, windows, a grid."""
 
-import functools
 from typing import Any
 
 import jax
@@ -15,7 +14,11 @@ from attnjax.nn.norms import BatchNorm
 from attnjax.variants.local.maxvit.layer import Layer
 
 _INIT = nnx.initializers.normal(0.02)
-norm = functools.partial(BatchNorm, momentum=0.99, epsilon=1e-3)
+
+
+def norm(dim: int, momentum: float = 0.99) -> BatchNorm:
+  """Returns a batch norm as TensorFlow's defaults are."""
+  return BatchNorm(dim, momentum=momentum, epsilon=1e-3)
 
 
 class MBConv(nnx.Module):
@@ -31,6 +34,7 @@ class MBConv(nnx.Module):
     stride: 2 halves the map, rounded up.
     expand: width inside, in `dim`.
     squeeze: width of the squeeze, in `dim`.
+    momentum: of the batch norms.
     rngs: for the parameters.
   """
 
@@ -44,6 +48,7 @@ class MBConv(nnx.Module):
     stride: int = 1,
     expand: float = 4.0,
     squeeze: float = 0.25,
+    momentum: float = 0.99,
     rngs: nnx.Rngs,
   ):
     def linear(a, b, bias=True):
@@ -51,7 +56,8 @@ class MBConv(nnx.Module):
 
     hidden, small = int(expand * dim), int(squeeze * dim)
     self.shortcut = linear(below, dim) if below != dim else None
-    self.norms = nnx.List(norm(width) for width in (below, hidden, hidden))
+    widths = below, hidden, hidden
+    self.norms = nnx.List(norm(width, momentum) for width in widths)
     self.first, self.last = linear(below, hidden, bias=False), linear(hidden, dim)
     self.kernel = nnx.Param(_INIT(rngs.params(), (3, 3, hidden)))
     self.squeeze, self.excite = linear(hidden, small), linear(small, hidden)
