@@ -1,14 +1,15 @@
 r"""A published network, whole, on MNIST-5k: the word after the colon is its system.
 
   python -m experiments.run --config configs/backbone.py:maxvit --workdir runs/maxvit
-  python -m experiments.run --config configs/backbone.py:halo --workdir runs/halo \\
-      --config.model.size=h0 --config.data.name=tfds:imagenette/160px-v2
+  python -m experiments.run --config configs/backbone.py:halo --workdir runs/halo \
+      --config.model.size=h0 --config.data.name=tfds:cifar10
 
 `config.model` has the options of the network's size, which follow `size` until they are
 set: --config.model.size=tiny --config.model.drop=0.3. The size "mini" is for images of
-28 x 28 on a CPU: its stems halve them once, where the published ones make fourths, and
-it has two or three stages. Published sizes take MNIST's images too, but their last
-stages then have a single token or four.
+28 x 28 on a CPU: its stem halves them once, where published ones make fourths, and two
+or three stages follow. Published sizes take MNIST's images too, but their last stages
+then have a single token. Networks with batch norm are evaluated by its running
+statistics, which need some 100 steps.
 """
 
 from ml_collections import ConfigDict
@@ -21,5 +22,5 @@ def get_config(system: str = "davit") -> ConfigDict:
   c.steps = 200
   c.data.batch = 64
   c.eval_every = c.save_every = 100
-  c.optimizer.rate = 1e-3
+  c.optimizer.rate = 2e-3
   return c

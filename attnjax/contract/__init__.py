@@ -24,6 +24,8 @@ The forms of layers, "causal", "sequence" and "image", require
                    with tokens `shape` on each axis, for systems whose defaults do not
                    scale (Routing Transformer: sqrt(T) clusters)
 
+The form "backbone", of whole networks for images, requires Model, SIZES and PARAMETERS.
+
 A Layer is built as `Layer(dim, *, form, rngs, **hyper-parameters)`, every
 hyper-parameter a keyword with a default that is not None. A Layer whose mathematics
 depends on the depth also takes `layers`, the number of layers of the model.
