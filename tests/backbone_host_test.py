@@ -62,10 +62,11 @@ class ConfigTest(parameterized.TestCase):
     shapes = [jax.tree.map(lambda leaf: leaf.shape, tree) for tree in (model, want)]
     self.assertEqual(*map(str, shapes))
     example = {n: jax.numpy.stack([x] * 2) for n, x in task.source("train")[0].items()}
-    sums = objective.make(host, task).sums
+    made = objective.make(host, task)
 
     def loss(model, batch):
-      return sums(model, model.init_stats(), batch, jax.random.key(0), train=True)[0]
+      given = model, model.init_stats(), batch, jax.random.key(0)
+      return made.totals(made.predict(*given, train=True)[0], batch)
 
     totals = jax.eval_shape(loss, model, example)
     self.assertEqual(totals["loss"].shape, ())
