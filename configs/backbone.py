@@ -10,6 +10,10 @@ set: --config.model.size=tiny --config.model.drop=0.3. The size "mini" is for im
 or three stages follow. Published sizes take MNIST's images too, but their last stages
 then have a single token. Networks with batch norm are evaluated by its running
 statistics, which need some 100 steps.
+
+Measured, the size "mini", 120 steps of which 20 are of warm-up: validation accuracy
+0.926 l2vit, 0.872 hilo, 0.866 halo, 0.862 medvitv2, 0.818 davit, 0.766 maxvit, 0.588
+duoformer, 0.478 crossformer, in one to three minutes on 2 busy cores.
 """
 
 from ml_collections import ConfigDict
