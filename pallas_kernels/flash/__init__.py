@@ -1,4 +1,4 @@
-"""Softmax attention with scores that never leave fast memory: one contract.
+"""Softmax attention in fused kernels, for TPUs and GPUs.
 
 Tri Dao et al. FlashAttention. arXiv:2205.14135; FlashAttention-2. arXiv:2307.08691.
 Juechu Dong et al. Flex Attention. arXiv:2412.05496 (block lists, score functions).
