@@ -136,7 +136,9 @@ class SharedTest(absltest.TestCase):
 class BetweenTest(absltest.TestCase):
   def _stack(self, between, slug="dot_product"):
     options = {"dim": DIM, "depth": 4, "hidden": 24, "rngs": nnx.Rngs(1)}
-    return Stack(_builds(slug), between=between, **options)
+    stack = Stack(_builds(slug), between=between, **options)
+    # Larger than at the start of training, so that scores and positions matter.
+    return jax.tree.map(lambda leaf: 5 * leaf, stack)
 
   def test_tokens_are_dropped_and_their_context_with_them(self):
     x = jax.random.normal(jax.random.key(2), (2, T, DIM))
