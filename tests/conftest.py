@@ -1,24 +1,29 @@
 """Settings of every test process: the CPU, a compilation cache, checked shapes."""
 
+import gc
 import os
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Compiling is most of the suite's time: half of it without LLVM's optimizations, and
-# half of what is left without XLA's MLIR, which makes a context for each program.
-_FAST = (
-  "--xla_backend_optimization_level=0",
-  "--xla_backend_extra_options=xla_cpu_disable_new_fusion_emitters",
-  "--xla_cpu_parallel_codegen_split_count=1",
-)
-os.environ.setdefault("XLA_FLAGS", " ".join(_FAST))
+from tests import compile_fast  # noqa: E402
+
+compile_fast.use()
 _CACHE = Path(__file__).parent.parent / ".jax_cache"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 
+# Tracing makes many objects that stay; looking through them took a seventh of the time.
+gc.set_threshold(200_000, 20, 100)
+
+import jax  # noqa: E402
 import jaxtyping  # noqa: E402
 import pytest  # noqa: E402
 
+# The cache is for the processes that tests start, which compile what others have
+# compiled; here a program comes once, and its key costs more than it gives.
+jax.config.update("jax_enable_compilation_cache", False)
+# Nobody reads where an operation of a test's program stands.
+jax.config.update("jax_include_full_tracebacks_in_locations", False)
 jaxtyping.install_import_hook("attnjax", "beartype.beartype")
 
 

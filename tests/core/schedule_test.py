@@ -33,6 +33,18 @@ class ScheduleTest(parameterized.TestCase):
       self.assertEqual(_lengths(make, ids), alone)
     self.assertEqual(_lengths(lambda i: masks.Segments(i, i), ids), (64, 128))
 
+  @parameterized.parameters(
+    (masks.Where(lambda q, k: (q ^ k) < 64), 0),  # elements tell more than bounds
+    (Causal() & Window(20, 500), 2**31 - 300),  # int32 bounds are wide here
+  )
+  def test_lists_of_traced_parts_lose_no_block(self, mask, start):
+    shape, seen = (1, 1, 256, 256), np.ones((1, 1, 256, 256), bool)
+    want = masks.schedule(mask, shape, 32, 32, start, start)
+    given = jnp.asarray(seen)
+    found = masks.schedule(mask & masks.Dense(given), shape, 32, 32, start, start)
+    for name in ("index", "count", "index_t", "count_t"):
+      np.testing.assert_array_equal(getattr(found, name), getattr(want, name), name)
+
   def test_traced_positions_bound_nothing(self):
     def plan(positions):
       ids = jnp.zeros((1, 1024), jnp.int32)

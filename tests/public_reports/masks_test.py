@@ -15,9 +15,9 @@ from attnjax.core.masks.integers import MOST
 from tests.public_reports import arrays, attend, close, expected
 
 _ENDS = 2**31 - 2
-# Int64: near both ends, and around zero.
+# Int64: at both ends, and around zero.
 _PLACES = np.concatenate(
-  [np.arange(-_ENDS, -_ENDS + 4), np.arange(-6, 6), np.arange(_ENDS - 3, _ENDS + 1)]
+  [np.arange(-_ENDS - 2, -_ENDS + 2), np.arange(-6, 6), np.arange(_ENDS - 3, _ENDS + 1)]
 )
 _Q, _K = _PLACES[:, None], _PLACES[None]
 _NONE = 2**40  # no limit
@@ -35,6 +35,8 @@ _FAR = {
   "more": (masks.Causal(sys.maxsize), _K <= _Q + _NONE),
   "traced": (masks.Causal(jnp.array(2**30)), _K <= _Q + 2**30),
   "traced_down": (masks.Causal(jnp.array(-(2**30))), _K <= _Q - 2**30),
+  "least": (masks.Causal(-(2**31)), _K <= _Q - 2**31),
+  "traced_least": (masks.Causal(jnp.array(-(2**31))), _K <= _Q - 2**31),
   "window": (masks.Window(5, 2), _window(5, 2)),
   "left": (masks.Window(5, MOST), _window(5, _NONE)),
   "right": (masks.Window(sys.maxsize, 1), _window(_NONE, 1)),
@@ -48,6 +50,11 @@ _FAR = {
   "chunked": (masks.Chunked(4), _Q // 4 == _K // 4),
   "chunked_far": (masks.Chunked(2**40), (_Q < 0) == (_K < 0)),
   "lengths": (masks.Lengths(3, sys.maxsize), (_K < 3) & (_Q == _Q)),
+  "no_lengths": (masks.Lengths(-(2**31), 5), (_K < -(2**31)) & (_Q < 5)),
+  "traced_no_lengths": (
+    masks.Lengths(jnp.array([-(2**31)]), sys.maxsize),
+    (_K < -(2**31)) & (_Q == _Q),
+  ),
   "intervals": (
     masks.Intervals(_PLACES - 2**33, np.where(_PLACES < 0, 2**40, -(2**40))),
     (_Q < 0) & (_K == _K),

@@ -151,8 +151,10 @@ def _scores(p, rng, q, k):
   if rng.random() < 0.2 and not p.words["exact"]:
     p.options["softcap"] = p.exact["softcap"] = float(rng.choice([0.5, 5.0, 30.0]))
   if rng.random() < 0.25:
+    # Beyond e^-80 or so weights beside a sink are no normal float32: they count as 0.
     size = float(rng.choice([1.0, 30.0]))
-    p.arrays["sinks"] = (size * rng.normal(size=N)).astype("float32")
+    sinks = np.clip(size * rng.normal(size=N), -60, 60)
+    p.arrays["sinks"] = sinks.astype("float32")
   if rng.random() < 0.2:
     rate, key = 0.3, jax.random.key(int(rng.integers(1000)))
     p.options |= {"dropout_rate": rate, "dropout_rng": key}
@@ -167,6 +169,9 @@ def _scores(p, rng, q, k):
     p.arrays["table"] = rng.normal(size=(N, 31)).astype("float32")
   if kind == "gain":
     p.arrays["gain"] = rng.normal(size=N).astype("float32")
+    if "bias" in p.arrays:  # a negative gain would make the largest score of the least
+      low = p.arrays["bias"] < -100
+      p.arrays["bias"][low] = 0
   p.words |= {
     n: True for n in ("softcap", "keep", "sinks") if n in {**p.exact, **p.arrays}
   }

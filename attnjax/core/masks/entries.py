@@ -4,6 +4,7 @@ A list names the full blocks of its row first, then the partial ones, both in or
 prefix sum over each kind tells where a block stands in it.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -13,6 +14,31 @@ import numpy as np
 EMPTY, PARTIAL, FULL = 0, 1, 2
 # Bytes from which lists are made on the device instead of being constants.
 _LARGE = 16 << 20
+
+
+def lengths(kind: Any, limit: np.ndarray | None, most: Sequence[int]) -> Any:
+  """Returns (longest list, all lists' visits) at most, of query and of key blocks.
+
+  Args:
+    kind: of each block; EMPTY wherever `limit` is.
+    limit: the kinds by a mask's static parts; None if it has none.
+    most: further limits of the lists of query blocks.
+  """
+  if not isinstance(kind, jax.Array):
+    return _longest(kind), _longest(kind.swapaxes(2, 3))
+  queries, keys = kind.shape[2:]
+  longest = min([keys, *most])
+  limits = [(longest, longest * queries), (queries, queries * keys)]
+  if limit is not None:
+    known = _longest(limit), _longest(limit.swapaxes(2, 3))
+    limits = [tuple(map(min, *pair)) for pair in zip(limits, known)]
+  return limits
+
+
+def _longest(kind: np.ndarray) -> tuple[int, int]:
+  """Returns (the longest list, the visits of all lists of a batch entry and head)."""
+  count = np.maximum((kind != EMPTY).sum(axis=-1), 1)
+  return int(count.max(initial=1)), int(count.sum(axis=-1).max(initial=1))
 
 
 def lists(kind: Any, most: int) -> tuple[Any, Any, Any]:

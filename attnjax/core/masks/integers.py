@@ -39,6 +39,12 @@ def asarray(given: Any) -> Any:
   return jnp.asarray(given) if traced else np.asarray(given)
 
 
+def positive(name: str, value: Any) -> None:
+  """Raises ValueError if a number is not an integer of 1 or more."""
+  if not isinstance(value, int | np.integer) or value < 1:
+    raise ValueError(f"{name} = {value}; it must be an integer, 1 or more")
+
+
 def shown(given: Any) -> str:
   """Returns the description of a value in an error; an array has its type and shape."""
   if hasattr(given, "shape"):
@@ -97,6 +103,15 @@ def plus(x: Any, number: Any) -> Any:
     return jnp.maximum(x, LEAST - number) + number
   lowest = LEAST - jnp.minimum(number, 0)
   return jnp.clip(x, lowest, MOST - jnp.maximum(number, 0)) + number
+
+
+def at_most(k: Any, x: Any, number: Any) -> Any:
+  """Returns whether k <= x + number, where the sum may be no int32."""
+  near = k <= plus(x, number)
+  if isinstance(number, int) and number >= 0:
+    return near
+  # The sum stays at the least integer, but no k is less.
+  return near & (x >= LEAST - jnp.minimum(number, 0))
 
 
 def div(x: Any, number: int) -> Any:

@@ -15,25 +15,28 @@ import numpy as np
 from attnjax.core.exported import serializable
 from attnjax.core.masks.algebra import Mask
 from attnjax.core.masks.integers import (
+  LEAST,
   MOST,
+  at_most,
   clipped,
   div,
   floored,
   integers,
   modulo,
   plus,
+  positive,
 )
 
 _STATIC = {"static": True}
 
 
-def _numbers(mask, *names) -> list[Any]:
+def _numbers(mask, *names, least: int = LEAST) -> list[Any]:
   """Returns the mask's attributes: None, ints, or int32 arrays (B|1, 1, 1, 1)."""
   found = []
   for name in names:
     value = getattr(mask, name)
     if value is not None:
-      value = clipped(integers(f"{type(mask).__name__}.{name}", value), -MOST)
+      value = clipped(integers(f"{type(mask).__name__}.{name}", value), least)
       value = value if isinstance(value, int) else value.reshape(-1, 1, 1, 1)
     found.append(value)
   return found
@@ -44,14 +47,14 @@ def _arrays(numbers):
   return tuple(n for n in numbers if n is not None and not isinstance(n, int))
 
 
-def _values(mask, operands, *names) -> list[Any]:
+def _values(mask, operands, *names, least: int = LEAST) -> list[Any]:
   """Returns the numbers with operands as arrays: the mask's may be of another trace."""
   left, found = iter(operands), []
   for name in names:
     value = getattr(mask, name)
     if value is not None:
       value = integers(name, value)
-      value = clipped(value, -MOST) if isinstance(value, int) else next(left)
+      value = clipped(value, least) if isinstance(value, int) else next(left)
     found.append(value)
   return found
 
@@ -87,7 +90,7 @@ class Causal(Mask):
   def seen(self, q, k, *operands):
     """Returns whether k <= q + offset."""
     (offset,) = _values(self, operands, "offset")
-    return _everything(q, k) if _unlimited(offset) else k <= plus(q, offset)
+    return _everything(q, k) if _unlimited(offset) else at_most(k, q, offset)
 
 
 @serializable
@@ -110,11 +113,11 @@ class Window(Mask):
 
   def operands(self):
     """Returns the ends that are arrays."""
-    return _arrays(_numbers(self, "left", "right"))
+    return _arrays(_numbers(self, "left", "right", least=-MOST))
 
   def seen(self, q, k, *operands):
     """Returns whether the key lies in the query's window."""
-    left, right = _values(self, operands, "left", "right")
+    left, right = _values(self, operands, "left", "right", least=-MOST)
     near = [] if _unlimited(left) else [k >= plus(q, -left)]
     near += [] if _unlimited(right) else [k <= plus(q, right)]
     return functools.reduce(jnp.logical_and, near) if near else _everything(q, k)
@@ -129,7 +132,7 @@ class Dilated(Mask):
   step: int = dataclasses.field(metadata=_STATIC)
 
   def __post_init__(self):
-    _positive("step", self.step)
+    positive("step", self.step)
 
   def seen(self, q, k, *operands):
     """Returns whether q - k, which may be no int32, is a multiple of the step."""
@@ -148,13 +151,14 @@ class Chunked(Mask):
   size: int = dataclasses.field(metadata=_STATIC)
 
   def __post_init__(self):
-    _positive("size", self.size)
+    positive("size", self.size)
 
   def seen(self, q, k, *operands):
     """Returns whether both positions are in one chunk."""
     del operands
-    size = min(self.size, MOST)
-    return floored(q, size) == floored(k, size)
+    if self.size > MOST:
+      return (q < 0) == (k < 0)
+    return floored(q, self.size) == floored(k, self.size)
 
 
 @serializable
@@ -193,8 +197,8 @@ class BlockDiffusion(Mask):
   length: int = dataclasses.field(metadata=_STATIC)
 
   def __post_init__(self):
-    _positive("block", self.block)
-    _positive("length", self.length)
+    positive("block", self.block)
+    positive("length", self.length)
 
   def seen(self, q, k, *operands):
     """Compares the halves and the blocks of both positions."""
@@ -234,11 +238,6 @@ def prefix_lm(n) -> Mask:
 def sinks(n) -> Mask:
   """Returns the mask of the first n keys."""
   return Lengths(n)
-
-
-def _positive(name, value):
-  if not isinstance(value, int | np.integer) or value < 1:
-    raise ValueError(f"{name} = {value}; it must be an integer, 1 or more")
 
 
 def _unlimited(end) -> bool:

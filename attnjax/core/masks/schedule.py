@@ -19,7 +19,7 @@ from attnjax.core import interval_arithmetic, scalar_functions
 from attnjax.core.devices import at_once
 from attnjax.core.masks.algebra import And, Mask
 from attnjax.core.masks.blocks import Blocks
-from attnjax.core.masks.entries import EMPTY, FULL, PARTIAL, lists
+from attnjax.core.masks.entries import EMPTY, FULL, PARTIAL, lengths, lists
 from attnjax.core.masks.positional import Causal, Window
 
 Kinds = Int[Array | np.ndarray, "Rb Rn nq nk"]
@@ -95,8 +95,14 @@ def schedule(
     refine: whether static masks are tested element by element where that is cheap.
   """
   given = shape, block_q, block_k, query_positions, key_positions
-  kind = kinds(mask, *given, refine=refine)
-  (most, visits), (most_t, visits_t) = _most(mask, kind, *given, refine)
+  kind, limit = kinds(mask, *given, refine=refine), None
+  if isinstance(kind, jax.Array):
+    limit = _static_kinds(mask, *given, refine)
+  if limit is not None:  # bounds of traced parts may be wider than these
+    kind = jnp.where(limit == EMPTY, EMPTY, kind).astype(np.int8)
+  _, listed = scheduled(mask, block_q, block_k)
+  most = [part.most(block_q, block_k) for part in listed]
+  (most, visits), (most_t, visits_t) = lengths(kind, limit, most)
   forward, backward = lists(kind, most), lists(kind.swapaxes(2, 3), most_t)
   return Schedule(*forward, *backward, block_q, block_k, visits, visits_t)
 
@@ -218,33 +224,17 @@ def _cut(array, b, n, rows, columns):
   return array.astype(np.int32) if array.dtype == np.int64 else array
 
 
-def _most(mask, kind, shape, block_q, block_k, query, key, refine):
-  """Returns (longest list, all lists' visits) at most, of query and of key blocks.
-
-  The static parts of a conjunction bound the lists of all of it.
-  """
-  if not isinstance(kind, jax.Array):
-    return _lengths(kind), _lengths(kind.swapaxes(2, 3))
-  rest, blocks = scheduled(mask, block_q, block_k)
-  queries, keys = kind.shape[2:]
-  most = min([keys, *(part.most(block_q, block_k) for part in blocks)])
-  limits = [(most, most * queries), (queries, queries * keys)]
+def _static_kinds(mask, shape, block_q, block_k, query, key, refine):
+  """Returns the blocks' kinds by the static parts of a conjunction; None if none is."""
+  rest, _ = scheduled(mask, block_q, block_k)
   fixed = tuple(part for part in rest.conjuncts() if _fixed(part))
-  if fixed and _fixed(query) and _fixed(key):
-    part = fixed[0] if len(fixed) == 1 else And(fixed)
-    known = kinds(part, shape, block_q, block_k, query, key, refine=refine)
-    if not isinstance(known, jax.Array):
-      found = _lengths(known), _lengths(known.swapaxes(2, 3))
-      limits = [tuple(map(min, *pair)) for pair in zip(limits, found)]
-  return limits
+  if not (fixed and _fixed(query) and _fixed(key)):
+    return None
+  part = fixed[0] if len(fixed) == 1 else And(fixed)
+  known = kinds(part, shape, block_q, block_k, query, key, refine=refine)
+  return None if isinstance(known, jax.Array) else known
 
 
 def _fixed(tree) -> bool:
   """Returns whether all of a mask, or of positions, is known at trace time."""
   return not any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(tree))
-
-
-def _lengths(kind: np.ndarray) -> tuple[int, int]:
-  """Returns (the longest list, the visits of all lists of a batch entry and head)."""
-  count = np.maximum((kind != EMPTY).sum(axis=-1), 1)
-  return int(count.max(initial=1)), int(count.sum(axis=-1).max(initial=1))
