@@ -20,9 +20,9 @@ def summed(found: dict, name: str, shape: tuple[int, ...], place=None) -> dict:
     place: which entry each score reads, broadcasts to (B, N, T, S).
   """
   rows = _by_row(found[f"d{name}"], shape, place)
-  sizes = _by_row(found[f"{definition.SIZE}{name}"], shape, place)
+  sizes = _by_row(found[f"{definition.SIZE}d{name}"], shape, place)
   size = definition.in_quadrature(sizes, 0)
-  return found | {f"d{name}": rows.sum(0), f"{definition.SIZE}{name}": size}
+  return found | {f"d{name}": rows.sum(0), f"{definition.SIZE}d{name}": size}
 
 
 def _by_row(each, shape, place):

@@ -30,6 +30,13 @@ jaxtyping.install_import_hook("attnjax", "beartype.beartype")
 from tests import budget, scopes  # noqa: E402
 
 
+def pytest_addoption(parser):
+  """Adds --system=SLUG: the tests of one system."""
+  parser.addoption(
+    "--system", metavar="SLUG", help="run the tests of this system alone"
+  )
+
+
 def pytest_configure(config):
   """Counts what tests cost."""
   config.pluginmanager.register(budget.Budget(), "processor-budget")
@@ -48,13 +55,13 @@ def pytest_xdist_make_scheduler(config, log):
 
 
 def pytest_collection_modifyitems(config, items):
-  """Leaves out what a change since the revision SINCE cannot touch."""
-  revision = os.environ.get("SINCE")
-  if not revision:
-    return
-  from tests import since
+  """Leaves out other systems' tests, and what no change since SINCE can touch."""
+  revision, slug = os.environ.get("SINCE"), config.getoption("system")
+  chosen = {id(item) for item in items if slug in (None, scopes.system(item.nodeid))}
+  if revision:
+    from tests import since
 
-  files = since.changed(revision)
-  chosen = {id(item) for item in items if since.touched(item.nodeid, files)}
+    files = since.changed(revision)
+    chosen &= {id(item) for item in items if since.touched(item.nodeid, files)}
   config.hook.pytest_deselected(items=[i for i in items if id(i) not in chosen])
   items[:] = [item for item in items if id(item) in chosen]

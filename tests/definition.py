@@ -20,7 +20,7 @@ TYPES = {
 
 # The name of what a gradient's terms add up to without their signs: over keys, and in
 # quadrature over rows where a gradient by scores is summed over these.
-SIZE = "size of d"
+SIZE = "size of "
 
 
 def exact(problem: dict[str, Any], dtype: str = "float32") -> dict[str, np.ndarray]:
@@ -96,21 +96,24 @@ def _attend(p, rounded, scored):
   # The size of what is subtracted: where it cancels, little is left of its digits.
   each = (weight * abs(dweight)).sum(-1, keepdims=True) + abs(g_lse)
   size = np.where(seen, weight * (abs(dweight) + each), 0)
-  for prefix, part, absolute in (("d", dscore, lambda x: x), (SIZE, size, np.abs)):
+  for prefix, part, absolute in (
+    ("d", dscore, lambda x: x),
+    (SIZE + "d", size, np.abs),
+  ):
     learnt = {n: absolute(by) for n, by in learned.items()}
     found |= {
       f"{prefix}{n}": np.where(part != 0, part * by, 0) for n, by in learnt.items()
     }
     part = rounded(part * absolute(inner))
     if bias is not None:
-      found[f"{prefix}bias"] = _unbroadcast(part, bias.shape, prefix == SIZE)
+      found[f"{prefix}bias"] = _unbroadcast(part, bias.shape, prefix != "d")
     draw = rounded(absolute(p["scale"] * rounded(part * slope)))
     found[f"{prefix}q"] = rounded(draw @ absolute(k)).swapaxes(1, 2)
     own = draw.swapaxes(2, 3) @ absolute(q)
     found[f"{prefix}k"] = rounded(_by_key_head(own, group))
   if p.get("sinks") is not None:
     found["dsinks"] = rounded(-(sunk * delta).sum((0, 2, 3)))
-    found[f"{SIZE}sinks"] = in_quadrature(sunk * each, (0, 2, 3))
+    found[f"{SIZE}dsinks"] = in_quadrature(sunk * each, (0, 2, 3))
   return found
 
 

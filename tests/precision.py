@@ -6,6 +6,7 @@ element more, where the plain formula happens to be exact. A gradient is measure
 what its terms add up to without their signs: where only one key is seen, say, they
 cancel, and what is left is the rounding of the output that a fused form reads. Over
 rows, whose roundings have nothing to do with each other, they add up in quadrature.
+These sizes stand beside the results under `SIZE` and the result's name.
 """
 
 from collections.abc import Mapping
@@ -48,8 +49,8 @@ def excess(
     exact = np.asarray(exact, np.float64)
     largest = np.abs(exact, where=np.isfinite(exact), out=np.zeros(exact.shape))
     size = np.maximum(1.0, largest) if name == "lse" else largest.max(initial=0.0)
-    if name.startswith("d") and SIZE + name[1:] in want:
-      size = max(size, np.abs(want[SIZE + name[1:]]).max(initial=0.0))
+    if SIZE + name in want:
+      size = max(size, np.abs(want[SIZE + name]).max(initial=0.0))
     error, other = _error(value, exact, size), _error(rough, exact, size)
     other = other if np.isfinite(other) else 0.0
     kind = "float32" if name in WIDE and dtype != "float64" else dtype

@@ -56,7 +56,7 @@ def names_its_options(subject: Subject) -> None:
 def has_the_parameters_of_the_paper(subject: Subject) -> None:
   """Checks the published numbers of parameters, to 1 %, without allocating any."""
   for size, published in subject.module.PARAMETERS.items():
-    model = _abstract(subject, size, channels=3, classes=1000)
+    model = abstract(subject, size, channels=3, classes=1000)
     found = sum(leaf.size for leaf in jax.tree.leaves(model))
     within = abs(found / published - 1) <= 0.01
     require(within, f"{size}: {found:,} parameters, not {published:,.0f}")
@@ -66,7 +66,7 @@ def takes_images_of_any_size(subject: Subject) -> None:
   """Checks the sides and widths of every stage's map for images of odd sizes."""
   published = next(iter(subject.module.SIZES))
   for size, rows, columns in (("mini", 64, 37), (published, 128, 45)):
-    maps = _features(_abstract(subject, size), (rows, columns))
+    maps = _features(abstract(subject, size), (rows, columns))
     strides = [rows // x.shape[1] for x in maps]  # which all divide the rows
     got = [x.shape[2] for x in maps]
     want = _sides(subject, columns, strides)
@@ -87,7 +87,7 @@ def classifies_and_weighs(subject: Subject) -> None:
     return logits, model.weights(images, stats=stats)
 
   images = jax.ShapeDtypeStruct((2, 37, 50, 3), jnp.float32)
-  logits, weights = jax.eval_shape(run, _abstract(subject, "mini"), images)
+  logits, weights = jax.eval_shape(run, abstract(subject, "mini"), images)
   require(logits.shape == (2, _CLASSES), f"logits {logits.shape}")
   require(logits.dtype == jnp.float32, f"logits are {logits.dtype}")
   require(len(weights) > 0, "no block has weights")
@@ -103,7 +103,7 @@ def trains(subject: Subject) -> None:
   """
   dropping = "drop" in defaults(subject.module)
   changes: dict[str, Any] = {"drop": 0.5} if dropping else {}
-  model = _drawn(_abstract(subject, "mini", **changes))
+  model = drawn(abstract(subject, "mini", **changes))
   x = jax.random.normal(jax.random.key(1), (3, 28, 28, 3))
   grads, (y, moments), exact, rest = _run(model, x)
   for path, leaf in jax.tree_util.tree_leaves_with_path(grads):
@@ -126,7 +126,7 @@ def trains(subject: Subject) -> None:
 
 def holds_only_float_parameters(subject: Subject) -> None:
   """Checks that a network stores no random key, statistic or integer array."""
-  model = _abstract(subject, "mini")
+  model = abstract(subject, "mini")
   kinds = {type(leaf) for _, leaf in nnx.iter_graph(model)}
   held = {kind.__name__ for kind in kinds if issubclass(kind, nnx.Variable)}
   require(held == {"Param"}, f"variables of the kinds {held}")
@@ -142,7 +142,7 @@ def holds_only_float_parameters(subject: Subject) -> None:
 
 def recomputes_its_blocks(subject: Subject) -> None:
   """Checks that `remat` recomputes the blocks of every stage in the backward pass."""
-  model = _abstract(subject, "mini", remat="full")
+  model = abstract(subject, "mini", remat="full")
   x = jax.ShapeDtypeStruct((1, 28, 28, 3), jnp.float32)
 
   def run(model, x):
@@ -153,7 +153,7 @@ def recomputes_its_blocks(subject: Subject) -> None:
   require(count >= 2, f"remat = full recomputes {count} blocks: {sorted(set(found))}")
 
 
-def _abstract(
+def abstract(
   subject: Subject, size: str, channels: int = 3, classes: int = _CLASSES, **changes
 ) -> Any:
   """Returns an abstract network, whose leaves are shapes."""
@@ -190,7 +190,7 @@ def _sides(subject: Subject, side: int, strides: list[int]) -> list[int]:
   return found
 
 
-def _drawn(model: Any) -> Any:
+def drawn(model: Any) -> Any:
   """Returns a network of shapes with drawn weights; scales are near 1."""
   draw = np.random.default_rng(0)
 

@@ -67,12 +67,22 @@ def excess(seed: int, impl: str) -> dict[str, float]:
 
 
 def definitions(p: dict[str, Any]):
-  """The results in float64, and by the plain formula in the problem's type."""
+  """The results in float64 with their sizes, and by the formula in the problem's type.
+
+  All are sums of products: their sizes are what the terms add up to without signs.
+  """
   kind = definition.TYPES[p["words"]["dtype"]]
   with np.errstate(all="ignore"):
     want = attend(p, np.float64, lambda x: x)
+    sizes = attend(_without_signs(p), np.float64, lambda x: x)
+    want |= {f"{definition.SIZE}{name}": size for name, size in sizes.items()}
     plain = attend(p, np.float32, lambda x: x.astype(kind).astype(np.float32))
   return want, plain
+
+
+def _without_signs(p):
+  arrays = {n: x if n == "log_decay" else np.abs(x) for n, x in p["arrays"].items()}
+  return p | {"arrays": arrays} | {n: np.abs(p[n]) for n in ("g", "g_state")}
 
 
 def results(p, impl: str) -> dict[str, jax.Array]:

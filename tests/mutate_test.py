@@ -1,0 +1,83 @@
+"""What `experiments.mutate` breaks and leaves alone, and how it loads and compares."""
+
+import importlib
+import sys
+import tempfile
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+from absl.testing import absltest, parameterized
+
+from experiments.mutate import details, outputs, trials
+
+_SOURCE = '''
+"""A docstring with 1 + 2."""
+CASES = (1, 2)
+
+
+def scaled(x: int = 3, *, axis=-1) -> "Array[4]":
+  """Scales by 5."""
+  if x < 6:
+    raise ValueError(f"{x + 7}; it must be {8}")
+  check(x, 9)
+  y = tanh(x) * 0.5
+  y += mean(x, axis=axis)
+  return x if y <= 0.0 and not x else fold(x, y)
+'''
+
+
+class DetailsTest(parameterized.TestCase):
+  def test_breaks_each_detail_once(self):
+    found = [(m.line, m.words) for m in details.mutants(_SOURCE)]
+    want = [
+      (6, "3  ->  4"),
+      (6, "1  ->  2"),
+      (11, "tanh(x) * 0.5  ->  tanh(x) / 0.5"),
+      (11, "tanh(x) * 0.5  ->  tanh(x)"),
+      (11, "tanh(x) * 0.5  ->  0.5"),
+      (11, "tanh(x)  ->  x"),
+      (11, "0.5  ->  1.0"),
+      (12, "y += mean(x, axis=axis)  ->  y -= mean(x, axis=axis)"),
+      (12, "y += mean(x, axis=axis)  ->  pass"),
+      (12, "mean(x, axis=axis)  ->  mean(x)"),
+      (13, "y <= 0.0  ->  y < 0.0"),
+      (13, "0.0  ->  1.0"),
+      (13, "not x  ->  x"),
+      (13, "fold(x, y)  ->  fold(y, x)"),
+    ]
+    self.assertContainsSubset(want, found)
+    rest = {words for _, words in found} - {words for _, words in want}
+    branches = "x if y <= 0.0 and (not x) else fold(x, y)"
+    both = "fold(x, y) if y <= 0.0 and (not x) else x"
+    either = "y <= 0.0 and (not x)  ->  y <= 0.0 or not x"
+    self.assertEqual(rest, {f"{branches}  ->  {both}", either})
+
+
+class TrialsTest(absltest.TestCase):
+  def test_a_broken_module_is_loaded_in_the_place_of_its_file(self):
+    with tempfile.TemporaryDirectory() as folder:
+      path = Path(folder) / "broken_for_a_test.py"
+      path.write_text("def value():\n  return 2 + 3\n")
+      (mutant,) = (m for m in details.mutants(path.read_text()) if m.after == "2 - 3")
+      finder = trials._Finder(path.stem, path, mutant.tree)
+      with mock.patch.object(sys, "meta_path", [finder, *sys.meta_path]):
+        module = importlib.import_module(path.stem)
+      del sys.modules[path.stem]
+    self.assertEqual(module.value(), -1)
+
+
+class OutputsTest(absltest.TestCase):
+  def test_names_what_differs(self):
+    zero = np.zeros(3)
+    old = {"same": zero, "near": zero + 1, "far": zero, "odd": zero, "gone": zero}
+    new = {"same": zero, "near": zero + 1.0001, "far": zero + 1, "odd": zero * np.nan}
+    with tempfile.TemporaryDirectory() as folder:
+      paths = [Path(folder) / f"{n}.npz" for n in ("old", "new")]
+      for path, arrays in zip(paths, (old, new)):
+        np.savez(path, **arrays)
+      self.assertEqual(outputs.changed(*paths), ["far", "gone", "odd"])
+
+
+if __name__ == "__main__":
+  absltest.main()
