@@ -48,82 +48,92 @@ def _layer(kind, arrays, hyper):
 
 def _attention(kind, weight, hyper):
   heads, dim = hyper["heads"], weight["Wv.weight"].shape[1]
-  layer = dynamical_systems.Layer(
+  layer = build(
+    dynamical_systems.Layer,
     dim,
     kind=_ATTENTIONS[kind],
     heads=heads,
     state_size=weight["Wqk.weight"].shape[0] // 2,
     eta=hyper["norm"],
-    rngs=nnx.Rngs(0),
   )
-  mixer = layer.mixer
+  fill_attention(layer.mixer, weight)
+  return layer
+
+
+def fill_attention(mixer, weight) -> None:
+  """Fills one of the attentions."""
   # All query heads, then all key heads.
   for i, part in enumerate((mixer.query, mixer.key)):
     half = {k: np.split(v, 2)[i] for k, v in weight.items() if k.startswith("Wqk.")}
-    _linear(part, half, "Wqk")
-  _linear(mixer.value, weight, "Wv")
-  if kind == "norm":
-    _linear(mixer.normaliser, weight, "Wn")
-  _linear(mixer.out, weight, "out_proj")
-  return layer
+    fill_linear(part, half, "Wqk")
+  fill_linear(mixer.value, weight, "Wv")
+  if "Wn.weight" in weight:
+    fill_linear(mixer.normaliser, weight, "Wn")
+  fill_linear(mixer.out, weight, "out_proj")
+
+
+def build(module, dim, **options):
+  """Returns a layer without values, all of which are to be filled."""
+  return jax.eval_shape(lambda: module(dim, **options, rngs=nnx.Rngs(0)))
 
 
 def _rglru(weight):
   size, dim = weight["forget_base"].shape[0], weight["input.weight"].shape[1]
   # The factor of softplus, which attnjax has as a constant.
   np.testing.assert_allclose(weight["alpha_log_scale"], -8)
-  layer = dynamical_systems.Layer(
+  layer = build(
+    dynamical_systems.Layer,
     dim,
     kind="rglru",
     expand=size / dim,
     conv=weight["conv.weight"].shape[-1],
-    rngs=nnx.Rngs(0),
   )
   mixer = layer.mixer
-  _linear(mixer.input, weight, "input")
-  _convolution(mixer.conv, weight)
-  _linear(mixer.gates, weight, "gates")
-  _set(mixer.base, weight["forget_base"])
-  _linear(mixer.output, weight, "output")
+  fill_linear(mixer.input, weight, "input")
+  fill_convolution(mixer.conv, weight, "conv")
+  fill_linear(mixer.gates, weight, "gates")
+  fill(mixer.base, weight["forget_base"])
+  fill_linear(mixer.output, weight, "output")
   return layer
 
 
 def _selru(weight):
   state, dim = weight["A"].shape
-  layer = dynamical_systems.Layer(
+  layer = build(
+    dynamical_systems.Layer,
     dim,
     kind="selru",
     state_size=state,
     conv=weight["conv.weight"].shape[-1],
-    rngs=nnx.Rngs(0),
   )
   mixer = layer.mixer
-  _linear(mixer.input, weight, "input")
-  _convolution(mixer.conv, weight)
-  _linear(mixer.write_read, weight, "W_bc")
-  _linear(mixer.forget, weight, "W_lambda")
-  _set(mixer.base, weight["A"])
-  _linear(mixer.output, weight, "output")
+  fill_linear(mixer.input, weight, "input")
+  fill_convolution(mixer.conv, weight, "conv")
+  fill_linear(mixer.write_read, weight, "W_bc")
+  fill_linear(mixer.forget, weight, "W_lambda")
+  fill(mixer.base, weight["A"])
+  fill_linear(mixer.output, weight, "output")
   return layer
 
 
-def _convolution(part, weight):
-  # A tap of attnjax is numbered by how far back it looks.
-  _set(part.taps.kernel, weight["conv.weight"][:, 0, ::-1].T)
-  _set(part.bias, weight.get("conv.bias", np.zeros(part.bias.size, np.float32)))
+def fill_convolution(part, weight, name) -> None:
+  """Fills a convolution, whose taps attnjax numbers by how far back they look."""
+  fill(part.taps.kernel, weight[f"{name}.weight"][:, 0, ::-1].T)
+  fill(part.bias, weight.get(f"{name}.bias", np.zeros(part.bias.size, np.float32)))
 
 
-def _linear(part, weight, name):
-  """From (outputs, inputs): each may be several axes in attnjax."""
-  _set(part.kernel, weight[f"{name}.weight"].T.reshape(part.kernel.shape))
+def fill_linear(part, weight, name) -> None:
+  """Fills from (outputs, inputs): each may be several axes in attnjax."""
+  fill(part.kernel, weight[f"{name}.weight"].T.reshape(part.kernel.shape))
   if part.bias is not None:
     bias = weight.get(f"{name}.bias", np.zeros(part.bias.size, np.float32))
-    _set(part.bias, bias.reshape(part.bias.shape))
+    fill(part.bias, bias.reshape(part.bias.shape))
 
 
-def _set(parameter, value):
+def fill(parameter, value) -> None:
+  """Sets a parameter to a value of its shape."""
   if parameter.shape != value.shape:
     raise ValueError(
       f"a parameter of shape {parameter.shape} cannot hold {value.shape}"
     )
-  parameter[...] = jnp.asarray(value)
+  parameter.set_value(jnp.asarray(value))

@@ -1,6 +1,7 @@
 """The Dynamical Systems Framework: what the common form and its layers promise."""
 
 import functools
+import itertools
 import math
 
 import jax
@@ -19,6 +20,7 @@ _LAYERS = {
   "normalised": {"kind": "normalised", "state_size": 8, "eta": "exp"},
   "s6": {"kind": "s6", "state_size": 3},
   "ssd": {"kind": "ssd", "state_size": 3},
+  "bare": {"kind": "ssd", "state_size": 3, "bare": True},
   "rglru": {"kind": "rglru"},
   "selru": {"kind": "selru", "state_size": 3},
   "qlstm": {"kind": "qlstm"},
@@ -142,6 +144,7 @@ class CommonFormTest(parameterized.TestCase):
       "normalised": 2 * 4 * 6,
       "s6": 3 * 24,
       "ssd": 3 * 24,
+      "bare": 3 * 24,
       "rglru": 24,
       "selru": 3 * 12,
       "qlstm": 24,
@@ -162,6 +165,112 @@ class CommonFormTest(parameterized.TestCase):
       ds.to_dsf("normalised", q=v, k=v, x=v[..., 0], eta="relu")
     with self.assertRaisesRegex(ValueError, "kind 's6' takes no ratio"):
       _layer("s6").system(_input(), ratio=True)
+
+
+class DefinitionTest(parameterized.TestCase):
+  """Numbers computed by hand, or by NumPy token by token."""
+
+  @parameterized.parameters(
+    ("exp", 1.0, 1 / 3),
+    ("softplus", 1 / math.log(2), 1 / math.log(4)),
+    ("sigmoid", 2.0, 4 / 3),
+  )
+  def test_normalisers(self, eta, zero, log_three):
+    one, x = jnp.ones((1, 2, 1, 1)), jnp.array([[[0.0], [math.log(3)]]])
+    system = ds.to_dsf("normalised", q=one, k=one, x=x, eta=eta)
+    _close(system.read.ravel(), np.array([zero, log_three]), 1e-6)
+
+  @parameterized.parameters("s6", "ssd", "bare")
+  def test_state_spaces(self, name):
+    layer, x = _layer(name), _input(1, 6)
+    define = _s6 if name == "s6" else _ssd
+    _close(jax.jit(lambda layer, x: layer(x))(layer, x)[0], define(layer, x[0]), 1e-5)
+
+  def test_the_block_shares_its_norm(self):
+    block = ds.Block(_DIM, hidden=5, heads=2, kind="qlstm", rngs=nnx.Rngs(0))
+    block.skip[...] = jnp.array([0.6])
+    block.norm.scale[...] = jnp.linspace(0.5, 2, _DIM)
+    block.norm.bias[...] = jnp.linspace(-1, 1, _DIM)
+    x = _input(1, 3)
+
+    def norm(y):
+      y = y - y.mean(-1, keepdims=True)
+      y = y / np.sqrt((y * y).mean(-1, keepdims=True) + 1e-5)
+      return y * np.linspace(0.5, 2, _DIM) + np.linspace(-1, 1, _DIM)
+
+    def gelu(y):
+      return y * (1 + np.vectorize(math.erf)(y / math.sqrt(2))) / 2
+
+    def linear(part, y):
+      return y @ np.asarray(part.kernel) + np.asarray(part.bias)
+
+    @jax.jit
+    def run(block, x):
+      y, cache = block.step(x[:, :2], block.init_cache(1, 3))
+      rest, _ = block.step(x[:, 2:], cache)
+      return block(x), jnp.concatenate([y, rest], axis=1), block.mixer(block.norm(x))
+
+    whole, decoded, mixed = run(block, x)
+    h = 0.6 * np.asarray(x) + np.asarray(mixed)
+    _close(whole, h + linear(block.down, gelu(linear(block.up, norm(h)))), 1e-5)
+    _close(decoded, whole, 1e-5)
+
+
+def _silu(x):
+  return x / (1 + np.exp(-x))
+
+
+def _softplus(x):
+  return np.log1p(np.exp(x))
+
+
+def _convolved(part, x):
+  """The silu of a causal convolution of x (T, D)."""
+  taps, y = np.asarray(part.taps.kernel), np.zeros_like(x) + np.asarray(part.bias)
+  for t, i in itertools.product(range(len(x)), range(len(taps))):
+    y[t] += taps[i] * x[t - i] if t >= i else 0
+  return _silu(y)
+
+
+def _numbers(mixer):
+  return jax.tree.map(np.asarray, nnx.to_pure_dict(nnx.state(mixer)))
+
+
+def _s6(layer, x):
+  """Mamba's block."""
+  mixer, x = layer.mixer, np.asarray(x)
+  w, state = _numbers(mixer), layer.mixer.state
+  u, z = np.moveaxis(np.einsum("td,dse->tse", x, w["input"]["kernel"]), 1, 0)
+  u = _convolved(mixer.conv, u)
+  rank, b, c = np.split(u @ w["select"]["kernel"], [-2 * state, -state], axis=1)
+  delta = _softplus(rank @ w["delta"]["kernel"] + w["delta"]["bias"])
+  h, y = np.zeros((u.shape[1], state)), np.zeros_like(u)
+  for t in range(len(x)):
+    decay = np.exp(-delta[t][:, None] * np.exp(w["log_a"]))
+    h = decay * h + np.outer(delta[t] * u[t], b[t])
+    y[t] = h @ c[t] + w["skip"] * u[t]
+  return y * _silu(z) @ w["output"]["kernel"]
+
+
+def _ssd(layer, x):
+  """Mamba-2's block, or if bare its recurrence alone."""
+  mixer, x = layer.mixer, np.asarray(x)
+  w, (heads, state, size) = _numbers(mixer), mixer.state_shape
+  u = x @ w["input"]["kernel"]
+  u = u if mixer.conv is None else _convolved(mixer.conv, u)
+  v, b, c = np.split(u, [-2 * state, -state], axis=1)
+  v = v.reshape(-1, heads, size)
+  delta = _softplus(x @ w["delta"]["kernel"] + w["delta"]["bias"])
+  h, y = np.zeros((heads, state, size)), np.zeros_like(v)
+  for t, n in itertools.product(range(len(x)), range(heads)):
+    decay = np.exp(-delta[t, n] * np.exp(w["log_a"][n]))
+    h[n] = decay * h[n] + delta[t, n] * np.outer(b[t], v[t, n])
+    y[t, n] = c[t] @ h[n] + w["skip"][n] * v[t, n]
+  y = y.reshape(len(x), -1)
+  if mixer.gate is not None:
+    y = y * _silu(x @ w["gate"]["kernel"])
+    y = y / np.sqrt((y * y).mean(axis=1, keepdims=True) + 1e-5) * w["norm"]["scale"]
+  return y @ w["output"]["kernel"]
 
 
 class SoftmaxTest(absltest.TestCase):
@@ -270,6 +379,7 @@ class LayerTest(parameterized.TestCase):
     ({"form": "sequence"}, "unknown form 'sequence'.*causal"),
     ({"heads": 5}, "dim = 12 does not divide by heads = 5"),
     ({"heads": 3}, "state = 64 does not divide by heads = 3"),
+    ({"kind": "s6", "bare": True}, "bare = True is of kind 'ssd', not of 's6'"),
     ({"kind": "ssd", "heads": 5}, "expand \\* dim = 24 does not divide by heads = 5"),
   )
   def test_errors_name_the_option(self, options, message):

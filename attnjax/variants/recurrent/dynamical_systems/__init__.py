@@ -26,7 +26,8 @@ of models is one choice of them (`to_dsf`):
 psi = elu + 1; phi are the monomials whose products make exp; eta is the sum of
 exp(q . k), the sum of psi(q) . psi(k), or in normalised attention a function of the
 token alone: exp(x), softplus(x) or sigmoid(x) with x = W_n u. Normalised attention
-(the paper's proposal) has neither scale nor feature map. `Layer` is any of them.
+(the paper's proposal) has neither scale nor feature map. `Layer` is any of them, and
+`Block` the benchmark's residual block, with one norm for both halves.
 
 Cost for each head, in chunks of C tokens: O(T C (H + E) + T H E) time where the decay
 is one number (linear, normalised, ssd), else O(T H E), with O(T H E) memory for s6 and
@@ -34,8 +35,12 @@ selru, whose Lambda has that many elements; softmax O(T^2 H). Decoding keeps the
 
 Axes: B batch, T tokens, N heads, H state elements for each value (the paper's n),
 E value size (the paper's d), D model width.
+
+Not here: the benchmark's dropout, its block around the state spaces (GELU, GLU, skip),
+its embeddings and classifiers, and the softmax over tokens at the end of its models.
 """
 
+from attnjax.variants.recurrent.dynamical_systems.block import Block
 from attnjax.variants.recurrent.dynamical_systems.builders import (
   BUILDERS,
   ETAS,
@@ -65,6 +70,7 @@ __all__ = [
   "IMPLEMENTATIONS",
   "KINDS",
   "LAYER",
+  "Block",
   "Layer",
   "State",
   "System",

@@ -66,6 +66,7 @@ class Layer(nnx.Module):
     conv: int = 4,  # width of the convolution of s6, ssd, rglru and selru
     eta: str = "exp",  # normaliser of normalised attention, one of ETAS
     coupled: bool = False,  # qlstm: forget as much as is written
+    bare: bool = False,  # ssd: no convolution, gate and norm, as the paper compares it
     impl: str = "auto",  # as in `attend`
     rngs: nnx.Rngs,
   ):
@@ -75,6 +76,8 @@ class Layer(nnx.Module):
       eta=(eta, ETAS),
       impl=(impl, ("auto", *IMPLEMENTATIONS)),
     )
+    if bare and kind != "ssd":
+      raise ValueError(f"bare = {bare} is of kind 'ssd', not of {kind!r}")
     self.mixer: Any = _mixer(
       dim,
       kind,
@@ -84,6 +87,7 @@ class Layer(nnx.Module):
       conv=conv,
       eta=eta,
       coupled=coupled,
+      bare=bare,
       rngs=rngs,
     )
     self.kind, self.impl = kind, impl
@@ -200,14 +204,14 @@ class Layer(nnx.Module):
     return Heads(None, None, v, tokens, {"segment_ids": tokens.ids}, more)
 
 
-def _mixer(dim, kind, *, heads, state, expand, conv, eta, coupled, rngs):
+def _mixer(dim, kind, *, heads, state, expand, conv, eta, coupled, bare, rngs):
   """Returns the kind's module, built with the options that it takes."""
   match kind:
     case "s6":
       return mamba.S6(dim, expand=expand, state=state, conv=conv, rngs=rngs)
     case "ssd":
       sizes = {"heads": heads, "expand": expand, "state": state, "conv": conv}
-      return mamba.SSD(dim, **sizes, rngs=rngs)
+      return mamba.SSD(dim, **sizes, bare=bare, rngs=rngs)
     case "rglru":
       return gated.RGLRU(dim, expand=expand, conv=conv, rngs=rngs)
     case "selru":

@@ -63,17 +63,29 @@ class S6(nnx.Module):
 
 
 class SSD(nnx.Module):
-  """Mamba-2's block: one delta and decay for each head, a norm after the gate."""
+  """Mamba-2's block: one delta and decay for each head, a norm after the gate.
+
+  If `bare`, it has neither convolution with its silu, nor gate, nor norm.
+  """
 
   def __init__(
-    self, dim: int, *, heads: int, expand: float, state: int, conv: int, rngs: nnx.Rngs
+    self,
+    dim: int,
+    *,
+    heads: int,
+    expand: float,
+    state: int,
+    conv: int,
+    bare: bool = False,
+    rngs: nnx.Rngs,
   ):
     size = round(expand * dim)
     if size % heads:
       raise ValueError(f"expand * dim = {size} does not divide by heads = {heads}")
-    self.gate = linear(dim, size, bias=False, rngs=rngs)
-    self.input = linear(dim, size + 2 * state, bias=False, rngs=rngs)
-    self.conv = Convolution(size + 2 * state, conv, rngs=rngs)
+    inner = size + 2 * state
+    self.gate = None if bare else linear(dim, size, bias=False, rngs=rngs)
+    self.input = linear(dim, inner, bias=False, rngs=rngs)
+    self.conv = None if bare else Convolution(inner, conv, rngs=rngs)
     self.delta = linear(dim, heads, rngs=rngs)
     steps = log_spaced(rngs.params(), heads, SLOWEST, FASTEST)
     self.delta.bias = nnx.Param(steps)
@@ -81,7 +93,7 @@ class SSD(nnx.Module):
       jnp.log(jax.random.uniform(rngs.params(), (heads,), minval=1, maxval=16))
     )
     self.skip = nnx.Param(jnp.ones(heads))
-    self.norm = nnx.RMSNorm(size, epsilon=1e-5, rngs=rngs)
+    self.norm = None if bare else nnx.RMSNorm(size, epsilon=1e-5, rngs=rngs)
     self.output = linear(size, dim, bias=False, rngs=rngs)
     self.heads, self.size, self.state = heads, size, state
 
@@ -91,21 +103,24 @@ class SSD(nnx.Module):
     return self.heads, self.state, self.size // self.heads
 
   def init_cache(self, batch: int, dtype):
-    """Returns the convolution's empty cache."""
-    return self.conv.init_cache(batch, dtype)
+    """Returns the convolution's empty cache, () if there is no convolution."""
+    return () if self.conv is None else self.conv.init_cache(batch, dtype)
 
   def drive(self, x: Float[Array, "B T D"], cache, segment_ids):
     """Returns (system, the values that drive it, the gate, the convolution's cache)."""
-    u, cache = self.conv.step(self.input(x), cache, segment_ids)
-    u = jax.nn.silu(u)
+    u = self.input(x)
+    if self.conv is not None:
+      u, cache = self.conv.step(u, cache, segment_ids)
+      u = jax.nn.silu(u)
     dtype = accumulator_dtype(u)
     v, b, c = jnp.split(u.astype(dtype), [self.size, self.size + self.state], axis=-1)
     delta = jax.nn.softplus(self.delta(x).astype(dtype))
     a = -jnp.exp(self.log_a[...].astype(dtype))
     system = builders.ssd(delta, a, b, c, self.skip[...])
-    return system, v.reshape(*x.shape[:2], self.heads, -1), self.gate(x), cache
+    gate = None if self.gate is None else self.gate(x)
+    return system, v.reshape(*x.shape[:2], self.heads, -1), gate, cache
 
   def finish(self, out, rest):
     """Projects the gated, normalised system output (B, T, N, E) to (B, T, D)."""
-    y = out.reshape(*out.shape[:2], -1) * jax.nn.silu(rest)
-    return self.output(self.norm(y))
+    y = out.reshape(*out.shape[:2], -1)
+    return self.output(y if self.norm is None else self.norm(y * jax.nn.silu(rest)))
