@@ -1,5 +1,7 @@
 """The routing transformer: clusters, what leaks, and centroids as a result."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -142,6 +144,30 @@ class KMeansTest(parameterized.TestCase):
     # When one comes in its turn, it draws the centroid at once.
     new = clusters.update(jnp.broadcast_to(away, (1, 4, 1, 3)), decay=0.9)
     np.testing.assert_allclose(new.means[0, 1], [0, 1, 0], atol=1e-3)
+
+  def test_centroids_may_follow_an_iteration_of_each_batch(self):
+    # Two tokens of length 2 and 3 join the first centroid, none the second.
+    means, x = jnp.array([[[1.0, 0], [-1, 0]]]), jnp.array([[[[2.0, 0]], [[0, 3.0]]]])
+    new, half = np.array([[[0.5**0.5, 0.5**0.5], [-1, 0]]]), 0.5**0.5 / 2
+    np.testing.assert_allclose(routing.iterate(means, x), new, atol=1e-6)
+    clusters = routing.Clusters.start(means)
+    moved = clusters.update(x, decay=0.5, averaged="means").means
+    np.testing.assert_allclose(moved, [[[0.5 + half, half], [-1, 0]]], atol=1e-6)
+    both = routing.follow(means, [jnp.asarray(new), -means], decay=0.75)
+    mean = [[0.5**0.5 - 1, 0.5**0.5], [0, 0]]
+    np.testing.assert_allclose(both, 0.75 * means + 0.125 * np.array([mean]), atol=1e-6)
+    layer = routing.Layer(
+      8, form="causal", heads=2, clusters=2, cluster_size=2, rngs=nnx.Rngs(0)
+    )
+    tokens = jax.random.normal(jax.random.key(1), (1, 5, 8))
+    clusters = routing.Clusters.start(layer.start_means())
+    learn = functools.partial(layer.learn, decay=0.5, averaged="means")
+    _, _, after = jax.jit(learn)(tokens, clusters)
+    routed = jnp.concatenate([layer.query(tokens), layer.key(tokens)], axis=1)
+    want = 0.5 * (clusters.means + routing.iterate(clusters.means, routed))
+    np.testing.assert_allclose(after.means, want, atol=1e-6)
+    with self.assertRaisesRegex(ValueError, "unknown averaged 'medians'"):
+      clusters.update(x, averaged="medians")
 
   def test_replicas_update_as_one(self):
     clusters, parts = routing.Clusters.start(self.means), self.x.reshape(2, 2, 30, 2, 4)

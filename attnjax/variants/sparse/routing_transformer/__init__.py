@@ -19,7 +19,8 @@ The published form leaks the future: later tokens take places in the clusters an
 earlier ones out, so the choice depends on the future although none of its values is
 read, and decoding gives other outputs than training. With "past", training and decoding
 give equal outputs. Centroids are an argument and a result (`Clusters`): moving averages
-of the tokens assigned to them, with a commitment loss of 1e-4 for the tokens.
+of the tokens assigned to them, or as in the third party's code of the centroids of one
+k-means iteration a batch (`follow`), with a commitment loss of 1e-4 for the tokens.
 
 Beyond the third party's code: padding is neither routed nor counted; the local heads
 have sliding windows, not blocks with a look back, so that packing and padding change
@@ -46,6 +47,7 @@ from attnjax.variants.sparse.routing_transformer.kmeans import (
   affinity,
   assign,
   commitment,
+  follow,
   iterate,
   unit,
 )
@@ -66,6 +68,7 @@ __all__ = [
   "assign",
   "attend",
   "commitment",
+  "follow",
   "iterate",
   "reference",
   "scaled",

@@ -1,16 +1,19 @@
 """Spherical k-means whose centroids are an argument and a result, never a parameter."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from attnjax.contract import check_known
 from attnjax.core.dtypes import accumulator_dtype
 from attnjax.core.exported import serializable
 
 COMMITMENT = 1e-4
+AVERAGED = ("sums", "means")
 
 
 @serializable
@@ -41,6 +44,7 @@ class Clusters:
     real: Bool[Array, "B T"] | None = None,
     *,
     decay: float = 0.999,
+    averaged: str = "sums",
     axis_name: str | None = None,
   ) -> "Clusters":
     """Returns the clusters after a batch: moving averages, counts smoothed (Laplace).
@@ -52,8 +56,15 @@ class Clusters:
       x: queries or keys, or both concatenated along T.
       real: True at the tokens that count.
       decay: of the averages. In bfloat16 0.999 would be 1: hence float32.
+      averaged: "sums", counts and sums as in the official code; or "means", the
+        centroids alone, see `follow`.
       axis_name: the axis of replicas, over which counts and sums are added.
     """
+    check_known("averaged", averaged, AVERAGED)
+    if averaged == "means":
+      new = iterate(self.means, x, real, axis_name=axis_name)
+      means = follow(self.means, [new], decay=decay)
+      return dataclasses.replace(self, means=means)
     count, total = _sums(self.means, x, real, axis_name)
     counts = decay * self.counts + (1 - decay) * count
     sums = decay * self.sums + (1 - decay) * total
@@ -88,8 +99,10 @@ def commitment(
   x: Float[Array, "B T N H"],
   means: Float[Array, "N c H"],
   real: Bool[Array, "B T"] | None = None,
+  *,
+  weight: float = COMMITMENT,
 ) -> Float[Array, ""]:
-  """Computes the mean of (x - mu)^2, mu the nearest centroid, times 1e-4.
+  """Computes the mean of (x - mu)^2, mu the nearest centroid, times `weight`.
 
   Its gradient draws x to the centroids, which have no gradient.
   """
@@ -99,8 +112,8 @@ def commitment(
   )
   error = ((unit(x) - near.swapaxes(1, 2)) ** 2).mean(axis=(2, 3))
   if real is None:
-    return COMMITMENT * error.mean()
-  return COMMITMENT * jnp.where(real, error, 0).sum() / jnp.maximum(real.sum(), 1)
+    return weight * error.mean()
+  return weight * jnp.where(real, error, 0).sum() / jnp.maximum(real.sum(), 1)
 
 
 def iterate(
@@ -113,6 +126,22 @@ def iterate(
   """Runs one iteration of spherical k-means on a batch; empty clusters stay."""
   count, total = _sums(means, x, real, axis_name)
   return jnp.where(count[..., None] > 0, unit(total), means)
+
+
+def follow(
+  means: Float[Array, "N c H"],
+  new: Sequence[Float[Array, "N c H"]],
+  *,
+  decay: float = 0.999,
+) -> Float[Array, "N c H"]:
+  """Returns the centroids moved to the mean of new ones, not normalised again.
+
+  Args:
+    means: the centroids mu, which become decay mu + (1 - decay) mean(new).
+    new: of each batch since they moved last, as from `iterate`.
+    decay: of the moving average.
+  """
+  return decay * means + (1 - decay) * sum(new) / len(new)
 
 
 def _sums(means, x, real, axis_name):

@@ -85,12 +85,9 @@ class Layer(nnx.Module):
     near = heads // 2 if local_heads < 0 else local_heads
     if not 0 <= near < heads:
       raise ValueError(f"local_heads = {near}; at least one of {heads} is routed")
-    options: dict[str, Any] = {"bias": qkv_bias, "rngs": rngs}
-    self.local = (
-      projections.QueryKeyValue(dim, near, near, size, rope_theta=rope_theta, **options)
-      if near
-      else None
-    )
+    options: dict[str, Any] = {"bias": qkv_bias, "rngs": rngs, "rope_theta": rope_theta}
+    project = projections.QueryKeyValue
+    self.local = project(dim, near, near, size, **options) if near else None
     far = heads - near
 
     def project():
@@ -179,6 +176,7 @@ class Layer(nnx.Module):
     clusters: kmeans.Clusters,
     *,
     decay: float = 0.999,
+    averaged: str = "sums",
     axis_name: str | None = None,
     valid: Bool[Array, "B T"] | None = None,
     **context,
@@ -189,6 +187,7 @@ class Layer(nnx.Module):
       x: (B, T, D).
       clusters: `Clusters.start(layer.start_means(index))` before the first step.
       decay: of the moving averages.
+      averaged: as in `Clusters.update`.
       axis_name: the axis of the replicas that share the centroids.
       valid: True at the real tokens.
       **context: the other arguments of the call.
@@ -200,8 +199,8 @@ class Layer(nnx.Module):
       routed = jnp.concatenate([routed, self.key(x)], axis=1)
       real = None if valid is None else jnp.concatenate([valid] * 2, axis=1)
     loss = kmeans.commitment(routed, clusters.means, real)
-    new = clusters.update(routed, real, decay=decay, axis_name=axis_name)
-    return y, loss, new
+    rule: dict[str, Any] = {"averaged": averaged, "axis_name": axis_name}
+    return y, loss, clusters.update(routed, real, decay=decay, **rule)
 
   def init_cache(self, batch: int, length: int, dtype=jnp.float32) -> Any:
     """Returns empty caches of the local and the routed heads for `length` tokens."""
