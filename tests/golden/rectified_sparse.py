@@ -10,18 +10,20 @@ import numpy as np
 from attnjax.variants.sparse import rectified_sparse
 
 
-def compare(arrays: Mapping[str, np.ndarray], meta: dict) -> Iterator[tuple]:
+def compare(
+  arrays: Mapping[str, np.ndarray], meta: dict, *, zero_tail: bool = True
+) -> Iterator[tuple]:
   """(key, what attnjax computes, what the file holds) for every result."""
   for name, case in meta.items():
     if isinstance(case, dict) and f"in.{name}.q" in arrays:
       prefix = f"out.{name}."
-      found = _case(arrays, name, case)
+      found = _case(arrays, name, case, zero_tail)
       for key in arrays:
         if key.startswith(prefix):
           yield key, found[key.removeprefix(prefix)], arrays[key]
 
 
-def _case(arrays, name: str, case: dict) -> dict[str, Any]:
+def _case(arrays, name: str, case: dict, zero_tail: bool) -> dict[str, Any]:
   q, k, v = (jnp.asarray(arrays[f"in.{name}.{x}"]).swapaxes(1, 2) for x in "qkv")
   (B, T), block = q.shape[:2], case["block"]
   # Slots of text; of which the first `written` hold text.
@@ -35,7 +37,7 @@ def _case(arrays, name: str, case: dict) -> dict[str, Any]:
     "first_blocks": case.get("first_frame_blocks", 0),
     "neighbours": jnp.asarray(arrays[f"in.{name}.neighbor"])[:n, :n],
     "text": T - end,
-    "zero_tail": True,
+    "zero_tail": zero_tail,
   }
   if T > end + written:
     options["valid"] = jnp.broadcast_to(jnp.arange(T) < end + written, (B, T))
