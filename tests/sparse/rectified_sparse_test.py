@@ -130,9 +130,63 @@ class LayerTest(absltest.TestCase):
     want = run(plain, x.reshape(1, -1, 8)).reshape(x.shape)
     np.testing.assert_allclose(run(layer, x), want, rtol=1e-4, atol=1e-6)
 
+  def test_images_follow_the_definition_along_the_curve(self):
+    layer = rectified_sparse.Layer(
+      8, form="image", heads=2, block=4, mass=0.3, rngs=nnx.Rngs(0)
+    )
+    for part in (layer.qkv.query, layer.qkv.key):
+      part.kernel[...] *= 9
+    # Blocks are squares of 2 x 2 tokens that differ little, so that many may be pooled.
+    keys, order = jax.random.split(jax.random.key(1)), partition.hilbert_order((8, 8))
+    x = jnp.kron(jax.random.normal(keys[0], (1, 4, 4, 8)), jnp.ones((1, 2, 2, 1)))
+    x = x + 0.4 * jax.random.normal(keys[1], x.shape)
+    square = np.stack(np.divmod(order[::BLOCK], 8)) // 2
+    near = abs(square[:, :, None] - square[:, None]).sum(axis=0) <= 1
+
+    @jax.jit
+    def run(layer, x):
+      heads = layer.project(x)
+      return layer.mix(heads), (heads.q, heads.k, heads.v)
+
+    got, heads = run(layer, x)
+    found = [
+      _definition(*(np.asarray(y)[0, order, n] for y in heads), BLOCK, 0.3, near)
+      for n in range(2)
+    ]
+    np.testing.assert_allclose(
+      got[0, order], np.stack(found, axis=1), rtol=1e-4, atol=1e-5
+    )
+
   def test_what_a_form_cannot_take_is_named(self):
     with self.assertRaisesRegex(ValueError, "text = 3.*form 'image'"):
       rectified_sparse.Layer(8, form="image", text=3, rngs=nnx.Rngs(0))
+
+
+def _definition(q, k, v, block, mass, neighbours):
+  """Rectified attention of one head (T, H) in whole blocks, without text."""
+
+  def pool(x):
+    parts = x.reshape(-1, block, x.shape[1])
+    mean = parts.mean(axis=1)
+    return mean, abs(parts - mean[:, None]).mean(axis=1)
+
+  def softmax(x):
+    weight = np.exp(x - x.max(axis=1, keepdims=True))
+    return weight / weight.sum(axis=1, keepdims=True)
+
+  (q_mean, q_far), (k_mean, k_far), (v_mean, _) = map(pool, (q, k, v))
+  score, scale = q_mean @ k_mean.T, q.shape[1] ** -0.5
+  share = softmax(scale * score)
+  critical = neighbours.copy()
+  for row, chosen in zip(share, critical):
+    order = np.argsort(-row)
+    chosen[order[: (np.cumsum(row[order]) <= mass).sum() + 1]] = True
+  gain = abs(score) > abs(q_far @ k_mean.T) + abs(q_mean @ k_far.T)
+  rest = np.where(~critical & gain, share, 0)
+  seen = np.kron(critical, np.ones((block, block))) > 0
+  exact = softmax(np.where(seen, scale * q @ k.T, -np.inf)) @ v
+  factor, addition = 1 - rest.sum(axis=1), rest @ v_mean
+  return exact * np.repeat(factor, block)[:, None] + np.repeat(addition, block, axis=0)
 
 
 if __name__ == "__main__":
