@@ -129,6 +129,37 @@ class LayerTest(parameterized.TestCase):
     y = layer.out(jnp.einsum("bnts,bsne->btne", weights, v))
     np.testing.assert_allclose(y, layer(x), rtol=1e-4, atol=1e-6)
 
+  @parameterized.parameters("causal", "sequence")
+  def test_it_follows_the_definition(self, form):
+    layer = dynamic_mask.Layer(
+      16, form=form, kv_heads=2, keep_keys=3, rope_theta=0.0, rngs=nnx.Rngs(0)
+    )
+    layer.amplitude[...] = jnp.array([0.9, -0.7])
+    for part in (layer.qkv.query, layer.qkv.key, layer.qkv.value, layer.importance):
+      part.kernel[...] *= 20
+    x = jax.random.normal(jax.random.key(1), (1, 7, 16))
+
+    def heads(part):
+      return np.einsum("td,dnh->tnh", x[0], part.kernel)
+
+    def norm(y):
+      return y / np.sqrt((y * y).mean(axis=-1, keepdims=True) + 1e-6)
+
+    q, k = norm(heads(layer.qkv.query)), norm(heads(layer.qkv.key))
+    v = heads(layer.qkv.value)
+    dt = np.einsum("tkh,khn->tn", v, layer.importance.kernel)
+    importance = np.exp(np.array([0.9, -0.7]) * np.log1p(np.exp(dt)))
+    out = np.zeros((7, 4, 4))
+    for t, n in np.ndindex(7, 4):
+      seen = t + 1 if form == "causal" else 7
+      kept = np.argsort(-importance[:seen, n // 2])[:3]
+      score = k[kept, n // 2] @ q[t, n] / 2 + importance[kept, n // 2]
+      weight = np.exp(score - score.max())
+      out[t, n] = weight @ v[kept, n // 2] / weight.sum()
+    want = np.einsum("tnh,nhd->td", out, layer.out.kernel)
+    got = jax.jit(lambda layer, x: layer(x))(layer, x)
+    np.testing.assert_allclose(got[0], want, rtol=1e-4, atol=1e-5)
+
   def test_what_it_cannot_honour_it_says(self):
     layer = dynamic_mask.Layer(16, form="sequence", rope_theta=0.0, rngs=nnx.Rngs(0))
     x = jnp.zeros((1, 9, 16))

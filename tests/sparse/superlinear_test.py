@@ -142,6 +142,25 @@ class LayerTest(parameterized.TestCase):
     y = layer.out(jnp.einsum("bnts,bsne->btne", weights, v))
     np.testing.assert_allclose(y, layer(x), rtol=1e-4, atol=1e-6)
 
+  def test_the_search_reads_rotated_queries_and_keys(self):
+    layer = superlinear.Layer(
+      8, heads=2, kv_heads=1, top=2, window_index=1, rngs=nnx.Rngs(0)
+    )
+    x = jax.random.normal(jax.random.key(1), (1, 40, 8))
+    angle = np.arange(40)[:, None] * 10000.0 ** -np.array([0, 0.5])
+    cos, sin = np.cos(angle), np.sin(angle)
+
+    def rotated(part):
+      a, b = np.split(np.einsum("td,dnh->nth", x[0], part.kernel), 2, axis=-1)
+      return np.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
+
+    score = rotated(layer.search) @ rotated(layer.qkv.key).swapaxes(1, 2)
+    found = jax.jit(layer.spans)(x).anchor
+    for t, n in np.ndindex(40, 2):
+      anchors = superlinear.anchor_positions(t, 1)
+      best = sorted(anchors, key=lambda at: -score[n, t, at])[:2]
+      self.assertEqual(found[0, t, n].tolist(), (best + [-1, -1])[:2], (t, n))
+
   def test_positions_need_a_rotation(self):
     layer = superlinear.Layer(8, heads=2, rope_theta=0.0, rngs=nnx.Rngs(0))
     with self.assertRaisesRegex(NotImplementedError, "positions: no rotation"):
