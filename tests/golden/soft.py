@@ -51,7 +51,7 @@ def _function(name, weight, hyper):
   if name.startswith("block"):
     layer = _block(weight, options)
   else:
-    layer = _layer(weight, options | (_PLUS if name.startswith("softpp") else {}))
+    layer = filled(weight, options | (_PLUS if name.startswith("softpp") else {}))
 
   def run(x):
     return layer(x.reshape(x.shape[0], hyper["H"], hyper["W"], -1)).reshape(x.shape)
@@ -59,13 +59,12 @@ def _function(name, weight, hyper):
   return run
 
 
-def _layer(weight, options):
-  layer = soft.Layer(
-    weight["W_q.weight"].shape[1],
-    form="image",
-    **_sides(weight),
-    **options,
-    rngs=nnx.Rngs(0),
+def filled(weight, options) -> soft.Layer:
+  """Returns the layer that has the weights; they may be traced."""
+  dim = weight["W_q.weight"].shape[1]
+  given = _sides(weight) | options
+  layer = jax.eval_shape(
+    lambda: soft.Layer(dim, form="image", **given, rngs=nnx.Rngs(0))
   )
   _fill(layer, weight)
   return layer
@@ -106,12 +105,12 @@ def _fill(layer, weight):
     _set(part.bias, weight[f"{name}.bias"].reshape(heads, size))
   sides = layer.landmark.shape[:2]
   landmark = weight["attn.Qlandmark_op.weight"].reshape(size, size, *sides)
-  _set(layer.landmark, np.transpose(landmark, (2, 3, 1, 0)))
+  _set(layer.landmark, jnp.transpose(landmark, (2, 3, 1, 0)))
   _set(layer.norm.scale, weight["attn.Qnorm_act.0.weight"])
   _set(layer.norm.bias, weight["attn.Qnorm_act.0.bias"])
   if layer.kernel:
     kernel = weight["attn.conv.weight"]  # (N, 1, c, c)
-    _set(layer.convolution, np.transpose(kernel, (2, 3, 0, 1)))
+    _set(layer.convolution, jnp.transpose(kernel, (2, 3, 0, 1)))
   _set(layer.out.kernel, weight["ff.weight"].T.reshape(heads, size, dim))
   _set(layer.out.bias, weight["ff.bias"])
 
@@ -125,4 +124,4 @@ def _set(parameter, value):
     raise ValueError(
       f"a parameter of shape {parameter.shape} cannot hold {value.shape}"
     )
-  parameter[...] = jnp.asarray(value, jnp.float32)
+  parameter.set_value(jnp.asarray(value, jnp.float32))
