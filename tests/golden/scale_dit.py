@@ -13,7 +13,7 @@ CURVES = {"window_perm": "raster", "hilbert_perm": "released"}
 
 def compare(arrays: Mapping[str, np.ndarray], meta: dict) -> Iterator[tuple]:
   """(key, what attnjax computes, what the file holds) for every result."""
-  layouts = [_layout(case) for case in meta["mask_cases"]]
+  layouts = [as_layout(case) for case in meta["mask_cases"]]
   gradients = {}
   for key, want in arrays.items():
     name = key.removeprefix("out.")
@@ -47,7 +47,8 @@ def _attend(arrays, layout):
   return out, gradients
 
 
-def _layout(case) -> scale_dit.Layout:
+def as_layout(case) -> scale_dit.Layout:
+  """Returns the layout of the authors' configuration."""
   if case["hi_res_attend_scale"] != "all":
     raise ValueError(f"hi_res_attend_scale = {case['hi_res_attend_scale']!r}")
   grid, window, low = (

@@ -154,6 +154,39 @@ class LayerTest(parameterized.TestCase):
     _close(run(tuned, x)[:, :27], run(base, x)[:, :27])
     self.assertGreater(jnp.abs(run(tuned, x) - run(base, x))[:, low].min(), 0)
 
+  @parameterized.parameters(True, False)
+  def test_joint_attention_follows_the_definition(self, own_text):
+    options: Any = {"own_text": own_text, "rank": 2, "alpha": 3.0, "rope_theta": 0.0}
+    layer = scale_dit.JointAttention(16, heads=2, **options, rngs=nnx.Rngs(0))
+    draw = np.random.default_rng(0)
+    graph, leaves = nnx.split(layer)
+    leaves = jax.tree.map(lambda x: draw.normal(size=x.shape).astype("float32"), leaves)
+    layer, x = nnx.merge(graph, leaves), draw.normal(size=(33, 16)).astype("float32")
+
+    def mapped(name, x):
+      part = getattr(layer, name)
+      y = x @ np.asarray(part.linear.kernel)
+      low = 3 / 2 * x @ np.asarray(part.down) @ np.asarray(part.up)
+      y[27:] += low[27:]
+      if own_text:
+        y[:3] = x[:3] @ np.asarray(getattr(layer.text, name).kernel)
+      return y
+
+    def normed(name, y):
+      y = y / np.sqrt((y * y).mean(axis=2, keepdims=True) + 1e-6)
+      scale = np.tile(np.asarray(getattr(layer.norms, name).scale), (33, 1, 1))
+      if own_text:
+        scale[:3] = getattr(layer.text.norms, name).scale
+      return y * scale
+
+    q, k, v = (mapped(n, x).reshape(33, 2, 8) for n in ("query", "key", "value"))
+    q, k = normed("query", q), normed("key", k)
+    score = np.einsum("tnh,snh->nts", q, k) / 8**0.5
+    weight = np.exp(score - score.max(axis=2, keepdims=True)) * _dense(LAYOUT)
+    out = np.einsum("nts,snh->tnh", weight / weight.sum(axis=2, keepdims=True), v)
+    got = jax.jit(lambda layer, x: layer(x, LAYOUT))(layer, x[None])
+    _close(got[0], mapped("out", out.reshape(33, 16)), 1e-4)
+
   def test_without_rotary_positions(self):
     layer = scale_dit.Layer(8, heads=1, rope_theta=0.0, rngs=nnx.Rngs(0))
     y = layer(jax.random.normal(jax.random.key(0), (1, 5, 4, 8)))
@@ -165,7 +198,7 @@ class LayerTest(parameterized.TestCase):
     ids = scale_dit.Layout((2, 3), window=(1, 1)).positions()
 
     def scores(ids):
-      a, b = (scale_dit.layer.rotate(x, ids) for x in (q, k))
+      a, b = (scale_dit.rotate(x, ids) for x in (q, k))
       return jnp.einsum("btnh,bsnh->bts", a, b)
 
     _close(scores(ids), scores(ids + np.array([0, 5, 9, 2])), 1e-4)

@@ -72,7 +72,7 @@ class _Block(nnx.Module):
   def __init__(self, rngs: nnx.Rngs):
     self.norms = nnx.List(layer_norm(DIM, rngs=rngs) for _ in range(2))
     self.mix = scale_dit.JointAttention(
-      DIM, heads=HEADS, lora_noise=0.1, impl="reference", rngs=rngs
+      DIM, heads=HEADS, qk_norm=False, lora_noise=0.1, impl="reference", rngs=rngs
     )
     self.feed = GELU(DIM, 2 * DIM, rngs=rngs)
 

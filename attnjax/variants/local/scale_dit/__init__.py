@@ -14,7 +14,8 @@ Three streams of tokens, text, an image, and the same image at low resolution:
 
 If there are more than 256 low-resolution tokens, an image token sees only the part that
 belongs to its run of windows, and they see each other in blocks of 256. One set of
-weights serves the streams; on low-resolution tokens low-rank terms are added (LoRA):
+weights serves the streams, or the text has its own; each query and key head has an RMS
+norm; on low-resolution tokens low-rank terms are added (LoRA):
 
   y = W x + [token is low] alpha / rank B A x
 
@@ -29,6 +30,9 @@ tokens, memory O(T N H) in tiles.
 
 Axes: B batch, T tokens of all streams, N query heads, K key/value heads, H head size,
 D model width.
+
+Not here: the transformer's blocks with their modulation by time (the low resolution's
+time is 0), low-rank terms of its MLPs and embedder, its training and its sampling.
 """
 
 from attnjax.variants.local.scale_dit.attention import (
@@ -38,17 +42,14 @@ from attnjax.variants.local.scale_dit.attention import (
   proportional_scale,
   reference,
 )
-from attnjax.variants.local.scale_dit.layer import (
-  FORMS,
-  JointAttention,
-  Layer,
-  TokenLoRA,
-)
+from attnjax.variants.local.scale_dit.joint import JointAttention, rotate
+from attnjax.variants.local.scale_dit.layer import FORMS, Layer
 from attnjax.variants.local.scale_dit.layout import (
   Layout,
   anchor_positions,
   window_order,
 )
+from attnjax.variants.local.scale_dit.lora import TokenLoRA
 from attnjax.variants.local.scale_dit.mask import hierarchical_local_mask
 
 __all__ = [
@@ -66,6 +67,7 @@ __all__ = [
   "hierarchical_local_mask",
   "proportional_scale",
   "reference",
+  "rotate",
   "window_order",
 ]
 LAYER = {"dim": 32, "heads": 4, "window": 4, "ratio": 3, "rank": 2, "lora_noise": 0.1}

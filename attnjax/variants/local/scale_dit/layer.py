@@ -1,4 +1,4 @@
-"""Joint attention of the streams with their low-rank terms, and a layer for images."""
+"""The layer: an image, and its means over cells as the low resolution."""
 
 import dataclasses
 from typing import Unpack
@@ -11,94 +11,12 @@ from jaxtyping import Array, Float
 from attnjax.contract import check_known
 from attnjax.contract import context as contexts
 from attnjax.contract.context import Context, Heads
-from attnjax.core import positions
 from attnjax.core.grids import pooling
-from attnjax.nn import projections
-from attnjax.variants.local.scale_dit.attention import IMPLEMENTATIONS, attend
+from attnjax.variants.local.scale_dit.attention import attend
+from attnjax.variants.local.scale_dit.joint import JointAttention
 from attnjax.variants.local.scale_dit.layout import Layout
-from attnjax.variants.local.scale_dit.lora import TokenLoRA
 
 FORMS = ("image",)
-AXES = 4  # zero, rows, columns, text: each rotates a quarter of a head
-
-
-class JointAttention(nnx.Module):
-  """Self-attention of [text; image; low-resolution image] with one set of weights.
-
-  Args:
-    dim: D.
-    heads: N, which divides D into heads that 8 divides.
-    rank: of the low-rank terms on low-resolution tokens.
-    alpha: of the low-rank terms.
-    lora_noise: as `noise` of `TokenLoRA`.
-    rope_theta: of the rotary positions; 0 for none.
-    ask_low: whether low-resolution tokens have outputs, too. Otherwise their queries
-      are not computed, and only keys and values have low-rank terms.
-    impl: as in `attend`.
-    rngs: for the parameters.
-  """
-
-  def __init__(
-    self,
-    dim: int,
-    *,
-    heads: int = 4,
-    rank: int = 16,
-    alpha: float = 16.0,
-    lora_noise: float = 0.0,
-    rope_theta: float = 2000.0,
-    ask_low: bool = True,
-    impl: str = "auto",
-    rngs: nnx.Rngs,
-  ):
-    check_known("impl", impl, ("auto", *IMPLEMENTATIONS))
-    size = projections.head_size(dim, heads)
-    if size % (2 * AXES):
-      raise ValueError(f"head size {size}: {2 * AXES} must divide it, for {AXES} axes")
-
-    if rank < 1:
-      raise ValueError(f"rank = {rank}: it must be at least 1")
-
-    def project(rank):
-      return TokenLoRA(dim, dim, rank=rank, alpha=alpha, noise=lora_noise, rngs=rngs)
-
-    asked = rank if ask_low else 0
-    self.query, self.key, self.value, self.out = map(
-      project, (asked, rank, rank, asked)
-    )
-    self.heads, self.theta, self.impl = heads, rope_theta, impl
-    self.ask_low = ask_low
-
-  def __call__(
-    self, x: Float[Array, "B T D"], layout: Layout, *, anchor_scale: int = 0
-  ) -> Float[Array, "B t D"]:
-    """Returns the outputs of all tokens, or of text and image if not `ask_low`.
-
-    Args:
-      x: the tokens in the layout's order.
-      layout: the numbers and the order of the tokens.
-      anchor_scale: as in `Layout.positions`.
-    """
-    q, k, v = self.project(x, layout, anchor_scale=anchor_scale)
-    return self.merge(attend(q, k, v, layout=layout, impl=self.impl), x, layout)
-
-  def project(
-    self, x: Float[Array, "B T D"], layout: Layout, *, anchor_scale: int = 0
-  ) -> tuple[Array, Array, Array]:
-    """Returns the tokens' rotated queries (B, t, N, H) and keys, and their values."""
-    flags, ids = layout.streams() == 2, layout.positions(anchor_scale)
-    asking = layout.tokens if self.ask_low else layout.tokens - layout.low
-    q = self._split(self.query(x[:, :asking], flags[:asking]))
-    k, v = (self._split(part(x, flags)) for part in (self.key, self.value))
-    return rotate(q, ids[:asking], self.theta), rotate(k, ids, self.theta), v
-
-  def merge(self, out: Array, x: Array, layout: Layout) -> Float[Array, "B t D"]:
-    """Returns the projection of all heads' outputs (B, t, N, H) for tokens x."""
-    y = out.astype(x.dtype).reshape(*out.shape[:2], -1)
-    return self.out(y, layout.streams()[: out.shape[1]] == 2)
-
-  def _split(self, y):
-    return y.reshape(*y.shape[:2], self.heads, -1)
 
 
 class Layer(nnx.Module):
@@ -114,6 +32,7 @@ class Layer(nnx.Module):
     window: side of a window.
     ratio: side of the cells.
     kind: of the neighbourhoods, "sliding" or "window".
+    qk_norm: as in `JointAttention`.
     rank: of the low-rank terms.
     alpha: of the low-rank terms.
     lora_noise: as `noise` of `TokenLoRA`.
@@ -131,6 +50,7 @@ class Layer(nnx.Module):
     window: int = 16,
     ratio: int = 4,
     kind: str = "sliding",
+    qk_norm: bool = True,
     rank: int = 16,
     alpha: float = 16.0,
     lora_noise: float = 0.0,
@@ -144,6 +64,7 @@ class Layer(nnx.Module):
     self.attention = JointAttention(
       dim,
       heads=heads,
+      qk_norm=qk_norm,
       rank=rank,
       alpha=alpha,
       lora_noise=lora_noise,
@@ -204,23 +125,3 @@ class Layer(nnx.Module):
     )
     parts = flat[:, layout.places()], low[:, layout.low_places()]
     return jnp.concatenate(parts, axis=1)
-
-
-def rotate(
-  x: Float[Array, "B T N H"], ids: np.ndarray, theta: float = 2000.0
-) -> Float[Array, "B T N H"]:
-  """Rotates each share of the heads by the positions on one of several axes.
-
-  Args:
-    x: queries or keys.
-    ids: (T, A), as from `Layout.positions`; 2 A divides H.
-    theta: of the frequencies of each share; 0 for no rotation.
-  """
-  if not theta:
-    return x
-  parts = jnp.split(x, ids.shape[1], axis=-1)
-  turned = [
-    positions.rotate(part, jnp.asarray(ids[:, axis]), theta=theta)
-    for axis, part in enumerate(parts)
-  ]
-  return jnp.concatenate(turned, axis=-1)
