@@ -28,7 +28,6 @@ LONG_FUNCTIONS: dict[str, str] = {
   "attnjax.variants.sparse.rectified_sparse.attention.attend": "its arguments",
   "attnjax.variants.sparse.routing_transformer.attention.attend": "its arguments",
   "attnjax.variants.sparse.routing_transformer.decode.step": "its arguments",
-  "attnjax.variants.sparse.routing_transformer.layer.__init__": "its options",
   "attnjax.variants.sparse.superlinear.attention.attend": "its arguments",
 }
 LONG_MODULES: dict[str, str] = {}
