@@ -36,7 +36,7 @@ def compare(arrays: Mapping[str, np.ndarray], meta: dict) -> Iterator[tuple]:
 
   def total(x, weights):
     filled = nnx.clone(block)
-    _fill(filled, weights)
+    fill(filled, weights)
     stats = {f"norms/{i}": _stats(weights, name) for i, name in enumerate(NORMS)}
     convolved, _ = filled.convolve(jnp.moveaxis(x, 1, 3), stats=stats)
     windowed = filled.window(convolved)
@@ -57,7 +57,7 @@ def compare(arrays: Mapping[str, np.ndarray], meta: dict) -> Iterator[tuple]:
       yield key, found[key.replace("grad.param.", "grad.")], want
 
 
-def _fill(block, weights):
+def fill(block, weights):
   conv = block.convolve
   linears = [
     (conv.first, "conv.conv1_1x1"),
