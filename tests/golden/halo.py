@@ -49,7 +49,7 @@ def _layer(weight, case):
   )
 
 
-def _fill(layer, weight):
+def fill(layer, weight):
   heads = layer.query.out_features[0]
   for kind in ("weight", "bias"):
     if f"q.{kind}" not in weight:
@@ -73,7 +73,7 @@ def _fill(layer, weight):
 def _run(layer, weight, x):
   def total(weight, x):
     filled = nnx.clone(layer)
-    _fill(filled, weight)
+    fill(filled, weight)
     y = jnp.moveaxis(filled(jnp.moveaxis(x, 1, 3)), 3, 1)
     return (y * jnp.cos(jnp.arange(y.size)).reshape(y.shape)).sum(), y
 

@@ -117,5 +117,34 @@ class LayerTest(absltest.TestCase):
     _close(got, want)
 
 
+class ModelTest(absltest.TestCase):
+  def test_the_published_stages_have_4_8_8_and_8_heads(self):
+    def shapes(images):
+      options = halo.SIZES["h0"] | {"depths": (1, 1, 1, 1)}
+      model: Any = halo.Model(3, 5, **options, rngs=nnx.Rngs(0))
+      return model.weights(images, stats=model.init_stats())
+
+    found = jax.eval_shape(shapes, jnp.zeros((1, 64, 32, 3)))
+    # Of a stage's map of 16 x 8, 16 x 8, 8 x 4, 4 x 2 every second query on an axis.
+    want = [(1, 4, 128, 128), (1, 8, 32, 128), (1, 8, 8, 32), (1, 8, 2, 8)]
+    self.assertEqual([weights.shape for weights in found], want)
+
+  def test_the_stem_pads_its_pooling_as_asked(self):
+    # Convolution and norm change nothing, and leave a map of 4 x 4.
+    numbers = jnp.arange(16.0).reshape(4, 4)
+    images = jnp.zeros((1, 8, 8, 1)).at[0, ::2, ::2, 0].set(numbers)
+    want = {"pixel": [[5, 7], [13, 15]], "same": [[10, 11], [14, 15]]}
+    for padding, greatest in want.items():
+      options = {"widths": (1,), "depths": (0,), "heads": (1,)}
+      model: Any = halo.Model(1, 1, **options, stem_pool=padding, rngs=nnx.Rngs(0))
+      stem = model.stem
+      kernel = jnp.zeros((7, 7, 1, 1)).at[3, 3].set(1.0)
+      stem.convolution.kernel[...] = kernel * np.sqrt(1 + 1e-5)
+      got, _ = stem(images, stats=stem.init_stats())
+      _close(got[0, ..., 0], jax.nn.silu(jnp.array(greatest, jnp.float32)))
+    with self.assertRaisesRegex(ValueError, "unknown stem_pool 'valid'"):
+      halo.Model(1, 1, stem_pool="valid", rngs=nnx.Rngs(0))
+
+
 if __name__ == "__main__":
   absltest.main()

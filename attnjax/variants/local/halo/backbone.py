@@ -7,6 +7,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from attnjax import contract
+from attnjax.contract import check_known
 from attnjax.nn import running
 from attnjax.nn.backbone import Classifier
 from attnjax.nn.norms import BatchNorm
@@ -14,6 +15,9 @@ from attnjax.nn.stages import Stage, Stages, one_a_stage
 from attnjax.variants.local.halo.layer import Layer
 
 WIDTHS, HEADS = (64, 128, 256, 512), (4, 8, 8, 8)
+# The stem's pooling pads as the code that is followed does; TensorFlow's "same" pads an
+# even side at its end only.
+POOLS = {"pixel": ((1, 1), (1, 1)), "same": "SAME", "none": None}
 
 
 def _size(block, halo, values, width, third, last) -> dict[str, Any]:
@@ -44,7 +48,7 @@ SIZES = {
     "widths": (32, 64),
     "depths": (1, 2),
     "heads": (2, 4),
-    "stem_pool": False,
+    "stem_pool": "none",
   },
 }
 _MILLIONS = (5.5, 8.1, 9.4, 11.8, 19.1, 30.7, 43.4, 67.0)
@@ -123,7 +127,7 @@ def Model(
   depths: tuple[int, ...] = (3, 3, 10, 3),
   heads: tuple[int, ...] = HEADS,
   last: int = 0,
-  stem_pool: bool = True,
+  stem_pool: str = "pixel",
   pool: bool = False,
   positional: bool = True,
   scale_positions: bool = False,
@@ -145,15 +149,15 @@ def Model(
     bottleneck_ratio  width of a stage's maps, in that of its bottlenecks (r_b)
     widths            of the bottlenecks of each stage
     last              channels of a last projection; none if 0
-    stem_pool         whether the stem takes the greatest of 3 x 3
+    stem_pool         the stem's greatest of 3 x 3, padded by a "pixel" on every side as
+                      in timm, or as TensorFlow's "same"; or "none"
     block, halo, pool, ..., qkv_bias  as in `Layer`
   """
   one_a_stage(widths=widths, depths=depths, heads=heads)
   stem, stages, below = _Stem(channels, widths[0], stem_pool, rngs=rngs), [], widths[0]
   options = dict(block=block, halo=halo, value_ratio=value_ratio, pool=pool, impl=impl)
-  options |= dict(positional=positional, scale_positions=scale_positions)
-  options |= dict(true_offsets=true_offsets, mask_padding=mask_padding)
-  options |= dict(qkv_bias=qkv_bias, rngs=rngs)
+  options |= dict(positional=positional, mask_padding=mask_padding, qkv_bias=qkv_bias)
+  options |= dict(scale_positions=scale_positions, true_offsets=true_offsets, rngs=rngs)
   for stage, (width, depth, count) in enumerate(zip(widths, depths, heads)):
     dims = [below, *[int(width * bottleneck_ratio)] * depth]
     stages.append(Stage(_blocks(width, dims, count, stage > 0, options), remat=remat))
@@ -177,18 +181,19 @@ class _Stem(nnx.Module):
 
   init_stats = running.init_stats
 
-  def __init__(self, channels: int, dim: int, pool: bool, *, rngs: nnx.Rngs):
+  def __init__(self, channels: int, dim: int, pool: str, *, rngs: nnx.Rngs):
+    check_known("stem_pool", pool, POOLS)
     around = ((3, 3), (3, 3))
     self.convolution = nnx.Conv(
       channels, dim, (7, 7), 2, padding=around, use_bias=False, rngs=rngs
     )
-    self.norm, self.pool = BatchNorm(dim), pool
+    self.norm, self.padding = BatchNorm(dim), POOLS[pool]
 
   def __call__(self, images, *, stats=None, train=False):
     carry = running.Carry(self, stats, train)
     x = jax.nn.silu(carry(self.norm, self.convolution(images)))
-    if self.pool:
-      x = nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+    if self.padding is not None:
+      x = nnx.max_pool(x, (3, 3), strides=(2, 2), padding=self.padding)
     return carry.result(x)
 
 
