@@ -26,7 +26,7 @@ def compare(arrays: Mapping[str, np.ndarray], meta: dict) -> Iterator[tuple]:
     maps, outs = x.reshape(x.shape[0], meta["H"], meta["W"], -1), {}
     for name, block in blocks.items():
       filled = nnx.clone(block)
-      _fill(filled, weights, name)
+      fill(filled, _own(weights, name))
       outs[name] = filled(maps).reshape(x.shape)
     wave = jnp.cos(jnp.arange(x.size)).reshape(x.shape)
     return sum((out * wave).sum() for out in outs.values()), outs
@@ -54,12 +54,15 @@ def _block(weights, name, meta):
   )
 
 
-def _fill(block, weights, name):
-  own = {
+def _own(weights, name):
+  return {
     key.removeprefix(f"{name}."): x
     for key, x in weights.items()
     if key.startswith(f"{name}.")
   }
+
+
+def fill(block, own):
   qkv, out = block.mix.qkv, block.mix.out
   for i, part in enumerate((qkv.query, qkv.key, qkv.value)):
     heads = (3, *part.out_features)
