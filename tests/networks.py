@@ -43,7 +43,7 @@ class Filled:
 
   def linear(self, part: Any, name: str) -> None:
     """Sets a linear map from weights (out, in), or of a convolution of 1 x 1."""
-    weights = self.below(f"{name}.")
+    weights = self._own(name, _ENDS)
     weight = weights["weight"]
     fill(part.kernel, weight.reshape(weight.shape[:2]).T)
     if "bias" in weights:
@@ -51,18 +51,25 @@ class Filled:
 
   def convolution(self, part: Any, name: str) -> None:
     """Sets a convolution from weights (out, in, rows, columns)."""
-    weights = self.below(f"{name}.")
+    weights = self._own(name, _ENDS)
     weight = weights["weight"].transpose(2, 3, 1, 0)
     fill(part.kernel, weight.reshape(part.kernel.shape))
     if "bias" in weights:
       fill(part.bias, weights["bias"])
 
+  def depthwise(self, part: Any, name: str) -> None:
+    """Sets a depthwise convolution from weights (channels, 1, rows, columns)."""
+    weights = self._own(name, _ENDS)
+    fill(part.kernel, weights["weight"][:, 0].transpose(1, 2, 0))
+    fill(part.bias, weights["bias"])
+
   def norm(self, part: Any, name: str) -> None:
     """Sets a norm's scale and bias, and remembers whose statistics a batch norm has."""
-    for end, own in zip(_ENDS, (part.scale, part.bias)):
-      fill(own, self.arrays[f"param.{name}.{end}"])
-    self.below(f"{name}.")
+    weights = self._own(name, _ENDS)
+    fill(part.scale, weights["weight"])
+    fill(part.bias, weights["bias"])
     if isinstance(part, BatchNorm):
+      self._own(name, ("running_mean", "running_var"))
       self._names[id(part)] = name
 
   def stats(self) -> Any:
@@ -82,10 +89,15 @@ class Filled:
       found |= {f"{own}.running_mean": leaf.mean, f"{own}.running_var": leaf.var}
     return found
 
+  def _own(self, name, ends):
+    self._left -= {f"{name}.{end}" for end in ends}
+    known = {end: f"param.{name}.{end}" for end in ends}
+    return {end: self.arrays[key] for end, key in known.items() if key in self.arrays}
+
   def _stats(self, part, tree):
     if isinstance(tree, Stats):
       own = f"param.{self._names[id(part)]}.running_"
-      return Stats(*(jnp.asarray(self.arrays[own + end]) for end in ("mean", "var")))
+      return Stats(*(self.arrays[own + end] for end in ("mean", "var")))
     return {n: self._stats(_at(part, n), own) for n, own in dict(tree).items()} or ()
 
 
@@ -100,7 +112,9 @@ def fill(parameter: Any, value: np.ndarray) -> None:
   parameter[...] = value
 
 
-def compare(filled: Filled, more: Callable[..., dict] | None = None) -> Iterator[tuple]:
+def compare(
+  filled: Filled, more: Callable[..., dict] | None = None, *, wide: bool = False
+) -> Iterator[tuple]:
   """Yields (key, what attnjax computes, what the file holds) for every result.
 
   The network is called as its users do: once, and once more for a step of training if
@@ -109,13 +123,17 @@ def compare(filled: Filled, more: Callable[..., dict] | None = None) -> Iterator
   Args:
     filled: the network, with all of its parameters.
     more: more(model, i, map of stage i) -> other results, by their names in the file.
+    wide: whether it computes in float64, for networks that amplify rounding.
   """
-  arrays, stats = filled.arrays, filled.stats()
+  arrays = filled.arrays
   trains = any(key.startswith("out.train.") for key in arrays)
   for case in [key[3:-1] for key in arrays if re.fullmatch(r"in\.(\w+\.)?x", key)]:
     options = f"grad.{case}x" in arrays, trains and not case, more
-    x = jnp.moveaxis(jnp.asarray(arrays[f"in.{case}x"]), 1, 3)
-    outs, gradient, after = _run(filled.model, stats, x, options)
+    given = filled.model, filled.stats(), np.moveaxis(arrays[f"in.{case}x"], 1, 3)
+    if wide:
+      given = jax.tree.map(lambda leaf: leaf.astype(np.float64), given)
+    with jax.enable_x64(wide):
+      outs, gradient, after = jax.device_get(_run(*given, options))
     found = {f"out.{case}{name}": y for name, y in outs.items()}
     found |= {f"grad.{case}x": gradient}
     found |= {f"out.after.{name}": y for name, y in filled.named(after).items()}
@@ -179,7 +197,7 @@ def _ordered(y, axes: int):
   """Returns a map as (B, C, H, W) if it has 4 axes in the file, or as (B, H W, C)."""
   if y.ndim < 4:
     return y
-  return jnp.moveaxis(y, 3, 1) if axes == 4 else y.reshape(y.shape[0], -1, y.shape[3])
+  return np.moveaxis(y, 3, 1) if axes == 4 else y.reshape(y.shape[0], -1, y.shape[3])
 
 
 def _leaves(part: Any, tree: Any) -> Iterator[tuple[Any, Stats]]:

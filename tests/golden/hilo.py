@@ -37,6 +37,11 @@ def _layer(arrays, meta):
   weight = {
     k.removeprefix("param."): v for k, v in arrays.items() if k.startswith("param.")
   }
+  fill(layer, weight)
+  return layer
+
+
+def fill(layer, weight):
   for part, first, names in (
     (layer.high, "h", ("qkv",)),
     (layer.low, "l", ("q", "kv")),
@@ -47,7 +52,6 @@ def _layer(arrays, meta):
       out = weight[f"{first}_proj.weight"].T.reshape(heads, size, dim)
       _set(part.out.kernel, out)
       _set(part.out.bias, weight[f"{first}_proj.bias"])
-  return layer
 
 
 _ENDS = ("weight", "bias")

@@ -42,6 +42,7 @@ def Model(
   patch: int = 4,
   deformable: bool = True,
   mlp_ratio: float = 4.0,
+  qkv_bias: bool = True,
   drop: float = 0.2,
   remat: str = "none",
   impl: str = "auto",
@@ -60,6 +61,7 @@ def Model(
     patch       side of the patches
     deformable  whether stages begin with the paper's deformable convolution, or with
                 a plain one
+    qkv_bias    as in `Layer`
   """
   one_a_stage(depths=depths, heads=heads, windows=windows)
   stem, merges, stages = _Stem(channels, dim, patch, rngs=rngs), [], []
@@ -69,7 +71,7 @@ def Model(
     merges.append(DeformableMerge(*merge, rngs=rngs) if stage else None)
     if window := windows[stage]:
       options = {"heads": heads[stage], "window": window, "impl": impl}
-      mixer = partial(Layer, width, alpha=alpha, **options)
+      mixer = partial(Layer, width, alpha=alpha, qkv_bias=qkv_bias, **options)
     options = {"hidden": int(mlp_ratio * width), "kernel": 3, "rngs": rngs}
     blocks = [Block(width, mixer, drop=rate, **options) for rate in drops]
     stages.append(Stage(blocks, remat=remat))

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Shaped
 
 from attnjax.core.dtypes import accumulator_dtype
 from attnjax.nn import running
@@ -47,17 +47,38 @@ class DeformableMerge(nnx.Module):
   ) -> tuple[Float[Array, "B h w D"], Any]:
     """Returns (the merged patches, new statistics)."""
     carry = running.Carry(self, stats, train)
-    x = jnp.pad(x, ((0, 0), *((0, side % 2) for side in x.shape[1:3]), (0, 0)))
-    B, H, W, C = x.shape
-    cells = x.reshape(B, H // 2, 2, W // 2, 2, C).swapaxes(2, 3)
+    x = _even(x)
+    cells = _cells(x)
     if self.move is not None:
-      shape = (B, H // 2, W // 2, TAPS)
-      moves = self.move(cells.reshape(*shape[:3], -1)).reshape(*shape, 2)
-      rows, columns = jnp.indices((H, W)).reshape(2, H // 2, 2, W // 2, 2)
-      at = jnp.stack([rows, columns], -1).swapaxes(1, 2).reshape(shape[1:] + (2,))
-      cells = jax.vmap(interpolated)(x, at + moves.astype(accumulator_dtype(moves)))
-    y = self.project(cells.reshape(B, H // 2, W // 2, -1))
+      moves = self.moves(x)
+      places = _cells(jnp.stack(jnp.indices(x.shape[1:3]), -1)[None])
+      at = places + moves.astype(accumulator_dtype(moves))
+      cells = jax.vmap(interpolated)(x, at)
+    y = self.project(cells.reshape(*cells.shape[:3], -1))
     return carry.result(jax.nn.gelu(carry(self.norm, y), approximate=False))
+
+  def moves(self, x: Float[Array, "B H W C"]) -> Float[Array, "B h w 4 2"]:
+    """Returns how far each tap looks from its place, down and to the right.
+
+    Raises:
+      ValueError: if taps do not move.
+    """
+    if self.move is None:
+      raise ValueError("deformable = False: taps do not move")
+    cells = _cells(_even(x))
+    return self.move(cells.reshape(*cells.shape[:3], -1)).reshape(*cells.shape[:4], 2)
+
+
+def _even(x: Float[Array, "B H W C"]) -> Float[Array, "B R S C"]:
+  """Returns the map with a row and a column of zeros where a side is odd."""
+  return jnp.pad(x, ((0, 0), *((0, side % 2) for side in x.shape[1:3]), (0, 0)))
+
+
+def _cells(x: Shaped[Array, "B R S C"]) -> Shaped[Array, "B r s 4 C"]:
+  """Returns the taps of each cell of 2 x 2, row by row."""
+  B, R, S, C = x.shape
+  cells = x.reshape(B, R // 2, 2, S // 2, 2, C).swapaxes(2, 3)
+  return cells.reshape(B, R // 2, S // 2, TAPS, C)
 
 
 def interpolated(
