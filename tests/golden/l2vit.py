@@ -63,6 +63,14 @@ def _global(weight, hyper):
     local_kernel=weight["local_mp.conv1.weight"].shape[-1],
     rngs=nnx.Rngs(0),
   )
+  fill_global(block, weight)
+  held = (jnp.asarray(weight[f"local_mp.bn.running_{n}"]) for n in ("mean", "var"))
+  stats = {"mix": {"concentrate": {"norm": Stats(*held)}}}
+  return lambda x: block(x, stats=stats)[0]
+
+
+def fill_global(block, weight):
+  """Sets the parameters of a block of linear attention."""
   mix = block.mix
   _fill_attention(mix, _weights(weight, "attn."))
   _fill_depthwise(mix.position, weight, "cpe.0.proj")
@@ -74,9 +82,6 @@ def _global(weight, hyper):
   _fill_depthwise(local.second, weight, "local_mp.conv2")
   _fill_norm(local.norm, weight, "local_mp.bn")
   _fill_feed(block.feed, weight)
-  held = (jnp.asarray(weight[f"local_mp.bn.running_{n}"]) for n in ("mean", "var"))
-  stats = {"mix": {"concentrate": {"norm": Stats(*held)}}}
-  return lambda x: block(x, stats=stats)[0]
 
 
 def _window(weight, hyper):
@@ -88,12 +93,17 @@ def _window(weight, hyper):
     window=hyper["win"],
     rngs=nnx.Rngs(0),
   )
+  fill_window(block, weight)
+  return block
+
+
+def fill_window(block, weight):
+  """Sets the parameters of a block of windows."""
   _fill_projections(block, _weights(weight, "attn."))
   for i in range(2):
     _fill_depthwise(block.positions[i], weight, f"cpe.{i}.proj")
     _fill_norm(block.norms[i], weight, f"norm{i + 1}")
   _fill_feed(block.feed, weight)
-  return block
 
 
 def _fill_attention(layer, weight):

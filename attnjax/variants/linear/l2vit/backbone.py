@@ -55,6 +55,8 @@ def Model(
   """Builds the network: images (B, H, W, channels) to logits (B, classes).
 
   Two convolutions of stride 2; then stages, between them a norm and patches of 2 x 2.
+  Images and maps that a stride does not divide are filled with zeros at the right and
+  bottom, maps after their norm, as in the authors' code.
   In a stage blocks of even number are `WindowBlock`, the others `GlobalBlock`.
 
   Beside the hyper-parameters of all networks, `attnjax.contract.forms.backbone`:
