@@ -44,9 +44,11 @@ def touched(nodeid: str, files: list[str]) -> bool:
   test = nodeid.partition("::")[0]
   slug = scopes.system(nodeid)
   roots = {test} | ({_file(contract.systems()[slug])} if slug else set())
+  golden = re.compile(rf"tests/golden/{slug}(_\w+)?\.")
+  roots |= set(filter(golden.match, _everything()))
   reached = frozenset().union(*map(_reached, roots))
   for name in files:
-    if name in reached or name.startswith(f"tests/golden/{slug}."):
+    if name in reached or golden.match(name):
       return True
     stem = Path(test).stem
     if name.endswith(_PAGES) and stem in _OF_PAGES:

@@ -23,6 +23,8 @@ class SinceTest(parameterized.TestCase):
     ("tests/layout_test.py::A::b", "README.md", True),
     ("tests/golden_test.py::A::test_b_soft", "tests/golden/soft.npz", True),
     ("tests/golden_test.py::A::test_b_halo", "tests/golden/soft.npz", False),
+    ("tests/golden_test.py::A::test_b_halo", "tests/golden/halo_model.npz", True),
+    ("tests/golden_test.py::A::test_b_halo", "tests/networks.py", True),
     # A program that a test starts is named in a string.
     ("tests/compare_test.py::A::b", "experiments/compare.py", True),
   )

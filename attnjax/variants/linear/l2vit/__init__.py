@@ -21,6 +21,9 @@ and O(T^2 N) in "reference". The concentration: 98 T D products.
 
 Axes: B batch, T tokens, S the axes of the grid, N query heads, K key/value heads, H
 head size, V value size, D model width.
+
+Not here: what the code has as options, GELUs after the convolutions for positions and
+other kinds of block; networks that detect and segment.
 """
 
 from attnjax.variants.linear.l2vit.attention import (

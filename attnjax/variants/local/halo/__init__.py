@@ -19,6 +19,9 @@ Cost: O(w^2 (H + 2 w + V)) a query and head; the gathered keys and values take
 
 Axes: B batch, T = rows x columns, N query heads, K key/value heads, H head size,
 V value size, D model width.
+
+Not here: the paper's hybrids, whose early stages convolve; timm's widths of heads where
+they are rounded to multiples of 8.
 """
 
 from attnjax.variants.local.halo.attention import (

@@ -19,6 +19,8 @@ numbers in "reference".
 
 Axes: B batch, S the two axes of the grid, T their tokens, P those of the pooled grid,
 N heads, K high heads, L low heads, H head size, V value size, D model width.
+
+Not here: the networks that detect and segment.
 """
 
 from attnjax.variants.local.hilo.attention import (

@@ -17,6 +17,9 @@ Cost: O(T p^2 (H + V) N) time, O(T N (H + V) + p^4 N) memory in "xla".
 
 Axes: B batch, S axes of the map (T = prod S), N query heads, K key/value heads, H head
 size, V value size, D model width.
+
+Not here: the resizing of bias tables to other windows; networks that detect objects or
+generate images.
 """
 
 from attnjax.variants.local.maxvit.attention import (
