@@ -60,12 +60,17 @@ def _block(name, arrays, meta):
     qkv_bias="attn.qkv.bias" in weight,
   )
   block: Any = Block(dim, mixer, hidden=hidden, rngs=nnx.Rngs(0))
-  for norm, key in ((block.norm, "norm1"), (block.feed_norm, "norm2")):
-    _fill_norm(norm, weight, key)
-  for linear, key in ((block.feed.up, "mlp.fc1"), (block.feed.down, "mlp.fc2")):
-    _fill_linear(linear, weight, key)
-  _fill_attention(block.mixer, weight)
+  fill_block(block, weight)
   return block
+
+
+def fill_block(block, weight):
+  """Fills the norms, the attention and the MLP of a block."""
+  for norm, key in ((block.norm, "norm1"), (block.feed_norm, "norm2")):
+    fill_norm(norm, weight, key)
+  for linear, key in ((block.feed.up, "mlp.fc1"), (block.feed.down, "mlp.fc2")):
+    fill_linear(linear, weight, key)
+  _fill_attention(block.mixer, weight)
 
 
 def _fill_attention(layer, weight):
@@ -73,30 +78,33 @@ def _fill_attention(layer, weight):
   kernels = weight["attn.qkv.weight"].reshape(3, heads, size, dim)
   parts = layer.qkv.query, layer.qkv.key, layer.qkv.value
   for i, part in enumerate(parts):
-    _set(part.kernel, np.moveaxis(kernels[i], -1, 0))
+    put(part.kernel, np.moveaxis(kernels[i], -1, 0))
     if "attn.qkv.bias" in weight:
-      _set(part.bias, weight["attn.qkv.bias"].reshape(3, heads, size)[i])
-  _set(layer.out.kernel, weight["attn.proj.weight"].T.reshape(heads, size, dim))
-  _set(layer.out.bias, weight["attn.proj.bias"])
-  _fill_linear(layer.position.linears[0], weight, "attn.pos.pos_proj")
+      put(part.bias, weight["attn.qkv.bias"].reshape(3, heads, size)[i])
+  put(layer.out.kernel, weight["attn.proj.weight"].T.reshape(heads, size, dim))
+  put(layer.out.bias, weight["attn.proj.bias"])
+  fill_linear(layer.position.linears[0], weight, "attn.pos.pos_proj")
   for i in range(1, 4):
-    _fill_norm(layer.position.norms[i - 1], weight, f"attn.pos.pos{i}.0")
-    _fill_linear(layer.position.linears[i], weight, f"attn.pos.pos{i}.2")
+    fill_norm(layer.position.norms[i - 1], weight, f"attn.pos.pos{i}.0")
+    fill_linear(layer.position.linears[i], weight, f"attn.pos.pos{i}.2")
 
 
-def _fill_linear(part, weight, name):
-  _set(part.kernel, weight[f"{name}.weight"].T)
-  _set(part.bias, weight[f"{name}.bias"])
+def fill_linear(part, weight, name):
+  """Fills a linear map; the authors' kernels are (out, in)."""
+  put(part.kernel, weight[f"{name}.weight"].T)
+  put(part.bias, weight[f"{name}.bias"])
 
 
-def _fill_norm(part, weight, name):
-  _set(part.scale, weight[f"{name}.weight"])
-  _set(part.bias, weight[f"{name}.bias"])
+def fill_norm(part, weight, name):
+  """Fills a layer norm."""
+  put(part.scale, weight[f"{name}.weight"])
+  put(part.bias, weight[f"{name}.bias"])
 
 
-def _set(parameter, value):
+def put(parameter, value):
+  """Sets a parameter to an array of its shape."""
   if parameter.shape != value.shape:
     raise ValueError(
       f"a parameter of shape {parameter.shape} cannot hold {value.shape}"
     )
-  parameter[...] = jnp.asarray(value, jnp.float32)
+  parameter.set_value(jnp.asarray(value, jnp.float32))

@@ -21,6 +21,10 @@ and (2 G - 1)^2 D^2 / 128 for the bias in both.
 
 Axes: B batch, S the two axes of the grid, T their tokens, P the G^2 tokens of a group,
 N query heads, K key/value heads, H head size, V value size, D model width.
+
+Not here: the official code's options that none of its configurations choose: padding
+on both sides, groups without a mask, groups that grow over the depth, positions by a
+convolution or a table, one ratio of the MLP for each stage.
 """
 
 from attnjax.variants.local.crossformer.attention import (

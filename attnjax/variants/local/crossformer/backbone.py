@@ -13,7 +13,6 @@ from attnjax.nn.transformer import Block, layer_norm, rates
 from attnjax.variants.local.crossformer.embedding import CrossScale
 from attnjax.variants.local.crossformer.layer import Layer
 
-MERGE = (2, 4)  # sizes of patches
 COOLING = 3  # blocks from one cooling layer to the next
 _INIT = nnx.initializers.truncated_normal(0.02)
 
@@ -51,6 +50,7 @@ def Model(
   groups: tuple[int, ...] = (7, 7, 7, 7),
   intervals: tuple[int, ...] = (0, 0, 0, 0),
   stem: tuple[int, ...] = (4, 8, 16, 32),
+  merge: tuple[int, ...] = (2, 4),
   cooling: bool = False,
   mlp_ratio: float = 4.0,
   drop: float = 0.2,
@@ -69,13 +69,14 @@ def Model(
     groups     of each stage
     intervals  of each stage; 0 where a group spans the image
     stem       sizes of the patches of the first embedding; the first is its stride
+    merge      sizes of the patches of the embeddings between the stages
     cooling    whether there are amplitude cooling layers, as in CrossFormer++
   """
   one_a_stage(depths=depths, heads=heads, groups=groups, intervals=intervals)
   merges, stages = [], []
   for stage, drops in enumerate(rates(drop, depths)):
     width = dim * 2**stage
-    embed = (width // 2, width, MERGE) if stage else (channels, width, stem)
+    embed = (width // 2, width, merge) if stage else (channels, width, stem)
     merges.append(CrossScale(*embed, first=stage > 0, rngs=rngs))
     options = {"heads": heads[stage], "window": groups[stage], "impl": impl}
     mixer = partial(Layer, width, interval=intervals[stage], **options)
