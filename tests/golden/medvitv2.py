@@ -26,7 +26,7 @@ def compare(arrays: Mapping[str, np.ndarray], meta: dict) -> Iterator[tuple]:
     layout_bug=True,
     rngs=nnx.Rngs(0),
   )
-  yield from results(block, _fill(block, arrays), arrays)
+  yield from results(block, fill(block, arrays), arrays)
 
 
 def results(block, stats, arrays) -> Iterator[tuple]:
@@ -44,7 +44,7 @@ def results(block, stats, arrays) -> Iterator[tuple]:
     yield "grad.x", gradient, arrays["grad.x"]
 
 
-def _fill(block, arrays):
+def fill(block, arrays):
   """Fills the parameters; the running statistics."""
   stats = fill_embed(block, "embed", arrays, "patch_embed")
   stats |= fill_embed(block, "project", arrays, "projection")
@@ -101,4 +101,4 @@ def put(parameter, value):
     raise ValueError(
       f"a parameter of shape {parameter.shape} cannot hold {value.shape}"
     )
-  parameter[...] = jnp.asarray(value, jnp.float32)
+  parameter.set_value(jnp.asarray(value, jnp.float32))

@@ -28,13 +28,15 @@ def compare(arrays: Mapping[str, np.ndarray], meta: dict) -> Iterator[tuple]:
 def network(arrays, prefix, features) -> Any:
   """The KAN whose arrays' names begin with a prefix."""
   grids = arrays[f"{prefix}layers.0.rbf.grid"].size
-  kan: Any = medvitv2.FasterKAN(features, grids=grids, rngs=nnx.Rngs(0))
+  kan: Any = jax.eval_shape(
+    lambda: medvitv2.FasterKAN(features, grids=grids, rngs=nnx.Rngs(0))
+  )
   for number, layer in enumerate(kan.layers):
     name = f"{prefix}layers.{number}"
     centres = arrays[f"{name}.rbf.grid"]
     np.testing.assert_allclose(centres, np.linspace(-2, 2, grids), atol=1e-6)
-    layer.norm.scale[...] = jnp.asarray(arrays[f"{name}.layernorm.weight"])
-    layer.norm.bias[...] = jnp.asarray(arrays[f"{name}.layernorm.bias"])
+    layer.norm.scale.set_value(jnp.asarray(arrays[f"{name}.layernorm.weight"]))
+    layer.norm.bias.set_value(jnp.asarray(arrays[f"{name}.layernorm.bias"]))
     weight = arrays[f"{name}.spline_linear.weight"]
-    layer.weight[...] = jnp.asarray(weight.T.reshape(-1, grids, len(weight)))
+    layer.weight.set_value(jnp.asarray(weight.T.reshape(-1, grids, len(weight))))
   return kan

@@ -23,15 +23,17 @@ def compare(arrays: Mapping[str, np.ndarray], meta: dict) -> Iterator[tuple]:
     layout_bug=True,
     rngs=nnx.Rngs(0),
   )
-  yield from results(block, _fill(block, arrays), arrays)
+  yield from results(block, fill(block, arrays), arrays)
 
 
-def _fill(block, arrays):
+def fill(block, arrays):
   """Fills the parameters; the running statistics."""
   stats = fill_embed(block, "embed", arrays, "patch_embed")
   mix = block.mix
   heads = mix.qkv.query.out_features
-  kernels = arrays["param.attn.qkv.weight"].reshape(3, -1, arrays["out.y"].shape[1])
+  kernels = arrays["param.attn.qkv.weight"].reshape(
+    3, -1, mix.qkv.query.kernel.shape[0]
+  )
   biases = arrays["param.attn.qkv.bias"].reshape(3, *heads)
   parts = mix.qkv.query, mix.qkv.key, mix.qkv.value
   for part, kernel, bias in zip(parts, kernels, biases):

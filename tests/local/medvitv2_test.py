@@ -1,6 +1,7 @@
 """MedViTV2: what the paper and its code promise."""
 
 from typing import Any
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ from flax import nnx
 
 from attnjax import contract
 from attnjax.core.grids.partition import relative
+from attnjax.nn import drop_path
 from attnjax.variants.local import medvitv2
 from attnjax.variants.local.medvitv2 import layers
 
@@ -151,6 +153,21 @@ class BlocksTest(parameterized.TestCase):
     got, want, total = run(pooled, x)
     _close(got, want)
     _close(total, jnp.ones((1, 2, 15)))
+
+  def test_each_branch_is_dropped_by_its_share(self):
+    rates = []
+
+    def drop(y, rate, key):
+      rates.append((y.shape[-1], round(rate, 6), key is None))
+      return y
+
+    def run(x):
+      block: Any = medvitv2.GFP(128, 128, drop=0.4, rngs=nnx.Rngs(0))
+      return block(x, key=jax.random.key(0), stats=block.init_stats())
+
+    with mock.patch.object(drop_path, "drop", drop):
+      jax.eval_shape(run, jax.ShapeDtypeStruct((1, 2, 2, 128), jnp.float32))
+    self.assertEqual(rates, [(96, 0.3, False), (32, 0.1, False), (128, 0.4, False)])
 
   def test_errors(self):
     with self.assertRaisesRegex(ValueError, "dim = 96: attention makes 96 channels"):

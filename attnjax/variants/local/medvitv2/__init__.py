@@ -30,6 +30,9 @@ products of linear maps between the same widths.
 
 Axes: B batch, R C the rows and columns of the map (T = R C), N query heads, K key/value
 heads, H head size, V value size, D model width.
+
+Not here: dropout within the attentions, and norms that are merged into the linear maps
+behind them for inference.
 """
 
 from attnjax.variants.local.medvitv2.attention import (

@@ -49,6 +49,8 @@ def Model(
   stem_strides: tuple[int, ...] = (2, 1, 1, 2),
   window: int = 7,
   dilation: int = 1,
+  head_dim: int = 32,
+  share: float = 0.75,
   layout_bug: bool = False,
   drop: float = 0.1,
   remat: str = "none",
@@ -67,6 +69,8 @@ def Model(
     stem_strides their strides
     window       of the neighbourhood attention
     dilation     as in `Layer`: 1 as released, 0 for dilation in every second block
+    head_dim     as in the blocks, of all attentions
+    share        as in `GFP`
     layout_bug   reads maps as the published weights' code does, see the module
   """
   one_a_stage(dims=dims, depths=depths, ratios=ratios)
@@ -76,8 +80,9 @@ def Model(
   local = {"window": window, "dilation": dilation, "impl": impl}
   for stage, drops in enumerate(transformer.rates(drop, depths)):
     widths = below, dims[stage]
-    options = {"layout_bug": layout_bug, "rngs": rngs}
-    blocks = _blocks(stage, *widths, drops, local, {"ratio": ratios[stage]}, options)
+    pooled = {"ratio": ratios[stage], "share": share}
+    options = {"head_dim": head_dim, "layout_bug": layout_bug, "rngs": rngs}
+    blocks = _blocks(stage, *widths, drops, local, pooled, options)
     stages.append(Stage(blocks, remat=remat))
     below = dims[stage]
   norm = BatchNorm(below)

@@ -101,10 +101,11 @@ class GFP(nnx.Module):
     dim: D.
     stride: 2 halves the map first.
     ratio: of `Pooled`.
-    share: of the channels that attention makes, rounded to 32.
+    share: of the channels that attention makes, rounded to multiples of 32.
     expand: width of the KAN, in D.
     head_dim: H, and the width of the convolution's groups.
-    drop: the share of examples whose residuals are left out in training.
+    drop: the share of examples that the KAN leaves out in training; the attention
+      leaves out `share` of it, the convolution the rest.
     layout_bug: reads maps as the published weights' code does, see the module.
     rngs: for the parameters.
   """
@@ -125,7 +126,7 @@ class GFP(nnx.Module):
     layout_bug: bool = False,
     rngs: nnx.Rngs,
   ):
-    first = rounded(share * dim)
+    first = rounded(int(share * dim))
     rest = dim - first
     if rest < head_dim or rest % head_dim:
       raise ValueError(
@@ -148,7 +149,8 @@ class GFP(nnx.Module):
     self.linear = nnx.Linear(rest, rest, use_bias=False, kernel_init=_INIT, rngs=rngs)
     self.norms = nnx.List(BatchNorm(width) for width in (first, rest, dim))
     self.kan = FasterKAN((dim, int(dim * expand), dim), rngs=rngs)
-    self.drop, self.layout_bug = drop, layout_bug
+    self.drops = share * drop, (1 - share) * drop, drop
+    self.layout_bug = layout_bug
 
   def __call__(
     self,
@@ -162,14 +164,16 @@ class GFP(nnx.Module):
     """Returns (the block's output, new statistics); `key` turns dropping on."""
     del index  # the same at every depth
     carry = running.Carry(self, stats, train)
-    one, two = transformer.keys(key, 2)
+    parts = list(zip(self.drops, transformer.keys(key, 3)))
     x = carry(self.embed, x)
-    x = x + drop_path.drop(carry(self.mix, carry(self.norms[0], x)), self.drop, one)
+    y = carry(self.mix, carry(self.norms[0], x))
+    x = x + drop_path.drop(y, *parts[0])
     z = carry(self.project, x)
-    z = z + self.linear(jax.nn.relu(carry(self.norms[1], self.convolve(z))))
+    y = self.linear(jax.nn.relu(carry(self.norms[1], self.convolve(z))))
+    z = z + drop_path.drop(y, *parts[1])
     x = jnp.concatenate([x, z], axis=-1)
     y = self._feed(carry(self.norms[2], x))
-    return carry.result(x + drop_path.drop(y, self.drop, two))
+    return carry.result(x + drop_path.drop(y, *parts[2]))
 
   def weights(
     self, x: Float[Array, "B R C D"], *, index: int = 0, stats: Any = None
@@ -188,7 +192,7 @@ class GFP(nnx.Module):
     return jnp.moveaxis(rows.reshape(B, D, R, C), 1, 3)
 
 
-def rounded(width: float, step: int = 32) -> int:
+def rounded(width: int, step: int = 32) -> int:
   """Returns the nearest multiple of `step`, at least 0.9 of the width."""
   near = max(step, int(width + step / 2) // step * step)
   return near + step if near < 0.9 * width else near
