@@ -18,7 +18,7 @@ def compare(arrays: Mapping[str, np.ndarray], meta: dict) -> Iterator[tuple]:
     k.removeprefix("param."): v for k, v in arrays.items() if k.startswith("param.")
   }
   x = jnp.asarray(arrays["in.x"])
-  grid = _grid(x.shape[1])
+  grid = grid_of(x.shape[1])
   encoder = _encoder(weight, meta, x.shape[2], grid)
   kernel, bias = weight["head.weight"].T, weight["head.bias"]
 
@@ -41,7 +41,7 @@ def compare(arrays: Mapping[str, np.ndarray], meta: dict) -> Iterator[tuple]:
     yield "grad.x", gradient, arrays["grad.x"]
 
 
-def _grid(cells):
+def grid_of(cells):
   """The sides nearest to a square; the order of the cells is all that matters."""
   side = next(n for n in range(math.isqrt(cells), 0, -1) if cells % n == 0)
   return side, cells // side
@@ -60,24 +60,28 @@ def _encoder(weight, meta, tokens, grid):
     head_norm=False,
     rngs=nnx.Rngs(0),
   )
-  scales, patches = encoder.scales, encoder.patches
-  _set(scales.positions, weight["pos_embed_for_scale"][0, 0])
-  _set(patches.class_token, weight["cls_token"][0, 0])
-  _set(patches.class_position, weight["pos_embed"][0, 0])
+  fill_encoder(encoder.scales, encoder.patches, weight, grid)
+  return encoder
+
+
+def fill_encoder(scales, patches, weight, grid):
+  """Fills the blocks of both kinds and what is added in front of them."""
+  put(scales.positions, weight["pos_embed_for_scale"][0, 0])
+  put(patches.class_token, weight["cls_token"][0, 0])
+  put(patches.class_position, weight["pos_embed"][0, 0])
   places = weight["pos_embed"][0, 1:]
-  _set(patches.positions, places.reshape(*grid, dim))
+  put(patches.positions, places.reshape(*grid, -1))
   for number, block in enumerate(scales.sequence):
     name = f"scaleBlocks.{number}"
     for norm, key in ((block.norm, "norm1"), (block.feed_norm, "norm2")):
-      _set(norm.scale, weight[f"{name}.{key}.weight"])
-      _set(norm.bias, weight[f"{name}.{key}.bias"])
+      put(norm.scale, weight[f"{name}.{key}.weight"])
+      put(norm.bias, weight[f"{name}.{key}.bias"])
     for linear, key in ((block.feed.up, "fc1"), (block.feed.down, "fc2")):
-      _set(linear.kernel, weight[f"{name}.mlp.{key}.weight"].T)
-      _set(linear.bias, weight[f"{name}.mlp.{key}.bias"])
+      put(linear.kernel, weight[f"{name}.mlp.{key}.weight"].T)
+      put(linear.bias, weight[f"{name}.mlp.{key}.bias"])
     _fill_attention(block.mixer, weight, f"{name}.attn")
   for number, block in enumerate(patches.sequence):
     _fill_attention(block, weight, f"blocks.{number}.attn")
-  return encoder
 
 
 def _fill_attention(layer, weight, name):
@@ -86,15 +90,16 @@ def _fill_attention(layer, weight, name):
   biases = weight.get(f"{name}.qkv.bias", np.zeros(3 * dim)).reshape(3, heads, size)
   parts = layer.qkv.query, layer.qkv.key, layer.qkv.value
   for i, part in enumerate(parts):
-    _set(part.kernel, np.moveaxis(kernels[i], -1, 0))
-    _set(part.bias, biases[i])
-  _set(layer.out.kernel, weight[f"{name}.proj.weight"].T.reshape(heads, size, dim))
-  _set(layer.out.bias, weight[f"{name}.proj.bias"])
+    put(part.kernel, np.moveaxis(kernels[i], -1, 0))
+    put(part.bias, biases[i])
+  put(layer.out.kernel, weight[f"{name}.proj.weight"].T.reshape(heads, size, dim))
+  put(layer.out.bias, weight[f"{name}.proj.bias"])
 
 
-def _set(parameter, value):
+def put(parameter, value):
+  """Sets a parameter to an array of its shape."""
   if parameter.shape != value.shape:
     raise ValueError(
       f"a parameter of shape {parameter.shape} cannot hold {value.shape}"
     )
-  parameter[...] = jnp.asarray(value, jnp.float32)
+  parameter.set_value(jnp.asarray(value, jnp.float32))

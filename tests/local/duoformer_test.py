@@ -1,5 +1,6 @@
 """DuoFormer: what the paper and its code promise."""
 
+import itertools
 from typing import Any
 
 import jax
@@ -28,6 +29,18 @@ def _numbered(start, *grid):
 def _encoder(**options) -> Any:
   given: dict[str, Any] = {"heads": 2, "depth": 2, "tokens": 6, "grid": (2, 3)}
   return duoformer.Encoder(8, **given | options, rngs=nnx.Rngs(0))
+
+
+def _attention(part, z):
+  """NumPy's self-attention of tokens (n, D) with the layer's projections."""
+  projections = part.qkv.query, part.qkv.key, part.qkv.value
+  q, k, v = (
+    np.einsum("nd,dhe->hne", z, p.kernel[...]) + p.bias[...][:, None]
+    for p in projections
+  )
+  shares = np.exp(q @ k.swapaxes(1, 2) / np.sqrt(q.shape[-1]))
+  shares /= shares.sum(axis=-1, keepdims=True)
+  return np.einsum("hne,hed->nd", shares @ v, part.out.kernel[...]) + part.out.bias[...]
 
 
 class TokensTest(absltest.TestCase):
@@ -96,6 +109,21 @@ class LayerTest(parameterized.TestCase):
     same = (cell[:, :, None] == cell[:, None]).all(0)
     np.testing.assert_array_equal(weights[0, 0] > 0, same)
     self.assertLess(weights.sum(-1).max(), 1)
+
+  def test_cells_attend_within_and_then_to_each_other(self):
+    layer: Any = duoformer.Layer(8, heads=2, scales=2, rngs=nnx.Rngs(0))
+    layer = jax.tree.map(lambda leaf: 20 * leaf, layer)  # all parts weigh much
+    x, halves = np.asarray(_normal(1, 3, 4, 8)), (slice(0, 2), slice(2, 4))
+    cells, found = list(itertools.product(halves, halves)), []
+    for rows, columns in cells:  # the lower ones have one row
+      tokens = x[0, rows, columns].reshape(-1, 8)
+      z = np.stack([layer.token[...], tokens.mean(axis=0), *tokens])
+      found.append(_attention(layer.scale, z + layer.positions[: len(z)]))
+    between = _attention(layer.patch, np.stack([z[0] for z in found]))
+    wanted = np.zeros((1, 3, 4, 8))
+    for place, z, y in zip(cells, found, between):
+      wanted[0][place] = (z[2:] + y).reshape(-1, 2, 8)
+    _close(jax.jit(lambda layer, x: layer(x))(layer, x), wanted, 1e-4)
 
   def test_cells_meet_in_their_scale_tokens(self):
     layer: Any = duoformer.Layer(8, heads=2, scales=2, rngs=nnx.Rngs(0))

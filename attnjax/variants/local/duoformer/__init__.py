@@ -21,6 +21,10 @@ Cost: O(P n^2 (H + V) N) time and O(P n (H + V) N) memory, P n^2 N numbers in
 
 Axes: B batch, P cells, n tokens of a list, N query heads, K key/value heads, H head
 size, V value size, D model width.
+
+Not here: the scale token that is a fused map ("channel" in the official code), the
+encoder that shares its weights between both kinds of blocks, dropout, and pretrained
+weights of the convolutional network.
 """
 
 from attnjax.variants.local.duoformer.attention import (

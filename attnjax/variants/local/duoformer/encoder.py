@@ -126,17 +126,19 @@ class _Patches(nnx.Module):
     self, x: Float[Array, "B h w D"], *, key: Key[Array, ""] | None = None
   ) -> Float[Array, "B D"]:
     """Returns the class token after the last block."""
-    z = self._each(x, key)[-1][:, 0, 0]
+    z = self.each(x, key)[-1][:, 0, 0]
     return z if self.norm is None else self.norm(z)
 
   def weights(self, x: Float[Array, "B h w D"]) -> list[Array]:
     """Returns the weights (B, N, T, T) of every block; T = class token and cells."""
     found = []
-    for block, z in zip(self.sequence, self._each(x, None)):
+    for block, z in zip(self.sequence, self.each(x)):
       found += [block.weights(z)] if self.bare else block.weights(z)
     return found
 
-  def _each(self, x, key) -> list[Array]:
+  def each(
+    self, x: Float[Array, "B h w D"], key: Key[Array, ""] | None = None
+  ) -> list[Array]:
     """Returns the tokens (B, 1, 1 + h w, D) before each block and after the last."""
     own = self.class_token[...] + self.class_position[...]
     own = jnp.broadcast_to(own.astype(x.dtype), (x.shape[0], 1, x.shape[-1]))
