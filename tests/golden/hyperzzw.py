@@ -25,7 +25,7 @@ def compare(arrays: Mapping[str, np.ndarray], meta: dict) -> Iterator[tuple]:
     k.removeprefix("param."): v for k, v in arrays.items() if k.startswith("param.")
   }
   inputs = {
-    k.removeprefix("in."): _last(v)
+    k.removeprefix("in."): last(v)
     for k, v in arrays.items()
     if re.fullmatch(r"in\.x(_\w+)?", k)
   }
@@ -37,9 +37,9 @@ def compare(arrays: Mapping[str, np.ndarray], meta: dict) -> Iterator[tuple]:
   def run(block, inputs, given):
     found = _whole(block, inputs)
     found |= {f"out.mid.{name}": _part(block.branches, name, given) for name in parts}
-    found["out.gibs_y"] = _first(hyperzzw.gibs(_last(given["in.gibs_x"])))
+    found["out.gibs_y"] = first(hyperzzw.gibs(last(given["in.gibs_x"])))
     names = sorted(k for k in given if re.fullmatch(r"in\.hk\d+", k))
-    kernels = [_last(given[name])[0] for name in names]
+    kernels = [last(given[name])[0] for name in names]
     for reduce in hyperzzw.REDUCTIONS:
       found[f"out.slow_loss_{reduce}"] = hyperzzw.slow_neural_loss(kernels, reduce)
     return found
@@ -57,19 +57,19 @@ def _whole(block, inputs):
     # x_pre is before x_prepre or x_pre_pre.
     earlier = [inputs[name] for name in sorted(inputs, key=len) if name != "x"]
     y, kernel = block(inputs["x"], earlier)
-    y = _first(y)
+    y = first(y)
     return (y * jnp.cos(jnp.arange(y.size)).reshape(y.shape)).sum(), (y, kernel)
 
   (_, (y, kernel)), gradients = jax.value_and_grad(total, has_aux=True)(inputs)
-  results = {"out.y": y, "out.global_hk": _first(kernel[None])}
-  return results | {f"grad.{name}": _first(g) for name, g in gradients.items()}
+  results = {"out.y": y, "out.global_hk": first(kernel[None])}
+  return results | {f"grad.{name}": first(g) for name, g in gradients.items()}
 
 
 def _part(branches, name, arrays):
   """The result of an official module from its `in.mid.<module>.<argument>`."""
   given = []
   while f"in.mid.{name}.{len(given)}" in arrays:
-    given.append(_last(arrays[f"in.mid.{name}.{len(given)}"]))
+    given.append(last(arrays[f"in.mid.{name}.{len(given)}"]))
   number = int(name[-1]) - 1 if name[-1].isdigit() else 0
   modules = {
     "Fast_Kernel_rgu": branches.gated,
@@ -78,44 +78,61 @@ def _part(branches, name, arrays):
     "hyper_interact": branches.interact,
   }
   if name in modules:
-    return _first(modules[name](*given))
+    return first(modules[name](*given))
   if name.startswith("slow_net_l"):
     return jnp.transpose(branches.locals[number](*given), (2, 0, 1))[:, None]
   if name.startswith("local_interact_conv"):
-    # (C, 1, k, k), of which `_last` has put the 1 last.
+    # (C, 1, k, k), of which `last` has put the 1 last.
     kernel = jnp.transpose(given[0][..., 0], (1, 2, 0))
-    return _first(branches.convs[number](kernel, given[1]))
+    return first(branches.convs[number](kernel, given[1]))
   raise KeyError(f"out.mid.{name}: no such part")
 
 
 def _block(weight, inputs):
   """The block with the sizes and the values of the official parameters."""
   narrow = weight[f"{_BLOCK}bottleneck_layer.weight"]
-  channels = inputs["x"].shape[-1]
+  make = functools.partial(
+    hyperzzw.SFNEBlock,
+    inputs["x"].shape[-1],
+    narrow.shape[0],
+    slow_depth=_depth(weight),
+    extras=len(inputs) - 1,
+    **widths(weight),
+  )
+  block = jax.eval_shape(lambda: make(rngs=nnx.Rngs(0)))
+  fill_block(block, weight)
+  return block
+
+
+def _depth(weight):
+  linears = rf"{_BLOCK}slow_net_g.Kernel.linears.*weight"
+  return sum(bool(re.match(linears, name)) for name in weight)
+
+
+def widths(weight):
+  """The sizes of a block's slow nets and maps, which do not depend on its place."""
   slow = f"{_BLOCK}slow_net_g.Kernel."
   kernels = [
     weight[f"{_BLOCK}slow_net_l{i}.Kernel.bias_pk"].shape[-1] for i in range(1, 5)
   ]
-  local = weight[f"{_BLOCK}slow_net_l1.Kernel.output_linear.weight"].shape[1]
+  local = weight[f"{_BLOCK}slow_net_l1.Kernel.output_linear.weight"]
   score = weight[f"{_BLOCK}hyper_interact.slow_net_gs_hi.Kernel.output_linear.weight"]
-  make = functools.partial(
-    hyperzzw.SFNEBlock,
-    channels,
-    narrow.shape[0],
-    size=weight[f"{slow}bias_p"].shape[-1],
-    kernels=kernels,
-    slow_width=weight[f"{slow}output_linear.weight"].shape[1],
-    slow_depth=sum(bool(re.match(rf"{slow}linears.*weight", k)) for k in weight),
-    local_width=local,
-    score_width=score.shape[1],
-    extras=len(inputs) - 1,
-  )
-  block = jax.eval_shape(lambda: make(rngs=nnx.Rngs(0)))
+  return {
+    "size": weight[f"{slow}bias_p"].shape[-1],
+    "kernels": kernels,
+    "slow_width": weight[f"{slow}output_linear.weight"].shape[1],
+    "local_width": local.shape[1],
+    "score_width": score.shape[1],
+  }
+
+
+def fill_block(block, weight):
+  """Fills a block with the values of the official parameters."""
   _set(block.bias, weight["bias"])
   branches = block.branches
-  _kernel(branches.narrow, narrow)
+  _kernel(branches.narrow, weight[f"{_BLOCK}bottleneck_layer.weight"])
   _kernel(branches.mix, weight[f"{_BLOCK}channel_mixer_mlp.weight"])
-  _slow(branches.slow, weight, slow)
+  _slow(branches.slow, weight, f"{_BLOCK}slow_net_g.Kernel.")
   for i, (net, conv) in enumerate(zip(branches.locals, branches.convs), 1):
     _local(net, weight, f"{_BLOCK}slow_net_l{i}.Kernel.")
     mixer = f"{_BLOCK}local_interact_conv_{i}.channel_mixer.weight"
@@ -126,41 +143,40 @@ def _block(weight, inputs):
   interact = f"{_BLOCK}hyper_interact.slow_net_"
   _slow(branches.interact.channel.slow, weight, f"{interact}gc_hi.Kernel.")
   _slow(branches.interact.slow, weight, f"{interact}gs_hi.Kernel.")
-  return block
 
 
 def _slow(net, weight, prefix):
   for i, part in enumerate(net.filters):
-    _linear(part, weight, f"{prefix}filters.{i}.linear")
+    fill_linear(part, weight, f"{prefix}filters.{i}.linear")
   for i, part in enumerate(net.hidden):
-    _linear(part, weight, f"{prefix}linears.{i}")
-  _linear(net.out, weight, f"{prefix}output_linear")
+    fill_linear(part, weight, f"{prefix}linears.{i}")
+  fill_linear(net.out, weight, f"{prefix}output_linear")
   table = weight.get(f"{prefix}bias_p", weight.get(f"{prefix}bias_pk"))
   _set(net.position.table, table.reshape(net.position.table.shape))
 
 
 def _local(net, weight, prefix):
   _slow(net.net, weight, prefix)
-  _linear(net.reduce, weight, f"{prefix}fast_reduce")
-  _linear(net.feature, weight, f"{prefix}fast_fc1")
+  fill_linear(net.reduce, weight, f"{prefix}fast_reduce")
+  fill_linear(net.feature, weight, f"{prefix}fast_fc1")
   for i, part in enumerate(net.gates):
-    _linear(part, weight, f"{prefix}fast_linears_x.{i}")
+    fill_linear(part, weight, f"{prefix}fast_linears_x.{i}")
 
 
 def _rgu(unit, weight, prefix):
   parts = {"k": unit.key, "v": unit.value, "q": unit.query, "y": unit.out}
   for name, part in parts.items():
-    _linear(part, weight, f"{prefix}fast_linear_{name}")
+    fill_linear(part, weight, f"{prefix}fast_linear_{name}")
   _set(unit.position.table, weight[f"{prefix}bias_p"][0, 0])
 
 
-def _linear(part, weight, name):
+def fill_linear(part, weight, name):
+  """Fills a linear map from one, or from a convolution of 1 or 1 x 1."""
   _kernel(part, weight[f"{name}.weight"])
   _set(part.bias, weight[f"{name}.bias"])
 
 
 def _kernel(part, value):
-  """A convolution of 1 or 1 x 1."""
   _set(part.kernel, value.reshape(value.shape[:2]).T)
 
 
@@ -172,9 +188,11 @@ def _set(parameter, value):
   parameter.set_value(jnp.asarray(value))
 
 
-def _last(x):
+def last(x):
+  """Moves the channels to the end."""
   return jnp.moveaxis(jnp.asarray(x), 1, -1)
 
 
-def _first(x):
+def first(x):
+  """Moves the channels before the pixels."""
   return jnp.moveaxis(x, -1, 1)

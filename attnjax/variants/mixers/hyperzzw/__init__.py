@@ -25,6 +25,9 @@ too, as in the official code: an image's result depends on the others. `Statisti
 reuses the statistics of one batch for other images, so that it does not.
 
 Axes: B batch, H W pixels, C channels, D model width.
+
+Not here: the norms of parameters that the official objective adds, and maps of one axis
+for sequences.
 """
 
 from attnjax.variants.mixers.hyperzzw.blocks import FORMS, Layer, SFNEBlock

@@ -80,7 +80,11 @@ class Terminator(nnx.Module):
     `pool` may be a `Statistics`.
     """
     maps, kernels = self.features(images, key=key, pool=pool)
-    return self.head(maps[-1].mean(axis=(1, 2))), kernels
+    return self.logits(maps), kernels
+
+  def logits(self, maps: Sequence[Float[Array, "B S S _"]]) -> Array:
+    """Returns the logits (B, classes) of what `features` found."""
+    return self.head(maps[-1].mean(axis=(1, 2)))
 
   def features(
     self,
