@@ -27,14 +27,16 @@ def compare(arrays: Mapping[str, np.ndarray], meta: dict) -> Iterator[tuple]:
     maps |= {f"stage{i}": trace.hidden[end] for i, end in enumerate(ends)}
     outs = {name: y.reshape(y.shape[0], -1, y.shape[-1]) for name, y in maps.items()}
     outs["logits"] = trace.output
-    waves = (_wave(outs[name]) for name in meta["grad_of"])
+    waves = (_wave(outs[name]) for name in meta.get("grad_of", ()) or ("logits",))
     return sum(waves), outs
 
   run = jax.jit(jax.value_and_grad(total, has_aux=True))
   (_, outs), gradient = run(jnp.asarray(arrays["in.x"]), model)
   for name, out in outs.items():
-    yield f"out.{name}", out, arrays[f"out.{name}"]
-  yield "grad.x", gradient, arrays["grad.x"]
+    if f"out.{name}" in arrays:
+      yield f"out.{name}", out, arrays[f"out.{name}"]
+  if "grad.x" in arrays:
+    yield "grad.x", gradient, arrays["grad.x"]
 
 
 def _wave(out):

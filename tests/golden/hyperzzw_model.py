@@ -22,17 +22,17 @@ def compare(arrays: Mapping[str, np.ndarray], meta: dict) -> Iterator[tuple]:
     found |= {f"global_hk{i}": first(kernel[None]) for i, kernel in enumerate(kernels)}
     found["logits"] = model.logits(maps)
     for reduce in hyperzzw.REDUCTIONS:
-      if f"out.slow_loss_{reduce}" in arrays:
-        loss = hyperzzw.slow_neural_loss(kernels, reduce)
-        found[f"slow_loss_{reduce}"] = loss
-    waves = (_wave(found[name]) for name in meta["grad_of"])
+      found[f"slow_loss_{reduce}"] = hyperzzw.slow_neural_loss(kernels, reduce)
+    waves = (_wave(found[name]) for name in meta.get("grad_of", ()) or ("logits",))
     return sum(waves), found
 
   run = jax.jit(jax.value_and_grad(total, has_aux=True))
   (_, found), gradient = run(last(arrays["in.x"]), model)
   for name, y in found.items():
-    yield f"out.{name}", y, arrays[f"out.{name}"]
-  yield "grad.x", first(gradient), arrays["grad.x"]
+    if f"out.{name}" in arrays:
+      yield f"out.{name}", y, arrays[f"out.{name}"]
+  if "grad.x" in arrays:
+    yield "grad.x", first(gradient), arrays["grad.x"]
 
 
 def _wave(out):

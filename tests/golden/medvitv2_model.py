@@ -18,7 +18,11 @@ _LAYOUTS = {"out.": True, "out.fixed.": False}
 
 def compare(arrays: Mapping[str, np.ndarray], meta: dict) -> Iterator[tuple]:
   """(key, what attnjax computes, what the file holds) for every result."""
-  pairs = {name: _filled(arrays, meta, bug) for name, bug in _LAYOUTS.items()}
+  pairs = {
+    name: _filled(arrays, meta, layout_bug)
+    for name, layout_bug in _LAYOUTS.items()
+    if f"{name}logits" in arrays
+  }
   ends = np.cumsum(np.add(meta["depths"], 1)) - 1
 
   @jax.jit
@@ -31,10 +35,11 @@ def compare(arrays: Mapping[str, np.ndarray], meta: dict) -> Iterator[tuple]:
         found[f"{name}stage{stage}"] = jnp.moveaxis(trace.hidden[end], -1, 1)
     return found
 
-  for name, y in run(jnp.asarray(arrays["in.x"]), pairs).items():
-    want = arrays[name]
-    # The file has every so many of the channels.
-    yield name, y[:, :: -(-y.shape[1] // want.shape[1])], want
+  found = run(jnp.asarray(arrays["in.x"]), pairs)
+  for name, want in arrays.items():
+    if name in found:
+      y = found[name]  # the file has every so many of its channels
+      yield name, y[:, :: -(-y.shape[1] // want.shape[1])], want
 
 
 def _filled(arrays, meta, layout_bug) -> tuple[Any, dict]:
