@@ -22,7 +22,7 @@ def compare(arrays: Mapping[str, np.ndarray], meta: dict) -> Iterator[tuple]:
   x = jnp.asarray(arrays["in.x"])
   grid = _pair(meta["input_resolution"])
 
-  def total(x):
+  def total(x, blocks):
     image, outs = x.reshape(x.shape[0], *grid, -1), {}
     for name, block in blocks.items():
       outs[name] = block(image).reshape(x.shape)
@@ -32,7 +32,7 @@ def compare(arrays: Mapping[str, np.ndarray], meta: dict) -> Iterator[tuple]:
     )
     return sum(waves), outs
 
-  (_, outs), gradient = jax.jit(jax.value_and_grad(total, has_aux=True))(x)
+  (_, outs), gradient = jax.jit(jax.value_and_grad(total, has_aux=True))(x, blocks)
   for name, out in outs.items():
     yield f"out.{name}", out, arrays[f"out.{name}"]
   if "grad.x" in arrays:
@@ -59,7 +59,9 @@ def _block(name, arrays, meta):
     bias_width=weight["attn.pos.pos_proj.weight"].shape[0],
     qkv_bias="attn.qkv.bias" in weight,
   )
-  block: Any = Block(dim, mixer, hidden=hidden, rngs=nnx.Rngs(0))
+  block: Any = jax.eval_shape(
+    lambda: Block(dim, mixer, hidden=hidden, rngs=nnx.Rngs(0))
+  )
   fill_block(block, weight)
   return block
 

@@ -134,44 +134,15 @@ class CrossScaleTest(parameterized.TestCase):
 
 class ModelTest(absltest.TestCase):
   def test_every_third_block_but_the_last_is_cooled(self):
-    for depths, wanted in (((1, 1, 4, 1), [[], [], [2], []]), ((3, 7), [[], [2, 5]])):
-      count = len(depths)
-      given = {"heads": (2,) * count, "groups": (4,) * count, "intervals": (0,) * count}
-      options = crossformer.SIZES["small++"] | {"dim": 16, "depths": depths} | given
-      model: Any = jax.eval_shape(
-        lambda options=options: crossformer.Model(3, 5, **options, rngs=nnx.Rngs(0))
-      )
-      stages = [stage.sequence for stage in model.stages.stages]
-      cooled = [[i for i, b in enumerate(s) if hasattr(b, "block")] for s in stages]
-      self.assertEqual(cooled, wanted)
-      images = jax.ShapeDtypeStruct((2, 70, 45, 3), jnp.float32)
-      maps = jax.eval_shape(lambda m, x: m.features(x), model, images)
-      cells = (4, 8, 16, 32)[:count]
-      grids = [tuple(-(-side // cell) for side in (70, 45)) for cell in cells]
-      self.assertEqual([x.shape[1:3] for x in maps], grids)
-
-  def test_cooling_has_no_residual(self):
-    model: Any = crossformer.Model(
-      1,
-      2,
-      dim=16,
-      depths=(4,),
-      heads=(2,),
-      groups=(2,),
-      intervals=(0,),
-      stem=(2, 4),
-      cooling=True,
-      rngs=nnx.Rngs(0),
+    depths = (3, 4, 7)
+    options = {"heads": (2,) * 3, "groups": (4,) * 3, "intervals": (0,) * 3}
+    options |= {"dim": 16, "depths": depths, "cooling": True}
+    model: Any = jax.eval_shape(
+      lambda: crossformer.Model(3, 5, **options, rngs=nnx.Rngs(0))
     )
-    cooled = model.stages.stages[0].sequence[2]
-    x = jax.random.normal(jax.random.key(0), (1, 3, 4, 16))
-
-    @jax.jit
-    def run(cooled, x):
-      y = cooled.block(x, index=2)
-      return cooled(x, index=2), cooled.norm(cooled.convolution(y))
-
-    _close(*run(cooled, x))
+    stages = [stage.sequence for stage in model.stages.stages]
+    cooled = [[i for i, b in enumerate(s) if hasattr(b, "block")] for s in stages]
+    self.assertEqual(cooled, [[], [2], [2, 5]])
 
   def test_stages_need_one_entry_each(self):
     with self.assertRaisesRegex(ValueError, r"heads = \(2, 2\).*one entry a stage"):
