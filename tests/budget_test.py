@@ -12,15 +12,15 @@ class BudgetTest(absltest.TestCase):
     counted = budget.Budget()
     counted.slower = 1.0
     counted.seconds |= {
-      f"{_FORM}davit_image_trains": 23.0,
+      f"{_FORM}davit_image_trains": 36.0,
       f"{_FORM}duoformer_image_composes": 20.0,
-      f"{_FORM}duoformer_backbone_trains": 10.0,
-      f"{_FORM}halo_image_trains": 59.0,
+      f"{_FORM}duoformer_backbone_trains": 29.0,
+      f"{_FORM}halo_image_trains": 79.0,
       "tests/core/toeplitz_test.py::A::test_b": 999.0,
     }
     self.assertEqual(counted.allowed("davit"), budget.BUDGET)
     self.assertEqual(counted.allowed("duoformer"), budget.BUDGET + budget.NETWORK)
-    self.assertEqual(counted.over(), {"davit": 23.0})
+    self.assertEqual(counted.over(), {"davit": 36.0})
     counted.slower = 2.0
     self.assertEqual(counted.over(), {})
 
