@@ -107,4 +107,10 @@ def attend(p, number, rounded):
   taken = rounded((weight * delta[..., None]).sum(2))
   found = {"out": out, "lse": lse, "dvalues": dv}
   found["dscores"] = rounded(rounded((v * dv).sum(-1)) - taken)
+  # What tokens give, and what is taken off: where one is seen alone, all of it.
+  given = (
+    abs(g) @ abs(v).swapaxes(2, 3) + (abs(g * out).sum(-1) + abs(delta))[..., None]
+  )
+  size = definition.in_quadrature(weight * given, 2)
+  found[f"{definition.SIZE}dscores"] = size
   return {n: x.swapaxes(1, 2) for n, x in found.items()}
