@@ -68,7 +68,9 @@ def takes_images_of_any_size(subject: Subject) -> None:
   for size, rows, columns in (("mini", 64, 37), (published, 128, 45)):
     # Two blocks of a stage make the maps that many make.
     depths = {n: d for n, d in sizes[size].items() if n == "depths"}
-    shallow = {n: tuple(min(depth, 2) for depth in d) for n, d in depths.items()}
+    shallow: dict[str, Any] = {
+      n: tuple(min(depth, 2) for depth in d) for n, d in depths.items()
+    }
     maps = _features(abstract(subject, size, **shallow), (rows, columns))
     strides = [rows // x.shape[1] for x in maps]  # which all divide the rows
     got = [x.shape[2] for x in maps]
