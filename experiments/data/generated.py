@@ -1,13 +1,14 @@
 """Sources whose examples are made, not read."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
 from experiments.data.task import SPLITS, Task, check_least, check_split, in_range
 
 Example = dict[str, np.ndarray]
+Make = Callable[[np.random.Generator], Example]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Generated:
     size: number of examples.
   """
 
-  make: Callable[[np.random.Generator], Example]
+  make: Make
   seed: int
   split: str
   size: int
@@ -38,7 +39,7 @@ class Generated:
 
 def task(
   name: str,
-  make: Callable[[np.random.Generator], Example],
+  make: Make | Mapping[str, Make],
   *,
   vocab: int,
   length: int,
@@ -46,13 +47,39 @@ def task(
   held_out: int,
   seed: int,
 ) -> Task:
-  """Returns a task of generated tokens (length,), measured by its accuracy."""
+  """Returns a task of generated tokens (length,), measured by its accuracy.
+
+  Args:
+    name: the data set's name.
+    make: random generator -> example; or one for each of SPLITS, by name.
+    vocab: number of symbols of tokens and labels.
+    length: T, tokens of an example.
+    examples: number of examples of the split train.
+    held_out: number of examples of each other split.
+    seed: the seed of the whole data set.
+  """
   check_least(examples=(examples, 1), held_out=(held_out, 1), seed=(seed, 0))
 
   def source(split: str) -> Generated:
     size = examples if check_split(split) == "train" else held_out
-    return Generated(make, seed, split, size)
+    one = make if callable(make) else make[split]
+    return Generated(one, seed, split, size)
 
   return Task(
     name, "tokens", vocab, 0, (length,), "accuracy", source, unit="tokens", units=length
   )
+
+
+def shifted(symbols: list[int], targets: list[int], length: int) -> Example:
+  """Returns the first `length` symbols, labelled with the targets one further.
+
+  Args:
+    symbols: `length` of them or one more.
+    targets: what is to be predicted of each symbol, itself or -1 for nothing.
+    length: T; a position with no symbol after it has no label.
+  """
+  labels = [*targets[1:], -1][:length]
+  return {
+    "tokens": np.array(symbols[:length], np.int32),
+    "labels": np.array(labels, np.int32),
+  }
