@@ -51,16 +51,19 @@ def pairs(
   """Draws T/2 pairs of a key and its value, or of noise; the last repeats a key."""
   keys, values, noises = symbols(vocab, noise_vocab, 0 if multi_query else 1)
   count = length // 2
-  kept = int(rng.integers(count - 1))  # at least this one is no noise
+  noisy = rng.random(count - 1) < noise
+  noisy[rng.integers(count - 1)] = False
+  drawn = np.stack([rng.choice(keys, count - 1), rng.choice(values, count - 1)], axis=1)
+  if noise:
+    drawn = np.where(noisy[:, None], rng.choice(noises, drawn.shape), drawn)
   tokens: list[int] = []
   targets: list[int] = []
   value_of: dict[int, int] = {}
-  for i in range(count - 1):
-    if noise and i != kept and rng.random() < noise:
-      tokens += rng.choice(noises, 2).tolist()
+  for (key, value), meaningless in zip(drawn.tolist(), noisy):
+    if meaningless:
+      tokens += [key, value]
       targets += [-1, -1]
       continue
-    key, value = int(rng.choice(keys)), int(rng.choice(values))
     seen = key in value_of
     value = value_of.setdefault(key, value)
     tokens += [key, value]

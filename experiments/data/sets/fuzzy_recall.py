@@ -95,7 +95,11 @@ def example(
   special = 1 if multi_query else 2
   key_symbols, value_symbols, _ = recall.symbols(vocab, 0, special)
   largest = key_sizes[-1] + value_sizes[-1]
-  last = _motif(rng, key_symbols, key_sizes), _motif(rng, value_symbols, value_sizes)
+  most = length // (key_sizes[0] + value_sizes[0])
+  keys = _motifs(rng, key_symbols, key_sizes, most)
+  values = _motifs(rng, value_symbols, value_sizes, most)
+  drawn = zip(keys, values)
+  last = next(drawn)
   size = len(last[0]) + len(last[1])
   end = length - size - largest
   place = int(rng.integers(end - largest + 1))
@@ -107,8 +111,7 @@ def example(
     if len(tokens) >= place and last[0] not in value_of:
       key, value = last
     else:
-      key = _motif(rng, key_symbols, key_sizes)
-      value = _motif(rng, value_symbols, value_sizes)
+      key, value = next(drawn)
       value = last[1] if key == last[0] else value
     asked = multi_query and key in value_of
     value = value_of.setdefault(key, value)
@@ -123,7 +126,10 @@ def example(
   return generated.shifted(tokens, tokens if every_token else targets, length)
 
 
-def _motif(rng: np.random.Generator, symbols: np.ndarray, sizes: range) -> Motif:
-  """Draws a size, and so many different symbols in a random order."""
-  size = int(rng.integers(sizes[0], sizes[-1] + 1))
-  return tuple(rng.permutation(symbols)[:size].tolist())
+def _motifs(
+  rng: np.random.Generator, symbols: np.ndarray, sizes: range, count: int
+) -> list[Motif]:
+  """Draws motifs: a size, and so many different symbols in a random order."""
+  orders = rng.permuted(np.tile(symbols, (count, 1)), axis=1).tolist()
+  drawn = rng.integers(sizes[0], sizes[-1] + 1, size=count).tolist()
+  return [tuple(order[:size]) for order, size in zip(orders, drawn)]
