@@ -2,6 +2,7 @@
 
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -16,11 +17,17 @@ class Parser(flags.ArgumentParser):
 
   Whatever goes wrong is a UserError that names the file: absl would put ml_collections'
   traceback, with all its lines, into its own message.
+
+  Attributes:
+    change: what else is done to the config before its values are overridden.
   """
 
+  def __init__(self, change: Callable[[ConfigDict], ConfigDict]):
+    self.change = change
+
   def parse(self, argument: str) -> ConfigDict:
-    """Returns the config that the argument names, locked."""
-    return read(argument).lock()
+    """Returns the config that the argument names, changed and locked."""
+    return self.change(read(argument)).lock()
 
 
 def read(path: str) -> ConfigDict:

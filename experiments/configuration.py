@@ -2,7 +2,8 @@
 
 A config file makes one with `default(...)` and changes what it is about. Every default
 can be overridden as `--config.section.name=value`; none is None, since ml_collections
-would not know its type.
+would not know its type. `--config.data.name` also changes which options `config.data`
+has.
 """
 
 import copy
@@ -133,12 +134,12 @@ def parse(define: Callable[[flags.FlagValues], None]) -> flags.FlagValues:
   try:
     config_flags.DEFINE_config_file("config", None, what, flag_values=values)
     flag: Any = values["config"]
-    flag.parser = config_file.Parser()
+    flag.parser = config_file.Parser(_of_named_data)
     define(values)
     # config_flags reads the overrides from sys.argv, so nothing else can be parsed.
     rest = values(sys.argv)
   except (AttributeError, KeyError):
-    config = config_file.read(_named(sys.argv))
+    config = _of_named_data(config_file.read(_value(sys.argv, "config")))
     raise UserError(_unknown_option(sys.argv, config)) from None
   except (flags.Error, ValueError, TypeError) as error:
     raise UserError(str(error)) from None
@@ -161,12 +162,40 @@ def read_config(values: flags.FlagValues) -> ConfigDict:
     raise UserError(str(error)) from error
 
 
-def _named(argv: list[str]) -> str:
-  """Returns the value of --config on a command line."""
+def with_dataset(config: ConfigDict, name: str) -> ConfigDict:
+  """Gives a config another data set, with that one's options, in place.
+
+  The batch stays, and so do options which both data sets have and which the config had
+  changed from their defaults.
+
+  Raises:
+    UserError: if there is no such data set.
+  """
+  old = config.data.to_dict()
+  if name == old["name"]:
+    return config
+  try:
+    new, usual = data.defaults(name), data.defaults(old["name"])
+  except (ValueError, ModuleNotFoundError) as error:
+    raise UserError(str(error)) from error
+  kept = {n: v for n, v in old.items() if n in new and n in usual and v != usual[n]}
+  config.data = ConfigDict({"name": name, "batch": old["batch"]} | new | kept)
+  return config
+
+
+def _of_named_data(config: ConfigDict) -> ConfigDict:
+  """Gives a config the data set that the command line names, if any."""
+  name = _value(sys.argv, "config.data.name")
+  named = isinstance(config.get("data"), ConfigDict) and "name" in config.data
+  return with_dataset(config, name) if name and named else config
+
+
+def _value(argv: list[str], flag: str) -> str:
+  """Returns the value of a flag on a command line, or an empty text."""
   for place, argument in enumerate(argv):
     name, equal, value = argument.lstrip("-").partition("=")
-    if name == "config":
-      return value if equal else argv[place + 1]
+    if name == flag and argument.startswith("-"):
+      return value if equal else "".join(argv[place + 1 : place + 2])
   return ""
 
 

@@ -9,7 +9,9 @@ are the pattern in which the layers repeat. Every value of the config can be ove
 The same command goes on after an interruption. SIGTERM saves and ends with status 0.
 One run at a time may have a workdir: WORKDIR/lock is its mark.
 
-  --config FILE[:MECHANISM]   the config; --config.NAME=VALUE overrides a value
+  --config FILE[:MECHANISM]   the config; --config.NAME=VALUE overrides a value;
+                              --config.data.name=NAME takes another data set, whose
+                              options are then those of config.data
   --workdir DIR               checkpoints, metrics.jsonl, report.html, summary.json
   --resume=force              go on although the workdir holds another config; of
                               other shapes of arrays it is refused
