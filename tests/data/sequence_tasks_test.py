@@ -136,13 +136,13 @@ class ByHandTest(parameterized.TestCase):
     got = needle.example(
       dealt(name, code),
       hay=lambda rng, size: b"It is so. " + b"x" * (size - 10),
-      length=63,
+      length=64,
       letters=2,
       digits=3,
       depth=0.9,
     )
-    text = b"It is so. The code of ab is 407. xxxxxxxxxxThe code of ab is 40"
-    self.check(got, list(text), [-1] * 60 + code)
+    text = b"It is so. The code of ab is 407. xxxxxxxxxx\nThe code of ab is 40"
+    self.check(got, list(text), [-1] * 61 + code)
 
 
 def _value(tokens):
@@ -370,7 +370,7 @@ class FromTokensTest(parameterized.TestCase):
     places = []
     for tokens, labels in examples("needle", 20, depth=depth):
       text = bytes(tokens).decode()
-      asked = re.search(r"The code of (\w{6}) is (\d{5})$", text)
+      asked = re.search(r"\nThe code of (\w{6}) is (\d{5})$", text)
       assert asked
       [told] = re.finditer(rf"The code of {asked[1]} is (\d{{6}})\. ", text)
       self.assertEqual(labels, [-1] * 250 + [ord(c) for c in told[1]])
@@ -393,7 +393,7 @@ class FromTokensTest(parameterized.TestCase):
         text = bytes(task.source(split)[0]["tokens"].tolist())
         self.assertIn(split.encode(), text)
       load.assert_called_with("kjv", {"cache_dir": "here"})
-      with self.assertRaisesRegex(ValueError, "haystack of 9943 bytes; kjv, split"):
+      with self.assertRaisesRegex(ValueError, "haystack of 9942 bytes; kjv, split"):
         needle.task(corpus="kjv", length=10_000).source("test")[0]
 
 
@@ -447,7 +447,7 @@ class AllTest(parameterized.TestCase):
     ("listops", {"depth": 2, "shortest": 8}, "shortest = 8; .* has 7 tokens"),
     ("listops", {"length": 19}, "length = 19; it must be at least 20"),
     ("listops", {"arguments": 1}, "arguments = 1"),
-    ("needle", {"length": 56}, "length = 56; .* have 57 bytes"),
+    ("needle", {"length": 57}, "length = 57; .* have 58 bytes"),
     ("needle", {"depth": 1.5}, "depth = 1.5"),
     ("needle", {"corpus": "mqar"}, "corpus = 'mqar'; it must be one of sentences"),
     ("match2", {"vocab": 36}, "vocab = 36; .* odd"),
@@ -469,7 +469,7 @@ class AllTest(parameterized.TestCase):
       ("compression", {"vocab": 2, "length": 3}),
       ("selective_copying", {"vocab": 3, "length": 17}),
       ("listops", {"depth": 2, "shortest": 7, "length": 7}),
-      ("needle", {"length": 57}),
+      ("needle", {"length": 58}),
       ("match2", {"vocab": 3, "length": 1}),
       ("sorting", {"vocab": 3, "length": 2}),
     ):

@@ -5,11 +5,11 @@ LLMTest_NeedleInAHaystack, and Rebecca Roelofs, Cheng-Ping Hsieh et al. RULER. 2
 arXiv:2404.06654; the sentences and the training on the same format are this library's.
 
 T tokens are bytes: a haystack, with the needle "The code of <letters> is <digits>. " in
-it, then the question "The code of <letters> is " and all digits but the last. The
-labels are the digits, each at the byte before it. The 6 letters and 6 digits are drawn
-independently. The needle stands at a boundary of sentences (after ". " or a newline, or
-at the beginning), of all within T the nearest to `depth` times the haystack's length;
-with `depth` -1 that share is drawn anew for each example.
+it, then on a line of its own the question "The code of <letters> is " and all digits
+but the last. The labels are the digits, each at the byte before it. The 6 letters and 6
+digits are drawn independently. The needle stands at a boundary of sentences (after ". "
+or a newline, or at the beginning), of all within T the nearest to `depth` times the
+haystack's length; with `depth` -1 that share is drawn anew for each example.
 
 The haystack is cut at a random place from `corpus`: one of the byte corpora (kjv,
 enwiki, stdlib), each split from its own share of the text, or "sentences", which are
@@ -57,7 +57,7 @@ def task(
     raise ValueError(f"corpus = {corpus!r}; it must be one of {', '.join(CORPORA)}")
   if depth != -1 and not 0 <= depth <= 1:
     raise ValueError(f"depth = {depth}; it must be from 0 to 1, or -1 to draw it")
-  shortest = 2 * (len(_said(b"", b"")) + letters + digits) - 3
+  shortest = 2 * (len(_said(b"", b"")) + letters + digits) - 2
   if length < shortest:
     raise ValueError(
       f"length = {length}; a needle and a question of {letters} letters and {digits}"
@@ -95,7 +95,7 @@ def example(
   code = bytes(rng.integers(ord("0"), ord("9") + 1, digits, dtype=np.uint8))
   share = rng.random() if depth == -1 else depth
   needle = _said(name, code)
-  end = needle[: -len(b". ") - 1]  # the question, and all digits but the last
+  end = b"\n" + needle[: -len(b". ") - 1]  # and all digits but the last
   text = hay(rng, length - len(needle) - len(end))
   place = _boundary(text, share)
   whole = text[:place] + needle + text[place:] + end
