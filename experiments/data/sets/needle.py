@@ -1,8 +1,8 @@
 """Needle in a haystack: tell a code that a long text has said once, in bytes.
 
 After Greg Kamradt. Needle In A Haystack. 2023. https://github.com/gkamradt/
-LLMTest_NeedleInAHaystack, and Rebecca Roelofs, Cheng-Ping Hsieh et al. RULER. 2024.
-arXiv:2404.06654; the sentences and the training on the same format are this library's.
+LLMTest_NeedleInAHaystack, and Cheng-Ping Hsieh et al. RULER. 2024. arXiv:2404.06654;
+the sentences and the training on the same format are this library's.
 
 T tokens are bytes: a haystack, with the needle "The code of <letters> is <digits>. " in
 it, then on a line of its own the question "The code of <letters> is " and all digits
@@ -17,8 +17,8 @@ drawn from a few words and need no package: "The old baker followed the quiet ri
 corpus is prepared in `cache_dir` on first use.
 
 The accuracy is that of single digits, 0.1 by chance. Literature: grids of T by `depth`,
-a cell right if all its digits are; run `experiments.evaluate` on configs of other T and
-depths.
+a cell right if all its digits are. `length` and `depth` make one cell. Not here: the
+grid, and the evaluation of a run at lengths other than that of its training.
 """
 
 import functools
