@@ -81,7 +81,12 @@ class CommandTest(parameterized.TestCase):
       "attention.heads = -1; it must be an integer, 1 or more: ",
     ),
     ("size", "backbone.py:maxvit", ["--config.model.size=tny"], "'tny'.*mean tiny"),
-    ("network", "backbone.py:soft", [], "soft.*sequence, image;.*takes backbone"),
+    (
+      "network",
+      "backbone.py:agent_attention",
+      [],
+      "agent.*sequence, image;.*takes backbone",
+    ),
     ("two", "backbone.py:maxvit,halo", [], "maxvit,halo.*takes one system"),
     ("stages", "backbone.py:halo", ["--config.model.depths=(1,)"], "one entry a stage"),
     ("pod", "lm.py", ["--distributed=a:1,x,2"], "ADDRESS:PORT,COUNT,INDEX"),

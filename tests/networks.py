@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from attnjax.nn import running
+from attnjax.nn.class_token import rows_of
 from attnjax.nn.norms import BatchNorm, Stats
 from attnjax.nn.stages import Stage, Stages
 
@@ -186,7 +187,8 @@ def _recorded(kind: Any) -> Iterator[list[tuple[Any, Any]]]:
 
   def run(self, x, **options):
     found = call(self, x, **options)
-    kept.append((x, found[0] if isinstance(found, tuple) else found))
+    y = found[0] if isinstance(found, tuple) else found
+    kept.append((rows_of(x), rows_of(y)))
     return found
 
   with mock.patch.object(kind, "__call__", run):

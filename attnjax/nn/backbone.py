@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Key
 from attnjax.contract.trace import Edit, Trace
 from attnjax.core.dtypes import accumulator_dtype
 from attnjax.nn import running
+from attnjax.nn.class_token import map_of, rows_of
 
 
 class Classifier(nnx.Module):
@@ -21,7 +22,8 @@ class Classifier(nnx.Module):
     stem: images to the first map; None if the first merge takes images.
     stages: `Stages`, or what is called alike.
     head: (B, D) to (B, classes).
-    pool: pool(map (B, h, w, D), *, key) -> (B, D); the mean over the map if None.
+    pool: pool(map (B, h, w, D), *, key) -> (B, D); the mean over the map if None. Where
+      the last map has a class token, see `attnjax.nn.class_token`, it takes that.
     norm: of what is pooled; None if there is none.
   """
 
@@ -67,7 +69,8 @@ class Classifier(nnx.Module):
     """
     carry = running.Carry(self, stats, train)
     x = self._embedded(carry, images)
-    return carry.result(carry(self.stages, x, key=key))
+    maps = carry(self.stages, x, key=key)
+    return carry.result([map_of(y) for y in maps])
 
   def weights(
     self, images: Float[Array, "B H W C"], *, stats: Any = None
@@ -92,7 +95,8 @@ class Classifier(nnx.Module):
     x, own = self._embedded(carry, images), carry.of(self.stages)
     found = self.stages.trace(x, edit=edit, stats=own)
     logits = self._classified(carry, found.output, None)
-    return dataclasses.replace(found, output=logits)
+    hidden = tuple(rows_of(x) for x in found.hidden)
+    return dataclasses.replace(found, hidden=hidden, output=logits)
 
   def _embedded(self, carry, images):
     return images if self.stem is None else carry(self.stem, images)

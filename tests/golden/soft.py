@@ -66,7 +66,7 @@ def filled(weight, options) -> soft.Layer:
   layer = jax.eval_shape(
     lambda: soft.Layer(dim, form="image", **given, rngs=nnx.Rngs(0))
   )
-  _fill(layer, weight)
+  fill(layer, weight)
   return layer
 
 
@@ -79,7 +79,7 @@ def _block(weight, options):
     **options,
     rngs=nnx.Rngs(0),
   )
-  _fill(block.mix, inner)
+  fill(block.mix, inner)
   for i, (norm, part) in enumerate(zip(block.norms, (block.up, block.down)), start=1):
     _set(norm.scale, weight[f"att.norm{i}.weight"])
     _set(norm.bias, weight[f"att.norm{i}.bias"])
@@ -98,7 +98,8 @@ def _sides(weight):
   }
 
 
-def _fill(layer, weight):
+def fill(layer, weight):
+  """Sets the layer's parameters, which may be traced."""
   dim, heads, size = layer.query.kernel.shape
   for part, name in ((layer.query, "W_q"), (layer.value, "W_v")):
     _set(part.kernel, weight[f"{name}.weight"].T.reshape(dim, heads, size))

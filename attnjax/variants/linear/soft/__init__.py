@@ -22,6 +22,8 @@ O(T M H N) in "reference".
 
 Axes: B batch, T tokens, S the axes of the grid, M landmarks, N heads, H head size, V
 value size, D model width.
+
+Not here: the networks that detect and segment.
 """
 
 from attnjax.variants.linear.soft.attention import (
@@ -32,7 +34,8 @@ from attnjax.variants.linear.soft.attention import (
   gaussian,
   reference,
 )
-from attnjax.variants.linear.soft.layer import FORMS, Block, Layer
+from attnjax.variants.linear.soft.backbone import PARAMETERS, SIZES, Model
+from attnjax.variants.linear.soft.layer import Block, Layer
 
 __all__ = [
   "CASES",
@@ -40,14 +43,18 @@ __all__ = [
   "GROWTH",
   "IMPLEMENTATIONS",
   "LAYER",
+  "PARAMETERS",
   "PUBLISHED",
+  "SIZES",
   "Block",
   "Layer",
+  "Model",
   "attend",
   "gaussian",
   "reference",
   "scaled",
 ]
+FORMS = ("sequence", "image", "backbone")
 LAYER = {"dim": 32, "heads": 4, "kernel": 3}
 GROWTH = 1.0
 

@@ -6,7 +6,7 @@ from typing import Any, Unpack
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
 
 from attnjax.contract import check_options
 from attnjax.contract import context as contexts
@@ -163,10 +163,20 @@ class Block(nnx.Module):
 
     h = norm(x + layer(x));  y = norm(h + MLP(h)),  MLP with the tanh form of GELU
 
-  The options are as in `Layer`.
+  Args:
+    dim: D.
+    hidden: width of the MLP; 4 D if 0.
+    drop: the share of numbers of both branches that are left out in training; in the
+      authors' code they are single ones, though it calls that dropping paths.
+    rngs: for the parameters.
+    **options: as in `Layer`.
   """
 
-  def __init__(self, dim: int, *, hidden: int = 0, rngs: nnx.Rngs, **options):
+  def __init__(
+    self, dim: int, *, hidden: int = 0, drop: float = 0.0, rngs: nnx.Rngs, **options
+  ):
+    if not 0 <= drop < 1:
+      raise ValueError(f"drop = {drop}: it must be from 0 to below 1")
     hidden = hidden or 4 * dim
     self.mix = Layer(dim, form="image", rngs=rngs, **options)
     self.norms = nnx.List(
@@ -174,11 +184,33 @@ class Block(nnx.Module):
     )
     self.up = nnx.Linear(dim, hidden, kernel_init=_INIT, rngs=rngs)
     self.down = nnx.Linear(hidden, dim, kernel_init=_INIT, rngs=rngs)
+    self.drop = drop
 
-  def __call__(self, x: Float[Array, "B *S D"]) -> Float[Array, "B *S D"]:
-    """Returns the block's output."""
-    x = self.norms[0](x + self.mix(x))
-    return self.norms[1](x + self.down(jax.nn.gelu(self.up(x))))
+  def __call__(
+    self,
+    x: Float[Array, "B *S D"],
+    *,
+    index: int = 0,
+    key: Key[Array, ""] | None = None,
+  ) -> Float[Array, "B *S D"]:
+    """Returns the block's output; `key` turns dropping on."""
+    first, second = (None, None) if key is None else jax.random.split(key)
+    x = self.norms[0](x + self._dropped(self.mix(x, index=index), first))
+    y = self.down(jax.nn.gelu(self.up(x)))
+    return self.norms[1](x + self._dropped(y, second))
+
+  def weights(
+    self, x: Float[Array, "B *S D"], *, index: int = 0, stats: Any = ()
+  ) -> list[Array]:
+    """Returns the weights (B, N, T, T) of the layer's values."""
+    del stats
+    return [contexts.weights(self.mix, x, index=index)]
+
+  def _dropped(self, y, key):
+    if key is None or not self.drop:
+      return y
+    kept = jax.random.bernoulli(key, 1 - self.drop, y.shape)
+    return jnp.where(kept, y / (1 - self.drop), 0).astype(y.dtype)
 
 
 def _noise(shape, terms, rngs):

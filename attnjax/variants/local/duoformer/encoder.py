@@ -8,7 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Key
 
 from attnjax.contract import check_known
-from attnjax.core import resample
+from attnjax.nn.learned_positions import interpolated
 from attnjax.nn.stages import checkpointed
 from attnjax.nn.transformer import Block, keys, layer_norm
 from attnjax.variants.local.duoformer.layer import SPREAD, ScaleAttention
@@ -142,8 +142,8 @@ class _Patches(nnx.Module):
     """Returns the tokens (B, 1, 1 + h w, D) before each block and after the last."""
     own = self.class_token[...] + self.class_position[...]
     own = jnp.broadcast_to(own.astype(x.dtype), (x.shape[0], 1, x.shape[-1]))
-    places = _interpolated(self.positions[...], x.shape[1:3]).astype(x.dtype)
-    cells = x.reshape(x.shape[0], -1, x.shape[-1]) + places
+    places = interpolated(self.positions[...], x.shape[1:3]).astype(x.dtype)
+    cells = (x + places).reshape(x.shape[0], -1, x.shape[-1])
     # One list of all cells: patch attention is attention within it.
     found = [jnp.concatenate([own, cells], axis=1)[:, None]]
 
@@ -153,9 +153,3 @@ class _Patches(nnx.Module):
     for block, part in zip(self.sequence, keys(key, len(self.sequence))):
       found.append(checkpointed(run, self.remat)(block, found[-1], part))
     return found
-
-
-def _interpolated(table: Float[Array, "h w D"], grid: Sequence[int]) -> Array:
-  """Returns the positions of a grid's cells, (P, D)."""
-  rows, columns = (resample.linear(n, t)[0] for n, t in zip(grid, table.shape))
-  return jnp.einsum("ya,xb,abd->yxd", rows, columns, table).reshape(-1, table.shape[-1])
