@@ -98,18 +98,24 @@ def _layer(arrays, meta):
     qkv_bias="param.qkv.bias" in arrays,
     rngs=nnx.Rngs(0),
   )
+  weights = {k.removeprefix("param."): v for k, v in arrays.items()}
+  fill(layer, weights)
+  return layer
+
+
+def fill(layer, weights: Mapping[str, np.ndarray]) -> None:
+  """Sets the layer's parameters from weights by their official names."""
   for name, table in _tables(layer).items():
-    _set(table, arrays[f"param.{name}"])
+    _set(table, weights[name])
   for name, parts in _linears(layer).items():
-    weights = np.split(arrays[f"param.{name}.weight"], len(parts))
-    biases = arrays.get(f"param.{name}.bias")
+    kernels = np.split(weights[f"{name}.weight"], len(parts))
+    biases = weights.get(f"{name}.bias")
     for i, part in enumerate(parts):
-      _set(part.kernel, weights[i].T)
+      _set(part.kernel, kernels[i].T)
       if biases is None and part.bias is not None:
         _set(part.bias, np.zeros(part.bias.size))
       elif part.bias is not None:
         _set(part.bias, np.split(biases, len(parts))[i])
-  return layer
 
 
 def _set(parameter, value):

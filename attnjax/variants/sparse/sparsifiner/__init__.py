@@ -32,12 +32,13 @@ from attnjax.variants.sparse.sparsifiner.attention import (
   most_attended,
   reference,
 )
+from attnjax.variants.sparse.sparsifiner.backbone import PARAMETERS, SIZES, Model
 from attnjax.variants.sparse.sparsifiner.connectivity import (
   also_minimise,
   chosen,
   reconstruction,
 )
-from attnjax.variants.sparse.sparsifiner.layer import FORMS, MODES, Layer, dense_weights
+from attnjax.variants.sparse.sparsifiner.layer import MODES, Layer, dense_weights
 from attnjax.variants.sparse.sparsifiner.predictor import ConnectivityPredictor
 
 __all__ = [
@@ -47,8 +48,11 @@ __all__ = [
   "IMPLEMENTATIONS",
   "LAYER",
   "MODES",
+  "PARAMETERS",
+  "SIZES",
   "ConnectivityPredictor",
   "Layer",
+  "Model",
   "also_minimise",
   "attend",
   "chosen",
@@ -58,6 +62,7 @@ __all__ = [
   "reference",
   "scaled",
 ]
+FORMS = ("sequence", "image", "backbone")
 LAYER = {"dim": 32, "heads": 4, "grid": (4, 6), "reduce_n": 3}
 GROWTH = 2.0
 

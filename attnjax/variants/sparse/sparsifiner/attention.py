@@ -23,6 +23,7 @@ def attend(
   *,
   keep_ratio: float = 0.25,
   valid: Bool[Array, "B T"] | None = None,
+  whole: bool = False,
   scale: float | None = None,
   impl: str = "auto",
 ) -> Float[Array, "B T N V"]:
@@ -37,6 +38,8 @@ def attend(
     keep_ratio: the share of keys that a query sees, in (0, 1].
     valid: True at the real tokens; others, including pruned tokens, are not seen,
       and give 0.
+    whole: whether the first T - R queries see also what is not valid. In the authors'
+      code the class token sees pruned tokens, whose keys and values are then 0.
     scale: H^-0.5 if None.
     impl: one of IMPLEMENTATIONS, or "auto".
 
@@ -53,7 +56,8 @@ def attend(
       f"approximate has the shape {approximate.shape}; with q {q.shape} it must be"
       f" (B, N, R, T) = {(B, N, 'R', T)}, R <= T"
     )
-  seen = connectivity.chosen(approximate, T - rows, keep_ratio, valid)
+  first = T - rows
+  seen = connectivity.chosen(approximate, first, keep_ratio, valid, whole=whole)
   mask: Any = masks.Dense(seen)
   if valid is not None:
     mask = mask & masks.Dense(valid[:, None, :, None])

@@ -41,6 +41,8 @@ def chosen(
   rows: int,
   rate: float,
   valid: Bool[Array, "B S"] | None = None,
+  *,
+  whole: bool = False,
 ) -> Bool[Array, "B N T S"]:
   """Returns the keys of the ceil(rate S) greatest weights; of equal ones the first.
 
@@ -49,13 +51,14 @@ def chosen(
     rows: number of first queries that keep all keys.
     rate: the share of keys that is kept.
     valid: True at the tokens that may be kept.
+    whole: whether the first queries keep also what is not valid.
   """
   S = approximate.shape[-1]
   real = jnp.ones((1, S), bool) if valid is None else valid
   real = real[:, None, None]
   kept = select.kept(approximate, real, count(rate, S))
-  whole = jnp.broadcast_to(real, (*kept.shape[:2], rows, S))
-  return jnp.concatenate([whole, kept], axis=2)
+  first = jnp.broadcast_to(real | whole, (*kept.shape[:2], rows, S))
+  return jnp.concatenate([first, kept], axis=2)
 
 
 def count(rate: float, S: int) -> int:
@@ -83,6 +86,8 @@ def resized(
     new: sides of the wanted grid.
     first: tokens before the grid, which stay as they are.
   """
+  if len(old) != len(new):  # a sequence does not tell its grid
+    old = (math.prod(old),)
   if old == new:
     return table
   x = table[first:].reshape(*old, -1) * (math.prod(old) / math.prod(new))

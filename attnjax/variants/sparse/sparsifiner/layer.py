@@ -1,8 +1,8 @@
 """The layer: projections, the predictor, and attention to the keys it chooses."""
 
-import math
+import dataclasses
 from collections.abc import Sequence
-from typing import Unpack
+from typing import Any, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,22 @@ FORMS = ("sequence", "image")
 MODES = ("sparse", "reconstruct")
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Left:
+  """The tokens that a network has not pruned: see `Layer.pruned`.
+
+  Attributes:
+    valid: (B, T), True at these and at the class token; None for all.
+    grid: sides of the grid of a sequence's tokens; () for a row of them.
+    share: the greatest share of keys that a query may see.
+  """
+
+  valid: Any = None
+  grid: tuple[int, ...] = dataclasses.field(default=(), metadata={"static": True})
+  share: float = dataclasses.field(default=1.0, metadata={"static": True})
+
+
 class Layer(nnx.Module):
   """DeiT's attention with predicted connectivity; x (B, T, D) or (B, H, W, D).
 
@@ -39,7 +55,8 @@ class Layer(nnx.Module):
     heads: N.
     head_dim: H; dim / heads if 0.
     grid: sides of the images for which the predictor's tables are (their product: the
-      tokens of a sequence without the class token); tables of others are interpolated.
+      tokens of a sequence without the class token); tables of others are interpolated,
+      those of a sequence along it.
     class_token: whether token 0 of a sequence sees all and is not predicted.
     kind: "sparse", or "reconstruct": attention stays dense while the predictor learns.
     keep_ratio: as in `attend`.
@@ -90,7 +107,7 @@ class Layer(nnx.Module):
       dim, heads, heads, size, bias=qkv_bias, rngs=rngs
     )
     self.predictor = ConnectivityPredictor(
-      tuple(grid) if form == "image" else (math.prod(grid),),
+      tuple(grid),
       size,
       first=int(class_token),
       reduce_n=reduce_n,
@@ -121,9 +138,24 @@ class Layer(nnx.Module):
     q, k, v = heads.q, heads.k, heads.v
     if self.kind == "reconstruct":
       return attention.attend(q, k, v, impl=self.impl)[0]
-    given = jax.lax.stop_gradient((q, k))
-    guess = self.predictor.scores(*given, self._grid(heads))
-    return attend(q, k, v, guess, keep_ratio=self.keep_ratio, impl=self.impl)
+    given = {"keep_ratio": self.kept(heads), "valid": _left(heads).valid}
+    return attend(q, k, v, self.scores(heads), **given, whole=True, impl=self.impl)
+
+  def scores(self, heads: Heads) -> Float[Array, "B N R T"]:
+    """Returns the predicted weights, by which keys are chosen."""
+    return self._scores(jax.lax.stop_gradient(heads), sparse=True)
+
+  def kept(self, heads: Heads) -> float:
+    """Returns the share of keys that a query sees; not more than tokens are left."""
+    return min(self.keep_ratio, _left(heads).share)
+
+  def pruned(self, heads: Heads, left: Left) -> Heads:
+    """Returns heads that are 0 at pruned tokens, and know the grid of the tokens."""
+    given = heads.q, heads.k, heads.v
+    if left.valid is not None:
+      given = (jnp.where(left.valid[..., None, None], y, 0) for y in given)
+    q, k, v = given
+    return dataclasses.replace(heads, q=q, k=k, v=v, more={"left": left})
 
   def merge(self, out: Array, heads: Heads) -> Float[Array, "B *S D"]:
     """Returns the projection of all heads' outputs, in the shape of the input.
@@ -132,8 +164,8 @@ class Layer(nnx.Module):
     """
     x = heads.tokens.x
     if self.distill:
-      given = jax.lax.stop_gradient((heads.q, heads.k))
-      loss = self._loss(*given, self._grid(heads), dense_weights(*given))
+      given = jax.lax.stop_gradient(heads)
+      loss = self._loss(given, dense_weights(given.q, given.k))
       out = connectivity.also_minimise(out, self.distill * loss)
     return self.out(out.astype(x.dtype)).reshape(x.shape)
 
@@ -158,18 +190,27 @@ class Layer(nnx.Module):
     """
     heads = self.project(x)
     weights = dense_weights(heads.q, heads.k) if weights is None else weights
-    return self._loss(heads.q, heads.k, self._grid(heads), weights)
+    return self._loss(heads, weights)
 
-  def _grid(self, heads):
-    """Returns the shape of the token grid that the predictor's tables must have."""
-    x = heads.tokens.x
-    if self.form == "image":
-      return x.shape[1:-1]
-    return (x.shape[1] - self.predictor.first,)
+  def _scores(self, heads, sparse):
+    """Returns the predictor's weights; its tables must have the grid of the tokens."""
+    x, left = heads.tokens.x, _left(heads)
+    whole = (x.shape[1] - self.predictor.first,)
+    grid = x.shape[1:-1] if self.form == "image" else left.grid or whole
+    given = {"sparse": sparse, "valid": left.valid}
+    return self.predictor.scores(heads.q, heads.k, grid, **given)
 
-  def _loss(self, q, k, grid, weights):
-    guess = self.predictor.scores(q, k, grid, sparse=False)
-    return connectivity.reconstruction(guess, weights[:, :, self.predictor.first :])
+  def _loss(self, heads, weights):
+    guess, first = self._scores(heads, sparse=False), self.predictor.first
+    weights, valid = weights[:, :, first:], _left(heads).valid
+    if valid is not None:  # rows of pruned tokens are not learned
+      rows = valid[:, None, first:, None]
+      guess, weights = (jnp.where(rows, y, 0) for y in (guess, weights))
+    return connectivity.reconstruction(guess, weights)
+
+
+def _left(heads: Heads) -> Left:
+  return heads.more.get("left", Left())
 
 
 def dense_weights(

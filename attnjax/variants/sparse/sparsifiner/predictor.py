@@ -3,8 +3,9 @@
 import math
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from attnjax.variants.sparse.sparsifiner import connectivity
 
@@ -59,6 +60,7 @@ class ConnectivityPredictor(nnx.Module):
     grid: tuple[int, ...] = (),
     *,
     sparse: bool = True,
+    valid: Bool[Array, "B T"] | None = None,
   ) -> Float[Array, "B N R m"]:
     """Returns the weights of each query after the first on the reduced tokens.
 
@@ -67,11 +69,13 @@ class ConnectivityPredictor(nnx.Module):
       k: keys.
       grid: sides of the grid of tokens; `self.grid` if ().
       sparse: whether only the greatest of each row are kept.
+      valid: True at the tokens that are not pruned; others count as 0.
     """
     down = self._table(self.down, grid)
-    weight = connectivity.coefficients(
-      self.query(q[:, self.first :]), self.key(k), down
-    )
+    query, key = self.query(q), self.key(k)
+    if valid is not None:
+      query, key = (jnp.where(valid[..., None, None], y, 0) for y in (query, key))
+    weight = connectivity.coefficients(query[:, self.first :], key, down)
     return connectivity.sparse_coefficients(weight, self.top) if sparse else weight
 
   def scores(
@@ -81,13 +85,14 @@ class ConnectivityPredictor(nnx.Module):
     grid: tuple[int, ...] = (),
     *,
     sparse: bool = True,
+    valid: Bool[Array, "B T"] | None = None,
   ) -> Float[Array, "B N R T"]:
     """Returns the approximate weights; arguments as in `coefficients`.
 
     If sparse, they are the product of a few coefficients and the magnitudes of a few
     table entries; otherwise of all, with their signs: this form is trained.
     """
-    weight = self.coefficients(q, k, grid, sparse=sparse)
+    weight = self.coefficients(q, k, grid, sparse=sparse, valid=valid)
     up = self._table(self.down if self.tie else self.up, grid).T
     if sparse:
       shrunk = self.down.shape[0] / up.shape[1]

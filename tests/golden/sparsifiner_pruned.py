@@ -1,0 +1,5 @@
+"""Sparsifiner's whole network, which prunes tokens, against the authors'."""
+
+from tests.golden.sparsifiner_model import compare
+
+__all__ = ["compare"]
