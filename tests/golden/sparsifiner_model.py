@@ -45,8 +45,8 @@ def _run(model, x, prune_rows):
       if prune_rows and before.left is not None:
         mask &= before.left[:, None, :, None]
       outs |= {f"attn_mask{i}": mask, f"approx_attn{i}": guess}
-      if after.left is not None:
-        outs[f"token_mask{i}"] = after.left[:, 1:]
+      left = jnp.ones(guess.shape[::3], bool) if after.left is None else after.left
+      outs[f"token_mask{i}"] = left[:, 1:]
     return outs
 
   def total(x):

@@ -129,5 +129,29 @@ class LayerTest(parameterized.TestCase):
       _layer(**options)
 
 
+class ModelTest(parameterized.TestCase):
+  def _weights(self, shares=(0.5, 0.5), **options):
+    given: dict[str, Any] = {"dim": 8, "depth": 2, "heads": 1, "patch": 2}
+    given |= {"grid": (4, 4), "shares": shares, "top": 2, "impl": "reference"}
+    model = sparsifiner.Model(1, 3, **given | options, rngs=nnx.Rngs(0))
+    images = jax.random.normal(jax.random.key(1), (2, 8, 8, 1))
+    return [w[:, 0] for w in jax.jit(lambda model: model.weights(images))(model)]
+
+  def test_a_query_sees_no_more_keys_than_tokens_are_left(self):
+    before, after = ((w > 0).sum(axis=-1) for w in self._weights(keep_ratio=1.0))
+    np.testing.assert_array_equal(before, TOKENS)
+    np.testing.assert_array_equal(after[:, 0], TOKENS)  # the class token's
+    np.testing.assert_array_equal(jnp.sort(after[:, 1:]), [[0] * 8 + [8] * 8] * 2)
+
+  def test_learning_the_predictor_prunes_nothing(self):
+    for weights in self._weights(kind="reconstruct"):
+      self.assertTrue((weights > 0).all())
+
+  @parameterized.parameters(((0.5,),), ((0.5, 0.7),), ((1.0, 0.0),))
+  def test_shares_fall(self, shares):
+    with self.assertRaisesRegex(ValueError, "shares = .*each of 2 blocks"):
+      self._weights(shares)
+
+
 if __name__ == "__main__":
   absltest.main()

@@ -86,9 +86,13 @@ def Model(
     for i, rate in enumerate(rates)
   ]
   stage = Stage([Mark(dim, grid, rngs=rngs), *blocks], remat=remat)
+  return _classifier(Patches(channels, dim, patch, rngs=rngs), stage, classes, rngs)
+
+
+def _classifier(stem, stage, classes, rngs) -> Classifier:
+  dim = stem.project.out_features
   body = Stages([stage], norm=Rows(transformer.layer_norm(dim, EPSILON, rngs=rngs)))
   head = nnx.Linear(dim, classes, kernel_init=_INIT, rngs=rngs)
-  stem = Patches(channels, dim, patch, rngs=rngs)
   return Classifier(stem, body, head, pool=class_token.token)
 
 
