@@ -14,6 +14,7 @@ from unittest import mock
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 from attnjax.nn import running
 from attnjax.nn.class_token import rows_of
@@ -111,6 +112,18 @@ def fill(parameter: Any, value: np.ndarray) -> None:
   if parameter.shape != value.shape:
     raise ValueError(f"{parameter.shape} cannot hold {value.shape}")
   parameter[...] = value
+
+
+def check_epsilon(part: Any, epsilon: float) -> None:
+  """Checks the epsilon of all layer norms of a part; it is too small for results.
+
+  Raises:
+    ValueError: if one has another.
+  """
+  norms = [n for _, n in nnx.iter_graph(part) if isinstance(n, nnx.LayerNorm)]
+  found = {norm.epsilon for norm in norms}
+  if found != {epsilon}:
+    raise ValueError(f"the norms have the epsilons {found}, not {epsilon}")
 
 
 def compare(

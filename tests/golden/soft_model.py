@@ -49,6 +49,11 @@ def _filled(arrays, meta) -> networks.Filled:
     _positions(filled, first, f"pos_embed{i}")
     for j, block in enumerate(blocks):
       fill(filled, block, f"block{i}.{j}.")
+  *early, late = meta["norm_eps"].values()  # of blocks in the order of the stages
+  for stage in body.stages[:-1]:
+    networks.check_epsilon(stage, *early)
+  for part in (body.stages[-1], body.norms[-1]):
+    networks.check_epsilon(part, late)
   filled.norm(body.norms[-1].part, "norm")
   filled.linear(filled.model.head, "head")
   return filled

@@ -121,5 +121,6 @@ def _filled(arrays, meta):
     filled.linear(block.feed.down, f"{name}mlp.fc2")
   filled.norm(body.norms[-1].part, "norm")
   filled.linear(model.head, "head")
+  networks.check_epsilon(model, meta["norm_eps"])
   filled.stats()  # nothing is left over
   return model

@@ -144,8 +144,10 @@ class ModelTest(parameterized.TestCase):
     np.testing.assert_array_equal(jnp.sort(after[:, 1:]), [[0] * 8 + [8] * 8] * 2)
 
   def test_learning_the_predictor_prunes_nothing(self):
-    for weights in self._weights(kind="reconstruct"):
+    got, want = (self._weights(s, kind="reconstruct") for s in ((0.5, 0.5), ()))
+    for weights, whole in zip(got, want):
       self.assertTrue((weights > 0).all())
+      _close(weights, whole)
 
   @parameterized.parameters(((0.5,),), ((0.5, 0.7),), ((1.0, 0.0),))
   def test_shares_fall(self, shares):
