@@ -39,8 +39,8 @@ EXCEPTIONS: dict[str, float] = {
   "rectified_sparse": 65,
   "routing_transformer": 70,
   "scale_dit": 30,
-  "soft": 35,
-  "sparsifiner": 30,
+  "soft": 45,  # two networks of the authors were added
+  "sparsifiner": 38,  # the authors' network was added
   "superlinear": 90,
 }
 # A suite fails above this many times its budget: neighbours on a machine cost as well,
