@@ -19,7 +19,7 @@ from flax import nnx
 from attnjax.nn import running
 from attnjax.nn.class_token import rows_of
 from attnjax.nn.norms import BatchNorm, Stats
-from attnjax.nn.stages import Stage, Stages
+from attnjax.nn.stages import Stage
 
 _ENDS = ("weight", "bias")
 
@@ -127,7 +127,12 @@ def check_epsilon(part: Any, epsilon: float) -> None:
 
 
 def compare(
-  filled: Filled, more: Callable[..., dict] | None = None, *, wide: bool = False
+  filled: Filled,
+  more: Callable[..., dict] | None = None,
+  *,
+  wide: bool = False,
+  parts: Mapping[str, Any] | None = None,
+  joined: Callable[[list], Any] = lambda maps: maps[-1],
 ) -> Iterator[tuple]:
   """Yields (key, what attnjax computes, what the file holds) for every result.
 
@@ -138,11 +143,13 @@ def compare(
     filled: the network, with all of its parameters.
     more: more(model, i, map of stage i) -> other results, by their names in the file.
     wide: whether it computes in float64, for networks that amplify rounding.
+    parts: kinds of modules by the names that their results have in the file.
+    joined: joined(maps of all stages) -> what the file calls "norm".
   """
-  arrays = filled.arrays
+  arrays, of = filled.arrays, (tuple((parts or {}).items()), joined)
   trains = any(key.startswith("out.train.") for key in arrays)
   for case in [key[3:-1] for key in arrays if re.fullmatch(r"in\.(\w+\.)?x", key)]:
-    options = f"grad.{case}x" in arrays, trains and not case, more
+    options = f"grad.{case}x" in arrays, trains and not case, more, of
     given = filled.model, filled.stats(), np.moveaxis(arrays[f"in.{case}x"], 1, 3)
     if wide:
       given = jax.tree.map(lambda leaf: leaf.astype(np.float64), given)
@@ -158,11 +165,11 @@ def compare(
 @functools.partial(jax.jit, static_argnums=3)
 def _run(model, stats, x, options):
   """Returns results by their names, the gradient and the statistics after a step."""
-  slope, trains, more = options
+  slope, trains, more, of = options
 
   @jax.jit  # traced once, and then differentiated: half as slow
   def evaluated(x):
-    outs, _ = _called(model, x, stats, False)
+    outs, _ = _called(model, x, stats, False, *of)
     for i in range(len(model.stages.stages) if more else 0):
       outs |= more(model, i, outs[f"stage{i}"])
     return outs
@@ -178,18 +185,24 @@ def _run(model, stats, x, options):
   else:
     outs = evaluated(x)
   if trains:
-    new, after = _called(model, x, stats, True)
+    new, after = _called(model, x, stats, True, *of)
     outs |= {f"train.{name}": y for name, y in new.items()}
   return outs, gradient, after
 
 
-def _called(model, x, stats, train) -> tuple[dict[str, Any], Any]:
+def _called(model, x, stats, train, parts, joined) -> tuple[dict[str, Any], Any]:
   """Returns what a call gives and what passes its stages, and the new statistics."""
-  with _recorded(Stage) as each, _recorded(Stages) as all_stages:
+  with contextlib.ExitStack() as stack:
+    kept = {n: stack.enter_context(_recorded(kind)) for n, kind in parts}
+    each, body = (
+      stack.enter_context(_recorded(kind)) for kind in (Stage, type(model.stages))
+    )
     logits, after = running.apply(model, x, stats=stats, train=train)
-  outs = {"logits": logits, "norm": all_stages[0][1][-1]}
+  outs = {"logits": logits, "norm": joined(body[0][1]), "embed": each[0][0]}
   for i, (before, y) in enumerate(each):
     outs |= {f"embed{i}": before, f"merge{i - 1}": before, f"stage{i}": y}
+  for name, calls in kept.items():
+    outs |= {f"{name}{i}": y for i, (_, y) in enumerate(calls)}
   return outs, after
 
 

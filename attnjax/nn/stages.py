@@ -53,29 +53,32 @@ class Stage(nnx.Module):
     key: Key[Array, ""] | None = None,
     stats: Any = None,
     train: bool = False,
+    **context,
   ) -> Any:
     """Returns the last block's map (B, h, w, D), and new statistics if some are given.
 
-    Every block gets its own part of `key`.
+    Every block gets its own part of `key`, and all of them `context`.
     """
     carry = running.Carry(self, stats, train)
     for number, (block, own) in enumerate(
       zip(self.sequence, keys(key, len(self.sequence)))
     ):
-      run = functools.partial(running.apply, index=number, train=train)
+      run = functools.partial(running.apply, index=number, train=train, **context)
       run = checkpointed(run, self.remat)
       x, new = run(block, x, key=own, stats=carry.of(block))
       carry.keep(block, new)
     return carry.result(x)
 
-  def weights(self, x: Float[Array, "B H W C"], *, stats: Any = None) -> list[Array]:
+  def weights(
+    self, x: Float[Array, "B H W C"], *, stats: Any = None, **context
+  ) -> list[Array]:
     """Returns the weights (B, N, T, S) of the attentions of every block."""
     carry, found = running.Carry(self, stats, False), []
     for number, block in enumerate(self.sequence):
       own = carry.of(block)
       if hasattr(block, "weights"):
-        found += block.weights(x, index=number, stats=own)
-      x = carry(block, x, index=number)
+        found += block.weights(x, index=number, stats=own, **context)
+      x = carry(block, x, index=number, **context)
     return found
 
   def trace(
@@ -85,6 +88,7 @@ class Stage(nnx.Module):
     edit: Edit | None = None,
     stats: Any = None,
     first: int = 0,
+    **context,
   ) -> Trace:
     """Returns the maps between the blocks; what attends inside them shows no heads.
 
@@ -97,7 +101,7 @@ class Stage(nnx.Module):
       )
     carry, hidden = running.Carry(self, stats, False), [x]
     for number, block in enumerate(self.sequence):
-      hidden.append(carry(block, hidden[-1], index=number))
+      hidden.append(carry(block, hidden[-1], index=number, **context))
     nothing = (None,) * len(self.sequence)
     return Trace(tuple(hidden), nothing, nothing, hidden[-1])
 

@@ -99,13 +99,13 @@ class Block(nnx.Module):
     )
 
   def weights(
-    self, x: Float[Array, "B *S D"], *, index: int = 0, stats: Any = ()
+    self, x: Float[Array, "B *S D"], *, index: int = 0, stats: Any = (), **context
   ) -> list[Array]:
     """Returns the weights (B, N, T, S) of the mixer's attention, if there is one."""
     del stats  # nothing is normalised by the batch before the mixer
     if self.mixer is None or self.norm is None:
       return []
-    return [weights(self.mixer, self.norm(x), index=index)]
+    return [weights(self.mixer, self.norm(x), index=index, **context)]
 
 
 def rates(last: float, depths: tuple[int, ...]) -> list[list[float]]:

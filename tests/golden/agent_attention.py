@@ -56,6 +56,14 @@ def _layer(weight, heads):
     qkv_bias=biases is not None,
     rngs=nnx.Rngs(0),
   )
+  fill(layer, weight)
+  return layer
+
+
+def fill(layer, weight):
+  """Sets the layer's parameters from the authors', by their names in their layer."""
+  (dim, heads, size), reduce = layer.qkv.query.kernel.shape, weight.get("sr.weight")
+  kernels, biases = _projections(weight)
   parts = layer.qkv.query, layer.qkv.key, layer.qkv.value
   for i, part in enumerate(parts):
     _set(part.kernel, np.moveaxis(kernels[i].reshape(heads, size, dim), -1, 0))
@@ -63,15 +71,15 @@ def _layer(weight, heads):
       _set(part.bias, biases[i].reshape(heads, size))
   _set(layer.out.kernel, weight["proj.weight"].T.reshape(heads, size, -1))
   _set(layer.out.bias, weight["proj.bias"])
-  _set(layer.convolution.kernel, np.moveaxis(weight["dwc.weight"][:, 0], 0, -1))
-  _set(layer.convolution.bias, weight["dwc.bias"])
-  _fill_biases(layer, weight)
+  if "dwc.weight" in weight:
+    _set(layer.convolution.kernel, np.moveaxis(weight["dwc.weight"][:, 0], 0, -1))
+    _set(layer.convolution.bias, weight["dwc.bias"])
+    _fill_biases(layer, weight)
   if reduce is not None:
     _set(layer.reduce.kernel, np.transpose(reduce, (2, 3, 1, 0)))
     _set(layer.reduce.bias, weight["sr.bias"])
     _set(layer.reduce.norm.scale, weight["norm.weight"])
     _set(layer.reduce.norm.bias, weight["norm.bias"])
-  return layer
 
 
 def _projections(weight):
@@ -107,4 +115,4 @@ def _set(parameter, value):
     raise ValueError(
       f"a parameter of shape {parameter.shape} cannot hold {value.shape}"
     )
-  parameter[...] = jnp.asarray(value, jnp.float32)
+  parameter[...] = value

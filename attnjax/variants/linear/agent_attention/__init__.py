@@ -18,6 +18,8 @@ in "reference", and for the biases in both.
 
 Axes: B batch, T queries, S keys, A agents, N query heads, K key/value heads, H head
 size, V value size, D model width, P points of a table.
+
+Not here: Agent-CSwin; the networks that detect and segment.
 """
 
 from attnjax.variants.linear.agent_attention.attention import (
@@ -27,8 +29,9 @@ from attnjax.variants.linear.agent_attention.attention import (
   reference,
   training_free,
 )
+from attnjax.variants.linear.agent_attention.backbone import PARAMETERS, SIZES, Model
 from attnjax.variants.linear.agent_attention.biases import Biases
-from attnjax.variants.linear.agent_attention.layer import FORMS, Layer
+from attnjax.variants.linear.agent_attention.layer import Layer
 from attnjax.variants.linear.agent_attention.merging import DropIn, Matching, matching
 
 __all__ = [
@@ -37,14 +40,18 @@ __all__ = [
   "GROWTH",
   "IMPLEMENTATIONS",
   "LAYER",
+  "PARAMETERS",
+  "SIZES",
   "Biases",
   "DropIn",
   "Layer",
   "Matching",
+  "Model",
   "attend",
   "matching",
   "reference",
   "training_free",
 ]
+FORMS = ("sequence", "image", "backbone")
 LAYER = {"dim": 32, "heads": 4, "kv_heads": 2, "num_agents": 4, "grid": 5}
 GROWTH = 1.0

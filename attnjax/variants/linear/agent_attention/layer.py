@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Unpack
+from typing import Any, Unpack
 
 import jax.numpy as jnp
 from flax import nnx
@@ -14,7 +14,7 @@ from attnjax.contract.context import Context, Heads
 from attnjax.core import resample
 from attnjax.nn import projections
 from attnjax.nn.depthwise import Depthwise
-from attnjax.variants.linear.agent_attention.arrangement import Arrangement, averages
+from attnjax.variants.linear.agent_attention.arrangement import Arrangement, agents
 from attnjax.variants.linear.agent_attention.attention import IMPLEMENTATIONS, attend
 from attnjax.variants.linear.agent_attention.biases import Biases
 from attnjax.variants.linear.agent_attention.reduction import Reduction
@@ -48,7 +48,11 @@ class Layer(nnx.Module):
     sr_ratio: side and stride of a convolution, with a norm, that reduces x before the
       keys and values, as in the Pyramid Vision Transformer; images only. None if 1.
     window: side of the windows that an image is cut in, as in Swin; they do not see
-      each other and must tile the image. One window if 0.
+      each other. Those at the end of an image that they do not tile are smaller, which
+      needs sr_ratio = 1. One window if 0, or at least the image.
+    shift: row and column at which windows begin, cyclically: as in the official code,
+      tokens of opposite borders that share a window see each other. No shift of images
+      that have a side of one window.
     class_token: see above; sequences only.
     qkv_bias: of the projections to queries, keys and values.
     impl: as in `attend`.
@@ -69,6 +73,7 @@ class Layer(nnx.Module):
     agent_bias: bool = True,
     sr_ratio: int = 1,
     window: int = 0,
+    shift: int = 0,
     class_token: bool = False,
     qkv_bias: bool = True,
     impl: str = "auto",
@@ -78,6 +83,8 @@ class Layer(nnx.Module):
     axes = 2 if form == "image" or class_token else 1
     sides = (grid,) * axes if isinstance(grid, int) else tuple(grid)
     _check(form, axes, sides, num_agents, sr_ratio, window, class_token)
+    if shift and (sr_ratio > 1 or not 0 < shift < window):
+      raise ValueError(f"shift = {shift}: below window = {window}, with sr_ratio = 1")
     size = projections.head_size(dim, heads, head_dim)
     kv_heads = kv_heads or heads
     self.qkv = projections.QueryKeyValue(
@@ -99,7 +106,7 @@ class Layer(nnx.Module):
     self.sides = (math.isqrt(num_agents),) * 2 if axes == 2 else (num_agents,)
     self.form, self.grid, self.class_token = form, sides, int(class_token)
     self.kernel, self.agent_bias, self.sr_ratio = kernel, agent_bias, sr_ratio
-    self.window, self.impl = window, impl
+    self.window, self.shift, self.impl = window, shift, impl
 
   @property
   def refuses(self) -> dict[str, str]:
@@ -112,35 +119,41 @@ class Layer(nnx.Module):
     }
     return reasons | ({"valid": "a grid has none"} if self.class_token else {})
 
-  def project(self, x: Float[Array, "B *S D"], **context: Unpack[Context]) -> Heads:
+  def project(
+    self,
+    x: Float[Array, "B *S D"],
+    *,
+    grid: tuple[int, ...] = (),
+    **context: Unpack[Context],
+  ) -> Heads:
     """Returns the heads (B, *S, N, H) of every token, and the agents.
 
     Each window has its own agents (b, A, N, H); k and v have the reduced grid as S.
     """
     tokens = contexts.accept(x, context, form=self.form, refuses=self.refuses)
-    self._check_size(x)
-    cut = Arrangement.of(tokens, self.window)
+    points = (grid or self.grid) if self.class_token else ()
+    cut = Arrangement.of(tokens, self.window, self.shift, points)
+    self._check_size(x, cut)
     few = tokens.x
     if self.sr_ratio > 1:
       few = cut.together(self.reduce(cut.apart(few)))
     q, k, v = self.qkv.query(tokens.x), self.qkv.key(few), self.qkv.value(few)
-    own = cut.apart(q)
-    points = own[:, self.class_token :].reshape(-1, *self._grid(own), *own.shape[-2:])
-    agents = averages(points, self.sides, cut.length)
-    return Heads(q, k, v, tokens, more={"agents": agents, "cut": cut})
+    found = agents(q, cut, self.sides, self._grid(cut.apart(q), cut))
+    return Heads(q, k, v, tokens, more={"agents": found, "cut": cut})
 
   def mix(self, heads: Heads) -> Float[Array, "B *S N E"]:
     """Returns `attend` of the heads, without the convolution of the values."""
     cut = heads.more["cut"]
     q, k, v = map(cut.apart, (heads.q, heads.k, heads.v))
-    gather, spread = self._biases(self._grid(q), self._grid(k), cut.length)
+    gather, spread = self._biases(self._grid(q, cut), self._grid(k, cut), cut.length)
     rows = [y.reshape(y.shape[0], -1, *y.shape[-2:]) for y in (q, k, v)]
+    real = cut.real(len(heads.q))
     out = attend(
       *rows,
       agents=heads.more["agents"],
       gather_bias=gather,
       spread_bias=spread,
-      valid=None if cut.moved is None else cut.moved.real,
+      valid=None if real is None else real.reshape(len(real), -1),
       impl=self.impl,
     )
     return cut.together(out.reshape(*q.shape[:-1], out.shape[-1]))
@@ -154,14 +167,26 @@ class Layer(nnx.Module):
     return y if ids is None else jnp.where((ids >= 0)[..., None], y, 0)
 
   def __call__(
-    self, x: Float[Array, "B *S D"], **context: Unpack[Context]
+    self,
+    x: Float[Array, "B *S D"],
+    *,
+    grid: tuple[int, ...] = (),
+    **context: Unpack[Context],
   ) -> Float[Array, "B *S D"]:
-    """Returns the layer's output in the shape of x; see `attnjax.contract.forms`."""
-    return contexts.run(self, x, context)
+    """Returns the layer's output in the shape of x; see `attnjax.contract.forms`.
 
-  def _grid(self, y) -> tuple[int, ...]:
+    Args:
+      x: tokens.
+      grid: the sides of the points behind a class token, if not those that the
+        parameters have.
+      **context: see `attnjax.contract.forms.sequence`.
+    """
+    own: Any = {"grid": grid} if grid else {}
+    return contexts.run(self, x, context | own)
+
+  def _grid(self, y, cut) -> tuple[int, ...]:
     """Returns the sides of the grid of heads y (b, *S, N, E)."""
-    return self.grid if self.class_token else y.shape[1:-2]
+    return cut.grid if self.class_token else y.shape[1:-2]
 
   def _biases(self, grid, small, length):
     """Returns the biases of the two softmaxes, or (None, None) without `agent_bias`.
@@ -183,7 +208,7 @@ class Layer(nnx.Module):
     """Returns the convolved values, (B, *S, N, V); 0 at a class token."""
     cut = heads.more["cut"]
     q, v = cut.apart(heads.q), cut.apart(heads.v)
-    grid, small = self._grid(q), self._grid(v)
+    grid, small = self._grid(q, cut), self._grid(v, cut)
     v = jnp.repeat(v, q.shape[-2] // v.shape[-2], axis=-2)
     v = v.reshape(v.shape[0], -1, math.prod(v.shape[-2:]))
     first, rest = v[:, : self.class_token], v[:, self.class_token :]
@@ -195,14 +220,16 @@ class Layer(nnx.Module):
     out = jnp.concatenate([jnp.zeros_like(first), out], axis=1)
     return cut.together(out.reshape(*q.shape[:-1], -1))
 
-  def _check_size(self, x):
-    tokens = math.prod(self.grid) + self.class_token
+  def _check_size(self, x, cut):
+    tokens = math.prod(cut.grid) + self.class_token
     if self.class_token and x.shape[1] != tokens:
       raise ValueError(
-        f"{x.shape[1]} tokens; grid {self.grid} has {tokens} with its own"
+        f"{x.shape[1]} tokens; grid {cut.grid} has {tokens} with its own"
       )
-    if self.window and any(side % self.window for side in x.shape[1:3]):
-      raise ValueError(f"windows of side {self.window} do not tile {x.shape[1:3]}")
+    if self.sr_ratio > 1 and any(cut.padding):
+      raise ValueError(
+        f"windows of side {self.window} do not tile {cut.grid}, and sr_ratio > 1"
+      )
 
 
 def _check(form, axes, sides, num_agents, sr_ratio, window, class_token):
