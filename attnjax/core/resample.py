@@ -1,9 +1,15 @@
 """Averages over bins and linear interpolation, one axis at a time, as matrices.
 
-The length of the axis may differ between the examples of a batch, and be traced.
+The length of the axis may differ between the examples of a batch, and be traced. Where
+none is given the matrices are constants.
 """
 
+from types import ModuleType
+from typing import Any
+
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 
@@ -20,11 +26,11 @@ def bins(
     size: T.
     length: L, at most T; T if None. Points from L on are in no bin; L = 0 gives zeros.
   """
-  total = _length(size, length)
-  i, point = jnp.arange(number)[None, :, None], jnp.arange(size)[None, None]
+  xp, total = _length(size, length)
+  i, point = xp.arange(number)[None, :, None], xp.arange(size)[None, None]
   low, high = i * total // number, -(-(i + 1) * total // number)
   inside = ((low <= point) & (point < high)).astype(float)
-  return inside / jnp.maximum(inside.sum(-1, keepdims=True), 1)
+  return _array(inside / xp.maximum(inside.sum(-1, keepdims=True), 1))
 
 
 def linear(
@@ -40,11 +46,18 @@ def linear(
     points: P.
     length: L, T if None; places from L on have the table's last entry.
   """
-  total = jnp.maximum(_length(size, length), 1)
-  place = jnp.arange(size)[None, :, None]
+  xp, total = _length(size, length)
+  total, place = xp.maximum(total, 1), xp.arange(size)[None, :, None]
   centre = ((place + 0.5) * points / total - 0.5).clip(0, points - 1)
-  return jnp.maximum(1 - jnp.abs(centre - jnp.arange(points)[None, None]), 0)
+  return _array(xp.maximum(1 - abs(centre - xp.arange(points)[None, None]), 0))
 
 
-def _length(size, length):
-  return jnp.full((1, 1, 1), size) if length is None else length[:, None, None]
+def _length(size, length) -> tuple[ModuleType, Any]:
+  """Returns what computes with the lengths, and the lengths."""
+  if length is None:
+    return np, np.full((1, 1, 1), size)
+  return jnp, length[:, None, None]
+
+
+def _array(x) -> Array:
+  return jnp.asarray(x, jax.dtypes.canonicalize_dtype(float))

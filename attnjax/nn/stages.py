@@ -48,14 +48,14 @@ class Stage(nnx.Module):
 
   def __call__(
     self,
-    x: Float[Array, "B H W C"],
+    x: Float[Array, "B *S C"],
     *,
     key: Key[Array, ""] | None = None,
     stats: Any = None,
     train: bool = False,
     **context,
   ) -> Any:
-    """Returns the last block's map (B, h, w, D), and new statistics if some are given.
+    """Returns the last block's map (B, *s, D), and new statistics if some are given.
 
     Every block gets its own part of `key`, and all of them `context`.
     """
@@ -70,7 +70,7 @@ class Stage(nnx.Module):
     return carry.result(x)
 
   def weights(
-    self, x: Float[Array, "B H W C"], *, stats: Any = None, **context
+    self, x: Float[Array, "B *S C"], *, stats: Any = None, **context
   ) -> list[Array]:
     """Returns the weights (B, N, T, S) of the attentions of every block."""
     carry, found = running.Carry(self, stats, False), []
@@ -83,7 +83,7 @@ class Stage(nnx.Module):
 
   def trace(
     self,
-    x: Float[Array, "B H W C"],
+    x: Float[Array, "B *S C"],
     *,
     edit: Edit | None = None,
     stats: Any = None,

@@ -133,8 +133,42 @@ class LayerTest(parameterized.TestCase):
     right = weights[:, :, :, 1, :, :, 1].reshape(2, 2, 9, 9)
     _close(right, wanted[1])
     _close(weights[:, :, :, 0, :, :, 1], jnp.zeros((2, 2, 3, 3, 3, 3)), 0)
-    with self.assertRaisesRegex(ValueError, r"side 3 do not tile \(3, 5\)"):
-      layer(x[:, :, :5])
+
+  def test_windows_that_do_not_tile_are_smaller(self):
+    layer, alone = _layer(window=4, grid=4), _layer(grid=4)
+    x = _normal(1, 1, 6, 4, 16)
+
+    @jax.jit
+    def run(layer, alone, x):
+      heads = layer.project(x)
+      found = layer(x), alone(x[:, :4]), heads.q, heads.more["agents"]
+      return found, contract.weights(layer, x)
+
+    (y, whole, q, agents), weights = run(layer, alone, x)
+    _close(y[:, :4], whole)
+    # The last window has 2 x 4 tokens: those of two cells of four, and of none.
+    cells = q[0, 4:].reshape(2, 2, 2, 2, 8).mean(axis=(0, 2))
+    _close(agents[1], jnp.concatenate([cells, jnp.zeros((2, 2, 8))]))
+    _close(weights[..., :16, 16:], jnp.zeros((1, 2, 16, 8)), 0)
+    _close(weights.sum(-1), jnp.ones((1, 2, 24)))
+    with self.assertRaisesRegex(ValueError, r"do not tile \(6, 4\), and sr_ratio > 1"):
+      _layer(window=4, sr_ratio=2)(x)
+
+  def test_shifted_windows_join_opposite_borders(self):
+    layer, plain = _layer(window=4, shift=1, grid=4), _layer(window=4, grid=4)
+    x = _normal(1, 1, 8, 8, 16)
+
+    @jax.jit
+    def run(layer, plain, x):
+      y = plain(jnp.roll(x, (-1, -1), axis=(1, 2)))
+      few = x[:, :4]  # one row of windows, without a shift
+      return layer(x), jnp.roll(y, (1, 1), axis=(1, 2)), layer(few), plain(few)
+
+    got, wanted, small, same = run(layer, plain, x)
+    _close(got, wanted)
+    _close(small, same)
+    with self.assertRaisesRegex(ValueError, "shift = 4: below window = 4"):
+      _layer(window=4, shift=4)
 
   @parameterized.parameters(((7, 9), (3, 4)), ((1, 4), (1, 2)))
   def test_keys_are_reduced_by_whole_cells(self, grid, small):

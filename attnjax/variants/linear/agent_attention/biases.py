@@ -46,7 +46,9 @@ class Biases(nnx.Module):
     rows, columns = (resample.linear(side, TABLE)[0] for side in grid)
     bias = jnp.einsum("yp,xr,napr->nayx", rows, columns, self.table[...])
     for axis, (side, parameter) in enumerate(zip(grid, self.sides)):
-      weight = resample.linear(side, parameter.shape[-1])[0]
-      part = jnp.einsum("tp,nap->nat", weight, parameter[...])
+      part = parameter[...]
+      if side != parameter.shape[-1]:
+        weight = resample.linear(side, parameter.shape[-1])[0]
+        part = jnp.einsum("tp,nap->nat", weight, part)
       bias = bias + jnp.expand_dims(part, 3 - axis)
     return bias.reshape(1, *bias.shape[:2], -1)
