@@ -16,6 +16,7 @@ Beside the hyper-parameters of all networks, `attnjax.contract.forms.backbone`:
   qkv_bias      as in `Layer`
 """
 
+import itertools
 from functools import partial
 from typing import Any
 
@@ -196,6 +197,6 @@ def _body(kind, channels, dims, patch, sides, stages, shared) -> tuple[Any, Any]
   if kind == "deit":
     stem = Patches(channels, dims[0], patch, rngs=rngs)
     return stem, TokenStages(dims[0], sides[0], stages, norm, rngs=rngs)
-  merges = [None, *(Merging(dim, **shared) for dim in dims[:-1])]
+  merges = [None, *(Merging(*pair, **shared) for pair in itertools.pairwise(dims))]
   stem = Embedding(channels, dims[0], patch, **shared)
   return stem, Stages(stages, merges=merges, norm=norm)

@@ -53,16 +53,16 @@ class Placed(nnx.Module):
 
 
 class Merging(nnx.Module):
-  """The channels of 2 x 2 neighbours, a norm, and a map to twice the width.
+  """The channels of 2 x 2 neighbours, a norm, and a map to the next width.
 
   Ze Liu et al. Swin Transformer. 2021. arXiv:2103.14030, section 3.1. Maps of odd sides
   are padded with zeros at their end.
   """
 
-  def __init__(self, dim: int, *, epsilon: float, rngs: nnx.Rngs):
+  def __init__(self, dim: int, width: int, *, epsilon: float, rngs: nnx.Rngs):
     self.norm = layer_norm(4 * dim, epsilon, rngs=rngs)
     self.project = nnx.Linear(
-      4 * dim, 2 * dim, use_bias=False, kernel_init=_INIT, rngs=rngs
+      4 * dim, width, use_bias=False, kernel_init=_INIT, rngs=rngs
     )
 
   def __call__(self, x: Float[Array, "B H W D"]) -> Float[Array, "B h w E"]:
