@@ -76,6 +76,20 @@ class NetworkTest(parameterized.TestCase):
     self.assertEqual([y.shape[1:3] for y in maps], sides)
     self.assertEqual([y.shape for y in weights], [(2, 2, n, n) for n in tokens])
 
+  @parameterized.parameters(
+    ("deit_tiny", 1e-6, lambda body: body.norm, 1e-6),
+    ("pvt_tiny", 1e-6, lambda body: body.merges[1].embedding.norm, 1e-5),
+    ("swin_tiny", 1e-5, lambda body: body.merges[1].norm, 1e-5),
+  )
+  def test_epsilons_of_the_official_configurations(self, size, blocks, other, own):
+    options = agent_attention.SIZES[size] | {"depths": (1,) * 4}
+    body = jax.eval_shape(
+      lambda: agent_attention.Model(3, 5, **options, rngs=nnx.Rngs(0)).stages
+    )
+    block = body.stages[0].sequence[0]
+    self.assertEqual((block.norm.epsilon, block.feed_norm.epsilon), (blocks, blocks))
+    self.assertEqual(other(body).epsilon, own)
+
   def test_a_class_token_before_another_grid(self):
     options = {"heads": 2, "num_agents": 4, "form": "sequence", "class_token": True}
     layer, other = (
