@@ -121,30 +121,45 @@ def Model(
 ) -> Classifier:
   """Builds the network: images (B, H, W, channels) to logits (B, classes).
 
-  The Vision Transformer with a class token, the Pyramid Vision Transformer, or Swin.
-  The first blocks of each stage have agents, the others softmax attention. Maps that a
-  patch, a merge or a window does not tile are padded with zeros at their end.
+  Maps that a patch, a merge or a window does not tile get zeros at their end. "deit"
+  has one resolution, and its class token as its last feature.
 
-  The stages of "deit" have one resolution; they differ in their agents alone. Its class
-  token is the last of the features, a map of one cell.
+  Beside the hyper-parameters of all networks, `attnjax.contract.forms.backbone`:
 
-  The hyper-parameters are explained above.
+    kind          the network: "deit", with a class token, "pvt" or "swin"
+    agents        number of agents, of each stage
+    agent_blocks  blocks of each stage with agents, the first ones; others have softmax
+    mlp_ratios    hidden widths over widths, of each stage
+    sr_ratios     strides at which "pvt" pools keys and values, of each stage
+    agent_window  side of windows with agents, and `window` of those without, in "swin"
+    patch, image  sides of the patches, and of the images that biases are planned for
+    epsilon       of the norms
+    qkv_bias      as in `Layer`
   """
   check_options(kind=(kind, KINDS))
-  given = {"dims": dims, "depths": depths, "heads": heads, "agents": agents}
-  given |= {"agent_blocks": agent_blocks, "mlp_ratios": mlp_ratios}
-  one_a_stage(**given, sr_ratios=sr_ratios)
-  shared = {"epsilon": epsilon, "rngs": rngs}
-  options, windows = {"qkv_bias": qkv_bias, "impl": impl}, (agent_window, window)
-  sides, stages = _sides(kind, image, patch, dims), []
-  for i, drops in enumerate(rates(drop, depths)):
-    stage = {name: values[i] for name, values in given.items()}
-    stage |= {"side": sides[i], "sr_ratios": sr_ratios[i], "windows": windows}
-    blocks = _blocks(kind, stage, drops, options, shared)
-    stages.append(Stage(blocks, remat=remat))
+  given: Any = dict(dims=dims, depths=depths, heads=heads, agents=agents)
+  given |= dict(agent_blocks=agent_blocks, mlp_ratios=mlp_ratios, sr_ratios=sr_ratios)
+  one_a_stage(**given)
+  options, shared = dict(qkv_bias=qkv_bias, impl=impl), dict(epsilon=epsilon, rngs=rngs)
+  sides = _sides(kind, image, patch, dims)
+  windows = agent_window, window
+  blocks = _stages(kind, given, drop, (sides, windows), options, shared)
+  stages = [Stage(own, remat=remat) for own in blocks]
   stem, body = _body(kind, channels, dims, patch, sides, stages, shared)
-  head = nnx.Linear(dims[-1], classes, kernel_init=_INIT, rngs=rngs)
-  return Classifier(stem, body, head)
+  return Classifier(
+    stem, body, nnx.Linear(dims[-1], classes, kernel_init=_INIT, rngs=rngs)
+  )
+
+
+def _stages(kind, given, drop, places, options, shared) -> list[list[Block]]:
+  """Returns the blocks of every stage."""
+  sides, windows = places
+  found = []
+  for i, drops in enumerate(rates(drop, given["depths"])):
+    stage = {name: values[i] for name, values in given.items()}
+    stage |= {"side": sides[i], "windows": windows}
+    found.append(_blocks(kind, stage, drops, options, shared))
+  return found
 
 
 def _sides(kind, image, patch, dims) -> list[int]:
