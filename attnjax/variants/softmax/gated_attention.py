@@ -28,20 +28,18 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from attnjax import attention
 from attnjax.contract import Case, check_known, check_options
 from attnjax.contract import context as contexts
 from attnjax.contract.context import Context, Heads
-from attnjax.core import masks
+from attnjax.core import definition
 from attnjax.core.cache import KeyValueCache
-from attnjax.core.scores import Scores
 from attnjax.nn import gate as gates
 from attnjax.nn import projections
 from attnjax.nn.gate import Gate
 from attnjax.ops import self_attention
 from attnjax.variants.softmax import dot_product
 
-IMPLEMENTATIONS = attention.IMPLEMENTATIONS
+IMPLEMENTATIONS = dot_product.IMPLEMENTATIONS
 FORMS = ("causal", "sequence", "image")
 GATES = ("elementwise", "headwise", "none")
 POSITIONS = ("sdpa", "value", "key", "query", "output")
@@ -87,21 +85,30 @@ def attend(
   Raises:
     ValueError: if shapes do not fit, or `act`, `combine` or `impl` is unknown.
   """
-  (B, T, N, _), S = q.shape, k.shape[1]
-  seen = masks.conjunction(
-    (B, N, T, S), causal, offset, segment_ids, kv_segment_ids, mask
-  )
-  scores = Scores(seen, bias=bias)
-  out, lse = attention.attend(q, k, v, scores, scale=scale, impl=impl)
+  gates.check(act, combine)
+  given: dict[str, Any] = {"causal": causal, "offset": offset, "scale": scale}
+  given |= {"segment_ids": segment_ids, "kv_segment_ids": kv_segment_ids}
+  given |= {"mask": mask, "bias": bias}
+  if impl == "reference":
+    return reference(q, k, v, gate, act, combine, return_lse, **given)
+  out, lse = dot_product.attend(q, k, v, **given, return_lse=True, impl=impl)
   if segment_ids is not None:
     gate = jnp.where((segment_ids >= 0)[..., None, None], gate, 0)
   out = gates.apply(out, gate, act=act, combine=combine)
   return (out, lse) if return_lse else out
 
 
-def reference(q, k, v, gate, **options):
+def reference(q, k, v, gate, act="sigmoid", combine="mul", return_lse=False, **options):
   """Computes the definition: a (T, S) matrix of scores for each head, then the gate."""
-  return attend(q, k, v, gate, **options, impl="reference")
+  out, lse = dot_product.reference(q, k, v, return_lse=True, **options)
+  gate, ids = definition.wide(gate), options.get("segment_ids")
+  if ids is not None:
+    gate = jnp.where((ids >= 0)[..., None, None], gate, 0)
+  opened = 1 / (1 + jnp.exp(-gate))
+  acts = {"sigmoid": opened, "silu": gate * opened, "ns_sigmoid": (1 + opened) / 2}
+  wide, opened = definition.wide(out), acts[act]
+  out = (wide * opened if combine == "mul" else wide + opened).astype(out.dtype)
+  return (out, lse) if return_lse else out
 
 
 class Layer(nnx.Module):
@@ -185,8 +192,9 @@ class Layer(nnx.Module):
     """Returns the softmax weights, which a gate of the outputs does not change."""
     heads = self.project(x, **context)
     eye = projections.identity_values(heads.k)
-    out = dot_product.attend(heads.q, heads.k, eye, **self._given(heads))
-    return out.swapaxes(1, 2)
+    return dot_product.attend(heads.q, heads.k, eye, **self._given(heads)).swapaxes(
+      1, 2
+    )
 
   def init_cache(self, batch: int, length: int, dtype=jnp.float32) -> KeyValueCache:
     """Returns an empty cache with room for `length` tokens."""
