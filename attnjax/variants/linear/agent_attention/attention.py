@@ -8,7 +8,7 @@ from jaxtyping import Array, Bool, Float
 
 from attnjax import attention
 from attnjax.contract import Case
-from attnjax.core import masks
+from attnjax.core import definition, masks
 from attnjax.core.scores import Scores
 
 IMPLEMENTATIONS = attention.IMPLEMENTATIONS
@@ -47,26 +47,41 @@ def attend(
   (B, A, N, _), S = agents.shape, k.shape[1]
   if (B, N) != (q.shape[0], q.shape[2]):
     raise ValueError(f"agents {agents.shape} differ from q {q.shape} in B or heads")
+  if impl == "reference":
+    given = gather_bias, spread_bias, valid, scale, spread_scale
+    return reference(q, k, v, agents, *given)
   scale = q.shape[-1] ** -0.5 if scale is None else scale
   seen = None if valid is None else valid[:, None, None, :]
   mask = masks.conjunction((B, N, A, S), array=seen)
   gathered, _ = attention.attend(
     agents, k, v, Scores(mask, bias=gather_bias), scale=scale, impl=impl
   )
+  again = scale if spread_scale is None else spread_scale
   out, _ = attention.attend(
-    q,
-    agents,
-    gathered,
-    Scores(bias=spread_bias),
-    scale=scale if spread_scale is None else spread_scale,
-    impl=impl,
+    q, agents, gathered, Scores(bias=spread_bias), scale=again, impl=impl
   )
   return out
 
 
-def reference(q, k, v, agents, **options):
+def reference(
+  q,
+  k,
+  v,
+  agents,
+  gather_bias=None,
+  spread_bias=None,
+  valid=None,
+  scale=None,
+  spread_scale=None,
+):
   """Computes the definition: the weights of both softmaxes."""
-  return attend(q, k, v, agents, **options, impl="reference")
+  seen = True if valid is None else valid[:, None, None, :]
+  if valid is not None:
+    k, v = (jnp.where(valid[..., None, None], x, 0) for x in (k, v))
+  gathered, _ = definition.attention(agents, k, v, seen, bias=gather_bias, scale=scale)
+  again = scale if spread_scale is None else spread_scale
+  out, _ = definition.attention(q, agents, gathered, bias=spread_bias, scale=again)
+  return out
 
 
 def training_free(
