@@ -8,7 +8,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from attnjax import backends
 from attnjax.contract import Case, check_known
-from attnjax.core import masks
+from attnjax.core import definition, masks
 from attnjax.core.dtypes import accumulator_dtype
 from attnjax.core.recurrence import linear, prefix
 from attnjax.core.recurrence.prefix import State
@@ -51,6 +51,9 @@ def attend(
   check_known("impl", impl, ("auto", *IMPLEMENTATIONS))
   _check(query, k, v)
   ids = masks.segments(segment_ids, valid, k.shape[:2])
+  if impl == "reference":
+    given = segment_ids, valid, scale, return_lse, return_state
+    return reference(query, k, v, initial, *given)
   real = None
   if ids is not None:
     ids, real = linear.spans(ids)
@@ -67,9 +70,56 @@ def attend(
   return found if len(found) > 1 else out
 
 
-def reference(query, k, v, initial=None, **options):
-  """Computes the definition: softmax over the prefix in each row of a (T, T) matrix."""
-  return attend(query, k, v, initial, **options, impl="reference")
+def reference(
+  query,
+  k,
+  v,
+  initial=None,
+  segment_ids=None,
+  valid=None,
+  scale=None,
+  return_lse=False,
+  return_state=False,
+):
+  """Computes the definition: softmax over the prefix in each row of a (T, T) matrix.
+
+  A row more, after the last token, is the state; a column more is the initial state.
+  """
+  (B, T, K, H), (N, E) = k.shape, (query.shape[0], v.shape[3])
+  document = definition.documents(segment_ids, valid, (B, T))
+  key, value = (
+    jnp.repeat(jnp.where((document >= 0)[..., None, None], x, 0), N // K, axis=2)
+    for x in (definition.wide(k), definition.wide(v))
+  )
+  scores = (definition.wide(query) * key).sum(axis=3)
+  scores = scores / H**0.5 if scale is None else scores * scale
+  if initial is None:
+    initial = State(jnp.zeros((B, N)), jnp.zeros((B, N)), jnp.zeros((B, N, E)))
+  scores = jnp.concatenate([initial.top[:, None], scores], axis=1)[:, None]
+  often = jnp.pad(initial.total[:, None], ((0, 0), (0, T), (0, 0)), constant_values=1)
+  value = jnp.concatenate([initial.out[:, None], value], axis=1)
+  seen = _prefixes(document)[..., None] & (often > 0)[:, None]  # (B, T + 1, T + 1, N)
+  top = jax.lax.stop_gradient(jnp.where(seen, scores, -jnp.inf).max(axis=2))
+  power = jnp.exp(jnp.where(seen, scores - top[:, :, None], -jnp.inf))
+  weight = power * often[:, None]
+  total = weight.sum(axis=2)
+  some = jnp.where(total > 0, total, 1)
+  out = jnp.einsum("btsn,bsne->btne", weight, value) / some[..., None]
+  lse = jnp.where(total > 0, top + jnp.log(some), -jnp.inf)
+  found = [out[:, :T].astype(v.dtype)]
+  found += [lse[:, :T]] if return_lse else []
+  found += [State(top[:, T], total[:, T], out[:, T])] if return_state else []
+  return tuple(found) if len(found) > 1 else found[0]
+
+
+def _prefixes(document):
+  """Returns which columns, the initial state first, a row sees; the last is the end."""
+  T = document.shape[1]
+  last = jnp.maximum(document.max(axis=1, keepdims=True, initial=0), 0)
+  row = jnp.concatenate([document, last], axis=1)[:, :, None]
+  column = jnp.pad(document, ((0, 0), (1, 0)))[:, None]  # the state's document is 0
+  past = jnp.arange(T + 1) <= jnp.arange(T + 1)[:, None] + 1
+  return (row == column) & (row >= 0) & past
 
 
 def step(
