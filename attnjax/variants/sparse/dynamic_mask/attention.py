@@ -8,7 +8,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from attnjax import attention
 from attnjax.contract import Case, check_known
-from attnjax.core import masks
+from attnjax.core import definition, masks
 from attnjax.core.dtypes import accumulator_dtype
 from attnjax.core.scores import Scores
 from attnjax.variants.sparse.dynamic_mask import gathered, selection
@@ -56,10 +56,13 @@ def attend(
     ValueError: if shapes do not fit, keep < 1 or `impl` is unknown.
   """
   _check(q, k, importance, keep_keys, impl)
+  if impl == "reference":
+    given = keep_keys, causal, segment_ids, mask, block_smooth, scale, return_lse
+    return reference(q, k, v, importance, *given)
   ids = selection.documents(segment_ids)
   importance = importance.astype(accumulator_dtype(q))
   (B, T), S = q.shape[:2], k.shape[1]
-  if impl == "reference" or mask is not None or block_smooth or T != S:
+  if mask is not None or block_smooth or T != S:
     seen = selection.allowed((B, T, S), causal, ids, mask)
     out, lse = _dense(q, k, v, importance, seen, keep_keys, block_smooth, scale, impl)
   else:
@@ -88,9 +91,35 @@ def _dense(q, k, v, importance, seen, keep_keys, block_smooth, scale, impl):
   return attention.attend(q, k, v, scores, scale=scale, impl=impl)
 
 
-def reference(q, k, v, importance, **options):
+def reference(
+  q,
+  k,
+  v,
+  importance,
+  keep_keys,
+  causal=False,
+  segment_ids=None,
+  mask=None,
+  block_smooth=0,
+  scale=None,
+  return_lse=False,
+):
   """Computes the definition: the importances of all pairs, ranked row by row."""
-  return attend(q, k, v, importance, **options, impl="reference")
+  (B, T), (S, K), N = q.shape[:2], k.shape[1:3], q.shape[2]
+  document = None
+  if segment_ids is not None:
+    document = definition.documents(segment_ids, None, (B, T))
+  seen = definition.visible(T, S, causal, segment_ids=document, mask=mask)
+  importance = definition.wide(importance).swapaxes(1, 2)[:, :, None]  # (B, K, 1, S)
+  kept = definition.best(importance, seen, keep_keys)
+  if block_smooth:
+    block = jnp.arange(S) // block_smooth
+    same = block[:, None] == block
+    half = 2 * (kept[..., None, :] & same).sum(axis=-1) > same.sum(axis=-1)
+    kept = half & seen
+  bias, kept = (jnp.repeat(x, N // K, axis=1) for x in (importance, kept))
+  out, lse = definition.attention(q, k, v, kept, bias=bias, scale=scale)
+  return (out, lse) if return_lse else out
 
 
 def _shapes(B, T, N, K, H, V):
