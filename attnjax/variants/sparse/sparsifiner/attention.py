@@ -8,7 +8,7 @@ from jaxtyping import Array, Bool, Float
 
 from attnjax import attention
 from attnjax.contract import Case, check_known
-from attnjax.core import masks
+from attnjax.core import definition, masks
 from attnjax.core.scores import Scores
 from attnjax.variants.sparse.sparsifiner import connectivity
 
@@ -56,6 +56,8 @@ def attend(
       f"approximate has the shape {approximate.shape}; with q {q.shape} it must be"
       f" (B, N, R, T) = {(B, N, 'R', T)}, R <= T"
     )
+  if impl == "reference":
+    return reference(q, k, v, approximate, keep_ratio, valid, whole, scale)
   first = T - rows
   seen = connectivity.chosen(approximate, first, keep_ratio, valid, whole=whole)
   mask: Any = masks.Dense(seen)
@@ -64,9 +66,20 @@ def attend(
   return attention.attend(q, k, v, Scores(mask), scale=scale, impl=impl)[0]
 
 
-def reference(q, k, v, approximate, **options):
+def reference(
+  q, k, v, approximate, keep_ratio=0.25, valid=None, whole=False, scale=None
+):
   """Computes the definition: the (T, T) matrix of scores, masked to the chosen keys."""
-  return attend(q, k, v, approximate, **options, impl="reference")
+  (B, T, N, _), rows = q.shape, approximate.shape[2]
+  real = jnp.ones((B, T), bool) if valid is None else valid
+  number = next(n for n in range(1, T + 1) if n >= keep_ratio * T - 1e-9)
+  key = real[:, None, None]
+  chosen = definition.best(approximate, key, number)
+  seen = jnp.broadcast_to(key | whole, (B, N, T, T)).at[:, :, T - rows :].set(chosen)
+  if not whole:
+    q, k, v = (jnp.where(real[..., None, None], x, 0) for x in (q, k, v))
+  seen = seen & real[:, None, :, None]
+  return definition.attention(q, k, v, seen, scale=scale)[0]
 
 
 def most_attended(
