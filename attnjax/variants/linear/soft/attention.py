@@ -4,10 +4,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from attnjax.contract import Case, check_known
-from attnjax.core import devices
+from attnjax.core import definition, devices
 from attnjax.core.dtypes import accumulator_dtype
 from attnjax.core.inverse import newton_inverse
 
@@ -55,6 +56,9 @@ def attend(
     ValueError: if shapes do not fit or an option is unknown.
   """
   _check(q, v, landmarks, impl)
+  inverse = normalise, iterations, jitter, gradient, start
+  if impl == "reference":
+    return reference(q, v, landmarks, *inverse, valid, landmark_valid)
   kind, dtype = v.dtype, accumulator_dtype(q)
   q, v, landmarks = (x.swapaxes(1, 2).astype(dtype) for x in (q, v, landmarks))
   if valid is not None:
@@ -62,17 +66,72 @@ def attend(
   used = None
   if landmark_valid is not None:
     used = landmark_valid[:, None, None, :]
-  middle = _middle(landmarks, used, normalise, iterations, jitter, gradient, start)
-  compute = _definition if impl == "reference" else _chunked
-  out = compute(q, v, landmarks, middle, used).swapaxes(1, 2)
+  middle = _middle(landmarks, used, *inverse)
+  out = _chunked(q, v, landmarks, middle, used).swapaxes(1, 2)
   if valid is not None:
     out = jnp.where(valid[:, :, None, None], out, 0)
   return out.astype(kind)
 
 
-def reference(q, v, landmarks, **options):
+def reference(
+  q,
+  v,
+  landmarks,
+  normalise=False,
+  iterations=0,
+  jitter=0.01,
+  gradient="analytic",
+  start="matrix",
+  valid=None,
+  landmark_valid=None,
+):
   """Computes the definition: all differences of tokens and landmarks at once."""
-  return attend(q, v, landmarks, **options, impl="reference")
+  kind = v.dtype
+  q, v, points = (definition.wide(x) for x in (q, v, landmarks))
+  if valid is not None:
+    q, v = (jnp.where(valid[..., None, None], x, 0) for x in (q, v))
+
+  def kernel(a, b):
+    far = a[:, :, None] - b[:, None]  # (B, T, M, N, H)
+    return jnp.exp(-(far * far).sum(axis=4) / 2).transpose(0, 3, 1, 2)
+
+  outer, inner = kernel(q, points), kernel(points, points)
+  one = jnp.eye(inner.shape[3])
+  if landmark_valid is not None:
+    used = landmark_valid[:, None, None]
+    outer = jnp.where(used, outer, 0)
+    inner = jnp.where(used & used.swapaxes(2, 3), inner, one)
+  inverse = _iterated(inner, iterations, jitter, start)
+  if not iterations:
+    inverse = jnp.linalg.inv(inner + jitter * one)
+  elif gradient == "analytic":  # the inverse's derivative, -Y dA Y, at what it is
+    inverse = jax.lax.stop_gradient(inverse)
+    change = inner - jax.lax.stop_gradient(inner)
+    inverse = inverse - inverse @ change @ inverse
+  if normalise:
+    root = inner.sum(axis=3) ** -0.5
+    inverse = root[..., None] * inverse * root[..., None, :]
+  if valid is not None:
+    outer = jnp.where(valid[:, None, :, None], outer, 0)
+  out = jnp.einsum("bntm,bnml,bnsl,bsnv->btnv", outer, inverse, outer, v)
+  return out.astype(kind)
+
+
+def _iterated(inner, iterations, jitter, start):
+  """Computes Newton's steps Y <- 2 Y - Y A Y from Y = alpha A, A = inner + jitter I."""
+  one = jnp.eye(inner.shape[3])
+  shifted = inner + jitter * one
+  alpha = 1.8 / inner.sum(axis=3).max(axis=2)[..., None, None] ** 2
+  if start == "batch":
+    tried = 2 / inner.sum(axis=3).max() ** 2 * 0.5 ** np.arange(11)
+    error = abs(one - tried[:, None, None, None, None] * (shifted @ shifted))
+    fits = error.sum(axis=3).max(axis=(1, 2, 3)) <= 1.01
+    alpha = tried[jnp.where(fits.any(), fits.argmax(), 10)]
+
+  def step(inverse, _):
+    return 2 * inverse - inverse @ shifted @ inverse, None
+
+  return jax.lax.scan(step, alpha * shifted, length=iterations)[0]
 
 
 def gaussian(
@@ -96,12 +155,6 @@ def _middle(landmarks, used, normalise, iterations, jitter, gradient, start):
     root = jax.lax.rsqrt(among.sum(-1))
     middle = root[..., :, None] * middle * root[..., None, :]
   return middle
-
-
-def _definition(q, v, landmarks, middle, used):
-  kernel = gaussian(q, landmarks)
-  kernel = kernel if used is None else jnp.where(used, kernel, 0)
-  return kernel @ (middle @ (kernel.mT @ v))
 
 
 def _chunked(q, v, landmarks, middle, used):
