@@ -1,9 +1,11 @@
 """The HyperZ.Z.W operators: features and slow kernels give weights of features."""
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from attnjax.contract import Case, check_known
+from attnjax.core import definition
 from attnjax.core.depthwise import depthwise
 from attnjax.core.dtypes import accumulator_dtype
 
@@ -36,21 +38,22 @@ def attend(
       f"z {z.shape}, w {w.shape}, x {x.shape} must be (B, H, W, C), (H, W, C),"
       " (B, H, W, C)"
     )
+  if impl == "reference":
+    return reference(z, w, x)
   side, dtype = min(z.shape[1:3]), accumulator_dtype(z)
   weights = (x.astype(dtype) * w.astype(dtype)[None])[:, :, :side]
   rows = z[:, :side].astype(dtype)
-  if impl == "reference":
-    out = (weights[:, :, :, None] * rows[:, None]).sum(axis=2)
-  else:
-    # Batched matrix products need the channels before the pixels.
-    weights, rows = jnp.moveaxis(weights, 3, 1), jnp.moveaxis(rows, 3, 1)
-    out = jnp.moveaxis(jnp.matmul(weights, rows), 1, 3)
-  return out.astype(z.dtype)
+  # Batched matrix products need the channels before the pixels.
+  weights, rows = jnp.moveaxis(weights, 3, 1), jnp.moveaxis(rows, 3, 1)
+  return jnp.moveaxis(jnp.matmul(weights, rows), 1, 3).astype(z.dtype)
 
 
-def reference(z, w, x, **options):
-  """Computes the definition: all H x W x W products of each channel, summed."""
-  return attend(z, w, x, **options, impl="reference")
+def reference(z, w, x):
+  """Computes the definition: the formula above, summed over r."""
+  z, w, x, kind = *(definition.wide(a) for a in (z, w, x)), z.dtype
+  both = np.arange(min(z.shape[1:3]))  # a row of z, and a column of x and w
+  terms = x[:, :, both] * w[:, both]
+  return jnp.einsum("bhrc,bruc->bhuc", terms, z[:, both]).astype(kind)
 
 
 def elementwise(
