@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from attnjax.contract import Case, check_known
-from attnjax.core import masks
+from attnjax.core import definition, masks
 from attnjax.core.dtypes import accumulator_dtype
 from attnjax.core.recurrence import linear
 
@@ -43,6 +43,8 @@ def attend(
     ValueError: if shapes do not fit, den_min < 0 or `impl` is unknown.
   """
   _check(q, k, v, temperature, den_min, impl)
+  if impl == "reference":
+    return reference(q, k, v, temperature, den_min, segment_ids, valid)
   kind, dtype = v.dtype, accumulator_dtype(q)
   q, k = (jnp.maximum(x.astype(dtype), 0) for x in (q, k))
   v = v.astype(dtype)
@@ -51,8 +53,7 @@ def attend(
     ids, real = linear.spans(ids)
     q, k, v = (jnp.where(real[..., None, None], x, 0) for x in (q, k, v))
     documents = None if segment_ids is None else masks.documents(ids)
-  compute = _definition if impl == "reference" else _summed
-  above, below = compute(q, k, v, documents)
+  above, below = _summed(q, k, v, documents)
   # A query of zeros has a denominator of 0: its output is 0, as is its numerator.
   below = jnp.where(below > 0, jnp.maximum(below, den_min), 1)
   if temperature is not None:
@@ -60,9 +61,24 @@ def attend(
   return (above / below[..., None]).astype(kind)
 
 
-def reference(q, k, v, temperature=None, **options):
+def reference(q, k, v, temperature=None, den_min=100.0, segment_ids=None, valid=None):
   """Computes the definition: one (T, T) matrix of scores for each head."""
-  return attend(q, k, v, temperature, **options, impl="reference")
+  (B, T, N), kind = q.shape[:3], v.dtype
+  document = definition.documents(segment_ids, valid, (B, T))
+  real = (document >= 0)[..., None, None]
+  q, k, v = (jnp.where(real, definition.wide(x), 0) for x in (q, k, v))
+  k, v = (jnp.repeat(x, N // x.shape[2], axis=2) for x in (k, v))
+  scores = jnp.einsum("btnh,bsnh->bnts", jax.nn.relu(q), jax.nn.relu(k))
+  same = (document[:, :, None] == document[:, None, :])[:, None] & real[:, None, :, 0]
+  scores = jnp.where(same, scores, 0)
+  total = scores.sum(axis=3)
+  bounded = jnp.where(total > den_min, total, den_min)
+  # A query of zeros gives 0, also without a lower bound.
+  weight = scores / jnp.where(total > 0, bounded, 1)[..., None]
+  out = jnp.einsum("bnts,bsnv->btnv", weight, v)
+  if temperature is not None:
+    out = out * temperature[:, None]
+  return out.astype(kind)
 
 
 def _check(q, k, v, temperature, den_min, impl):
@@ -74,15 +90,6 @@ def _check(q, k, v, temperature, den_min, impl):
     raise ValueError(
       f"temperature {temperature.shape}: one of each head, {q.shape[2:3]}"
     )
-
-
-def _definition(q, k, v, documents):
-  k, v = (jnp.repeat(x, q.shape[2] // x.shape[2], axis=2) for x in (k, v))
-  scores = jnp.einsum("btnh,bsnh->bnts", q, k)
-  if documents is not None:
-    same = documents[:, :, None] == documents[:, None, :]
-    scores = jnp.where(same[:, None], scores, 0)
-  return jnp.einsum("bnts,bsnv->btnv", scores, v), scores.sum(-1).swapaxes(1, 2)
 
 
 def _summed(q, k, v, documents):
