@@ -14,6 +14,7 @@ from attnjax.core.dtypes import accumulator_dtype
 from attnjax.core.scores import Scores
 from attnjax.core.softmax import check
 from attnjax.variants.sparse.rectified_sparse import pooled
+from attnjax.variants.sparse.rectified_sparse.definition import reference
 from attnjax.variants.sparse.rectified_sparse.pooled import Plan, Rule
 
 IMPLEMENTATIONS = attention.IMPLEMENTATIONS
@@ -71,6 +72,9 @@ def attend(
   """
   rule = Rule(block, mass, min_blocks, text, first_blocks, gain_test, zero_tail)
   _check(q, k, v, rule, neighbours, correction, impl)
+  if impl == "reference":
+    options = block, mass, min_blocks, neighbours, text, first_blocks, valid, correction
+    return reference(q, k, v, *options, gain_test, zero_tail, scale, return_plan)
   scale = q.shape[-1] ** -0.5 if scale is None else scale
   given: dict[str, Any] = {"valid": valid, "scale": scale}
   if valid is not None:
@@ -80,16 +84,10 @@ def attend(
   return (out, found) if return_plan else out
 
 
-def reference(q, k, v, **options):
-  """Computes the definition: the (T, T) matrix of weights of all pairs of tokens."""
-  return attend(q, k, v, **options, impl="reference")
-
-
 def _joined(q, k, v, found: Plan, rule, correction, *, valid, scale, impl):
   """Computes the outputs of the visual tokens and of the text tokens, concatenated."""
-  run = _definition if impl == "reference" else _lists
   given: dict[str, Any] = {"valid": valid, "scale": scale, "impl": impl}
-  visual, text = run(q, k, v, found, rule, correction, **given), rule.text
+  visual, text = _lists(q, k, v, found, rule, correction, **given), rule.text
   if not text:
     return visual
   ids = None if valid is None else jnp.where(valid, 0, -1)
@@ -138,39 +136,6 @@ def _lists(q, k, v, found: Plan, rule, correction, *, valid, scale, impl):
   if valid is not None:
     out = jnp.where(valid[:, :end, None, None], out, 0)
   return out.astype(v.dtype)
-
-
-def _definition(q, k, v, found: Plan, rule, correction, *, valid, scale, impl):
-  """Computes the visual tokens' outputs from weights of all pairs of tokens."""
-  del impl
-  (T, N), K, b = q.shape[1:3], k.shape[2], rule.block
-  end = T - rule.text
-  real = jnp.ones((1, T), bool) if valid is None else valid
-  key, value = (
-    jnp.repeat(x.astype(accumulator_dtype(x)), N // K, axis=2) for x in (k, v)
-  )
-
-  def whole(x):  # (B, N, n, n) of pairs of blocks to (B, N, end, end) of tokens
-    return jnp.repeat(jnp.repeat(x, b, axis=2), b, axis=3)[:, :, :end, :end]
-
-  text = jnp.ones((*found.critical.shape[:2], end, rule.text), bool)
-  seen = jnp.concatenate([whole(found.critical), text], axis=3)
-  seen = seen & real[:, None, None] & real[:, None, :end, None]
-  score = scale * jnp.einsum(
-    "btnh,bsnh->bnts", q[:, :end].astype(accumulator_dtype(q)), key
-  )
-  some = seen.any(axis=3, keepdims=True)
-  weight = jax.nn.softmax(jnp.where(seen, score, jnp.where(some, -jnp.inf, 0)))
-  weight = jnp.where(some, weight, 0)
-  factor, _ = _applied(found, correction)
-  weight = weight * jnp.repeat(factor, b, axis=2)[:, :, :end, None]
-  if CORRECTIONS[correction][1]:
-    inside = pooled.blocks(real[:, :end], b).sum(axis=2)[:, None, None]
-    size = jnp.where(rule.zero_tail, b, jnp.maximum(inside, 1))
-    share = jnp.where(found.rectified, found.probability[..., :-1] / size, 0)
-    pair = real[:, None, None, :end] & real[:, None, :end, None]
-    weight = weight.at[..., :end].add(jnp.where(pair, whole(share), 0))
-  return jnp.einsum("bnts,bsnv->btnv", weight, value).astype(v.dtype)
 
 
 def _applied(found: Plan, correction):
