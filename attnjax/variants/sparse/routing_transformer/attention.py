@@ -6,10 +6,10 @@ from jaxtyping import Array, Bool, Float, Int
 
 from attnjax import attention
 from attnjax.contract import Case, check_known, check_options
-from attnjax.core import masks, select
-from attnjax.core.dtypes import accumulator_dtype
+from attnjax.core import masks
 from attnjax.core.recurrence import linear
 from attnjax.variants.sparse.routing_transformer import clustered, kmeans
+from attnjax.variants.sparse.routing_transformer.definition import reference
 
 IMPLEMENTATIONS = attention.IMPLEMENTATIONS
 SELECTIONS = ("past", "all")
@@ -82,7 +82,10 @@ def attend(
         f"impl {impl!r} has no kind 'past', which gathers keys for each query;"
         " 'xla' has it"
       )
-    impl = "reference" if impl == "reference" else "xla"
+  if impl == "reference":
+    given = kind, causal, share_qk, route_q, route_k, memory_k, memory_v
+    given = cluster_size, *given, segment_ids, valid, scale, eps
+    return reference(q, k, v, means, *given)
   if segment_ids is not None:
     q, k, v = (_blank(x, segment_ids) for x in (q, k, v))
     route_q = None if route_q is None else _blank(route_q, segment_ids)
@@ -105,13 +108,10 @@ def attend(
     causal=causal,
     own=OWN if share_qk else None,
     scale=q.shape[-1] ** -0.5 if scale is None else scale,
-    impl=impl,
+    impl="xla" if kind == "past" else impl,
   )
   q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
-  if impl == "reference":
-    run = _past if kind == "past" else _all
-  else:
-    run = clustered.past if kind == "past" else clustered.balanced
+  run = clustered.past if kind == "past" else clustered.balanced
   total, count = run(q, k, v, problem)
   out = total / (count[..., None] + eps)
   return out.swapaxes(1, 2).astype(v.dtype)
@@ -123,11 +123,6 @@ def check_layer(form: str, kind: str, impl: str) -> None:
   check_known("impl", impl, ("auto", *IMPLEMENTATIONS))
   if form == "sequence" and kind == "past":
     raise ValueError("kind 'past' is causal; form 'sequence' takes 'all'")
-
-
-def reference(q, k, v, means, **options):
-  """Computes the definition: for each cluster the (T, T) matrix of pairs inside it."""
-  return attend(q, k, v, means, **options, impl="reference")
 
 
 def _check(q, k, means, cluster_size, kind, causal, valid):
@@ -154,54 +149,6 @@ def _documents(segment_ids, shape):
     return jnp.zeros(shape, jnp.int32)
   filled, real = linear.spans(segment_ids)
   return jnp.where(real, masks.documents(filled), -1)
-
-
-def _all(q, k, v, problem):
-  """Returns the clusters' summed outputs (B, N, T, V) and their number (B, N, T)."""
-  near = [
-    jnp.where(problem.ids[:, None, None] >= 0, x, -jnp.inf)
-    for x in (problem.near_q, problem.near_k)
-  ]
-  query, key = (select.kept(x, x > -jnp.inf, problem.cluster_size) for x in near)
-  T = q.shape[2]
-  pair = key[..., None, :] & (problem.valid[:, None, None, :, None])
-  pair = pair & problem.valid[:, None, None, None]
-  if problem.causal:
-    pair = pair & jnp.tril(jnp.ones((T, T), bool))
-  pair = jnp.broadcast_to(pair, (*key.shape, T))
-  out = _softmax(q, k, v, pair, problem)  # (B, N, c, T, V)
-  return (out * query[..., None]).sum(axis=2), query.sum(axis=2)
-
-
-def _past(q, k, v, problem):
-  near, ids = problem.near_k, problem.ids
-  own = problem.near_q.argmax(axis=2)  # (B, N, T)
-  T = q.shape[2]
-  allowed = (ids[:, :, None] == ids[:, None]) & (ids[:, :, None] >= 0)
-  allowed = (allowed & jnp.tril(jnp.ones((T, T), bool)))[:, None, None]
-  pair = select.kept(near[..., None, :], allowed, problem.cluster_size)
-  out = _softmax(q, k, v, pair, problem)
-  joins = (own[:, :, None] == jnp.arange(near.shape[2])[:, None]) & (
-    ids[:, None, None] >= 0
-  )
-  return (out * joins[..., None]).sum(axis=2), joins.sum(axis=2)
-
-
-def _softmax(q, k, v, pair, problem):
-  """Computes the attention of all tokens in each cluster, (B, N, c, T, V)."""
-  T, dtype = q.shape[2], accumulator_dtype(q)
-  q, k, v, *memory = (x.astype(dtype) for x in (q, k, v, *problem.memory))
-  score = problem.scale * jnp.einsum("bnth,bnsh->bnts", q, k)
-  if problem.own is not None:
-    score = jnp.where(jnp.eye(T, dtype=bool), problem.own, score)
-  score = jnp.where(pair, score[:, :, None], -jnp.inf)
-  extra = problem.scale * jnp.einsum("bnth,ncmh->bnctm", q, memory[0])
-  score = jnp.concatenate([extra, score], axis=-1)
-  some = (score > -jnp.inf).any(axis=-1, keepdims=True)
-  weight = jnp.where(some, jax.nn.softmax(jnp.where(some, score, 0), axis=-1), 0)
-  M = extra.shape[-1]
-  out = jnp.einsum("bnctm,ncmv->bnctv", weight[..., :M], memory[1])
-  return out + jnp.einsum("bncts,bnsv->bnctv", weight[..., M:], v)
 
 
 def _shapes(B, T, N, c, H, V, M=0):
