@@ -7,9 +7,9 @@ from jaxtyping import Array, Float, Int
 from attnjax import attention
 from attnjax.contract import Case, check_known
 from attnjax.core import masks, softmax
-from attnjax.core.dtypes import accumulator_dtype
 from attnjax.core.scores import Scores
 from attnjax.variants.sparse.superlinear import paired, search
+from attnjax.variants.sparse.superlinear.definition import reference
 from attnjax.variants.sparse.superlinear.search import Geometry
 
 IMPLEMENTATIONS = attention.IMPLEMENTATIONS
@@ -61,29 +61,19 @@ def attend(
   _check(q1, q2, k, geometry, impl)
   (B, T), S = q1.shape[:2], k.shape[1]
   offset = S - T if offset is None else offset
+  if impl == "reference":
+    return reference(q1, q2, k, v, *geometry, segment_ids, offset)
   ids = jnp.zeros((B, S), jnp.int32) if segment_ids is None else segment_ids
   where = search.rows(ids, T, offset)
   if segment_ids is not None:
     q1, q2 = (_blank(x, where.queries) for x in (q1, q2))
     k, v = (_blank(x, ids) for x in (k, v))
-  dense = impl == "reference"
-  if dense:
-    found, score = _dense_search(q1, k, where, geometry)
-  else:
-    found, score = search.span_search(q1, k, where, geometry, offset)
+  found, score = search.span_search(q1, k, where, geometry, offset)
   gate = jnp.where(found.anchor >= 0, score, _NEVER)
   gate = jax.nn.softmax(gate, axis=-1)
-  if dense:
-    out = _dense_spans(q2, k, v, found, where, geometry)
-  else:
-    seen = {"offset": offset, "segmented": segment_ids is not None}
-    out = _spans(q2, k, v, found, where, geometry, impl, **seen)
+  seen = {"offset": offset, "segmented": segment_ids is not None}
+  out = _spans(q2, k, v, found, where, geometry, impl, **seen)
   return (out * gate[..., None]).sum(axis=3).astype(v.dtype)
-
-
-def reference(q1, q2, k, v, **options):
-  """Computes the definition: all (T, S) search scores, a dense mask for each span."""
-  return attend(q1, q2, k, v, **options, impl="reference")
 
 
 def _blank(x, ids):
@@ -134,46 +124,6 @@ def _spans(q, k, v, found, where, geometry, impl, *, offset, segmented):
       [lse, jnp.broadcast_to(beside[1][:, :, :, None], lse.shape)],
     )
   return out
-
-
-def _dense_search(q, k, where, geometry):
-  """Computes `search.span_search` from the matrix of all scores."""
-  (B, T, N, H), (S, K) = q.shape, k.shape[1:3]
-  score = jnp.einsum(
-    "btkgh,bskh->btkgs",
-    q.reshape(B, T, K, N // K, H),
-    k,
-    preferred_element_type=accumulator_dtype(q),
-  ).reshape(B, T, N, S)
-  table = search.distances(geometry, S)
-  ahead = where.now[:, None] - jnp.arange(S)
-  anchor = (ahead >= 0) & table[jnp.maximum(ahead, 0)]
-  same = (where.queries[..., None] == where.keys[:, None]) & (where.keys[:, None] >= 0)
-  valid = (anchor & same)[:, :, None]
-  ranked = jnp.where(valid, jax.lax.stop_gradient(score), -jnp.inf)
-  ranked = jnp.pad(
-    ranked, ((0, 0),) * 3 + ((0, geometry.top),), constant_values=-jnp.inf
-  )
-  best, index = jax.lax.top_k(ranked, geometry.top)
-  index = jnp.where(best > -jnp.inf, index, -1).astype(jnp.int32)
-  chosen = jnp.take_along_axis(score, jnp.maximum(index, 0), axis=-1)
-  found = search.spans(index, where, geometry, S)
-  return found, jnp.where(index >= 0, chosen, 0)
-
-
-def _dense_spans(q, k, v, found, where, geometry):
-  S, top = k.shape[1], geometry.top
-  at, now = jnp.arange(S), where.now[:, None]
-  window = (at <= now) & (at > now - geometry.window)
-  same = (where.queries[..., None] == where.keys[:, None]) & (where.keys[:, None] >= 0)
-  out = []
-  for j in range(top):
-    start, end = found.start[..., j, None], found.end[..., j, None]
-    inside = (at >= start) & (at <= end) & (start >= 0)
-    seen = (inside | window[:, None]) & same[:, :, None]
-    scores = Scores(masks.Dense(seen.swapaxes(1, 2)))
-    out.append(attention.attend(q, k, v, scores, impl="reference")[0])
-  return jnp.stack(out, axis=3)
 
 
 def _shapes(B, T, N, K, H, V):
