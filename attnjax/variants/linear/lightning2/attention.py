@@ -8,8 +8,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from attnjax import backends
 from attnjax.contract import Case, check_known
-from attnjax.core import masks
-from attnjax.core.dtypes import accumulator_dtype
+from attnjax.core import definition, masks
 from attnjax.core.recurrence import linear
 from attnjax.variants.linear.lightning2.decay import slopes as make_slopes
 
@@ -55,22 +54,64 @@ def attend(
   linear.check(q, k, v, slopes=slopes, initial_state=initial_state)
   ids = masks.segments(segment_ids, valid, (q.shape[0], q.shape[1]))
   check_known("impl", impl, ("auto", *IMPLEMENTATIONS))
+  if impl == "reference":
+    given = initial_state, segment_ids, valid, scale, return_state
+    return reference(q, k, v, slopes, *given)
   real = None
   if ids is not None:
     ids, real = linear.spans(ids)
     q, k, v = (jnp.where(real[..., None, None], x, 0) for x in (q, k, v))
   given = {"initial_state": initial_state, "segment_ids": ids, "scale": scale}
-  if impl == "reference":
-    out, state = _definition(q, k, v, slopes, real, **given)
-  else:
-    run = backends.linear_attention(impl, q, k, v)
-    out, state = run(q, k, v, _log_decay(slopes, real), **given)
+  run = backends.linear_attention(impl, q, k, v)
+  out, state = run(q, k, v, _log_decay(slopes, real), **given)
   return (out, state) if return_state else out
 
 
-def reference(q, k, v, slopes=None, **options):
-  """Computes the definition: one (T, T) matrix of decayed scores for each head."""
-  return attend(q, k, v, slopes, **options, impl="reference")
+def reference(
+  q,
+  k,
+  v,
+  slopes=None,
+  initial_state=None,
+  segment_ids=None,
+  valid=None,
+  scale=1.0,
+  return_state=False,
+):
+  """Computes the definition: one (T, T) matrix of decayed scores for each head.
+
+  A row more, after the last token, has the weights of keys in the state.
+  """
+  (B, T, N), kind = q.shape[:3], v.dtype
+  document = definition.documents(segment_ids, valid, (B, T))
+  real = document >= 0
+  q, k, v = (jnp.where(real[..., None, None], definition.wide(x), 0) for x in (q, k, v))
+  k, v = (jnp.repeat(x, N // x.shape[2], axis=2) for x in (k, v))
+  rate = jnp.zeros((1, N)) if slopes is None else definition.wide(slopes)[None]
+  last = jnp.maximum(document.max(axis=1, keepdims=True, initial=0), 0)
+  own = jnp.concatenate([document, last], axis=1)
+  age = jnp.cumsum(real, axis=1)
+  now = jnp.concatenate([age, real.sum(axis=1, keepdims=True)], axis=1)
+
+  def decay(elapsed, seen):
+    # A slope of infinity forgets all earlier tokens, not the token itself.
+    elapsed = jnp.where(seen, elapsed, 0)[..., None]
+    power = jnp.exp(-jnp.where(elapsed > 0, rate, 0) * elapsed)
+    return jnp.where(seen[..., None], power, 0)
+
+  past = jnp.arange(T) <= jnp.arange(T + 1)[:, None]
+  seen = past & (own[:, :, None] == document[:, None]) & real[:, None]
+  weight = decay(now[:, :, None] - age[:, None], seen)  # (B, T + 1, T, N)
+  scores = jnp.einsum("btnh,bsnh->btsn", q, k) * weight[:, :T]
+  out = jnp.einsum("btsn,bsne->btne", scores, v)
+  state = jnp.einsum("bsn,bsnh,bsne->bnhe", weight[:, T], k, v)
+  if initial_state is not None:
+    start = definition.wide(initial_state)
+    power = decay(now, own == 0)
+    out = out + power[:, :T, :, None] * jnp.einsum("btnh,bnhe->btne", q, start)
+    state = state + power[:, T, :, None, None] * start
+  out = (scale * out).astype(kind)
+  return (out, state) if return_state else out
 
 
 def step(
@@ -92,36 +133,6 @@ def _log_decay(slopes, real):
   if slopes is None or real is None:
     return None if slopes is None else -slopes[None, None]
   return jnp.where(real[..., None], -slopes[None, None], 0)
-
-
-def _definition(q, k, v, slopes, real, *, initial_state, segment_ids, scale):
-  state, ids = initial_state, segment_ids
-  T, N, dtype, kind = *q.shape[1:3], accumulator_dtype(q), v.dtype
-  k, v = (jnp.repeat(x, N // k.shape[2], axis=2) for x in (k, v))
-  q, k, v = (x.astype(dtype) for x in (q, k, v))
-  rate = (jnp.zeros(N) if slopes is None else slopes).astype(dtype)[:, None, None]
-  document = jnp.zeros((1, T), int) if ids is None else masks.documents(ids)
-  age = jnp.cumsum(jnp.ones((1, T), int) if real is None else real, axis=1)
-
-  def decay(elapsed, seen):  # (B, t, s) -> (B, N, t, s)
-    elapsed = jnp.where(seen, elapsed, 0)[:, None]
-    # A slope of infinity forgets all earlier tokens, not the token itself.
-    power = jnp.exp(-jnp.where(elapsed > 0, rate, 0) * elapsed)
-    return jnp.where(seen[:, None], power, 0)
-
-  same = document[:, :, None] == document[:, None, :]
-  seen = same & jnp.tril(jnp.ones((T, T), bool))
-  weight = decay(age[:, :, None] - age[:, None, :], seen)
-  scores = scale * jnp.einsum("btnh,bsnh->bnts", q, k) * weight
-  out = jnp.einsum("bnts,bsne->btne", scores, v)
-  kept = decay(age[:, -1:, None] - age[:, None, :], same[:, -1:])[:, :, 0]
-  new = jnp.einsum("bns,bsnh,bsne->bnhe", kept, k, v)
-  if state is not None:
-    state = state.astype(dtype)
-    power = decay(age[:, :, None], same[:, :, :1])[..., 0].swapaxes(1, 2)
-    out = out + power[..., None] * scale * jnp.einsum("btnh,bnhe->btne", q, state)
-    new = new + power[:, -1, :, None, None] * state
-  return out.astype(kind), new
 
 
 def _shapes(B, T, N, K, H, E, state=False):
