@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from attnjax.contract import check_known
-from attnjax.core import masks
+from attnjax.core import definition, masks
 from attnjax.core.dtypes import accumulator_dtype
 from attnjax.core.recurrence import diagonal, linear
 
@@ -52,19 +52,56 @@ def attend(
   system = System(log_decay, write, read, skip)
   system.check(v)
   ids = masks.segments(segment_ids, valid, v.shape[:2])
+  if impl == "reference":
+    given = initial_state, segment_ids, valid, return_state
+    return reference(v, log_decay, write, read, skip, *given)
   if ids is not None:
     ids, real = linear.spans(ids)
     system, v = system.without(~real), jnp.where(real[..., None, None], v, 0)
-  compute = diagonal.recurrent if impl == "reference" else _scan
   options = {"initial_state": initial_state, "segment_ids": ids}
-  out, state = compute(v, system.log_decay, system.write, system.read, **options)
+  out, state = _scan(v, system.log_decay, system.write, system.read, **options)
   out = out if system.skip is None else system.through(out, v)
   return (out, state) if return_state else out
 
 
-def reference(v, log_decay, write, read, skip=None, **options):
+def reference(
+  v,
+  log_decay,
+  write,
+  read,
+  skip=None,
+  initial_state=None,
+  segment_ids=None,
+  valid=None,
+  return_state=False,
+):
   """Computes the definition: the recurrence of the state, token by token."""
-  return attend(v, log_decay, write, read, skip, **options, impl="reference")
+  (B, T, N, E), kind = v.shape, v.dtype
+  document = definition.documents(segment_ids, valid, (B, T))
+  real = document >= 0
+  begins = real & (
+    jnp.arange(T) == (document[:, :, None] == document[:, None]).argmax(2)
+  )
+  parts = [definition.wide(x) for x in (v, log_decay, write, read)]
+  skip = jnp.zeros((1, T, 1, 1)) if skip is None else definition.wide(skip)
+  parts.append(jnp.broadcast_to(skip, (skip.shape[0], T, *skip.shape[2:])))
+  sizes = jnp.broadcast_shapes(*(x.shape[3:] for x in parts[1:4]), (1, E))
+  state = jnp.zeros((B, N, *sizes)) if initial_state is None else initial_state
+
+  def token(state, given):
+    v, log_decay, write, read, skip, real, fresh = given
+    old = jnp.where(fresh[:, None, None, None], 0, state)
+    new = jnp.exp(log_decay) * old + write * v[:, :, None]
+    out = (read * new).sum(axis=2) + skip * v
+    real = real[:, None, None]
+    state = jnp.where(real[..., None], new, state)
+    return state, jnp.where(real, out, 0)
+
+  rows = *parts, real, begins & (document > 0)
+  rows = [x.swapaxes(0, 1) for x in rows]
+  state, out = jax.lax.scan(token, definition.wide(state), rows)
+  out = out.swapaxes(0, 1).astype(kind)
+  return (out, state) if return_state else out
 
 
 @jax.tree_util.register_dataclass
