@@ -58,25 +58,6 @@ def finite(x):
   return jnp.where(x > -jnp.inf, x, 0)
 
 
-def whole(x: Factors, c, grid, causal, ids, positions, positive) -> Array:
-  """Computes the definition; c (N, 2 D - 1, ...) are logs, from `kernel.table`."""
-  T = x.q.shape[2]
-  places = np.indices(grid).reshape(len(grid), T)
-  logs = _by_place(c, places, places, positions, positions, causal)
-  logs = logs + x.amplitude[:, :, None]
-  if ids is not None:
-    logs = jnp.where((ids[:, :, None] == ids[:, None, :])[:, None], logs, -jnp.inf)
-  if positive:
-    pairs = x.q[:, :, :, None] + x.k[:, :, None]
-    # Keeps NaN out of the gradients at padded queries and keys.
-    pairs = jnp.where(jnp.isfinite(logs[..., None] + pairs), pairs, 0)
-    logs, product = logs + jax.nn.logsumexp(pairs, axis=-1), 1
-  else:
-    product = jnp.einsum("bntf,bnsf->bnts", x.q, x.k)
-  weights = jnp.exp(logs - finite(logs.max(-1, keepdims=True))) * product
-  return jnp.einsum("bnts,bnse->bnte", weights, x.columns)
-
-
 def direct(x: Factors, logs: Float[Array, "#B N T S"], positive: bool) -> Rows:
   """Computes the sums by matrices of weights, exp(logs) times products of features."""
   logs = logs + x.amplitude[..., None, :]

@@ -11,6 +11,7 @@ from attnjax.core import masks, random_features
 from attnjax.core.dtypes import accumulator_dtype
 from attnjax.core.recurrence import linear
 from attnjax.variants.linear.nprf import algorithms, kernel, transforms
+from attnjax.variants.linear.nprf.definition import reference
 
 IMPLEMENTATIONS = ("reference", "xla", "chunked")
 FEATURES = kernel.FEATURES
@@ -61,6 +62,9 @@ def attend(
   grid = _check(q, k, v, bias, w, feature_map, causal, impl)
   placed = not (segment_ids is None and positions is None)
   _refuse(grid, impl, placed, valid)
+  if impl == "reference":
+    given = causal, feature_map, normalise, scale, segment_ids, valid, positions
+    return reference(q, k, v, bias, w, *given)
   ids = documents(segment_ids, valid, (q.shape[0], grid[0]))
   if ids is not None:
     q, k, v = (jnp.where((ids >= 0)[..., None, None], x, 0) for x in (q, k, v))
@@ -73,16 +77,10 @@ def attend(
   if impl == "xla":
     sums = transforms.transform(x, c, grid, causal, positive)
   else:
-    compute = algorithms.tiled if impl == "chunked" else algorithms.whole
-    sums = compute(x, c, grid, causal, own, positions, positive)
+    sums = algorithms.tiled(x, c, grid, causal, own, positions, positive)
   if ids is not None:
     sums = jnp.where((ids >= 0)[:, None, :, None], sums, 0)
   return jnp.moveaxis(divide(sums, v.dtype), 1, 2).reshape(v.shape)
-
-
-def reference(q, k, v, bias=None, w=None, **options):
-  """Computes the definition: one (T, T) matrix of weights for each head."""
-  return attend(q, k, v, bias, w, **options, impl="reference")
 
 
 def scaled(
