@@ -8,9 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from attnjax import backends
-from attnjax.core import masks, softmax
-from attnjax.core.grids import neighborhood
-from attnjax.core.scores import Scores
+from attnjax.contract import check_known
+from attnjax.core import definition, softmax
 from attnjax.variants.local.neighborhood import fused, tiled
 from attnjax.variants.local.neighborhood.tiled import Axis
 
@@ -68,26 +67,44 @@ def attend(
   return (out, lse) if return_lse else out
 
 
-def reference(q, k, v, **options):
+def reference(
+  q,
+  k,
+  v,
+  window,
+  stride=1,
+  dilation=1,
+  causal=False,
+  scale=None,
+  extra_k=None,
+  extra_v=None,
+  segment_ids=None,
+  return_lse=False,
+):
   """Computes the definition: softmax over all keys with the dense mask."""
-  return attend(q, k, v, **options, impl="reference")
+  axes = broadcast(q.ndim - 3, window, stride, dilation, causal)
+  out, lse = _definition(q, k, v, axes, extra_k, extra_v, segment_ids, scale)
+  return (out, lse) if return_lse else out
 
 
 def run(q, k, v, axes, extra_k, extra_v, segment_ids, scale, impl):
   """Returns (out, lse) of `attend`; an axis shorter than its window is seen whole."""
   check(q, k, v, extra_k, extra_v, segment_ids)
+  check_known("impl", impl, ("auto", *IMPLEMENTATIONS))
+  if impl == "reference":
+    return _definition(q, k, v, axes, extra_k, extra_v, segment_ids, scale)
   options: dict[str, Any] = {"extra_k": extra_k, "extra_v": extra_v}
   options |= {"segment_ids": segment_ids, "scale": scale}
 
   def bound(function) -> Callable[..., Any]:
     return functools.partial(function, q, k, v, axes, **options)
 
-  plain = {"reference": bound(_definition), "xla": bound(tiled.attend)}
+  plain = {"xla": bound(tiled.attend)}
   prepare = bound(fused.prepared)
   return backends.choose(impl, plain, lambda impl: prepare(impl=impl))()
 
 
-def _definition(q, k, v, axes, *, extra_k, extra_v, segment_ids, scale):
+def _definition(q, k, v, axes, extra_k, extra_v, segment_ids, scale):
   grid = q.shape[1:-2]
   seen = dense(grid, axes, segment_ids)
   q, k, v = (x.reshape(x.shape[0], -1, *x.shape[-2:]) for x in (q, k, v))
@@ -96,8 +113,7 @@ def _definition(q, k, v, axes, *, extra_k, extra_v, segment_ids, scale):
     alive = seen.any(axis=-1, keepdims=True)
     alive = jnp.broadcast_to(alive, (*seen.shape[:2], extra_k.shape[1]))
     seen = jnp.concatenate([seen, alive], axis=-1)
-  scores = Scores(masks.Dense(seen[:, None]))
-  out, lse = softmax.reference(q, k, v, scores, scale=scale)
+  out, lse = definition.attention(q, k, v, seen[:, None], scale=scale)
   return out.reshape(-1, *grid, *out.shape[2:]), lse.reshape(-1, *grid, lse.shape[-1])
 
 
@@ -127,23 +143,22 @@ def dense(grid, axes: Sequence[Axis], segment_ids=None) -> Bool[Array, "#B T T"]
 
 
 def _line(length, axis, segment_ids):
-  i = jnp.arange(length)
-  if segment_ids is None:
-    run, place, total = jnp.zeros_like(i)[None], i[None], jnp.full((1, length), length)
-    alive = jnp.ones((1, length), bool)
-  else:
-    run, place, total = (
-      jnp.stack(x) for x in zip(*(neighborhood.runs(ids) for ids in segment_ids))
-    )
-    alive = segment_ids >= 0
-  group, inner = place % axis.dilation, place // axis.dilation
-  total = (total - group + axis.dilation - 1) // axis.dilation
-  low, high = neighborhood.bounds(inner, total, axis.window, axis.stride, axis.causal)
-  key = inner[:, None, :]
-  seen = (low[..., None] <= key) & (key < high[..., None])
-  for part in (run, group):
-    seen &= part[..., None] == part[:, None, :]
-  return seen & alive[..., None]
+  ids = jnp.zeros((1, length), int) if segment_ids is None else segment_ids
+  at = jnp.arange(length)
+  run = jnp.cumsum(jnp.pad(ids[:, 1:] != ids[:, :-1], ((0, 0), (1, 0))), axis=1)
+  same = run[:, :, None] == run[:, None]
+  place = (same & (at < at[:, None])).sum(axis=2)  # in the run
+  group, place = place % axis.dilation, place // axis.dilation
+  same = same & (group[:, :, None] == group[:, None]) & (ids >= 0)[..., None]
+  length, query, key = same.sum(axis=2)[..., None], place[..., None], place[:, None]
+  leader = query - query % axis.stride
+  if axis.causal:
+    leader = jnp.minimum(leader + axis.stride - 1, length - 1)
+    return same & (key > leader - axis.window) & (key <= query)
+  leader = jnp.minimum(leader + axis.stride // 2, length - 1)
+  first = jnp.minimum(leader - axis.window // 2, length - axis.window)
+  first = jnp.maximum(first, 0)
+  return same & (key >= first) & (key < first + axis.window)
 
 
 def broadcast(count, window, stride, dilation, causal) -> tuple[Axis, ...]:
