@@ -8,9 +8,8 @@ from jaxtyping import Array, Float
 
 from attnjax import attention
 from attnjax.contract import Case, check_known
-from attnjax.core import masks, softmax
+from attnjax.core import definition
 from attnjax.core.grids.partition import Partition, offsets
-from attnjax.core.scores import Scores
 from attnjax.ops import window_attention
 
 IMPLEMENTATIONS = attention.IMPLEMENTATIONS
@@ -60,22 +59,19 @@ def attend(
 def reference(q, k, v, bias_table=None, *, window=7, interval=1, scale=None):
   """Computes `attend` by its definition: a (T, T) matrix of scores for each head."""
   grid = q.shape[1:-2]
-  _check(bias_table, grid, window)
+  steps = (interval,) * len(grid) if isinstance(interval, int) else interval
   axes = tuple(c.ravel() for c in np.indices(grid))
   seen, places = np.ones((axes[0].size,) * 2, bool), []
-  for c, step in zip(axes, _intervals(grid, interval)):
+  for c, step in zip(axes, steps):
     block, rest = c // (window * step), c % (window * step)
     for mark in (block, rest % step):
       seen &= mark[:, None] == mark[None, :]
     place = rest // step
     places.append(place[None, :] - place[:, None] + window - 1)
-  bias = (
-    None if bias_table is None else jnp.moveaxis(bias_table[tuple(places)], -1, 0)[None]
-  )
-  scores = Scores(masks.Dense(jnp.asarray(seen)[None, None]), bias=bias)
-  one, two, three = (x.reshape(x.shape[0], -1, *x.shape[-2:]) for x in (q, k, v))
-  out, _ = softmax.reference(one, two, three, scores, scale=scale)
-  return out.reshape(*q.shape[:-1], v.shape[-1])
+  bias = None
+  if bias_table is not None:
+    bias = jnp.moveaxis(bias_table[tuple(places)], -1, 0)
+  return definition.attention_on_grid(q, k, v, seen, bias=bias, scale=scale)
 
 
 def _intervals(grid, interval) -> tuple[int, ...]:

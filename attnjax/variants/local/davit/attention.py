@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from attnjax.contract import Case, check_known
+from attnjax.core import definition
 from attnjax.core.dtypes import accumulator_dtype
 
 IMPLEMENTATIONS = ("reference", "xla")
@@ -40,29 +41,33 @@ def attend(
   check_known("impl", impl, ("auto", *IMPLEMENTATIONS))
   if q.shape != v.shape or k.shape[:3] != v.shape[:3]:
     raise ValueError(f"q {q.shape}, k {k.shape} and v {v.shape} do not fit")
+  if impl == "reference":
+    return reference(q, k, v, scale_by, scale, valid)
   if valid is not None:
     q, k, v = (jnp.where(valid[..., None, None], x, 0) for x in (q, k, v))
-  if impl == "reference":
-    outer = (
-      k.astype(accumulator_dtype(k))[..., :, None]
-      * v.astype(accumulator_dtype(v))[..., None, :]
-    )
-    logits = outer.sum(axis=1)
-  else:
-    logits = jnp.einsum(
-      "btnh,btnv->bnhv", k, v, preferred_element_type=accumulator_dtype(k)
-    )
+  logits = jnp.einsum(
+    "btnh,btnv->bnhv", k, v, preferred_element_type=accumulator_dtype(k)
+  )
   weights = jax.nn.softmax(logits * _factor(scale, scale_by, k, valid), axis=-1)
-  if impl == "reference":
-    mixed = q.astype(accumulator_dtype(q))[..., None, :] * weights[:, None]
-    return mixed.sum(axis=-1).astype(q.dtype)
   out = jnp.einsum("btnv,bnhv->btnh", q.astype(weights.dtype), weights)
   return out.astype(q.dtype)
 
 
-def reference(q, k, v, **options):
+def reference(q, k, v, scale_by="channels", scale=None, valid=None):
   """Computes `attend` by its definition: sums of all products."""
-  return attend(q, k, v, **options, impl="reference")
+  real = jnp.ones(q.shape[:2], bool) if valid is None else valid
+  query, key, value = (
+    jnp.where(real[..., None, None], definition.wide(x), 0) for x in (q, k, v)
+  )
+  channels = definition.wide(jnp.full(q.shape[0], k.shape[3]))
+  tokens = jnp.maximum(definition.wide(real.sum(axis=1)), 1)
+  factor = (channels if scale_by == "channels" else tokens) ** -0.5
+  if scale is not None:
+    factor = jnp.full(q.shape[0], scale)
+  logits = (key[..., :, None] * value[..., None, :]).sum(axis=1)
+  weights, _ = definition.weights(factor[:, None, None, None] * logits)
+  mixed = (query[..., None, :] * weights[:, None]).sum(axis=-1)
+  return mixed.astype(q.dtype)
 
 
 def _factor(scale, scale_by, k, valid):

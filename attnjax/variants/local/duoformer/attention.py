@@ -1,12 +1,11 @@
 """Many short independent attentions, one for each list of tokens."""
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from attnjax import attention
 from attnjax.contract import Case, check_known
-from attnjax.core import masks, softmax
+from attnjax.core import definition, masks
 from attnjax.core.scores import Scores
 
 IMPLEMENTATIONS = attention.IMPLEMENTATIONS
@@ -49,15 +48,13 @@ def attend(
 
 def reference(q, k, v, *, valid=None, scale=None):
   """Computes `attend` by its definition, list by list."""
-  P, n = q.shape[1:3]
-  valid = jnp.ones((P, n), bool) if valid is None else valid
-
-  def one(q, k, v, real):
-    seen = real[:, None] & real[None, :]
-    scores = Scores(masks.Dense(seen[None, None]))
-    return softmax.reference(q, k, v, scores, scale=scale)[0]
-
-  return jax.vmap(one, in_axes=(1, 1, 1, 0), out_axes=1)(q, k, v, valid)
+  real = jnp.ones(q.shape[1:3], bool) if valid is None else valid
+  lists = []
+  for i in range(q.shape[1]):
+    seen = real[i][:, None] & real[i]
+    out, _ = definition.attention(q[:, i], k[:, i], v[:, i], seen, scale=scale)
+    lists.append(out)
+  return jnp.stack(lists, axis=1)
 
 
 def _shapes(B, P, n, N, K, H, V):

@@ -6,7 +6,7 @@ from jaxtyping import Array, Float
 
 from attnjax import attention
 from attnjax.contract import Case, check_known
-from attnjax.core import masks, softmax
+from attnjax.core import definition, masks
 from attnjax.core.dtypes import accumulator_dtype
 from attnjax.core.grids.partition import Halos, Partition
 from attnjax.core.scores import Scores
@@ -55,20 +55,54 @@ def attend(
   """
   check_known("impl", impl, ("auto", *IMPLEMENTATIONS))
   _check(q, k, v, row_table, column_table, block, halo, stride)
-  scale = q.shape[-1] ** -0.5 if scale is None else scale
-  factor = scale if scale_positions else 1.0
-  tables = _scaled(row_table, column_table, factor, accumulator_dtype(q))
-  step = stride if true_offsets else 1
   if impl == "reference":
-    return _dense(q, k, v, tables, block, halo, stride, step, scale, mask_padding)
+    given = scale, scale_positions, true_offsets, mask_padding
+    return reference(q, k, v, row_table, column_table, block, halo, stride, *given)
+  scale = q.shape[-1] ** -0.5 if scale is None else scale
+  factor, step = scale if scale_positions else 1.0, stride if true_offsets else 1
+  tables = _scaled(row_table, column_table, factor, accumulator_dtype(q))
   keys = Halos(k.shape[1:3], block, halo)
   queries = Partition(q.shape[1:3], block // stride)
   return _blocked(q, k, v, tables, queries, keys, step, scale, mask_padding, impl)
 
 
-def reference(q, k, v, **options):
+def reference(
+  q,
+  k,
+  v,
+  row_table=None,
+  column_table=None,
+  block=8,
+  halo=3,
+  stride=1,
+  scale=None,
+  scale_positions=False,
+  true_offsets=False,
+  mask_padding=False,
+):
   """Computes `attend` by its definition: a masked softmax over the whole padded map."""
-  return attend(q, k, v, **options, impl="reference")
+  scale = q.shape[-1] ** -0.5 if scale is None else scale
+  around = [(0, 0), *((halo, -n % block + halo) for n in k.shape[1:3]), (0, 0), (0, 0)]
+  inside, index, real = [], [], []
+  for axis in (1, 2):
+    key = np.arange(sum(around[axis]) + k.shape[axis])
+    query = np.arange(q.shape[axis])[:, None]
+    # Row of the key in the window of the query's block.
+    place = key - query * stride // block * block
+    own = query * stride % block if true_offsets else query % (block // stride)
+    inside.append((place >= 0) & (place < block + 2 * halo))
+    index.append(np.where(inside[-1], place - own, 0) + block + 2 * halo - 1)
+    real.append((key >= halo) & (key < halo + k.shape[axis]))
+  seen = jnp.asarray(np.kron(*inside)) & (np.kron(*real) | (not mask_padding))
+  bias = None
+  if row_table is not None and column_table is not None:
+    wide = definition.wide(q) * (scale if scale_positions else 1.0)
+    rows, columns = row_table[index[0]], column_table[index[1]]
+    bias = jnp.einsum("byxnh,yrh->bnyxr", wide, rows)[..., None]
+    bias = bias + jnp.einsum("byxnh,xch->bnyxc", wide, columns)[..., None, :]
+    bias = bias.reshape(*bias.shape[:2], *seen.shape)
+  k, v = (jnp.pad(x, around) for x in (k, v))
+  return definition.attention_on_grid(q, k, v, seen, bias=bias, scale=scale)
 
 
 def _scaled(row_table, column_table, factor, dtype):
@@ -110,39 +144,6 @@ def _placed(q, k, tables, queries, keys, step):
   units = jnp.asarray(units, k.dtype)[:, None]
   units = jnp.broadcast_to(units, (*k.shape[:3], units.shape[-1]))
   return q, jnp.concatenate([k, units], axis=-1)
-
-
-def _dense(q, k, v, tables, block, halo, stride, step, scale, mask_padding):
-  """Computes attention of all queries to all keys of the padded map, with a mask."""
-  around = [(halo, -n % block + halo) for n in k.shape[1:3]]
-  around = [(0, 0), *around, (0, 0), (0, 0)]
-  seen, bias = jnp.ones((1, 1), bool), jnp.zeros((1, 1, 1, 1), accumulator_dtype(q))
-  lines, real = [], []
-  for axis in (1, 2):
-    query, key = np.arange(q.shape[axis]), np.arange(sum(around[axis]) + k.shape[axis])
-    # Row of the key in the window of the query's block.
-    place = key - query[:, None] * stride // block * block
-    inside = (place >= 0) & (place < block + 2 * halo)
-    own = query[:, None] % (block // stride) * step
-    lines.append((place, inside, own))
-    real.append((key >= halo) & (key < halo + k.shape[axis]))
-  seen = jnp.asarray(np.kron(lines[0][1], lines[1][1]))
-  if mask_padding:
-    seen &= np.kron(*real)
-  if tables is not None:
-    parts = []
-    for table, (place, inside, own) in zip(tables, lines):
-      index = np.where(inside, place - own, 0) + block + 2 * halo - 1
-      parts.append(table[index])
-    wide = q.astype(bias.dtype)
-    bias = jnp.einsum("byxnh,yrh->bnyxr", wide, parts[0])[..., None]
-    bias = bias + jnp.einsum("byxnh,xch->bnyxc", wide, parts[1])[..., None, :]
-    bias = bias.reshape(*bias.shape[:2], *seen.shape)
-  k, v = (jnp.pad(x, around) for x in (k, v))
-  flat_q, flat_k, flat_v = (x.reshape(x.shape[0], -1, *x.shape[3:]) for x in (q, k, v))
-  scores = Scores(masks.Dense(seen[None, None]), bias=bias)
-  out, _ = softmax.reference(flat_q, flat_k, flat_v, scores, scale=scale)
-  return out.reshape(*q.shape[:3], *out.shape[2:])
 
 
 def _check(q, k, v, row_table, column_table, block, halo, stride):

@@ -8,9 +8,8 @@ from jaxtyping import Array, Float
 
 from attnjax import attention
 from attnjax.contract import Case, check_known
-from attnjax.core import masks, softmax
+from attnjax.core import definition
 from attnjax.core.grids.partition import Partition
-from attnjax.core.scores import Scores
 from attnjax.ops import window_attention
 
 IMPLEMENTATIONS = attention.IMPLEMENTATIONS
@@ -66,19 +65,17 @@ def reference(q, k=None, v=None, pooled_k=None, pooled_v=None, *, window=2, scal
 
   A high head has a (T, T) matrix of scores, a low head a (T, P) one.
   """
-  grid, high = q.shape[1:-2], _check(q, k, pooled_k, window)
-  out = []
-  if k is not None:
+  grid, out = q.shape[1:-2], []
+  high = 0 if k is None else k.shape[-2]
+  if k is not None and v is not None:
     cell = np.indices(grid).reshape(len(grid), -1) // window
     same = (cell[:, :, None] == cell[:, None, :]).all(axis=0)
-    seen = Scores(masks.Dense(jnp.asarray(same)[None, None]))
-    heads = _line(q[..., :high, :]), _line(k), _line(v), seen
-    out.append(softmax.reference(*heads, scale=scale)[0])
-  if pooled_k is not None:
-    heads = _line(q[..., high:, :]), _line(pooled_k), _line(pooled_v)
-    out.append(softmax.reference(*heads, scale=scale)[0])
-  out = jnp.concatenate(out, axis=-2)
-  return out.reshape(-1, *grid, *out.shape[2:])
+    heads = q[..., :high, :], k, v, same
+    out.append(definition.attention_on_grid(*heads, scale=scale))
+  if pooled_k is not None and pooled_v is not None:
+    heads = q[..., high:, :], pooled_k, pooled_v
+    out.append(definition.attention_on_grid(*heads, scale=scale))
+  return jnp.concatenate(out, axis=-2)
 
 
 def _line(x):

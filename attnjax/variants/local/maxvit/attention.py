@@ -8,9 +8,8 @@ from jaxtyping import Array, Float
 
 from attnjax import attention
 from attnjax.contract import Case, check_known
-from attnjax.core import masks, softmax
+from attnjax.core import definition
 from attnjax.core.grids import partition
-from attnjax.core.scores import Scores
 from attnjax.ops import window_attention
 
 IMPLEMENTATIONS = attention.IMPLEMENTATIONS
@@ -52,35 +51,28 @@ def attend(
   if bias_table is not None and bias_table.shape != want:
     raise ValueError(f"bias_table {bias_table.shape} must be {want}")
   if impl == "reference":
-    return _dense(q, k, v, bias_table, kind, parts.size, scale)
+    return reference(q, k, v, bias_table, kind, window, scale)
   bias = None
   if bias_table is not None:
     bias = partition.relative(jnp.moveaxis(bias_table, -1, 0))
   return window_attention.attend(q, k, v, parts, bias=bias, scale=scale, impl=impl)
 
 
-def reference(q, k, v, **options):
+def reference(q, k, v, bias_table=None, kind="window", window=7, scale=None):
   """Computes `attend` by its definition: a (T, T) matrix of scores for each head."""
-  return attend(q, k, v, **options, impl="reference")
-
-
-def _dense(q, k, v, bias_table, kind, window, scale):
   grid, seen, offsets = q.shape[1:-2], True, []
-  for n, p, line in zip(grid, window, np.indices(grid)):
-    step = -(-n // p)
-    line = line.ravel()
-    group, place = (
-      (line // p, line % p) if kind == "window" else divmod(line, step)[::-1]
-    )
+  sizes = (window,) * len(grid) if isinstance(window, int) else window
+  for n, p, line in zip(grid, sizes, np.indices(grid)):
+    line, step = line.ravel(), -(-n // p)
+    group, place = line // p, line % p
+    if kind == "grid":
+      group, place = line % step, line // step
     seen = seen & (group[:, None] == group)
     offsets.append(np.where(seen, place - place[:, None], 0) + p - 1)
   bias = None
   if bias_table is not None:
-    bias = jnp.moveaxis(bias_table[tuple(offsets)], -1, 0)[None]
-  scores = Scores(masks.Dense(jnp.asarray(seen)[None, None]), bias=bias)
-  flat_q, flat_k, flat_v = (x.reshape(x.shape[0], -1, *x.shape[-2:]) for x in (q, k, v))
-  out, _ = softmax.reference(flat_q, flat_k, flat_v, scores, scale=scale)
-  return out.reshape(*q.shape[:-1], v.shape[-1])
+    bias = jnp.moveaxis(bias_table[tuple(offsets)], -1, 0)
+  return definition.attention_on_grid(q, k, v, seen, bias=bias, scale=scale)
 
 
 def _shapes(B, grid, N, K, H, V, *bias_table):

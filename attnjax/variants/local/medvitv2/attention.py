@@ -8,9 +8,8 @@ from jaxtyping import Array, Float
 
 from attnjax import attention
 from attnjax.contract import Case, check_known
-from attnjax.core import masks, softmax
+from attnjax.core import definition
 from attnjax.core.grids import neighborhood
-from attnjax.core.scores import Scores
 from attnjax.ops import halo_attention
 
 IMPLEMENTATIONS = attention.IMPLEMENTATIONS
@@ -58,9 +57,9 @@ def attend(
 
 def reference(q, k, v, bias_table=None, *, window=7, dilation=1, scale=None):
   """Computes `attend` by its definition: a masked softmax over the whole map."""
-  grid, places = q.shape[1:3], []
   seen, lines = np.ones((1, 1), bool), []
-  for length, step in zip(grid, _check(bias_table, window, dilation)):
+  steps = (dilation, dilation) if isinstance(dilation, int) else dilation
+  for length, step in zip(q.shape[1:3], steps):
     at = np.arange(length)
     place, total = at // step, (length - at % step + step - 1) // step
     start = np.clip(place - window // 2, 0, np.maximum(total - window, 0))[:, None]
@@ -72,11 +71,8 @@ def reference(q, k, v, bias_table=None, *, window=7, dilation=1, scale=None):
     np.kron(rows, np.ones_like(columns)),
     np.kron(np.ones_like(rows), columns),
   )
-  bias = None if bias_table is None else jnp.moveaxis(bias_table[places], -1, 0)[None]
-  scores = Scores(masks.Dense(jnp.asarray(seen)[None, None]), bias=bias)
-  one, two, three = (x.reshape(x.shape[0], -1, *x.shape[-2:]) for x in (q, k, v))
-  out, _ = softmax.reference(one, two, three, scores, scale=scale)
-  return out.reshape(*q.shape[:-1], v.shape[-1])
+  bias = None if bias_table is None else jnp.moveaxis(bias_table[places], -1, 0)
+  return definition.attention_on_grid(q, k, v, seen, bias=bias, scale=scale)
 
 
 def _check(bias_table, window, dilation) -> tuple[int, ...]:

@@ -7,8 +7,7 @@ from jaxtyping import Array, Float
 
 from attnjax import attention
 from attnjax.contract import Case, check_known
-from attnjax.core import softmax
-from attnjax.core.dtypes import accumulator_dtype
+from attnjax.core import definition, softmax
 from attnjax.core.grids import pooling as means
 from attnjax.core.grids.partition import Partition
 from attnjax.ops import halo_attention
@@ -86,10 +85,9 @@ def reference(
   q, k, v, *, window=3, dilation=1, border="zero", pooling=False, scale=None
 ):
   """Computes the definition: the taps of every token, stacked."""
-  sides, steps = _check(q, k, v, window, dilation, border)
-  dtype, grid = accumulator_dtype(q), q.shape[1:3]
-  scale = q.shape[-1] ** -0.5 if scale is None else scale
-  maps = [x.astype(dtype) for x in (k, v)]
+  grid, scale = q.shape[1:3], q.shape[-1] ** -0.5 if scale is None else scale
+  sides, steps = ((x, x) if isinstance(x, int) else x for x in (window, dilation))
+  maps = [definition.wide(x) for x in (k, v)]
   keys, values = (_taps(x, sides, steps) for x in maps)
   real = _taps(jnp.ones((1, *grid, 1, 1), bool), sides, steps)
   if pooling:
@@ -101,18 +99,30 @@ def reference(
         x = jnp.repeat(x, 2, axis=axis)
       return x[:, : grid[0], : grid[1]]
 
-    pooled = [means.means(x, 2) for x in maps]
+    pooled = [_means(x) for x in maps]
     keys, values = (
       jnp.concatenate([x, near(y)], 3) for x, y in zip((keys, values), pooled)
     )
     there = near(jnp.ones((1, *pooled[0].shape[1:3], 1, 1), bool))
     real = jnp.concatenate([real, there], 3)
-  scores = scale * jnp.einsum("byxnh,byxpnh->byxnp", q.astype(dtype), keys)
+  scores = scale * jnp.einsum("byxnh,byxpnh->byxnp", definition.wide(q), keys)
   if border == "mask":
     scores = jnp.where(real[..., 0, 0][:, :, :, None], scores, -jnp.inf)
   weights = jnp.exp(scores - scores.max(-1, keepdims=True))
   weights = weights / weights.sum(-1, keepdims=True)
   return jnp.einsum("byxnp,byxpnv->byxnv", weights, values).astype(q.dtype)
+
+
+def _means(x):
+  """Computes the means of 2 x 2 tokens, of fewer at an odd border."""
+  around = [(0, 0), *((0, n % 2) for n in x.shape[1:3]), (0, 0), (0, 0)]
+
+  def sums(x):
+    x = jnp.pad(x, around)
+    x = x[:, ::2] + x[:, 1::2]
+    return x[:, :, ::2] + x[:, :, 1::2]
+
+  return sums(x) / sums(jnp.ones_like(x))
 
 
 def window_qk(

@@ -2,15 +2,14 @@
 
 import math
 
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from attnjax import attention
 from attnjax.contract import Case, check_known
-from attnjax.core import masks, softmax
+from attnjax.core import definition
 from attnjax.core.scores import Scores
 from attnjax.variants.local.scale_dit.layout import Layout
-from attnjax.variants.local.scale_dit.mask import definition, hierarchical_local_mask
+from attnjax.variants.local.scale_dit.mask import dense, hierarchical_local_mask
 
 IMPLEMENTATIONS = attention.IMPLEMENTATIONS
 
@@ -38,19 +37,17 @@ def attend(
     ValueError: if shapes do not fit or `impl` is unknown.
   """
   check_known("impl", impl, ("auto", *IMPLEMENTATIONS))
+  _check(q, k, layout)
   if impl == "reference":
     return reference(q, k, v, layout=layout, scale=scale)
-  _check(q, k, layout)
   mask = hierarchical_local_mask(layout, q.shape[1])
   return attention.attend(q, k, v, Scores(mask), scale=scale, impl=impl)[0]
 
 
 def reference(q, k, v, *, layout, scale=None):
   """Computes the definition: softmax with the dense mask."""
-  _check(q, k, layout)
-  seen = jnp.asarray(definition(layout)[: q.shape[1]])
-  scores = Scores(masks.Dense(seen[None, None]))
-  return softmax.reference(q, k, v, scores, scale=scale)[0]
+  seen = dense(layout)[: q.shape[1]]
+  return definition.attention(q, k, v, seen, scale=scale)[0]
 
 
 def proportional_scale(visible: int, trained: int, head_dim: int) -> float:

@@ -1,6 +1,7 @@
 """The hierarchical mask: which tokens of the three streams see each other."""
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -86,10 +87,10 @@ def _ids(layout, flags, values) -> np.ndarray:
   return ids
 
 
-def definition(layout: Layout) -> Bool[np.ndarray, "T T"]:
+def dense(layout: Layout) -> Bool[np.ndarray, "T T"]:
   """Computes the dense mask, rule by rule."""
-  E, P = layout.text, layout.high
-  row, column = layout.coordinates()
+  E, P, L = layout.text, math.prod(layout.grid), math.prod(layout.low_grid)
+  row, column = np.divmod(layout.places(), layout.grid[1])
   if layout.kind == "sliding":
     reach = [w // 2 for w in layout.window]
     local = abs(row[:, None] - row) <= reach[0]
@@ -99,12 +100,18 @@ def definition(layout: Layout) -> Bool[np.ndarray, "T T"]:
     for x, n, w in zip((row, column), layout.grid, layout.window):
       cell = (x + 1) % n // w
       local &= cell[:, None] == cell
-  seen = np.zeros((layout.tokens, layout.tokens), bool)
+  guide = np.ones((P, L), bool)
+  if layout.dense < L:  # equal runs of windows see a part each
+    size, (height, width) = math.prod(layout.window), layout.window
+    rows, columns = (-(-n // w) for n, w in zip(layout.grid, layout.window))
+    run = -(-rows * columns // -(-L // size))
+    part = (row // height * columns + column // width) // run
+    guide = part[:, None] == np.arange(L) // size
+  seen = np.zeros((E + P + L,) * 2, bool)
   seen[:, :E] = True
   seen[:E, : None if layout.text_sees == "all" else E + P] = True
   seen[E : E + P, E : E + P] = local
-  above, below = layout.groups()
-  seen[E : E + P, E + P :] = above[:, None] == below
-  block = np.arange(layout.low) // layout.dense
+  seen[E : E + P, E + P :] = guide
+  block = np.arange(L) // layout.dense
   seen[E + P :, E + P :] = block[:, None] == block
   return seen
