@@ -44,11 +44,12 @@ def attend(
   """
   check_known("impl", impl, ("auto", *IMPLEMENTATIONS))
   options = {"window": window, "interval": interval, "scale": scale}
+  grid = q.shape[1:-2]
+  _check(bias_table, grid, window)
+  steps = _intervals(grid, interval)
   if impl == "reference":
     return reference(q, k, v, bias_table, **options)
-  grid = q.shape[1:-2]
-  parts = Partition(grid, window, _intervals(grid, interval))
-  _check(bias_table, grid, window)
+  parts = Partition(grid, window, steps)
   bias = None
   if bias_table is not None:
     places = window - 1 + offsets((window,) * len(grid))
