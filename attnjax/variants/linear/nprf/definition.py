@@ -60,7 +60,9 @@ def reference(
 
 
 def _unit(x):
-  """Divides by the length; 0 stays 0."""
+  """Divides by the length, whose square may overflow or underflow; 0 stays 0."""
+  largest = jax.lax.stop_gradient(abs(x).max(axis=-1, keepdims=True))
+  x = x / jnp.where(largest > 0, largest, 1)
   square = (x * x).sum(axis=-1, keepdims=True)
   return x / jnp.sqrt(jnp.where(square > 0, square, 1))
 
