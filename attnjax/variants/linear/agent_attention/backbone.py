@@ -121,12 +121,11 @@ def Model(
 ) -> Classifier:
   """Builds the network: images (B, H, W, channels) to logits (B, classes).
 
-  Maps that a patch, a merge or a window does not tile get zeros at their end. "deit"
-  has one resolution, and its class token as its last feature.
+  Maps that patches or windows do not tile get zeros at their end.
 
   Beside the hyper-parameters of all networks, `attnjax.contract.forms.backbone`:
 
-    kind          the network: "deit", with a class token, "pvt" or "swin"
+    kind          the network: "deit", of one resolution, "pvt" or "swin"
     agents        number of agents, of each stage
     agent_blocks  blocks of each stage with agents, the first ones; others have softmax
     mlp_ratios    hidden widths over widths, of each stage
@@ -141,14 +140,12 @@ def Model(
   given |= dict(agent_blocks=agent_blocks, mlp_ratios=mlp_ratios, sr_ratios=sr_ratios)
   one_a_stage(**given)
   options, shared = dict(qkv_bias=qkv_bias, impl=impl), dict(epsilon=epsilon, rngs=rngs)
-  sides = _sides(kind, image, patch, dims)
-  windows = agent_window, window
+  sides, windows = _sides(kind, image, patch, dims), (agent_window, window)
   blocks = _stages(kind, given, drop, (sides, windows), options, shared)
   stages = [Stage(own, remat=remat) for own in blocks]
   stem, body = _body(kind, channels, dims, patch, sides, stages, shared)
-  return Classifier(
-    stem, body, nnx.Linear(dims[-1], classes, kernel_init=_INIT, rngs=rngs)
-  )
+  head = nnx.Linear(dims[-1], classes, kernel_init=_INIT, rngs=rngs)
+  return Classifier(stem, body, head)
 
 
 def _stages(kind, given, drop, places, options, shared) -> list[list[Block]]:
