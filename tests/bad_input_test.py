@@ -83,9 +83,9 @@ class CommandTest(parameterized.TestCase):
     ("size", "backbone.py:maxvit", ["--config.model.size=tny"], "'tny'.*mean tiny"),
     (
       "network",
-      "backbone.py:agent_attention",
+      "backbone.py:dot_product",
       [],
-      "agent.*sequence, image;.*takes backbone",
+      "dot_product.*image;.*takes backbone",
     ),
     ("two", "backbone.py:maxvit,halo", [], "maxvit,halo.*takes one system"),
     ("stages", "backbone.py:halo", ["--config.model.depths=(1,)"], "one entry a stage"),

@@ -44,6 +44,8 @@ def attention(
 ) -> tuple[Float[Array, "B T N V"], Float[Array, "B T N"]]:
   """Computes (out, lse) of softmax attention; query head n reads key head n K // N.
 
+  Keys that no query sees may hold anything, NaN too.
+
   Args:
     q: queries.
     k: keys.
@@ -54,6 +56,10 @@ def attention(
   """
   scale = q.shape[3] ** -0.5 if scale is None else scale
   key, value = (jnp.repeat(wide(x), q.shape[2] // x.shape[2], axis=2) for x in (k, v))
+  if seen is not True:
+    shape = (q.shape[0], q.shape[2], q.shape[1], k.shape[1])
+    some = jnp.broadcast_to(seen, shape).any(axis=2).swapaxes(1, 2)[..., None]
+    key, value = jnp.where(some, key, 0), jnp.where(some, value, 0)
   scores = scale * jnp.einsum("btnh,bsnh->bnts", wide(q), key)
   weight, lse = weights(scores if bias is None else scores + bias, seen)
   out = jnp.einsum("bnts,bsnv->btnv", weight, value)

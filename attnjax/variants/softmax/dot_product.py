@@ -28,7 +28,7 @@ from attnjax import attention
 from attnjax.contract import Case, check_known
 from attnjax.contract import context as contexts
 from attnjax.contract.context import Context, Heads
-from attnjax.core import definition, masks
+from attnjax.core import definition, masks, softmax
 from attnjax.core.cache import KeyValueCache
 from attnjax.core.scores import Scores
 from attnjax.nn import projections
@@ -76,11 +76,12 @@ def attend(
   seen = masks.conjunction(
     (B, N, T, S), causal, offset, segment_ids, kv_segment_ids, mask
   )
+  scores = Scores(seen, bias=bias)
+  softmax.check(q, k, v, scores)
   if impl == "reference":
     given = {"segment_ids": segment_ids, "kv_segment_ids": kv_segment_ids, "mask": mask}
     given |= {"causal": causal, "offset": offset, "bias": bias, "scale": scale}
     return reference(q, k, v, **given, return_lse=return_lse)
-  scores = Scores(seen, bias=bias)
   out, lse = attention.attend(q, k, v, scores, scale=scale, impl=impl)
   return (out, lse) if return_lse else out
 
