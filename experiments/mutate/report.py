@@ -77,6 +77,7 @@ class _Tries:
   def __init__(self, slug: str, own: str, folder: Path, processes: int):
     self.slug, self.own, self.folder, self.processes = slug, own, folder, processes
     self.lines: set[str] = set()
+    self.logs: dict[int, Path] = {}
     self.limit = 600.0
 
   def all(self, found: list[Trial]) -> None:
@@ -128,10 +129,11 @@ class _Tries:
       "outputs": lambda: outputs.save(self.slug, path) or 0,
     }[what]
     broken = trial.module, trial.path, trial.mutant.tree
-    process = trials.fork(self.own, broken, run, self.folder / f"{id(trial)}.log")
+    log = self.folder / f"{id(trial)}.log"
+    process = trials.fork(self.own, broken, run, log)
     running[process] = trial, what
     ends[process] = time.monotonic() + self.limit
-    self.logs = getattr(self, "logs", {}) | {process: self.folder / f"{id(trial)}.log"}
+    self.logs[process] = log
 
   def _killer(self, process, status) -> str:
     """Returns the name of the test that failed."""
