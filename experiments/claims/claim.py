@@ -40,12 +40,13 @@ class Row:
   Attributes:
     name: the row's name in the table.
     kind: one of KINDS.
-    train: (learning rate, seed) to a Score.
+    train: pairs of a learning rate and a seed, trained together or in turn, to their
+      Scores; see `experiments.claims.rows`.
   """
 
   name: str
   kind: str
-  train: Callable[[float, int], Score]
+  train: Callable[[Sequence[tuple[float, int]]], Sequence[Score]]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,12 +6,12 @@ import json
 import platform
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from experiments.claims.claim import Cost, NotTestable, Quality, Score
+from experiments.claims.claim import Cost, NotTestable, Quality
 
 _VERSIONS = ("jax", "jaxlib", "flax", "optax", "numpy")
 Say = Callable[[str], None]
@@ -42,16 +42,31 @@ class Kept:
 
   def __call__(self, key: str, measure: Callable[[], Any]) -> Any:
     """Returns the number of a key, measured if it is not there yet."""
-    if key not in self.known:
-      started = time.monotonic()
-      value = measure()
-      seconds = round(time.monotonic() - started, 1)
-      line = {"registration": self.own, "key": key, "value": value, "seconds": seconds}
-      self.path.parent.mkdir(parents=True, exist_ok=True)
-      with self.path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
-      self.known[key] = line
-    return self.known[key]["value"]
+    return self.together([key], lambda _: [measure()])[0]
+
+  def together(
+    self, keys: Sequence[str], measure: Callable[[list[int]], Sequence[Any]]
+  ) -> list[Any]:
+    """Returns the numbers of keys; those that are not there are measured at once.
+
+    Args:
+      keys: their names.
+      measure: the indices of missing keys to their numbers.
+    """
+    missing = [i for i, key in enumerate(keys) if key not in self.known]
+    started = time.monotonic()
+    values = measure(missing) if missing else []
+    seconds = round((time.monotonic() - started) / max(len(missing), 1), 2)
+    for i, value in zip(missing, values, strict=True):
+      self._write(keys[i], value, seconds)
+    return [self.known[key]["value"] for key in keys]
+
+  def _write(self, key: str, value: Any, seconds: float) -> None:
+    line = {"registration": self.own, "key": key, "value": value, "seconds": seconds}
+    self.path.parent.mkdir(parents=True, exist_ok=True)
+    with self.path.open("a", encoding="utf-8") as file:
+      file.write(json.dumps(line) + "\n")
+    self.known[key] = line
 
   @property
   def seconds(self) -> float:
@@ -89,21 +104,23 @@ def _qualities(claim: Quality, number: int, kept: Kept, say: Say) -> list[dict]:
   rows, first = [], claim.seeds[0]
   for row in claim.rows:
 
-    def train(rate, seed, row=row):
-      def run():
-        score: Score = row.train(rate, seed)
-        return [score.value, score.validation, score.parameters]
+    def train(runs, row=row):
+      def run(missing):
+        trained = row.train([runs[i] for i in missing])
+        return [[one.value, one.validation, one.parameters] for one in trained]
 
-      found = kept(f"{number}/{row.name}/{rate:g}/{seed}", run)
-      say(f"  {row.name}, rate {rate:g}, seed {seed}: {found[0]:.4g} {claim.unit}")
+      keys = [f"{number}/{row.name}/{rate:g}/{seed}" for rate, seed in runs]
+      found = kept.together(keys, run)
+      for (rate, seed), one in zip(runs, found):
+        say(f"  {row.name}, rate {rate:g}, seed {seed}: {one[0]:.4g} {claim.unit}")
       return found
 
-    tried = {rate: train(rate, first) for rate in claim.rates}
+    tried = dict(zip(claim.rates, train([(rate, first) for rate in claim.rates])))
     best = max if claim.better == "more" else min
     # NaN, of a training that diverged, is never the best.
     known = [rate for rate in claim.rates if tried[rate][1] == tried[rate][1]]
     rate = best(known or claim.rates, key=lambda rate, tried=tried: tried[rate][1])
-    found = [train(rate, seed) for seed in claim.seeds]
+    found = [tried[rate], *train([(rate, seed) for seed in claim.seeds[1:]])]
     rows.append(
       {
         "name": row.name,
