@@ -18,7 +18,7 @@ from attnjax import contract, sharding
 from attnjax.nn import running
 from experiments import checks, configuration, data, errors
 from experiments.errors import UserError
-from experiments.training import objective, optimizer, step
+from experiments.training import objective, optimizer, part, step
 
 # Errors that a layer or host raises about its sizes and options: the user's to fix.
 _USER = (ValueError, NotImplementedError, ModuleNotFoundError)
@@ -69,6 +69,7 @@ class Assembly:
       dtype=c.dtype,
       accumulate=c.optimizer.accumulate,
       seed=c.seed,
+      only=c.train.only,
     )
 
   def evaluate(self):
@@ -83,6 +84,13 @@ class Assembly:
   def parameters(self) -> int:
     """Returns the number of parameters."""
     return sum(leaf.size for leaf in jax.tree.leaves(self.state["model"]))
+
+  def trained(self) -> int:
+    """Returns the number of parameters that the config trains."""
+    model = self.state["model"]
+    chosen = part.trained(model, self.config.train.only)
+    sizes = jax.tree.map(lambda leaf, yes: leaf.size * yes, model, chosen)
+    return sum(jax.tree.leaves(sizes))
 
 
 def assemble(config: ConfigDict) -> Assembly:
@@ -99,6 +107,7 @@ def assemble(config: ConfigDict) -> Assembly:
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.model)
     _check_batch(config, mesh)
     chain = optimizer.make(config.optimizer, config.steps)
+    chain = part.optimizer(chain, config.train.only)
     make = functools.partial(_init, builder(config, task), config.seed, chain)
     state = _placed(jax.eval_shape(make), mesh)
     goal = objective.make(configuration.host_module(config.host), task)

@@ -19,6 +19,8 @@ TRAINER: dict[str, Any] = {
     "clip": 1.0,  # of the gradient's global norm; 0: none
     "accumulate": 1,
   },
+  "train": {"only": ""},  # a rule of the paths of parameters; see training.part
+  "init": "",  # the workdir of a run whose parameters are the first
   "mesh": {"data": -1, "model": 1},
   "log_every": 10,
   "eval_every": 100,
@@ -72,6 +74,7 @@ def check(config: ConfigDict) -> None:
   if config.dtype not in _DTYPES:
     raise ValueError(f"dtype = {config.dtype!r}; it must be {' or '.join(_DTYPES)}")
   utf8("sample.prompt", config.sample.prompt)
+  utf8("init", config.init)
 
 
 def is_like(value: Any, default: Any) -> bool:

@@ -1,5 +1,6 @@
 """The folder of a run and the config that it belongs to."""
 
+import copy
 import json
 from pathlib import Path
 
@@ -63,7 +64,7 @@ def load(workdir: Path) -> ConfigDict:
       raise ValueError(
         f"it holds a {type(held).__name__}, not the sections of a config"
       )
-    config = ConfigDict(held)
+    config = ConfigDict(copy.deepcopy(checks.TRAINER) | held)  # of an older version
     checks.check(config)
   except (FileNotFoundError, NotADirectoryError):
     raise UserError(f"{workdir} holds no run: it has no config.json") from None

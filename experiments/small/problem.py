@@ -1,4 +1,4 @@
-"""What a small model is trained on and asked."""
+"""Problems of small models: examples, a loss and a score."""
 
 import dataclasses
 import functools

@@ -19,7 +19,7 @@ _PART = 256  # examples that are scored at once
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-  """How small models are trained: AdamW, a warm-up and a cosine to zero.
+  """A recipe of small models: AdamW, a warm-up and a cosine to zero.
 
   Attributes:
     steps: updates; 0 leaves models as they are drawn.

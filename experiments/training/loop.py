@@ -14,7 +14,9 @@ from experiments import configuration
 from experiments.build import Assembly
 from experiments.data import pipeline
 from experiments.errors import UserError
+from experiments.open_run import open_run
 from experiments.training import cost, evaluation
+from experiments.training import part as parts
 from experiments.training.checkpoints import Checkpoints
 from experiments.training.metrics import Log
 from experiments.training.progress import Progress
@@ -57,7 +59,7 @@ class Trainer:
       process_count=jax.process_count(),
     )
     self.step, state = self.checkpoints.restore(assembly.state, self.data)
-    self.state = assembly.init() if state is None else state
+    self.state = self._first() if state is None else state
     if self.step > self.config.steps:
       raise UserError(
         f"steps = {self.config.steps}; the checkpoint in {self.workdir} is of step"
@@ -68,6 +70,13 @@ class Trainer:
     self.validation: dict[str, float] | None = None
     self._pending: tuple[int, dict, dict] | None = None
     self._compile()
+
+  def _first(self) -> Any:
+    """Returns a fresh state, or that of the run that the config starts from."""
+    state, where = self.assembly.init(), self.config.init
+    if not where:
+      return state
+    return parts.start(state, open_run(where).state, where, self.say)
 
   def _compile(self):
     start = time.monotonic()
@@ -82,9 +91,10 @@ class Trainer:
       self._evaluate = evaluate.lower(*held, a.batch).compile()
       flops = cost.flops(traced.jaxpr.jaxpr)
     self.cost = {"flops_per_step": flops, **cost.memory(self._update)}
-    self.cost["parameters"] = a.parameters()
+    self.cost |= {"parameters": a.parameters(), "trained": a.trained()}
+    part = f", {a.trained():,} of them trained" if self.config.train.only else ""
     self.say(
-      f"{self.cost['parameters']:,} parameters, {flops / 1e9:.2f} GFLOPs a step,"
+      f"{a.parameters():,} parameters{part}, {flops / 1e9:.2f} GFLOPs a step,"
       f" compiled in {time.monotonic() - start:.1f} s"
     )
 

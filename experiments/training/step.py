@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from attnjax.nn import running
+from experiments.training import part
 from experiments.training.objective import Objective
 
 
@@ -20,7 +21,13 @@ def cast(model: Any, dtype: str) -> Any:
 
 
 def make_update(
-  objective: Objective, optimizer, *, dtype: str, accumulate: int, seed: int
+  objective: Objective,
+  optimizer,
+  *,
+  dtype: str,
+  accumulate: int,
+  seed: int,
+  only: str = "",
 ) -> Callable:
   """Returns `update(state, batch) -> (state, sums)`.
 
@@ -28,7 +35,7 @@ def make_update(
   statistics, see `attnjax.nn.running`. With `accumulate` > 1 the batch is cut into as
   many parts whose gradients are accumulated: the same update in less memory. Batch norm
   normalises each part by its own statistics; the running ones move once, by those of
-  all parts together.
+  all parts together. `only` is a rule of the parameters that are trained, see `part`.
   """
 
   def loss(model, stats, batch, key):
@@ -48,6 +55,7 @@ def make_update(
     else:
       grads, totals, stats = _in_parts(gradient, model, stats, batch, key, accumulate)
     grads = jax.tree.map(lambda g: g / jnp.maximum(totals["count"], 1), grads)
+    grads = part.gradients(grads, only)
     change, memory = optimizer.update(grads, state["optimizer"], model)
     model = optax.apply_updates(model, change)
     totals["gradient_norm"] = optax.tree.norm(grads)
