@@ -14,7 +14,7 @@ from tests.golden.hyperzzw import fill_block, fill_linear, first, last, widths
 
 def compare(arrays: Mapping[str, np.ndarray], meta: dict) -> Iterator[tuple]:
   """(key, what attnjax computes, what the file holds) for every result."""
-  model = _filled(arrays, meta)
+  model = filled(arrays, meta)
 
   def total(images, model):
     maps, kernels = model.features(images)
@@ -39,7 +39,7 @@ def _wave(out):
   return (out * jnp.cos(jnp.arange(out.size)).reshape(out.shape)).sum()
 
 
-def _filled(arrays, meta) -> Any:
+def filled(arrays, meta) -> Any:
   weights = [
     {k.removeprefix(start): v for k, v in arrays.items() if k.startswith(start)}
     for start in (f"param.blocks.{i}." for i in range(len(meta["factors"])))

@@ -1,5 +1,9 @@
 """HyperZ.Z.W: what the operators, the block and the losses promise."""
 
+import json
+import re
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +13,8 @@ from flax import nnx
 
 from attnjax.variants.mixers import hyperzzw
 from attnjax.variants.mixers.hyperzzw import slow, standardise
+from tests import golden
+from tests.golden import hyperzzw_model
 
 _OPTIONS = {
   "size": 6,
@@ -210,6 +216,47 @@ class LossTest(parameterized.TestCase):
     sure = 100 * jnp.eye(4)[labels]
     got = hyperzzw.terminator_loss(sure, labels, kernels, weight=0.0)
     _close(got, 0.09 * 3 / 4 * 100, 1e-3)
+
+  def test_norms_are_of_the_weights_that_official_names_choose(self):
+    """Fast ones have "fast" in their names, slow ones "Kernel" and two axes of 1."""
+    with np.load(Path(golden.__file__).parent / "hyperzzw_model.npz") as file:
+      arrays = dict(file)
+    model = hyperzzw_model.filled(arrays, json.loads(str(arrays["meta"])))
+    fast = slow = 0.0
+    for name, value in arrays.items():
+      norm = np.sqrt((np.float64(value) ** 2).sum()) if "param." in name else 0.0
+      cancelled = re.search(r"\.bias\d$|mixer(_mlp)?\.bias$|bottleneck.*bias$", name)
+      if "fast" in name and "Kernel" not in name and not cancelled:
+        fast += norm
+      if "Kernel" in name and name.endswith("weight") and value.ndim == 4:
+        slow += norm
+
+    @jax.jit
+    def run(model):
+      norms = hyperzzw.weight_norms
+      return norms(model), norms(model, weight=1.0, slow=2.0)
+
+    official, other = run(model)
+    np.testing.assert_allclose(official, 5e-5 * (fast + 1e-6 * slow), rtol=1e-5)
+    np.testing.assert_allclose(other, fast + 2 * slow, rtol=1e-5)
+    self.assertGreater(min(fast, slow), 1.0)
+
+  def test_norms_pull_each_matrix_by_its_direction(self):
+    block = _made("SFNEBlock", channels=3, outputs=12, **_OPTIONS)
+    block.branches.mix.kernel[...] *= 0  # no direction
+    slope = jax.grad(lambda block: hyperzzw.weight_norms(block, weight=2.0, slow=0.5))
+    got = slope(block).branches
+    for part, net, factor in (
+      (block.branches.narrow, got.narrow, 2.0),
+      (block.branches.slow.out, got.slow.out, 1.0),
+      (block.branches.gated.query, got.gated.query, 1.0),
+      (block.branches.channel.slow.out, got.channel.slow.out, 0.0),
+    ):
+      w = np.asarray(part.kernel[...])
+      _close(net.kernel[...], factor * w / np.sqrt((w**2).sum()))
+      if net.bias is not None:
+        _close(net.bias[...], np.zeros(net.bias.shape), 0)
+    _close(got.mix.kernel[...], np.zeros((3, 3)), 0)
 
   def test_kar3_steps_by_signs(self):
     """The momenta that count are those before the gradient."""

@@ -13,7 +13,7 @@ pixel times its entry is a weight that depends on the context; weights act on fe
 A block runs ten such branches side by side and mixes them into a narrow layer, with
 no residual and no running statistics; `attend` is the global product. Two losses tie
 the kernels of blocks to each other: `slow_neural_loss`, by the sum over channels or by
-tiling them. On maps that are not square the product sums over the first min(H, W)
+tiling them; in training the objective adds `weight_norms`. On maps that are not square the product sums over the first min(H, W)
 rows: it equals the product of squares padded with zeros.
 
 Cost of the product for a channel of a square map of T pixels: O(T^1.5) time and O(T)
@@ -26,8 +26,7 @@ reuses the statistics of one batch for other images, so that it does not.
 
 Axes: B batch, H W pixels, C channels, D model width.
 
-Not here: the norms of parameters that the official objective adds, and maps of one axis
-for sequences.
+Not here: maps of one axis for sequences.
 """
 
 from attnjax.variants.mixers.hyperzzw.blocks import FORMS, Layer, SFNEBlock
@@ -43,6 +42,7 @@ from attnjax.variants.mixers.hyperzzw.losses import (
   REDUCTIONS,
   slow_neural_loss,
   terminator_loss,
+  weight_norms,
 )
 from attnjax.variants.mixers.hyperzzw.operator import (
   CASES,
@@ -83,6 +83,7 @@ __all__ = [
   "scale_by_signs",
   "slow_neural_loss",
   "terminator_loss",
+  "weight_norms",
 ]
 LAYER = {
   "dim": 16,
