@@ -13,8 +13,9 @@ pixel times its entry is a weight that depends on the context; weights act on fe
 A block runs ten such branches side by side and mixes them into a narrow layer, with
 no residual and no running statistics; `attend` is the global product. Two losses tie
 the kernels of blocks to each other: `slow_neural_loss`, by the sum over channels or by
-tiling them; in training the objective adds `weight_norms`. On maps that are not square the product sums over the first min(H, W)
-rows: it equals the product of squares padded with zeros.
+tiling them; in training the objective adds `weight_norms`. On maps that are not square
+the product sums over the first min(H, W) rows: it equals the product of squares padded
+with zeros.
 
 Cost of the product for a channel of a square map of T pixels: O(T^1.5) time and O(T)
 memory; "reference" holds O(T^1.5). The slow nets: O(T L m^2) for all images together,
