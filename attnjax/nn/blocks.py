@@ -16,7 +16,11 @@ from attnjax.core import masks
 from attnjax.nn import mlp, running
 from attnjax.nn.convolution import ShortConvolution
 
-NORMS = {"rms": nnx.RMSNorm, "layer": nnx.LayerNorm}
+NORMS = {
+  "rms": nnx.RMSNorm,
+  "simple_rms": functools.partial(nnx.RMSNorm, use_scale=False),  # x / rms(x)
+  "layer": nnx.LayerNorm,
+}
 
 
 class Block(nnx.Module):

@@ -28,6 +28,23 @@ class SwiGLU(nnx.Module):
     return self.down(jax.nn.silu(self.gate(x)) * self.up(x))
 
 
+class SGLU(nnx.Module):
+  """down(gate x * up x) without an activation, no biases: a simple gated linear unit.
+
+  Zhen Qin et al. TransNormerLLM. arXiv:2307.14995, equation 13.
+  """
+
+  def __init__(self, dim: int, hidden: int, *, rngs: nnx.Rngs):
+    ends = (dim, hidden), (dim, hidden), (hidden, dim)
+    self.gate, self.up, self.down = (
+      nnx.Linear(*pair, use_bias=False, kernel_init=_INIT, rngs=rngs) for pair in ends
+    )
+
+  def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
+    """Returns the block's output, without the residual."""
+    return self.down(self.gate(x) * self.up(x))
+
+
 class GELU(nnx.Module):
   """down(gelu(up x)) with biases, as in the Vision Transformer."""
 
@@ -40,4 +57,4 @@ class GELU(nnx.Module):
     return self.down(jax.nn.gelu(self.up(x)))
 
 
-KINDS = {"swiglu": SwiGLU, "gelu": GELU}
+KINDS = {"swiglu": SwiGLU, "sglu": SGLU, "gelu": GELU}

@@ -14,8 +14,11 @@ There is no softmax and no denominator, and scale is 1. The layers divide by a n
   q, k, v = act(x W)
   y = (norm(merge_heads(out)) * sigmoid(gate(x))) W_out
 
-gate = "lowrank", norm = "layer" is TransNormer's; gate = "full", norm = "rms",
-slope_kind = "minimax" is MiniMax-01's.
+gate = "lowrank", norm = "layer" is the official example's, TransNormer; gate = "full",
+norm = "rms", slope_kind = "minimax" is MiniMax-01's; GATED are the options of
+TransNormerLLM, whose values are not activated, and whose gate has no sigmoid.
+`TransNormerLLM` is the whole model, with simple GLUs, norms without parameters, and
+learned rotations of the queries and keys (LRPE) in its first block.
 
 Cost for each head, with chunks of C tokens: O(T C (H + E) + T H E) time, memory O(T);
 O(T^2 (H + E)) and O(T^2) in "reference". The kernels, "pallas" and "triton", keep
@@ -24,6 +27,8 @@ tokens.
 
 Axes: B batch, T tokens, N query heads, K key/value heads, H head size, E value size,
 D model width.
+
+Not here: MiniMax-01's softmax layers between these, and its experts.
 """
 
 from attnjax.variants.linear.lightning2.attention import (
@@ -41,18 +46,30 @@ from attnjax.variants.linear.lightning2.layer import (
   NORMS,
   Layer,
 )
+from attnjax.variants.linear.lightning2.positions import LRPE
+from attnjax.variants.linear.lightning2.transnormer import (
+  GATED,
+  PARAMETERS,
+  SIZES,
+  TransNormerLLM,
+)
 
 __all__ = [
   "ACTIVATIONS",
   "CASES",
   "FORMS",
+  "GATED",
   "GATES",
   "GROWTH",
   "IMPLEMENTATIONS",
   "LAYER",
+  "LRPE",
   "NORMS",
+  "PARAMETERS",
+  "SIZES",
   "SLOPE_KINDS",
   "Layer",
+  "TransNormerLLM",
   "attend",
   "reference",
   "slopes",

@@ -1,4 +1,4 @@
-"""The attention layers of TransNormer and MiniMax-01."""
+"""The attention layers of TransNormer, TransNormerLLM and MiniMax-01."""
 
 from typing import Any, Unpack
 
@@ -13,10 +13,11 @@ from attnjax.core.cache import RecurrentCache
 from attnjax.nn import projections, unseen
 from attnjax.variants.linear.lightning2.attention import IMPLEMENTATIONS, attend
 from attnjax.variants.linear.lightning2.decay import SLOPE_KINDS, slopes
+from attnjax.variants.linear.lightning2.positions import LRPE
 
 FORMS = ("causal",)
-GATES = ("lowrank", "full")
-NORMS = ("layer", "rms")
+GATES = ("lowrank", "full", "linear")
+NORMS = ("layer", "rms", "simple_rms")
 ACTIVATIONS = {
   "silu": nnx.silu,
   "gelu": nnx.gelu,
@@ -39,8 +40,10 @@ class Layer(nnx.Module):
     head_dim: int = 0,  # H; 0: dim / heads
     slope_kind: str = "alibi",  # one of SLOPE_KINDS, see `slopes`
     act: str = "silu",  # of q, k and v, one of ACTIVATIONS
-    gate: str = "lowrank",  # "lowrank" or "full"
-    norm: str = "layer",  # "layer" or "rms", over all heads
+    act_values: bool = True,  # whether v is activated, too
+    gate: str = "lowrank",  # "lowrank", "full", or "linear": full without a sigmoid
+    norm: str = "layer",  # "layer", "rms" or "simple_rms", over all heads
+    lrpe_base: float = 0.0,  # of `LRPE` in the first layer of a model; 0: none
     impl: str = "auto",  # as in `attend`
     rngs: nnx.Rngs,
   ):
@@ -62,7 +65,9 @@ class Layer(nnx.Module):
         merged, epsilon=1e-5, use_fast_variance=False, rngs=rngs
       )
     else:
-      self.norm = nnx.RMSNorm(merged, epsilon=1e-6, rngs=rngs)
+      scaled = norm == "rms"
+      self.norm = nnx.RMSNorm(merged, epsilon=1e-6, use_scale=scaled, rngs=rngs)
+    self.lrpe = LRPE(heads, size, lrpe_base) if lrpe_base else None
     widths = (dim, size, merged) if gate == "lowrank" else (dim, merged)
     self.gate = nnx.List(
       nnx.Linear(*ends, use_bias=False, kernel_init=_INIT, rngs=rngs)
@@ -70,6 +75,7 @@ class Layer(nnx.Module):
     )
     self.heads, self.size, self.layers = heads, size, layers
     self.slope_kind, self.act, self.impl = slope_kind, act, impl
+    self.act_values, self.sigmoid = act_values, gate != "linear"
 
   @property
   def refuses(self) -> dict[str, str]:
@@ -79,7 +85,13 @@ class Layer(nnx.Module):
   def project(self, x: Float[Array, "B T D"], **context: Unpack[Context]) -> Heads:
     """Returns the activated heads of every token, and each head's decay."""
     tokens = contexts.accept(x, context, form="causal", refuses=self.refuses)
-    q, k, v = map(ACTIVATIONS[self.act], self.qkv.heads(tokens.x))
+    act = ACTIVATIONS[self.act]
+    q, k, v = self.qkv.heads(tokens.x)
+    q, k, v = act(q), act(k), act(v) if self.act_values else v
+    if self.lrpe is not None:
+      # One program serves all layers of a scan: elsewhere all angles are 0.
+      first = tokens.index == 0
+      q, k = (self.lrpe(y, jnp.where(first, tokens.places, 0)) for y in (q, k))
     decay = slopes(self.heads, self.slope_kind, tokens.index, self.layers)
     return Heads(q, k, v, tokens, {"segment_ids": tokens.ids}, {"decay": decay})
 
@@ -95,7 +107,8 @@ class Layer(nnx.Module):
     gate, ids = heads.tokens.x, heads.tokens.ids
     for project in self.gate:
       gate = project(gate)
-    y = self.norm(out.reshape(*out.shape[:2], -1)) * nnx.sigmoid(gate)
+    gate = nnx.sigmoid(gate) if self.sigmoid else gate
+    y = self.norm(out.reshape(*out.shape[:2], -1)) * gate
     y = self.out(y.reshape(out.shape))
     # The bias of a layer norm would make the padding nonzero.
     return y if ids is None else jnp.where((ids >= 0)[..., None], y, 0)
@@ -111,8 +124,10 @@ class Layer(nnx.Module):
   ) -> RecurrentCache:
     """Returns the zero state, whose size does not depend on `length`."""
     del length
-    shape = (batch, self.heads, self.size, self.size)
-    return RecurrentCache.empty(jnp.zeros(shape, jnp.promote_types(dtype, jnp.float32)))
+    size = self.size if self.lrpe is None else 2 * self.size
+    shape = (batch, self.heads, size, self.size)
+    state = jnp.zeros(shape, jnp.promote_types(dtype, jnp.float32))
+    return RecurrentCache.empty({"state": state, "length": jnp.zeros(batch, jnp.int32)})
 
   def step(
     self, x: Float[Array, "B T D"], cache: RecurrentCache, **context: Unpack[Context]
@@ -120,8 +135,11 @@ class Layer(nnx.Module):
     """Returns the outputs of the next T tokens, and the state after them."""
     if 0 in x.shape:
       return unseen.nothing(self, x), cache
-    heads = self.project(x, **context)
+    length = cache.state["length"]
+    heads = self.project(x, start=length[0], **context)
     ids = heads.tokens.ids
-    state = cache.resumed(ids, jnp.zeros_like(cache.state))
+    nothing = {"state": jnp.zeros_like(cache.state["state"]), "length": length}
+    state = cache.resumed(ids, nothing)["state"]
     out, state = self.mix(heads, initial_state=state, return_state=True)
-    return self.merge(out, heads), cache.advanced(state, ids)
+    after = {"state": state, "length": length + x.shape[1]}
+    return self.merge(out, heads), cache.advanced(after, ids)
