@@ -27,7 +27,9 @@ class Block(nnx.Module):
   """x + mixer(norm x), then x + mlp(norm x).
 
   The mixer is an attention layer of any form; `conv` > 0 puts a short causal
-  convolution of that width before it, `hidden` = 0 leaves the MLP out.
+  convolution of that width before it, `hidden` = 0 leaves the MLP out. `feed_forward`
+  is one of `mlp.KINDS`, or what makes an MLP alike. With `learned_residuals` each
+  addend x is multiplied by a vector (D,) of parameters, 1 at first.
   """
 
   def __init__(
@@ -37,10 +39,11 @@ class Block(nnx.Module):
     *,
     layers: int,
     norm: str,
-    feed_forward: str,
+    feed_forward: str | Callable,
     hidden: int,
     conv: int,
     dropout: float,
+    learned_residuals: bool = False,
     rngs: nnx.Rngs,
   ):
     self.norm = NORMS[norm](dim, rngs=rngs)
@@ -48,7 +51,10 @@ class Block(nnx.Module):
     self.mixer = build(dim, layers=layers, rngs=rngs)
     if hidden:
       self.mlp_norm = NORMS[norm](dim, rngs=rngs)
-      self.mlp = mlp.KINDS[feed_forward](dim, hidden, rngs=rngs)
+      make = mlp.KINDS[feed_forward] if isinstance(feed_forward, str) else feed_forward
+      self.mlp = make(dim, hidden, rngs=rngs)
+    ones = jnp.ones((2 if hidden else 1, dim))
+    self.residuals = nnx.Param(ones) if learned_residuals else None
     self.hidden, self.dropout = hidden, dropout
 
   def __call__(
@@ -67,7 +73,7 @@ class Block(nnx.Module):
     carry = running.Carry(self, stats, train)
     mix, feed = (None, None) if key is None else jax.random.split(key)
     y = carry(self.mixer, self.mixed(x, context), **context)
-    return carry.result(self._feed(x + self._drop(y, mix), feed))
+    return carry.result(self._feed(self._sum(0, x, self._drop(y, mix)), feed))
 
   def trace(
     self,
@@ -84,7 +90,7 @@ class Block(nnx.Module):
     y, heads, mixed = traced(
       self.mixer, seen, index=index, edit=edit, stats=own, **context
     )
-    return self._feed(x + y, None), heads, mixed
+    return self._feed(self._sum(0, x, y), None), heads, mixed
 
   def mixed(self, x, context):
     """Returns the input of the mixer: x, normalised and convolved."""
@@ -116,10 +122,18 @@ class Block(nnx.Module):
       y, mixer, shared = self.mixer.step(y, mixer, shared=shared, **context)
     else:
       y, mixer = self.mixer.step(y, mixer, **context)
-    return self._feed(x + y, None), (mixer, conv), shared
+    return self._feed(self._sum(0, x, y), None), (mixer, conv), shared
 
   def _feed(self, x, key):
-    return x + self._drop(self.mlp(self.mlp_norm(x)), key) if self.hidden else x
+    if not self.hidden:
+      return x
+    return self._sum(1, x, self._drop(self.mlp(self.mlp_norm(x)), key))
+
+  def _sum(self, number, x, y):
+    """Returns the residual sum `number` of the block."""
+    if self.residuals is None:
+      return x + y
+    return self.residuals[...][number].astype(x.dtype) * x + y
 
   def _drop(self, x, key):
     if key is None or not self.dropout:

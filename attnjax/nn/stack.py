@@ -45,10 +45,11 @@ class Stack(nnx.Module):
     dim: int,
     depth: int,
     norm: str = "rms",
-    feed_forward: str = "swiglu",
+    feed_forward: str | Callable = "swiglu",
     hidden: int,
     conv: int = 0,
     dropout: float = 0.0,
+    learned_residuals: bool = False,
     remat: str = "none",
     between: Mapping[int, Callable] | None = None,
     rngs: nnx.Rngs,
@@ -70,6 +71,7 @@ class Stack(nnx.Module):
           hidden=hidden,
           conv=conv,
           dropout=dropout,
+          learned_residuals=learned_residuals,
           rngs=nnx.Rngs(key),
         )
 

@@ -53,7 +53,7 @@ def _defined(model, tokens):
     y, feed = _rms(x), blocks.mlp
     hidden = (y @ feed.gate.kernel[...][l]) * (y @ feed.up.kernel[...][l])
     x = x + hidden @ feed.down.kernel[...][l]
-  return _rms(x) @ table.T
+  return _rms(x) @ (table.T if tree.head is None else tree.head.kernel[...])
 
 
 class TransNormerTest(parameterized.TestCase):
@@ -68,6 +68,11 @@ class TransNormerTest(parameterized.TestCase):
       out, cache = step(model, tokens[:, cut], cache)
       outs.append(out)
     np.testing.assert_allclose(np.concatenate(outs, 1), want, rtol=1e-4, atol=1e-4)
+
+  def test_logits_have_a_matrix_of_their_own_if_untied(self):
+    model, tokens = _model(tied=False), np.array([3, 9, 0])
+    got = jax.jit(lambda model, tokens: model(tokens[None])[0])(model, tokens)
+    np.testing.assert_allclose(got, _defined(model, tokens), rtol=1e-4, atol=1e-4)
 
   def test_only_the_first_block_has_positions(self):
     slope = jax.jit(jax.grad(lambda m, tokens: jnp.sin(m(tokens)).sum()))

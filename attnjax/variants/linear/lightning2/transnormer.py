@@ -75,9 +75,11 @@ class TransNormerLLM(nnx.Module):
       **kinds,
     )
     self.norm = nnx.RMSNorm(dim, use_scale=False, rngs=rngs)
-    self.head = None
-    if not tied:
-      self.head = nnx.Linear(dim, vocab, use_bias=False, kernel_init=_INIT, rngs=rngs)
+    self.head = (
+      None
+      if tied
+      else nnx.Linear(dim, vocab, use_bias=False, kernel_init=_INIT, rngs=rngs)
+    )
     self.scale = dim**0.5 if scaled else 1.0
 
   def __call__(

@@ -14,7 +14,8 @@ The selection has no gradient, but delta is a bias, and so A, W_dt and v learn w
 keys to keep. The queries of a group share the set of their key head. The newer official
 code selects w keys of the whole sequence before the causal mask: that leaks the future
 into the selection. Here only the form "sequence", where every query sees all tokens,
-makes one selection a document.
+makes one selection a document. `Doge` is the language model around the layer, with an
+MLP or with `CrossDomainExperts`.
 
 Cost: O(T (w + 64) H N) time, O(T H) memory in "xla": for a chunk of queries the w best
 tokens before the chunk and the chunk's tokens are gathered. O(T^2 N) both in
@@ -23,6 +24,9 @@ key head, exactly, since the least delta that is kept never falls.
 
 Axes: B batch, T query tokens, S key tokens, N query heads, K key/value heads, H head
 size, V value size, w = keep, D model width.
+
+Not here: the loss that balances the experts (the released code sums probabilities by
+rank, where its formula has them by expert).
 """
 
 from attnjax.variants.sparse.dynamic_mask.attention import (
@@ -32,6 +36,8 @@ from attnjax.variants.sparse.dynamic_mask.attention import (
   reference,
 )
 from attnjax.variants.sparse.dynamic_mask.decode import Cache
+from attnjax.variants.sparse.dynamic_mask.doge import PARAMETERS, SIZES, Doge
+from attnjax.variants.sparse.dynamic_mask.experts import CrossDomainExperts
 from attnjax.variants.sparse.dynamic_mask.layer import FORMS, Layer
 from attnjax.variants.sparse.dynamic_mask.selection import (
   BIAS_FORMS,
@@ -48,7 +54,11 @@ __all__ = [
   "GROWTH",
   "IMPLEMENTATIONS",
   "LAYER",
+  "PARAMETERS",
+  "SIZES",
   "Cache",
+  "CrossDomainExperts",
+  "Doge",
   "Layer",
   "allowed",
   "attend",
