@@ -99,5 +99,30 @@ class LayerTest(parameterized.TestCase):
       davit.Layer(8, form="image", heads=2, window=0, rngs=nnx.Rngs(0))
 
 
+class ModelTest(parameterized.TestCase):
+  @parameterized.parameters((True, 3), (False, 2))
+  def test_convolutions_between_stages_overlap_if_asked_to(self, overlap, side):
+    """A map of 5 x 6 is padded to 6 x 6, and by one pixel around if they overlap."""
+
+    def build():
+      options = {"dims": (4, 6), "depths": (1, 1), "heads": (1, 1)}
+      return davit.Model(3, 2, overlap=overlap, **options, rngs=nnx.Rngs(0))
+
+    first, merge = jax.jit(lambda: build().stages.merges)()
+    self.assertEqual(first.project.kernel.shape, (7, 7, 3, 4))
+    self.assertEqual(merge.project.kernel.shape, (side, side, 4, 6))
+    x = 3 + jax.random.normal(jax.random.key(1), (5, 6, 4))
+    got = jax.jit(lambda merge, x: merge(x[None])[0])(merge, x)
+    deviation = np.sqrt(np.var(x, -1, keepdims=True) + 1e-5)
+    pad = int(overlap)
+    around = ((pad, pad + 1), (pad, pad), (0, 0))
+    y = np.pad((x - np.mean(x, -1, keepdims=True)) / deviation, around)
+    for i in range(3):
+      for j in range(3):
+        patch = y[2 * i : 2 * i + side, 2 * j : 2 * j + side]
+        want = np.einsum("abc,abcd->d", patch, merge.project.kernel[...])
+        _close(got[i, j], want, 1e-5)
+
+
 if __name__ == "__main__":
   absltest.main()

@@ -19,9 +19,6 @@ padded with zeros before the projections, and the padding is seen, as in the cod
 Cost: channels O(T H V N) time, O(H V N) memory beside the inputs; windows O(T w^2 H N).
 
 Axes: B batch, T tokens, N heads or groups, H key size, V query and value size, D width.
-
-Not here: overlapping convolutions between stages, which the code has as an option; the
-sizes above base.
 """
 
 from attnjax.variants.local.davit.attention import (

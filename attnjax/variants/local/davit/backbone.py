@@ -14,8 +14,10 @@ from attnjax.nn.stages import Stage, Stages, one_a_stage
 from attnjax.variants.local.davit.layer import Layer
 
 _INIT = nnx.initializers.truncated_normal(0.02)
-# Table 1 of the paper: depths count pairs of blocks. For images of 28 x 28 there is
-# "mini", which is invented: 14 x 14 tokens in windows of 7 x 7, then 7 x 7 in one.
+# Table 1 of the paper: depths count pairs of blocks. The published numbers of
+# parameters of "huge" and "giant" are with overlapping convolutions; their windows are
+# not known, and those of "large" are taken. For images of 28 x 28 there is "mini",
+# which is invented: 14 x 14 tokens in windows of 7 x 7, then 7 x 7 in one.
 SIZES: dict[str, dict[str, Any]] = {
   "tiny": {"dims": (96, 192, 384, 768), "depths": (1, 1, 3, 1)},
   "small": {"dims": (96, 192, 384, 768), "depths": (1, 1, 9, 1)},
@@ -24,9 +26,36 @@ SIZES: dict[str, dict[str, Any]] = {
     "depths": (1, 1, 9, 1),
     "heads": (4, 8, 16, 32),
   },
+  "large": {
+    "dims": (192, 384, 768, 1536),
+    "depths": (1, 1, 9, 1),
+    "heads": (6, 12, 24, 48),
+    "window": 12,
+  },
+  "huge": {
+    "dims": (256, 512, 1024, 2048),
+    "depths": (1, 1, 9, 1),
+    "heads": (8, 16, 32, 64),
+    "window": 12,
+    "overlap": True,
+  },
+  "giant": {
+    "dims": (384, 768, 1536, 3072),
+    "depths": (1, 1, 12, 3),
+    "heads": (12, 24, 48, 96),
+    "window": 12,
+    "overlap": True,
+  },
   "mini": {"dims": (32, 64), "depths": (1, 1), "heads": (2, 4), "stride": 2},
 }
-PARAMETERS = {"tiny": 28.3e6, "small": 49.7e6, "base": 87.9e6}
+PARAMETERS = {
+  "tiny": 28360168,
+  "small": 49745896,
+  "base": 87954408,
+  "large": 196811752,
+  "huge": 362e6,
+  "giant": 1437e6,
+}
 
 
 class Block(nnx.Module):
@@ -94,6 +123,7 @@ def Model(
   heads: tuple[int, ...] = (3, 6, 12, 24),
   window: int = 7,
   stride: int = 4,
+  overlap: bool = False,
   mlp_ratio: float = 4.0,
   drop: float = 0.1,
   scale_by: str = "channels",
@@ -106,20 +136,21 @@ def Model(
   """Builds the network: images (B, H, W, channels) to logits (B, classes).
 
   An overlapping convolution and a norm; before each later stage a norm and a
-  convolution of 2 x 2 and stride 2. Maps that a stride does not divide are padded with
-  zeros at the right and bottom.
+  convolution of 2 x 2 and stride 2, or of 3 x 3. Maps that a stride does not divide are
+  padded with zeros at the right and bottom.
 
   Beside the hyper-parameters of all networks, `attnjax.contract.forms.backbone`:
 
     depths  of each stage, in pairs of a window block and a channel block
     window  side of the windows
     stride  of the first convolution, whose side is 2 stride - 1
+    overlap  whether the later convolutions overlap, too: their side is then 3
     scale_by, mask_padding, qkv_bias  as in `Layer`
   """
   one_a_stage(dims=dims, depths=depths, heads=heads)
   strides = (stride, *(2 for _ in dims[1:]))
   merges = [
-    _Merge(below, dim, step, first=not stage, rngs=rngs)
+    _Merge(below, dim, step, first=not stage, overlap=overlap, rngs=rngs)
     for stage, (below, dim, step) in enumerate(zip((channels, *dims), dims, strides))
   ]
   given = dict(scale_by=scale_by, mask_padding=mask_padding, qkv_bias=qkv_bias)
@@ -144,8 +175,8 @@ def _blocks(dim, hidden, rates, **options) -> list[Block]:
 class _Merge(nnx.Module):
   """Between stages a norm and patches of 2 x 2; first overlapping ones, then a norm."""
 
-  def __init__(self, below, dim, stride, *, first, rngs):
-    size, pad = (2 * stride - 1, stride - 1) if first else (stride, 0)
+  def __init__(self, below, dim, stride, *, first, overlap, rngs):
+    size, pad = (2 * stride - 1, stride - 1) if first or overlap else (stride, 0)
     self.project = nnx.Conv(
       below,
       dim,
