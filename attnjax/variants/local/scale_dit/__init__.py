@@ -31,8 +31,11 @@ tokens, memory O(T N H) in tiles.
 Axes: B batch, T tokens of all streams, N query heads, K key/value heads, H head size,
 D model width.
 
-Not here: the transformer's blocks with their modulation by time (the low resolution's
-time is 0), low-rank terms of its MLPs and embedder, its training and its sampling.
+`Transformer` is the model around it, FLUX.2: blocks in which the text has weights of
+its own, then blocks with one set for all streams and an MLP beside the attention. The
+time of the diffusion shifts, scales and gates tokens; the low resolution's time is 0.
+
+Not here: training and sampling, and the autoencoder and the text encoder around them.
 """
 
 from attnjax.variants.local.scale_dit.attention import (
@@ -42,6 +45,7 @@ from attnjax.variants.local.scale_dit.attention import (
   proportional_scale,
   reference,
 )
+from attnjax.variants.local.scale_dit.blocks import DoubleBlock, SingleBlock
 from attnjax.variants.local.scale_dit.joint import JointAttention, rotate
 from attnjax.variants.local.scale_dit.layer import FORMS, Layer
 from attnjax.variants.local.scale_dit.layout import (
@@ -51,6 +55,12 @@ from attnjax.variants.local.scale_dit.layout import (
 )
 from attnjax.variants.local.scale_dit.lora import TokenLoRA
 from attnjax.variants.local.scale_dit.mask import hierarchical_local_mask
+from attnjax.variants.local.scale_dit.modulation import Modulation, TimeEmbedding
+from attnjax.variants.local.scale_dit.transformer import (
+  PARAMETERS,
+  SIZES,
+  Transformer,
+)
 
 __all__ = [
   "CASES",
@@ -58,10 +68,17 @@ __all__ = [
   "GROWTH",
   "IMPLEMENTATIONS",
   "LAYER",
+  "PARAMETERS",
+  "SIZES",
+  "DoubleBlock",
   "JointAttention",
   "Layer",
   "Layout",
+  "Modulation",
+  "SingleBlock",
+  "TimeEmbedding",
   "TokenLoRA",
+  "Transformer",
   "anchor_positions",
   "attend",
   "hierarchical_local_mask",
