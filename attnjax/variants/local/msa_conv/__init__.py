@@ -1,8 +1,8 @@
 """MSA-Conv: self-attention in the place of a convolution's taps.
 
-Song Zhang, Qingzhong Wang, Jiang Bian, Haoyi Xiong. Vision Transformer in Convolution
-(TiC): Exploring Vision Transformer in Convolution. 2023. arXiv:2310.04134. Official
-code: github.com/zs670980918/MSA-Conv (commit 2d96f54), which holds the operator only.
+Song Zhang, Qingzhong Wang, Jiang Bian, Haoyi Xiong. TiC: Exploring Vision Transformer
+in Convolution. 2023. arXiv:2310.04134. Official code: github.com/zs670980918/MSA-Conv
+(commit 2d96f54), which holds the operator only.
 
 Each token sees a window of k_h x k_w tokens at the distance r:
 
@@ -24,6 +24,9 @@ Cost: O(T k_h k_w (H + V) N) products, times (8 + k - 1)^2 / k^2 in blocks of 8 
 memory O(T (H + V) N), and T k_h k_w (H + V) N in "reference".
 
 Axes: B batch, H W the image (T = H W), P = k_h k_w taps, N heads, D model width.
+
+Not here: TiC, the paper's network of four stages. No code of it is published, and its
+widths, depths, norms, stem and the places of its shifts and poolings are not known.
 """
 
 from attnjax.variants.local.msa_conv.attention import (

@@ -156,7 +156,7 @@ class MSAConv2d(nnx.Module):
 
 
 class Layer(nnx.Module):
-  """`MSAConv2d` of one width and stride 1; with a shift the block of TiC.
+  """`MSAConv2d` of one width and stride 1, for hosts.
 
   Dropout of the weights, 0.1 in the code's training, is left to the host.
 
