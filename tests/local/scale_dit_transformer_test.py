@@ -98,7 +98,7 @@ class Defined:
     return out
 
   def double(self, x, l, of):
-    block = self.tree.doubles
+    block = self.tree.blocks[0]
     joint, text = block.attention, block.attention.text
     shift, scale, gate, shift2, scale2, gate2 = (np.stack(c) for c in zip(*of))
     y = (1 + scale) * _norm(x) + shift
@@ -128,7 +128,7 @@ class Defined:
     return x + gate2 * np.concatenate(y)
 
   def single(self, x, l, of):
-    block = self.tree.singles
+    block = self.tree.blocks[1]
     shift, scale, gate = (np.stack(c) for c in zip(*of))
     y = self.lora(block.enter, (1 + scale) * _norm(x) + shift, l)
     norms = [[block.norms.query.scale[...][l], block.norms.key.scale[...][l]]] * 10

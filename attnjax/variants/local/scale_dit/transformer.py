@@ -107,8 +107,10 @@ class Transformer(nnx.Module):
     self.modulate_text = Modulation(dim, 2, rngs=rngs)
     self.modulate_image = Modulation(dim, 2, rngs=rngs)
     self.modulate_single = Modulation(dim, 1, rngs=rngs)
-    self.doubles = stacked(DoubleBlock, doubles)
-    self.singles = stacked(SingleBlock, singles)
+    # Leaves below this name have an axis of blocks, see `sharding`.
+    self.blocks = nnx.List(
+      [stacked(DoubleBlock, doubles), stacked(SingleBlock, singles)]
+    )
     self.last = Last(dim, channels, rngs=rngs)
     self.remat = remat
 
@@ -153,7 +155,7 @@ class Transformer(nnx.Module):
     by_image, by_single = self.modulate_image, self.modulate_single
     double = self.modulate_text(now), by_image(now), by_image(clean)
     single = by_single(now), by_single(now), by_single(clean)
-    for blocks, own in ((self.doubles, double), (self.singles, single)):
+    for blocks, own in zip(self.blocks, (double, single)):
       x = self._scanned(blocks, x, layout, own, anchor_scale)
     return self.last(x[:, layout.text : layout.text + layout.high], now)
 
