@@ -77,17 +77,32 @@ class Model(nnx.Module):
     valid: Bool[Array, "B T"] | None = None,
     positions: Num[Array, "#B T"] | None = None,
     key: Key[Array, ""] | None = None,
+    memory: Any = None,
     stats: Any = None,
     train: bool = False,
   ) -> Any:
     """Returns logits of the next token, and new statistics if some are given.
 
-    See contract for the packing arguments.
+    See contract for the packing arguments. With a `memory`, of `init_memory` or of the
+    segment before, tokens also see those that it holds, and (logits, memory after these
+    tokens) takes the place of the logits.
     """
     carry = running.Carry(self, stats, train)
     context = _given(segment_ids=segment_ids, valid=valid, positions=positions)
-    x = carry(self.stack, self._embed(tokens), key=key, **context)
-    return carry.result(self._logits(x))
+    x = carry(self.stack, self._embed(tokens), key=key, memory=memory, **context)
+    if memory is None:
+      return carry.result(self._logits(x))
+    x, memory = x
+    return carry.result((self._logits(x), memory))
+
+  def init_memory(self, batch: int, length: int, dtype=jnp.float32) -> Any:
+    """Returns empty memories of the last `length` inputs of every layer.
+
+    Zihang Dai et al. Transformer-XL. arXiv:1901.02860, section 3.2. A memory is data:
+    no gradient goes into it. Layers whose call takes a `memory` read it by themselves;
+    for all other causal layers it is the beginning of the row.
+    """
+    return self.stack.init_memory(batch, length, dtype)
 
   def init_cache(self, batch: int, length: int, dtype=jnp.float32) -> Any:
     """Returns empty caches with room for `length` tokens."""

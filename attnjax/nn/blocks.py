@@ -15,6 +15,7 @@ from attnjax.contract.trace import traced
 from attnjax.core import masks
 from attnjax.nn import mlp, running
 from attnjax.nn.convolution import ShortConvolution
+from attnjax.nn.segment_memory import SegmentMemory
 
 NORMS = {
   "rms": nnx.RMSNorm,
@@ -64,15 +65,20 @@ class Block(nnx.Module):
     key: Key[Array, ""] | None = None,
     stats: Any = None,
     train: bool = False,
+    memory: SegmentMemory | None = None,
     **context,
   ) -> Any:
     """Returns the block's output (B, *T, D), and new statistics if some are given.
 
-    `context` goes to the mixer, `key` turns dropout on.
+    `context` goes to the mixer, `key` turns dropout on, `memory` holds the block's
+    inputs from earlier segments.
     """
     carry = running.Carry(self, stats, train)
     mix, feed = (None, None) if key is None else jax.random.split(key)
-    y = carry(self.mixer, self.mixed(x, context), **context)
+    if memory is None:
+      y = carry(self.mixer, self.mixed(x, context), **context)
+    else:
+      y = self._recalled(carry, x, memory, context)
     return carry.result(self._feed(self._sum(0, x, self._drop(y, mix)), feed))
 
   def trace(
@@ -99,6 +105,22 @@ class Block(nnx.Module):
       return y
     ids, valid = context.get("segment_ids"), context.get("valid")
     return self.conv(y, masks.segments(ids, valid, y.shape[:2]))
+
+  def _recalled(self, carry, x, memory, context):
+    """Returns the mixer's output for x, whose tokens also see those of a memory.
+
+    A mixer whose call has an argument `memory` gets the normalised memory; for any
+    other one the memory is the beginning of the row.
+    """
+    own = masks.segments(context.get("segment_ids"), context.get("valid"), x.shape[:2])
+    rest = {n: v for n, v in context.items() if n not in ("segment_ids", "valid")}
+    row, ids = memory.before(x, own)
+    M, row = memory.length, self.mixed(row, {"segment_ids": ids})
+    if "memory" in _arguments(type(self.mixer).__call__):
+      before = SegmentMemory(row[:, :M], ids[:, :M])
+      given = {"segment_ids": ids[:, M:], "memory": before}
+      return carry(self.mixer, row[:, M:], **given, **rest)
+    return carry(self.mixer, row, segment_ids=ids, **rest)[:, M:]
 
   def init_cache(self, batch: int, length: int, dtype):
     """Returns the empty caches of the mixer and of the convolution."""

@@ -13,6 +13,7 @@ from attnjax.contract import check_known
 from attnjax.contract.trace import Edit, Trace
 from attnjax.nn import inside, running, stack_context
 from attnjax.nn.blocks import Block
+from attnjax.nn.segment_memory import SegmentMemory
 
 # The policies of jax.checkpoint for a block; "none" saves all, without jax.checkpoint.
 REMAT = {
@@ -78,7 +79,7 @@ class Stack(nnx.Module):
       return jax.vmap(make)(jax.random.split(rngs.params(), depth // len(builds)))
 
     self.blocks = nnx.List([block(build) for build in builds])
-    self.depth, self.remat = depth, remat
+    self.dim, self.depth, self.remat = dim, depth, remat
     between = between or {}
     self.cuts = tuple(sorted(between))
     for cut in self.cuts:
@@ -96,48 +97,60 @@ class Stack(nnx.Module):
     key: Key[Array, ""] | None = None,
     stats: Any = None,
     train: bool = False,
+    memory: Any = None,
     **context,
   ) -> Any:
     """Returns the last block's output (B, *T, D), and new statistics if some are given.
 
     `context` goes to every mixer, positions only to the mixers that read them. Padding
-    is zero at the input, see `nn.unseen`.
+    is zero at the input, see `nn.unseen`. With a `memory`, of `init_memory` or of the
+    segment before, the output is a pair, (output, memory after x).
 
     Raises:
-      NotImplementedError: for positions that no mixer reads.
+      NotImplementedError: for positions that no mixer reads, or with a memory.
     """
     carry = running.Carry(self, stats, train)
     x = stack_context.blank(x, context)
-    parts = tuple(self.blocks), self._held(carry), self._starts()
+    stack_context.check_memory(memory, context, self.cuts)
+    kept = (None,) * len(self.blocks) if memory is None else memory
+    parts = tuple(self.blocks), self._held(carry), self._starts(), kept
     gathered = []
     for first, last in zip([0, *self.cuts], [*self.cuts, self.depth]):
       x, context = self.reduced(first, x, context)
       repeat = self._repeat(context, key, train)
       repeats = first // len(self.blocks), last // len(self.blocks)
-      x, new = jax.lax.scan(repeat, x, inside.cut(parts, *repeats))
+      x, (new, kept) = jax.lax.scan(repeat, x, inside.cut(parts, *repeats))
       gathered.append(new)
     for block, *new in zip(self.blocks, *gathered):
       carry.keep(block, jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *new))
-    return carry.result(x)
+    return carry.result(x if memory is None else (x, kept))
 
   def _repeat(self, context, key, train):
     """Returns the function of one repeat of the pattern, for a scan."""
     contexts = stack_context.of_blocks(self.blocks, context)
 
     def repeat(x, part):
-      blocks, held, start = part
-      new = []
-      for place, (block, own, context) in enumerate(zip(blocks, held, contexts)):
-        index = start + place
+      blocks, held, start, kept = part
+      new, after = [], []
+      for place, (block, own, old) in enumerate(zip(blocks, held, kept)):
+        index, context = start + place, contexts[place]
         draw = None if key is None else jax.random.fold_in(key, index)
         given = {"index": index, "key": draw, "stats": own, "train": train}
-        x, own = running.apply(block, x, **given, **context)
+        after.append(stack_context.remembered(old, x, context))
+        x, own = running.apply(block, x, memory=old, **given, **context)
         new.append(own)
-      return x, tuple(new)
+      return x, (tuple(new), tuple(after))
 
     if REMAT[self.remat] is None:
       return repeat
     return jax.checkpoint(repeat, policy=REMAT[self.remat])
+
+  def init_memory(self, batch: int, length: int, dtype=jnp.float32) -> Any:
+    """Returns empty memories of `length` inputs, stacked as the blocks are."""
+    one = SegmentMemory.empty(batch, length, self.dim, dtype)
+    repeats = self.depth // len(self.blocks)
+    stacked = jax.tree.map(lambda leaf: jnp.stack([leaf] * repeats), one)
+    return (stacked,) * len(self.blocks)
 
   def init_cache(self, batch: int, length: int, dtype=jnp.float32) -> Any:
     """Returns a cache for each place of the pattern, stacked over the repeats."""

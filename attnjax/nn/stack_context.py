@@ -6,6 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from attnjax.core import masks
 from attnjax.nn import unseen
 
 
@@ -29,6 +30,24 @@ def of_blocks(blocks: Sequence[Any], context: Mapping[str, Any]) -> list[dict]:
 def blank(x: Array, context: Mapping[str, Any]) -> Array:
   """Returns x with zeros at the padding, see `nn.unseen`."""
   return unseen.blank(x, context.get("segment_ids"), context.get("valid"))[0]
+
+
+def check_memory(memory: Any, context: Mapping[str, Any], cuts: Sequence[int]) -> None:
+  """Raises NotImplementedError where a memory cannot be honoured."""
+  if memory is None:
+    return
+  if context.get("positions") is not None:
+    raise NotImplementedError("positions with a memory: it keeps no positions")
+  if cuts:
+    raise NotImplementedError(f"reducers at {tuple(cuts)}: no memory of dropped tokens")
+
+
+def remembered(memory: Any, x: Array, context: Mapping[str, Any]) -> Any:
+  """Returns the memory after the tokens x, or None without one."""
+  if memory is None:
+    return None
+  ids = masks.segments(context.get("segment_ids"), context.get("valid"), x.shape[:2])
+  return memory.after(x, ids)
 
 
 def of_kept(
