@@ -1,0 +1,187 @@
+"""The function: causal softmax attention with terms of relative distance, and cases."""
+
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from attnjax import attention
+from attnjax.contract import Case, check_known
+from attnjax.core import definition, dropout, softmax
+from attnjax.variants.softmax.rcmha import blocks
+
+IMPLEMENTATIONS = attention.IMPLEMENTATIONS
+
+
+def attend(
+  q: Float[Array, "B T N H"],
+  k: Float[Array, "B S N H"],
+  v: Float[Array, "B S N V"],
+  u: Float[Array, "N H"] | None = None,
+  w: Float[Array, "N H"] | None = None,
+  rel_k: Float[Array, "R N H"] | None = None,
+  rel_b: Float[Array, "R N"] | None = None,
+  *,
+  offset: Int[Array, ""] | int | None = None,
+  segment_ids: Int[Array, "B T"] | None = None,
+  kv_segment_ids: Int[Array, "B S"] | None = None,
+  mask: Bool[Array, "#B #N #T #S"] | None = None,
+  positions: Int[Array, "#B T"] | None = None,
+  kv_positions: Int[Array, "#B S"] | None = None,
+  scale: float | None = None,
+  dropout_rate: float = 0.0,
+  dropout_key: Key[Array, ""] | None = None,
+  return_lse: bool = False,
+  impl: str = "auto",
+) -> Any:
+  """Computes causal softmax attention with relative terms, (B, T, N, V).
+
+  Args:
+    q: queries.
+    k: keys; those before the first query are a memory.
+    v: values.
+    u: added to the queries where they meet keys; 0 if None.
+    w: added to the queries where they meet `rel_k`; 0 if None.
+    rel_k: a vector for each distance 0 .. R - 1; greater distances read the last one,
+      negative ones, of given positions, the first one. None: no term.
+    rel_b: a bias for each distance, scaled as all else is. None: no term.
+    offset: token t sees the keys s <= t + offset; S - T if None.
+    segment_ids: tokens see their own segment; negative ids see nothing.
+    kv_segment_ids: the keys' segments; `segment_ids` if None (needs T = S).
+    mask: True = may attend, in conjunction with the rest.
+    positions: integers, whose differences are the distances; if None, distances are
+      offset + t - s.
+    kv_positions: the keys' positions; `positions` if None (needs T = S).
+    scale: of the whole sum; H^-0.5 if None.
+    dropout_rate: share of the weights that is set to 0.
+    dropout_key: a random key, if dropout_rate > 0. "reference" takes no dropout.
+    return_lse: also return the log of the softmax's denominator, (B, T, N) float32.
+    impl: one of IMPLEMENTATIONS, or "auto".
+
+  Raises:
+    ValueError: if shapes do not fit or `impl` is unknown.
+    NotImplementedError: for dropout in "reference".
+  """
+  check_known("impl", impl, ("auto", *IMPLEMENTATIONS))
+  kv_positions = positions if kv_positions is None else kv_positions
+  _check(q, k, v, {"u": u, "w": w}, rel_k, rel_b)
+  _check_positions(q, k, positions, kv_positions)
+  seen: dict[str, Any] = {
+    "offset": k.shape[1] - q.shape[1] if offset is None else offset,
+    "segment_ids": segment_ids,
+    "kv_segment_ids": kv_segment_ids,
+    "mask": mask,
+    "positions": positions,
+    "kv_positions": kv_positions,
+    "scale": q.shape[3] ** -0.5 if scale is None else scale,
+  }
+  if impl == "reference":
+    if dropout_rate:
+      raise NotImplementedError("impl 'reference' takes no dropout_rate; 'xla' does")
+    result = reference(q, k, v, u, w, rel_k, rel_b, **seen, return_lse=True)
+    return result if return_lse else result[0]
+  seeds = _seeds(q, dropout_rate, dropout_key)
+  given = {"seeds": seeds, "rate": float(dropout_rate), "impl": impl}
+  result = blocks.attend(q, k, v, u, w, rel_k, rel_b, **given, **seen)
+  return result if return_lse else result[0]
+
+
+def reference(
+  q,
+  k,
+  v,
+  u=None,
+  w=None,
+  rel_k=None,
+  rel_b=None,
+  *,
+  scale=None,
+  positions=None,
+  kv_positions=None,
+  return_lse=False,
+  **seen,
+):
+  """Computes the definition: a vector and a bias looked up for every pair of tokens."""
+  (B, T), S = q.shape[:2], k.shape[1]
+  scale = q.shape[3] ** -0.5 if scale is None else scale
+  if positions is None:
+    offset = S - T if seen.get("offset") is None else seen["offset"]
+    distance = (offset + jnp.arange(T)[:, None] - jnp.arange(S))[None]
+  else:
+    keys = positions if kv_positions is None else kv_positions
+    distance = positions[:, :, None] - keys[:, None, :]
+  query, bias = definition.wide(q), jnp.zeros((1, 1, 1, 1))
+  if rel_k is not None:
+    vector = definition.wide(rel_k)[jnp.clip(distance, 0, rel_k.shape[0] - 1)]
+    vector = jnp.broadcast_to(vector, (B, *vector.shape[1:]))
+    met = query if w is None else query + definition.wide(w)
+    bias = bias + jnp.einsum("btnh,btsnh->bnts", met, vector)
+  if rel_b is not None:
+    number = definition.wide(rel_b)[jnp.clip(distance, 0, rel_b.shape[0] - 1)]
+    bias = bias + jnp.moveaxis(number, 3, 1)
+  met = query if u is None else query + definition.wide(u)
+  visible = definition.visible(T, S, True, **seen)
+  out, lse = definition.attention(met, k, v, visible, bias=scale * bias, scale=scale)
+  return (out, lse) if return_lse else out
+
+
+def _seeds(q, rate, key) -> Any:
+  if not 0 <= rate < 1:
+    raise ValueError(f"dropout_rate = {rate}; it must be in [0, 1)")
+  if not rate:
+    return None
+  if key is None:
+    raise ValueError(f"dropout_rate = {rate} needs a dropout_key")
+  return dropout.seeds(key, q.shape[0], q.shape[2])
+
+
+def _check(q, k, v, biases, rel_k, rel_b) -> None:
+  softmax.check(q, k, v)
+  N, H = q.shape[2:]
+  if k.shape[2] != N:
+    raise ValueError(f"{k.shape[2]} heads of k, {N} of q: relative terms are by head")
+  for name, x in biases.items():
+    if x is not None and x.shape != (N, H):
+      raise ValueError(f"{name} has the shape {x.shape}; it must be (N, H) {(N, H)}")
+  for name, x, tail in (("rel_k", rel_k, (N, H)), ("rel_b", rel_b, (N,))):
+    if x is not None and (x.ndim == 0 or x.shape[1:] != tail or not x.shape[0]):
+      raise ValueError(f"{name} has the shape {x.shape}; it must be (R, *{tail})")
+  if rel_k is not None and rel_b is not None and len(rel_k) != len(rel_b):
+    raise ValueError(f"rel_k has {len(rel_k)} distances, rel_b has {len(rel_b)}")
+  if biases["w"] is not None and rel_k is None:
+    raise ValueError("w without rel_k: it is added to queries where they meet rel_k")
+
+
+def _check_positions(q, k, positions, kv_positions) -> None:
+  if positions is None and kv_positions is not None:
+    raise ValueError("kv_positions without positions")
+  for name, x, like in (("positions", positions, q), ("kv_positions", kv_positions, k)):
+    if x is None:
+      continue
+    B, T = like.shape[:2]
+    if x.shape not in ((B, T), (1, T)):
+      raise ValueError(f"{name} has the shape {x.shape}; it must be {(B, T)}")
+    if not jnp.issubdtype(x.dtype, jnp.integer):
+      raise ValueError(f"{name} are {x.dtype}: distances are rows of a table, integers")
+
+
+def _case(name, shapes, distances, terms, **options):
+  B, T, S, N, H, V = shapes
+  given = {"q": (B, T, N, H), "k": (B, S, N, H), "v": (B, S, N, V)}
+  tables = {"u": (N, H), "w": (N, H)}
+  tables |= {"rel_k": (distances, N, H), "rel_b": (distances, N)}
+  return Case(name, given | {term: tables[term] for term in terms}, options)
+
+
+def _packed(_):
+  return jnp.repeat(jnp.array([[0, 1, -1], [3, 3, 5]]), 5, axis=1)
+
+
+CASES = (
+  _case(
+    "packed", (2, 15, 15, 2, 4, 4), 6, ("u", "rel_k", "rel_b"), segment_ids=_packed
+  ),
+  _case(
+    "memory", (1, 7, 19, 2, 8, 6), 13, ("u", "w", "rel_k"), scale=0.4, return_lse=True
+  ),
+)
