@@ -48,9 +48,11 @@ from attnjax.variants.softmax.rcmha.layer import (
   Cache,
   Layer,
 )
+from attnjax.variants.softmax.rcmha.model import Block, TransformerXL
 
 __all__ = [
   "BIASES",
+  "Block",
   "CASES",
   "FILTERS",
   "FORMS",
@@ -60,6 +62,7 @@ __all__ = [
   "LAYER",
   "Cache",
   "Layer",
+  "TransformerXL",
   "attend",
   "reference",
 ]

@@ -64,8 +64,8 @@ def attend(
   """
   check_known("impl", impl, ("auto", *IMPLEMENTATIONS))
   kv_positions = positions if kv_positions is None else kv_positions
-  _check(q, k, v, {"u": u, "w": w}, rel_k, rel_b)
-  _check_positions(q, k, positions, kv_positions)
+  check(q, k, v, {"u": u, "w": w}, rel_k, rel_b)
+  check_positions(q, k, positions, kv_positions)
   seen: dict[str, Any] = {
     "offset": k.shape[1] - q.shape[1] if offset is None else offset,
     "segment_ids": segment_ids,
@@ -135,7 +135,8 @@ def _seeds(q, rate, key) -> Any:
   return dropout.seeds(key, q.shape[0], q.shape[2])
 
 
-def _check(q, k, v, biases, rel_k, rel_b) -> None:
+def check(q, k, v, biases, rel_k, rel_b) -> None:
+  """Raises ValueError for shapes that do not fit; `biases` are u and w by name."""
   softmax.check(q, k, v)
   N, H = q.shape[2:]
   if k.shape[2] != N:
@@ -152,7 +153,8 @@ def _check(q, k, v, biases, rel_k, rel_b) -> None:
     raise ValueError("w without rel_k: it is added to queries where they meet rel_k")
 
 
-def _check_positions(q, k, positions, kv_positions) -> None:
+def check_positions(q, k, positions, kv_positions) -> None:
+  """Raises ValueError for positions that are no integers of the tokens."""
   if positions is None and kv_positions is not None:
     raise ValueError("kv_positions without positions")
   for name, x, like in (("positions", positions, q), ("kv_positions", kv_positions, k)):

@@ -61,7 +61,13 @@ class Distances(nnx.Module):
     Args:
       tokens: of a row, whose distances are wanted; None for all distances.
       given: u and w in place of the own ones.
+
+    Raises:
+      ValueError: if none are given, and the module has none of its own.
     """
+    some = self.vectors is not None or self.project is not None
+    if some and given is None and self.u is None:
+      raise ValueError("own_biases = False: u and w are missing, `biases` of the call")
     own = (self.u, self.w) if given is None else given
     u, w, rel_k, rel_b = (
       None if x is None else x[...] for x in (*own, self.vectors, self.biases)

@@ -190,7 +190,12 @@ class Layer(nnx.Module):
     )
 
   def step(
-    self, x: Float[Array, "B T D"], cache: Cache, **context: Unpack[Context]
+    self,
+    x: Float[Array, "B T D"],
+    cache: Cache,
+    *,
+    biases: tuple[Any, Any] | None = None,
+    **context: Unpack[Context],
   ) -> tuple[Float[Array, "B T D"], Cache]:
     """Returns the outputs of the next T tokens, and the cache after them."""
     if 0 in x.shape:
@@ -203,6 +208,8 @@ class Layer(nnx.Module):
     q, k, v = self.heads(row, ids, T, True)
     after = cache.attention.append(k[:, -T:], v[:, -T:], ids[:, -T:])
     seen = {"segment_ids": ids[:, -T:], "kv_segment_ids": after.segment_ids}
-    heads = Heads(q, after.k, after.v, tokens, seen | {"offset": start})
+    heads = Heads(
+      q, after.k, after.v, tokens, seen | {"offset": start}, {"biases": biases}
+    )
     inputs = ConvolutionCache(row[:, T:].astype(past.x.dtype), ids[:, T:])
     return self.merge(self.mix(heads), heads), Cache(after, inputs)
