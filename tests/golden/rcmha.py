@@ -66,7 +66,7 @@ def _run(params, x, memory, kind, case):
     heads=heads,
     head_dim=case.get("d_head", dim // heads),
     filters="auto" if kind == "rmha" else "shared",
-    bias="all",
+    linear_bias="all",
     max_distance=max(length + x.shape[0] - 1, 0),
     rngs=nnx.Rngs(0),
   )

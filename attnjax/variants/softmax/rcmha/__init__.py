@@ -1,7 +1,8 @@
 """RCMHA: relative convolutional multi-head attention, with MDHA and RMHA.
 
-Herman Sugiharto, Aradea, Husni Mubarok. Relational Convolutional Multi-Head Attention.
-2023. arXiv:2308.03429. Official code: github.com/hermansh-id/rcmha.
+Herman Sugiharto, Aradea, Husni Mubarok. RCMHA: Relative Convolutional Multi-Head
+Attention for Natural Language Modelling. 2023. arXiv:2308.03429.
+Official code: github.com/hermansh-id/rcmha.
 MDHA: David R. So et al. Primer. 2021. arXiv:2109.08668; code in
 github.com/google-research/google-research, primer. RMHA: Zihang Dai et al.
 Transformer-XL. 2019. arXiv:1901.02860; code in github.com/kimiyoung/transformer-xl.

@@ -1,4 +1,7 @@
-"""The function: causal softmax attention with terms of relative distance, and cases."""
+"""The function: causal softmax attention with terms of relative distance, and cases.
+
+A term that is None is 0. Negative distances, of given positions, read row 0 of tables.
+"""
 
 from typing import Any
 
@@ -40,50 +43,45 @@ def attend(
     q: queries.
     k: keys; those before the first query are a memory.
     v: values.
-    u: added to the queries where they meet keys; 0 if None.
-    w: added to the queries where they meet `rel_k`; 0 if None.
-    rel_k: a vector for each distance 0 .. R - 1; greater distances read the last one,
-      negative ones, of given positions, the first one. None: no term.
-    rel_b: a bias for each distance, scaled as all else is. None: no term.
+    u: added to the queries where they meet keys.
+    w: added to the queries where they meet `rel_k`.
+    rel_k: a vector for each distance; distances from R - 1 on read the last one.
+    rel_b: a bias for each distance, scaled as all else is.
     offset: token t sees the keys s <= t + offset; S - T if None.
     segment_ids: tokens see their own segment; negative ids see nothing.
     kv_segment_ids: the keys' segments; `segment_ids` if None (needs T = S).
     mask: True = may attend, in conjunction with the rest.
-    positions: integers, whose differences are the distances; if None, distances are
-      offset + t - s.
-    kv_positions: the keys' positions; `positions` if None (needs T = S).
+    positions: integers whose differences are the distances; else offset + t - s is.
+    kv_positions: of the keys; `positions` if None (needs T = S).
     scale: of the whole sum; H^-0.5 if None.
-    dropout_rate: share of the weights that is set to 0.
-    dropout_key: a random key, if dropout_rate > 0. "reference" takes no dropout.
+    dropout_rate: share of the weights that is set to 0; "reference" takes none.
+    dropout_key: a random key, which dropout needs.
     return_lse: also return the log of the softmax's denominator, (B, T, N) float32.
     impl: one of IMPLEMENTATIONS, or "auto".
-
-  Raises:
-    ValueError: if shapes do not fit or `impl` is unknown.
-    NotImplementedError: for dropout in "reference".
   """
-  check_known("impl", impl, ("auto", *IMPLEMENTATIONS))
-  kv_positions = positions if kv_positions is None else kv_positions
-  check(q, k, v, {"u": u, "w": w}, rel_k, rel_b)
-  check_positions(q, k, positions, kv_positions)
-  seen: dict[str, Any] = {
-    "offset": k.shape[1] - q.shape[1] if offset is None else offset,
-    "segment_ids": segment_ids,
-    "kv_segment_ids": kv_segment_ids,
-    "mask": mask,
-    "positions": positions,
-    "kv_positions": kv_positions,
-    "scale": q.shape[3] ** -0.5 if scale is None else scale,
-  }
-  if impl == "reference":
-    if dropout_rate:
-      raise NotImplementedError("impl 'reference' takes no dropout_rate; 'xla' does")
-    result = reference(q, k, v, u, w, rel_k, rel_b, **seen, return_lse=True)
-    return result if return_lse else result[0]
-  seeds = _seeds(q, dropout_rate, dropout_key)
-  given = {"seeds": seeds, "rate": float(dropout_rate), "impl": impl}
-  result = blocks.attend(q, k, v, u, w, rel_k, rel_b, **given, **seen)
+  seen = {"offset": offset, "segment_ids": segment_ids, "mask": mask, "scale": scale}
+  seen |= {"kv_segment_ids": kv_segment_ids, "positions": positions}
+  drop = _dropout(q, dropout_rate, dropout_key, impl)
+  arrays = q, k, v, u, w, rel_k, rel_b
+  result = _run(arrays, impl, seen | {"kv_positions": kv_positions}, drop)
   return result if return_lse else result[0]
+
+
+def _run(arrays, impl, seen: dict[str, Any], drop) -> Any:
+  """Checks the arguments of `attend`; returns (out, lse)."""
+  check_known("impl", impl, ("auto", *IMPLEMENTATIONS))
+  q, k, v, u, w, rel_k, rel_b = arrays
+  if seen["positions"] is not None and seen["kv_positions"] is None:
+    seen["kv_positions"] = seen["positions"]
+  check(q, k, v, {"u": u, "w": w}, rel_k, rel_b)
+  check_positions(q, k, seen["positions"], seen["kv_positions"])
+  if seen["offset"] is None:
+    seen["offset"] = k.shape[1] - q.shape[1]
+  if seen["scale"] is None:
+    seen["scale"] = q.shape[3] ** -0.5
+  if impl == "reference":
+    return reference(*arrays, **seen, return_lse=True)
+  return blocks.attend(*arrays, **seen, **drop, impl=impl)
 
 
 def reference(
@@ -125,14 +123,16 @@ def reference(
   return (out, lse) if return_lse else out
 
 
-def _seeds(q, rate, key) -> Any:
+def _dropout(q, rate, key, impl) -> dict[str, Any]:
+  """Returns the seeds and the rate of the engine's dropout."""
   if not 0 <= rate < 1:
     raise ValueError(f"dropout_rate = {rate}; it must be in [0, 1)")
-  if not rate:
-    return None
-  if key is None:
+  if rate and impl == "reference":
+    raise NotImplementedError("impl 'reference' takes no dropout_rate; 'xla' does")
+  if rate and key is None:
     raise ValueError(f"dropout_rate = {rate} needs a dropout_key")
-  return dropout.seeds(key, q.shape[0], q.shape[2])
+  seeds = dropout.seeds(key, q.shape[0], q.shape[2]) if rate else None
+  return {"seeds": seeds, "rate": float(rate)}
 
 
 def check(q, k, v, biases, rel_k, rel_b) -> None:

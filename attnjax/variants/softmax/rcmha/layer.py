@@ -54,8 +54,8 @@ class Layer(nnx.Module):
       convolutions; "rmha": projected sinusoids of distances; "mha": neither.
     conv_width: tokens that a convolution reads.
     filters: "shared" or "apart", see `HeadConvolution`; "auto": shared in "rcmha".
-    bias: the projections that have one: "all", "none", or by "auto" those of values and
-      results in "rcmha" and else none.
+    linear_bias: the projections that have a bias: "all", "none", or by "auto" those of
+      values and results in "rcmha", and else none.
     shared_qk: queries are projected from the convolved keys, as an option of Primer's.
     conv_halo: queries' convolutions read a segment memory, as those of keys do.
     own_biases: False: the vectors added to queries are an argument of `project`.
@@ -74,7 +74,7 @@ class Layer(nnx.Module):
     kind: str = "rcmha",
     conv_width: int = 3,
     filters: str = "auto",
-    bias: str = "auto",
+    linear_bias: str = "auto",
     shared_qk: bool = False,
     conv_halo: bool = False,
     own_biases: bool = True,
@@ -86,7 +86,7 @@ class Layer(nnx.Module):
       form=(form, FORMS),
       kind=(kind, KINDS),
       filters=(filters, FILTERS),
-      bias=(bias, BIASES),
+      linear_bias=(linear_bias, BIASES),
       impl=(impl, ("auto", *IMPLEMENTATIONS)),
     )
     if conv_width < 1 or max_distance < 0:
@@ -96,7 +96,7 @@ class Layer(nnx.Module):
     size = projections.head_size(dim, heads, head_dim)
     own = kind == "rcmha"
     some = {"all": ("query", "key", "value"), "none": ()}
-    biases = some.get(bias, ("value",) if own else ())
+    biases = some.get(linear_bias, ("value",) if own else ())
     self.heads = ConvolvedHeads(
       dim,
       heads,
