@@ -119,6 +119,11 @@ class FunctionTest(parameterized.TestCase):
     with mock.patch.multiple(blocks, PAIRS=64, ROWS=2):
       got = run(arrays)
     jax.tree.map(_close, got, want)
+    places = {"positions": jnp.array([[9, 9, 12, 13, 20]])}
+    places["kv_positions"] = 2 * jnp.arange(8)[None]
+    want = rcmha.attend(**arrays, **places)
+    with mock.patch.multiple(blocks, PAIRS=64, ROWS=2):
+      _close(rcmha.attend(**arrays, **places), want)
 
   def test_no_array_of_all_pairs_is_held(self):
     def peak(T):
