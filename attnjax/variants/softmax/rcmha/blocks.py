@@ -36,7 +36,7 @@ def attend(q, k, v, u, w, rel_k, rel_b, *, scale, impl, seeds, rate, **seen):
       if number > 1 and positions is None:
         start = (number - 1) * size - first
         own = [_cut(x, start, size + S - 1) for x in tables]
-      terms = scale * _terms(_clean(q), *own, positions, seen["kv_positions"])
+      terms = scale * _terms(_clean(q), own, positions, seen["kv_positions"])
       bias = terms if bias is None else terms + bias
     what = masks.conjunction(
       (B, N, size, S), True, seen["offset"], ids, seen["kv_segment_ids"], mask
@@ -87,7 +87,8 @@ def _tables(w, rel_k, rel_b, seen, T, S) -> list[Any]:
   ]
 
 
-def _terms(q, table, bias, positions, kv_positions):
+def _terms(q, tables, positions, kv_positions):
+  table, bias = tables
   if positions is None:
     return relative.terms(q, table, bias)
   distance = positions[:, :, None] - kv_positions[:, None, :]

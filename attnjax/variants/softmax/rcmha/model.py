@@ -119,7 +119,8 @@ class TransformerXL(nnx.Module):
     **attention: Any,
   ):
     check_options(activation=(activation, ACTIVATIONS))
-    own = {"hidden": hidden, "norm_first": norm_first, "activation": activation}
+    own: dict[str, Any] = {"hidden": hidden, "norm_first": norm_first}
+    own["activation"] = activation
     own |= {"dropout": dropout, "heads": heads, "kind": kind}
 
     def block(index):
