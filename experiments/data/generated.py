@@ -58,16 +58,43 @@ def task(
     held_out: number of examples of each other split.
     seed: the seed of the whole data set.
   """
-  check_least(examples=(examples, 1), held_out=(held_out, 1), seed=(seed, 0))
-
-  def source(split: str) -> Generated:
-    size = examples if check_split(split) == "train" else held_out
-    one = make if callable(make) else make[split]
-    return Generated(one, seed, split, size)
-
+  source = _source(make, examples, held_out, seed)
   return Task(
     name, "tokens", vocab, 0, (length,), "accuracy", source, unit="tokens", units=length
   )
+
+
+def images(
+  name: str,
+  make: Make,
+  *,
+  classes: int,
+  shape: tuple[int, int, int],
+  examples: int,
+  held_out: int,
+  seed: int,
+) -> Task:
+  """Returns a task of generated images and their classes, measured by its accuracy.
+
+  Args:
+    name: the data set's name.
+    make: random generator -> example with `image` and `label`.
+    classes: number of classes.
+    shape: (H, W, C) of an image.
+    examples: number of examples of the split train.
+    held_out: number of examples of each other split.
+    seed: the seed of the whole data set.
+  """
+  source = _source(make, examples, held_out, seed)
+  return Task(name, "images", 0, classes, shape, "accuracy", source)
+
+
+def picture(image: np.ndarray, label: int) -> Example:
+  """Returns the example of an image (H, W, C), clipped to [0, 1], and its class."""
+  return {
+    "image": np.clip(image, 0.0, 1.0).astype(np.float32),
+    "label": np.array(label, np.int32),
+  }
 
 
 def shifted(symbols: list[int], targets: list[int], length: int) -> Example:
@@ -83,3 +110,16 @@ def shifted(symbols: list[int], targets: list[int], length: int) -> Example:
     "tokens": np.array(symbols[:length], np.int32),
     "labels": np.array(labels, np.int32),
   }
+
+
+def _source(
+  make: Make | Mapping[str, Make], examples: int, held_out: int, seed: int
+) -> Callable[[str], Generated]:
+  check_least(examples=(examples, 1), held_out=(held_out, 1), seed=(seed, 0))
+
+  def source(split: str) -> Generated:
+    size = examples if check_split(split) == "train" else held_out
+    one = make if callable(make) else make[split]
+    return Generated(one, seed, split, size)
+
+  return source
