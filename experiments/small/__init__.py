@@ -1,13 +1,13 @@
 """Small models that are trained together and scored: for claims and for the suite.
 
-A `Problem` draws examples and scores; `training.scores` trains models of several rates
-and seeds in one program; `models` has the two small hosts, and a mechanism whose output
-is zero.
+A `Problem` draws examples and scores; `train` trains models of several rates and seeds
+by one program, `path` keeps them on the way; `models` has the two small hosts, and a
+mechanism whose output is zero.
 """
 
 from experiments.small.models import language, layer, vision, without
 from experiments.small.problem import Problem, of_task
-from experiments.small.training import Recipe, Trained, scores, train
+from experiments.small.training import Recipe, Trained, path, scores, train
 
 __all__ = [
   "Problem",
@@ -16,6 +16,7 @@ __all__ = [
   "language",
   "layer",
   "of_task",
+  "path",
   "scores",
   "train",
   "vision",

@@ -1,4 +1,4 @@
-"""Trains models of several rates and seeds in one program."""
+"""Trains models of several rates and seeds by one program, one after the other."""
 
 import dataclasses
 import functools
@@ -7,14 +7,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from attnjax.nn import running
 from experiments.small.problem import Problem
 
 Run = tuple[float, int]  # a learning rate, and the seed of data, weights and order
-_PART = 256  # examples that are scored at once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,50 +55,78 @@ def train(
   recipe: Recipe,
   runs: Sequence[Run],
 ) -> Trained:
-  """Trains the models of (rate, seed) together.
+  """Trains the models of (rate, seed) by one program.
 
   Args:
-    build: random key -> the model, any module.
+    build: random key -> the model, any module. A program is kept for the next call
+      with a `build`, a loss and a recipe, if examples have the same shapes.
     problem: what it learns.
     recipe: how.
-    runs: learning rates and seeds; a seed's examples are drawn once.
+    runs: learning rates and seeds.
   """
-  seeds = sorted({seed for _, seed in runs})
-  pools = _stacked([problem.examples(seed, "train") for seed in seeds])
-  own = jnp.array([seeds.index(seed) for _, seed in runs])
-  rates = jnp.array([rate for rate, _ in runs], jnp.float32)
-  numbers = jnp.array([seed for _, seed in runs], jnp.uint32)
-  one = functools.partial(_one, build, problem, recipe, pools)
-  run = jax.jit(lambda *each: jax.lax.map(lambda parts: one(*parts), each))
-  models, stats = run(numbers, rates, own)
-  count = sum(leaf[0].size for leaf in jax.tree.leaves(models))
-  return Trained(models, stats, count)
+  return path(build, problem, recipe, runs, marks=1)[-1]
+
+
+def path(
+  build: Callable[[jax.Array], Any],
+  problem: Problem,
+  recipe: Recipe,
+  runs: Sequence[Run],
+  marks: int,
+) -> list[Trained]:
+  """Trains as `train` does; returns the models after each of `marks` equal parts.
+
+  Raises:
+    ValueError: if the steps are not a multiple of `marks`.
+  """
+  if recipe.steps % marks:
+    raise ValueError(f"{recipe.steps} steps do not have {marks} equal parts")
+  program = _program(build, problem.loss, recipe, marks)
+  found = []
+  for rate, seed in runs:
+    pool = problem.examples(seed, "train")
+    found.append(program(jnp.uint32(seed), jnp.float32(rate), pool))
+  models, stats = jax.tree.map(lambda *leaves: jnp.stack(leaves, 1), *found)
+  count = sum(leaf[0, 0].size for leaf in jax.tree.leaves(models))
+  at = [jax.tree.map(lambda leaf, i=i: leaf[i], (models, stats)) for i in range(marks)]
+  return [Trained(*each, count) for each in at]
 
 
 def scores(
   trained: Trained, problem: Problem, runs: Sequence[Run], split: str
 ) -> list[float]:
   """Returns each model's score on the examples of its own seed."""
-  held = _stacked([problem.examples(seed, split) for _, seed in runs])
+  program = _scorer(problem.score)
+  found = []
+  for i, (_, seed) in enumerate(runs):
+    model, stats = jax.tree.map(lambda x, i=i: x[i], (trained.models, trained.stats))
+    found.append(float(program(model, stats, problem.examples(seed, split))))
+  return found
+
+
+@functools.lru_cache(maxsize=32)
+def _program(build, loss, recipe, marks):
+  """Returns the compiled training: (seed, rate, pool) -> (models, statistics)."""
+  return jax.jit(functools.partial(_one, build, loss, recipe, marks))
+
+
+@functools.lru_cache(maxsize=4)
+def _scorer(score):
+  """Returns the compiled score of (a model, its statistics, examples)."""
 
   @jax.jit
-  def run(models, stats, held):
-    def one(parts):
-      model, stats, held = parts
+  def run(model, stats, held):
+    def call(*arguments, **options):
+      given = {"stats": stats, "train": False}
+      return running.apply(model, *arguments, **given, **options)[0]
 
-      def call(*arguments, **options):
-        given = {"stats": stats, "train": False}
-        return running.apply(model, *arguments, **given, **options)[0]
+    return score(call, held)
 
-      return problem.score(call, held)
-
-    return jax.lax.map(one, (models, stats, held))
-
-  return np.asarray(run(trained.models, trained.stats, held), float).tolist()
+  return run
 
 
-def _one(build, problem, recipe, pools, number, rate, own):
-  """Returns a trained model and its statistics."""
+def _one(build, loss, recipe, marks, number, rate, pool):
+  """Returns the model and its statistics at each mark, stacked."""
   weights, order = jax.random.split(jax.random.key(number))
   model = build(weights)
   optimizer = _optimizer(recipe, model)
@@ -114,22 +140,26 @@ def _one(build, problem, recipe, pools, number, rate, own):
       new.append(after)
       return y
 
-    return problem.loss(call, batch), new[-1]
+    return loss(call, batch), new[-1]
 
   def update(carry, step):
     model, stats, memory = carry
-    size = jax.tree.leaves(pools)[0].shape[1]
+    size = jax.tree.leaves(pool)[0].shape[0]
     drawn = jax.random.fold_in(order, step)
     chosen = jax.random.randint(drawn, (recipe.batch,), 0, size)
-    batch = jax.tree.map(lambda leaf: leaf[own, chosen], pools)
+    batch = jax.tree.map(lambda leaf: leaf[chosen], pool)
     gradient, stats = jax.grad(objective, has_aux=True)(model, stats, batch)
     change, memory = optimizer.update(gradient, memory, model)
     model = jax.tree.map(lambda p, c: p - rate * c, model, change)
     return (model, stats, memory), None
 
+  def part(carry, steps):
+    carry, _ = jax.lax.scan(update, carry, steps)
+    return carry, carry[:2]
+
   start = model, running.init_stats(model), optimizer.init(model)
-  (model, stats, _), _ = jax.lax.scan(update, start, jnp.arange(recipe.steps))
-  return model, stats
+  steps = jnp.arange(recipe.steps).reshape(marks, -1)
+  return jax.lax.scan(part, start, steps)[1]
 
 
 def _optimizer(recipe: Recipe, model: Any) -> optax.GradientTransformation:
@@ -144,7 +174,3 @@ def _optimizer(recipe: Recipe, model: Any) -> optax.GradientTransformation:
     ),
     optax.scale_by_schedule(schedule),
   )
-
-
-def _stacked(parts: Sequence[Any]) -> Any:
-  return jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *parts)
