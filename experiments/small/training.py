@@ -88,8 +88,11 @@ def path(
     found.append(program(jnp.uint32(seed), jnp.float32(rate), pool))
   models, stats = jax.tree.map(lambda *leaves: jnp.stack(leaves, 1), *found)
   count = sum(leaf[0, 0].size for leaf in jax.tree.leaves(models))
-  at = [jax.tree.map(lambda leaf, i=i: leaf[i], (models, stats)) for i in range(marks)]
-  return [Trained(*each, count) for each in at]
+  made = []
+  for i in range(marks):
+    model, own = jax.tree.map(lambda leaf, i=i: leaf[i], (models, stats))
+    made.append(Trained(model, own, count))
+  return made
 
 
 def scores(
