@@ -24,15 +24,16 @@ _SIZES |= {"MARKS": 2, "POOL": 64, "LONGER_HELD_OUT": 16}
 class SuiteTest(absltest.TestCase):
   def setUp(self):
     super().setUp()
-    tokens.problem.cache_clear()
-    tokens.builder.cache_clear()
+    for made in (tokens.problem, tokens.builder, tokens.steps):
+      made.cache_clear()
+      self.addCleanup(made.cache_clear)
 
   def test_a_row_is_measured_once_and_kept(self):
     with (
       tempfile.TemporaryDirectory() as folder,
       mock.patch.dict(problems.PROBLEMS, {"tiny": _TINY}, clear=True),
       mock.patch.multiple(training, **_SIZES),
-      mock.patch.multiple(tokens, LENGTHS=(8, 16), VOCAB=16, STEPS=50),
+      mock.patch.multiple(tokens, LENGTHS=(8, 16), VOCAB=16, SEEN=400),
     ):
       root = Path(folder)
       rows.measure(["dot_product"], ["tiny"], root)
@@ -74,12 +75,17 @@ class SuiteTest(absltest.TestCase):
   def test_every_task_of_tokens_fits_the_models(self):
     with mock.patch.multiple(training, POOL=1, HELD_OUT=1, LONGER_HELD_OUT=1):
       for name, known in problems.TOKENS.items():
+        self.assertEqual(tokens.steps(known) % training.MARKS, 0, name)
         for longer in (False, True)[: 1 + bool(known.longer)]:
           found = tokens.problem(known, longer).examples(0, "test")
           self.assertIn(found["tokens"].shape[1], tokens.LENGTHS, name)
           self.assertLess(found["tokens"].max(), tokens.VOCAB, name)
           self.assertLess(found["labels"].max(), tokens.VOCAB, name)
-    tokens.problem.cache_clear()
+
+  def test_all_models_see_as_many_tokens(self):
+    got = {name: tokens.steps(known) for name, known in problems.TOKENS.items()}
+    for name, steps in (("parity", 800), ("compression", 400), ("needle", 200)):
+      self.assertEqual(got[name], steps)
 
   def test_images_are_of_one_size(self):
     for side, channels in ((8, 1), (28, 1), (16, 1), (32, 3)):

@@ -16,7 +16,6 @@ from experiments import data, small
 from experiments.suite import training
 from experiments.suite.problems import Problem
 
-STEPS = 240
 SIDE, CHANNELS, CLASSES, PATCH = 32, 3, 12, 4
 
 
@@ -37,6 +36,12 @@ def builder(slug: str) -> small.models.Build:
     depth=training.DEPTH,
     mlp_ratio=training.MLP_RATIO,
   )
+
+
+def steps(known: Problem) -> int:
+  """Returns the number of updates."""
+  del known
+  return 240
 
 
 @functools.cache

@@ -6,14 +6,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments import small
+from experiments import data, small
 from experiments.suite import training
 from experiments.suite.problems import Problem
 
 FORMS = ("causal",)
-STEPS = 400
 LENGTHS = (16, 32, 64)  # a shorter example is padded behind, where nothing is asked
 VOCAB = 128  # of all models, so that tasks share compiled programs
+SEEN = 12_800  # tokens of a batch's row in training, all updates together
 
 
 def mechanisms() -> list[str]:
@@ -27,6 +27,18 @@ def builder(slug: str) -> small.models.Build:
   sizes = {"dim": training.DIM, "depth": training.DEPTH, "conv": training.CONV}
   sizes |= {"mlp_ratio": training.MLP_RATIO}
   return small.language([training.layer(slug, FORMS)], vocab=VOCAB, **sizes)
+
+
+@functools.cache
+def steps(known: Problem) -> int:
+  """Returns the number of updates, by which all models see as many tokens."""
+  length = data.load(known.dataset, known.options).shape[0]
+  return SEEN // padded_length(length)
+
+
+def padded_length(length: int) -> int:
+  """Returns the shortest of LENGTHS that examples of this length fit."""
+  return min(known for known in LENGTHS if known >= length)
 
 
 @functools.cache
@@ -49,7 +61,7 @@ def problem(known: Problem, longer: bool = False) -> small.Problem:
 def padded(found: Any, least: int = 0) -> dict[str, np.ndarray]:
   """Returns examples padded to one of LENGTHS; repeated until there are `least`."""
   length = found["tokens"].shape[1]
-  behind = min(n for n in LENGTHS if n >= length) - length
+  behind = padded_length(length) - length
   chosen = np.arange(max(least, len(found["tokens"]))) % len(found["tokens"])
   return {
     name: np.pad(found[name][chosen], ((0, 0), (0, behind)), constant_values=value)
