@@ -19,6 +19,8 @@ from experiments.docs import (
   marks,
   mask_pictures,
   site,
+  suite_pictures,
+  suite_tables,
   system_page,
   systems,
 )
@@ -88,10 +90,12 @@ def written(root: Path) -> dict[Path, str]:
       "compiled for GPUs": lambda: kernel_tables.gpu(root),
       "timed on the CPU": lambda: kernel_tables.cpu(root),
       "run on chips": lambda: kernel_tables.device(root),
+      **suite_tables.parts(root),
     }
     text = marks.filled(path, path.read_text(encoding="utf-8"), parts)
     found[path] = marks.with_outputs(text)
-  found |= {root / "docs" / name: text for name, text in mask_pictures.files().items()}
+  pictures = mask_pictures.files() | suite_pictures.files(root)
+  found |= {root / "docs" / name: text for name, text in pictures.items()}
   return found
 
 
