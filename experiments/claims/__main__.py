@@ -5,7 +5,8 @@
 
 What is measured goes to results/claims/<slug>.json; an interrupted measurement goes on
 where it was. `python -m experiments.claims --check` compares the records with today's
-claim files. See `experiments.claims` for what a claim is.
+claim files, and `--register` records claims that nobody has measured yet. See
+`experiments.claims` for what a claim is.
 """
 
 import argparse
@@ -35,6 +36,9 @@ def main(argv: list[str] | None = None) -> int:
   parser.add_argument("--all", action="store_true", help="all systems")
   parser.add_argument("--check", action="store_true", help="measure nothing; compare")
   parser.add_argument(
+    "--register", action="store_true", help="measure nothing; record what is claimed"
+  )
+  parser.add_argument(
     "--root", type=Path, default=_ROOT, help="the folder of results/ and runs/"
   )
   flags = parser.parse_args(argv)
@@ -47,6 +51,10 @@ def main(argv: list[str] | None = None) -> int:
     records.read(flags.root, slug)  # before anything is measured, which takes minutes
   if flags.check:
     return max(map(len, [_stale(flags.root, slug) for slug in slugs])) > 0
+  if flags.register:
+    for slug in slugs:
+      _register(slug, flags.root)
+    return 0
   held = [records.holds(_measure(slug, flags.root)) for slug in slugs]
   return 0 if all(held) else 1
 
@@ -84,6 +92,24 @@ def _measure(slug: str, root: Path) -> dict[str, Any]:
   records.write(root, slug, record)
   print(f"  measured in {record['seconds']:.0f} s", flush=True)
   return record
+
+
+def _register(slug: str, root: Path) -> None:
+  """Writes the record of claims that are registered, and not measured yet.
+
+  Raises:
+    UserError: if the file has no claims by the protocol, or they are measured.
+  """
+  claims = getattr(measuring.module(slug), "CLAIMS", None)
+  if claims is None:
+    raise errors.UserError(f"{slug}: its file has no CLAIMS to register")
+  if records.read(root, slug).get("protocol") and not stale(root, slug):
+    raise errors.UserError(f"{slug}: its claims are registered, or measured, already")
+  found = [measuring.waiting(claim) for claim in claims]
+  own = measuring.registration(slug)
+  record = {"protocol": records.PROTOCOL, "registration": own, "claims": found}
+  records.write(root, slug, record)
+  print(f"{slug}: registered {len(found)} claims")
 
 
 def _by_protocol(slug: str, claims, root: Path) -> dict[str, Any]:

@@ -11,6 +11,7 @@ NOT_REPRODUCED = "not reproduced at this size"
 NOT_NEEDED = "the task does not need it"
 NOT_TESTABLE = "not testable here"
 VERDICTS = (REPRODUCED, NOT_REPRODUCED, NOT_NEEDED, NOT_TESTABLE)
+WAITING = "registered, not measured yet"  # no verdict
 
 # The roles of a row in a comparison. "without" is the mechanism's model with its output
 # replaced by zero; "broken" must miss the rule; "unable" cannot see the answer, is

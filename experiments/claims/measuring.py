@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from experiments.claims.claim import Cost, NotTestable, Quality
+from experiments.claims.claim import WAITING, Cost, NotTestable, Quality
 
 _VERSIONS = ("jax", "jaxlib", "flax", "optax", "numpy")
 Say = Callable[[str], None]
@@ -36,7 +36,7 @@ class Kept:
   def __init__(self, path: Path, own: str):
     self.path, self.own = path, own
     self.known: dict[str, Any] = {}
-    if path.exists():
+    if path.is_file():
       for line in path.read_text(encoding="utf-8").splitlines():
         self._read(line)
 
@@ -98,6 +98,15 @@ def measured(claim, number: int, kept: Kept, say: Say) -> dict[str, Any]:
   else:
     record["sizes"] = list(claim.sizes)
   return record | {"rows": rows}
+
+
+def waiting(claim) -> dict[str, Any]:
+  """Returns the record of a claim that is registered and not measured."""
+  if isinstance(claim, NotTestable):
+    return measured(claim, 0, Kept(Path(), ""), print)
+  said = {"verdict": WAITING, "said": "", "rows": []}
+  record = {"sentence": claim.sentence, "source": claim.source, "unit": claim.unit}
+  return record | {"rule": claim.rule} | said
 
 
 def _qualities(claim: Quality, number: int, kept: Kept, say: Say) -> list[dict]:

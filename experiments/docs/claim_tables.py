@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from experiments.claims import records
+from experiments.claims import claim, records
 from experiments.claims.bounds import REPORTED
 from experiments.docs import markdown
 from experiments.docs.docstrings import Block
@@ -44,15 +44,15 @@ def _summary(record: dict[str, Any]) -> str:
   return f"**{words}**" + (f" ({note})." if note else ".")
 
 
-def _registered(claim: dict[str, Any]) -> tuple[str, ...]:
+def _registered(one: dict[str, Any]) -> tuple[str, ...]:
   """Returns the cells of a claim that was measured by the protocol."""
   return (
-    markdown.prose(claim["sentence"]),
-    markdown.prose(claim["source"]),
-    markdown.prose(claim["said"]),
-    markdown.prose(claim.get("unit", _NONE)),
-    markdown.prose(claim.get("rule", _NONE)),
-    f"**{claim['verdict']}**",
+    markdown.prose(one["sentence"]),
+    markdown.prose(one["source"]),
+    markdown.prose(one["said"]),
+    markdown.prose(one.get("unit", _NONE)),
+    markdown.prose(one.get("rule", _NONE)),
+    f"**{one['verdict']}**",
   )
 
 
@@ -112,6 +112,10 @@ def _costs(claim: dict[str, Any]) -> str:
 def _measured(system: System) -> str:
   """Says how long measuring took, on which machine, at which commit."""
   record = system.record
+  if claim.WAITING in records.verdicts(record):
+    file = f"[claim file](../../experiments/claims/systems/{system.slug}.py)"
+    again = f"`python -m experiments.claims {system.slug}`"
+    return f"Registered by the {file}, not measured yet: {again} measures."
   said = [f"Measured in {record.get('seconds', 0):,} s"]
   if record.get("machine"):
     said.append(f"on {record['machine']}")
