@@ -1,6 +1,5 @@
 """Rows of claims that small models are trained for, by `experiments.small`."""
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,6 +18,8 @@ def trained(
 ) -> Row:
   """Returns a row whose models are trained together, and scored on test data.
 
+  A row that several claims share is trained once.
+
   Args:
     name: in the table.
     kind: one of `experiments.claims.claim.KINDS`.
@@ -26,7 +27,15 @@ def trained(
     problem: what it learns; its score is the claim's number.
     recipe: how it is trained.
   """
-  return Row(name, kind, functools.partial(_scores, build, problem, recipe))
+  known: dict[tuple[float, int], Score] = {}
+
+  def train(runs: Sequence[tuple[float, int]]) -> list[Score]:
+    missing = [run for run in runs if run not in known]
+    if missing:
+      known.update(zip(missing, _scores(build, problem, recipe, missing)))
+    return [known[run] for run in runs]
+
+  return Row(name, kind, train)
 
 
 def untrained(
