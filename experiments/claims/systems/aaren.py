@@ -26,8 +26,6 @@ About 200 s of one core.
 """
 
 import functools
-import math
-import time
 
 import jax
 import jax.numpy as jnp
@@ -39,7 +37,7 @@ from attnjax.core.positions import sinusoids
 from attnjax.nn.stack import Stack
 from attnjax.variants.softmax import dot_product
 from experiments import data, small
-from experiments.claims import rows
+from experiments.claims import rows, timing
 from experiments.claims.claim import Cost, Quality, Sized
 
 LENGTH, WIDTH, NOISE, TRAIN, HELD_OUT = 96, 32, 0.1, 8192, 1024
@@ -94,22 +92,10 @@ def _recall(name, kind, build, steps=400):
   return rows.trained(name, kind, model, RECALL, small.Recipe(steps=steps))
 
 
-def _seconds(run, *arguments) -> float:
-  """Returns the least CPU seconds of three runs of a compiled function."""
-  jax.block_until_ready(run(*arguments))
-  best = math.inf
-  for _ in range(3):
-    start = time.process_time()
-    jax.block_until_ready(run(*arguments))
-    best = min(best, time.process_time() - start)
-  return best
-
-
 def _stream(slug, options, length):
   """Returns the seconds of a stream whose tokens a layer's `step` takes."""
   layer = contract.constructor(slug, options, FORMS)(WIDTH, layers=1, rngs=nnx.Rngs(0))
 
-  @jax.jit
   def run(layer, x):
     def body(cache, token):
       y, cache = layer.step(token[None, None], cache)
@@ -117,14 +103,13 @@ def _stream(slug, options, length):
 
     return jax.lax.scan(body, layer.init_cache(1, length, x.dtype), x)[1]
 
-  return _seconds(run, layer, _tokens(length))
+  return timing.seconds(run, layer, _tokens(length))
 
 
 def _anew(length):
   """Returns the seconds of a stream for which all keys and values are made anew."""
   layer = dot_product.Layer(WIDTH, form="causal", **SOFTMAX[1], rngs=nnx.Rngs(0))
 
-  @jax.jit
   def run(layer, x):
     def body(t):
       seen = jnp.arange(length) <= t
@@ -135,7 +120,7 @@ def _anew(length):
 
     return jax.lax.map(body, jnp.arange(length))
 
-  return _seconds(run, layer, _tokens(length))
+  return timing.seconds(run, layer, _tokens(length))
 
 
 def _tokens(length):
