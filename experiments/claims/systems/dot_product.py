@@ -5,7 +5,7 @@ Claimed:
   grows with the square of the length;
 - Joshua Ainslie et al., GQA (arXiv:2305.13245, table 1): the quality of grouped heads
   is near that of all heads and above that of one key head: averages of 47.2 with all,
-  47.1 with 8 groups and 46.6 with one key head.
+  47.1 with 8 groups and 46.6 with one key head (quoted from memory).
 
 Quality: the next byte of Python's sources, 64 bytes, two blocks 32 wide with short
 convolutions of 3, 8 query heads and 8, 2 or 1 heads of keys and values, 250 steps of
