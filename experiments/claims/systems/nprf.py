@@ -1,171 +1,194 @@
 """NPRF: normalisation is stable, positions come back by the bias, transforms are fast.
 
-Claimed (arXiv:2106.12566, abstract and sections 3 and 4):
-- random features of unnormalised queries and keys diverge or stall when these are
-  long; normalised ones do not;
-- without positions the normalised form cannot tell tokens apart, with the bias it
-  does; Performers with absolute positions are in between (here they copy as well);
-- T log T: the transforms beat the (T, T) form from a few thousand tokens on.
+Claimed (arXiv:2106.12566, abstract and sections 3 and 4): random features of
+unnormalised queries and keys do not train from scratch where normalised ones do;
+relative positions make kernelized attention more accurate than Performers; the Toeplitz
+products take T log T by the fast Fourier transform.
+
+Copying: the token 7 places back, of 16 symbols; 64 tokens, two blocks 32 wide with 4
+heads and 16 features, 250 steps of 16. A fixed lag shows what relative positions give;
+no task of the shared suite asks for one. Performers have learned absolute positions.
+The catalogue expects Performers between the bias and no positions; an earlier run
+found that they copy as well, and asked for "not more" in its place. Here the first
+claim is registered again, with a margin of 0.05.
+
+Stability: as copying, but weights of queries and keys start with a gain of 4, and all
+have the bias. The score is the logarithm of the loss, at most that of guessing, which
+is also that of a model that diverged; 1.5 times the loss is 0.405. Every row has its
+best of three rates, so that only what fails at all of them is seen to fail.
+
+Time: CPU seconds of forward and backward, one head, M = H = 16. A power of 1.15 allows
+for the logarithm. The rivals are softmax attention in blocks and `jax.nn`; the broken
+row is the definition with its (T, T) weights.
 
   python -m experiments.claims nprf
 
-The task is to copy the token 7 places back, of 16 symbols: texts of 64 tokens, 2
-layers, 64 wide. For the first claim queries and keys begin with entries of deviation 4,
-all models have the bias, and the worst of two seeds at each of two rates counts. Times
-are of forward and backward on the CPU, one head, M = H = 16.
+About 350 s of one core.
 """
 
 import functools
 import math
-import time
-from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import nnx
 
+from attnjax.nn.stack import Stack
 from attnjax.variants.linear import nprf
-from experiments.claims.bounds import Bound, at_least, at_most, reported
-from experiments.claims.fit import fit
+from attnjax.variants.softmax import dot_product
+from experiments import data, small
+from experiments.claims import rows, timing
+from experiments.claims.claim import Cost, NotTestable, Quality, Sized
+from experiments.small import problem as problems
 
-SYMBOLS, BACK, LENGTH, BATCH, STEPS, WIDTH = 16, 7, 64, 16, 400, 64
-RATES, SEEDS, GAIN = (3e-3, 1e-2), (0, 1), 4.0
-OPTIONS = {"heads": 4, "num_features": 16, "max_distance": 32}
-PERFORMER = {"normalise": False, "rpe": "none"}
-LENGTHS, SIZE = (1024, 4096, 16384), 16
-COMPARED = 4096
-
-
-def claims() -> Iterator[Bound]:
-  yield from _speed()
-  yield from _accuracy()
-  yield from _stability()
+SYMBOLS, BACK, LENGTH, WIDTH, STEPS = 16, 7, 64, 32, 250
+TRAIN, HELD_OUT, GAIN, SIZE = 8192, 512, 4.0, 16
+FORMS = ("causal",)
 
 
-def _speed():
-  seconds = [_seconds("xla", length) for length in LENGTHS]
-  power = np.polyfit(np.log(LENGTHS), np.log(seconds), 1)[0]
-  yield at_most("time of the transforms: power of T, 1k to 16k", power, 1.15)
-  naive = _seconds("reference", COMPARED)
-  there = seconds[LENGTHS.index(COMPARED)]
-  yield at_least(f"times faster than the (T, T) form, T = {COMPARED}", naive / there, 2)
+def _nprf(**options):
+  sizes = {"heads": 4, "num_features": 16, "max_distance": 32}
+  return "nprf", sizes | options
 
 
-def _accuracy():
-  ours, _ = _train(1e-2, {})
-  yield at_least("tokens copied from 7 back: with the bias", ours.min(), 0.99)
-  blind, _ = _train(1e-2, {"rpe": "none"})
-  gain = blind.max() - _commonest()
-  yield at_most("the same without positions, above the commonest symbol", gain, 0.05)
-  performer, _ = _train(1e-2, PERFORMER, absolute=True)
-  least, most = performer.min(), performer.max()
-  yield at_most("the same of Performers with absolute positions", most, ours.min())
-  yield at_least("what these are above none", least - blind.max(), -0.01)
-
-
-def _commonest() -> float:
-  """Returns the accuracy of guessing the most frequent symbol so far, without order."""
-  text = np.random.default_rng(0).integers(0, SYMBOLS, (512, LENGTH))
-  guess = np.eye(SYMBOLS)[text].cumsum(axis=1).argmax(axis=2)
-  return float((guess[:, BACK:] == text[:, :-BACK]).mean())
-
-
-def _stability():
-  worst = {}
-  for normalise in (True, False):
-    options = {"normalise": normalise}
-    losses = [_train(rate, options, gain=GAIN)[1] for rate in RATES]
-    # NaN counts as the worst.
-    worst[normalise] = np.nan_to_num(losses, nan=math.inf).max()
-  yield reported("nats a token in the worst run, normalised", worst[True])
-  yield at_most("the same as a part of chance's", worst[True] / math.log(SYMBOLS), 0.5)
-  ratio = worst[False] / worst[True]
-  yield at_least("times as many without normalisation", ratio, 1.5)
-
-
-def _seconds(impl: str, length: int) -> float:
-  """Returns the least CPU seconds of a forward and backward pass, on all cores."""
-  keys = jax.random.split(jax.random.key(0), 4)
-  inputs = [jax.random.normal(key, (1, length, 1, SIZE)) for key in keys[:3]]
-  bias = jax.random.normal(keys[3], (1, 2 * length - 1)) / 4
-  w = jax.random.normal(keys[3], (SIZE, SIZE))
-
-  @jax.jit
-  def run(q, k, v, bias):
-    def total(q, k, v, bias):
-      return jnp.square(nprf.attend(q, k, v, bias, w, impl=impl)).sum()
-
-    return jax.value_and_grad(total, (0, 1, 2, 3))(q, k, v, bias)
-
-  jax.block_until_ready(run(*inputs, bias))
-  best = math.inf
-  for _ in range(5):
-    # CPU time of this process alone: other work on the machine does not count.
-    start = time.process_time()
-    jax.block_until_ready(run(*inputs, bias))
-    best = min(best, time.process_time() - start)
-  return best
-
-
-class _Block(nnx.Module):
-  def __init__(self, mixer, gain, *, rngs: nnx.Rngs):
-    self.norms = nnx.List(nnx.RMSNorm(WIDTH, rngs=rngs) for _ in range(2))
-    self.mixer = mixer(WIDTH, rngs=rngs)
-    self.rise = nnx.Linear(WIDTH, 2 * WIDTH, rngs=rngs)
-    self.fall = nnx.Linear(2 * WIDTH, WIDTH, rngs=rngs)
-    if gain:
-      for part in (self.mixer.qkv.query, self.mixer.qkv.key):
-        kernel = jax.random.normal(rngs.params(), part.kernel.shape)
-        part.kernel[...] = gain * WIDTH**-0.5 * kernel
-
-  def __call__(self, x, index):
-    x = x + self.mixer(self.norms[0](x), index=index)
-    return x + self.fall(nnx.gelu(self.rise(self.norms[1](x))))
+SOFTMAX = "dot_product", {"heads": 4}
 
 
 class _Model(nnx.Module):
-  def __init__(self, mixer, gain, absolute, *, rngs: nnx.Rngs):
+  """Embeddings, learned places if asked for, two blocks, a linear head."""
+
+  def __init__(self, build, absolute, *, rngs: nnx.Rngs):
     self.embed = nnx.Embed(SYMBOLS, WIDTH, rngs=rngs)
     self.places = nnx.Embed(LENGTH, WIDTH, rngs=rngs) if absolute else None
-    self.blocks = nnx.List(_Block(mixer, gain, rngs=rngs) for _ in range(2))
+    self.stack = Stack([build], dim=WIDTH, depth=2, hidden=2 * WIDTH, rngs=rngs)
     self.norm = nnx.RMSNorm(WIDTH, rngs=rngs)
     self.head = nnx.Linear(WIDTH, SYMBOLS, rngs=rngs)
 
-  def __call__(self, text):
-    x = self.embed(text)
+  def __call__(self, tokens):
+    x = self.embed(tokens)
     if self.places is not None:
       x = x + self.places.embedding[...]
-    for index, block in enumerate(self.blocks):
-      x = block(x, index)
-    return self.head(self.norm(x))
+    return self.head(self.norm(self.stack(x)))
 
 
-def _train(rate, options, *, gain=0.0, absolute=False) -> tuple[np.ndarray, np.ndarray]:
-  """Trains a model for each seed; returns each one's (accuracy, loss) on new texts."""
-  mixer = functools.partial(nprf.Layer, **OPTIONS | options)
-  make = functools.partial(_Model, mixer, gain, absolute)
-  keys = jax.vmap(jax.random.key)(jnp.array(SEEDS))
-  models = jax.jit(jax.vmap(lambda key: make(rngs=nnx.Rngs(key))))(keys)
+@functools.cache
+def texts(seed, split):
+  """Draws tokens (B, T), and labels: the tokens BACK places before, -1 at first."""
+  rng = np.random.default_rng([seed, data.SPLITS.index(split)])
+  count = TRAIN if split == "train" else HELD_OUT
+  tokens = rng.integers(SYMBOLS, size=(count, LENGTH), dtype=np.int32)
+  labels = np.full_like(tokens, -1)
+  labels[:, BACK:] = tokens[:, :-BACK]
+  return {"tokens": tokens, "labels": labels}
 
-  def measure(models, key):
-    text = jax.random.randint(key, (BATCH, LENGTH), 0, SYMBOLS)
-    logits = jax.vmap(lambda model: model(text)[:, BACK:])(models)
-    wanted = jnp.broadcast_to(text[:, :-BACK], logits.shape[:-1])
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, wanted)
-    right = logits.argmax(-1) == wanted
-    return losses.mean(axis=(1, 2)), right.mean(axis=(1, 2))
 
-  # Adam is elementwise: the models learn as if alone.
-  schedule = optax.warmup_cosine_decay_schedule(0, rate, 40, STEPS)
-  models = fit(
-    lambda models, key: measure(models, key)[0].sum(),
-    models,
-    steps=STEPS,
-    optimizer=optax.adam(schedule),
-  )
-  keys = jax.random.split(jax.random.key(99), 8)
-  run = jax.jit(lambda models: jax.lax.map(lambda key: measure(models, key), keys))
-  losses, right = (np.asarray(x).mean(axis=0) for x in run(models))
-  return right, losses
+def _logarithm(call, batch):
+  guessing = math.log(SYMBOLS)
+  loss = problems.labels_loss(call, batch)
+  return jnp.log(jnp.where(loss < guessing, loss, guessing))  # NaN is not below
+
+
+COPYING = small.Problem(texts, problems.labels_loss, problems.labels_score)
+STABILITY = small.Problem(texts, problems.labels_loss, _logarithm)
+
+
+def _long(build):
+  """Returns a constructor whose queries and keys start with entries of GAIN."""
+  inner = small.layer(build, FORMS)
+
+  def made(*arguments, rngs, **options):
+    layer = inner(*arguments, rngs=rngs, **options)
+    for part in (layer.qkv.query, layer.qkv.key):
+      drawn = jax.random.normal(rngs.params(), part.kernel.shape)
+      part.kernel[...] = GAIN * WIDTH**-0.5 * drawn
+    return layer
+
+  made.form, made.module = inner.form, inner.module
+  return made
+
+
+def _row(name, kind, build, problem=COPYING, steps=STEPS, absolute=False):
+  def model(key):
+    return _Model(small.layer(build, FORMS), absolute, rngs=nnx.Rngs(key))
+
+  return rows.trained(name, kind, model, problem, small.Recipe(steps=steps, batch=16))
+
+
+def _seconds(attend, length: int) -> float:
+  """Returns the seconds of forward and backward at a length."""
+  keys = jax.random.split(jax.random.key(0), 4)
+  *inputs, cotangent = (jax.random.normal(k, (1, length, 1, SIZE)) for k in keys)
+
+  def total(q, k, v):
+    return jnp.vdot(cotangent, attend(q, k, v))
+
+  return timing.seconds(jax.value_and_grad(total, (0, 1, 2)), *inputs)
+
+
+def _features(impl):
+  def attend(q, k, v):
+    keys = jax.random.split(jax.random.key(1))
+    bias = jax.random.normal(keys[0], (1, 2 * q.shape[1] - 1)) / 4
+    w = jax.random.normal(keys[1], (SIZE, SIZE))
+    return nprf.attend(q, k, v, bias, w, impl=impl)
+
+  return functools.partial(_seconds, attend)
+
+
+_DENSE = functools.partial(dot_product.attend, causal=True)
+_PEER = functools.partial(jax.nn.dot_product_attention, is_causal=True)
+_WITH, _BLIND = _nprf(), _nprf(rpe="none")
+_PERFORMER = _nprf(rpe="none", normalise=False)
+_FAR, _FAR_RAW = _long(_nprf()), _long(_nprf(normalise=False))
+
+CLAIMS = (
+  Quality(
+    sentence="With relative positions more tokens are copied than by Performers.",
+    source="section 4",
+    unit="share of right answers",
+    better="more",
+    rows=(
+      _row("NPRF with the bias", "mechanism", _WITH),
+      _row("without it", "without", small.without(_WITH, FORMS)),
+      _row("softmax attention", "baseline", SOFTMAX),
+      _row("Performer, absolute positions", "rival", _PERFORMER, absolute=True),
+      _row("NPRF without positions", "broken", _BLIND),
+    ),
+    against="Performer, absolute positions",
+    margin=0.05,
+  ),
+  Quality(
+    sentence="Without normalisation the loss is 1.5 times as large, at a gain of 4.",
+    source="abstract and section 3",
+    unit="of the loss's logarithm",
+    better="less",
+    rows=(
+      _row("normalised", "mechanism", _FAR, STABILITY),
+      _row("without it", "without", small.without(_FAR, FORMS), STABILITY),
+      _row("softmax attention", "baseline", _long(SOFTMAX), STABILITY),
+      _row("not normalised", "rival", _FAR_RAW, STABILITY),
+      _row("untrained", "broken", _FAR, STABILITY, steps=0),
+    ),
+    against="not normalised",
+    margin=0.405,
+  ),
+  Cost(
+    sentence="The time of the transforms grows as T log T.",
+    source="section 3",
+    unit="seconds",
+    rows=(
+      Sized("transforms", "mechanism", _features("xla")),
+      Sized("softmax, in blocks", "rival", functools.partial(_seconds, _DENSE)),
+      Sized("jax.nn", "rival", functools.partial(_seconds, _PEER)),
+      Sized("a matrix of all weights", "broken", _features("reference")),
+    ),
+    sizes=(1024, 2048, 4096, 8192),
+    exponent=1.15,
+  ),
+  NotTestable(
+    sentence="Translation and language models train from scratch, unlike Performers.",
+    source="section 4",
+    reason="it is of models of tens of millions of parameters on WMT and Wikipedia",
+  ),
+)
