@@ -4,35 +4,41 @@ Claimed (arXiv:2401.17948, abstract and sections 4 and 5): fewer parameters than
 residual networks of the same accuracy; global branches and the slow neural loss raise
 it; features stay near mean zero without parameters of normalisation.
 
-The task: scikit-learn's handwritten digits, 8 x 8; 1000 to learn, 797 to be tested with
-the statistics of those learnt. A Terminator of three blocks (12, 12 and 24 channels,
-local kernels of 3, omega0 = 1) against a residual network of three blocks, 24 wide.
-Both see the same 600 batches of 32; Adam at 5e-3; one seed. The means are those of what
-the blocks normalise: the GELU behind it gives a standard normal a mean of 0.28.
+Digits: scikit-learn's 1,797 images, 8 x 8, of which the seed chooses 1,000 to learn,
+297 to validate and 500 to test. A Terminator of three blocks (12, 12 and 24 channels,
+local kernels of 3, omega0 = 1 in place of the published 2,000, which is for 32 x 32
+pixels) against a residual network of three blocks 24 wide, which has over twice the
+parameters; 300 steps of 32. Both normalise by the batch, in tests by all test images,
+as the official code does. "Without it" the slow net's kernels are 0, and with them the
+global branches. A margin of one point is the catalogue's.
 
-What global branches and the slow loss add here is a few images, of one seed: for the
-slow loss, which lost three after 400 steps, the number is only reported.
+Means: the largest |mean| of a block's features, over images, pixels and channels. The
+catalogue asked for less than 0.2; an earlier measurement found 0.49 and asked for the
+mean of the normalised channels before their GELU instead, which is near 0 by
+construction. This is the first claim again. "Without it" here is without the
+normalisation of blocks, G-IBS; a mean counts as 10 at most.
 
   python -m experiments.claims hyperzzw
+
+About 300 s of one core.
 """
 
 import functools
-from collections.abc import Callable, Iterator
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import nnx
 
 from attnjax.variants.mixers import hyperzzw
 from attnjax.variants.mixers.hyperzzw import standardise
-from experiments.claims.bounds import Bound, at_least, at_most, reported
-from experiments.claims.fit import fit
-from experiments.data import packaged
+from experiments import data, small
+from experiments.claims import rows
+from experiments.claims.claim import NotTestable, Quality, Row, Score
 
-SIDE, CLASSES, LEARNT, BATCH, STEPS, RATE = 8, 10, 1000, 32, 600, 5e-3
+SIDE, CLASSES, WIDTH, STEPS = 8, 10, 24, 300
+EDGES = {"train": (0, 1000), "validation": (1000, 1297), "test": (1297, 1797)}
+BOUND, LARGEST = 0.2, 10.0
 SHAPE = {
   "factors": (12, 1, 2),
   "slow_depths": (2, 2, 2),
@@ -44,102 +50,34 @@ SHAPE = {
   "score_width": 4,
   "omega0": 1.0,
 }
-WIDTH = 24  # of the residual network
 
 
-def claims() -> Iterator[Bound]:
-  learnt, new = _digits()
-  # (the slow loss's weight, whether there are global branches)
-  cases = jnp.array([[1.0, 1.0], [1.0, 0.0], [0.0, 1.0]])
-  model: Any = hyperzzw.Terminator(
-    channels=1, classes=CLASSES, size=SIDE, rngs=nnx.Rngs(0), **SHAPE
-  )
+class _Terminator(nnx.Module):
+  """images -> (logits, slow kernels, feature maps), with parts left out.
 
-  def ours(case):
-    loss = functools.partial(_terminator_loss, case=case)
-    trained = _trained(loss, model, learnt)
-    return _tested(_terminator, _cut(trained, case), learnt, new)
+  Args:
+    slow: whether kernels are returned, for the slow neural loss.
+    everywhere: whether there are global branches.
+    normalised: whether blocks are normalised.
+    rngs: for the parameters.
+  """
 
-  # One after the other, compiled once.
-  right, means, bent = jax.jit(lambda cases: jax.lax.map(ours, cases))(cases)
-  whole, local, loose = (100 * float(x) for x in right)
-  peer: Any = _Residual(rngs=nnx.Rngs(0))
-  peer_trained = _trained(_residual_loss, peer, learnt)
-  theirs, *_ = jax.jit(lambda m: _tested(_residual, m, learnt, new))(peer_trained)
-  yield at_least("accuracy on digits, per cent", whole, 95)
-  ratio = _size(peer) / _size(model)
-  yield at_least("parameters of the residual network, times as many", ratio, 2)
-  yield at_least("points of accuracy above it", whole - 100 * float(theirs), -1)
-  yield at_most("largest |mean| of a normalised channel", abs(means[0]).max(), 0.2)
-  yield reported("largest |mean| of a block's features", abs(bent[0]).max())
-  yield at_least("points that global branches add", whole - local, 0)
-  yield reported("points that the slow loss adds", whole - loose)
+  def __init__(self, *, slow=True, everywhere=True, normalised=True, rngs: nnx.Rngs):
+    self.net = hyperzzw.Terminator(
+      channels=1, classes=CLASSES, size=SIDE, rngs=rngs, **SHAPE
+    )
+    self.slow, self.everywhere, self.normalised = slow, everywhere, normalised
 
-
-def _digits():
-  """Loads images (B, 8, 8, 1) and labels to learn from, and others."""
-  path = "datasets/data/digits.csv.gz"
-  file = packaged.find("sklearn", path, install="scikit-learn")
-  table = np.random.default_rng(0).permutation(np.loadtxt(file, delimiter=","))
-  images = jnp.float32(table[:, :-1].reshape(-1, SIDE, SIDE, 1) / 16)
-  labels = jnp.int32(table[:, -1])
-  return (images[:LEARNT], labels[:LEARNT]), (images[LEARNT:], labels[LEARNT:])
-
-
-def _trained(loss: Callable, model, learnt):
-  def draw(model, key):
-    chosen = jax.random.randint(key, (BATCH,), 0, LEARNT)
-    return loss(model, *(x[chosen] for x in learnt))
-
-  schedule = optax.warmup_cosine_decay_schedule(0, RATE, STEPS // 10, STEPS)
-  return fit(draw, model, steps=STEPS, optimizer=optax.adam(schedule))
-
-
-def _tested(run: Callable, model, learnt, new):
-  """Returns (accuracy, means of normalised channels, means of blocks) on new images."""
-  kept = hyperzzw.Statistics()
-  run(model, learnt[0], kept)
-  logits, *means = run(model, new[0], hyperzzw.Statistics(kept.seen))
-  return (logits.argmax(-1) == new[1]).mean(), *means
-
-
-def _terminator(model, images, pool):
-  """Returns (logits, means of normalised channels, means of blocks)."""
-  x, maps, means = images, [], []
-  for i, (block, extra) in enumerate(zip(model.blocks, model.extras)):
-    y, _ = block.branches(x, [maps[i - 2 - n] for n in range(extra)], pool)
-    y = hyperzzw.gibs(y, pool)
-    means.append(y.mean(axis=(0, 1, 2)))
-    x = jax.nn.gelu(y, approximate=False) + block.bias[...]
-    maps.append(x)
-  bent = jnp.stack([x.mean() for x in maps])
-  return model.head(x.mean(axis=(1, 2))), jnp.concatenate(means), bent
-
-
-def _residual(model, images, pool):
-  return (model(images, pool),)
-
-
-def _terminator_loss(model, images, labels, *, case):
-  logits, kernels = _cut(model, case)(images)
-  return hyperzzw.terminator_loss(logits, labels, kernels, weight=case[0])
-
-
-def _cut(model, case):
-  """Scales the slow net's output by case[1]; at 0 its global branches give nothing."""
-
-  def cut(path, leaf):
-    slow = ".branches.slow.out." in jax.tree_util.keystr(path)
-    return case[1] * leaf if slow else leaf
-
-  return jax.tree_util.tree_map_with_path(cut, model)
-
-
-def _residual_loss(model, images, labels):
-  return hyperzzw.terminator_loss(model(images), labels, [])
+  def __call__(self, images):
+    net = self.net if self.everywhere else _local(self.net)
+    run = net.features if self.normalised else functools.partial(_loose, net)
+    maps, kernels = run(images)
+    return net.logits(maps), kernels if self.slow else [], maps
 
 
 class _Residual(nnx.Module):
+  """images -> (logits, no kernels, feature maps): three pre-activation blocks."""
+
   def __init__(self, *, rngs: nnx.Rngs):
     def conv(inputs):
       return nnx.Conv(inputs, WIDTH, (3, 3), use_bias=False, rngs=rngs)
@@ -150,17 +88,132 @@ class _Residual(nnx.Module):
     self.shifts = nnx.Param(jnp.zeros((6, WIDTH)))
     self.head = nnx.Linear(WIDTH, CLASSES, rngs=rngs)
 
-  def __call__(self, images, pool=standardise.of_batch):
-    x = self.stem(images)
+  def __call__(self, images):
+    x, maps = self.stem(images), []
     for i in (0, 2, 4):
-      y = self.convs[i](self._bend(x, i, pool))
-      x = x + self.convs[i + 1](self._bend(y, i + 1, pool))
-    return self.head(x.mean(axis=(1, 2)))
+      y = self.convs[i](self._bend(x, i))
+      x = x + self.convs[i + 1](self._bend(y, i + 1))
+      maps.append(x)
+    return self.head(x.mean(axis=(1, 2))), [], maps
 
-  def _bend(self, x, i, pool):
-    y = standardise.batch(x, pool)
-    return nnx.relu(self.scales[i] * y + self.shifts[i])
+  def _bend(self, x, i):
+    return nnx.relu(self.scales[i] * standardise.batch(x) + self.shifts[i])
 
 
-def _size(model) -> int:
-  return sum(leaf.size for leaf in jax.tree.leaves(model))
+def _local(net):
+  """Returns the network with slow nets that give 0, and so no global branches."""
+
+  def cut(path, leaf):
+    slow = ".branches.slow.out." in jax.tree_util.keystr(path)
+    return jnp.zeros_like(leaf) if slow else leaf
+
+  return jax.tree_util.tree_map_with_path(cut, net)
+
+
+def _loose(net, images):
+  """Returns the maps and kernels of blocks that are not normalised."""
+  x, maps, kernels = images, [], []
+  for i, (block, extra) in enumerate(zip(net.blocks, net.extras)):
+    y, kernel = block.branches(x, [maps[i - 2 - n] for n in range(extra)])
+    x = jax.nn.gelu(y, approximate=False) + block.bias[...]
+    maps.append(x)
+    kernels.append(kernel)
+  return maps, kernels
+
+
+@functools.cache
+def _digits():
+  """Returns all images (1797, 8, 8, 1) and labels, in one order."""
+  task = data.load("digits")
+  found = [one for split in data.SPLITS for one in _all(task.source(split))]
+  return {name: np.stack([one[name] for one in found]) for name in ("image", "label")}
+
+
+def _all(source):
+  return (source[i] for i in range(len(source)))
+
+
+@functools.cache
+def examples(seed, split):
+  order = np.random.default_rng(seed).permutation(len(_digits()["label"]))
+  chosen = order[slice(*EDGES[split])]
+  return {name: array[chosen] for name, array in _digits().items()}
+
+
+def _loss(call, batch):
+  logits, kernels, _ = call(batch["image"])
+  return hyperzzw.terminator_loss(logits, batch["label"], kernels)
+
+
+def _accuracy(call, batch):
+  return 100 * (call(batch["image"])[0].argmax(-1) == batch["label"]).mean()
+
+
+def _mean(call, batch):
+  means = jnp.stack([x.mean() for x in call(batch["image"])[2]])
+  largest = abs(means).max()
+  return jnp.where(largest < LARGEST, largest, LARGEST)  # NaN is not below
+
+
+ACCURACY = small.Problem(examples, _loss, _accuracy)
+MEANS = small.Problem(examples, _loss, _mean)
+
+
+def _row(name, kind, net, problem=ACCURACY, steps=STEPS):
+  recipe = small.Recipe(steps=steps, decay=0.0)
+  return rows.trained(name, kind, lambda key: net(rngs=nnx.Rngs(key)), problem, recipe)
+
+
+def _bound(runs):
+  return [Score(BOUND, BOUND, 0) for _ in runs]
+
+
+_part = functools.partial
+_DIGITS = (
+  _row("Terminator", "mechanism", _Terminator),
+  _row("without it", "without", _part(_Terminator, everywhere=False)),
+  _row("residual network", "baseline", _Residual),
+  _row("no slow loss", "rival", _part(_Terminator, slow=False)),
+  _row("untrained", "broken", _Terminator, steps=0),
+)
+
+CLAIMS = (
+  Quality(
+    sentence="As accurate as a residual network of twice the parameters, within 1.",
+    source="abstract",
+    unit="per cent",
+    better="more",
+    rows=_DIGITS,
+    against="residual network",
+    margin=-1.0,
+  ),
+  Quality(
+    sentence="The slow neural loss raises the accuracy.",
+    source="section 5",
+    unit="per cent",
+    better="more",
+    rows=_DIGITS,
+    against="no slow loss",
+    margin=0.0,
+  ),
+  Quality(
+    sentence="The mean of a block's features stays below 0.2.",
+    source="abstract and section 4; the bound is the catalogue's",
+    unit="of mean",
+    better="less",
+    rows=(
+      _row("Terminator", "mechanism", _Terminator, MEANS),
+      _row("without it", "without", _part(_Terminator, normalised=False), MEANS),
+      _row("residual network", "baseline", _Residual, MEANS),
+      Row("the bound", "rival", _bound),
+      _row("untrained", "broken", _Terminator, MEANS, steps=0),
+    ),
+    against="the bound",
+    margin=0.0,
+  ),
+  NotTestable(
+    sentence="State of the art on images as sequences of pixels, CIFAR-10 and others.",
+    source="section 5",
+    reason="networks of millions of parameters and hundreds of epochs",
+  ),
+)
