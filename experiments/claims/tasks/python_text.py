@@ -6,6 +6,7 @@ bits; small models see a few thousand windows and are scored in nats a byte.
 """
 
 import functools
+from typing import Any
 
 import numpy as np
 
@@ -26,7 +27,8 @@ def problem(*, length: int = 64, train: int = 8192, held_out: int = 512):
 
   @functools.cache
   def examples(seed, split):
-    text = np.asarray(data.load("stdlib").source(split).bytes)
+    source: Any = data.load("stdlib").source(split)
+    text = np.asarray(source.bytes)
     rng = np.random.default_rng([seed, data.SPLITS.index(split)])
     count = train if split == "train" else held_out
     starts = rng.integers(text.size - length, size=count)
