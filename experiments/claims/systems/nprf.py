@@ -97,15 +97,16 @@ def _long(build):
   """Returns a constructor whose queries and keys start with entries of GAIN."""
   inner = small.layer(build, FORMS)
 
-  def made(*arguments, rngs, **options):
+  def long(*arguments, rngs, **options):
     layer = inner(*arguments, rngs=rngs, **options)
     for part in (layer.qkv.query, layer.qkv.key):
       drawn = jax.random.normal(rngs.params(), part.kernel.shape)
       part.kernel[...] = GAIN * WIDTH**-0.5 * drawn
     return layer
 
-  made.form, made.module = inner.form, inner.module
-  return made
+  for name in ("form", "module"):  # what hosts ask a constructor
+    setattr(long, name, getattr(inner, name))
+  return long
 
 
 def _row(name, kind, build, problem=COPYING, steps=STEPS, absolute=False):
