@@ -33,7 +33,6 @@ from flax import nnx
 from attnjax.variants.mixers import hyperzzw
 from attnjax.variants.mixers.hyperzzw import standardise
 from experiments import data, small
-from experiments.claims import rows
 from experiments.claims.claim import NotTestable, Quality, Row, Score
 
 SIDE, CLASSES, WIDTH, STEPS = 8, 10, 24, 300
@@ -53,30 +52,28 @@ SHAPE = {
 
 
 class _Terminator(nnx.Module):
-  """images -> (logits, slow kernels, feature maps), with parts left out.
+  """(images, parts (B, 2)) -> (logits, slow neural loss, feature maps).
 
-  Args:
-    slow: whether kernels are returned, for the slow neural loss.
-    everywhere: whether there are global branches.
-    normalised: whether blocks are normalised.
-    rngs: for the parameters.
+  The two parts are factors, alike in a batch: of the slow neural loss, and of the slow
+  nets whose kernels the global branches take. One program learns with and without.
   """
 
-  def __init__(self, *, slow=True, everywhere=True, normalised=True, rngs: nnx.Rngs):
+  def __init__(self, *, normalised=True, rngs: nnx.Rngs):
     self.net = hyperzzw.Terminator(
       channels=1, classes=CLASSES, size=SIDE, rngs=rngs, **SHAPE
     )
-    self.slow, self.everywhere, self.normalised = slow, everywhere, normalised
+    self.normalised = normalised
 
-  def __call__(self, images):
-    net = self.net if self.everywhere else _local(self.net)
+  def __call__(self, images, parts):
+    slow, everywhere = parts[0]
+    net = scaled(self.net, everywhere)
     run = net.features if self.normalised else functools.partial(_loose, net)
     maps, kernels = run(images)
-    return net.logits(maps), kernels if self.slow else [], maps
+    return net.logits(maps), slow * hyperzzw.slow_neural_loss(kernels), maps
 
 
 class _Residual(nnx.Module):
-  """images -> (logits, no kernels, feature maps): three pre-activation blocks."""
+  """(images, _) -> (logits, 0, feature maps): three pre-activation blocks."""
 
   def __init__(self, *, rngs: nnx.Rngs):
     def conv(inputs):
@@ -88,26 +85,27 @@ class _Residual(nnx.Module):
     self.shifts = nnx.Param(jnp.zeros((6, WIDTH)))
     self.head = nnx.Linear(WIDTH, CLASSES, rngs=rngs)
 
-  def __call__(self, images):
+  def __call__(self, images, parts):
+    del parts
     x, maps = self.stem(images), []
     for i in (0, 2, 4):
       y = self.convs[i](self._bend(x, i))
       x = x + self.convs[i + 1](self._bend(y, i + 1))
       maps.append(x)
-    return self.head(x.mean(axis=(1, 2))), [], maps
+    return self.head(x.mean(axis=(1, 2))), 0.0, maps
 
   def _bend(self, x, i):
     return nnx.relu(self.scales[i] * standardise.batch(x) + self.shifts[i])
 
 
-def _local(net):
-  """Returns the network with slow nets that give 0, and so no global branches."""
+def scaled(net, factor):
+  """Returns the network with the slow nets of its global branches times a factor."""
 
-  def cut(path, leaf):
+  def scale(path, leaf):
     slow = ".branches.slow.out." in jax.tree_util.keystr(path)
-    return jnp.zeros_like(leaf) if slow else leaf
+    return factor * leaf if slow else leaf
 
-  return jax.tree_util.tree_map_with_path(cut, net)
+  return jax.tree_util.tree_map_with_path(scale, net)
 
 
 def _loose(net, images):
@@ -133,48 +131,79 @@ def _all(source):
   return (source[i] for i in range(len(source)))
 
 
-@functools.cache
-def examples(seed, split):
+def examples(seed, split, slow=1.0, everywhere=1.0):
+  """Returns the seed's digits of a split, and the factors of parts with each."""
   order = np.random.default_rng(seed).permutation(len(_digits()["label"]))
   chosen = order[slice(*EDGES[split])]
-  return {name: array[chosen] for name, array in _digits().items()}
+  found = {name: array[chosen] for name, array in _digits().items()}
+  parts = np.tile(np.array([slow, everywhere], np.float32), (len(chosen), 1))
+  return found | {"parts": parts}
 
 
 def _loss(call, batch):
-  logits, kernels, _ = call(batch["image"])
-  return hyperzzw.terminator_loss(logits, batch["label"], kernels)
+  logits, slow, _ = call(batch["image"], batch["parts"])
+  return hyperzzw.terminator_loss(logits, batch["label"], []) + slow
 
 
 def _accuracy(call, batch):
-  return 100 * (call(batch["image"])[0].argmax(-1) == batch["label"]).mean()
+  logits, *_ = call(batch["image"], batch["parts"])
+  return 100 * (logits.argmax(-1) == batch["label"]).mean()
 
 
 def _mean(call, batch):
-  means = jnp.stack([x.mean() for x in call(batch["image"])[2]])
-  largest = abs(means).max()
+  maps = call(batch["image"], batch["parts"])[2]
+  largest = abs(jnp.stack([x.mean() for x in maps])).max()
   return jnp.where(largest < LARGEST, largest, LARGEST)  # NaN is not below
 
 
-ACCURACY = small.Problem(examples, _loss, _accuracy)
-MEANS = small.Problem(examples, _loss, _mean)
+def _whole(key):
+  return _Terminator(rngs=nnx.Rngs(key))
 
 
-def _row(name, kind, net, problem=ACCURACY, steps=STEPS):
-  recipe = small.Recipe(steps=steps, decay=0.0)
-  return rows.trained(name, kind, lambda key: net(rngs=nnx.Rngs(key)), problem, recipe)
+def _not_normalised(key):
+  return _Terminator(normalised=False, rngs=nnx.Rngs(key))
+
+
+def _residual(key):
+  return _Residual(rngs=nnx.Rngs(key))
+
+
+@functools.cache
+def _problem(parts, score):
+  return small.Problem(lambda *which: examples(*which, *parts), _loss, score)
+
+
+@functools.cache
+def _trained(build, parts, rate, seed):
+  # Accuracy and means are of one model.
+  recipe = small.Recipe(steps=STEPS, decay=0.0)
+  return small.train(build, _problem(parts, _accuracy), recipe, [(rate, seed)])
+
+
+def _row(name, kind, build, *, score=_accuracy, slow=1.0, everywhere=1.0, rate=None):
+  """Returns a row; with a rate of 0 models stay as they are drawn."""
+  parts = slow, everywhere
+  problem = _problem(parts, score)
+
+  def one(run):
+    found = _trained(build, parts, run[0] if rate is None else rate, run[1])
+    test, held = (small.scores(found, problem, [run], s)[0] for s in _HELD)
+    return Score(test, held, found.parameters)
+
+  return Row(name, kind, lambda runs: [one(run) for run in runs])
 
 
 def _bound(runs):
   return [Score(BOUND, BOUND, 0) for _ in runs]
 
 
-_part = functools.partial
+_HELD = "test", "validation"
 _DIGITS = (
-  _row("Terminator", "mechanism", _Terminator),
-  _row("without it", "without", _part(_Terminator, everywhere=False)),
-  _row("residual network", "baseline", _Residual),
-  _row("no slow loss", "rival", _part(_Terminator, slow=False)),
-  _row("untrained", "broken", _Terminator, steps=0),
+  _row("Terminator", "mechanism", _whole),
+  _row("without it", "without", _whole, everywhere=0.0),
+  _row("residual network", "baseline", _residual),
+  _row("no slow loss", "rival", _whole, slow=0.0),
+  _row("untrained", "broken", _whole, rate=0.0),
 )
 
 CLAIMS = (
@@ -202,11 +231,11 @@ CLAIMS = (
     unit="of mean",
     better="less",
     rows=(
-      _row("Terminator", "mechanism", _Terminator, MEANS),
-      _row("without it", "without", _part(_Terminator, normalised=False), MEANS),
-      _row("residual network", "baseline", _Residual, MEANS),
+      _row("Terminator", "mechanism", _whole, score=_mean),
+      _row("without it", "without", _not_normalised, score=_mean),
+      _row("residual network", "baseline", _residual, score=_mean),
       Row("the bound", "rival", _bound),
-      _row("untrained", "broken", _Terminator, MEANS, steps=0),
+      _row("untrained", "broken", _whole, score=_mean, rate=0.0),
     ),
     against="the bound",
     margin=0.0,
