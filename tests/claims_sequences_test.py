@@ -88,7 +88,7 @@ class ProblemsTest(parameterized.TestCase):
     np.testing.assert_array_equal(whole[order[0]], known[order[1]])
 
   def test_without_global_branches_their_slow_nets_give_nothing(self):
-    shapes = jax.eval_shape(hyperzzw._whole, jax.random.key(0)).net
+    shapes = jax.eval_shape(hyperzzw.WHOLE, jax.random.key(0)).net
     net = jax.tree.map(lambda leaf: np.ones(leaf.shape), shapes)
     local = hyperzzw.scaled(net, 0.0)
     leaves = zip(jax.tree.leaves(net), jax.tree.leaves(local))
@@ -96,6 +96,15 @@ class ProblemsTest(parameterized.TestCase):
     # The biases and kernels of three output layers, 8 wide.
     shapes = (1,), (8, 1), (12,), (8, 12), (12,), (8, 12)
     self.assertEqual(changed, [(shape, 0.0) for shape in shapes])
+
+  def test_a_linear_map_of_the_pixels_around_is_a_convolution(self):
+    x = jax.random.normal(jax.random.key(0), (2, 5, 6, 3))
+    kernel = jax.random.normal(jax.random.key(1), (3, 3, 3, 4))
+    want = jax.lax.conv_general_dilated(
+      x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    got = hyperzzw.around(x) @ kernel.reshape(27, 4)
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
 
   def test_bytes_are_windows_of_the_split(self):
     tokens, labels = python_text.problem(held_out=4).examples(0, "test").values()
