@@ -1,92 +1,81 @@
 """MaxViT: windows see what is near, grids see what is far, and both are linear.
 
-Claimed (arXiv:2204.01697): attention in windows and over a dilated grid in turn sees
-everything at a cost linear in the pixels; windows alone lack the whole, grids alone the
-detail.
+Claimed (arXiv:2204.01697, sections 3.2 and 3.3): attention in windows and over a
+dilated grid in turn sees everything, at a cost linear in the pixels.
 
-The task has two parts, four classes in all, asked of every token. Each token has one of
-two colours, drawn alone. Whole: which colour has the token half the map away on both
-axes? Detail: which has the other one of the pair of columns it lies in? 8 x 8 tokens,
-groups of 4 x 4, two layers (one of the paper's blocks has as many attentions), 32 wide,
-300 steps. A grid has every second column, so that no grid holds a pair, and no window
-holds two tokens so far apart. Softmax attention of all tokens is the same layer with
-one window, and its biases; it has not learned all of the detail in these steps.
+Quality: every token of 8 x 8 tells two signs, one near and one far
+(`claims.tasks.near_far`), so that both halves of the mechanism are asked: a grid has
+every second column, so that no grid holds a near pair, and no window holds two tokens
+half a map apart. Groups of 4 x 4, two blocks 32 wide, 250 steps of 16. The paper gives
+no number against softmax attention of all tokens, which its cost excludes: the claim is
+that nothing is lost, within 2 points. Windows alone, which the paper's ablation
+compares with, cannot see what is far: they are the broken variant that misses the rule.
+The catalogue's task, a match of two corners and a texture for one label an image, is
+the data set `texture_shape`: in patches of 4 x 4 pixels its texture lies within one
+token and would ask nothing of the windows.
+
+Cost: CPU seconds of one layer, 64 wide, on images of 256 to 4096 tokens, groups of
+8 x 8. Linear is an exponent of 1; 1.3 leaves room for what does not grow. The broken
+row has one group that holds the map.
 
   python -m experiments.claims maxvit
 
-It takes a minute and a half.
+About 150 s of one core.
 """
 
-from collections.abc import Iterator
+from experiments.claims import costs
+from experiments.claims.claim import Cost, NotTestable, Quality
+from experiments.claims.tasks import near_far
 
-import jax
-import jax.numpy as jnp
-from flax import nnx
-
-from attnjax.models import vision
-from attnjax.variants.local import maxvit
-from experiments.claims.bounds import Bound, at_least, at_most, reported
-from experiments.claims.vision import answers, jitted, mechanism, seconds, train
-
-SIDE, PATCH, GROUP, NOISE = 8, 2, 4, 0.3
-TRAINING = {"channels": 1, "classes": 4, "patch": PATCH, "depth": 2, "steps": 300}
-BATCH, RATE = 32, 5e-3
-WIDTH, SIDES = 64, (32, 64)
+SLUG, HEADS = "maxvit", 4
+GROUPS = {"heads": HEADS, "window": 4}
+DENSE = ("dot_product", {"heads": HEADS, "rope_theta": 0.0})
+WIDTH, LARGE = 64, {"heads": HEADS, "window": 8}
 
 
-def claims() -> Iterator[Bound]:
-  short, long = (_time(side) for side in SIDES)
-  yield at_most(
-    "time of windows and grids, 32^2 to 64^2 tokens: times", long / short, 6
-  )
-  points = _points("alternate", GROUP)
-  yield at_least("per cent right, windows and grids in turn", points[0], 95)
-  _, whole, detail = _points("window", GROUP)
-  yield at_most("per cent right about the whole, windows alone", whole, 60)
-  yield reported("per cent right about the detail, windows alone", detail)
-  _, whole, detail = _points("grid", GROUP)
-  yield at_most("per cent right about the detail, grids alone", detail, 60)
-  yield reported("per cent right about the whole, grids alone", whole)
-  points = _points("window", SIDE)
-  yield reported("per cent right, softmax attention", points[0])
+def _whole(tokens):
+  return {"heads": HEADS, "window": round(tokens**0.5), "kind": "window"}
 
 
-def draw(key: jax.Array, number: int) -> tuple[jax.Array, jax.Array]:
-  """Draws images (B, 16, 16, 1), and 2 (far colour) + (near one) of each token."""
-  colours, noise = jax.random.split(key)
-  tokens = jax.random.rademacher(colours, (number, SIDE, SIDE), jnp.float32)
-  far = jnp.roll(tokens, (SIDE // 2, SIDE // 2), axis=(1, 2))
-  near = tokens[:, :, jnp.arange(SIDE) ^ 1]
-  image = tokens.repeat(PATCH, axis=1).repeat(PATCH, axis=2)[..., None]
-  image = image + NOISE * jax.random.normal(noise, image.shape)
-  return image, 2 * (far > 0).astype(jnp.int32) + (near > 0)
-
-
-class _Host(nnx.Module):
-  """A classifier with an answer at every token."""
-
-  def __init__(self, builds, **options):
-    self.model = vision.Model(builds, **options)
-
-  def __call__(self, images, *, key=None):
-    return self.model.head(self.model.features(images, key=key)[-1])
-
-
-def _points(kind: str, window: int) -> tuple[float, float, float]:
-  """Trains a model; returns per cent right of both answers, the whole, the detail."""
-  build = mechanism("maxvit", head_dim=8, window=window, kind=kind)
-  model = train(build, draw, **TRAINING, batch=BATCH, rate=RATE, host=_Host)
-  guessed, labels = answers(model, draw, batches=2)
-  right = guessed == labels, guessed // 2 == labels // 2, guessed % 2 == labels % 2
-  both, whole, detail = (100 * float(part.mean()) for part in right)
-  return both, whole, detail
-
-
-def _time(side: int) -> float:
-  """Returns the seconds of both attentions for one image."""
-  layers = [
-    maxvit.Layer(WIDTH, head_dim=16, kind=kind, rngs=nnx.Rngs(0))
-    for kind in ("window", "grid")
-  ]
-  x = jax.random.normal(jax.random.key(0), (1, side, side, WIDTH))
-  return seconds(jitted(lambda layers, x: layers[1](layers[0](x)), layers, x), 5)
+CLAIMS = (
+  Quality(
+    sentence=(
+      "Windows and grids in turn are as accurate as softmax attention of all tokens."
+    ),
+    source="sections 3.2 and 3.3, table 7; the task is ours",
+    unit="share of tokens",
+    better="more",
+    rows=(
+      near_far.trained("windows and grids in turn", "mechanism", [(SLUG, GROUPS)]),
+      near_far.without("without it", (SLUG, GROUPS)),
+      near_far.trained("softmax attention of all tokens", "baseline", [DENSE]),
+      near_far.trained(
+        "windows alone", "broken", [(SLUG, GROUPS | {"kind": "window"})]
+      ),
+      near_far.trained(
+        "grids alone, which cannot see what is near",
+        "unable",
+        [(SLUG, GROUPS | {"kind": "grid"})],
+      ),
+    ),
+    against="softmax attention of all tokens",
+    margin=-0.02,
+  ),
+  Cost(
+    sentence="The time of attention in windows and grids is linear in the tokens.",
+    source="abstract and section 3.2",
+    unit="seconds",
+    rows=(
+      costs.row("grids", "mechanism", (SLUG, LARGE | {"kind": "grid"}), WIDTH),
+      costs.row("softmax attention of all tokens", "rival", DENSE, WIDTH),
+      costs.row("one window of all tokens", "broken", (SLUG, _whole), WIDTH),
+    ),
+    sizes=(256, 1024, 2304, 4096),
+    exponent=1.3,
+  ),
+  NotTestable(
+    sentence="MaxViT reaches 86.5 % on ImageNet-1K, and leads in detection.",
+    source="abstract",
+    reason="needs ImageNet and COCO, and weeks of accelerators",
+  ),
+)
