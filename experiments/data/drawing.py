@@ -2,7 +2,7 @@
 
 import numpy as np
 
-SHAPES = ("disc", "square", "triangle", "cross")
+SHAPES = ("square", "cross", "disc", "triangle")
 TEXTURES = ("rows", "columns", "diagonals", "chessboard")
 
 

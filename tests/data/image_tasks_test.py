@@ -22,10 +22,10 @@ def drawn(name, number, split="train", **options):
 class DrawingTest(absltest.TestCase):
   def test_shapes_by_hand(self):
     rows = {
-      "disc": ["01110", "11111", "11111", "11111", "01110"],
       "square": ["11111"] * 5,
-      "triangle": ["00100", "01110", "01110", "11111", "11111"],
       "cross": ["00100", "00100", "11111", "00100", "00100"],
+      "disc": ["01110", "11111", "11111", "11111", "01110"],
+      "triangle": ["00100", "01110", "01110", "11111", "11111"],
     }
     self.assertEqual(tuple(rows), drawing.SHAPES)
     for kind, want in rows.items():

@@ -1,6 +1,6 @@
 """Shapes: tell the shape and the colour of an object among clutter.
 
-An object, one of `shapes` filled shapes (disc, square, triangle, cross) in one of
+An object, one of `shapes` filled shapes (square, cross, disc, triangle) in one of
 `colours` colours (red, green, blue, yellow), of 11 to 15 pixels, lies anywhere on a
 dark image; `clutter` squares of 3 x 3 pixels of all colours lie anywhere behind it, and
 normal noise on top. The label is shape x colours + colour. What is near tells clutter

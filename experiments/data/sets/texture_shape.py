@@ -1,7 +1,7 @@
 """Texture and shape: tell a local texture, and whether two shapes far apart match.
 
 The four quarters of an image hold, in an order drawn for each image, two shapes, a tile
-of a texture, and nothing. Each shape is one of `shapes` (disc, square, triangle, cross)
+of a texture, and nothing. Each shape is one of `shapes` (square, cross, disc, triangle)
 with equal probability for the first; the second is the same one with probability 1/2,
 else another one. The texture is one of `textures` (rows, columns, diagonals,
 chessboard), of period 4 with a random phase. All are 10 pixels wide and lie anywhere in
