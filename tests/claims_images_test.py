@@ -15,11 +15,10 @@ def signs(images, patch):
 
 
 class NearFarTest(parameterized.TestCase):
-  @parameterized.parameters("token", "quarter")
-  def test_both_signs(self, far):
-    drawn = near_far.examples(far, 0, "validation")
+  @parameterized.parameters(("token", 8), ("token", 4), ("quarter", 8))
+  def test_both_signs(self, far, side):
+    drawn = near_far.examples(far, side, 0, "validation")
     found = signs(drawn["image"][:20, ..., 0], near_far.PATCH)
-    side = near_far.SIDE
     half = side // 2
     for image, labels in zip(found, drawn["label"]):
       for row, column in np.ndindex(side, side):

@@ -14,15 +14,23 @@ The catalogue's task, a match of two corners and a texture for one label an imag
 the data set `texture_shape`: in patches of 4 x 4 pixels its texture lies within one
 token and would ask nothing of the windows.
 
+Changed after measuring: quality is asked again beside it. Softmax attention did not
+learn the task with the host's positions in these steps (0.29 of the tokens, where one
+in four is chance), so that windows alone met the rule and the first says nothing. The
+second has 4 x 4 tokens, groups of 2 x 2 and 400 steps of 32, and softmax attention with
+MaxViT's relative positions, one window that holds the map; in a trial it alone was
+right after 200 steps.
+
 Cost: CPU seconds of one layer, 64 wide, on images of 256 to 4096 tokens, groups of
 8 x 8. Linear is an exponent of 1; 1.3 leaves room for what does not grow. The broken
 row has one group that holds the map.
 
   python -m experiments.claims maxvit
 
-About 150 s of one core.
+About 300 s of one core.
 """
 
+from experiments import small
 from experiments.claims import costs
 from experiments.claims.claim import Cost, NotTestable, Quality
 from experiments.claims.tasks import near_far
@@ -31,6 +39,14 @@ SLUG, HEADS = "maxvit", 4
 GROUPS = {"heads": HEADS, "window": 4}
 DENSE = ("dot_product", {"heads": HEADS, "rope_theta": 0.0})
 WIDTH, LARGE = 64, {"heads": HEADS, "window": 8}
+
+
+FEW, RECIPE = {"heads": HEADS, "window": 2}, small.Recipe(steps=400)
+
+
+def _small(name, row, **options):
+  slugs = [(SLUG, FEW | options)]
+  return near_far.trained(name, row, slugs, side=4, recipe=RECIPE)
 
 
 def _whole(tokens):
@@ -72,6 +88,21 @@ CLAIMS = (
     ),
     sizes=(256, 1024, 2304, 4096),
     exponent=1.3,
+  ),
+  Quality(
+    sentence="Windows and grids are as accurate as one window of all tokens.",
+    source="abstract and section 3; the task is ours",
+    unit="share of tokens",
+    better="more",
+    rows=(
+      _small("windows and grids in turn", "mechanism"),
+      near_far.without("without it", (SLUG, FEW), side=4, recipe=RECIPE),
+      _small("one window of all tokens", "baseline", kind="window", window=4),
+      _small("windows alone", "broken", kind="window"),
+      _small("grids alone, which cannot see what is near", "unable", kind="grid"),
+    ),
+    against="one window of all tokens",
+    margin=-0.02,
   ),
   NotTestable(
     sentence="MaxViT reaches 86.5 % on ImageNet-1K, and leads in detection.",

@@ -21,28 +21,30 @@ from experiments import data, small
 from experiments.claims import rows
 from experiments.claims.claim import Row
 
-SIDE, PATCH, NOISE = 8, 2, 0.3
+PATCH, NOISE = 2, 0.3
 TRAIN, HELD_OUT = 4096, 256
-
-
-def problem(far: str = "token") -> small.Problem:
-  """Returns the problem, scored by the share of tokens whose both signs are right."""
-  return small.Problem(functools.partial(examples, far), _loss, _score)
+RECIPE = small.Recipe(steps=250, batch=16)
 
 
 @functools.cache
-def examples(far: str, seed: int, split: str) -> dict[str, np.ndarray]:
-  """Draws images (B, 16, 16, 1) and the labels of their tokens (B, 8, 8)."""
+def problem(far: str = "token", side: int = 8) -> small.Problem:
+  """Returns the problem, scored by the share of tokens whose both signs are right."""
+  return small.Problem(functools.partial(examples, far, side), _loss, _score)
+
+
+@functools.cache
+def examples(far: str, side: int, seed: int, split: str) -> dict[str, np.ndarray]:
+  """Draws images (B, 2 side, 2 side, 1) and their tokens' labels (B, side, side)."""
   rng = np.random.default_rng([seed, data.SPLITS.index(split)])
-  count, half = TRAIN if split == "train" else HELD_OUT, SIDE // 2
-  signs = rng.choice([-1.0, 1.0], size=(count, SIDE, SIDE))
+  count, half = TRAIN if split == "train" else HELD_OUT, side // 2
+  signs = rng.choice([-1.0, 1.0], size=(count, side, side))
   opposite = np.roll(signs, (half, half), axis=(1, 2))
   if far == "quarter":
     quarters = opposite.reshape(count, 2, half, 2, half).sum(axis=(2, 4))
     # The first token of a quarter decides where as many are of either sign.
     quarters = quarters + 0.5 * opposite[:, ::half, ::half]
     opposite = quarters.repeat(half, axis=1).repeat(half, axis=2)
-  near = signs[:, :, np.arange(SIDE) ^ 1]
+  near = signs[:, :, np.arange(side) ^ 1]
   image = signs.repeat(PATCH, axis=1).repeat(PATCH, axis=2)[..., None]
   image = image + NOISE * rng.standard_normal(image.shape)
   labels = 2 * (opposite > 0) + (near > 0)
@@ -61,22 +63,26 @@ class Net(nnx.Module):
     return self.inner.head(self.inner.features(images)[-1])
 
 
-def trained(name: str, kind: str, slugs, far: str = "token", steps: int = 250) -> Row:
+def trained(
+  name: str,
+  kind: str,
+  slugs,
+  far: str = "token",
+  *,
+  side: int = 8,
+  recipe: small.Recipe = RECIPE,
+) -> Row:
   """Returns a row of networks with these mechanisms in turn."""
-  recipe = small.Recipe(steps=steps, batch=16)
-  return rows.trained(name, kind, _build(slugs), _problem(far), recipe)
+  return rows.trained(name, kind, _build(slugs), problem(far, side), recipe)
 
 
-def without(name: str, slug, far: str = "token", steps: int = 250) -> Row:
-  """Returns the row of the network whose mechanism gives zero."""
-  return trained(name, "without", [small.without(slug, ("image",))], far, steps)
+def without(name: str, slug, **options) -> Row:
+  """Returns the row of the network whose mechanism gives zero; see `trained`."""
+  return trained(name, "without", [small.without(slug, ("image",))], **options)
 
 
 def _build(slugs):
   return lambda key: Net(slugs, key=key)
-
-
-_problem = functools.cache(problem)
 
 
 def _loss(call, batch):
