@@ -69,7 +69,8 @@ class RelationTest(parameterized.TestCase):
 
   def test_the_tile_and_noise_say_nothing_of_the_label(self):
     for (plain, label), (tiled, again) in zip(
-      drawn("relation", 50, noise=0.0), drawn("relation", 50, noise=0.05)
+      drawn("relation", 50, tile=True, noise=0.0),
+      drawn("relation", 50, tile=True, noise=0.05),
     ):
       self.assertEqual(label, again)
       self.assertBetween(np.isclose(abs(plain - 0.5), 0.34).sum(), 64 - 18, 64)
@@ -177,7 +178,7 @@ class AllTest(parameterized.TestCase):
     ("relation", {"side": 10}, "side = 10; it must be at least 11"),
     ("relation", {"apart": 2}, "apart = 2; it must be at least 3"),
     ("relation", {"noise": -1.0}, "noise = -1.0"),
-    ("relation", {"side": 5, "mark": 1, "apart": 3}, "side = 5 has no room"),
+    ("relation", {"side": 7, "apart": 4, "tile": True}, "side = 7 has no room"),
     ("shapes", {"side": 15}, "side = 15; it must be at least 16"),
     ("shapes", {"shapes": 5}, "shapes = 5; it must be 1 to 4"),
     ("shapes", {"colours": 0}, "colours = 0; it must be 1 to 4"),

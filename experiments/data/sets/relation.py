@@ -11,6 +11,11 @@ standard deviation is 0.08, one sixth of a mark's height.
 Either mark alone, the number of pixels of a colour in a window that holds one mark, and
 the image's mean alone say nothing or little: only what compares places far apart can
 answer. Patches of 2 x 2 pixels make 8 x 8 tokens of the defaults.
+
+Measured with softmax attention, two blocks 24 wide under a mean of all tokens, 1,000
+steps of 32 at 3e-3, patches of 2 x 2: at chance for 400 steps, 0.99 after 600; with the
+tile at chance for 600 steps and 0.63 after 1,000. Larger marks take fewer steps: with
+`mark` 5 and patches of 4 x 4 it is right after 200.
 """
 
 import functools
@@ -29,7 +34,7 @@ def task(
   side: int = 16,
   mark: int = 3,
   apart: int = 8,
-  tile: bool = True,
+  tile: bool = False,
   noise: float = 0.08,
   examples: int = 10_000,  # of the split train
   held_out: int = 1_000,  # of each other split
