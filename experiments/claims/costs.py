@@ -6,11 +6,11 @@ import jax
 from flax import nnx
 
 from experiments import small
+from experiments.claims import timing
 from experiments.claims.claim import Sized
-from experiments.claims.vision import jitted, seconds
 
 
-def row(name: str, kind: str, slug, dim: int, repeats: int = 3) -> Sized:
+def row(name: str, kind: str, slug, dim: int) -> Sized:
   """Returns a row of the CPU seconds of a layer on one image, by its tokens.
 
   Args:
@@ -18,12 +18,11 @@ def row(name: str, kind: str, slug, dim: int, repeats: int = 3) -> Sized:
     kind: one of `experiments.claims.claim.KINDS`.
     slug: a slug, (slug, its options), or (slug, T -> its options).
     dim: width of the layer.
-    repeats: runs of which the mean is taken; the least of three means counts.
   """
-  return Sized(name, kind, functools.partial(_seconds, slug, dim, repeats))
+  return Sized(name, kind, functools.partial(_seconds, slug, dim))
 
 
-def _seconds(slug, dim, repeats, tokens: int) -> float:
+def _seconds(slug, dim, tokens: int) -> float:
   side = round(tokens**0.5)
   if side**2 != tokens:
     raise ValueError(f"{tokens} tokens are no square")
@@ -31,4 +30,4 @@ def _seconds(slug, dim, repeats, tokens: int) -> float:
   options = options(tokens) if callable(options) else options
   layer = small.layer((name, options), ("image",))(dim, layers=1, rngs=nnx.Rngs(0))
   x = jax.random.normal(jax.random.key(0), (1, side, side, dim))
-  return seconds(jitted(lambda layer, x: layer(x), layer, x), repeats)
+  return timing.seconds(lambda layer, x: layer(x), layer, x)
