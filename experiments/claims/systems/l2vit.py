@@ -30,9 +30,8 @@ import jax
 from attnjax.variants.linear import l2vit
 from attnjax.variants.softmax import dot_product
 from experiments import small
-from experiments.claims import rows
+from experiments.claims import rows, timing
 from experiments.claims.claim import Cost, NotTestable, Quality, Sized
-from experiments.claims.vision import jitted, seconds
 
 SIDE, PATCH = 20, 5
 PROBLEM, TASK = small.of_task("texture_shape", train=8192, held_out=512, side=SIDE)
@@ -70,7 +69,7 @@ def _time(name, kind, attend):
 
 def _seconds(attend, tokens):
   shape = (3, 1, tokens, 2, 32)
-  return seconds(jitted(attend, *jax.random.normal(jax.random.key(0), shape)), 3)
+  return timing.seconds(attend, *jax.random.normal(jax.random.key(0), shape))
 
 
 CLAIMS = (
