@@ -24,6 +24,11 @@ no comparison, and is not registered.
 Cost: processor seconds of `attend`, forward, 64 of T keys, against T. The growth of
 full attention is 2; the claim of work in proportion to T is given half of the way.
 
+Changed after measuring: the broken row of the cost was the definition, which takes a
+second for 512 tokens and minutes for 4096; it is now a quarter of the keys. The first
+measurement ended there; its rows of quality are as today's: by importance 0.860, 0.669,
+0.208, all keys 1, 1, 1, random keys 0.473, 0.215, 0.185.
+
   python -m experiments.claims dynamic_mask
 
 It takes about five processor minutes.
@@ -106,10 +111,12 @@ def _seconds(attend):
   return measure
 
 
-def _kept(q, k, v, importance, impl="auto"):
-  return dynamic_mask.attend(
-    q, k, v, importance, keep_keys=KEPT, causal=True, impl=impl
-  )
+def _kept(q, k, v, importance, keep=KEPT):
+  return dynamic_mask.attend(q, k, v, importance, keep_keys=keep, causal=True)
+
+
+def _quarter(q, k, v, importance):
+  return _kept(q, k, v, importance, keep=q.shape[1] // 4)
 
 
 def _full(q, k, v, importance):
@@ -146,11 +153,7 @@ CLAIMS = (
     rows=(
       Sized("64 keys by importance", "mechanism", _seconds(_kept)),
       Sized("all keys", "rival", _seconds(_full)),
-      Sized(
-        "the definition",
-        "broken",
-        _seconds(functools.partial(_kept, impl="reference")),
-      ),
+      Sized("a quarter of the keys", "broken", _seconds(_quarter)),
     ),
     sizes=(512, 1024, 2048, 4096),
     exponent=1.5,
