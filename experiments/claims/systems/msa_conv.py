@@ -1,158 +1,205 @@
 """MSA-Conv: any size of image with one set of weights, and a reach around the border.
 
-Claimed (arXiv:2310.04134): as the operator works like a convolution it takes images of
-any size without retraining, which absolute positions do not; cyclic shifts in several
-directions enlarge its reach.
+Claimed (arXiv:2310.04134, abstract and section 3): the operator works like a
+convolution, so that images of any size are taken without retraining, where the absolute
+positions of a Vision Transformer fit one size; cyclic shifts in several directions
+enlarge its reach. Shifts are this library's reading of the abstract.
 
-Sizes: in each 8 x 8 pixels there is a pair of marks of 2 x 2, a bright one and a dark
-one beside it, in noise. On which of four sides is it? All pairs of an image agree. This
-is learned on 16 x 16 pixels and asked for on 24 x 24 and 32 x 32, where pairs are as
-large and as dense. Four operators of 16 channels and the mean, against a Vision
-Transformer of two layers on patches of 2 x 2, which are the marks, with learned
-positions that are interpolated. It gets six times the steps, to be as good at the
-trained size, and matrices that begin with the spread of `tasks.far_mark`. (With
-the direction of stripes in noise, which hardly asks where tokens are, it lost nothing.)
+Sizes: trained and validated on 16 x 16 pixels, tested on 32 x 32. A convolution of 3 x
+3 to 16 channels, four layers and the mean, against a Vision Transformer of two blocks,
+32 wide, on patches of 2 x 2 with learned positions that are interpolated. Two tasks of
+four classes: the direction of stripes in noise, as the sheet had it, in which before
+the protocol the transformer lost nothing; and the side on which a dark mark stands
+beside a bright one, in each 8 x 8 pixels, which took its place then. Own tasks, since
+the shared suite's images have one size. Without the mechanism the network is one of
+convolutions. The sheet: within 3 points, and the transformer must lose more; the rule
+is that it does worse by over 0.03 at the larger size. 500 updates of 32 images for
+stripes; 800 for pairs, since after 500 the transformer tells 0.74 of validation.
 
-Reach: tokens are asked what a mark at the opposite border says, at most one row above
-or below it (`tasks.far_mark`). 8 x 8 tokens, two blocks: without shifts nobody
-sees the mark.
+Reach: what a mark at the opposite border says (`tasks.mark`), at most one row above or
+below it; two blocks, 24 wide. Without shifts nobody sees the mark, so that the sheet's
+comparison with none is shown and carries no claim; what is asked is that shifts come
+within 0.1 (the sheet's 10 points) of full attention, which sees it. 300 updates.
 
   python -m experiments.claims msa_conv
 
-It takes two to three minutes on 2 cores.
+It takes about six processor minutes.
 """
 
-from collections.abc import Iterator
-from typing import Any
+import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import nnx
 
+from attnjax.nn.blocks import Block
 from attnjax.nn.patches import Patches
-from attnjax.nn.transformer import Block, layer_norm
-from attnjax.variants.local import msa_conv
-from attnjax.variants.softmax import dot_product
-from experiments.claims.bounds import Bound, at_least, at_most, reported
-from experiments.claims.fit import fit, spread
-from experiments.claims.tasks import far_mark
-from experiments.claims.vision import mechanism
+from experiments import small
+from experiments.claims import rows
+from experiments.claims.claim import NotTestable, Quality
+from experiments.claims.tasks import mark
+from experiments.small import problem as problems
 
-SIDE, LARGER, CELL = 16, (24, 32), 8
-SIDES = ((0, 1), (1, 0), (0, -1), (-1, 0))
-CHANNELS, DEPTH, WIDTH, PATCH = 16, 4, 32, 2
-STEPS, MORE, BATCH, RATE, HEIGHT, NOISE = 120, 720, 32, 5e-3, 2.5, 0.4
-BORDERS = far_mark.Task(side=16, apart=6, rows=1)
+SIDE, LARGE, CELL, PATCH = 16, 32, 8, 2
+CHANNELS, DEPTH, WIDTH, CLASSES = 16, 4, 32, 4
+RATES = 3e-3, 1e-2, 3e-2
+SIDES = np.array(((0, 1), (1, 0), (0, -1), (-1, 0)))
+_SPLITS = ("train", "validation", "test")
 
 
-def claims() -> Iterator[Bound]:
-  yield from _sizes()
-  plain, shifted = (_reach(shift) for shift in (0, 1))
-  yield reported("per cent right of marks at opposite borders, no shifts", plain)
-  yield at_least("points above that with cyclic shifts", shifted - plain, 10)
+def _stripes(rng, label, side):
+  """Draws images (B, side, side) of waves in one of four directions, in noise."""
+  number = len(label)
+  angle = label * np.pi / CLASSES
+  period, phase = rng.uniform(3, 6, number), rng.uniform(0, 2 * np.pi, number)
+  row, column = np.indices((side, side))
+  way = np.einsum("b,rc->brc", np.cos(angle), column)
+  way = way + np.einsum("b,rc->brc", np.sin(angle), row)
+  return np.sin(2 * np.pi * way / period[:, None, None] + phase[:, None, None])
 
 
-def _reach(shift: int) -> float:
-  build = mechanism("msa_conv", heads=4, shift=shift, impl="reference")
-  return far_mark.accuracy(far_mark.train([build], BORDERS), BORDERS)
+def _pairs(rng, label, side):
+  """Draws images (B, side, side) of a bright mark and a dark one beside it in cells."""
+  number, cells, tokens = len(label), side // CELL, CELL // PATCH
+  image = np.zeros((number, cells, tokens, cells, tokens))
+  bright = rng.integers(1, tokens - 1, size=(2, number, cells, cells))
+  dark = bright + SIDES[label].T[:, :, None, None]
+  each = np.ix_(np.arange(number), np.arange(cells), np.arange(cells))
+  for place, sign in ((bright, 1), (dark, -1)):
+    image[each[0], each[1], place[0], each[2], place[1]] = 2.5 * sign
+  image = image.reshape(number, side // PATCH, side // PATCH)
+  return image.repeat(PATCH, 1).repeat(PATCH, 2)
 
 
-def _sizes():
-  model = _train(_Operators(nnx.Rngs(0)), STEPS)
-  points = [_points(model, side) for side in (SIDE, *LARGER)]
-  yield at_least("per cent right at the trained size", points[0], 95)
-  lost = points[0] - min(points[1:])
-  yield at_most("points lost on larger images", lost, 3)
-  model = _train(jax.tree.map(_spread, _Transformer(nnx.Rngs(0))), MORE)
-  points = [_points(model, side) for side in (SIDE, *LARGER)]
-  yield at_least("the same of the Vision Transformer", points[0], 95)
-  more = points[0] - min(points[1:]) - lost
-  yield at_least("points that the Vision Transformer loses more", more, 1)
+def _problem(draw, noise):
+  @functools.lru_cache(maxsize=8)
+  def examples(seed, split):
+    rng = np.random.default_rng([seed, _SPLITS.index(split)])
+    side = LARGE if split == "test" else SIDE
+    label = rng.integers(CLASSES, size=4000 if split == "train" else 300)
+    image = draw(rng, label, side)
+    image = image + noise * rng.standard_normal(image.shape)
+    return {
+      "image": image[..., None].astype(np.float32),
+      "label": label.astype(np.int32),
+    }
+
+  return small.Problem(examples, problems.class_loss, problems.class_score)
 
 
-class _Operators(nnx.Module):
-  def __init__(self, rngs: nnx.Rngs):
-    widths = (1, *(CHANNELS,) * DEPTH)
-    self.operators = nnx.List(
-      msa_conv.MSAConv2d(below, dim, bias=True, impl="reference", rngs=rngs)
-      for below, dim in zip(widths, widths[1:])
+class Convolutional(nnx.Module):
+  """A convolution, layers, the mean over the image, and a linear head."""
+
+  def __init__(self, build, rngs):
+    self.stem = nnx.Conv(1, CHANNELS, (3, 3), rngs=rngs)
+    self.layers = nnx.List(
+      [build(CHANNELS, layers=DEPTH, rngs=rngs) for _ in range(DEPTH)]
     )
-    self.head = nnx.Linear(CHANNELS, len(SIDES), rngs=rngs)
+    self.head = nnx.Linear(CHANNELS, CLASSES, rngs=rngs)
 
   def __call__(self, x):
-    for operator in self.operators:
-      x = operator(x)
-    return self.head(x.mean(axis=(1, 2)))
+    """Returns the logits (B, CLASSES) of images (B, H, W, 1)."""
+    x = self.stem(x)
+    for layer in self.layers:
+      x = layer(x)
+    return self.head(x.mean((1, 2)))
 
 
-class _Transformer(nnx.Module):
-  def __init__(self, rngs: nnx.Rngs):
-    def mixer(rngs):
-      options = {"heads": 4, "rope_theta": 0.0, "impl": "reference"}
-      return dot_product.Layer(WIDTH, form="image", **options, rngs=rngs)
+class Transformer(nnx.Module):
+  """A Vision Transformer whose learned positions are interpolated."""
 
+  def __init__(self, build, rngs):
     self.patches = Patches(1, WIDTH, PATCH, rngs=rngs)
     noise = jax.random.normal(rngs.params(), (SIDE // PATCH,) * 2 + (WIDTH,))
     self.positions = nnx.Param(0.02 * noise)
+    sizes = {"norm": "layer", "feed_forward": "gelu", "hidden": 2 * WIDTH}
     self.blocks = nnx.List(
-      Block(WIDTH, mixer, hidden=2 * WIDTH, rngs=rngs) for _ in range(2)
+      Block(WIDTH, build, layers=2, conv=0, dropout=0.0, **sizes, rngs=rngs)
+      for _ in range(2)
     )
-    self.norm = layer_norm(WIDTH, rngs=rngs)
-    self.head = nnx.Linear(WIDTH, len(SIDES), rngs=rngs)
+    self.norm = nnx.LayerNorm(WIDTH, rngs=rngs)
+    self.head = nnx.Linear(WIDTH, CLASSES, rngs=rngs)
 
   def __call__(self, x):
+    """Returns the logits (B, CLASSES) of images (B, H, W, 1)."""
     x = self.patches(x)
     x = x + jax.image.resize(self.positions[...], x.shape[1:], "linear")
-    for block in self.blocks:
-      x = block(x)
-    return self.head(self.norm(x).mean(axis=(1, 2)))
+    for index, block in enumerate(self.blocks):
+      x = block(x, index=index)
+    return self.head(self.norm(x).mean((1, 2)))
 
 
-def _draw(key, number, side):
-  """Draws images (B, side, side, 1) of pairs of marks, and the dark one's direction."""
-  keys = jax.random.split(key, 3)
-  label = jax.random.randint(keys[0], (number,), 0, len(SIDES))
-  cells, tokens = side // CELL, CELL // PATCH
-  shape = (number, cells, cells, 2)
-  bright = jax.random.randint(keys[1], shape, 1, tokens - 1)
-  dark = bright + jnp.array(SIDES)[label][:, None, None]
-  line = jnp.arange(tokens)
-  image = jnp.zeros((number, side, side))
-  for place, sign in ((bright, 1), (dark, -1)):
-    rows, columns = (place[..., axis, None] == line for axis in (0, 1))
-    marks = (rows[..., :, None] & columns[..., None, :]).swapaxes(2, 3)
-    marks = marks.reshape(number, side // PATCH, side // PATCH)
-    image += sign * HEIGHT * marks.repeat(PATCH, 1).repeat(PATCH, 2)
-  image += NOISE * jax.random.normal(keys[2], image.shape)
-  return image[..., None], label
+def _net(host, mixer):
+  build = small.layer(mixer, ("image",))
+  return lambda key: host(build, nnx.Rngs(key))
 
 
-def _spread(weight: jax.Array) -> jax.Array:
-  """Rescales a matrix to one spread; positions and other weights stay as they are."""
-  if weight.ndim not in (2, 3) or weight.shape[0] == SIDE // PATCH:
-    return weight
-  # Weights with an axis of heads have WIDTH inputs.
-  inputs = weight.shape[0] if weight.ndim == 2 else WIDTH
-  return spread(weight, inputs, far_mark.GAIN)
+def _sizes(sentence, problem, steps):
+  """Returns the claim that a task is answered at the larger size."""
+  recipe = small.Recipe(steps=steps)
+  plain = "dot_product", {"heads": 4, "rope_theta": 0.0}
+  ours = _net(Convolutional, "msa_conv")
+  silent = _net(Convolutional, small.without("msa_conv", ("image",)))
+  row = functools.partial(rows.trained, problem=problem, recipe=recipe)
+  return Quality(
+    sentence=sentence,
+    source="abstract; section 3",
+    unit="of images of 32 x 32",
+    better="more",
+    rows=(
+      row("MSA-Conv", "mechanism", ours),
+      row("its convolutions alone", "without", silent),
+      row("learned positions", "baseline", _net(Transformer, plain)),
+      rows.untrained("MSA-Conv, untrained", ours, problem),
+    ),
+    against="learned positions",
+    margin=0.03,
+    rates=RATES,
+  )
 
 
-def _train(model: Any, steps: int) -> Any:
-  def loss(model, key):
-    images, labels = _draw(key, BATCH, SIDE)
-    logits = model(images)
-    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-
-  schedule = optax.warmup_cosine_decay_schedule(0, RATE, steps // 10, steps)
-  return fit(loss, model, steps=steps, optimizer=optax.adam(schedule))
+BORDERS = mark.problem(apart=6, rows=1)
+SHIFTED = "msa_conv", {"heads": 4, "shift": 1}
 
 
-def _points(model: Any, side: int) -> float:
-  @jax.jit
-  def right(model, key):
-    images, labels = _draw(key, 250, side)
-    return (model(images).argmax(-1) == labels).mean()
+def _reach(name, kind, mixer):
+  build = mark.net(mixer, dim=24, depth=2)
+  return rows.trained(name, kind, build, BORDERS, small.Recipe(steps=300))
 
-  keys = jax.random.split(jax.random.key(10**6), 4)
-  return 100 * float(np.mean([right(model, key) for key in keys]))
+
+CLAIMS = (
+  _sizes(
+    "Learned on 16 x 16 pixels, stripes are told on 32 x 32, better than by learned"
+    " positions.",
+    _problem(_stripes, 1.0),
+    500,
+  ),
+  _sizes(
+    "Learned on 16 x 16 pixels, pairs of marks are told on 32 x 32, better than by"
+    " learned positions.",
+    _problem(_pairs, 0.4),
+    800,
+  ),
+  Quality(
+    sentence="With cyclic shifts two blocks read marks at the opposite border, as full"
+    " attention does.",
+    source="abstract, on multi-directional cyclic shifts",
+    unit="of answers",
+    better="more",
+    rows=(
+      _reach("shifts", "mechanism", SHIFTED),
+      _reach("without them", "without", small.without(SHIFTED, ("image",))),
+      _reach("full attention", "baseline", ("dot_product", {"heads": 4})),
+      _reach("no shifts", "unable", ("msa_conv", {"heads": 4})),
+      rows.untrained("shifts, untrained", mark.net(SHIFTED, dim=24, depth=2), BORDERS),
+    ),
+    against="full attention",
+    margin=-0.1,
+    rates=RATES,
+  ),
+  NotTestable(
+    sentence="TiC classifies ImageNet as well as networks of its size.",
+    source="section 4",
+    reason="needs ImageNet; and the network is not in the released code",
+  ),
+)
