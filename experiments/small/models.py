@@ -85,8 +85,8 @@ def _silent(kind: type) -> type:
   def mix(self, heads, **options):
     return jax.tree.map(jnp.zeros_like, kind.mix(self, heads, **options))
 
-  def call(self, x, **options):
-    return jax.tree.map(jnp.zeros_like, kind.__call__(self, x, **options))
+  def call(self, *arguments, **options):
+    return jax.tree.map(jnp.zeros_like, kind.__call__(self, *arguments, **options))
 
   changed = {"mix": mix} if hasattr(kind, "mix") else {"__call__": call}
   return type(f"Silent{kind.__name__}", (kind,), changed)
