@@ -1,6 +1,6 @@
 """DuoFormer: fine maps, seen through scale tokens, tell what the coarse one does not.
 
-Claimed (arXiv:2506.12982, abstract and the tables of results): attention across the
+Claimed (arXiv:2506.12982, abstract): attention across the
 scales of each place, before attention between the places, classifies better than
 attention between the places of the coarsest map alone.
 
@@ -106,7 +106,7 @@ CLAIMS = (
   Quality(
     sentence="Attention across three scales classifies better than the coarsest map"
     " alone.",
-    source="abstract; tables of results",
+    source="abstract",
     unit="of images",
     better="more",
     rows=(
@@ -122,7 +122,7 @@ CLAIMS = (
   NotTestable(
     sentence="Slides of kidneys and of TCGA are classified better than by hybrid"
     " transformers, with a pretrained ResNet.",
-    source="tables of results",
+    source="the paper's experiments",
     reason="needs pathology slides and pretrained weights",
   ),
 )

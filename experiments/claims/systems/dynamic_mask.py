@@ -1,6 +1,6 @@
 """Dynamic mask attention: with a quarter of the keys it recalls as with all of them.
 
-Claimed (arXiv:2508.02124, abstract and the experiments on associative recall): content
+Claimed (arXiv:2508.02124, abstract): content
 decides which w keys a query sees, so that recall is better than that of a set of keys
 which content does not choose, and better than that of full attention; and the work of a
 query stays that of w keys.
@@ -128,7 +128,7 @@ CLAIMS = (
   Quality(
     sentence="12 keys chosen by content recall more than 12 that content does not"
     " choose.",
-    source="abstract; associative recall",
+    source="abstract",
     unit="of answers",
     better="more",
     rows=ROWS,
@@ -138,7 +138,7 @@ CLAIMS = (
   ),
   Quality(
     sentence="12 of 48 keys chosen by content recall as much as full attention does.",
-    source="abstract; associative recall",
+    source="abstract",
     unit="of answers",
     better="more",
     rows=ROWS,
@@ -148,7 +148,7 @@ CLAIMS = (
   ),
   Cost(
     sentence="The time of a pass grows with the number of tokens, not with its square.",
-    source="abstract; section on complexity",
+    source="abstract",
     unit="seconds",
     rows=(
       Sized("64 keys by importance", "mechanism", _seconds(_kept)),
@@ -161,12 +161,12 @@ CLAIMS = (
   NotTestable(
     sentence="Perplexity at the Chinchilla-optimal size is below that of multi-head,"
     " sliding window, latent and native sparse attention, from 80M to 1.7B parameters.",
-    source="section on scaling laws",
+    source="abstract",
     reason="needs models of 80M parameters and more",
   ),
   NotTestable(
     sentence="A needle in a haystack is found at lengths beyond those of training.",
-    source="section on the needle in a haystack",
+    source="abstract",
     reason="needs a language model of 1.7B parameters",
   ),
 )

@@ -1,6 +1,6 @@
 """MSA-Conv: any size of image with one set of weights, and a reach around the border.
 
-Claimed (arXiv:2310.04134, abstract and section 3): the operator works like a
+Claimed (arXiv:2310.04134, abstract): the operator works like a
 convolution, so that images of any size are taken without retraining, where the absolute
 positions of a Vision Transformer fit one size; cyclic shifts in several directions
 enlarge its reach. Shifts are this library's reading of the abstract.
@@ -143,7 +143,7 @@ def _sizes(sentence, problem, steps):
   row = functools.partial(rows.trained, problem=problem, recipe=recipe)
   return Quality(
     sentence=sentence,
-    source="abstract; section 3",
+    source="abstract",
     unit="of images of 32 x 32",
     better="more",
     rows=(
@@ -199,7 +199,7 @@ CLAIMS = (
   ),
   NotTestable(
     sentence="TiC classifies ImageNet as well as networks of its size.",
-    source="section 4",
+    source="the paper's experiments",
     reason="needs ImageNet; and the network is not in the released code",
   ),
 )

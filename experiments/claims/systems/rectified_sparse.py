@@ -1,6 +1,6 @@
 """Rectified SpaAttn: what pooling tells about blocks left out corrects their absence.
 
-Claimed (arXiv:2511.19835, abstract, section 3): block-sparse attention gives critical
+Claimed (arXiv:2511.19835, abstract): block-sparse attention gives critical
 blocks the mass of those that are left out; scaling it back, and adding pooled blocks
 where the gain of pooling exceeds its error, lessens the distance to full attention
 without training, and sparse attention stays fast.
@@ -104,7 +104,7 @@ def _claim(sentence, against, margin, broken):
   kinds[broken] = "broken"
   return Quality(
     sentence=sentence,
-    source="section 3",
+    source="abstract",
     unit="of the plain distance",
     better="less",
     rows=[_row(name, kinds.get(name, "rival")) for name in FORMS],

@@ -1,6 +1,6 @@
 """Sparsifiner: a quarter of the keys, predicted image by image, does as all keys do.
 
-Claimed (arXiv:2303.13755, abstract and section 4): a predictor of low rank finds, for
+Claimed (arXiv:2303.13755, abstract): a predictor of low rank finds, for
 each image and head, the few keys that matter; attention to them keeps the accuracy of
 full attention, and fixed patterns of as many keys do not.
 
@@ -149,7 +149,7 @@ _claim = functools.partial(Quality, better="more", rates=RATES)
 CLAIMS = (
   _claim(
     sentence="A quarter of the keys, predicted, answers as well as all keys.",
-    source="abstract; section 4",
+    source="abstract",
     unit="of answers",
     rows=ROWS,
     against="all keys",
@@ -157,7 +157,7 @@ CLAIMS = (
   ),
   _claim(
     sentence="Predicted keys answer better than as many random ones.",
-    source="section 4, comparison with fixed patterns",
+    source="abstract",
     unit="of answers",
     rows=ROWS,
     against="16 random keys",
@@ -165,7 +165,7 @@ CLAIMS = (
   ),
   _claim(
     sentence="The predicted keys hold 0.85 of the mass that the best ones hold.",
-    source="section 3; the number is the sheet's",
+    source="abstract; the number is not the paper's",
     unit="of the mass",
     rows=(
       _measured("predicted keys", "mechanism", functools.partial(_mass, _predicted)),
@@ -179,7 +179,7 @@ CLAIMS = (
   NotTestable(
     sentence="48 to 69 per cent of the FLOPs of attention are saved on ImageNet within"
     " 0.4 points.",
-    source="abstract; table 1",
+    source="abstract",
     reason="needs ImageNet and a trained DeiT; and here the kept keys are a mask on"
     " dense tiles, so that nothing is saved",
   ),
