@@ -78,6 +78,19 @@ class SmallTest(parameterized.TestCase):
       change = jnp.abs(layer(moved)[at] - layer(x)[at]).max()
       self.assertEqual(bool(change > most), sees)
 
+  def test_a_silenced_layer_of_two_arguments(self):
+    class Sum(nnx.Module):
+      def __call__(self, x, y, *, scale=1.0):
+        return scale * (x + y)
+
+    def build():
+      return Sum()
+
+    build.form, build.module = "sequence", None
+    x = jnp.ones((2, 3))
+    self.assertEqual(float(build()(x, x, scale=2.0).max()), 4.0)
+    np.testing.assert_array_equal(small.without(build)()(x, x, scale=2.0), 0 * x)
+
 
 if __name__ == "__main__":
   absltest.main()
