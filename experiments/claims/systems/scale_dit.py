@@ -31,6 +31,7 @@ It takes about four processor minutes.
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -152,7 +153,8 @@ def attention(dim, *, rngs):
   return scale_dit.JointAttention(dim, heads=HEADS, rngs=rngs)
 
 
-attention.form, attention.module = "image", scale_dit
+BUILD: Any = attention
+BUILD.form, BUILD.module = "image", scale_dit
 
 
 def _net(window, guided, anchor_scale=CELL, build=attention):
@@ -164,7 +166,7 @@ _row = functools.partial(
 )
 ROWS = (
   _row("windows and a guide", "mechanism", _net(WINDOW, True)),
-  _row("without them", "without", _net(WINDOW, True, build=small.without(attention))),
+  _row("without them", "without", _net(WINDOW, True, build=small.without(BUILD))),
   _row("dense attention", "baseline", _net(ALL, False)),
   _row("anchors at 0, 1, 2, ...", "rival", _net(WINDOW, True, 1)),
   _row("windows alone", "unable", _net(WINDOW, False)),
