@@ -1,4 +1,4 @@
-"""What a mark far away says, asked at every token: a problem, and a net for it.
+"""The problem asks every token what a mark far away says, and a net answers it.
 
 Images of 16 x 16 pixels are 8 x 8 tokens of 2 x 2. One token, the mark, is bright or
 dark in noise; tokens that are at least so far from it, on one axis, are asked which.
