@@ -1,5 +1,8 @@
 """The Dynamical Systems Framework: what the common form and its layers promise."""
 
+from tests import simulate  # first: it sets what Triton reads on import
+
+# ruff: isort: split
 import functools
 import itertools
 import math
@@ -11,7 +14,7 @@ from absl.testing import absltest, parameterized
 from flax import nnx
 
 from attnjax.variants.recurrent import dynamical_systems as ds
-from tests import precision
+from tests import dense, precision
 
 _DIM = 12
 _LAYERS = {
@@ -316,6 +319,67 @@ class LayerTest(parameterized.TestCase):
     _close(got[real], want[real])
     _close(want[2, 2:9], alone[0])
 
+  @parameterized.parameters(
+    ("softmax", "triton"),
+    ("linear", "pallas"),
+    ("normalised", "triton"),
+    ("ssd", "pallas"),
+  )
+  def test_kernels_compute_what_has_one_decay_a_head(self, name, impl):
+    layer, x = _layer(name), _input(2, 9)
+    given = {"segment_ids": jnp.array([[0] * 4 + [-1] + [1] * 4, [3] * 9])}
+    fused = ds.Layer(_DIM, heads=2, **_LAYERS[name], impl=impl, rngs=nnx.Rngs(0))
+
+    def run(layer, x):
+      return jnp.sin(layer(x, **given)).sum(), layer(x, **given)
+
+    def gradients(layer):
+      return jax.jit(jax.grad(run, argnums=(0, 1), has_aux=True))(layer, x)
+
+    want = gradients(layer)
+    with dense.replacing_kernels():
+      got = gradients(fused)
+    _close(jax.tree.leaves(got), jax.tree.leaves(want))
+
+  @parameterized.parameters("s6", "rglru", "selru", "qlstm", "coupled")
+  def test_kernels_refuse_a_decay_of_each_channel(self, name):
+    for impl in ("pallas", "triton"):
+      layer = ds.Layer(_DIM, heads=2, **_LAYERS[name], impl=impl, rngs=nnx.Rngs(0))
+      with self.assertRaisesRegex(
+        NotImplementedError, f"impl '{impl}' has one decay.*log_decay"
+      ):
+        jax.eval_shape(layer, _input(1, 3))
+
+  @parameterized.parameters(
+    ("log_decay", (1, 3, 2, 4, 1)),
+    ("log_decay", (1, 3, 2, 1, 5)),
+    ("write", (1, 3, 2, 4, 5)),
+    ("read", (1, 3, 2, 4, 5)),
+  )
+  def test_kernels_refuse_any_array_of_each_element(self, name, shape):
+    one, each = jnp.zeros((1, 3, 2, 1, 1)), jnp.zeros((1, 3, 2, 4, 1))
+    arrays = {
+      "log_decay": one,
+      "write": each,
+      "read": each,
+      "v": jnp.ones((1, 3, 2, 5)),
+    }
+    run = functools.partial(jax.eval_shape, functools.partial(ds.attend, impl="pallas"))
+    self.assertEqual(run(**arrays).shape, (1, 3, 2, 5))
+    with self.assertRaisesRegex(NotImplementedError, "pallas.*'xla' can do"):
+      run(**arrays | {name: jnp.zeros(shape)})
+
+  def test_kernels_run_in_the_simulator(self):
+    """The system of a layer, as kernels get it: shared heads and a broadcast batch."""
+    cases = {case.name: case for case in ds.CASES}
+    arrays = {n: x[:1, :17] for n, x in cases["shared"].arrays().items()}
+    want = ds.attend(**arrays)
+    with simulate.accelerators(detect_races=False):
+      for impl in ("pallas", "triton"):
+        _close(jax.jit(lambda a, i=impl: ds.attend(**a, impl=i))(arrays), want)
+      program = jax.make_jaxpr(lambda a: ds.attend(**a, impl="pallas"))(arrays)
+    self.assertEqual(simulate.calls(program, "decayed_linear_forward"), 1)
+
   @parameterized.parameters("softmax", "linear", "ssd", "selru")
   def test_weights_are_the_matrix(self, name):
     layer, x = _layer(name), _input(1, 9)
@@ -375,7 +439,7 @@ class LayerTest(parameterized.TestCase):
   @parameterized.parameters(
     ({"kind": "lstm"}, "unknown kind 'lstm'.*qlstm"),
     ({"eta": "tanh"}, "unknown eta 'tanh'"),
-    ({"impl": "triton"}, "unknown impl 'triton'.*reference"),
+    ({"impl": "cuda"}, "unknown impl 'cuda'.*reference"),
     ({"form": "sequence"}, "unknown form 'sequence'.*causal"),
     ({"heads": 5}, "dim = 12 does not divide by heads = 5"),
     ({"heads": 3}, "state = 64 does not divide by heads = 3"),

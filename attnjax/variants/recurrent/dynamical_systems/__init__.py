@@ -31,7 +31,8 @@ token alone: exp(x), softplus(x) or sigmoid(x) with x = W_n u. Normalised attent
 
 Cost for each head, in chunks of C tokens: O(T C (H + E) + T H E) time where the decay
 is one number (linear, normalised, ssd), else O(T H E), with O(T H E) memory for s6 and
-selru, whose Lambda has that many elements; softmax O(T^2 H). Decoding keeps the state.
+selru, whose Lambda has that many elements; softmax O(T^2 H). The kernels, "pallas" and
+"triton", are for those three kinds and for softmax. Decoding keeps the state.
 
 Axes: B batch, T tokens, N heads, H state elements for each value (the paper's n),
 E value size (the paper's d), D model width.
@@ -47,7 +48,7 @@ from attnjax.variants.recurrent.dynamical_systems.builders import (
   taylor,
   to_dsf,
 )
-from attnjax.variants.recurrent.dynamical_systems.cases import CASES
+from attnjax.variants.recurrent.dynamical_systems.cases import CASES, REFUSED
 from attnjax.variants.recurrent.dynamical_systems.layer import (
   FORMS,
   KINDS,
@@ -70,6 +71,7 @@ __all__ = [
   "IMPLEMENTATIONS",
   "KINDS",
   "LAYER",
+  "REFUSED",
   "Block",
   "Layer",
   "State",

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from attnjax.contract import Case
+from pallas_kernels.calling import BACKENDS
 
 
 def _shapes(B, T, N, H, E, write=None, read=None, skip=None, state=False):
@@ -46,18 +47,18 @@ def _padded(key):
 
 _STATE = {"return_state": True}
 CASES = (
-  # S6: all axes matter but the heads.
-  Case(
-    "channels",
-    _shapes(2, 40, 1, 4, 6, skip=(1, 1, 1, 6)),
-    make=_decay(2, 40, 1, 4, 6),
-  ),
   # SSD: one decay for each head, write and read shared by all heads.
   Case(
     "shared",
     _shapes(2, 65, 3, 4, 5, (2, 65, 1, 4, 1), (2, 65, 1, 4, 1), (1, 1, 3, 1)),
     _STATE,
     _decay(2, 65, 3, 1, 1),
+  ),
+  # S6: all axes matter but the heads.
+  Case(
+    "channels",
+    _shapes(2, 40, 1, 4, 6, skip=(1, 1, 1, 6)),
+    make=_decay(2, 40, 1, 4, 6),
   ),
   # Attention: no decay.
   Case(
@@ -87,3 +88,5 @@ CASES = (
     _decay(2, 37, 2, 1, 1),
   ),
 )
+# A decay, a write or a read of each state element or channel: no kernel has it.
+REFUSED = dict.fromkeys(BACKENDS, ("channels", "one_number", "segments"))

@@ -8,12 +8,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from attnjax import backends
 from attnjax.contract import check_known
 from attnjax.core import definition, masks
 from attnjax.core.dtypes import accumulator_dtype
 from attnjax.core.recurrence import diagonal, linear
+from pallas_kernels.calling import BACKENDS
 
-IMPLEMENTATIONS = ("reference", "xla")
+IMPLEMENTATIONS = backends.IMPLEMENTATIONS
 
 
 def attend(
@@ -43,10 +45,13 @@ def attend(
       segment id, has no effect; its output is 0.
     return_state: also return the state after the last real token, (B, N, H, E), float32
       (float64 for float64).
-    impl: one of IMPLEMENTATIONS, or "auto", which takes "xla".
+    impl: one of IMPLEMENTATIONS, or "auto": the fastest that supports the problem on
+      this platform. The kernels need one decay a token and head, and neither `write`
+      nor `read` of each channel: the kinds linear, normalised and ssd.
 
   Raises:
     ValueError: if shapes do not fit or `impl` is unknown.
+    NotImplementedError: if the named implementation does not support the problem.
   """
   check_known("impl", impl, ("auto", *IMPLEMENTATIONS))
   system = System(log_decay, write, read, skip)
@@ -59,7 +64,7 @@ def attend(
     ids, real = linear.spans(ids)
     system, v = system.without(~real), jnp.where(real[..., None, None], v, 0)
   options = {"initial_state": initial_state, "segment_ids": ids}
-  out, state = _scan(v, system.log_decay, system.write, system.read, **options)
+  out, state = _scan(impl, v, system, **options)
   out = out if system.skip is None else system.through(out, v)
   return (out, state) if return_state else out
 
@@ -224,12 +229,19 @@ def _fits(name, x, shape, whole=None):
     raise ValueError(f"{name} {x.shape} does not broadcast to {shape}")
 
 
-def _scan(v, log_decay, write, read, **options):
-  """Computes the scan, by matrix products if a token and head has a single decay."""
-  scalar = log_decay.shape[3:] == (1, 1)
-  if not (scalar and write.shape[4] == 1 == read.shape[4]):
+def _scan(impl, v, system, **options):
+  """Computes (out, state); by decayed linear attention if a head has a single decay."""
+  log_decay, write, read = system.log_decay, system.write, system.read
+  if not (log_decay.shape[3:] == (1, 1) and write.shape[4] == 1 == read.shape[4]):
+    if impl in BACKENDS:
+      raise NotImplementedError(
+        f"impl {impl!r} has one decay a token and head; here log_decay"
+        f" {log_decay.shape}, write {write.shape} or read {read.shape} differs between"
+        " state elements or channels, which 'xla' can do"
+      )
     return diagonal.chunked(v, log_decay, write, read, **options)
   B, T, N, _ = v.shape
   H = max(write.shape[3], read.shape[3])
   k, q = (jnp.broadcast_to(x[..., 0], (B, T, N, H)) for x in (write, read))
-  return linear.chunked(q, k, v, log_decay[..., 0, 0], **options)
+  run = backends.linear_attention(impl, q, k, v)
+  return run(q, k, v, log_decay[..., 0, 0], **options)
