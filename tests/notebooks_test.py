@@ -38,9 +38,10 @@ class NotebooksTest(parameterized.TestCase):
     listing.check(error)
     case = module.CASES[0]
     arrays, options = case.arrays(), case.arguments()
+    function = case.implemented(module)
 
     def loss(arrays):
-      return finite_loss(module.attend(**arrays, **options))
+      return finite_loss(function(**arrays, **options))
 
     want = jax.jit(jax.grad(loss))(arrays)
     batched = jax.jit(jax.vmap(jax.grad(loss)))(jax.tree.map(lambda x: x[None], arrays))

@@ -1,5 +1,8 @@
 """DaViT: what the paper and its code promise."""
 
+from tests import simulate  # first: it sets what Triton reads on import
+
+# ruff: isort: split
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +10,7 @@ from absl.testing import absltest, parameterized
 from flax import nnx
 
 from attnjax.variants.local import davit
+from tests import dense
 
 
 def _close(found, wanted, tolerance=1e-5):
@@ -51,6 +55,8 @@ class AttendTest(absltest.TestCase):
     q, k, v = _heads()
     with self.assertRaisesRegex(ValueError, "unknown scale_by 'token'"):
       davit.attend(q, k, v, scale_by="token")
+    with self.assertRaisesRegex(ValueError, "padding_k and padding_v: give both"):
+      davit.attend_windows(q, k, v, jnp.zeros((2, 4)))
 
 
 class LayerTest(parameterized.TestCase):
@@ -78,6 +84,29 @@ class LayerTest(parameterized.TestCase):
         _close(total[:, 9:], np.ones((2, 3)))
       else:
         self.assertLess(total[:, 9:].max(), 0.5)
+
+  @parameterized.parameters((False, "pallas"), (True, "triton"))
+  def test_kernels_compute_windows_and_leave_channels(self, masked, impl):
+    x = jax.random.normal(jax.random.key(1), (1, 4, 5, 8))
+    layer, fused = (_layer(mask_padding=masked, impl=name) for name in ("auto", impl))
+
+    @jax.jit
+    def run(layer, x):
+      def loss(layer, x):
+        y = layer(x, index=0)
+        return jnp.sin(y).sum(), y
+
+      return jax.grad(loss, argnums=(0, 1), has_aux=True)(layer, x), layer(x, index=1)
+
+    with dense.replacing_kernels():
+      got = run(fused, x)
+    for one, other in zip(jax.tree.leaves(got), jax.tree.leaves(run(layer, x))):
+      _close(one, other, 1e-4)
+    if impl == "pallas":
+      program = jax.make_jaxpr(lambda x: fused(x, index=0))(x)
+      self.assertEqual(simulate.calls(program, "flash_forward"), 1)
+      program = jax.make_jaxpr(lambda x: fused(x, index=1))(x)
+      self.assertEqual(simulate.calls(program, ""), 0)
 
   def test_padding_of_a_sequence_is_as_if_not_there(self):
     layer = _layer(kind="channel", form="sequence", scale_by="tokens")

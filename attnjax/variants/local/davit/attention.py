@@ -4,11 +4,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from attnjax import attention
 from attnjax.contract import Case, check_known
 from attnjax.core import definition
 from attnjax.core.dtypes import accumulator_dtype
+from pallas_kernels.calling import BACKENDS
 
-IMPLEMENTATIONS = ("reference", "xla")
+IMPLEMENTATIONS = attention.IMPLEMENTATIONS
 SCALES = ("channels", "tokens")
 
 
@@ -32,13 +34,20 @@ def attend(
       tokens to the power -0.5 ("tokens").
     scale: the logits' factor, instead of `scale_by`.
     valid: True at the real tokens; others are not seen, and give 0.
-    impl: one of IMPLEMENTATIONS, or "auto", which takes "xla".
+    impl: "reference", "xla", or "auto", which takes "xla". The kernels of softmax
+      attention keep a token's features whole; here the features are all T tokens.
 
   Raises:
     ValueError: if shapes do not fit, or `scale_by` or `impl` is unknown.
+    NotImplementedError: if a kernel is asked for.
   """
   check_known("scale_by", scale_by, SCALES)
   check_known("impl", impl, ("auto", *IMPLEMENTATIONS))
+  if impl in BACKENDS:
+    raise NotImplementedError(
+      f"impl {impl!r} has no attention between channels, a softmax of (H, V) numbers"
+      " between two matrix products; 'xla' has it"
+    )
   if q.shape != v.shape or k.shape[:3] != v.shape[:3]:
     raise ValueError(f"q {q.shape}, k {k.shape} and v {v.shape} do not fit")
   if impl == "reference":
@@ -96,3 +105,4 @@ CASES = (
   Case("seven", _shapes(1, 7, 3, 5, 3), {"scale": 0.3}),
   Case("valid", _shapes(3, 65, 2, 4, 4), {"valid": _padded, "scale_by": "tokens"}),
 )
+REFUSED = dict.fromkeys(BACKENDS, tuple(case.name for case in CASES))

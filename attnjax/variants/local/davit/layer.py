@@ -5,17 +5,17 @@ from typing import Unpack
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
 from attnjax.contract import check_options
 from attnjax.contract import context as contexts
 from attnjax.contract.context import Context, Heads
-from attnjax.core.grids.partition import Partition
 from attnjax.nn import projections
 from attnjax.ops import window_attention
 from attnjax.variants.local.davit.attention import IMPLEMENTATIONS, SCALES, attend
+from attnjax.variants.local.davit.windows import attend_windows
+from pallas_kernels.calling import BACKENDS
 
 FORMS = ("sequence", "image")
 KINDS = ("alternate", "window", "channel")
@@ -36,7 +36,8 @@ class Layer(nnx.Module):
     scale_by: of channel attention, as in `attend`.
     mask_padding: tokens that fill the last windows are not seen.
     qkv_bias: of the projections to queries, keys and values.
-    impl: as in `attend`.
+    impl: of windows as in `attend_windows`. Between channels there are only matrix
+      products, which "pallas" and "triton" leave to "xla".
     rngs: for the parameters.
   """
 
@@ -115,25 +116,16 @@ class Layer(nnx.Module):
     if self.kind == "channel" or (self.kind == "alternate" and not _is(index, 0)):
       raise NotImplementedError("channel attention has no weights of tokens")
     eye = window_attention.identity(x.shape[1:-1], x.shape[0], heads.v.shape[-2])
-    more = heads.more | {"v": jnp.zeros((1,) * eye.ndim, eye.dtype)}
+    more = heads.more | {"v": jnp.zeros(eye.shape[-2:], eye.dtype)}
     out = self.mix(dataclasses.replace(heads, v=eye, more=more))
     return out.reshape(x.shape[0], -1, *out.shape[-2:]).swapaxes(1, 2)
 
   def _windows(self, heads):
-    q, k, v = heads.q, heads.k, heads.v
-    grid, extra = q.shape[1:-2], 0 if self.mask_padding else self.window
-    around = [(0, -n % extra if extra else 0) for n in grid]
-    if any(more for _, more in around):
-      real = np.pad(np.ones((1, *grid, 1, 1), bool), [(0, 0), *around, (0, 0), (0, 0)])
-
-      def padded(y, fill):
-        y = jnp.pad(y, [(0, 0), *around, (0, 0), (0, 0)])
-        return jnp.where(real, y, fill)
-
-      q, k, v = padded(q, 0), padded(k, heads.more["k"]), padded(v, heads.more["v"])
-    parts = Partition(q.shape[1:-2], self.window)
-    out = window_attention.attend(q, k, v, parts, impl=self.impl)
-    return out[(slice(None), *(slice(0, n) for n in grid))]
+    padding = None, None
+    if not self.mask_padding:
+      padding = (y.reshape(y.shape[-2:]) for y in (heads.more["k"], heads.more["v"]))
+    given = {"window": self.window, "impl": self.impl}
+    return attend_windows(heads.q, heads.k, heads.v, *padding, **given)
 
   def _channels(self, heads):
     ids = heads.tokens.ids
@@ -141,7 +133,8 @@ class Layer(nnx.Module):
       y.reshape(y.shape[0], -1, *y.shape[-2:]) for y in (heads.q, heads.k, heads.v)
     )
     valid = None if ids is None else ids >= 0
-    out = attend(q, k, v, scale_by=self.scale_by, valid=valid, impl=self.impl)
+    impl = "xla" if self.impl in BACKENDS else self.impl
+    out = attend(q, k, v, scale_by=self.scale_by, valid=valid, impl=impl)
     return out.reshape(*heads.q.shape[:-1], -1)
 
 
