@@ -27,8 +27,10 @@ have sliding windows, not blocks with a look back, so that packing and padding c
 nothing; the routing ignores positions.
 
 Cost: O(T c H + c w^2 H) a head in "all", O(T c H + T w H) in "past": T^1.5 H with
-c = T^0.5 and w = T / c. O(T^2 c) in "reference". Decoding keeps 2 N H + N c
-elements a token.
+c = T^0.5 and w = T / c. O(T^2 c) in "reference". In "past" the kernels, "pallas" and
+"triton", take groups of 16 queries of a cluster among max(w, 16 c) tokens, and compute
+O(T (w + 16 c) H); no implementation but "reference" has an array of all pairs. Decoding
+keeps 2 N H + N c elements a token.
 
 Axes: B batch, T tokens, N heads, c clusters, w tokens of a cluster, M memory keys, H
 head size, V value size, D model width.
@@ -59,7 +61,6 @@ __all__ = [
   "GROWTH",
   "IMPLEMENTATIONS",
   "LAYER",
-  "REFUSED",
   "SELECTIONS",
   "Cache",
   "Clusters",
@@ -76,8 +77,6 @@ __all__ = [
 ]
 LAYER = {"dim": 32, "heads": 4, "clusters": 3, "cluster_size": 6, "window": 5}
 GROWTH = 1.5
-# Kernels do not implement the kind "past", which gathers keys for each query.
-REFUSED = dict.fromkeys(("pallas", "triton"), ("past", "one_token", "packed_shared"))
 
 
 def scaled(shape: tuple[int, ...]) -> dict[str, int]:

@@ -4,12 +4,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from attnjax import attention
+from attnjax import attention, backends
 from attnjax.contract import Case, check_known, check_options
 from attnjax.core import masks
 from attnjax.core.recurrence import linear
-from attnjax.variants.sparse.routing_transformer import clustered, kmeans
+from attnjax.variants.sparse.routing_transformer import clustered, grouped, kmeans
 from attnjax.variants.sparse.routing_transformer.definition import reference
+from pallas_kernels.calling import BACKENDS
 
 IMPLEMENTATIONS = attention.IMPLEMENTATIONS
 SELECTIONS = ("past", "all")
@@ -63,12 +64,11 @@ def attend(
       in the routing; "all" only.
     scale: H^-0.5 if None.
     eps: added to the number of clusters that a token's output is divided by.
-    impl: one of IMPLEMENTATIONS, or "auto". The kernels are for "all", where a
-      cluster's queries share its keys; with "past" each query has its own keys.
+    impl: one of IMPLEMENTATIONS, or "auto". With "past", "xla" gathers the keys of
+      each query, and the kernels those of groups of queries of a cluster.
 
   Raises:
     ValueError: if shapes do not fit or a name is unknown.
-    NotImplementedError: if a kernel is asked for "past".
   """
   check_options(
     impl=(impl, ("auto", *IMPLEMENTATIONS)), kind=(kind, ("auto", *SELECTIONS))
@@ -76,12 +76,6 @@ def attend(
   if kind == "auto":
     kind = "past" if causal else "all"
   _check(q, k, means, cluster_size, kind, causal, valid)
-  if kind == "past":
-    if impl in ("pallas", "triton"):
-      raise NotImplementedError(
-        f"impl {impl!r} has no kind 'past', which gathers keys for each query;"
-        " 'xla' has it"
-      )
   if impl == "reference":
     given = kind, causal, share_qk, route_q, route_k, memory_k, memory_v
     given = cluster_size, *given, segment_ids, valid, scale, eps
@@ -108,10 +102,13 @@ def attend(
     causal=causal,
     own=OWN if share_qk else None,
     scale=q.shape[-1] ** -0.5 if scale is None else scale,
-    impl="xla" if kind == "past" else impl,
+    impl=impl,
   )
   q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
-  run = clustered.past if kind == "past" else clustered.balanced
+  run = clustered.balanced
+  if kind == "past":
+    fused = impl in BACKENDS or impl == "auto" and backends.kernels()
+    run = grouped.past if fused else clustered.past
   total, count = run(q, k, v, problem)
   out = total / (count[..., None] + eps)
   return out.swapaxes(1, 2).astype(v.dtype)

@@ -59,7 +59,7 @@ def balanced(q, k, v, problem):
   level_q = masked(index_q).astype(jnp.int32)
   level_k = jnp.where(real_k & masked(index_k), 1, 2)
   lists = gather(q, index_q), gather(k, index_k), gather(v, index_k)
-  out = _listed(*lists, index_q, index_k, level_q, level_k, problem.memory, problem)
+  out = listed(*lists, index_q, index_k, level_q, level_k, problem.memory, problem)
   weight = real_q.reshape(B, N, -1)
   rows = jnp.concatenate([out, jnp.ones_like(out[..., :1])], axis=-1)
   rows = rows.reshape(B, N, c * w, -1) * weight[..., None]
@@ -67,14 +67,22 @@ def balanced(q, k, v, problem):
   return total[..., :-1], total[..., -1]
 
 
-def past(q, k, v, problem):
+def past(q, k, v, problem, attend=None, shortest=_SHORTEST):
   """Returns outputs and numbers of clusters as `balanced`, for the kind "past".
 
   Each query sees the nearest keys of its past, in one cluster.
+
+  Args:
+    q: queries.
+    k: keys.
+    v: values.
+    problem: the other arguments.
+    attend: computes the attention of a chunk of queries, as `chunk`, the default.
+    shortest: queries of a chunk, at least.
   """
   B, N, c, T = problem.near_q.shape
   w = problem.cluster_size
-  size = min(T, max(w, _SHORTEST))
+  size = min(T, max(w, shortest))
   end = -T % size
   ids = jnp.pad(problem.ids, ((0, 0), (0, end)), constant_values=-1)
   near_k = jnp.pad(problem.near_k, ((0, 0),) * 3 + ((0, end),))
@@ -86,22 +94,42 @@ def past(q, k, v, problem):
   lists = lists.reshape(B, N, c, -1, lists.shape[-1])
   cluster = jnp.pad(problem.near_q.argmax(axis=2), ((0, 0), (0, 0), (0, end)))
   query = jnp.pad(q, ((0, 0), (0, 0), (0, end), (0, 0)))
+  attend = chunk if attend is None else attend
 
   @jax.checkpoint
   def visit(start):
     def cut(x, axis):
       return jax.lax.dynamic_slice_in_dim(x, start, size, axis)
 
-    own, now = cut(cluster, 2), start + jnp.arange(size, dtype=jnp.int32)
-    listed = jax.lax.dynamic_index_in_dim(lists, start // size, 3, keepdims=False)
-    listed = jnp.take_along_axis(listed, own[..., None], axis=2)  # (B, N, size, M)
-    index = _first(listed, now, ids, cut(ids, 1), w)
-    return listed_keys(cut(query, 2), k, v, index, now, own, problem)
+    now = start + jnp.arange(size, dtype=jnp.int32)
+    best = jax.lax.dynamic_index_in_dim(lists, start // size, 3, keepdims=False)
+    rows = best, now, ids, cut(ids, 1), cut(cluster, 2)
+    return attend(cut(query, 2), k, v, *rows, problem)
 
   out = jax.lax.map(visit, jnp.arange(0, T + end, size, dtype=jnp.int32))
   out = jnp.moveaxis(out, 0, 2).reshape(B, N, T + end, -1)[:, :, :T]
   alive = jnp.broadcast_to(problem.ids[:, None] >= 0, (B, N, T))
   return out * alive[..., None], alive.astype(out.dtype)
+
+
+def chunk(q, k, v, listed, now, ids, here, cluster, problem):
+  """Computes the attention of a chunk's queries, gathering keys for each, (B, N, t, V).
+
+  Args:
+    q: (B, N, t, H).
+    k: (B, N, S, H).
+    v: (B, N, S, V).
+    listed: (B, N, c, M), the keys that queries of each cluster may see, best first; -1
+      is none.
+    now: (t,), the queries' places among the keys.
+    ids: (B, S), the keys' documents.
+    here: (B, t), the queries' documents.
+    cluster: (B, N, t), the queries' clusters.
+    problem: the other arguments.
+  """
+  own = jnp.take_along_axis(listed, cluster[..., None], axis=2)  # (B, N, t, M)
+  index = _first(own, now, ids, here, problem.cluster_size)
+  return listed_keys(q, k, v, index, now, cluster, problem)
 
 
 def _first(listed, now, ids, here, count):
@@ -135,19 +163,36 @@ def listed_keys(q, k, v, index, now, cluster, problem):
   def gather(x):
     return select.rows(x, index.reshape(*shape[:2], -1)).reshape(*shape, -1)
 
-  def remember(x):
-    return jax.vmap(lambda x, a: x[a], in_axes=(0, 1), out_axes=1)(x, cluster)
-
-  memory = tuple(remember(x) for x in problem.memory)
+  memory = tuple(remembered(x, cluster) for x in problem.memory)
   place = jnp.broadcast_to(now[:, None], (*shape[:3], 1))
   level = jnp.where(index < 0, 2, 1)
   lists = q[..., None, :], gather(k), gather(v)
-  out = _listed(*lists, place, index, jnp.ones_like(place), level, memory, problem)
+  out = listed(*lists, place, index, jnp.ones_like(place), level, memory, problem)
   return out[..., 0, :]
 
 
-def _listed(q, k, v, place_q, place_k, level_q, level_k, memory, problem):
-  """Computes attention in each list of w tokens and memory, (B, N, c, w, V)."""
+def remembered(x, cluster):
+  """Returns the memory (N, c, M, H) of each cluster in a list, (B, N, t, M, H)."""
+  return jax.vmap(lambda x, a: x[a], in_axes=(0, 1), out_axes=1)(x, cluster)
+
+
+def listed(
+  q, k, v, place_q, place_k, level_q, level_k, memory, problem, documents=None
+):
+  """Computes attention in each list of w tokens and memory, (B, N, c, w, V).
+
+  Args:
+    q: (B, N, c, w, H).
+    k: (B, N, c, m, H).
+    v: (B, N, c, m, V).
+    place_q: (B, N, c, w), places of the queries in time.
+    place_k: (B, N, c, m).
+    level_q: (B, N, c, w); a query sees the keys of its level and of those below.
+    level_k: (B, N, c, m); the level of memory is 0.
+    memory: keys and values that all queries of a list see.
+    problem: the other arguments.
+    documents: of the queries (B, N, c, w) and keys (B, N, c, m); all see all if None.
+  """
   lead, w = q.shape[:3], q.shape[3]
 
   def whole(x, kept):
@@ -165,6 +210,10 @@ def _listed(q, k, v, place_q, place_k, level_q, level_k, memory, problem):
 
   mask = select.AtMost(flat(level_q), flat(level_k))
   mask = mask & masks.Causal() if problem.causal else mask
+  if documents is not None:
+    ours, theirs = flat(documents[0]), flat(jnp.pad(documents[1], ahead))
+    remembers = select.AtMost(jnp.zeros_like(ours), flat(level_k))
+    mask = mask & (remembers | masks.Segments(ours, theirs))
   scores = Scores(mask, query_positions=flat(place_q), key_positions=flat(place_k))
   if problem.own is not None:
 
