@@ -11,6 +11,8 @@ from flax import nnx
 from attnjax import contract
 from attnjax.variants.softmax import dot_product
 from attnjax.variants.sparse import routing_transformer as routing
+from attnjax.variants.sparse.routing_transformer import grouped
+from tests import dense
 from tests.sparse import growth
 
 _EPS = 1e-2
@@ -79,16 +81,17 @@ class AttendTest(parameterized.TestCase):
     np.testing.assert_allclose(out[:, :17], alone, rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(out[:, 17:], 0)
 
-  @parameterized.parameters("past", "all")
-  def test_work_grows_as_the_root_of_the_cube(self, kind):
+  @parameterized.parameters(("past", "xla"), ("all", "xla"), ("past", "triton"))
+  def test_work_grows_as_the_root_of_the_cube(self, kind, impl):
     def run(q, k, v, means):
-      options = {
-        "cluster_size": means.shape[1],
-        "kind": kind,
-        "causal": True,
-        "impl": "xla",
-      }
-      return routing.attend(q, k, v, means, **options)
+      size = means.shape[1]
+      options = {"cluster_size": size, "kind": kind, "causal": True, "impl": impl}
+
+      def loss(q, k, v):
+        return routing.attend(q, k, v, means, **options).sum()
+
+      with dense.replacing_kernels():
+        return jax.grad(loss, argnums=(0, 1, 2))(q, k, v)
 
     def shapes(T):
       heads, clusters = (1, T, 1, 8), round(T**0.5)
@@ -97,6 +100,28 @@ class AttendTest(parameterized.TestCase):
     flops, size = growth.powers(run, shapes, (4096, 16384))
     self.assertLess(flops, 1.6)
     self.assertLess(size, 1.6)
+
+  @parameterized.parameters((1, 3), (16, 1), (37, 3), (64, 5), (40, 80))
+  def test_groups_are_of_one_cluster(self, tokens, clusters):
+    """Every query has a slot of its own, in a group of its cluster, in time's order."""
+    draw = np.random.default_rng(0)
+    cluster = draw.integers(0, clusters, (2, 2, tokens)) * draw.integers(
+      0, 2, (2, 2, tokens)
+    )
+    slot, own = map(np.asarray, grouped._groups(jnp.asarray(cluster), clusters))
+    for row in np.ndindex(2, 2):
+      self.assertLen(set(slot[row]), tokens)
+      self.assertLess(slot[row].max(), own.shape[2] * grouped.ROWS)
+      np.testing.assert_array_equal(own[row][slot[row] // grouped.ROWS], cluster[row])
+      for number in range(clusters):
+        mine = slot[row][cluster[row] == number]
+        np.testing.assert_array_equal(mine, np.arange(len(mine)) + mine[:1].sum())
+    token = np.asarray(grouped._tokens(jnp.asarray(slot), own.shape[2] * grouped.ROWS))
+    np.testing.assert_array_equal(
+      np.take_along_axis(token, slot, axis=2),
+      np.broadcast_to(range(tokens), slot.shape),
+    )
+    self.assertEqual((token < tokens).sum(), 4 * tokens)
 
   @parameterized.parameters(
     ({"kind": "future"}, "kind 'future'"),
