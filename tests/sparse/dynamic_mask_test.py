@@ -64,23 +64,62 @@ class AttendTest(parameterized.TestCase):
     want = [True] * 4 + [False] * 4 + [True] * 2
     self.assertEqual(dynamic_mask.smoothed(kept, 4).ravel().tolist(), want)
 
-  def test_work_is_linear_in_the_length(self):
+  @parameterized.parameters(
+    {"causal": True},
+    {"causal": True, "block_smooth": 16},
+    {"causal": True, "keys": True},
+    {"causal": False},
+    {"causal": False, "block_smooth": 16, "keys": True},
+  )
+  def test_work_and_gradients_are_linear_in_the_length(self, keys=False, **options):
     def run(q, k, v, importance):
-      return dynamic_mask.attend(
-        q, k, v, importance, keep_keys=64, causal=True, impl="xla"
-      )
+      mask = jnp.ones((1, 1, 1, k.shape[1]), bool) if keys else None
+
+      def loss(*x):
+        given = {"keep_keys": 64, "mask": mask, "impl": "xla"} | options
+        return dynamic_mask.attend(*x, **given).sum()
+
+      return jax.grad(loss, argnums=(0, 1, 2, 3))(q, k, v, importance)
 
     def shapes(T):
       return (1, T, 2, 8), (1, T, 1, 8), (1, T, 1, 8), (1, T, 1)
 
-    flops, size = growth.powers(run, shapes, (2048, 8192))
+    flops, size = growth.powers(run, shapes, (8192, 32768))
     self.assertLess(flops, 1.05)
     self.assertLess(size, 1.05)
+
+  @parameterized.product(queries=(3, 80), causal=(True, False), block_smooth=(0, 4))
+  def test_other_queries_than_keys(self, queries, causal, block_smooth):
+    q, k, v, importance = _arrays(70)
+    q = jax.random.normal(jax.random.key(5), (1, queries, 4, 4))
+    options = {"keep_keys": 20, "causal": causal, "block_smooth": block_smooth}
+    options |= {"return_lse": True, "mask": (jnp.arange(70) % 7 > 0)[None, None, None]}
+    run = jax.jit(
+      lambda *x: dynamic_mask.attend(*x, **options, impl="xla"),
+    )
+    want = dynamic_mask.attend(q, k, v, importance, **options, impl="reference")
+    for found, wanted in zip(run(q, k, v, importance), want):
+      np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
+
+  @parameterized.parameters(True, False)
+  def test_a_mask_of_each_query_is_its_rows(self, causal):
+    q, k, v, importance = _arrays(21)
+    keys = jnp.arange(21) % 4 > 0
+    rows = jnp.broadcast_to(keys, (1, 1, 21, 21)).at[:, :, 3].set(False)
+    options = {"keep_keys": 3, "causal": causal, "impl": "xla"}
+    run = jax.jit(
+      lambda mask: dynamic_mask.attend(q, k, v, importance, mask=mask, **options)
+    )
+    want = run(keys[None, None, None]).at[:, 3].set(0)
+    np.testing.assert_allclose(run(rows), want, rtol=1e-4, atol=1e-5)
 
   def test_errors(self):
     q, k, v, importance = _arrays()
     with self.assertRaisesRegex(ValueError, "keep_keys = 0; a query keeps at least 1"):
       dynamic_mask.attend(q, k, v, importance, keep_keys=0)
+    with self.assertRaisesRegex(ValueError, "segment_ids need T = S; here are 3"):
+      ids = jnp.zeros((1, 3), jnp.int32)
+      dynamic_mask.attend(q[:, :3], k, v, importance, keep_keys=1, segment_ids=ids)
 
 
 class LayerTest(parameterized.TestCase):

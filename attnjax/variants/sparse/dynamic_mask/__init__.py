@@ -18,9 +18,10 @@ makes one selection a document. `Doge` is the language model around the layer, w
 MLP or with `CrossDomainExperts`.
 
 Cost: O(T (w + 64) H N) time, O(T H) memory in "xla": for a chunk of queries the w best
-tokens before the chunk and the chunk's tokens are gathered. O(T^2 N) both in
-"reference", and wherever `mask` or `block_smooth` is given. Decoding keeps w tokens a
-key head, exactly, since the least delta that is kept never falls.
+tokens before the chunk and the chunk's tokens are gathered; with `block_smooth` twice
+as many. O(T^2 N) both in "reference", and wherever `mask` has a row for each query.
+Decoding keeps w tokens a key head, exactly, since the least delta that is kept never
+falls.
 
 Axes: B batch, T query tokens, S key tokens, N query heads, K key/value heads, H head
 size, V value size, w = keep, D model width.

@@ -44,10 +44,11 @@ def attend(
     segment_ids: a document is a run of equal ids, and selects for itself; negative
       ids see nothing and are not seen. Needs T = S.
     mask: True = may attend, in conjunction with the rest. Every implementation then
-      costs as much as the definition.
+      costs as much as the definition, unless all queries have one row of it, (B, 1, 1,
+      S).
     block_smooth: if not 0, the size of aligned groups of keys: a query keeps all keys
       of a group that it may see if it selected more than half of the group, else
-      none. Costs as much as `mask`.
+      none.
     scale: H^-0.5 if None; of q . k, not of the importance.
     return_lse: also return the log of the softmax's denominator, (B, T, N) float32.
     impl: one of IMPLEMENTATIONS, or "auto".
@@ -55,23 +56,23 @@ def attend(
   Raises:
     ValueError: if shapes do not fit, keep < 1 or `impl` is unknown.
   """
-  _check(q, k, importance, keep_keys, impl)
+  _check(q, k, importance, keep_keys, segment_ids, impl)
   if impl == "reference":
     given = keep_keys, causal, segment_ids, mask, block_smooth, scale, return_lse
     return reference(q, k, v, importance, *given)
-  ids = selection.documents(segment_ids)
   importance = importance.astype(accumulator_dtype(q))
-  (B, T), S = q.shape[:2], k.shape[1]
-  if mask is not None or block_smooth or T != S:
-    seen = selection.allowed((B, T, S), causal, ids, mask)
+  ids = selection.documents(segment_ids)
+  if mask is not None and mask.shape[2] > 1:
+    seen = selection.allowed((*q.shape[:2], k.shape[1]), causal, ids, mask)
     out, lse = _dense(q, k, v, importance, seen, keep_keys, block_smooth, scale, impl)
   else:
     run = gathered.causal if causal else gathered.shared
-    out, lse = run(q, k, v, importance, keep_keys, ids, scale, impl)
+    chosen = gathered.Choice(keep_keys, block_smooth, ids, gathered.keys(mask, k))
+    out, lse = run(q, k, v, importance, chosen, scale, impl)
   return (out, lse) if return_lse else out
 
 
-def _check(q, k, importance, keep_keys, impl):
+def _check(q, k, importance, keep_keys, segment_ids, impl):
   check_known("impl", impl, ("auto", *IMPLEMENTATIONS))
   if keep_keys < 1:
     raise ValueError(f"keep_keys = {keep_keys}; a query keeps at least 1 key")
@@ -79,6 +80,10 @@ def _check(q, k, importance, keep_keys, impl):
   if importance.shape != want:
     raise ValueError(
       f"importance has the shape {importance.shape}; k has (B, S, K) {want}"
+    )
+  if segment_ids is not None and q.shape[1] != k.shape[1]:
+    raise ValueError(
+      f"segment_ids need T = S; here are {q.shape[1]} queries and {k.shape[1]} keys"
     )
 
 
@@ -134,6 +139,11 @@ def _packed(key: jax.Array) -> jax.Array:
   return jnp.array(ids)
 
 
+def _keys(key: jax.Array) -> jax.Array:
+  del key
+  return (jnp.arange(150) % 5 > 0)[None, None, None]
+
+
 _CAUSAL = {"causal": True}
 CASES = (
   Case("seven", _shapes(2, 7, 4, 2, 8, 6), _CAUSAL | {"keep_keys": 3}),
@@ -152,5 +162,16 @@ CASES = (
     "shared",
     _shapes(2, 39, 2, 2, 4, 4),
     {"keep_keys": 5, "segment_ids": _packed, "return_lse": True},
+  ),
+  Case(
+    "smoothed",
+    {"q": (1, 21, 2, 4), "k": (1, 150, 1, 4), "v": (1, 150, 1, 4)}
+    | {"importance": (1, 150, 1)},
+    _CAUSAL | {"keep_keys": 40, "block_smooth": 4, "mask": _keys, "return_lse": True},
+  ),
+  Case(
+    "smoothed_shared",
+    _shapes(2, 39, 2, 2, 4, 4),
+    {"keep_keys": 5, "segment_ids": _packed, "block_smooth": 4},
   ),
 )

@@ -1,6 +1,7 @@
 """The memory-lean algorithm: gathers the listed keys of each chunk of queries."""
 
 import functools
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,34 +10,67 @@ from attnjax import attention
 from attnjax.core import masks, select
 from attnjax.core.recurrence import linear
 from attnjax.core.scores import Scores
-from attnjax.variants.sparse.dynamic_mask import selection
+from attnjax.variants.sparse.dynamic_mask import selection, smooth
 
 # Shortest chunk of queries: matrix products of shorter ones are too small to be fast.
 _SHORTEST = 64
 
 
-def causal(q, k, v, importance, keep_keys, ids, scale, impl):
+class Choice(NamedTuple):
+  """What a query may keep, beside the keys' importance.
+
+  keep_keys: keys that a query sees, at most. block_smooth: as in `attend`. ids (B, S):
+  documents of queries and keys, or None. keys (B|1, S): where False, a key is not
+  seen, or None.
+  """
+
+  keep_keys: int
+  block_smooth: int = 0
+  ids: Any = None
+  keys: Any = None
+
+
+def keys(mask, k):
+  """Returns the keys (B|1, S) that a mask (B|1, 1, 1, S|1) allows; None for all."""
+  if mask is None:
+    return None
+  return jnp.broadcast_to(mask[:, 0, 0], (mask.shape[0], k.shape[1]))
+
+
+def causal(q, k, v, importance, choice, scale, impl):
   """Computes (out, lse) by chunks of queries, each with the keys they may keep."""
-  (B, T), K = q.shape[:2], k.shape[2]
-  size = min(T, max(keep_keys, _SHORTEST))
-  end = -T % size
-  ids = jnp.zeros((B, T), jnp.int32) if ids is None else ids
+  (B, T), (S, K) = q.shape[:2], k.shape[1:3]
+  if T > S:  # the first queries have no keys
+    given = k, v, importance, choice, scale, impl
+    out, lse = causal(q[:, T - S :], *given)
+    ahead = ((0, 0), (T - S, 0), (0, 0))
+    out = jnp.pad(out, (*ahead, (0, 0)))
+    return out, jnp.pad(lse, ahead, constant_values=-jnp.inf)
+  keep_keys, block, ids, own = choice
+  size = min(S, max(keep_keys, _SHORTEST))
+  skipped, front, end = (S - T) // size, (S - T) % size, -S % size
+  ids = jnp.zeros((B, S), jnp.int32) if ids is None else ids
   ids = jnp.pad(ids, ((0, 0), (0, end)), constant_values=-1)
-  q, k, v, importance = (
-    jnp.pad(x, ((0, 0), (0, end)) + ((0, 0),) * (x.ndim - 2))
-    for x in (q, k, v, importance)
-  )
-  heads = importance.swapaxes(1, 2)  # (B, K, T)
-  real = jnp.where(ids[:, None] >= 0, heads, -jnp.inf).reshape(B * K, -1)
+
+  def pad(x, before):
+    return jnp.pad(x, ((0, 0), (before, end)) + ((0, 0),) * (x.ndim - 2))
+
+  q, k, v, importance = pad(q, front), *(pad(x, 0) for x in (k, v, importance))
+  given = ids if own is None else jnp.where(pad(own, 0), ids, -1)
+  heads = importance.swapaxes(1, 2)  # (B, K, S)
+  real = jnp.where(given[:, None] >= 0, heads, -jnp.inf).reshape(B * K, -1)
   # Padding between tokens of a document does not end it.
   filled, _ = linear.spans(ids)
   index = select.so_far(real, jnp.repeat(filled, K, axis=0), keep_keys, size)
-  index = index.reshape(B, K, -1, index.shape[-1])
-  out, lse = chunks(q, k, v, heads, index, ids, size, keep_keys, scale, impl)
-  return out[:, :T], lse[:, :T]
+  index = index.reshape(B, K, -1, index.shape[-1])[:, :, skipped:]
+  lists = (ids, size, keep_keys, scale, impl)
+  if block:
+    lists = (*lists, smooth.Blocks(block, S, given))
+  out, lse = chunks(q, k, v, heads, index, *lists)
+  return out[:, front : front + T], lse[:, front : front + T]
 
 
-def chunks(q, k, v, importance, index, ids, size, keep_keys, scale, impl):
+def chunks(q, k, v, importance, index, ids, size, keep_keys, scale, impl, blocks=None):
   """Computes (out, lse) of chunks of queries over listed keys.
 
   Args:
@@ -51,23 +85,27 @@ def chunks(q, k, v, importance, index, ids, size, keep_keys, scale, impl):
     keep_keys: keys that a query sees, at most.
     scale: of the scores.
     impl: of the softmax.
+    blocks: the groups of keys that a query keeps whole or not at all, or None.
   """
-  (B, T, N, _), (S, K), M = q.shape, k.shape[1:3], index.shape[-1]
-  flat = index.reshape(B, K, -1)
-  time = jnp.where(flat < 0, S, flat)
-  document = jnp.take_along_axis(ids[:, None], jnp.maximum(flat, 0), axis=2)
-  own = jnp.where(flat < 0, -1, document).reshape(-1, M)
-  time = time.reshape(-1, M)
+  (B, T, N, _), (S, K) = q.shape, k.shape[1:3]
   now = jnp.broadcast_to(
     jnp.arange(S - T, S).reshape(-1, size), (B, K, T // size, size)
   )
   here = jnp.broadcast_to(ids[:, None, S - T :].reshape(B, 1, -1, size), now.shape)
   now, here = now.reshape(-1, size), here.reshape(-1, size)
-
-  last = functools.partial(_last, keep_keys=keep_keys)
-  limit = jax.lax.map(last, (time, own, now, here))
-  mask = select.AtMost(limit, jnp.arange(M, dtype=jnp.int32)[None])
+  time, own = _listed(index, ids, S)
+  if blocks is None:
+    last = functools.partial(_last, keep_keys=keep_keys)
+    limit = jax.lax.map(last, (time, own, now, here))
+    places = jnp.arange(index.shape[3], dtype=jnp.int32)
+    mask: Any = select.AtMost(limit, places[None])
+  else:
+    rows = index.reshape(time.shape), time, own, now, here
+    index, whole = smooth.listed(*rows, keep_keys, blocks)
+    index, mask = index.reshape(B, K, T // size, -1), masks.Dense(whole[:, None])
+    time, own = _listed(index, blocks.ids, S)
   mask = mask & select.AtMost(now, time) & masks.Segments(here, own)
+  flat, M = index.reshape(B, K, -1), index.shape[3]
   key, value = (
     select.rows(x.swapaxes(1, 2), flat).reshape(-1, M, 1, x.shape[-1]) for x in (k, v)
   )
@@ -86,6 +124,15 @@ def chunks(q, k, v, importance, index, ids, size, keep_keys, scale, impl):
   return join(out), join(lse)
 
 
+def _listed(index, ids, S):
+  """Returns the times and documents of listed keys, (B K n, M); S and -1 for none."""
+  B, K, _, M = index.shape
+  flat = index.reshape(B, K, -1)
+  own = jnp.take_along_axis(ids[:, None], jnp.maximum(flat, 0), axis=2)
+  time, own = jnp.where(flat < 0, S, flat), jnp.where(flat < 0, -1, own)
+  return time.reshape(-1, M), own.reshape(-1, M)
+
+
 def _last(part, *, keep_keys):
   """Returns the place in the list of the last key that each query of a chunk keeps."""
   time, own, now, here = part
@@ -93,15 +140,21 @@ def _last(part, *, keep_keys):
   return select.last_place(may, keep_keys)
 
 
-def shared(q, k, v, importance, keep_keys, ids, scale, impl):
+def shared(q, k, v, importance, choice, scale, impl):
   """Computes (out, lse) without a causal mask: all queries of a document share keys."""
-  (B, T, N, H), K = q.shape, k.shape[2]
-  documents = jnp.zeros((B, T), jnp.int32) if ids is None else ids
-  kept = selection.best_of_documents(importance, documents, keep_keys)
-  # One document keeps at most `keep_keys`; several may keep up to T together.
-  count = min(keep_keys, T) if ids is None else T
+  (B, T, N, H), (S, K) = q.shape, k.shape[1:3]
+  keep_keys, block, ids, keys = choice
+  documents, own = (
+    jnp.zeros((B, n), jnp.int32) if ids is None else ids for n in (T, S)
+  )
+  own = own if keys is None else jnp.where(keys, own, -1)
+  kept = selection.best_of_documents(importance, own, keep_keys)
+  kept = smooth.of_documents(kept, own, block) if block else kept
+  # One document keeps at most `keep_keys`, or fewer than twice as many in whole groups;
+  # several may keep up to S together.
+  count = min(2 * keep_keys if block else keep_keys, S) if ids is None else S
   index = jnp.argsort(~kept, axis=2, stable=True)[..., :count]
-  document = jnp.where(kept, documents[:, None], -1)
+  document = jnp.where(kept, own[:, None], -1)
   own = jnp.take_along_axis(document, index, axis=2).reshape(B * K, -1)
   key, value = (
     select.rows(x.swapaxes(1, 2), index).reshape(B * K, count, 1, x.shape[-1])
