@@ -1,6 +1,7 @@
 """Sparsifiner: what the paper alone promises."""
 
 from typing import Any
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,9 @@ from flax import nnx
 
 from attnjax.variants.softmax import dot_product
 from attnjax.variants.sparse import sparsifiner
+from attnjax.variants.sparse.sparsifiner import predicted
+from attnjax.variants.sparse.sparsifiner.layer import Left
+from tests.sparse import growth
 
 TOKENS = 17
 
@@ -69,6 +73,26 @@ class AttendTest(absltest.TestCase):
       sparsifiner.attend(q, q, q, jnp.zeros((1, 1, 5, 5)), keep_ratio=1.5)
     with self.assertRaisesRegex(ValueError, "approximate has the shape"):
       sparsifiner.attend(q, q, q, jnp.zeros((1, 1, 6, 5)))
+    with self.assertRaisesRegex(ValueError, r"guess_q \(1, 6, 1, 2\).*q is \(1, 5"):
+      guesses = jnp.zeros((1, 6, 1, 2)), q[:, :3], jnp.zeros((3, 5))
+      sparsifiner.attend_predicted(q, q, q, *guesses)
+    with self.assertRaisesRegex(ValueError, "keep_ratio = 0"):
+      sparsifiner.attend_predicted(q, q, q, q, q, jnp.zeros((5, 5)), keep_ratio=0)
+
+  def test_no_array_has_all_pairs(self):
+    def run(q, k, v, guess_q, guess_k, basis):
+      def loss(*x):
+        guesses = guess_q, guess_k, basis
+        return sparsifiner.attend_predicted(*x, *guesses, impl="xla").sum()
+
+      return jax.grad(loss, argnums=(0, 1, 2))(q, k, v)
+
+    def shapes(T):
+      q, reduced = (1, T, 1, 4), (1, 9, 1, 2)
+      return q, q, q, (1, T - 1, 1, 2), reduced, (9, T)
+
+    _, size = growth.powers(run, shapes, (1024, 4096))
+    self.assertLess(size, 1.05)
 
 
 class LayerTest(parameterized.TestCase):
@@ -77,6 +101,43 @@ class LayerTest(parameterized.TestCase):
     layer, x = _layer(**options), _input()
     got, want = (jax.jit(lambda f, x: f(x))(f, x) for f in (layer, _plain(layer)))
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-6)
+
+  def test_chunks_of_queries_are_the_whole(self):
+    """Value, gradients and the predictor's loss, with pruned tokens left out."""
+    x, valid = _input(2), jnp.arange(TOKENS) % jnp.array([[4], [30]]) != 1
+    layer = _layer(distill=0.01, impl="xla", keep_ratio=0.3)
+
+    def run(layer, x):
+      def loss(layer, x):
+        left = Left(valid)
+        heads = layer.pruned(layer.project(x), left)
+        y = layer.merge(layer.mix(heads), heads)
+        return jnp.sin(y).sum(), y
+
+      return jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))(layer, x)
+
+    want = run(layer, x)
+    with mock.patch.object(predicted, "ROWS", 5):
+      got = run(layer, x)
+    for one, other in zip(jax.tree.leaves(got), jax.tree.leaves(want)):
+      np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+
+  def test_the_layer_and_its_loss_have_no_array_of_all_pairs(self):
+    layer = _layer(grid=(600,), reduce_n=60, distill=0.01, impl="xla")
+    x = jnp.zeros((1, 601, 16))
+    program = jax.make_jaxpr(jax.grad(lambda f: f(x).sum()))(layer)
+    self.assertLess(growth.largest(program.jaxpr), 601 * 601)
+
+  def test_own_weights_are_the_teacher_of_themselves(self):
+    layer, x = _layer(), _input(2)
+
+    @jax.jit
+    def run(layer, x):
+      heads = layer.project(x)
+      weights = sparsifiner.dense_weights(heads.q, heads.k)
+      return layer.reconstruction(x), layer.reconstruction(x, weights)
+
+    np.testing.assert_allclose(*run(layer, x), rtol=1e-5)
 
   def test_without_thresholds_what_is_used_is_what_is_learned(self):
     predictor = _layer(threshold=0.0, top=99).predictor

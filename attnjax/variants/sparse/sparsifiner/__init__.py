@@ -19,14 +19,16 @@ form takes |up| although the dense form learns up.
 Cost: O(T m (h + T) N) time for the prediction, h = H / 2 the reduced channels, and
 attention to ceil(keep T) keys a query. Here the kept keys are a mask on dense tiles,
 which is faster on processors with matrix units than to gather single keys: the
-attention itself takes O(T^2 H N) time, the prediction O(T^2 N) memory.
+attention itself takes O(T^2 H N) time. `attend_predicted`, which the layer uses, makes
+the prediction, the mask and the loss for 128 queries at a time: O(T N) memory, beside
+the tables' T m; `attend` takes predicted weights, O(T^2 N).
 
 Axes: B batch, T tokens, R queries with predicted keys, N heads, H head size, V value
 size, m reduced tokens, D model width.
 """
 
+from attnjax.variants.sparse.sparsifiner import attention, predicted
 from attnjax.variants.sparse.sparsifiner.attention import (
-  CASES,
   IMPLEMENTATIONS,
   attend,
   most_attended,
@@ -36,9 +38,14 @@ from attnjax.variants.sparse.sparsifiner.backbone import PARAMETERS, SIZES, Mode
 from attnjax.variants.sparse.sparsifiner.connectivity import (
   also_minimise,
   chosen,
+  dense_weights,
   reconstruction,
 )
-from attnjax.variants.sparse.sparsifiner.layer import MODES, Layer, dense_weights
+from attnjax.variants.sparse.sparsifiner.layer import MODES, Layer
+from attnjax.variants.sparse.sparsifiner.predicted import (
+  attend_predicted,
+  reference_attend_predicted,
+)
 from attnjax.variants.sparse.sparsifiner.predictor import ConnectivityPredictor
 
 __all__ = [
@@ -55,13 +62,16 @@ __all__ = [
   "Model",
   "also_minimise",
   "attend",
+  "attend_predicted",
   "chosen",
   "dense_weights",
   "most_attended",
   "reconstruction",
   "reference",
+  "reference_attend_predicted",
   "scaled",
 ]
+CASES = attention.CASES + predicted.CASES
 FORMS = ("sequence", "image", "backbone")
 LAYER = {"dim": 32, "heads": 4, "grid": (4, 6), "reduce_n": 3}
 GROWTH = 2.0

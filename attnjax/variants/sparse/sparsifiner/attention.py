@@ -29,6 +29,8 @@ def attend(
 ) -> Float[Array, "B T N V"]:
   """Computes attention to the ceil(keep_ratio T) most promising keys, (B, T, N, V).
 
+  It takes O(R T N) memory, as the predicted weights do; see `attend_predicted`.
+
   Args:
     q: queries.
     k: keys.
@@ -48,8 +50,7 @@ def attend(
   """
   B, T, N, _ = q.shape
   check_known("impl", impl, ("auto", *IMPLEMENTATIONS))
-  if not 0 < keep_ratio <= 1:
-    raise ValueError(f"keep_ratio = {keep_ratio}; it must be above 0 and at most 1")
+  check_ratio(keep_ratio)
   rows, columns = approximate.shape[2:]
   if approximate.shape[:2] != (B, N) or columns != T or rows > T:
     raise ValueError(
@@ -64,6 +65,12 @@ def attend(
   if valid is not None:
     mask = mask & masks.Dense(valid[:, None, :, None])
   return attention.attend(q, k, v, Scores(mask), scale=scale, impl=impl)[0]
+
+
+def check_ratio(keep_ratio: float) -> None:
+  """Raises ValueError unless the share of keys is in (0, 1]."""
+  if not 0 < keep_ratio <= 1:
+    raise ValueError(f"keep_ratio = {keep_ratio}; it must be above 0 and at most 1")
 
 
 def reference(

@@ -17,7 +17,8 @@ from attnjax.nn.patches import Patches
 from attnjax.nn.stages import Stage, Stages
 from attnjax.variants.sparse.sparsifiner import connectivity
 from attnjax.variants.sparse.sparsifiner.attention import most_attended
-from attnjax.variants.sparse.sparsifiner.layer import Layer, Left, dense_weights
+from attnjax.variants.sparse.sparsifiner.connectivity import dense_weights
+from attnjax.variants.sparse.sparsifiner.layer import Layer, Left
 
 EPSILON = 1e-6
 _INIT = nnx.initializers.truncated_normal(0.02)

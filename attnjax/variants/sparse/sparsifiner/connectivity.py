@@ -11,16 +11,23 @@ from attnjax.core import resample, select
 from attnjax.core.dtypes import accumulator_dtype
 
 
+def reduced(
+  k: Float[Array, "B S N h"], down: Float[Array, "S m"]
+) -> Float[Array, "B m N h"]:
+  """Computes the keys of m reduced tokens, sums of all tokens' keys."""
+  return jnp.einsum("bsnh,sm->bmnh", k.astype(accumulator_dtype(k)), down)
+
+
 def coefficients(
-  q: Float[Array, "B T N h"], k: Float[Array, "B S N h"], down: Float[Array, "S m"]
+  q: Float[Array, "B T N h"], k: Float[Array, "B m N h"]
 ) -> Float[Array, "B N T m"]:
   """Computes the weights of each query on m reduced tokens; rows sum to 1.
 
   The scores are scaled by the number of heads to the power -1/2, not by the head size,
   as in the authors' code.
   """
-  reduced = jnp.einsum("bsnh,sm->bnmh", k.astype(accumulator_dtype(k)), down)
-  score = jnp.einsum("btnh,bnmh->bntm", q.astype(accumulator_dtype(q)), reduced)
+  dtype = accumulator_dtype(q)
+  score = jnp.einsum("btnh,bmnh->bntm", q.astype(dtype), k.astype(dtype))
   return jax.nn.softmax(score * q.shape[2] ** -0.5, axis=-1)
 
 
@@ -64,6 +71,16 @@ def chosen(
 def count(rate: float, S: int) -> int:
   """Returns ceil(rate S), at least 1, robust to the rounding of the product."""
   return min(S, max(1, math.ceil(rate * S - 1e-9)))
+
+
+def dense_weights(
+  q: Float[Array, "B T N H"], k: Float[Array, "B S N H"]
+) -> Float[Array, "B N T S"]:
+  """Computes softmax attention weights in at least float32, the predictor's target."""
+  score = jnp.einsum(
+    "btnh,bsnh->bnts", q, k, preferred_element_type=accumulator_dtype(q)
+  )
+  return jax.nn.softmax(q.shape[-1] ** -0.5 * score, axis=-1)
 
 
 def reconstruction(

@@ -13,11 +13,10 @@ from attnjax import attention
 from attnjax.contract import check_options
 from attnjax.contract import context as contexts
 from attnjax.contract.context import Context, Heads
-from attnjax.core.dtypes import accumulator_dtype
 from attnjax.nn import projections
 from attnjax.ops import self_attention
-from attnjax.variants.sparse.sparsifiner import connectivity
-from attnjax.variants.sparse.sparsifiner.attention import IMPLEMENTATIONS, attend
+from attnjax.variants.sparse.sparsifiner import connectivity, predicted
+from attnjax.variants.sparse.sparsifiner.attention import IMPLEMENTATIONS
 from attnjax.variants.sparse.sparsifiner.predictor import ConnectivityPredictor
 
 FORMS = ("sequence", "image")
@@ -138,8 +137,10 @@ class Layer(nnx.Module):
     q, k, v = heads.q, heads.k, heads.v
     if self.kind == "reconstruct":
       return attention.attend(q, k, v, impl=self.impl)[0]
+    factors = self._factors(jax.lax.stop_gradient(heads), sparse=True)
     given = {"keep_ratio": self.kept(heads), "valid": _left(heads).valid}
-    return attend(q, k, v, self.scores(heads), **given, whole=True, impl=self.impl)
+    given |= {"top": self.predictor.top, "whole": True, "impl": self.impl}
+    return predicted.attend_predicted(q, k, v, *factors, **given)
 
   def scores(self, heads: Heads) -> Float[Array, "B N R T"]:
     """Returns the predicted weights, by which keys are chosen."""
@@ -165,7 +166,7 @@ class Layer(nnx.Module):
     x = heads.tokens.x
     if self.distill:
       given = jax.lax.stop_gradient(heads)
-      loss = self._loss(given, dense_weights(given.q, given.k))
+      loss = self._own_loss(given)
       out = connectivity.also_minimise(out, self.distill * loss)
     return self.out(out.astype(x.dtype)).reshape(x.shape)
 
@@ -189,16 +190,29 @@ class Layer(nnx.Module):
       weights: a teacher's weights; if None the layer's own, which then have a gradient.
     """
     heads = self.project(x)
-    weights = dense_weights(heads.q, heads.k) if weights is None else weights
-    return self._loss(heads, weights)
+    return self._own_loss(heads) if weights is None else self._loss(heads, weights)
 
   def _scores(self, heads, sparse):
-    """Returns the predictor's weights; its tables must have the grid of the tokens."""
+    """Returns the predictor's weights."""
+    return self._predict(self.predictor.scores, heads, sparse)
+
+  def _factors(self, heads, sparse):
+    """Returns what `predicted.attend_predicted` takes for the predictor's weights."""
+    return self._predict(self.predictor.factors, heads, sparse)
+
+  def _predict(self, function, heads, sparse):
+    """Calls the predictor, whose tables are resampled to the grid of the tokens."""
     x, left = heads.tokens.x, _left(heads)
     whole = (x.shape[1] - self.predictor.first,)
     grid = x.shape[1:-1] if self.form == "image" else left.grid or whole
-    given = {"sparse": sparse, "valid": left.valid}
-    return self.predictor.scores(heads.q, heads.k, grid, **given)
+    return function(heads.q, heads.k, grid, sparse=sparse, valid=left.valid)
+
+  def _own_loss(self, heads):
+    """Returns `_loss` of the layer's own weights, without an array of all of them."""
+    first, valid = self.predictor.first, _left(heads).valid
+    valid = None if valid is None else valid[:, first:]
+    factors = self._factors(heads, sparse=False)
+    return predicted.reconstruction(heads.q[:, first:], heads.k, *factors, valid)
 
   def _loss(self, heads, weights):
     guess, first = self._scores(heads, sparse=False), self.predictor.first
@@ -211,13 +225,3 @@ class Layer(nnx.Module):
 
 def _left(heads: Heads) -> Left:
   return heads.more.get("left", Left())
-
-
-def dense_weights(
-  q: Float[Array, "B T N H"], k: Float[Array, "B S N H"]
-) -> Float[Array, "B N T S"]:
-  """Computes softmax attention weights in at least float32, the predictor's target."""
-  score = jnp.einsum(
-    "btnh,bsnh->bnts", q, k, preferred_element_type=accumulator_dtype(q)
-  )
-  return jax.nn.softmax(q.shape[-1] ** -0.5 * score, axis=-1)

@@ -53,7 +53,7 @@ class ConnectivityPredictor(nnx.Module):
     self.tie, self.grid, self.first = tie, grid, first
     self.top, self.threshold = top, threshold
 
-  def coefficients(
+  def factors(
     self,
     q: Float[Array, "B T N H"],
     k: Float[Array, "B T N H"],
@@ -61,43 +61,49 @@ class ConnectivityPredictor(nnx.Module):
     *,
     sparse: bool = True,
     valid: Bool[Array, "B T"] | None = None,
-  ) -> Float[Array, "B N R m"]:
-    """Returns the weights of each query after the first on the reduced tokens.
+  ) -> tuple[Float[Array, "B R N h"], Float[Array, "B m N h"], Float[Array, "m T"]]:
+    """Returns reduced queries, the keys of reduced tokens, and the expanding table.
 
     Args:
-      q: queries.
+      q: queries; those of the first tokens are left out.
       k: keys.
       grid: sides of the grid of tokens; `self.grid` if ().
-      sparse: whether only the greatest of each row are kept.
+      sparse: whether the table holds a few magnitudes, or all entries and their signs:
+        this form is trained.
       valid: True at the tokens that are not pruned; others count as 0.
     """
-    down = self._table(self.down, grid)
     query, key = self.query(q), self.key(k)
     if valid is not None:
       query, key = (jnp.where(valid[..., None, None], y, 0) for y in (query, key))
-    weight = connectivity.coefficients(query[:, self.first :], key, down)
-    return connectivity.sparse_coefficients(weight, self.top) if sparse else weight
-
-  def scores(
-    self,
-    q: Float[Array, "B T N H"],
-    k: Float[Array, "B T N H"],
-    grid: tuple[int, ...] = (),
-    *,
-    sparse: bool = True,
-    valid: Bool[Array, "B T"] | None = None,
-  ) -> Float[Array, "B N R T"]:
-    """Returns the approximate weights; arguments as in `coefficients`.
-
-    If sparse, they are the product of a few coefficients and the magnitudes of a few
-    table entries; otherwise of all, with their signs: this form is trained.
-    """
-    weight = self.coefficients(q, k, grid, sparse=sparse, valid=valid)
+    key = connectivity.reduced(key, self._table(self.down, grid))
     up = self._table(self.down if self.tie else self.up, grid).T
     if sparse:
       shrunk = self.down.shape[0] / up.shape[1]
       up = connectivity.sparse_basis(up, self.threshold * shrunk)
-    return weight @ up.astype(weight.dtype)
+    return query[:, self.first :], key, up
+
+  def coefficients(
+    self, q, k, grid=(), *, sparse: bool = True, valid=None
+  ) -> Float[Array, "B N R m"]:
+    """Returns the weights of each query after the first on the reduced tokens.
+
+    If sparse, only the greatest of each row are not 0. Arguments as in `factors`.
+    """
+    query, key, _ = self.factors(q, k, grid, sparse=sparse, valid=valid)
+    weight = connectivity.coefficients(query, key)
+    return connectivity.sparse_coefficients(weight, self.top) if sparse else weight
+
+  def scores(
+    self, q, k, grid=(), *, sparse: bool = True, valid=None
+  ) -> Float[Array, "B N R T"]:
+    """Returns the approximate weights; arguments as in `factors`.
+
+    If sparse, they are the product of a few coefficients and the magnitudes of a few
+    table entries; otherwise of all, with their signs.
+    """
+    given = {"sparse": sparse, "valid": valid}
+    weight = self.coefficients(q, k, grid, **given)
+    return weight @ self.factors(q, k, grid, **given)[2].astype(weight.dtype)
 
   def _table(self, table, grid) -> jax.Array:
     return connectivity.resized(table[...], self.grid, grid or self.grid, self.first)
