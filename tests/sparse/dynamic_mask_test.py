@@ -101,6 +101,18 @@ class AttendTest(parameterized.TestCase):
     for found, wanted in zip(run(q, k, v, importance), want):
       np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
 
+  def test_as_many_groups_as_can_be_are_listed(self):
+    """Three keys of every group are listed: the groups are more than a quarter."""
+    time = jnp.arange(128)
+    q, k, v, _ = _arrays(128)
+    importance = jnp.where(time % 4 == 3, -9, 0.02 * time)[None, :, None].repeat(2, 2)
+    options = {"keep_keys": 15, "causal": True, "block_smooth": 4}
+    run = jax.jit(
+      lambda impl: dynamic_mask.attend(q, k, v, importance, **options, impl=impl),
+      static_argnums=0,
+    )
+    np.testing.assert_allclose(run("xla"), run("reference"), rtol=1e-4, atol=1e-5)
+
   @parameterized.parameters(True, False)
   def test_a_mask_of_each_query_is_its_rows(self, causal):
     q, k, v, importance = _arrays(21)
