@@ -79,6 +79,25 @@ class AttendTest(absltest.TestCase):
     with self.assertRaisesRegex(ValueError, "keep_ratio = 0"):
       sparsifiner.attend_predicted(q, q, q, q, q, jnp.zeros((5, 5)), keep_ratio=0)
 
+  def test_the_class_token_may_see_pruned_tokens(self):
+    keys = jax.random.split(jax.random.key(0), 6)
+    q, k, v = (jax.random.normal(key, (1, 9, 1, 4)) for key in keys[:3])
+    guesses = (
+      jax.random.normal(key, shape)
+      for key, shape in zip(keys[3:], ((1, 8, 1, 2), (1, 3, 1, 2), (3, 9)))
+    )
+    given = (q, k, v, *guesses)
+    options = {"valid": jnp.arange(9)[None] % 3 != 1, "keep_ratio": 0.3}
+    outs = []
+    for whole in (True, False):
+      want = sparsifiner.attend_predicted(
+        *given, **options, whole=whole, impl="reference"
+      )
+      outs.append(sparsifiner.attend_predicted(*given, **options, whole=whole))
+      np.testing.assert_allclose(outs[-1], want, rtol=1e-4, atol=1e-6)
+    self.assertGreater(float(abs(outs[0] - outs[1])[:, 0].max()), 1e-3)
+    _close(outs[0][:, 1:], outs[1][:, 1:])
+
   def test_no_array_has_all_pairs(self):
     def run(q, k, v, guess_q, guess_k, basis):
       def loss(*x):
