@@ -17,7 +17,7 @@ _SHORTEST = 64
 
 
 class Choice(NamedTuple):
-  """What a query may keep, beside the keys' importance.
+  """Holds the limits of a selection of keys by importance.
 
   keep_keys: keys that a query sees, at most. block_smooth: as in `attend`. ids (B, S):
   documents of queries and keys, or None. keys (B|1, S): where False, a key is not
@@ -88,15 +88,13 @@ def chunks(q, k, v, importance, index, ids, size, keep_keys, scale, impl, blocks
     blocks: the groups of keys that a query keeps whole or not at all, or None.
   """
   (B, T, N, _), (S, K) = q.shape, k.shape[1:3]
-  now = jnp.broadcast_to(
-    jnp.arange(S - T, S).reshape(-1, size), (B, K, T // size, size)
-  )
-  here = jnp.broadcast_to(ids[:, None, S - T :].reshape(B, 1, -1, size), now.shape)
-  now, here = now.reshape(-1, size), here.reshape(-1, size)
+  shape, last = (B, K, T // size, size), jnp.arange(S - T, S)
+  both = last.reshape(-1, size), ids[:, None, S - T :].reshape(B, 1, -1, size)
+  now, here = (jnp.broadcast_to(x, shape).reshape(-1, size) for x in both)
   time, own = _listed(index, ids, S)
   if blocks is None:
-    last = functools.partial(_last, keep_keys=keep_keys)
-    limit = jax.lax.map(last, (time, own, now, here))
+    rank = functools.partial(_last, keep_keys=keep_keys)
+    limit = jax.lax.map(rank, (time, own, now, here))
     places = jnp.arange(index.shape[3], dtype=jnp.int32)
     mask: Any = select.AtMost(limit, places[None])
   else:

@@ -224,6 +224,5 @@ def listed(
       scores, suppressed, jnp.promote_types(q.dtype, "f4")
     )
   query = q.reshape(-1, w, 1, q.shape[-1])
-  options = {"scale": problem.scale, "impl": problem.impl}
-  out, _ = attention.attend(query, key, value, scores, **options)
-  return out.reshape(*lead, w, -1)
+  how = {"scale": problem.scale, "impl": problem.impl}
+  return attention.attend(query, key, value, scores, **how)[0].reshape(*lead, w, -1)

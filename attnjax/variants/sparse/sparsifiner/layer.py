@@ -138,8 +138,13 @@ class Layer(nnx.Module):
     if self.kind == "reconstruct":
       return attention.attend(q, k, v, impl=self.impl)[0]
     factors = self._factors(jax.lax.stop_gradient(heads), sparse=True)
-    given = {"keep_ratio": self.kept(heads), "valid": _left(heads).valid}
-    given |= {"top": self.predictor.top, "whole": True, "impl": self.impl}
+    given: dict[str, Any] = {"valid": _left(heads).valid}
+    given |= {
+      "keep_ratio": self.kept(heads),
+      "top": self.predictor.top,
+      "whole": True,
+      "impl": self.impl,
+    }
     return predicted.attend_predicted(q, k, v, *factors, **given)
 
   def scores(self, heads: Heads) -> Float[Array, "B N R T"]:
@@ -212,7 +217,8 @@ class Layer(nnx.Module):
     first, valid = self.predictor.first, _left(heads).valid
     valid = None if valid is None else valid[:, first:]
     factors = self._factors(heads, sparse=False)
-    return predicted.reconstruction(heads.q[:, first:], heads.k, *factors, valid)
+    given = heads.q[:, first:], heads.k, *factors
+    return predicted.reconstruction(*given, valid=valid)
 
   def _loss(self, heads, weights):
     guess, first = self._scores(heads, sparse=False), self.predictor.first
