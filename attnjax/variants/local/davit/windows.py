@@ -1,5 +1,7 @@
 """Attention inside the windows of a map, with the padding around it."""
 
+import math
+
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -66,14 +68,15 @@ def reference_attend_windows(
   """Computes `attend_windows` by its definition: all pairs of tokens and padding."""
   grid, tail = q.shape[1:-2], ((0, 0), (0, 0))
   more = tuple(-n % window for n in grid)
-  lines = np.indices(tuple(n + m for n, m in zip(grid, more)))
-  same, real = True, True
+  lengths = tuple(n + m for n, m in zip(grid, more))
+  lines, size = np.indices(lengths), math.prod(lengths)
+  same, real = np.ones((size, size), bool), np.ones(size, bool)
   for line, n in zip(lines, grid):
     number = line.ravel() // window
     same, real = same & (number[:, None] == number), real & (line.ravel() < n)
   around = ((0, 0), *((0, m) for m in more), *tail)
   q, k, v = (jnp.pad(x, around) for x in (q, k, v))
-  if padding_k is None:
+  if padding_k is None or padding_v is None:
     same = same & real
   else:
     own = real.reshape(*lines.shape[1:], 1, 1)

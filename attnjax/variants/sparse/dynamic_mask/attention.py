@@ -63,7 +63,8 @@ def attend(
   importance = importance.astype(accumulator_dtype(q))
   ids = selection.documents(segment_ids)
   if mask is not None and mask.shape[2] > 1:
-    seen = selection.allowed((*q.shape[:2], k.shape[1]), causal, ids, mask)
+    sizes = q.shape[0], q.shape[1], k.shape[1]
+    seen = selection.allowed(sizes, causal, ids, mask)
     out, lse = _dense(q, k, v, importance, seen, keep_keys, block_smooth, scale, impl)
   else:
     run = gathered.causal if causal else gathered.shared
