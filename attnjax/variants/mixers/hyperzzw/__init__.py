@@ -27,8 +27,8 @@ reuses the statistics of one batch for other images, so that it does not.
 
 Axes: B batch, H W pixels, C channels, D model width.
 
-Not here: maps of one axis for sequences. Fused kernels: the global product is a batch of
-matrix products, which XLA hands to the matrix units, and the small kernels are
+Not here: maps of one axis for sequences. Fused kernels: the global product is a batch
+of matrix products, which XLA hands to the matrix units, and the small kernels are
 convolutions; there is no softmax and no recurrence over tokens, which the shared
 kernels compute.
 """
