@@ -77,7 +77,7 @@ class AttendTest(absltest.TestCase):
       guesses = jnp.zeros((1, 6, 1, 2)), q[:, :3], jnp.zeros((3, 5))
       sparsifiner.attend_predicted(q, q, q, *guesses)
     with self.assertRaisesRegex(ValueError, "keep_ratio = 0"):
-      sparsifiner.attend_predicted(q, q, q, q, q, jnp.zeros((5, 5)), keep_ratio=0)
+      sparsifiner.attend_predicted(q, q, q, q, q, jnp.zeros((5, 5)), keep_ratio=0.0)
 
   def test_the_class_token_may_see_pruned_tokens(self):
     keys = jax.random.split(jax.random.key(0), 6)
