@@ -1,0 +1,1 @@
+"""Attention heads that are gated, routed, shared or pruned."""

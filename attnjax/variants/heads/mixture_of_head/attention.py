@@ -1,0 +1,138 @@
+"""The function: softmax attention with heads gated for each token, and its cases."""
+
+from typing import Any, TypedDict, Unpack
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from attnjax.contract import Case, check_known
+from attnjax.core import softmax
+from attnjax.variants.heads.mixture_of_head import dispatch, routing
+from attnjax.variants.heads.mixture_of_head.definition import reference
+from attnjax.variants.softmax import dot_product
+
+IMPLEMENTATIONS = dot_product.IMPLEMENTATIONS
+
+
+class Softmax(TypedDict, total=False):
+  """Further arguments of `attend`, which are those of `dot_product.attend`."""
+
+  causal: bool
+  offset: Any
+  segment_ids: Any
+  kv_segment_ids: Any
+  mask: Any
+  bias: Any
+  scale: float | None
+
+
+def attend(
+  q: Float[Array, "B T N H"],
+  k: Float[Array, "B S K H"],
+  v: Float[Array, "B S K V"],
+  routed: Float[Array, "B T R"],
+  shared: Float[Array, "B T A"] | None = None,
+  balance: Float[Array, "B T 2"] | None = None,
+  *,
+  top_k: int,
+  quantised: bool = False,
+  capacity: float = 0.0,
+  return_loss: bool = False,
+  impl: str = "auto",
+  **given: Unpack[Softmax],
+) -> Any:
+  """Computes softmax attention with gated heads, (B, T, N, V).
+
+  Args:
+    q: queries; the last R of the N heads are routed.
+    k: keys; K divides N, query head n reads key head n K // N.
+    v: values.
+    routed: as in `gates`, also `shared`, `balance`, `top_k` and `quantised`.
+    shared: see `routed`.
+    balance: see `routed`.
+    top_k: see `routed`.
+    quantised: see `routed`.
+    capacity: c; a routed head attends for ceil(c top_k n / R) of a row's n tokens, the
+      first that take it, at the cost of these, and is 0 for others. With 0, or where
+      there is room for all tokens, all heads attend for all tokens.
+    return_loss: also return `balance_loss`; negative segment_ids count nowhere.
+    impl: one of IMPLEMENTATIONS, or "auto", see `attnjax.attention`.
+    **given: causal, offset, segment_ids, ... as in `dot_product.attend`.
+
+  Raises:
+    ValueError: if shapes do not fit, or a number or name is not allowed.
+  """
+  check_known("impl", impl, ("auto", *IMPLEMENTATIONS))
+  softmax.check(q, k, v)
+  check_capacity(capacity)
+  if impl == "reference":
+    options = top_k, quantised, capacity, return_loss
+    return reference(q, k, v, routed, shared, balance, *options, **given)
+  (B, T, N), R = q.shape[:3], routed.shape[2]
+  ids = given.get("segment_ids")
+  valid = None if ids is None else jnp.broadcast_to(jnp.atleast_2d(ids) >= 0, (B, T))
+  if valid is not None:
+    routed, shared, balance = (_blank(x, valid) for x in (routed, shared, balance))
+  options: dict[str, Any] = {"heads": N, "top_k": top_k, "quantised": quantised}
+  found = routing.gates(routed, shared, balance, **options)
+  size = dispatch.places(capacity, top_k, R, T) if capacity and R else T
+  given: dict[str, Any] = {**given, "impl": impl}
+  if size < T:
+    active = found.active if valid is None else found.active & valid[..., None]
+    taken = dispatch.admitted(active, capacity, top_k)
+    out = dispatch.attend(q, k, v, found.weights, taken, size, given)
+  else:
+    out = gated(dot_product.attend(q, k, v, **given), found.weights)
+  return (out, routing.balance_loss(found, valid)) if return_loss else out
+
+
+def gated(
+  out: Float[Array, "B T N V"], weights: Float[Array, "B T N"]
+) -> Float[Array, "B T N V"]:
+  """Returns the heads' outputs times their gates, multiplied in the wider type."""
+  return (out.astype(weights.dtype) * weights[..., None]).astype(out.dtype)
+
+
+def check_capacity(capacity: float) -> None:
+  """Raises ValueError for a negative capacity."""
+  if capacity < 0:
+    raise ValueError(f"capacity = {capacity}; it is 0 (room for all) or more")
+
+
+def _blank(x, valid):
+  """Returns the logits x, 0 at padding."""
+  return None if x is None else jnp.where(valid[..., None], x, 0)
+
+
+def _shapes(B, T, S, N, K, H, V, shared, routed):
+  shapes = {"q": (B, T, N, H), "k": (B, S, K, H), "v": (B, S, K, V)}
+  shapes |= {"routed": (B, T, routed)}
+  if shared:
+    shapes |= {"shared": (B, T, N - routed)}
+    shapes |= {"balance": (B, T, 2)} if routed else {}
+  return shapes
+
+
+def _packed(_):
+  return jnp.array([[4] * 7 + [-1] * 3 + [1] * 9, [-1] * 2 + [2] * 17])
+
+
+CASES = (
+  Case(
+    "gated",
+    _shapes(2, 7, 9, 4, 2, 4, 3, True, 2),
+    {"top_k": 1, "causal": True, "return_loss": True},
+  ),
+  Case(
+    "dispatched",
+    _shapes(2, 19, 19, 6, 2, 4, 4, True, 4),
+    {"top_k": 2, "causal": True, "capacity": 1.0, "segment_ids": _packed}
+    | {"return_loss": True},
+  ),
+  Case(
+    "quantised",
+    _shapes(1, 11, 11, 4, 4, 4, 4, False, 3) | {"bias": (1, 4, 11, 11)},
+    {"top_k": 2, "quantised": True, "capacity": 0.8, "scale": 0.3},
+  ),
+  Case("all_shared", _shapes(1, 1, 1, 2, 1, 4, 4, True, 0), {"top_k": 0}),
+)
