@@ -120,7 +120,7 @@ def _packed(_):
 CASES = (
   Case(
     "gated",
-    _shapes(2, 7, 9, 4, 2, 4, 3, True, 2),
+    _shapes(1, 7, 9, 4, 2, 4, 3, True, 2),
     {"top_k": 1, "causal": True, "return_loss": True},
   ),
   Case(
@@ -131,8 +131,7 @@ CASES = (
   ),
   Case(
     "quantised",
-    _shapes(1, 11, 11, 4, 4, 4, 4, False, 3) | {"bias": (1, 4, 11, 11)},
+    _shapes(1, 5, 5, 4, 4, 4, 4, False, 3) | {"bias": (1, 4, 5, 5)},
     {"top_k": 2, "quantised": True, "capacity": 0.8, "scale": 0.3},
   ),
-  Case("all_shared", _shapes(1, 1, 1, 2, 1, 4, 4, True, 0), {"top_k": 0}),
 )

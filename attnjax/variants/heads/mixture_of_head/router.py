@@ -99,12 +99,6 @@ class Router(nnx.Module):
   ) -> Float[Array, ""]:
     """Returns `balance_loss` of the gates; tokens of negative ids count nowhere."""
     valid = None if ids is None else ids >= 0
-    if valid is not None:
-      own = {
-        n: None if x is None else jnp.where(valid[..., None], x, 0)
-        for n, x in logits.items()
-      }
-      logits = own
     return routing.balance_loss(self.gates(logits), valid)
 
   def learning(

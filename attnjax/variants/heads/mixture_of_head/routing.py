@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from attnjax.core import select
 from attnjax.core.dtypes import accumulator_dtype
 
 
@@ -55,7 +54,8 @@ def gates(
   if not R:
     return Gates(first, jnp.zeros((B, T, 0), bool), jnp.zeros((B, T, 0), wide))
   share = jax.nn.softmax(routed.astype(wide), axis=-1)
-  active = select.kept(share, jnp.ones_like(share, bool), top_k)
+  _, index = jax.lax.top_k(jax.lax.stop_gradient(share), top_k)
+  active = (index[..., None] == jnp.arange(R)).any(axis=-2)
   if quantised:
     last = jnp.where(active, 1 + share - jax.lax.stop_gradient(share), 0)
   else:
