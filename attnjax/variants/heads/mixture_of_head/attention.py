@@ -129,9 +129,4 @@ CASES = (
     {"top_k": 2, "causal": True, "capacity": 1.0, "segment_ids": _packed}
     | {"return_loss": True},
   ),
-  Case(
-    "quantised",
-    _shapes(1, 5, 5, 4, 4, 4, 4, False, 3) | {"bias": (1, 4, 5, 5)},
-    {"top_k": 2, "quantised": True, "capacity": 0.8, "scale": 0.3},
-  ),
 )

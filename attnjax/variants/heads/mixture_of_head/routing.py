@@ -55,7 +55,7 @@ def gates(
     return Gates(first, jnp.zeros((B, T, 0), bool), jnp.zeros((B, T, 0), wide))
   share = jax.nn.softmax(routed.astype(wide), axis=-1)
   _, index = jax.lax.top_k(jax.lax.stop_gradient(share), top_k)
-  active = (index[..., None] == jnp.arange(R)).any(axis=-2)
+  active = jax.nn.one_hot(index, R, dtype=bool).any(axis=-2)
   if quantised:
     last = jnp.where(active, 1 + share - jax.lax.stop_gradient(share), 0)
   else:
