@@ -47,11 +47,11 @@ def attend(
     q: queries; the last R of the N heads are routed.
     k: keys; K divides N, query head n reads key head n K // N.
     v: values.
-    routed: as in `gates`, also `shared`, `balance`, `top_k` and `quantised`.
+    routed: logits, as in `gates`; so are `shared` and `balance`.
     shared: see `routed`.
     balance: see `routed`.
-    top_k: see `routed`.
-    quantised: see `routed`.
+    top_k: routed heads that a token takes.
+    quantised: gates are 0 or 1, see `gates`.
     capacity: c; a routed head attends for ceil(c top_k n / R) of a row's n tokens, the
       first that take it, at the cost of these, and is 0 for others. With 0, or where
       there is room for all tokens, all heads attend for all tokens.
@@ -65,25 +65,32 @@ def attend(
   check_known("impl", impl, ("auto", *IMPLEMENTATIONS))
   softmax.check(q, k, v)
   check_capacity(capacity)
+  logits: Any = routed, shared, balance
   if impl == "reference":
     options = top_k, quantised, capacity, return_loss
-    return reference(q, k, v, routed, shared, balance, *options, **given)
-  (B, T, N), R = q.shape[:3], routed.shape[2]
-  ids = given.get("segment_ids")
-  valid = None if ids is None else jnp.broadcast_to(jnp.atleast_2d(ids) >= 0, (B, T))
+    return reference(q, k, v, *logits, *options, **given)
+  valid = _valid(given.get("segment_ids"), q.shape[:2])
   if valid is not None:
-    routed, shared, balance = (_blank(x, valid) for x in (routed, shared, balance))
-  options: dict[str, Any] = {"heads": N, "top_k": top_k, "quantised": quantised}
-  found = routing.gates(routed, shared, balance, **options)
-  size = dispatch.places(capacity, top_k, R, T) if capacity and R else T
-  given: dict[str, Any] = {**given, "impl": impl}
-  if size < T:
-    active = found.active if valid is None else found.active & valid[..., None]
-    taken = dispatch.admitted(active, capacity, top_k)
-    out = dispatch.attend(q, k, v, found.weights, taken, size, given)
-  else:
-    out = gated(dot_product.attend(q, k, v, **given), found.weights)
+    logits = tuple(_blank(x, valid) for x in logits)
+  found = routing.gates(*logits, heads=q.shape[2], top_k=top_k, quantised=quantised)
+  out = _mixed(q, k, v, found, capacity, top_k, valid, {**given, "impl": impl})
   return (out, routing.balance_loss(found, valid)) if return_loss else out
+
+
+def _mixed(q, k, v, found, capacity, top_k, valid, given: dict[str, Any]):
+  """Returns the gated outputs, in the dispatch form where it has less to do."""
+  T, R = found.active.shape[1:]
+  size = dispatch.places(capacity, top_k, R, T) if capacity and R else T
+  if size == T:
+    return gated(dot_product.attend(q, k, v, **given), found.weights)
+  active = found.active if valid is None else found.active & valid[..., None]
+  taken = dispatch.admitted(active, capacity, top_k)
+  return dispatch.attend(q, k, v, found.weights, taken, size, given)
+
+
+def _valid(ids, shape):
+  """Returns which tokens are real, (B, T), or None if all are."""
+  return None if ids is None else jnp.broadcast_to(jnp.atleast_2d(ids) >= 0, shape)
 
 
 def gated(

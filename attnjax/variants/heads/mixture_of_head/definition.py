@@ -1,5 +1,7 @@
 """The definition: gates from their formula, and a (T, S) matrix for every head."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,11 +30,10 @@ def reference(
   real = jnp.ones((B, T), bool)
   if ids is not None:
     real = jnp.broadcast_to(jnp.atleast_2d(ids) >= 0, (B, T))
-  logits = (routed, shared, balance)
-  routed, shared, balance = (
-    None if x is None else jnp.where(real[..., None], definition.wide(x), 0)
-    for x in logits
-  )
+  logits: Any = routed, shared, balance
+  logits = [None if x is None else definition.wide(x) for x in logits]
+  logits = [None if x is None else jnp.where(real[..., None], x, 0) for x in logits]
+  routed, shared, balance = logits
   p = jax.nn.softmax(routed, axis=-1)
   chosen = definition.best(p, jnp.ones(p.shape, bool), top_k)
   last = p * chosen * top_k

@@ -59,10 +59,12 @@ def attend(
   N, R = q.shape[2], taken.shape[2]
   outs = []
   if R < N:
-    own = given | {n: _of_heads(given.get(n), 0, N - R) for n in ("mask", "bias")}
+    parts = {n: _of_heads(given.get(n), 0, N - R) for n in ("mask", "bias")}
+    own: dict[str, Any] = given | parts
     key, value = (keys_of(x, 0, N - R, N) for x in (k, v))
     out = dot_product.attend(q[:, :, : N - R], key, value, **own)
-    outs.append(out * weights[..., : N - R, None].astype(out.dtype))
+    gate = weights[..., : N - R, None]
+    outs.append((out.astype(gate.dtype) * gate).astype(out.dtype))
   outs.append(_routed(q, k, v, weights[..., N - R :], taken, size, given))
   return jnp.concatenate(outs, axis=2)
 
@@ -80,7 +82,7 @@ def keys_of(
   return x[:, :, np.arange(first, last) // group]
 
 
-def _of_heads(x, first, last):
+def _of_heads(x: Any, first: int, last: int) -> Any:
   """Returns the heads of a mask or a bias (B, N|1, T, S), or None."""
   return x if x is None or x.shape[1] == 1 else x[:, first:last]
 
