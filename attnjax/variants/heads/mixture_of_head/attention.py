@@ -67,7 +67,7 @@ def attend(
   check_capacity(capacity)
   logits: Any = routed, shared, balance
   if impl == "reference":
-    options = top_k, quantised, capacity, return_loss
+    options: Any = top_k, quantised, capacity, return_loss
     return reference(q, k, v, *logits, *options, **given)
   valid = _valid(given.get("segment_ids"), q.shape[:2])
   if valid is not None:

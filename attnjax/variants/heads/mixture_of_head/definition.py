@@ -30,9 +30,10 @@ def reference(
   real = jnp.ones((B, T), bool)
   if ids is not None:
     real = jnp.broadcast_to(jnp.atleast_2d(ids) >= 0, (B, T))
-  logits: Any = routed, shared, balance
-  logits = [None if x is None else definition.wide(x) for x in logits]
-  logits = [None if x is None else jnp.where(real[..., None], x, 0) for x in logits]
+  logits: list[Any] = []
+  for x in (routed, shared, balance):
+    x = None if x is None else definition.wide(x)
+    logits.append(None if x is None else jnp.where(real[..., None], x, 0))
   routed, shared, balance = logits
   p = jax.nn.softmax(routed, axis=-1)
   chosen = definition.best(p, jnp.ones(p.shape, bool), top_k)
