@@ -1,35 +1,31 @@
 """Mixture of heads: half of the heads, chosen for each token, do as well as all.
 
 Claimed (arXiv:2410.11842, abstract and section 4): models whose tokens take 50 to 90 %
-of the heads are better than multi-head attention; heads that all tokens share make the
-choice better than the greatest k alone (table 5: 78.6 % against 75.6 % on images).
-
-Recall: the shared suite's in-context recall, 64 tokens of 16 symbols; two blocks 32
-wide with 8 heads of 8 features and short convolutions of 3 before each layer (small
-models learn to look back without many steps), 300 steps of 32. 2 heads are shared, and
-tokens take 2 of the other 6. The paper's language models gain 3.4 % (table 3: 45.4
-against 43.9 points); the margin is half of it.
+of the heads are not worse than multi-head attention; heads that all tokens share make
+the choice better than the greatest k alone (ablation of MoH-ViT-S with 75 % of the
+heads: 78.6 % against 75.6 %).
 
 Two distances: 32 tokens of 8 symbols; the label is the symbol 4 places back if the
 token's own symbol is even, else the one 9 places back. A token's symbol thus tells
-which heads it needs, as experts of language do; no data set of the suite has two kinds
-of tokens. One block as above but without convolutions, which would see the places
-back, 400 steps of 32. Half of the heads must be within a point of all, as the catalogue
-asked; a model with 4 heads, as many as a token takes, is shown.
+which heads it needs; no data set of the suite has two kinds of tokens. One block 32
+wide, 8 heads of 8 features, 400 steps of 32. 2 heads are shared, and tokens take 2 of
+the other 6. Half of the heads must be within a point of all, as the catalogue asked; a
+model with 4 heads, as many as a token takes, is shown. The suite's in-context recall
+was tried for the baseline alone, which had a third of the answers after 300 steps.
 
 Images: digits of 8 x 8 in patches of 2, two blocks 32 wide with 8 heads, 75 % of them
-taken, 250 steps of 32. The margin is half of the paper's relative difference. Top-k
+taken, 400 steps of 32. The margin is half of the paper's relative difference. Top-k
 alone takes 6 of 8 heads, without shared ones, with the same balance loss.
 
 Time: CPU seconds of the attention with its gates, forward and backward, 8 heads of 32
-at half of the heads and places for 1.25 times the mean load. At 8192 tokens the count
-of products falls to 0.5625; the rule asks for half of that gain: all heads take 1.39
-times as long. The rival is attention of all heads in blocks, the broken row has room
-for all tokens in every head.
+at half of the heads, with places for 1.25 times the mean load. The products of an exact
+count fall to 0.5625; the rule asks for half of that gain: all heads take 1.39 times as
+long. The rival is attention of all heads in blocks, the broken row has room for all
+tokens in every head.
 
   python -m experiments.claims mixture_of_head
 
-About 300 s of one core.
+About 400 s of one core.
 """
 
 import functools
@@ -77,12 +73,6 @@ def digits(seed, split):
 
 TWO = small.Problem(distances, problems.labels_loss, problems.labels_score)
 DIGITS = small.Problem(digits, problems.class_loss, problems.class_score)
-RECALL, _ = small.of_task("in_context_recall", train=TRAIN, held_out=512, length=64)
-
-
-def _recall(name, kind, build, steps=300):
-  model = small.language([build], vocab=16, dim=32, conv=3)
-  return rows.trained(name, kind, model, RECALL, small.Recipe(steps=steps))
 
 
 def _two(name, kind, build, steps=400):
@@ -90,7 +80,7 @@ def _two(name, kind, build, steps=400):
   return rows.trained(name, kind, model, TWO, small.Recipe(steps=steps))
 
 
-def _digits(name, kind, build, steps=250):
+def _digits(name, kind, build, steps=400):
   model = small.vision([build], channels=1, classes=10, patch=2)
   return rows.trained(name, kind, model, DIGITS, small.Recipe(steps=steps))
 
@@ -142,21 +132,6 @@ _MOST = _moh(shared=4, **_IMAGES)  # 4 shared heads, and 2 of 4
 
 CLAIMS = (
   Quality(
-    sentence="With half of its heads for each token, a language model recalls better.",
-    source="abstract; section 4.3, table 3",
-    unit=RIGHT,
-    better="more",
-    rows=(
-      _recall("2 shared heads and 2 of 6", "mechanism", _moh()),
-      _recall("without it", "without", small.without(_moh(), ("causal",))),
-      _recall("multi-head attention", "baseline", _all(HEADS)),
-      _recall("untrained", "broken", _moh(), steps=0),
-    ),
-    against="multi-head attention",
-    margin=0.017,
-    paper=0.034,
-  ),
-  Quality(
     sentence="Half of the heads, chosen for each token, do as well as all within 0.01.",
     source="abstract; the task is ours",
     unit=RIGHT,
@@ -173,7 +148,7 @@ CLAIMS = (
   ),
   Quality(
     sentence="Shared heads and weights of both groups are better than top-k alone.",
-    source="section 4.5, table 5",
+    source="section 4, ablation of MoH-ViT-S",
     unit="share of images",
     better="more",
     rows=(
@@ -189,7 +164,7 @@ CLAIMS = (
   ),
   Cost(
     sentence="Heads that a token does not take need not be computed.",
-    source="section 3.2; the dispatch is ours",
+    source="section 3; the dispatch is ours",
     unit="seconds",
     rows=(
       _sized("half of the heads", "mechanism", 1.25),
@@ -201,13 +176,19 @@ CLAIMS = (
     ratio=1.39,
   ),
   NotTestable(
+    sentence="Language models with half of their heads gain 1.5 points.",
+    source="section 4.3, MoH-LLM-S",
+    reason="trained on 100 billion tokens; the baseline does not learn the suite's"
+    " recall in the updates that are affordable here",
+  ),
+  NotTestable(
     sentence="LLaMA3-8B, tuned further with 75 % of its heads, gains 2.4 points.",
-    source="section 4.4, table 4",
+    source="section 4, continued tuning",
     reason="the tuning takes 400 billion tokens, and its code is not released",
   ),
   NotTestable(
     sentence="DiT-XL with 90 % of its heads has a lower FID, with 75 % a higher one.",
-    source="section 4.2, table 2",
-    reason="a diffusion model of ImageNet, trained for 7 million steps on GPUs",
+    source="section 4, MoH-DiT",
+    reason="a diffusion model of ImageNet, trained on many GPUs",
   ),
 )
