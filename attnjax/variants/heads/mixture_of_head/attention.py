@@ -126,11 +126,6 @@ def _packed(_):
 
 CASES = (
   Case(
-    "gated",
-    _shapes(1, 7, 9, 4, 2, 4, 3, True, 2),
-    {"top_k": 1, "causal": True, "return_loss": True},
-  ),
-  Case(
     "dispatched",
     _shapes(2, 19, 19, 6, 2, 4, 4, True, 4),
     {"top_k": 2, "causal": True, "capacity": 1.0, "segment_ids": _packed}
