@@ -58,18 +58,31 @@ def attend_predicted(
   Raises:
     ValueError: if shapes do not fit or a value or name is not allowed.
   """
+  _check(q, guess_q, guess_k, basis, keep_ratio, impl)
+  given = q, k, v, guess_q, guess_k, basis, top, keep_ratio, valid, whole, scale
+  if impl == "reference":
+    return reference_attend_predicted(*given)
+  return _chunked(*given, impl)
+
+
+def _check(q, guess_q, guess_k, basis, keep_ratio, impl):
+  """Raises ValueError for what `attend_predicted` does not take."""
   check_known("impl", impl, ("auto", *attention.IMPLEMENTATIONS))
   check_ratio(keep_ratio)
-  (B, T, N, _), R, m = q.shape, guess_q.shape[1], guess_k.shape[1]
+  (B, T, _, _), R, m = q.shape, guess_q.shape[1], guess_k.shape[1]
   if R > T or guess_k.shape != (B, m, *guess_q.shape[2:]) or basis.shape != (m, T):
     raise ValueError(
       f"guess_q {guess_q.shape}, guess_k {guess_k.shape} and basis {basis.shape} must"
       f" be (B, R, N, h), (B, m, N, h) and (m, T) with R <= T; q is {q.shape}"
     )
-  given = q, k, v, guess_q, guess_k, basis, top, keep_ratio, valid, whole, scale
-  if impl == "reference":
-    return reference_attend_predicted(*given)
+
+
+def _chunked(
+  q, k, v, guess_q, guess_k, basis, top, keep_ratio, valid, whole, scale, impl
+):
+  """Computes `attend_predicted` by chunks of ROWS queries."""
   guess_q, guess_k, basis = map(jax.lax.stop_gradient, (guess_q, guess_k, basis))
+  (B, T, N, _), R = q.shape, guess_q.shape[1]
   real = jnp.ones((B, T), bool) if valid is None else valid
   count, first = connectivity.count(keep_ratio, T), T - R
 
