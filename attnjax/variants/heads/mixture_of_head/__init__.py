@@ -80,7 +80,7 @@ LAYER = {"dim": 24, "heads": 6, "kv_heads": 2, "shared": 2, "top_k": 2}
 GROWTH = 2.0
 
 
-def scaled(shape: tuple[int, ...]) -> dict[str, float]:
+def scaled(shape: tuple[int, ...]) -> dict[str, int | float]:
   """Returns options of a layer whose tokens take half of the heads, dispatched."""
   del shape
   return {"heads": 8, "shared": 2, "top_k": 2, "capacity": 1.25}
