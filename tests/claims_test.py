@@ -200,7 +200,15 @@ class MeasuringTest(absltest.TestCase):
       self.assertNotIn(claim.WAITING, records.verdicts(records.read(self.root, "toy")))
       with self.assertRaisesRegex(errors.UserError, "measured, already"):
         claims.main(run)
-    self.assertLen(self.calls, 4 * 5)
+      # What was measured stays when the file is changed, also when that is measured.
+      before = records.read(self.root, "toy")["claims"][:2]
+      self.file.write_text("a second claim")
+      claims.main(run)
+      for _ in range(2):
+        kept = records.read(self.root, "toy")["earlier"]
+        self.assertEqual([c["rows"] for c in kept], [c["rows"] for c in before])
+        self._run()
+    self.assertLen(self.calls, 2 * 4 * 5)
 
   def test_all_records_fit_their_files(self):
     self.assertEqual(claims.main(["--check"]), 0)

@@ -103,12 +103,13 @@ def _register(slug: str, root: Path) -> None:
   claims = getattr(measuring.module(slug), "CLAIMS", None)
   if claims is None:
     raise errors.UserError(f"{slug}: its file has no CLAIMS to register")
-  if records.read(root, slug).get("protocol") and not stale(root, slug):
+  old = records.read(root, slug)
+  if old.get("protocol") and not stale(root, slug):
     raise errors.UserError(f"{slug}: its claims are registered, or measured, already")
   found = [measuring.waiting(claim) for claim in claims]
   own = measuring.registration(slug)
   record = {"protocol": records.PROTOCOL, "registration": own, "claims": found}
-  records.write(root, slug, record)
+  records.write(root, slug, record | records.earlier(old))
   print(f"{slug}: registered {len(found)} claims")
 
 
@@ -123,7 +124,7 @@ def _by_protocol(slug: str, claims, root: Path) -> dict[str, Any]:
     found.append(one)
   record = {"protocol": records.PROTOCOL, "registration": own}
   record |= measuring.surroundings(root) | {"seconds": round(kept.seconds)}
-  return record | {"claims": found}
+  return record | {"claims": found} | records.earlier(records.read(root, slug), own)
 
 
 def _bounds(module) -> dict[str, Any]:

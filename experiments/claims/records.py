@@ -57,6 +57,19 @@ def verdicts(record: dict[str, Any]) -> dict[str, int]:
   return found
 
 
+def earlier(old: dict[str, Any], registration: str = "") -> dict[str, Any]:
+  """Returns what a new record keeps of an old one: measured claims do not get lost.
+
+  Args:
+    old: the record that the new one replaces.
+    registration: of the new one; an old one of the same is only measured again.
+  """
+  kept = list(old.get("earlier", []))
+  if old.get("protocol") and old["registration"] != registration:
+    kept += [c | {"commit": old["commit"]} for c in old["claims"] if c["rows"]]
+  return {"earlier": kept} if kept else {}
+
+
 def holds(record: dict[str, Any]) -> bool:
   """Returns whether every claim was reproduced, or is within its bound."""
   fine = {REPRODUCED, "within bounds"}

@@ -23,10 +23,19 @@ def section(system: System) -> str:
   if record.get("protocol"):
     tables = [markdown.table(_HEAD, map(_registered, claims))]
     tables += [_rows(claim) for claim in claims]
+    tables += _earlier(record.get("earlier", []))
   else:
     tables = [markdown.table(_HEAD, map(_bounded, claims))]
   said = markdown.blocks(_told(system))
   return markdown.section("Claims", said, _summary(record), *tables, _measured(system))
+
+
+def _earlier(claims: list[dict[str, Any]]) -> Iterator[str]:
+  """Yields tables of what was measured before the claim file was changed."""
+  if claims:
+    yield "Measured before the claim file was changed, as it says:"
+    yield markdown.table(_HEAD, map(_registered, claims))
+    yield from map(_rows, claims)
 
 
 def _told(system: System) -> Iterator[Block]:
