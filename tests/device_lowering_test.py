@@ -101,6 +101,28 @@ class DeviceTest(parameterized.TestCase):
       name, rows, holds = collecting.rows(Path(folder) / "o")
       self.assertTrue(holds)
       self.assertEqual([row["who"] for row in rows], ["machine", "right"])
+      self._timed(folder, case, run)
+
+  def _timed(self, folder, case, run):
+    """Runs the steps of a GPU on this host: another program in the kernels' place."""
+    case["files"]["kernel"] = case["files"]["dry"]
+    shape = {"shape": [1, 49, 49, 4, 2, 64], "flops": 1e12, "bytes": 1e6}
+    timed = case | shape | {"group": "time", "name": "time_flash_t49"}
+    manifest = {"cases": [case, timed | {"options": {"is_causal": False}}]}
+    (Path(folder) / "manifest.json").write_text(json.dumps(manifest))
+    command = [sys.executable, "check.py", "--folder", ".", "--out", "o"]
+    who = "^(right|kernel|cudnn|torch_flash|memcheck)$"
+    done = subprocess.run([*command, "--who", who], **run)
+    self.assertEqual(done.returncode, 0, done.stderr[-2000:])
+    rows = {(r["who"], r["case"]): r for r in collecting.rows(Path(folder) / "o")[1]}
+    self.assertTrue(rows["right", "right_flash_t49"]["ok"])
+    self.assertGreater(rows["kernel", "time_flash_t49"]["ms"], 0)
+    for who, why in (
+      (("cudnn", "time_flash_t49"), "cuDNN"),
+      (("torch_flash", "time_flash_t49"), "torch"),
+      (("memcheck", "right_flash_t49"), "compute-sanitizer"),
+    ):
+      self.assertIn(why, rows[who]["failed"])
 
   def test_a_dry_check_finds_what_does_not_fit(self):
     with tempfile.TemporaryDirectory() as folder:

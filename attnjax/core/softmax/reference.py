@@ -34,7 +34,9 @@ def reference(
   seen = scores.mask.dense(T, S, query, key)
   # Unseen scores are 0 before the modifications, so that no derivative is NaN.
   raw = jnp.where(seen, raw, 0.0)
-  bias = None if scores.bias is None else jnp.where(seen, scores.bias, 0.0)
+  bias = scores.bias
+  if bias is not None:  # upcast before it is broadcast, so that its gradient sums wide
+    bias = jnp.where(seen, bias.astype(raw.dtype), 0.0)
   score = scores.modified(raw, bias, scores.consts, *places)
   score = jnp.where(_infected(q, k, v, N), jnp.nan, score)
   score = jnp.where(seen, score, -jnp.inf)

@@ -15,7 +15,7 @@ from attnjax import backends, dot_product_attention
 from attnjax.core.masks import Causal
 from attnjax.core.recurrence import prefix
 from attnjax.core.scores import Scores
-from experiments.bench.device import limits, tuned
+from experiments.bench.device import limits, systems, tuned
 from pallas_kernels import flash, prefix_softmax
 
 TOKENS = 16384  # tokens of a timed case, in all batches
@@ -29,6 +29,7 @@ def cases() -> list[dict]:
     *limits.cases(_case),
     *_timed(),
     *tuned.cases(_timing),
+    *systems.cases(),
   ]
 
 
@@ -39,6 +40,8 @@ def function(case: dict, impl: str):
   """
   if case["group"] == "limit":
     return limits.function(case, impl)
+  if case["group"] == "system":
+    return systems.function(case, impl)
   forward = functools.partial(_KINDS[case["kind"]], impl)
   if impl == "plain":
     forward = functools.partial(plain, case["kind"])
@@ -58,6 +61,10 @@ def function(case: dict, impl: str):
 
 def shapes(case: dict) -> dict:
   """Returns the shapes and types of the inputs, as jax.export takes them."""
+  if case["group"] == "system":
+    return {
+      n: jax.ShapeDtypeStruct(a.shape, a.dtype) for n, a in systems.arrays(case).items()
+    }
   return {n: jax.ShapeDtypeStruct(s, d) for n, (s, d, _) in case["inputs"].items()}
 
 

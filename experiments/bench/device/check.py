@@ -17,6 +17,7 @@ ends its process, and a new one goes on with the next step.
 """
 
 import argparse
+import functools
 import gzip
 import json
 import os
@@ -31,8 +32,9 @@ from pathlib import Path
 import numpy as np
 
 try:
-  from experiments.bench.device import dry, edges, peers
+  from experiments.bench.device import clock, dry, edges, peers
 except ImportError:  # as it lies beside the exports, without the project
+  import clock  # pyrefly: ignore[missing-import]
   import dry  # pyrefly: ignore[missing-import]
   import edges  # pyrefly: ignore[missing-import]
   import peers  # pyrefly: ignore[missing-import]
@@ -98,15 +100,23 @@ def right(folder: Path, case: dict, platform: str) -> dict:
   """Returns a case's errors, those of plain JAX, and whether two runs are equal."""
   import jax
 
-  drawn = inputs(case)
-  if checksum(drawn) != case["checksum"]:
-    raise RuntimeError("the inputs are not those of the reference: another NumPy?")
+  if "inputs" in case["files"]:
+    with np.load(folder / case["files"]["inputs"]) as carried:
+      drawn = dict(carried)
+  else:
+    drawn = inputs(case)
+    if checksum(drawn) != case["checksum"]:
+      raise RuntimeError("the inputs are not those of the reference: another NumPy?")
   arrays = jax.tree.map(jax.numpy.asarray, drawn)
   kernel = jax.jit(loaded(folder, case, "kernel" if platform == "gpu" else "dry"))
   first, second = (jax.tree.map(np.asarray, kernel(arrays)) for _ in range(2))
-  common = jax.jit(loaded(folder, case, "plain"))(arrays)
   want = np.load(folder / case["files"]["reference"])
-  errors = {n: (error(first[n], want[n]), error(common[n], want[n])) for n in want}
+  if "plain" in case["files"]:
+    common = jax.jit(loaded(folder, case, "plain"))(arrays)
+    usual = {n: error(common[n], want[n]) for n in want}
+  else:
+    usual = case["plain"]  # as measured where the case was exported
+  errors = {n: (error(first[n], want[n]), usual[n]) for n in want}
   equal = all(first[n].tobytes() == second[n].tobytes() for n in first)
   bounds = {n: (3 if n[:2] == "d_" else 2) * b + 1e-5 for n, (_, b) in errors.items()}
   worst = max(errors, key=lambda n: errors[n][0] / bounds[n])
@@ -114,15 +124,23 @@ def right(folder: Path, case: dict, platform: str) -> dict:
   return {"ok": ok, "equal": equal, "worst": worst, "errors": errors}
 
 
-def timed(folder: Path, case: dict, who: str, platform: str) -> dict:
+def jax_program(folder: Path, case: dict, who: str, platform: str):
+  """Compiles the kernels' program or a peer's; returns what times a call of it."""
+  run = loaded(folder, case, "kernel") if who == "kernel" else peers.jax(case, who)
+  return clock.ready(case, run, calls_of(case, platform))
+
+
+def calls_of(case: dict, platform: str) -> int:
+  """Returns how many calls take about 30 ms, so that the launch does not count."""
+  return int(np.clip(1e13 / case["flops"], 3, 20)) if platform == "gpu" else 2
+
+
+def timed(case: dict, who: str, program, platform: str) -> dict:
   """Returns milliseconds of a call, the kernels' or a peer's; the best of five."""
-  # At least about 30 ms on the chip, so that the launch does not count.
-  calls = int(np.clip(1e13 / case["flops"], 3, 20)) if platform == "gpu" else 2
-  if who.startswith("torch"):
-    seconds = peers.torch_seconds(case, who, calls)
-  else:
-    run = loaded(folder, case, "kernel") if who == "kernel" else peers.jax(case, who)
-    seconds = peers.jax_seconds(case, run, calls)
+  calls = calls_of(case, platform)
+  if isinstance(program, Exception):
+    raise program
+  seconds = program() if program else peers.torch_seconds(case, who, calls)
   rates = {"TFLOP/s": case["flops"] / seconds / 1e12}
   rates |= {"GB/s": case["bytes"] / seconds / 1e9}
   return {"ms": 1e3 * seconds, "calls": calls} | rates
@@ -131,30 +149,50 @@ def timed(folder: Path, case: dict, who: str, platform: str) -> dict:
 def child(flags) -> None:
   """Runs the steps that stdin lists as JSON; each result is a line of the file."""
   cases = {case["name"]: case for case in _manifest(flags.folder)["cases"]}
-  for who, name, limit in json.loads(sys.stdin.read()):
-    signal.alarm(limit)  # ends this process, wherever it is
-    start = time.time()
-    try:
-      found = step(flags, cases[name], who, limit)
-    except Exception as problem:
-      found = {"failed": f"{type(problem).__name__}: {problem}"[:400]}
-    signal.alarm(0)
-    _write(flags, {"case": name, "who": who} | found, start)
-    if "CUDA_ERROR" in found.get("failed", "") or "illegal" in found.get("failed", ""):
-      sys.exit(3)  # the context may be broken
+  steps = json.loads(sys.stdin.read())
+  while steps:
+    now, steps = steps[: clock.TOGETHER], steps[clock.TOGETHER :]
+    programs = clock.prepare(
+      {
+        (who, name): functools.partial(
+          jax_program, flags.folder, cases[name], who, flags.platform
+        )
+        for who, name, _ in now
+        if who in peers.JAX
+      }
+    )
+    for who, name, limit in now:
+      _taken(flags, cases[name], who, limit, programs.get((who, name)))
 
 
-def step(flags, case: dict, who: str, seconds: int) -> dict:
+def _taken(flags, case: dict, who: str, limit: int, program) -> None:
+  """Takes a step and writes its result."""
+  signal.alarm(limit)  # ends this process, wherever it is
+  start = time.time()
+  try:
+    found = step(flags, case, who, limit, program)
+  except Exception as problem:
+    found = {"failed": f"{type(problem).__name__}: {problem}"[:400]}
+  signal.alarm(0)
+  _write(flags, {"case": case["name"], "who": who} | found, start)
+  if "CUDA_ERROR" in found.get("failed", "") or "illegal" in found.get("failed", ""):
+    sys.exit(3)  # the context may be broken
+
+
+def step(flags, case: dict, who: str, seconds: int, program) -> dict:
   """Runs a step and returns its result."""
-  if who == "dry":
-    return dry.read(flags.folder, case, sys.modules[__name__])
-  if who == "right":
-    return right(flags.folder, case, flags.platform)
-  if who == "limit":
-    return edges.limit(loaded(flags.folder, case, "kernel"))
-  if who in edges.TOOLS:
-    return edges.sanitized(__file__, flags.folder, case["name"], who, seconds - 5)
-  return timed(flags.folder, case, who, flags.platform)
+  match who:
+    case "dry":
+      return dry.read(flags.folder, case, sys.modules[__name__])
+    case "right":
+      return right(flags.folder, case, flags.platform)
+    case "alone":
+      return edges.alone(loaded(flags.folder, case, "kernel"), inputs(case))
+    case "limit":
+      return edges.limit(loaded(flags.folder, case, "kernel"))
+    case "memcheck" | "racecheck":
+      return edges.sanitized(__file__, flags.folder, case["name"], who, seconds - 5)
+  return timed(case, who, program, flags.platform)
 
 
 def drive(flags, steps: list, deadline: float) -> None:
@@ -167,6 +205,7 @@ def drive(flags, steps: list, deadline: float) -> None:
         [sys.executable, __file__, "--child", *map(str, own)],
         stdin=subprocess.PIPE,
         stderr=log,
+        env=os.environ | _quick(steps),
       )
       try:
         process.communicate(json.dumps(steps).encode(), deadline - started)
@@ -187,6 +226,14 @@ def drive(flags, steps: list, deadline: float) -> None:
       _write(flags, {"case": name, "who": who, "failed": "no time left"}, time.time())
 
 
+def _quick(steps: list) -> dict:
+  """Returns variables that compile proofs fast: any algorithm of a product will do."""
+  if steps[0][0] in peers.JAX:
+    return {}
+  flags = (os.environ.get("XLA_FLAGS", ""), "--xla_gpu_autotune_level=0")
+  return {"XLA_FLAGS": " ".join(filter(None, flags))}
+
+
 def main() -> None:
   """Runs all steps, proofs first and several at a time, and prints the tables."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -194,6 +241,7 @@ def main() -> None:
   parser.add_argument("--folder", type=Path, default=Path(__file__).parent / "exported")
   parser.add_argument("--seconds", type=int, default=450, help="for everything")
   parser.add_argument("--only", default="", help="cases whose names match this")
+  parser.add_argument("--who", default="", help="steps of those who match this")
   parser.add_argument("--platform", choices=["gpu", "cpu"], default="gpu")
   parser.add_argument("--dry", action="store_true", help="only load and lower them all")
   parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
@@ -212,7 +260,7 @@ def main() -> None:
   _write(flags, {"who": "machine", "case": ""} | peers.machine(), start)
   cases = _manifest(flags.folder)["cases"]
   cases = [c for c in cases if re.search(flags.only, c["name"])]
-  groups = peers.groups(cases, flags.platform)
+  groups = peers.groups(cases, flags.platform, flags.who)
   for group in peers.dry(cases) if flags.dry else groups:
     running = [(g, start + flags.seconds) for g in group]
     peers.together(lambda steps, end: drive(flags, steps, end), running)

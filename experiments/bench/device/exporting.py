@@ -27,7 +27,15 @@ from jax import export
 from attnjax import exporting
 from experiments import errors
 from experiments.bench import gpu_code, targets
-from experiments.bench.device import cases, check, dry, edges, peers
+from experiments.bench.device import (
+  cases,
+  check,
+  clock,
+  dry,
+  edges,
+  peers,
+  systems,
+)
 
 DEVICE = "NVIDIA H100"
 
@@ -46,7 +54,7 @@ def rows(folder: Path, only: str = "", jobs: int = 2) -> tuple[list[dict], bool]
   if not chosen:
     raise errors.UserError(f"--only {only!r} is in no case's name")
   folder.mkdir(parents=True, exist_ok=True)
-  for module in (check, dry, edges, peers):
+  for module in (check, clock, dry, edges, peers):
     shutil.copy(str(module.__file__), folder)
   start, done = time.time(), []
   context = multiprocessing.get_context("spawn")
@@ -82,11 +90,14 @@ def written(case: dict, folder: Path) -> dict:
   start, case = time.process_time(), case | {"files": {}}
   try:
     shapes = cases.shapes(case)
-    function = cases.function(case, "triton")
-    exported = exporting.export(function, device=DEVICE)(shapes)
+    function, system = cases.function(case, "triton"), case["group"] == "system"
+    with jax.default_matmul_precision("highest" if system else None):
+      exported = exporting.export(function, device=DEVICE)(shapes)
     _save(case, "kernel", exported, folder)
     if case["group"] == "right":
       _references(case, shapes, folder)
+    if system:
+      _carried(case, folder)
     case["kernels"] = [assembled(ptx) for ptx in kernels(exported)]
     spills = sum(kernel.get("spilled", 0) for kernel in case["kernels"])
     said = f"{len(case['kernels'])} kernels, {spills} bytes spilled"
@@ -111,6 +122,19 @@ def _references(case: dict, shapes: dict, folder: Path) -> None:
     _save(case, "dry", export.export(other, platforms=["cpu"])(shapes), folder)
   arrays = check.inputs(case)
   case["checksum"] = check.checksum(arrays)
+  _definition(case, arrays, folder)
+
+
+def _carried(case: dict, folder: Path) -> None:
+  """Saves a system's arrays, its definition's results, and the errors of "xla"."""
+  arrays = systems.arrays(case)
+  case["files"]["inputs"] = f"{case['name']}.inputs.npz"
+  np.savez_compressed(folder / case["files"]["inputs"], allow_pickle=False, **arrays)
+  case["plain"] = systems.measured(case, _definition(case, arrays, folder))
+
+
+def _definition(case: dict, arrays: dict, folder: Path) -> dict[str, np.ndarray]:
+  """Saves and returns the definition's results in float64, at the compared places."""
   with jax.enable_x64(True):
     wide = {
       n: jnp.asarray(a, jnp.float64 if jnp.issubdtype(a.dtype, jnp.floating) else None)
@@ -121,6 +145,7 @@ def _references(case: dict, shapes: dict, folder: Path) -> None:
   case["files"]["reference"] = f"{case['name']}.npz"
   found = {n: a.astype(np.float32) for n, a in found.items()}
   np.savez_compressed(folder / case["files"]["reference"], allow_pickle=False, **found)
+  return found
 
 
 def _save(case: dict, kind: str, exported, folder: Path) -> None:

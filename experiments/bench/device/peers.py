@@ -3,43 +3,69 @@
 import concurrent.futures
 import functools
 import importlib.metadata
+import re
 import subprocess
-import time
 from typing import Any
 
-WORKERS = 4  # processes that check numbers at the same time
+try:
+  from experiments.bench.device import clock
+except ImportError:  # as it lies beside the exports, without the project
+  import clock  # pyrefly: ignore[missing-import]
+
+# Steps with a clock, by the part that they belong to; jax's are compiled beforehand.
+JAX = ("kernel", "cudnn", "xla")
+WORKERS = 8  # processes that check numbers at the same time
 # Seconds that a step may take.
-LIMITS = {"right": 60, "dry": 60, "torch_flex": 90, "memcheck": 75, "racecheck": 75}
+LIMITS = {"right": 60, "dry": 60, "torch_flex": 90, "memcheck": 110, "racecheck": 110}
 # Cases for the sanitizer, which is slow.
 TINY = ("right_flash_t49", "right_decayed_bfloat16", "right_prefix_documents_bfloat16")
 # The most bytes of scores for a peer that materialises all of them.
 SCORES = 5e9
 
 
-def groups(cases: list[dict], platform: str):
+def groups(cases: list[dict], platform: str, who: str = ""):
   """Yields groups of lists of steps; the lists of a group run at the same time.
 
   A step is (who, case, seconds).
+
+  Args:
+    cases: the cases of the manifest.
+    platform: "gpu" or "cpu".
+    who: a regular expression of who takes the steps.
   """
   cases = [c for c in cases if "failed" not in c]
-  kind = "kernel" if platform == "gpu" else "dry"
-  right = [("right", c) for c in cases if c["group"] == "right" and kind in c["files"]]
-  timed = [c for c in cases if c["group"] == "time"] if platform == "gpu" else []
-  tuned = [c for c in cases if c["group"] == "tune"] if platform == "gpu" else []
+  for group in (_proofs if platform == "gpu" else _dry_proofs)(cases):
+    lists = [[step for step in steps if re.search(who, step[0])] for steps in group]
+    if any(lists):
+      yield [steps for steps in lists if steps]
+
+
+def _dry_proofs(cases: list[dict]):
+  """Yields the steps of a machine without a GPU: other implementations are proved."""
+  right = [("right", c) for c in cases if "dry" in c["files"]]
+  yield [_limited(right[i::WORKERS]) for i in range(WORKERS)]
+
+
+def _proofs(cases: list[dict]):
+  """Yields the steps of a GPU: what is right, all at once, then what is fast."""
+  right = [("right", c) for c in cases if c["group"] in ("right", "system")]
+  limits = [("limit", c) for c in cases if c["group"] == "limit"]
+  tiny = [c for c in cases if c["name"] in TINY]
+  timed = [c for c in cases if c["group"] == "time"]
   softmax = [c for c in timed if c["kind"] == "flash"]
   square = [c for c in softmax if c["shape"][1] > 1]
   scores = [c for c in softmax if _scores(c) <= SCORES]
   flex = [c for c in square if c["shape"][1] in (8192, 32768) and c["shape"][5] == 128]
   flex = [c for c in flex if c["options"].get("is_causal")]
   sdpa = [c for c in softmax if "local_window_size" not in c["options"]]
+  yield [
+    *(_limited([(tool, c)]) for tool in ("memcheck", "racecheck") for c in tiny),
+    _limited(limits),
+    *(_limited(right[i::WORKERS]) for i in range(WORKERS)),
+  ]
   own = [("kernel", c) for c in timed]
-  yield [_limited(right[i::WORKERS]) for i in range(WORKERS)]
-  if platform == "gpu":
-    yield [_limited([("limit", c) for c in cases if c["group"] == "limit"])]
-    tiny = [c for c in cases if c["name"] in TINY]
-    yield [_limited([(tool, c) for c in tiny]) for tool in ("memcheck", "racecheck")]
   yield [_limited([*own, *(("cudnn", c) for c in softmax)])]
-  yield [_limited([("kernel", c) for c in tuned])]
+  yield [_limited([("kernel", c) for c in cases if c["group"] == "tune"])]
   yield [_limited([(w, c) for c in sdpa for w in ("torch_flash", "torch_cudnn")])]
   yield [_limited([("xla", c) for c in scores])]
   yield [_limited([("torch_flex", c) for c in flex])]
@@ -106,31 +132,6 @@ def jax(case: dict, implementation: str):
   return run
 
 
-def jax_seconds(case: dict, run, calls: int) -> float:
-  """Returns seconds of a call of `run`, in a loop where each needs the one before."""
-  import jax
-  import jax.numpy as jnp
-
-  @jax.jit
-  def loop(x):
-    def body(q, _):
-      out = jax.lax.optimization_barrier(run(x | {"q": q}))  # all of it is computed
-      firsts = [a.ravel()[0].astype(jnp.float32) for a in jax.tree.leaves(out)]
-      one = jnp.stack(firsts).sum()
-      return q.at[0, 0, 0, 0].set(one.astype(q.dtype)), None
-
-    return jax.lax.scan(body, x["q"], length=calls)[0][0, 0, 0, 0]
-
-  def drawn(key, shape, dtype, draw):
-    x = jax.random.normal(key, (1, *shape[1:]), dtype)  # for all batches
-    return jnp.repeat(-jnp.abs(x) * 0.1 if draw == "decay" else x, shape[0], axis=0)
-
-  keys = jax.random.split(jax.random.key(0), len(case["inputs"]))
-  x = {n: drawn(k, *i) for k, (n, i) in zip(keys, case["inputs"].items(), strict=True)}
-  compiled = loop.lower(x).compile()
-  return _best(lambda: compiled(x).block_until_ready(), calls)
-
-
 def torch_seconds(case: dict, who: str, calls: int) -> float:
   """Returns the seconds of a call of PyTorch's attention, by the backend in `who`."""
   import torch
@@ -170,7 +171,7 @@ def torch_seconds(case: dict, who: str, calls: int) -> float:
     torch.cuda.synchronize()
 
   if backend is None:
-    return _best(several, calls)
+    return clock.best(several, calls)
   with attention.sdpa_kernel(backend):
     once()
     if not case["wrt"]:  # a graph, since launching a short kernel takes longer than it
@@ -178,18 +179,8 @@ def torch_seconds(case: dict, who: str, calls: int) -> float:
       with torch.cuda.graph(graph):
         for _ in range(calls):
           once()
-      return _best(lambda: (graph.replay(), torch.cuda.synchronize()), calls)
-    return _best(several, calls)
-
-
-def _best(function, calls: int) -> float:
-  """Returns the least seconds of a call in five runs, after one that does not count."""
-  times = []
-  for _ in range(6):
-    start = time.perf_counter()
-    function()
-    times.append(time.perf_counter() - start)
-  return min(times[1:]) / calls
+      return clock.best(lambda: (graph.replay(), torch.cuda.synchronize()), calls)
+    return clock.best(several, calls)
 
 
 def tables(cases: list[dict], rows: list[dict]) -> str:
