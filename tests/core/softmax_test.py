@@ -228,6 +228,25 @@ class ChunkedTest(parameterized.TestCase):
     self.assertLess(four, 2.5 * two)
     self.assertGreater(bytes_needed(softmax.reference, 2048), 5 * two)
 
+  def test_the_padding_of_queries_spreads_no_nan(self):
+    """A key of NaN that no query sees: queries beyond T, of no document, see none."""
+    T, S = 33, 4  # with 16 rows the last tile holds one query and 15 of padding
+    arrays = _arrays(T, S)
+    ids, kv_ids = jnp.ones((2, T), jnp.int32), jnp.asarray([[0, 1, 1, 1]] * 2)
+    mask = masks.conjunction((2, 4, T, S), False, None, ids, kv_ids, None)
+    bad = arrays | {n: arrays[n].at[:, 0].set(jnp.nan) for n in "kv"}
+    run = functools.partial(_all, softmax.chunked, mask=mask, **_tiles(16, 16))
+    for got, want in zip(jax.tree.leaves(run(bad)), jax.tree.leaves(run(arrays))):
+      _close(got, want)
+
+  @parameterized.parameters("float16", "bfloat16")
+  def test_the_definition_sums_a_bias_gradient_in_float32(self, dtype):
+    wide = _arrays(dtype=dtype) | {"bias": jnp.zeros((1, 1, 1, 1))}
+    narrow = wide | {"bias": wide["bias"].astype(dtype)}
+    grad = jax.jit(jax.grad(_loss(softmax.reference, None)))
+    want, got = (grad(x)["bias"].astype(dtype) for x in (wide, narrow))
+    np.testing.assert_array_equal(got, want)
+
   def test_a_row_of_nan_is_not_hidden(self):
     arrays = _arrays()
     arrays["q"] = arrays["q"].at[0, 3].set(jnp.nan)

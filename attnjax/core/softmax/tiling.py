@@ -175,14 +175,21 @@ def loops(units: int) -> list[tuple[int, int]]:
   return [(0, half), (half, units - half)] if half else [(0, units)]
 
 
-def seen_in(problem, raw, u, i, j):
-  """Returns the mask of a partial tile, (k, g t, s), or None."""
-  tiles, S = problem.tiles, problem.shape[3]
+def seen_in(problem, raw, u, i, j, rows=False):
+  """Returns the mask of a partial tile, (k, g t, s), or None.
+
+  With `rows` the padding of queries sees nothing either: it would spread NaN from keys
+  that no query sees, where gradients sum over queries.
+  """
+  tiles, (T, S) = problem.tiles, (problem.shape[1], problem.shape[3])
   seen = None
   if problem.program.seen is not None:
     seen = problem.tile(problem.program.seen, unit=u, i=i, j=j)
   if S % tiles.columns:
     inside = j * tiles.columns + jnp.arange(tiles.columns, dtype=jnp.int32) < S
+    seen = inside if seen is None else jnp.logical_and(*_alike(seen, inside))
+  if rows and problem.hidden and T % tiles.rows:
+    inside = i * tiles.rows + jnp.arange(tiles.rows, dtype=jnp.int32)[:, None] < T
     seen = inside if seen is None else jnp.logical_and(*_alike(seen, inside))
   if seen is None:
     return None

@@ -119,7 +119,7 @@ def _tile(problem, rows, tile, at, partial, lift, sums):
   program, (u, i, j) = problem.program, at
   raw = jnp.einsum("kth,khs->kts", query, key_t)
   whole = problem.whole(raw)
-  seen = tiling.seen_in(problem, raw, u, i, j) if partial else None
+  seen = tiling.seen_in(problem, raw, u, i, j, rows=True) if partial else None
   score, pull = raw, None
   if program.score is not None:
     # The function reads 0 for unseen scores: its derivatives there are finite.
