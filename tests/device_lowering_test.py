@@ -159,6 +159,21 @@ class DeviceTest(parameterized.TestCase):
   def test_the_file_is_named_for_the_chip(self, machine, name):
     self.assertEqual(collecting.chip(machine), name)
 
+  def test_a_later_run_replaces_what_it_took_again(self):
+    with tempfile.TemporaryDirectory() as folder:
+      first, second = Path(folder) / "1", Path(folder) / "2"
+      machine = {"who": "machine", "case": "", "gpu": "NVIDIA H200"}
+      right = {"who": "right", "case": "right_flash_t1", "ok": False}
+      limit = {"who": "limit", "case": "limit_flash", "ok": True}
+      for out, rows in (
+        (first, [machine, right, limit]),
+        (second, [right | {"ok": True}, limit | {"failed": collecting.LATE}]),
+      ):
+        out.mkdir()
+        (out / "results.jsonl").write_text("\n".join(map(json.dumps, rows)))
+      chip, rows, holds = collecting.rows(first, second)
+      self.assertEqual((chip, len(rows), holds), ("h200", 3, True))
+
   def test_what_is_wrong_does_not_hold(self):
     with tempfile.TemporaryDirectory() as folder:
       rows = [

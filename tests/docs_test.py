@@ -15,11 +15,11 @@ from attnjax import contract
 from experiments.claims import records
 from experiments.docs import __main__ as docs
 from experiments.docs import (
+  chip_tables,
   claim_tables,
   docstrings,
   growth,
   index,
-  kernel_tables,
   markdown,
   marks,
   signatures,
@@ -282,11 +282,29 @@ class RecordsTest(absltest.TestCase):
   def test_kernels_that_no_chip_has_run_are_called_so(self):
     with tempfile.TemporaryDirectory() as folder:
       root = Path(folder)
-      self.assertIn("None of the kernels has been run", kernel_tables.device(root))
+      self.assertIn("None of the kernels has been run", chip_tables.chips(root))
       (root / "results").mkdir()
-      rows = [{"case": "a", "holds": True}, {"case": "b", "holds": False}]
+      rows = [
+        {"who": "machine", "case": "", "gpu": "NVIDIA H100"},
+        {"who": "right", "case": "right_a", "ok": True},
+        {"who": "right", "case": "right_b", "ok": False},
+        {"who": "kernel", "case": "time_c", "ms": 2.0, "TFLOP/s": 500},
+        {"who": "cudnn", "case": "time_c", "ms": 1.0, "TFLOP/s": 1000},
+        *(
+          {"who": "kernel", "case": f"tune_flash_h64_forward_{n}_warps4", "ms": ms}
+          for n, ms in (("64x64", 3.0), ("64x128", 2.5))
+        ),
+      ]
       (root / "results" / "bench_device_h100.json").write_text(json.dumps(rows))
-      self.assertIn("`h100`: 2 rows, of which 1 hold", kernel_tables.device(root))
+      page = chip_tables.chips(root)
+      for part in (
+        "gpu: NVIDIA H100.",
+        "| 1 of 2 |",
+        "Not right: `right_b` (right)",
+        "| `c` | 2.000 (500) | 1.000 (1000), 0.50x |",
+        "| `h64_forward` | 2 | 64x128, warps 4: 2.500 ms | 64x64, warps 4: 3.000 ms |",
+      ):
+        self.assertIn(part, page)
 
 
 class BrowserTest(absltest.TestCase):

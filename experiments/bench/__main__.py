@@ -9,7 +9,7 @@
       rows in results/length, a file a mechanism
   python -m experiments.bench device --export FOLDER   the GPU kernels, to be proved and
       timed by FOLDER/check.py on a machine without Triton
-  python -m experiments.bench device --collect OUT     what it found, as results
+  python -m experiments.bench device --collect OUT ... what it found, as results
 
 All but `cpu` and `length` compile for machines that need not be there. Needs `pip
 install -e .[bench]` (`make bench`). The rows also go to a JSON file.
@@ -61,7 +61,9 @@ def main(argv: list[str] | None = None) -> int:
     "--untimed", action="store_true", help="length: compile, and count; run nothing"
   )
   parser.add_argument("--export", type=Path, help="device: where the kernels go")
-  parser.add_argument("--collect", type=Path, help="device: where check.py wrote")
+  parser.add_argument(
+    "--collect", type=Path, nargs="+", help="device: where check.py wrote"
+  )
   flags = parser.parse_args(argv)
   targets.enable()
   if flags.kind == "device":
@@ -83,7 +85,7 @@ def _device(flags) -> int:
     raise errors.UserError("device takes one of --export FOLDER and --collect OUT")
   if flags.export is not None:
     return 0 if exporting.rows(flags.export, flags.only)[1] else 1
-  chip, rows, holds = collecting.rows(flags.collect)
+  chip, rows, holds = collecting.rows(*flags.collect)
   return _written(
     flags.json or Path("results") / f"bench_device_{chip}.json", rows, holds
   )

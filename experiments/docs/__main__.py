@@ -12,6 +12,7 @@ from pathlib import Path
 from attnjax import contract
 from experiments import errors
 from experiments.docs import (
+  chip_tables,
   families,
   growth,
   index,
@@ -89,7 +90,7 @@ def written(root: Path) -> dict[Path, str]:
       "compiled for TPUs": lambda: kernel_tables.tpu(root),
       "compiled for GPUs": lambda: kernel_tables.gpu(root),
       "timed on the CPU": lambda: kernel_tables.cpu(root),
-      "run on chips": lambda: kernel_tables.device(root),
+      "run on chips": lambda: chip_tables.chips(root),
       **suite_tables.parts(root),
     }
     text = marks.filled(path, path.read_text(encoding="utf-8"), parts)

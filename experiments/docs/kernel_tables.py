@@ -132,26 +132,6 @@ def cpu(root: Path) -> str:
   )
 
 
-def device(root: Path) -> str:
-  """Returns what ran on the chips themselves, or that nothing did."""
-  found = []
-  for path in sorted((root / "results").glob("bench_device_*.json")):
-    chip = path.stem.removeprefix("bench_device_")
-    rows = json.loads(path.read_text(encoding="utf-8"))
-    held = sum(bool(row.get("holds", True)) for row in rows)
-    found.append(
-      f"- `{chip}`: {len(rows)} rows, of which {held} hold"
-      f" ([the rows](../results/{path.name}))."
-    )
-  if found:
-    return "\n".join(found)
-  return (
-    "**None of the kernels has been run on the hardware that it is for, as far as"
-    " `results/` shows**: there is no `results/bench_device_<chip>.json`. What is above"
-    " is what compilers say, and tests in simulators; it is no measured time."
-  )
-
-
 def _milliseconds(seconds: float | None) -> str:
   return "-" if seconds is None else markdown.number(round(1000 * seconds, 3))
 

@@ -6,20 +6,31 @@ from pathlib import Path
 
 from experiments import errors
 
+# What a step that was not taken says.
+LATE = "no time left"
 
-def rows(out: Path) -> tuple[str, list[dict], bool]:
+
+def rows(*outs: Path) -> tuple[str, list[dict], bool]:
   """Returns (the chip's name, rows, whether all that was checked is right).
 
   Args:
-    out: the folder that check.py wrote.
+    outs: the folders that check.py wrote, of one chip. A step that a later run took
+      again replaces the earlier one, unless it had no time left.
 
   Raises:
-    UserError: if the folder has no results.
+    UserError: if a folder has no results.
   """
-  path = out / "results.jsonl"
-  if not path.is_file():
-    raise errors.UserError(f"--collect {out}: there is no results.jsonl in it")
-  found = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+  steps: dict[tuple[str, str], dict] = {}
+  for out in outs:
+    path = out / "results.jsonl"
+    if not path.is_file():
+      raise errors.UserError(f"--collect {out}: there is no results.jsonl in it")
+    for line in path.read_text("utf-8").splitlines():
+      row = json.loads(line)
+      step = row["who"], row["case"]
+      if row.get("failed") != LATE or step not in steps:
+        steps[step] = row
+  found = list(steps.values())
   machine = next((row for row in found if row["who"] == "machine"), {"gpu": "unknown"})
   checked = [
     row for row in found if row["who"] in ("right", "limit", "memcheck", "racecheck")

@@ -1,0 +1,103 @@
+"""Makes the section of the kernels that were run on the chips they are made for."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from experiments.docs import markdown
+
+Row = dict[str, Any]
+_PROOFS = {
+  "right": "results and gradients against float64, and a second run equal to the bit",
+  "limit": "arrays of more than 2^31 elements",
+  "memcheck": "compute-sanitizer's memcheck",
+  "racecheck": "compute-sanitizer's racecheck",
+}
+
+
+def chips(root: Path) -> str:
+  """Returns what ran on each chip and how fast, or that nothing did."""
+  found = []
+  for path in sorted((root / "results").glob("bench_device_*.json")):
+    chip = path.stem.removeprefix("bench_device_")
+    rows = json.loads(path.read_text(encoding="utf-8"))
+    parts = [f"### {chip.upper()}", _machine(rows), _proofs(rows)]
+    parts += [_times(rows), _tiles(rows), f"[All rows](../results/{path.name})."]
+    found.append("\n\n".join(part for part in parts if part))
+  return "\n\n".join(found) or (
+    "**None of the kernels has been run on the hardware that it is for, as far as"
+    " `results/` shows**: there is no `results/bench_device_<chip>.json`. What is above"
+    " is what compilers say, and tests in simulators; it is no measured time."
+  )
+
+
+def _machine(rows: list[Row]) -> str:
+  names = "gpu ptxas jax torch".split()
+  for row in rows:
+    if row["who"] == "machine":
+      return ", ".join(f"{n}: {row[n]}" for n in names if n in row) + "."
+  return ""
+
+
+def _proofs(rows: list[Row]) -> str:
+  """Returns a table of what was proved, and the names of what was not right."""
+  lines, wrong = [], []
+  for who, what in _PROOFS.items():
+    own = [row for row in rows if row["who"] == who]
+    bad = [row for row in own if not row.get("ok", False)]
+    if own:
+      lines.append((what, f"{len(own) - len(bad)} of {len(own)}"))
+    wrong += [f"`{r['case']}` ({who}): {_reason(r)}" for r in bad]
+  table = markdown.table(("proof", "right"), lines) if lines else ""
+  return "\n\n".join([table, *(f"Not right: {each}." for each in wrong)])
+
+
+def _reason(row: Row) -> str:
+  if "failed" in row:
+    return markdown.prose(row["failed"][:90])
+  return f"error {row['error']:.3g}" if "error" in row else "its errors are in the rows"
+
+
+def _times(rows: list[Row]) -> str:
+  """Returns milliseconds of a call, and of its peers with the kernels' speed-up."""
+  timed = [r for r in rows if r["case"].startswith("time_") and "ms" in r]
+  people = list(dict.fromkeys(row["who"] for row in timed))
+  cells: dict[str, dict[str, Row]] = {}
+  for row in timed:
+    cells.setdefault(row["case"].removeprefix("time_"), {})[row["who"]] = row
+  lines = []
+  for name, by in cells.items():
+    own = by.get("kernel")
+    shown = [_cell(by.get(who), own) for who in people]
+    lines.append((f"`{name}`", *shown))
+  if not lines:
+    return ""
+  head = ("ms a call (TFLOP/s of the seen pairs; speed of attnjax beside it)", *people)
+  return markdown.table(head, lines)
+
+
+def _cell(row: Row | None, own: Row | None) -> str:
+  if row is None:
+    return "-"
+  text = f"{row['ms']:.3f} ({row['TFLOP/s']:.0f})"
+  if own is not None and row is not own:
+    text += f", {row['ms'] / own['ms']:.2f}x"
+  return text
+
+
+def _tiles(rows: list[Row]) -> str:
+  """Returns the fastest tiles of those tried, three of each kernel."""
+  tried: dict[str, list[tuple[float, str]]] = {}
+  for row in rows:
+    if row["case"].startswith("tune_") and "ms" in row:
+      part, _, more = row["case"].removeprefix("tune_flash_").rpartition("_warps")
+      kernel, _, size = part.rpartition("_")
+      tried.setdefault(kernel, []).append((row["ms"], f"{size}, warps {more}"))
+  lines = []
+  for kernel, times in tried.items():
+    best = [f"{tile.replace('_', ' ')}: {ms:.3f} ms" for ms, tile in sorted(times)[:3]]
+    best += ["-"] * (3 - len(best))
+    lines.append((f"`{kernel}`", str(len(times)), *best))
+  if not lines:
+    return ""
+  return markdown.table(("tiles of", "tried", "fastest", "second", "third"), lines)
