@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from experiments.bench.device import check, collecting, dry
+from experiments.bench.device import carried, collecting, dry
 from tests.compiling import child
 
 # A machine that has jax alone.
@@ -136,11 +136,11 @@ class DeviceTest(parameterized.TestCase):
         np.savez(out, **found)
         case = {"seed": 1, "inputs": {"q": [[2, 2], "float32", "normal"]}}
         case |= {"files": {"reference": out.name}}
-        case["checksum"] = check.checksum(check.inputs(case))
+        case["checksum"] = carried.checksum(carried.inputs(case))
         outputs = {"out": [[2, 2], "float32"], "lse": [[2], "float32"]}
-        said = list(dry._reference(Path(folder), case, outputs, check))
+        said = list(dry._reference(Path(folder), case, outputs))
         self.assertLen(said, wrong)
-        other = dry._reference(Path(folder), case | {"checksum": 0}, outputs, check)
+        other = dry._reference(Path(folder), case | {"checksum": 0}, outputs)
         self.assertIn("inputs are not those", next(other))
 
   def test_other_devices(self):

@@ -163,6 +163,7 @@ def problems(line: dict, limit: int) -> str:
     "spills": line["in loops"] or line["stack"] > STACK,
     "no tensor cores": not line["tensor"],
     "products wait": line["serialized"],
+    "a product is fused into a difference of bases": line["fused"],
     "shared memory": line["shared"] > limit,
     "estimate too low": line["estimate"] < line["shared"],
   }

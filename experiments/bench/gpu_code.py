@@ -33,11 +33,11 @@ def read(ptx: str, kind: str = "tensor") -> dict:
     kind: one of `KINDS`, whose instructions its loops have.
 
   Returns:
-    {registers, stack, spilled, instructions, spills, serialized, loops}: `stack` is
-    the bytes of a thread's local memory, `spilled` the bytes of spill stores and loads,
-    both by the assembler's report; `spills` counts the spill instructions;
+    {registers, stack, spilled, instructions, spills, serialized, fused, loops}:
+    `stack` is the bytes of a thread's local memory, `spilled` the bytes of spill stores
+    and loads, both by the assembler's report; `spills` counts the spill instructions;
     `serialized` is whether the assembler serialises products of Hopper's tensor cores;
-    `loops` is the result of `steady`.
+    `fused` is the result of `fused`; `loops` is the result of `steady`.
   """
   report, text = _assemble(ptx)
   code, labels = _parse(text)
@@ -51,8 +51,31 @@ def read(ptx: str, kind: str = "tensor") -> dict:
     "instructions": len(code),
     "spills": sum(_kind(name) == "spill" for name, *_ in code),
     "serialized": "wgmma.mma_async instructions are serialized" in report,
+    "fused": fused(ptx),
     "loops": steady(code, labels, kind),
   }
+
+
+def fused(ptx: str) -> int:
+  """Counts an online softmax's decays of which a product was fused into a difference.
+
+  The decay of what was summed so far is 2^min(base - next, x + 16). Both bases are
+  rounded products, and weights were computed with what was rounded. A compiler that
+  makes base - next of the factors of `next`, by a fused multiply-add, loses the
+  rounding of one of them: an error in each tile, as large as the last place of a score.
+  """
+  made = {}
+  for name, to, given in re.findall(r"^\s*([\w.]+)\s+(%\w+), (.*);$", ptx, re.M):
+    made[to] = name, given.split(", ")
+  count = 0
+  for name, given in made.values():
+    if name == "min.f32":
+      terms = [made.get(x, ("", [])) for x in given]
+      sixteen = [
+        x for x in terms if x[0].startswith("fma") and x[1][-1] == "0f41800000"
+      ]
+      count += len(sixteen) == 1 and all(x[0].startswith("fma") for x in terms)
+  return count
 
 
 def steady(code, labels, kind: str = "tensor") -> list[dict]:

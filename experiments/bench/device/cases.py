@@ -38,10 +38,8 @@ def function(case: dict, impl: str):
 
   `impl` is an implementation of the kernels' packages, or "plain" for `plain`.
   """
-  if case["group"] == "limit":
-    return limits.function(case, impl)
-  if case["group"] == "system":
-    return systems.function(case, impl)
+  if case["group"] in ("limit", "system"):
+    return {"limit": limits, "system": systems}[case["group"]].function(case, impl)
   forward = functools.partial(_KINDS[case["kind"]], impl)
   if impl == "plain":
     forward = functools.partial(plain, case["kind"])
@@ -62,9 +60,7 @@ def function(case: dict, impl: str):
 def shapes(case: dict) -> dict:
   """Returns the shapes and types of the inputs, as jax.export takes them."""
   if case["group"] == "system":
-    return {
-      n: jax.ShapeDtypeStruct(a.shape, a.dtype) for n, a in systems.arrays(case).items()
-    }
+    return jax.tree.map(jax.typeof, systems.arrays(case))
   return {n: jax.ShapeDtypeStruct(s, d) for n, (s, d, _) in case["inputs"].items()}
 
 

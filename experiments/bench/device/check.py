@@ -18,7 +18,6 @@ ends its process, and a new one goes on with the next step.
 
 import argparse
 import functools
-import gzip
 import json
 import os
 import re
@@ -26,107 +25,46 @@ import signal
 import subprocess
 import sys
 import time
-import zlib
 from pathlib import Path
 
 import numpy as np
 
 try:
-  from experiments.bench.device import clock, dry, edges, peers
+  from experiments.bench.device import bounds, carried, clock, dry, edges, peers
 except ImportError:  # as it lies beside the exports, without the project
+  import bounds  # pyrefly: ignore[missing-import]
+  import carried  # pyrefly: ignore[missing-import]
   import clock  # pyrefly: ignore[missing-import]
   import dry  # pyrefly: ignore[missing-import]
   import edges  # pyrefly: ignore[missing-import]
   import peers  # pyrefly: ignore[missing-import]
-
-PLACES = 8192  # elements of a large array that are compared
-
-
-def inputs(case: dict) -> dict:
-  """Draws the arrays of a case from its seed."""
-  import ml_dtypes  # noqa: F401  (names bfloat16 to NumPy)
-
-  random, arrays = np.random.default_rng(case["seed"]), {}
-  for name, (shape, dtype, draw) in case["inputs"].items():
-    match draw:
-      case "normal":
-        array = random.standard_normal(shape, np.float32)
-      case "decay":  # mostly slow, sometimes all is forgotten at once
-        array = -(random.exponential(0.5, shape) ** 4)
-      case _:  # "ids"
-        array = np.sort(random.integers(0, 5, shape), axis=1)
-        array[:, -(shape[1] // 10) :] = -1
-    arrays[name] = array.astype(dtype)
-  return arrays
-
-
-def checksum(arrays: dict) -> int:
-  """Returns the checksum of the inputs, which another NumPy might draw differently."""
-  return zlib.crc32(b"".join(a.tobytes() for a in arrays.values()))
-
-
-def places(size: int):
-  """Returns which elements of a flattened array are compared."""
-  if size <= PLACES:
-    return slice(None)
-  return np.sort(np.random.default_rng(size).choice(size, PLACES, replace=False))
-
-
-def error(got, want) -> float:
-  """Returns the largest error of compared elements, over max(1, largest element)."""
-  got = np.asarray(got, np.float64).ravel()[places(got.size)]
-  finite = np.isfinite(want)
-  if not np.array_equal(got[~finite], want[~finite]):
-    return float("inf")
-  got, want = got[finite], want[finite]
-  most = float(np.abs(got - want).max(initial=0) / np.abs(want).max(initial=1))
-  return most if np.isfinite(got).all() else float("inf")
-
-
-def exported(folder: Path, case: dict, kind: str):
-  """Reads an export of a case, a function of {input: array} to {output: array}."""
-  from jax import export
-
-  data = gzip.decompress((folder / case["files"][kind]).read_bytes())
-  return export.deserialize(bytearray(data))
-
-
-def loaded(folder: Path, case: dict, kind: str):
-  """Returns an exported function of a case, {input: array} to {output: array}."""
-  return exported(folder, case, kind).call
 
 
 def right(folder: Path, case: dict, platform: str) -> dict:
   """Returns a case's errors, those of plain JAX, and whether two runs are equal."""
   import jax
 
-  if "inputs" in case["files"]:
-    with np.load(folder / case["files"]["inputs"]) as carried:
-      drawn = dict(carried)
-  else:
-    drawn = inputs(case)
-    if checksum(drawn) != case["checksum"]:
-      raise RuntimeError("the inputs are not those of the reference: another NumPy?")
-  arrays = jax.tree.map(jax.numpy.asarray, drawn)
-  kernel = jax.jit(loaded(folder, case, "kernel" if platform == "gpu" else "dry"))
+  arrays = jax.tree.map(jax.numpy.asarray, carried.given(folder, case))
+  kind = "kernel" if platform == "gpu" else "dry"
+  kernel = jax.jit(carried.loaded(folder, case, kind))
   first, second = (jax.tree.map(np.asarray, kernel(arrays)) for _ in range(2))
   want = np.load(folder / case["files"]["reference"])
   if "plain" in case["files"]:
-    common = jax.jit(loaded(folder, case, "plain"))(arrays)
-    usual = {n: error(common[n], want[n]) for n in want}
+    common = jax.jit(carried.loaded(folder, case, "plain"))(arrays)
+    usual = {n: carried.error(common[n], want[n]) for n in want}
   else:
     usual = case["plain"]  # as measured where the case was exported
-  errors = {n: (error(first[n], want[n]), usual[n]) for n in want}
+  errors = {n: (carried.error(first[n], want[n]), usual[n]) for n in want}
   equal = all(first[n].tobytes() == second[n].tobytes() for n in first)
-  bounds = {n: (3 if n[:2] == "d_" else 2) * b + 1e-5 for n, (_, b) in errors.items()}
-  worst = max(errors, key=lambda n: errors[n][0] / bounds[n])
-  ok = equal and all(errors[n][0] <= bounds[n] for n in errors)
+  ok, worst = bounds.right(case["name"], errors, equal)
   return {"ok": ok, "equal": equal, "worst": worst, "errors": errors}
 
 
 def jax_program(folder: Path, case: dict, who: str, platform: str):
   """Compiles the kernels' program or a peer's; returns what times a call of it."""
-  run = loaded(folder, case, "kernel") if who == "kernel" else peers.jax(case, who)
+  run = (
+    carried.loaded(folder, case, "kernel") if who == "kernel" else peers.jax(case, who)
+  )
   return clock.ready(case, run, calls_of(case, platform))
 
 
@@ -183,13 +121,15 @@ def step(flags, case: dict, who: str, seconds: int, program) -> dict:
   """Runs a step and returns its result."""
   match who:
     case "dry":
-      return dry.read(flags.folder, case, sys.modules[__name__])
+      return dry.read(flags.folder, case)
     case "right":
       return right(flags.folder, case, flags.platform)
     case "alone":
-      return edges.alone(loaded(flags.folder, case, "kernel"), inputs(case))
+      return edges.alone(
+        carried.loaded(flags.folder, case, "kernel"), carried.inputs(case)
+      )
     case "limit":
-      return edges.limit(loaded(flags.folder, case, "kernel"))
+      return edges.limit(carried.loaded(flags.folder, case, "kernel"))
     case "memcheck" | "racecheck":
       return edges.sanitized(__file__, flags.folder, case["name"], who, seconds - 5)
   return timed(case, who, program, flags.platform)

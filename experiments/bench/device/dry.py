@@ -5,6 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
+try:
+  from experiments.bench.device import carried
+except ImportError:  # as it lies beside the exports, without the project
+  import carried  # pyrefly: ignore[missing-import]
+
 ABSENT = ("triton", "jax_triton", "attnjax", "pallas_kernels")
 _CALL = "@triton_kernel_call_ffi"
 
@@ -18,13 +23,12 @@ class _Absent:
       raise ImportError(f"{name} is not to be had in a dry check")
 
 
-def read(folder: Path, case: dict, check) -> dict:
+def read(folder: Path, case: dict) -> dict:
   """Checks that a case's files are whole and fit each other.
 
   Args:
     folder: the folder of the exports.
     case: an entry of the manifest.
-    check: the module check.py.
 
   Returns:
     {ok, wrong, calls}: what does not fit, and the kernel calls in the program.
@@ -37,7 +41,7 @@ def read(folder: Path, case: dict, check) -> dict:
   wrong, programs = [], {}
   for kind in case["files"]:
     if kind != "reference":
-      programs[kind] = check.exported(folder, case, kind)
+      programs[kind] = carried.exported(folder, case, kind)
       wrong += [f"{kind}: {what}" for what in _inputs(programs[kind], case)]
   calls = _lowered(programs["kernel"]).count(_CALL)
   if calls < len(case["kernels"]):
@@ -49,7 +53,7 @@ def read(folder: Path, case: dict, check) -> dict:
     if _outputs(program) != outputs:
       wrong.append(f"{kind}: gives {_outputs(program)}, the kernel {outputs}")
   if "reference" in case["files"]:
-    wrong += _reference(folder, case, outputs, check)
+    wrong += _reference(folder, case, outputs)
   return {"ok": not wrong, "wrong": wrong, "calls": calls}
 
 
@@ -89,16 +93,16 @@ def _outputs(program) -> dict:
   return {name: [list(x.shape), x.dtype.name] for name, x in found.items()}
 
 
-def _reference(folder: Path, case: dict, outputs: dict, check):
+def _reference(folder: Path, case: dict, outputs: dict):
   """Yields each fault of a case's reference, or of the inputs it was made from."""
-  if check.checksum(check.inputs(case)) != case["checksum"]:
+  if carried.checksum(carried.inputs(case)) != case["checksum"]:
     yield "the inputs are not those of the reference: another NumPy?"
   with np.load(folder / case["files"]["reference"]) as want:
     if set(want) != set(outputs):
       yield f"the reference has {sorted(want)}, the kernel {sorted(outputs)}"
     for name in set(want) & set(outputs):
       size = int(np.prod(outputs[name][0]))
-      compared = np.arange(size)[check.places(size)].size
+      compared = np.arange(size)[carried.places(size)].size
       if want[name].size != compared:
         yield f"{name}: {want[name].size} numbers, of which {compared} are compared"
       if np.isnan(want[name]).any():

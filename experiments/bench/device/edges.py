@@ -8,20 +8,21 @@ import sys
 import tempfile
 from pathlib import Path
 
+try:
+  from experiments.bench.device import bounds
+except ImportError:  # as it lies beside the exports, without the project
+  import bounds  # pyrefly: ignore[missing-import]
+
 TOOLS = ("memcheck", "racecheck")
 
 
 def limit(call) -> dict:
-  """Checks that a problem at a limit equals a small one to one step of bfloat16.
-
-  Both round sums that differ in float32, since their tiles begin at other places.
-  """
+  """Returns how far a problem at a limit is from a small one that must equal it."""
   import jax
   import numpy as np
 
   found = jax.tree.map(float, jax.jit(call)({"seed": np.int32(7)}))
-  step = 2.0 ** (np.frexp(found["size"])[1] - 8)  # 8 bits from 2^(e - 1)
-  return {"ok": found["error"] <= step, **found}
+  return {"ok": bounds.limit(**found), **found}
 
 
 def alone(call, arrays: dict) -> dict:

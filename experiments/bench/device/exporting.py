@@ -28,6 +28,8 @@ from attnjax import exporting
 from experiments import errors
 from experiments.bench import gpu_code, targets
 from experiments.bench.device import (
+  bounds,
+  carried,
   cases,
   check,
   clock,
@@ -54,7 +56,7 @@ def rows(folder: Path, only: str = "", jobs: int = 2) -> tuple[list[dict], bool]
   if not chosen:
     raise errors.UserError(f"--only {only!r} is in no case's name")
   folder.mkdir(parents=True, exist_ok=True)
-  for module in (check, clock, dry, edges, peers):
+  for module in (bounds, carried, check, clock, dry, edges, peers):
     shutil.copy(str(module.__file__), folder)
   start, done = time.time(), []
   context = multiprocessing.get_context("spawn")
@@ -120,8 +122,8 @@ def _references(case: dict, shapes: dict, folder: Path) -> None:
   if case["dry"]:
     other = jax.jit(cases.function(case, "xla"))
     _save(case, "dry", export.export(other, platforms=["cpu"])(shapes), folder)
-  arrays = check.inputs(case)
-  case["checksum"] = check.checksum(arrays)
+  arrays = carried.inputs(case)
+  case["checksum"] = carried.checksum(arrays)
   _definition(case, arrays, folder)
 
 
@@ -141,11 +143,11 @@ def _definition(case: dict, arrays: dict, folder: Path) -> dict[str, np.ndarray]
       for n, a in arrays.items()
     }
     found = jax.jit(cases.function(case, "reference"))(wide)
-    found = {n: np.asarray(a).ravel()[check.places(a.size)] for n, a in found.items()}
+    found = {n: np.asarray(a).ravel()[carried.places(a.size)] for n, a in found.items()}
   case["files"]["reference"] = f"{case['name']}.npz"
-  found = {n: a.astype(np.float32) for n, a in found.items()}
-  np.savez_compressed(folder / case["files"]["reference"], allow_pickle=False, **found)
-  return found
+  narrow: dict[str, np.ndarray] = {n: a.astype("float32") for n, a in found.items()}
+  np.savez_compressed(folder / case["files"]["reference"], allow_pickle=False, **narrow)
+  return narrow
 
 
 def _save(case: dict, kind: str, exported, folder: Path) -> None:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from attnjax import contract
-from experiments.bench.device import check
+from experiments.bench.device import carried
 
 
 def cases() -> list[dict]:
@@ -71,7 +71,7 @@ def measured(case: dict, want: dict[str, np.ndarray]) -> dict[str, float]:
   """Returns the errors of "xla" on this host, in float32, against the definition."""
   with jax.default_matmul_precision("highest"):
     found = jax.jit(function(case, "xla"))(arrays(case))
-  return {name: check.error(found[name], want[name]) for name in want}
+  return {name: carried.error(found[name], want[name]) for name in want}
 
 
 def _of(case: dict):

@@ -37,12 +37,15 @@ def powers(top, F: tl.constexpr):
   the difference were taken first, and costs one instruction, not two. Beyond _NEAR any
   score below top has a negligible weight: the unit, a power of 2, then brings top to
   the scale of _NEAR, where nothing overflows.
+
+  The base is a fused multiply-add of 0: compilers fuse a product into a difference that
+  reads it, and the difference of two bases would no longer be that of what was rounded.
   """
   pivot = tl.where(top == float("-inf"), 0.0, top)
   exponent = pivot.to(tl.int32, bitcast=True) >> 23 & 255
   far = ((281 - exponent) << 23).to(tl.float32, bitcast=True)
   unit = tl.where(tl.abs(pivot * F.unit) < _NEAR, F.unit, far)
-  return pivot, unit, pivot * unit
+  return pivot, unit, tl.fma(pivot, unit, 0.0)
 
 
 @triton.jit
