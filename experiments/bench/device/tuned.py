@@ -77,7 +77,7 @@ def cases(timing):
 
 
 def _fitting(parts: dict) -> list:
-  """Returns the tiles of all parts; no backward step passes what the other one holds."""
+  """Returns the tiles of all parts; a step is no larger than what the other holds."""
   forward, queries, keys = (list(parts[p]) for p in ("forward", "queries", "keys"))
   queries[1], queries[4] = min(queries[1], keys[1]), min(queries[4], keys[1])
   keys[0], keys[4] = min(keys[0], queries[0]), min(keys[4], queries[0])
