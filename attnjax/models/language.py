@@ -14,7 +14,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Int, Key, Num
 
 from attnjax.contract.trace import Edit, Trace
-from attnjax.nn import running
+from attnjax.nn import running, streams
 from attnjax.nn.stack import Stack, hidden_size
 
 FORMS = ("causal",)
@@ -89,6 +89,8 @@ class Model(nnx.Module):
     """
     carry = running.Carry(self, stats, train)
     context = _given(segment_ids=segment_ids, valid=valid, positions=positions)
+    past = 0 if memory is None else memory[0].x.shape[2]
+    context |= self._fixed(past + tokens.shape[1])
     x = carry(self.stack, self._embed(tokens), key=key, memory=memory, **context)
     if memory is None:
       return carry.result(self._logits(x))
@@ -106,7 +108,7 @@ class Model(nnx.Module):
 
   def init_cache(self, batch: int, length: int, dtype=jnp.float32) -> Any:
     """Returns empty caches with room for `length` tokens."""
-    return self.stack.init_cache(batch, length, dtype)
+    return self.stack.init_cache(batch, length, dtype, **self._fixed(length))
 
   def step(
     self,
@@ -130,6 +132,7 @@ class Model(nnx.Module):
   ) -> list[Array]:
     """Returns the attention weights of every block, (B, N, T, T) each."""
     own = running.Carry(self, stats, False).of(self.stack)
+    context |= self._fixed(tokens.shape[1])
     return self.stack.weights(self._embed(tokens), stats=own, **context)
 
   def trace(
@@ -142,11 +145,17 @@ class Model(nnx.Module):
   ) -> Trace:
     """Returns the intermediate values of the model, its logits as `output`."""
     own = running.Carry(self, stats, False).of(self.stack)
+    context |= self._fixed(tokens.shape[1])
     found = self.stack.trace(self._embed(tokens), edit=edit, stats=own, **context)
     return dataclasses.replace(found, output=self._logits(found.output))
 
   def _embed(self, tokens):
     return self.embed.embedding[...][tokens]
+
+  def _fixed(self, length):
+    """Returns the option `stream` of the stack, if a mixer reads a fixed sequence."""
+    table = self.embed.embedding[...]
+    return _given(stream=streams.start(self.stack.blocks, length, table))
 
   def _logits(self, x):
     x = self.norm(x)

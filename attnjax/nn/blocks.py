@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Key
 from attnjax.contract.context import Heads
 from attnjax.contract.trace import traced
 from attnjax.core import masks
-from attnjax.nn import mlp, running
+from attnjax.nn import mlp, running, streams
 from attnjax.nn.convolution import ShortConvolution
 from attnjax.nn.segment_memory import SegmentMemory
 
@@ -66,19 +66,21 @@ class Block(nnx.Module):
     stats: Any = None,
     train: bool = False,
     memory: SegmentMemory | None = None,
+    stream: Array | None = None,
     **context,
   ) -> Any:
     """Returns the block's output (B, *T, D), and new statistics if some are given.
 
     `context` goes to the mixer, `key` turns dropout on, `memory` holds the block's
-    inputs from earlier segments.
+    inputs from earlier segments, `stream` is that of `nn.streams`.
     """
     carry = running.Carry(self, stats, train)
     mix, feed = (None, None) if key is None else jax.random.split(key)
+    heard = self.heard(stream)
     if memory is None:
-      y = carry(self.mixer, self.mixed(x, context), **context)
+      y = carry(self.mixer, self.mixed(x, context), **heard, **context)
     else:
-      y = self._recalled(carry, x, memory, context)
+      y = self._recalled(carry, x, memory, context | heard)
     return carry.result(self._feed(self._sum(0, x, self._drop(y, mix)), feed))
 
   def trace(
@@ -88,11 +90,12 @@ class Block(nnx.Module):
     index: Any,
     edit: Callable[[Heads], Heads] | None = None,
     stats: Any = None,
+    stream: Array | None = None,
     **context,
   ) -> tuple[Array, Heads | None, Array | None]:
     """Returns the block's output, its mixer's heads and the mixer's mix of them."""
     own = running.Carry(self, stats, False).of(self.mixer)
-    seen = self.mixed(x, context)
+    seen, context = self.mixed(x, context), context | self.heard(stream)
     y, heads, mixed = traced(
       self.mixer, seen, index=index, edit=edit, stats=own, **context
     )
@@ -105,6 +108,16 @@ class Block(nnx.Module):
       return y
     ids, valid = context.get("segment_ids"), context.get("valid")
     return self.conv(y, masks.segments(ids, valid, y.shape[:2]))
+
+  def heard(self, stream: Array | None) -> dict[str, Array]:
+    """Returns the mixer's argument `stream`, normalised; {} if there is none.
+
+    A fixed sequence passes the block as a row does; embeddings pass no convolution.
+    """
+    if stream is None:
+      return {}
+    fixed = streams.reads(self) == "fixed"
+    return {"stream": self.mixed(stream, {}) if fixed else self.norm(stream)}
 
   def _recalled(self, carry, x, memory, context):
     """Returns the mixer's output for x, whose tokens also see those of a memory.
@@ -122,13 +135,22 @@ class Block(nnx.Module):
       return carry(self.mixer, row[:, M:], **given, **rest)
     return carry(self.mixer, row, segment_ids=ids, **rest)[:, M:]
 
-  def init_cache(self, batch: int, length: int, dtype):
+  def init_cache(
+    self, batch: int, length: int, dtype, stream: Array | None = None
+  ) -> Any:
     """Returns the empty caches of the mixer and of the convolution."""
     conv = () if self.conv is None else self.conv.init_cache(batch, dtype)
-    return self.mixer.init_cache(batch, length, dtype), conv
+    heard = self.heard(stream)
+    return self.mixer.init_cache(batch, length, dtype, **heard), conv
 
   def step(
-    self, x: Float[Array, "B T D"], cache: Any, *, shared: Any = None, **context
+    self,
+    x: Float[Array, "B T D"],
+    cache: Any,
+    *,
+    shared: Any = None,
+    stream: Array | None = None,
+    **context,
   ) -> tuple[Array, Any, Any]:
     """Returns the results of the next T tokens, the cache and `shared` after them.
 
@@ -140,6 +162,7 @@ class Block(nnx.Module):
     if self.conv is not None:
       ids, valid = context.get("segment_ids"), context.get("valid")
       y, conv = self.conv.step(y, conv, masks.segments(ids, valid, y.shape[:2]))
+    context |= self.heard(stream)
     if shared is not None and "shared" in _arguments(type(self.mixer).step):
       y, mixer, shared = self.mixer.step(y, mixer, shared=shared, **context)
     else:

@@ -8,7 +8,7 @@ from jaxtyping import Array
 
 from attnjax.contract import context as contexts
 from attnjax.contract.trace import Edit, Trace
-from attnjax.nn import running, stack_context
+from attnjax.nn import running, stack_context, streams
 
 
 def weights(stack: Any, x: Array, stats: Any, context: dict) -> list[Array]:
@@ -16,7 +16,8 @@ def weights(stack: Any, x: Array, stats: Any, context: dict) -> list[Array]:
 
   def look(block, x, index, own, context):
     seen = block.mixed(x, context)
-    found = contexts.weights(block.mixer, seen, index=index, **context)
+    heard = block.heard(context.get("stream"))
+    found = contexts.weights(block.mixer, seen, index=index, **context | heard)
     given = {"index": index, "stats": own, "train": False}
     return running.apply(block, x, **given, **context)[0], found
 
@@ -49,10 +50,14 @@ def cut(tree: Any, *repeats: int) -> Any:
 
 def _in_turn(stack, look, x, stats, context):
   """Returns (the last output, the results of `look` at each block)."""
+  fixed = streams.hidden(stack, context.pop("stream", None))
   x, found = stack_context.blank(x, context), []
+  embeddings, size = x, len(stack.blocks)
   for index, place, block, own in stack.each(stats):
     x, context = stack.reduced(index, x, context)
     contexts_of = stack_context.of_blocks(stack.blocks, context)
-    x, finding = look(block, x, index, own, contexts_of[place])
+    stream = streams.of_block(block, cut(fixed[place], index // size), embeddings)
+    given = contexts_of[place] | ({} if stream is None else {"stream": stream})
+    x, finding = look(block, x, index, own, given)
     found.append(finding)
   return x, found

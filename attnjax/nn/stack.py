@@ -11,17 +11,10 @@ from jaxtyping import Array, Float, Int, Key
 
 from attnjax.contract import check_known
 from attnjax.contract.trace import Edit, Trace
-from attnjax.nn import inside, running, stack_context
+from attnjax.nn import inside, running, stack_context, streams
 from attnjax.nn.blocks import Block
+from attnjax.nn.remat import REMAT, checkpointed
 from attnjax.nn.segment_memory import SegmentMemory
-
-# The policies of jax.checkpoint for a block; "none" saves all, without jax.checkpoint.
-REMAT = {
-  "none": None,
-  "full": jax.checkpoint_policies.nothing_saveable,
-  "dots": jax.checkpoint_policies.dots_saveable,
-  "dots_no_batch": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-}
 
 
 class Stack(nnx.Module):
@@ -98,13 +91,15 @@ class Stack(nnx.Module):
     stats: Any = None,
     train: bool = False,
     memory: Any = None,
+    stream: Float[Array, "1 L D"] | None = None,
     **context,
   ) -> Any:
     """Returns the last block's output (B, *T, D), and new statistics if some are given.
 
     `context` goes to every mixer, positions only to the mixers that read them. Padding
     is zero at the input, see `nn.unseen`. With a `memory`, of `init_memory` or of the
-    segment before, the output is a pair, (output, memory after x).
+    segment before, the output is a pair, (output, memory after x). `stream` begins the
+    fixed sequence of `nn.streams`, where mixers read one.
 
     Raises:
       NotImplementedError: for positions that no mixer reads, or with a memory.
@@ -112,12 +107,14 @@ class Stack(nnx.Module):
     carry = running.Carry(self, stats, train)
     x = stack_context.blank(x, context)
     stack_context.check_memory(memory, context, self.cuts)
+    streams.check(self, memory)
     kept = (None,) * len(self.blocks) if memory is None else memory
-    parts = tuple(self.blocks), self._held(carry), self._starts(), kept
-    gathered = []
+    parts = tuple(self.blocks), self._held(carry), self.starts(), kept
+    parts += (streams.hidden(self, stream),)
+    gathered, embeddings = [], x
     for first, last in zip([0, *self.cuts], [*self.cuts, self.depth]):
       x, context = self.reduced(first, x, context)
-      repeat = self._repeat(context, key, train)
+      repeat = self._repeat(context, key, train, embeddings)
       repeats = first // len(self.blocks), last // len(self.blocks)
       x, (new, kept) = jax.lax.scan(repeat, x, inside.cut(parts, *repeats))
       gathered.append(new)
@@ -125,25 +122,24 @@ class Stack(nnx.Module):
       carry.keep(block, jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *new))
     return carry.result(x if memory is None else (x, kept))
 
-  def _repeat(self, context, key, train):
+  def _repeat(self, context, key, train, embeddings):
     """Returns the function of one repeat of the pattern, for a scan."""
     contexts = stack_context.of_blocks(self.blocks, context)
 
     def repeat(x, part):
-      blocks, held, start, kept = part
+      blocks, held, start, kept, fixed = part
       new, after = [], []
       for place, (block, own, old) in enumerate(zip(blocks, held, kept)):
         index, context = start + place, contexts[place]
         draw = None if key is None else jax.random.fold_in(key, index)
         given = {"index": index, "key": draw, "stats": own, "train": train}
+        given["stream"] = streams.of_block(block, fixed[place], embeddings)
         after.append(stack_context.remembered(old, x, context))
         x, own = running.apply(block, x, memory=old, **given, **context)
         new.append(own)
       return x, (tuple(new), tuple(after))
 
-    if REMAT[self.remat] is None:
-      return repeat
-    return jax.checkpoint(repeat, policy=REMAT[self.remat])
+    return checkpointed(repeat, self.remat)
 
   def init_memory(self, batch: int, length: int, dtype=jnp.float32) -> Any:
     """Returns empty memories of `length` inputs, stacked as the blocks are."""
@@ -152,13 +148,15 @@ class Stack(nnx.Module):
     stacked = jax.tree.map(lambda leaf: jnp.stack([leaf] * repeats), one)
     return (stacked,) * len(self.blocks)
 
-  def init_cache(self, batch: int, length: int, dtype=jnp.float32) -> Any:
+  def init_cache(
+    self, batch: int, length: int, dtype=jnp.float32, *, stream: Any = None
+  ) -> Any:
     """Returns a cache for each place of the pattern, stacked over the repeats."""
 
-    def one(block):
-      return block.init_cache(batch, length, dtype)
+    def one(block, own):
+      return block.init_cache(batch, length, dtype, own)
 
-    return tuple(jax.vmap(one)(block) for block in self.blocks)
+    return tuple(map(jax.vmap(one), self.blocks, streams.hidden(self, stream)))
 
   def step(
     self, x: Float[Array, "B T D"], cache: Any, *, shared: Any = None, **context
@@ -181,20 +179,21 @@ class Stack(nnx.Module):
       raise NotImplementedError("a layer with batch norm has no step form")
     if self.cuts:
       raise NotImplementedError(f"reducers at {self.cuts}: no step drops tokens")
-    x = stack_context.blank(x, context)
+    embeddings = x = stack_context.blank(x, context)
 
     def repeat(carried, part):
       blocks, caches, start = part
       x, shared = carried
       new = []
       for place, (block, old) in enumerate(zip(blocks, caches)):
+        own = streams.of_block(block, None, embeddings)
         x, old, shared = block.step(
-          x, old, index=start + place, shared=shared, **context
+          x, old, index=start + place, shared=shared, stream=own, **context
         )
         new.append(old)
       return (x, shared), tuple(new)
 
-    parts = tuple(self.blocks), cache, self._starts()
+    parts = tuple(self.blocks), cache, self.starts()
     (x, after), cache = jax.lax.scan(repeat, (x, shared), parts)
     return (x, cache) if shared is None else (x, cache, after)
 
@@ -241,7 +240,8 @@ class Stack(nnx.Module):
   def _held(self, carry) -> tuple:
     return tuple(carry.of(block) for block in self.blocks)
 
-  def _starts(self) -> Int[Array, "R"]:
+  def starts(self) -> Int[Array, "R"]:
+    """Returns the number of the first block of each repeat of the pattern."""
     return jnp.arange(0, self.depth, len(self.blocks))
 
 

@@ -16,7 +16,7 @@ statistics), see `attnjax.nn.running`.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -26,7 +26,7 @@ from jaxtyping import Array, Float, Key
 from attnjax.contract import check_known
 from attnjax.contract.trace import Edit, Trace
 from attnjax.nn import running
-from attnjax.nn.stack import REMAT
+from attnjax.nn.remat import REMAT, checkpointed
 from attnjax.nn.transformer import keys
 
 
@@ -174,12 +174,6 @@ class Stages(nnx.Module):
   def _merged(self, carry, number, x):
     merge = self.merges[number]
     return x if merge is None else carry(merge, x)
-
-
-def checkpointed(function: Callable, remat: str) -> Callable:
-  """Returns the function, or with `jax.checkpoint` by a policy of `nn.stack.REMAT`."""
-  policy = REMAT[remat]
-  return function if policy is None else jax.checkpoint(function, policy=policy)
 
 
 def one_a_stage(**options: Sequence[Any]) -> None:
