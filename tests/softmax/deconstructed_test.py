@@ -41,7 +41,7 @@ def _model(*layers, repeats=1, **changes) -> Any:
 def _of_kinds(name):
   options = {"fixed_tokens": GIVEN, "fixed_scale": 0.7, "fixed_seed": 3}
   return _model(
-    *((SLUG, options | {"kind": kind}) for kind in PATTERNS[name]), repeats=2
+    *((SLUG, options | {"kind": kind}) for kind in PATTERNS[name]), repeats=3
   )
 
 
@@ -81,7 +81,7 @@ class HostTest(parameterized.TestCase):
       self.assertEqual(np.abs(own[0] - own[1]).max() < 1e-6, kind == "rndemb")
 
   def test_two_segments_are_one_row(self):
-    model = _model((SLUG, {"kind": "rndemb"}))
+    model = _model((SLUG, {"kind": "rndemb"}), conv=3)
 
     @jax.jit
     def run(model, tokens):
@@ -281,11 +281,9 @@ class PlansTest(parameterized.TestCase):
       deconstructed.standard_layers("middle", 6)
 
   def test_skip_takes_the_simple_layers_out(self):
-    model = _model(
-      (SLUG, {}), (SLUG, {"kind": "standard"}), ("dot_product", {}), repeats=2
-    )
+    model = _model((SLUG, {}), (SLUG, {"kind": "standard"}), ("dot_product", {}))
     rest = deconstructed.skip(model)
-    self.assertEqual((rest.stack.depth, model.stack.depth), (4, 6))
+    self.assertEqual((rest.stack.depth, model.stack.depth), (2, 3))
 
     def by_hand(model):
       x = model._embed(TOKENS)
@@ -322,7 +320,7 @@ def _numpy_model(model, tokens):
     fixed = np.asarray(streams.noise(T, DIM, 3, 0.7), np.float64)
   x, first = table[tokens], table[tokens]
   stream, begin = fixed, fixed
-  for repeat in range(2):
+  for repeat in range(3):
     for stacked in model.stack.blocks:
       block = jax.tree.map(lambda leaf, i=repeat: np.asarray(leaf[i]), stacked)
       x, stream = (
