@@ -18,7 +18,7 @@ from attnjax import contract, sharding
 from attnjax.nn import running
 from experiments import checks, configuration, data, errors
 from experiments.errors import UserError
-from experiments.training import objective, optimizer, part, step
+from experiments.training import memory, objective, optimizer, part, step
 
 # Errors that a layer or host raises about its sizes and options: the user's to fix.
 _USER = (ValueError, NotImplementedError, ModuleNotFoundError)
@@ -33,8 +33,9 @@ class Assembly:
     task: the data set.
     mesh: the devices.
     optimizer: the optax chain.
-    state: shapes, types and shardings of {"step", "model", "stats", "optimizer"};
-      `stats` are the model's running statistics, `()` without batch norm.
+    state: shapes, types and shardings of {"step", "model", "stats", "memory",
+      "optimizer"}; `stats` are the model's running statistics, `()` without batch norm,
+      `memory` what it keeps of the batches before, `()` without.
     batch: shapes, types and shardings of a batch.
     objective: runs the model on a batch, and gives the loss and the metric.
   """
@@ -50,8 +51,7 @@ class Assembly:
   def init(self) -> Any:
     """Returns a fresh state, allocated on the mesh."""
     shardings = jax.tree.map(lambda leaf: leaf.sharding, self.state)
-    build = builder(self.config, self.task)
-    make = functools.partial(_init, build, self.config.seed, self.optimizer)
+    make = _maker(self.config, self.task, self.optimizer)
     with jax.set_mesh(self.mesh):
       return jax.jit(make, out_shardings=shardings)()
 
@@ -108,8 +108,8 @@ def assemble(config: ConfigDict) -> Assembly:
     _check_batch(config, mesh)
     chain = optimizer.make(config.optimizer, config.steps)
     chain = part.optimizer(chain, config.train.only)
-    make = functools.partial(_init, builder(config, task), config.seed, chain)
-    state = _placed(jax.eval_shape(make), mesh)
+    _check_memory(config, task)
+    state = _placed(jax.eval_shape(_maker(config, task, chain)), mesh)
     goal = objective.make(configuration.host_module(config.host), task)
     batch = _batch(config, task, mesh)
     assembly = Assembly(config, task, mesh, chain, state, batch, goal)
@@ -179,14 +179,21 @@ def _plain(section: ConfigDict) -> dict[str, Any]:
   return {k: tuple(v) if isinstance(v, list) else v for k, v in section.items()}
 
 
-def _init(build, seed, chain):
-  made = build(rngs=nnx.Rngs(seed))
-  return {
-    "step": jnp.zeros((), jnp.int32),
-    "model": made,
-    "stats": running.init_stats(made),
-    "optimizer": chain.init(made),
-  }
+def _maker(config, task, chain):
+  """Returns the function that makes a fresh state."""
+  build = builder(config, task)
+
+  def make():
+    made = build(rngs=nnx.Rngs(config.seed))
+    return {
+      "step": jnp.zeros((), jnp.int32),
+      "model": made,
+      "stats": running.init_stats(made),
+      "memory": memory.empty(made, config.data.batch, config.memory, config.dtype),
+      "optimizer": chain.init(made),
+    }
+
+  return make
 
 
 def _placed(shapes, mesh):
@@ -194,6 +201,7 @@ def _placed(shapes, mesh):
   shardings = sharding.parameter_shardings(shapes, mesh)
   whole = NamedSharding(mesh, P())
   shardings["stats"] = jax.tree.map(lambda _: whole, shapes["stats"])
+  shardings["memory"] = memory.placed(shapes["memory"], mesh)
   return jax.tree.map(
     lambda s, place: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place),
     shapes,
@@ -203,6 +211,7 @@ def _placed(shapes, mesh):
 
 def _batch(config, task, mesh):
   example = task.source("train")[0]
+  example |= {memory.BEGINS: np.bool_(False)} if config.memory else {}
   place = NamedSharding(mesh, P("data"))
   return {
     name: jax.ShapeDtypeStruct(
@@ -210,6 +219,14 @@ def _batch(config, task, mesh):
     )
     for name, leaf in example.items()
   }
+
+
+def _check_memory(config, task):
+  if config.memory and not task.consecutive:
+    raise ValueError(
+      f"memory = {config.memory}: the examples of data set {task.name!r} do not follow"
+      " each other; the windows of a text without documents do"
+    )
 
 
 def _check_batch(config, mesh):

@@ -20,6 +20,7 @@ TRAINER: dict[str, Any] = {
     "accumulate": 1,
   },
   "train": {"only": ""},  # a rule of the paths of parameters; see training.part
+  "memory": 0,  # earlier tokens that layers see; batches go on; see training.memory
   "init": "",  # the workdir of a run whose parameters are the first
   "mesh": {"data": -1, "model": 1},
   "log_every": 10,
@@ -46,6 +47,7 @@ _LEAST = {
   "data.batch": 1,
   "optimizer.accumulate": 1,
   "seed": 0,
+  "memory": 0,
   "eval_batches": 0,
   "optimizer.rate": 0,
   "optimizer.warmup": 0,

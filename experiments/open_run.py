@@ -18,7 +18,7 @@ class Saved:
   Attributes:
     assembly: what the run's config names.
     step: the checkpoint's step.
-    state: {"step", "model", "stats", "optimizer"}.
+    state: {"step", "model", "stats", "memory", "optimizer"}.
   """
 
   assembly: Assembly
@@ -52,7 +52,12 @@ def open_run(workdir: str, checkpoint: str = "latest") -> Saved:
       raise UserError(f"{workdir} has no checkpoint yet")
     step = _choose(checkpoint, kept, checkpoints)
     source = assembly.task.source("train")
-    data = pipeline.training(source, seed=config.seed, batch=config.data.batch)
+    data = pipeline.training(
+      source,
+      seed=config.seed,
+      batch=config.data.batch,
+      consecutive=config.memory > 0,
+    )
     try:
       state = checkpoints.load(step, assembly.state, data)
     except UserError as error:

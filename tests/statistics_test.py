@@ -76,7 +76,7 @@ def _batch(key, number=64, side=16):
 def _state(chain):
   model = _Model()
   state = {"step": jnp.int32(0), "model": model, "optimizer": chain.init(model)}
-  return state | {"stats": running.init_stats(model)}
+  return state | {"stats": running.init_stats(model), "memory": ()}
 
 
 @functools.cache
@@ -102,7 +102,7 @@ class StepTest(parameterized.TestCase):
     batch = _batch(99, 2)
     batch["image"] += _DEVIATION  # its own statistics are others
     sums = jax.jit(step.make_evaluate(_OBJECTIVE, dtype="float32"))
-    found = sums(model, state["stats"], batch)
+    found, _ = sums(model, state["stats"], (), batch)
     x = np.asarray(batch["image"], np.float64)
     y = model.norm.scale * (x - _MEAN) / _DEVIATION + model.norm.bias
     logits = (y**2).mean((1, 2)) @ model.head.kernel + model.head.bias

@@ -13,6 +13,8 @@ import numpy as np
 
 from experiments.data.task import Source
 
+# The name of a batch's array that says in which rows a stream begins, bool (B,).
+BEGINS = "begins"
 # Threads prepare batches while the device computes; sources are cheap, so that a few
 # batches ahead are enough.
 _READ = grain.ReadOptions(num_threads=2, prefetch_buffer_size=8)
@@ -25,6 +27,7 @@ def training(
   batch: int,
   process_index: int = 0,
   process_count: int = 1,
+  consecutive: bool = False,
 ) -> grain.DatasetIterator:
   """Returns an endless iterator over batches, shuffled anew in each epoch.
 
@@ -38,6 +41,8 @@ def training(
     batch: examples of all processes together.
     process_index: index of this process's share.
     process_count: number of shares.
+    consecutive: nothing is shuffled; row r of each batch continues row r of the batch
+      before, see `Streams`.
 
   Raises:
     ValueError: if the source is empty or `batch` has no equal shares.
@@ -47,7 +52,10 @@ def training(
     raise ValueError("no examples to train on")
   if seed < 0:
     raise ValueError(f"seed = {seed}; it must be at least 0")
-  examples = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
+  if consecutive:
+    examples = grain.MapDataset.source(Streams(source, batch, seed)).repeat()
+  else:
+    examples = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
   batches = examples[process_index::process_count].batch(share)
   return iter(batches.to_iter_dataset(_READ))
 
@@ -59,6 +67,7 @@ def evaluation(
   process_index: int = 0,
   process_count: int = 1,
   limit: int = 0,
+  consecutive: bool = False,
 ) -> Iterable[dict[str, Any]]:
   """Returns one pass in order, in batches of one shape; it may be iterated again.
 
@@ -71,6 +80,8 @@ def evaluation(
     process_index: index of this process's share.
     process_count: number of shares.
     limit: number of batches; 0 is all.
+    consecutive: row r has the r-th of `batch` equal parts of the source, in order, and
+      `begins`, as `Streams` have.
 
   Raises:
     ValueError: if the source is empty, `batch` has no equal shares, or `limit` < 0.
@@ -81,17 +92,58 @@ def evaluation(
   if limit < 0:
     raise ValueError(f"limit = {limit} batches; it must be at least 0, which is all")
   number = -(-len(source) // batch)
-  return _Pass(
-    source, batch, process_index * share, share, min(limit or number, number)
-  )
+  rows = range(process_index * share, (process_index + 1) * share)
+  if consecutive:
+    rows, step = [number * row for row in rows], 1
+    source = _Beginning(source)
+  else:
+    step = batch
+  return _Pass(source, tuple(rows), step, min(limit or number, number))
+
+
+@dataclasses.dataclass(frozen=True)
+class Streams:
+  """The examples of a source as `batch` streams, one for each row of a batch.
+
+  Example n batch + r is that of row r of batch n: the source's example first + r L + n,
+  counted round, where L = floor(length / batch) and `first` is drawn by the seed. Each
+  stream thus goes through the whole source, and the same batches come again after
+  `length` of them. `begins` is True in the source's first example, which continues
+  none.
+  """
+
+  source: Source
+  batch: int
+  seed: int
+
+  def __len__(self) -> int:
+    return len(self.source) * self.batch
+
+  def __getitem__(self, index: int) -> dict[str, Any]:
+    (number, row), length = divmod(index, self.batch), len(self.source)
+    first = int(np.random.default_rng(self.seed).integers(length))
+    place = first + row * (length // self.batch) + number
+    return _Beginning(self.source)[place % length]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Beginning:
+  """The examples of a source with `begins`: True in the first."""
+
+  source: Source
+
+  def __len__(self) -> int:
+    return len(self.source)
+
+  def __getitem__(self, index: int) -> dict[str, Any]:
+    return self.source[index] | {BEGINS: np.bool_(index == 0)}
 
 
 @dataclasses.dataclass(frozen=True)
 class _Pass:
   source: Source
-  batch: int
-  start: int  # the first of this process's rows in a global batch
-  share: int
+  first: tuple[int, ...]  # the examples of this process's rows in the first batch
+  step: int  # from a row to that of the next batch
   number: int
 
   def __len__(self) -> int:
@@ -99,8 +151,7 @@ class _Pass:
 
   def __iter__(self) -> Iterator[dict[str, Any]]:
     for i in range(self.number):
-      first = i * self.batch + self.start
-      rows = [self._row(j) for j in range(first, first + self.share)]
+      rows = [self._row(first + i * self.step) for first in self.first]
       yield {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
   def _row(self, index: int) -> dict[str, Any]:

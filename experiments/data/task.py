@@ -47,6 +47,8 @@ class Task:
     sizes: other sizes that a host may ask for, by name.
     unit: the unit in which speed is counted.
     units: number of these units in an example.
+    consecutive: whether example i + 1 continues example i, so that a model may keep a
+      memory of it.
   """
 
   name: str
@@ -61,6 +63,7 @@ class Task:
   sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
   unit: str = "examples"
   units: int = 1
+  consecutive: bool = False
 
   @property
   def channels(self) -> int:

@@ -130,6 +130,7 @@ def task(
     decode,
     unit="tokens",
     units=length,
+    consecutive=not documents,
   )
 
 

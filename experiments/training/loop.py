@@ -57,6 +57,7 @@ class Trainer:
       batch=self.config.data.batch,
       process_index=jax.process_index(),
       process_count=jax.process_count(),
+      consecutive=self.config.memory > 0,
     )
     self.step, state = self.checkpoints.restore(assembly.state, self.data)
     self.state = self._first() if state is None else state
@@ -87,7 +88,7 @@ class Trainer:
       traced = update.trace(a.state, a.batch)
       self._update = traced.lower().compile()
       evaluate = jax.jit(a.evaluate())
-      held = a.state["model"], a.state["stats"]
+      held = a.state["model"], a.state["stats"], a.state["memory"]
       self._evaluate = evaluate.lower(*held, a.batch).compile()
       flops = cost.flops(traced.jaxpr.jaxpr)
     self.cost = {"flops_per_step": flops, **cost.memory(self._update)}

@@ -11,6 +11,7 @@ import jax
 from attnjax.contract import check_known
 from attnjax.nn import running
 from experiments.training import measures, objectives
+from experiments.training.memory import BEGINS, begun
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,12 +29,26 @@ class Objective:
   metric: str
 
   def predict(
-    self, model: Any, stats: Any, batch: dict, key=None, *, train: bool = False
-  ) -> tuple[Any, Any]:
-    """Returns (the model's outputs for a batch, new statistics)."""
+    self,
+    model: Any,
+    stats: Any,
+    batch: dict,
+    key=None,
+    *,
+    memory: Any = (),
+    train: bool = False,
+  ) -> tuple[Any, Any, Any]:
+    """Returns (the model's outputs for a batch, new statistics, the memory after it).
+
+    A `memory` that is not `()` is that of the batch before.
+    """
     (arguments, options), own = self.inputs(batch), running.given(stats, train)
+    if memory:
+      own = own | {"memory": begun(memory, batch[BEGINS])}
     outputs = model(*arguments, key=key, **options, **own)
-    return outputs if own else (outputs, ())
+    outputs, stats = outputs if "stats" in own else (outputs, ())
+    outputs, memory = outputs if memory else (outputs, ())
+    return outputs, stats, memory
 
   def summarize(self, totals: dict) -> dict[str, float]:
     """Returns the mean loss and the task's metric from sums."""
