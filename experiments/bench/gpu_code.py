@@ -57,7 +57,7 @@ def read(ptx: str, kind: str = "tensor") -> dict:
 
 
 def fused(ptx: str) -> int:
-  """Counts an online softmax's decays of which a product was fused into a difference.
+  """Returns how many decays of an online softmax are differences of fused products.
 
   The decay of what was summed so far is 2^min(base - next, x + 16). Both bases are
   rounded products, and weights were computed with what was rounded. A compiler that

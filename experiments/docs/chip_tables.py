@@ -1,6 +1,7 @@
 """Makes the section of the kernels that were run on the chips they are made for."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,8 @@ from experiments.docs import markdown
 
 Row = dict[str, Any]
 _PROOFS = {
-  "right": "results and gradients against float64, and a second run equal to the bit",
+  "right": "kernels: results and gradients against float64, two runs equal to the bit",
+  "system": "systems' functions that call them: results and gradients against float64",
   "limit": "arrays of more than 2^31 elements",
   "memcheck": "compute-sanitizer's memcheck",
   "racecheck": "compute-sanitizer's racecheck",
@@ -43,19 +45,28 @@ def _proofs(rows: list[Row]) -> str:
   """Returns a table of what was proved, and the names of what was not right."""
   lines, wrong = [], []
   for who, what in _PROOFS.items():
-    own = [row for row in rows if row["who"] == who]
+    own = [row for row in rows if _proof(row) == who]
     bad = [row for row in own if not row.get("ok", False)]
     if own:
       lines.append((what, f"{len(own) - len(bad)} of {len(own)}"))
-    wrong += [f"`{r['case']}` ({who}): {_reason(r)}" for r in bad]
+    wrong += [f"`{r['case']}` ({r['who']}): {_reason(r)}" for r in bad]
   table = markdown.table(("proof", "right"), lines) if lines else ""
   return "\n\n".join([table, *(f"Not right: {each}." for each in wrong)])
+
+
+def _proof(row: Row) -> str:
+  return "system" if row["case"].startswith("system_") else row["who"]
 
 
 def _reason(row: Row) -> str:
   if "failed" in row:
     return markdown.prose(row["failed"][:90])
-  return f"error {row['error']:.3g}" if "error" in row else "its errors are in the rows"
+  if "errors" in row:
+    worst = row.get("worst", "")
+    error, usual = row["errors"].get(worst, (math.nan, math.nan))
+    equal = "" if row.get("equal") else ", two runs differ"
+    return f"error of `{worst}` {error:.1e}, plain JAX's {usual:.1e}{equal}"
+  return f"error {row['error']:.3g}" if "error" in row else "see its row"
 
 
 def _times(rows: list[Row]) -> str:

@@ -1,4 +1,4 @@
-"""What is right on the device, judged by numbers alone."""
+"""Judges results of the device by their errors alone."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""What travels to the device: inputs that are drawn again, programs, errors."""
+"""Draws the inputs of cases again, reads exported programs, measures errors."""
 
 import gzip
 import zlib
