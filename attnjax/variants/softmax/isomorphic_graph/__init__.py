@@ -63,8 +63,8 @@ from attnjax.variants.softmax.isomorphic_graph.definition import (
 )
 from attnjax.variants.softmax.isomorphic_graph.edges import EDGES, WEIGHTINGS
 from attnjax.variants.softmax.isomorphic_graph.graph import Adapter, GraphNetwork
-from attnjax.variants.softmax.isomorphic_graph.layer import Cache, Layer
-from attnjax.variants.softmax.isomorphic_graph.parts import FORMS, KINDS
+from attnjax.variants.softmax.isomorphic_graph.layer import Layer
+from attnjax.variants.softmax.isomorphic_graph.parts import FORMS, KINDS, Cache
 from attnjax.variants.softmax.isomorphic_graph.sparse import COMBINES, messages
 
 __all__ = [

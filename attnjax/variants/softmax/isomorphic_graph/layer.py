@@ -12,26 +12,11 @@ from jaxtyping import Array, Float
 from attnjax.contract import context as contexts
 from attnjax.contract.context import Context, Heads
 from attnjax.core.cache import KeyValueCache, poison
-from attnjax.core.exported import serializable
 from attnjax.nn import unseen
 from attnjax.ops import self_attention
 from attnjax.variants.softmax.isomorphic_graph import parts, sparse
 from attnjax.variants.softmax.isomorphic_graph.attention import adjacency, attend
-
-
-@serializable
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Cache:
-  """The decoding cache of "sparse_gin".
-
-  Attributes:
-    attention: keys and values of all tokens so far.
-    nodes: (layers, B, L, E), the inputs of each GIN layer.
-  """
-
-  attention: KeyValueCache
-  nodes: Any
+from attnjax.variants.softmax.isomorphic_graph.parts import Cache
 
 
 class Layer(nnx.Module):
@@ -46,8 +31,13 @@ class Layer(nnx.Module):
       "pna_lm": four aggregates of values, and perceptrons, see `attend`; "sparse_gin":
       softmax attention, and a graph network on the sharpened sum of its heads, which
       does not read the options from `weighting` to `keep_ratio`.
-    weighting: as in `attend`; so are edges, threshold, beta, keep_keys, keep_ratio.
+    weighting: "softmax" or "relu" of the scores.
+    edges: the transform f, see `edges.transformed`.
+    threshold: t of f, and of the neighbours of "pna_lm".
     learned_threshold: whether the threshold is a parameter.
+    beta: of "sharp_softplus" and "sigmoid".
+    keep_keys: keys of a token with `edges` "top_k".
+    keep_ratio: share of the earlier tokens with `edges` "scaled_top_k".
     sharpen: a learned factor of the scores of "gin", 1 at first.
     differential: weights of second queries and keys are subtracted, of "gin".
     mlp_ratio: width of the perceptrons as a multiple of H; of E in the graph network.
@@ -55,9 +45,12 @@ class Layer(nnx.Module):
     as_released: as the authors' code, see `attend` and `sparse.combined`.
     graph_size: E; this and the options up to `scale_last` are of "sparse_gin".
     graph_layers: layers of the graph network.
-    combine: as in `sparse.combined`; so are sharpness and least.
-    graph_threshold: the threshold of `sparse.combined`.
-    scale_first: of the adapter's scale over the layers; scale_last: its end.
+    combine: "sum", "mean", "any" or "learned", see `sparse.combined`.
+    sharpness: of the sigmoid of edges.
+    graph_threshold: what the sigmoid is centred at.
+    least: edges are above it.
+    scale_first: the adapter's scale in the model's first layer.
+    scale_last: its scale in the last layer.
     rope_theta: of the rotary positions; none if 0.
     impl: as in `attend`.
     rngs: for the parameters.

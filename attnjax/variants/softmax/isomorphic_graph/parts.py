@@ -1,9 +1,15 @@
 """The parts of a layer, by its kind."""
 
+import dataclasses
+from typing import Any
+
+import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from attnjax.contract import check_options
+from attnjax.core.cache import KeyValueCache
+from attnjax.core.exported import serializable
 from attnjax.nn import projections
 from attnjax.variants.softmax.isomorphic_graph import sparse
 from attnjax.variants.softmax.isomorphic_graph.attention import IMPLEMENTATIONS
@@ -18,6 +24,21 @@ from attnjax.variants.softmax.isomorphic_graph.inputs import OwnValues
 
 FORMS = ("causal",)
 KINDS = ("gin", "pna", "pna_lm", "sparse_gin")
+
+
+@serializable
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Cache:
+  """The decoding cache of "sparse_gin".
+
+  Attributes:
+    attention: keys and values of all tokens so far.
+    nodes: (layers, B, L, E), the inputs of each GIN layer.
+  """
+
+  attention: KeyValueCache
+  nodes: Any
 
 
 def check(form, kind, weighting, edges, combine, impl, of_gin) -> None:
