@@ -1,0 +1,1 @@
+"""The report of pruning: heads, modules, parameters and FLOPs, before and after."""
