@@ -41,7 +41,7 @@ def compare(
 
 def _results(params, given, case):
   def loss(params, x):
-    layer = _layer(params, x.shape[2], case)
+    layer = _layer(params, *x.shape[1:], case)
     y, found = layer(x, index=1), weights(layer, x, index=1)
     total = jnp.sum(y * jnp.cos(jnp.arange(y.size)).reshape(y.shape))
     return total, {"out.y": y, "out.adjacency": found}
@@ -51,7 +51,7 @@ def _results(params, given, case):
   return results | {f"grad.{key}": value for key, value in by_all.items()}
 
 
-def _layer(params, dim, case) -> Any:
+def _layer(params, length, dim, case) -> Any:
   """Returns a layer with the official parameters, differentiable by them."""
   heads, mode = case["heads"], case.get(f"{_GIN}threshold_mode", "none")
   size = dim // heads
@@ -62,6 +62,9 @@ def _layer(params, dim, case) -> Any:
     weighting="softmax" if case[f"{_GIN}use_softmax"] else "relu",
     edges=_EDGES.get(mode, mode.replace("_binary_above", "")),
     threshold=case.get(f"{_GIN}threshold_value", 0.2),
+    keep_keys=max(
+      int(length * case.get(f"{_GIN}top_k_fraction_of_sequence_length", 0.1)), 1
+    ),
     learned_threshold="threshold.0" in params,
     sharpen="sharpening_parameters.0" in params,
     differential="q_proj_2.weight" in params,

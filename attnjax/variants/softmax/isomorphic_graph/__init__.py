@@ -45,8 +45,9 @@ features gathered, D model width, E nodes of the graph network, C edges of a lis
 Not here: the group norm of differential weights, whose statistics are over all pairs,
 later ones too; graph networks for each head; the code's GCN, PNA and recombination
 networks, coarse-grained and MLP variants, and pairs scored by a perceptron; dropout
-inside the perceptrons; a kernel for sharpened edges, which are functions of normalised
-weights or of all heads, where a kernel's score is of one pair and head.
+inside the perceptrons, and biases in those of "pna"; a kernel for sharpened edges,
+which are functions of normalised weights or of all heads, where a kernel's score is of
+one pair and head.
 """
 
 from attnjax.variants.softmax.isomorphic_graph.attention import (
