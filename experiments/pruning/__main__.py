@@ -97,7 +97,7 @@ def _scores(saved: Saved, batches, by: str) -> list[Any]:
 
   def loss(model, example):
     batch = jax.tree.map(lambda x: x[None], example)
-    outputs, _ = goal.predict(model, saved.state["stats"], batch)
+    outputs, *_ = goal.predict(model, saved.state["stats"], batch)
     return goal.totals(outputs, batch)["loss"]
 
   one = jax.jit(functools.partial(heads.importance, loss=loss))

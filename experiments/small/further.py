@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from experiments.small.problem import Problem
-from experiments.small.training import Recipe, Run, _optimizer
+from experiments.small.training import Recipe, Run, optimizer_of
 
 
 def further(model: Any, problem: Problem, recipe: Recipe, run: Run) -> Any:
@@ -31,7 +31,7 @@ def _program(loss, recipe):
 
 
 def _one(loss, recipe, model, seed, rate, pool):
-  optimizer = _optimizer(recipe, model)
+  optimizer = optimizer_of(recipe, model)
   # Another order than that of a training before, which has the same seed.
   order = jax.random.fold_in(jax.random.key(seed), 1)
   size = jax.tree.leaves(pool)[0].shape[0]

@@ -132,7 +132,7 @@ def _one(build, loss, recipe, marks, number, rate, pool):
   """Returns the model and its statistics at each mark, stacked."""
   weights, order = jax.random.split(jax.random.key(number))
   model = build(weights)
-  optimizer = _optimizer(recipe, model)
+  optimizer = optimizer_of(recipe, model)
 
   def objective(model, stats, batch):
     new = [stats]
@@ -165,7 +165,8 @@ def _one(build, loss, recipe, marks, number, rate, pool):
   return jax.lax.scan(part, start, steps)[1]
 
 
-def _optimizer(recipe: Recipe, model: Any) -> optax.GradientTransformation:
+def optimizer_of(recipe: Recipe, model: Any) -> optax.GradientTransformation:
+  """Returns Adam with warm-up, a cosine and clipping, without a learning rate."""
   schedule = optax.warmup_cosine_decay_schedule(
     0.0, 1.0, recipe.steps // 10, max(recipe.steps, 1)
   )
