@@ -436,6 +436,14 @@ class MosaicTpuTest(parameterized.TestCase):
       error = 1e-4 * np.abs(other).max()
       np.testing.assert_allclose(one, other, rtol=1e-4, atol=error)
 
+  def test_the_padding_of_folded_heads_spreads_no_infinity(self):
+    """Nine queries of two heads a key head, all far beyond their window's keys."""
+    q, k, v, _ = arrays(1, 9, 33, 4, 2, 16, 24)
+    where = {"query_positions": jnp.array([169]), "local_window_size": (20, 3)}
+    with simulate.accelerators(detect_races=False):
+      out = dot_product_attention(q, k, v + jnp.inf, impl="pallas", **where)
+    np.testing.assert_array_equal(out, jnp.zeros_like(out))
+
   @parameterized.parameters(None, 40.0)
   def test_capped_scores_that_are_all_far_from_zero(self, sink):
     """Rows at -50, at 50, at both; NaN where nobody looks; a row that sees nothing."""

@@ -131,15 +131,17 @@ class Part:
 
   def queries(self) -> jax.Array:
     """Returns the query index of each score."""
-    if self.plan.rows >= 0:
-      return self.tile(self.plan.rows)
-    first = self.i * self.plan.block_q + self.row
-    return first + self._iota(int(self.plan.keys_down))
+    return self._places() if self.plan.rows < 0 else self.tile(self.plan.rows)
 
   def keys(self) -> jax.Array:
     """Returns the key index of each score."""
     first = self.j * self.plan.block_k + self.column
     return first + self._iota(int(not self.plan.keys_down))
+
+  def _places(self):
+    """Returns the row among all rows of queries of each score."""
+    first = self.i * self.plan.block_q + self.row
+    return first + self._iota(int(self.plan.keys_down))
 
   def _iota(self, axis):
     return jax.lax.broadcasted_iota(jnp.int32, self.shape, axis)
@@ -165,7 +167,7 @@ class Part:
       return inside
     seen = jnp.broadcast_to(self.evaluate(plan.seen), self.shape)
     if plan.T != plan.queries:  # Padding must not see what nobody else sees.
-      seen &= self.queries() < plan.T
+      seen &= self._places() < plan.T
     return seen if inside is None else seen & inside
 
   def tile(self, number: int) -> jax.Array:
