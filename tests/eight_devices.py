@@ -28,6 +28,7 @@ from jax.sharding import PartitionSpec as P  # noqa: E402
 
 from attnjax import dot_product_attention, sharding  # noqa: E402
 from attnjax.core.devices import partitioned  # noqa: E402
+from attnjax.core.recurrence import prefix  # noqa: E402
 from attnjax.core.softmax import tiling, xla_dense  # noqa: E402
 from attnjax.nn.norms import BatchNorm  # noqa: E402
 from experiments import run  # noqa: E402
@@ -186,6 +187,35 @@ def _error(got, want) -> float:
     lambda a, b: abs(np.asarray(a) - np.asarray(b)).max(), got, want
   )
   return float(max(jax.tree.leaves(errors)))
+
+
+def prefix_softmax() -> dict:
+  """The errors of prefix softmax on explicit axes that divide batches and heads."""
+  keys = jax.random.split(jax.random.key(1), 2)
+  arrays = (
+    jax.random.normal(keys[0], (4, 37, 2)),
+    jax.random.normal(keys[1], (4, 37, 2, 8)),
+  )
+  ids = jnp.arange(37)[None] // 11 * jnp.ones((4, 1), jnp.int32)
+
+  def loss(form):
+    def one(s, v, ids):
+      out, lse, last = prefix.prefix(s, v, form=form, segment_ids=ids)
+      return sum(jnp.sin(x).sum() for x in (out, lse, *jax.tree.leaves(last)))
+
+    return jax.jit(jax.value_and_grad(one, (0, 1)))
+
+  mesh = jax.make_mesh((4, 2), ("x", "y"), axis_types=(AxisType.Explicit,) * 2)
+  specs = P("x", None, "y"), P("x", None, "y"), P("x")
+  put = [
+    jax.device_put(x, NamedSharding(mesh, s)) for x, s in zip((*arrays, ids), specs)
+  ]
+  found = {}
+  for name, form in prefix.FORMS.items():
+    with jax.set_mesh(mesh):
+      got = loss(form)(*put)
+    found[name] = _error(got, loss(form)(*arrays, ids))
+  return found
 
 
 def tokens() -> dict:

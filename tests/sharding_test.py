@@ -62,6 +62,11 @@ class ShardingTest(parameterized.TestCase):
       with self.subTest(name):
         self.assertLess(error, 1e-4)
 
+  def test_prefix_softmax_takes_explicit_axes(self):
+    for form, error in eight_devices("prefix_softmax").items():
+      with self.subTest(form):
+        self.assertLess(error, 1e-4)
+
   def test_attention_runs_on_each_device_s_batches_and_heads(self):
     found = eight_devices("attention")
     self.assertLess(found["error"], 1e-4)

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 from jax.experimental.custom_partitioning import custom_partitioning
 from jax.extend import core as jex
 from jax.interpreters import batching, mlir
-from jax.sharding import NamedSharding, reshard
-from jax.sharding import PartitionSpec as P
+from jax.sharding import NamedSharding
 
 from attnjax.core.devices import decoding, division, mapped
+from attnjax.core.devices.alignment import labels_of
 from attnjax.core.devices.context import described, no_mesh, vary
 
 
@@ -48,7 +48,7 @@ def per_device(
     def flattened(*flat):
       return jax.tree.leaves(function(*tree.unflatten(flat)))
 
-    labels = _labels(tuple(inputs), arguments), _labels(outputs, results)
+    labels = labels_of(tuple(inputs), arguments), labels_of(outputs, results)
     found = _bind(_Part(flattened, *labels, local), flat, whole)
     return jax.tree.unflatten(jax.tree.structure(results), found)
 
@@ -57,44 +57,6 @@ def per_device(
 
 def _shapes(arrays):
   return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), arrays)
-
-
-def _labels(specs, arguments):
-  def is_spec(x):
-    return isinstance(x, P)
-
-  specs = jax.tree.broadcast(specs, arguments, is_leaf=is_spec)
-  specs, arrays = jax.tree.leaves(specs, is_leaf=is_spec), jax.tree.leaves(arguments)
-  return tuple(
-    division.padded(spec, jnp.ndim(x)) for spec, x in zip(specs, arrays, strict=True)
-  )
-
-
-def aligned(arguments, specs: Sequence[Any]):
-  """Gives arguments types that fit each other and the results of `per_device`.
-
-  The arguments then vary over equal manual axes, and explicit axes divide a label in
-  all of them; the gradients of changed arguments are summed and divided as before.
-
-  Args:
-    arguments: a tuple of pytrees.
-    specs: of labels, as `per_device` takes them.
-  """
-  arguments = vary(arguments)
-  flat, tree = jax.tree.flatten(arguments)
-  labels = _labels(tuple(specs), arguments)
-  mesh, axes = mapped.explicit(labels, [jax.typeof(x) for x in flat])
-  if axes:
-    own = [
-      division.spec(n, jnp.shape(x), axes, mesh.shape) for n, x in zip(labels, flat)
-    ]
-    flat = [
-      x
-      if jax.typeof(x).sharding.spec == spec
-      else reshard(x, NamedSharding(mesh, spec))
-      for x, spec in zip(flat, own)
-    ]
-  return jax.tree.unflatten(tree, flat)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
 from attnjax.core import derivatives, devices
@@ -15,6 +16,10 @@ from attnjax.core.recurrence.prefix.state import State, combine
 
 # The names, for `jax.checkpoint_policies`, of what need not be recomputed.
 SAVED = tuple(f"prefix_softmax_{name}" for name in ("out", "top", "total", "state"))
+
+# The labels of the axes by which devices divide the passes (`attnjax.core.devices`).
+_ROWS, _LAST = P("batch", None, "heads"), P("batch", "heads")
+_INPUTS, _OUTPUTS = ((_ROWS, _ROWS, _LAST), P("batch")), (_ROWS, _ROWS, _ROWS, _LAST)
 
 
 @jax.tree_util.register_dataclass
@@ -96,17 +101,35 @@ def _rows(scores, values, form: Form, initial, segment_ids) -> tuple[State, Stat
   dtype = jnp.promote_types(accumulator_dtype(scores), accumulator_dtype(values))
   start = State.empty((B, N, E), dtype) if initial is None else initial
   s, start = jax.tree.map(lambda x: x.astype(dtype), (scores, start))
-  s, values, start = devices.vary((s, values, start))
   if not B * T:
     return State(s, s, values), start
   first = None if segment_ids is None else beginnings(segment_ids)
-  values = jnp.where(s[..., None] > -jnp.inf, values, 0)
-  run, tangent, transpose = (
+  (s, values, start), first = devices.aligned(((s, values, start), first), _INPUTS)
+  x = s, jnp.where(s[..., None] > -jnp.inf, values, 0), start
+  run = derivatives.differentiable(*_passes(form, x, first), saved=SAVED)
+  out, top, total, last = run(x, first)
+  return State(top, total, out), State(top[:, -1], total[:, -1], last)
+
+
+def _passes(form: Form, x, first) -> tuple[Callable, Callable, Callable]:
+  """Returns (the value, the tangents, the cotangents) as functions of x and first.
+
+  Where explicit axes of a mesh divide x, each device runs value and cotangents on its
+  part, and neither has a derivative: a loop's carry has no sharding of its own.
+  """
+  run, tangent, transposed = (
     functools.partial(function, form) for function in (_run, _tangent, _transposed)
   )
-  run = derivatives.differentiable(run, tangent, transpose, saved=SAVED)
-  out, top, total, last = run((s, values, start), first)
-  return State(top, total, out), State(top[:, -1], total[:, -1], last)
+  if not devices.divided((x, first), _INPUTS):
+    return run, tangent, transposed
+  given = *_INPUTS, _OUTPUTS, _OUTPUTS
+
+  def pulled(*arrays):
+    return transposed(*arrays, None)
+
+  each = devices.per_device(pulled, given, _INPUTS[0])
+  run = devices.per_device(run, _INPUTS, _OUTPUTS)
+  return run, tangent, lambda *arrays: each(*arrays[:-1])
 
 
 def across(scores, values, axis: str, *, form: Form):
