@@ -9,11 +9,13 @@ def rotate(
   positions: Num[Array, "#B T"] | Num[Array, "T"],
   *,
   theta: float = 10000.0,
+  interleaved: bool = False,
 ) -> Float[Array, "B T N H"]:
-  """Applies rotary position embedding in the half-split form: pairs are (h, h + H/2).
+  """Applies rotary position embedding; pairs are (h, h + H/2), the half-split form.
 
   Jianlin Su et al. RoFormer. arXiv:2104.09864, equation 34. The angle of pair h at
-  position p is p theta^(-2h/H). Angles are float32 whatever x is.
+  position p is p theta^(-2h/H). Angles are float32 whatever x is. With `interleaved`
+  pairs are (2 h, 2 h + 1), as in the paper.
   """
   H = x.shape[-1]
   if H % 2:
@@ -21,7 +23,7 @@ def rotate(
   rate = theta ** (-jnp.arange(0, H, 2, dtype=jnp.float32) / H)
   places = positions[..., None].astype(jnp.float32)
   angle = places * rate.reshape((1,) * positions.ndim + (-1,))  # ([B,] T, H/2)
-  return turn(x, jnp.cos(angle), jnp.sin(angle))
+  return turn(x, jnp.cos(angle), jnp.sin(angle), interleaved=interleaved)
 
 
 def turn(
