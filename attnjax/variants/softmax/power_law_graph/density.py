@@ -44,11 +44,8 @@ def of_each_token(
     chunk: the most tokens that are worked on at once; no result depends on it.
   """
   B, T, N, H = q.shape
-  kind, real = q.dtype, None
-  runs = jnp.zeros((B, T), jnp.int32)
-  if ids is not None:
-    ids, real = linear.spans(ids)
-    runs = jnp.cumsum(jnp.pad(ids[:, 1:] != ids[:, :-1], ((0, 0), (1, 0))), axis=1)
+  kind = q.dtype
+  runs, real = _runs(ids, (B, T))
   q = _clean(q, real)
   state = jnp.zeros((B, N, H, H), q.dtype) if state is None else state.astype(q.dtype)
   number = -(-T // chunk)
@@ -98,6 +95,15 @@ def _sums(carry, own, reverse: bool = False):
 
   tokens = jax.tree.map(lambda x: x.swapaxes(0, 1), own)
   return jax.lax.scan(add, carry, tokens, reverse=reverse)
+
+
+def _runs(ids, shape):
+  """Returns the number of each token's document, (B, T), and which tokens are real."""
+  if ids is None:
+    return jnp.zeros(shape, jnp.int32), None
+  ids, real = linear.spans(ids)
+  new = jnp.pad(ids[:, 1:] != ids[:, :-1], ((0, 0), (1, 0)))
+  return jnp.cumsum(new, axis=1), real
 
 
 def _clean(q, real):

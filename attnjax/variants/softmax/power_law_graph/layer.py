@@ -195,9 +195,7 @@ class Layer(nnx.Module):
     ids = tokens.ids
     nothing = self.operator.init_document(x.shape[0]).state
     state: Any = old.resumed(ids, nothing)
-    counted, begun = places(ids, start, state["begun"])
-    if ids is None:  # of one token
-      counted = counted + jnp.arange(x.shape[1])[None]
+    counted, begun = places(ids, x.shape[1], start, state["begun"])
     heads = self._heads(tokens, counted)
     q, deduced = heads.q, cache.deduced
     state = {**state, "begun": begun}
@@ -220,7 +218,8 @@ class Layer(nnx.Module):
     tokens = contexts.accept(x, context, form=self.form, refuses=self.refuses)
     if tokens.ids is None:
       return self._heads(tokens, tokens.places)
-    return self._heads(tokens, places(tokens.ids, 0, jnp.full(x.shape[:1], -1))[0])
+    begun = jnp.full(x.shape[:1], -1)
+    return self._heads(tokens, places(tokens.ids, x.shape[1], 0, begun)[0])
 
   def _heads(self, tokens, counted) -> Heads:
     """Returns the heads, rotated by the given positions or else the counted ones."""

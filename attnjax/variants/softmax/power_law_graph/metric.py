@@ -97,9 +97,9 @@ class PowerLawMetric(nnx.Module):
     head_dim: int,
     heads: int,
     *,
-    hidden: int = 0,
-    residual_units: int = 2,
-    gated_units: int = 2,
+    hidden: int,
+    residual_units: int,
+    gated_units: int,
     rngs: nnx.Rngs,
   ):
     if residual_units < 0 or gated_units < 1:

@@ -128,7 +128,7 @@ class Operator(nnx.Module):
 
 
 def places(
-  ids: Int[Array, "B T"] | None, start: Any, begun: Int[Array, "B"]
+  ids: Int[Array, "B T"] | None, length: int, start: Any, begun: Int[Array, "B"]
 ) -> tuple[Int[Array, "B T"], Int[Array, "B"]]:
   """Returns each token's place in its document, and where the last document begins.
 
@@ -137,12 +137,14 @@ def places(
 
   Args:
     ids: documents, runs of equal ids; None is one document.
+    length: T.
     start: place in the row of the first of these tokens.
     begun: place in the row where the document that goes on begins, or -1.
   """
-  ids = jnp.zeros((begun.shape[0], 1), jnp.int32) if ids is None else ids
+  if ids is None:
+    ids = jnp.zeros((begun.shape[0], length), jnp.int32)
   whole, real = linear.spans(ids)
-  index = start + jnp.arange(ids.shape[1], dtype=jnp.int32)[None]
+  index = start + jnp.arange(length, dtype=jnp.int32)[None]
   new = jnp.pad(whole[:, 1:] != whole[:, :-1], ((0, 0), (1, 0)))
   first = jnp.where(begun >= 0, begun, start + real.argmax(axis=1).astype(jnp.int32))
   begins = jax.lax.cummax(jnp.where(new, index, first[:, None]), axis=1)
