@@ -181,12 +181,11 @@ def _small(key):
 CASES = (
   Case("causal", _shapes(2, 65, 65, 2, 2, 8, 6), {"causal": True}),
   Case("one_token", _shapes(1, 1, 1, 1, 1, 4, 4), {"causal": True}),
-  Case("more_keys", _shapes(2, 7, 63, 4, 2, 4, 4, rows=1), {"causal": True}),
   Case("segments", _shapes(2, 15, 15, 2, 1, 4, 4), {"segment_ids": _packed}),
   Case(
     "empty_rows",
-    _shapes(2, 7, 9, 2, 2, 4, 4),
-    {"mask": _random_mask, "scale": 0.3, "return_lse": True},
+    _shapes(2, 7, 9, 4, 2, 4, 4, rows=1),
+    {"causal": True, "mask": _random_mask, "scale": 0.3, "return_lse": True},
   ),
   Case("tensors", {"learned": (3, 2, 4, 4)}, make=_small, function="power_law"),
 )
