@@ -48,9 +48,9 @@ def _results(params, x, case):
 
 def _run(params, x, case):
   """Returns (y, the weights of each layer); a case of heads alone is a block of one."""
-  block = case["kind"] == "block" or isinstance(case["norm_axes"], list)
+  block = any(name.startswith("layers.") for name in params)
   sizes = [case[name] for name in ("norm_axes", "num_heads", "num_gaussians")]
-  sizes = sizes if block else [[size] for size in sizes]
+  sizes = [size if isinstance(size, list) else [size] for size in sizes]
   options = {"padding_value": case["padding_value"], "clamp": True, "residual": block}
   module = GaussianBlock(*sizes, **options, rngs=nnx.Rngs(0))
   for i, (layer, heads) in enumerate(zip(module.layers, sizes[1])):
