@@ -10,7 +10,7 @@ from flax import nnx
 
 from attnjax.variants.mixers.gaussian_adaptive import GaussianBlock
 
-_NAMES = {"mean_offsets": "offset", "c": "spread"}
+_NAMES = {"mean_offsets": "displacement", "c": "spread"}
 
 
 def compare(

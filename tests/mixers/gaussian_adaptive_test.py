@@ -19,14 +19,16 @@ def _draw(*shape, seed=0):
 
 
 def _gaussians(M, K, seed=7):
-  offset, log = _draw(2, M, K, seed=seed)
-  return offset, jnp.exp(0.3 * log)
+  displacement, log = _draw(2, M, K, seed=seed)
+  return displacement, jnp.exp(0.3 * log)
 
 
-def _weights(x, offset, spread, padding_value=None, clamp=False):
+def _weights(x, displacement, spread, padding_value=None, clamp=False):
   """Weights along the last axis in float64, by the log of the product of densities."""
-  x, offset, spread = (np.asarray(y, np.float64) for y in (x, offset, spread))
-  n, M = x.shape[-1], len(offset)
+  x, displacement, spread = (
+    np.asarray(y, np.float64) for y in (x, displacement, spread)
+  )
+  n, M = x.shape[-1], len(displacement)
   out = np.zeros(x.shape)
   for m in range(M):
     part = slice(m * (n // M), (m + 1) * (n // M) if m < M - 1 else n)
@@ -35,7 +37,7 @@ def _weights(x, offset, spread, padding_value=None, clamp=False):
     mean = known.mean(-1, keepdims=True)
     deviation = np.sqrt(known.var(-1, ddof=1, keepdims=True) + 1e-8)
     log = np.zeros(z.shape)
-    for d, c in zip(offset[m], spread[m]):
+    for d, c in zip(displacement[m], spread[m]):
       y = (z - mean - d) / deviation
       log += -(y**2) / (2 * c**2) - 0.5 * np.log(2 * np.pi * c**2)
     product = np.exp(log - (0 if clamp else log.max(-1, keepdims=True)))
@@ -45,8 +47,8 @@ def _weights(x, offset, spread, padding_value=None, clamp=False):
 
 
 @functools.partial(jax.jit, static_argnames=("axis", "padding_value", "clamp"))
-def _run(x, offset, spread, **options):
-  return gaam.attend(x, offset, spread, return_weights=True, **options)
+def _run(x, displacement, spread, **options):
+  return gaam.attend(x, displacement, spread, return_weights=True, **options)
 
 
 def _close(got, want, rtol=2e-4, atol=1e-6):
@@ -76,7 +78,9 @@ class FunctionTest(parameterized.TestCase):
     self.assertGreater(float(weights[0, 0]), 0.0)
 
   def test_clamp_where_densities_are_small(self):
-    x = _draw(3, 10).at[1].mul(1e-6)  # so far from its offsets that products vanish
+    x = (
+      _draw(3, 10).at[1].mul(1e-6)
+    )  # so far from its displacements that products vanish
     some = jnp.array([[0.002], [0.001]]), jnp.array([[1.0], [0.5]])
     _, weights = _run(x, *some, clamp=True)
     _close(weights, _weights(x, *some, clamp=True), atol=1e-12)
@@ -96,18 +100,21 @@ class FunctionTest(parameterized.TestCase):
     self.assertGreater(float(weights.max() / weights.min()), 1.01)
 
   def test_what_changes_nothing(self):
-    x, (offset, spread) = _draw(2, 9), _gaussians(1, 3)
-    _, weights = _run(x, offset, spread)
-    _close(_run(x + 3.0, offset, spread)[1], weights, rtol=1e-3)
-    _close(_run(x, offset, -spread)[1], weights)
+    x, (displacement, spread) = _draw(2, 9), _gaussians(1, 3)
+    _, weights = _run(x, displacement, spread)
+    _close(_run(x + 3.0, displacement, spread)[1], weights, rtol=1e-3)
+    _close(_run(x, displacement, -spread)[1], weights)
     order = np.random.default_rng(0).permutation(9)
-    _close(_run(x[:, order], offset, spread)[1], weights[:, order])
+    _close(_run(x[:, order], displacement, spread)[1], weights[:, order])
     # K equal Gaussians are one with c / sqrt(K).
     same = jnp.full((1, 3), 0.7), jnp.full((1, 3), 1.5)
     one = jnp.full((1, 3), 0.7)[:, :1], jnp.full((1, 1), 1.5 / 3**0.5)
     _close(_run(x, *same)[1], _run(x, *one)[1])
-    _close(_run(x, offset, 1e4 + spread)[1], 1 / 9)
-    _close(_run(5.0 * x, 0.0 * offset, spread)[1], _run(x, 0.0 * offset, spread)[1])
+    _close(_run(x, displacement, 1e4 + spread)[1], 1 / 9)
+    _close(
+      _run(5.0 * x, 0.0 * displacement, spread)[1],
+      _run(x, 0.0 * displacement, spread)[1],
+    )
 
   def test_documents_are_cut_by_their_own_length(self):
     x, some = _draw(2, 19, 3), _gaussians(3, 2)
@@ -134,7 +141,7 @@ class FunctionTest(parameterized.TestCase):
 
 def _layer(form="causal", **options) -> Any:
   layer: Any = gaam.Layer(8, form=form, **{"heads": 2} | options, rngs=nnx.Rngs(0))
-  layer.gaussians.offset = nnx.Param(_draw(2, 4))
+  layer.gaussians.displacement = nnx.Param(_draw(2, 4))
   for part in () if layer.qkv is None else (layer.qkv.query, layer.qkv.key):
     part.kernel = nnx.Param(50 * part.kernel[...])
   return layer
@@ -155,7 +162,7 @@ class LayerTest(parameterized.TestCase):
   @parameterized.parameters("input", "key", "value")
   def test_around_softmax_attention(self, where):
     layer, x = _layer(apply_to=where, rope_theta=0.0), _draw(1, 6, 8)
-    some = layer.gaussians.offset[...], layer.gaussians.spread[...]
+    some = layer.gaussians.displacement[...], layer.gaussians.spread[...]
 
     def added(y, name):
       flat = y.reshape(len(y), -1)
@@ -187,7 +194,7 @@ class LayerTest(parameterized.TestCase):
 
   def test_along_tokens_documents_do_not_meet(self):
     layer, x = _layer("sequence", axis="tokens"), _draw(1, 11, 8)
-    some = layer.gaussians.offset[...], layer.gaussians.spread[...]
+    some = layer.gaussians.displacement[...], layer.gaussians.spread[...]
     ids = jnp.array([[3] * 6 + [-1] + [5] * 4])
     y = jax.jit(lambda x: layer(x, segment_ids=ids))(x.at[0, 6].set(jnp.nan))
     for places in (np.r_[:6], np.r_[7:11]):
@@ -196,7 +203,7 @@ class LayerTest(parameterized.TestCase):
 
   def test_along_all_points_of_an_image(self):
     layer, x = _layer("image", axis="tokens"), _draw(1, 3, 4, 8)
-    some = layer.gaussians.offset[...], layer.gaussians.spread[...]
+    some = layer.gaussians.displacement[...], layer.gaussians.spread[...]
     rows = np.asarray(x).reshape(12, 8)
     want = (rows * _weights(rows.T, *some).T).reshape(x.shape)
     _close(jax.jit(lambda x: layer(x))(x), want)
@@ -215,13 +222,13 @@ class LayerTest(parameterized.TestCase):
 
   def test_what_is_drawn(self):
     layer: Any = gaam.Layer(512, form="causal", heads=500, rngs=nnx.Rngs(0))
-    self.assertEqual(layer.gaussians.offset.shape, (500, 4))
-    self.assertFalse(layer.gaussians.offset[...].any())
+    self.assertEqual(layer.gaussians.displacement.shape, (500, 4))
+    self.assertFalse(layer.gaussians.displacement[...].any())
     log = np.log(layer.gaussians.spread[...])
     self.assertAlmostEqual(float(log.mean()), 0, delta=0.1)
     self.assertAlmostEqual(float(log.std()), 1, delta=0.05)
     default: Any = gaam.Layer(8, form="causal", rngs=nnx.Rngs(0))
-    self.assertEqual(default.gaussians.offset.shape, (4, 4))
+    self.assertEqual(default.gaussians.displacement.shape, (4, 4))
     self.assertIsNone(default.qkv)
 
 
@@ -234,7 +241,7 @@ class BlockTest(absltest.TestCase):
       y = np.asarray(x, np.float64)
       for layer, axis in zip(module.layers, (1, 2)):
         turned = y.swapaxes(axis, -1)
-        weights = _weights(turned, layer.offset[...], layer.spread[...])
+        weights = _weights(turned, layer.displacement[...], layer.spread[...])
         out = (turned * weights).swapaxes(axis, -1)
         y = y + out if module is whole else out
       _close(jax.jit(module.__call__)(x), y)

@@ -6,7 +6,7 @@ arXiv:2401.11143. Official code: github.com/gioannides/Gaussian-Adaptive-Attenti
 (commit 145d1bc).
 
 An axis of x is cut into M chunks, one a head; with the mean m and the variance s^2 of a
-chunk z (unbiased, plus 1e-8), K offsets d and K spreads c of its head,
+chunk z (unbiased, plus 1e-8), K displacements d and K spreads c of its head,
 
   w~   = prod_k exp(-(z - m - d_k)^2 / (2 c_k^2 s^2)) / sqrt(2 pi c_k^2)
   w    = w~ / sum of w~                  by the authors over max(sum, 1e-8): `clamp`

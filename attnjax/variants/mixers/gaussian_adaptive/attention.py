@@ -20,7 +20,7 @@ EPSILON = 1e-8  # added to variances
 
 def attend(
   x: Float[Array, "..."],
-  offset: Float[Array, "M K"],
+  displacement: Float[Array, "M K"],
   spread: Float[Array, "M K"],
   *,
   axis: int = -1,
@@ -39,7 +39,7 @@ def attend(
 
   Args:
     x: features of any number of axes.
-    offset: of the K Gaussians' means from the chunk's mean, in the unit of x.
+    displacement: of the K Gaussians' means from the chunk's mean, in the unit of x.
     spread: their standard deviations, in those of the chunk; the sign is of no account.
     axis: S, which is cut in chunks.
     segment_ids: documents along the axis, runs of equal ids, each cut by its own n; B
@@ -56,22 +56,22 @@ def attend(
     ValueError: if shapes do not fit or `impl` is unknown.
   """
   check_known("impl", impl, ("auto", *IMPLEMENTATIONS))
-  axis = _axis(x, axis, offset, spread, segment_ids is None and valid is None)
+  axis = _axis(x, axis, displacement, spread, segment_ids is None and valid is None)
   given: dict[str, Any] = {"segment_ids": segment_ids, "valid": valid}
   given |= {"padding_value": padding_value, "clamp": clamp}
   if impl == "reference":
     given |= {"axis": axis, "return_weights": return_weights}
-    return reference(x, offset, spread, **given)
+    return reference(x, displacement, spread, **given)
   wide = accumulator_dtype(x)
   z = jnp.moveaxis(x.astype(wide), axis, -1)
-  out, weights = _weighed(z, offset.astype(wide), spread.astype(wide), **given)
+  out, weights = _weighed(z, displacement.astype(wide), spread.astype(wide), **given)
   out = jnp.moveaxis(out, -1, axis).astype(x.dtype)
   return (out, jnp.moveaxis(weights, -1, axis)) if return_weights else out
 
 
-def _weighed(z, offset, spread, segment_ids, valid, padding_value, clamp):
+def _weighed(z, displacement, spread, segment_ids, valid, padding_value, clamp):
   """Returns (out, weights) of z (*B, S)."""
-  heads, M = Heads(offset, spread, clamp), offset.shape[0]
+  heads, M = Heads(displacement, spread, clamp), displacement.shape[0]
   if segment_ids is None and valid is None:
     parts = [
       _weights(*part, heads.cut(some, part[0].ndim), padding_value)
@@ -96,20 +96,20 @@ class Heads:
   """The Gaussians of some heads.
 
   Attributes:
-    offset: (*S, K).
+    displacement: (*S, K).
     spread: (*S, K).
     clamp: as in `attend`.
   """
 
-  offset: Any
+  displacement: Any
   spread: Any
   clamp: bool = dataclasses.field(metadata={"static": True})
 
   def cut(self, place: Any, axes: int) -> "Heads":
     """Returns the heads at some indices, with axes for what they weigh."""
-    offset, spread = self.offset[place], self.spread[place]
-    shape = (1,) * (axes + 1 - offset.ndim) + offset.shape
-    return Heads(offset.reshape(shape), spread.reshape(shape), self.clamp)
+    displacement, spread = self.displacement[place], self.spread[place]
+    shape = (1,) * (axes + 1 - displacement.ndim) + displacement.shape
+    return Heads(displacement.reshape(shape), spread.reshape(shape), self.clamp)
 
   def scores(self, far: Array, variance: Array) -> Array:
     """Returns the log of the product of densities, but for a constant of the chunk.
@@ -118,15 +118,15 @@ class Heads:
       far: x less the mean of its chunk.
       variance: of the chunk.
     """
-    offset, narrow = self.offset, 1 / self.spread**2
+    displacement, narrow = self.displacement, 1 / self.spread**2
     if self.clamp:
-      square = (far[..., None] - offset) ** 2 / variance[..., None]
+      square = (far[..., None] - displacement) ** 2 / variance[..., None]
       log = 0.5 * (square * narrow - jnp.log(narrow)) + 0.5 * math.log(2 * math.pi)
       return -log.sum(axis=-1)
     # A product of Gaussians is one, around the centre; its square is a constant, which
     # is large where the variance is small.
     precision = narrow.sum(axis=-1)
-    centre = (offset * narrow).sum(axis=-1) / precision
+    centre = (displacement * narrow).sum(axis=-1) / precision
     return -0.5 * precision * far * (far - 2 * centre) / variance
 
 
@@ -147,12 +147,14 @@ def _weights(z: Array, group: chunks.Group, heads: Heads, padding_value: Any) ->
   return jnp.exp(score - log)
 
 
-def _axis(x, axis: int, offset, spread, alone: bool) -> int:
+def _axis(x, axis: int, displacement, spread, alone: bool) -> int:
   """Returns the axis as a number from 0; raises ValueError for what does not fit."""
   if not -x.ndim <= axis < x.ndim:
     raise ValueError(f"axis = {axis}: x {x.shape} has {x.ndim} axes")
-  if offset.shape != spread.shape or 0 in offset.shape:
-    raise ValueError(f"offset {offset.shape}, spread {spread.shape}: both are (M, K)")
+  if displacement.shape != spread.shape or 0 in displacement.shape:
+    raise ValueError(
+      f"displacement {displacement.shape}, spread {spread.shape}: both are (M, K)"
+    )
   axis = axis % x.ndim
   if not alone and axis == 0:
     raise ValueError("axis = 0 has no documents: they are of the first axis's entries")
@@ -163,7 +165,7 @@ def _make(M, K) -> Callable:
   def make(key):
     one, two = jax.random.split(key)
     spread = jnp.exp(0.3 * jax.random.normal(one, (M, K)))
-    return {"offset": jax.random.normal(two, (M, K)), "spread": spread}
+    return {"displacement": jax.random.normal(two, (M, K)), "spread": spread}
 
   return make
 

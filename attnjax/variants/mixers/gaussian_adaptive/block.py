@@ -12,7 +12,7 @@ from attnjax.variants.mixers.gaussian_adaptive.attention import attend
 
 
 class Gaussians(nnx.Module):
-  """M heads of K Gaussians: offsets 0 and spreads exp(N(0, 1)) at the start.
+  """M heads of K Gaussians: displacements 0 and spreads exp(N(0, 1)) at the start.
 
   Args:
     heads: M.
@@ -24,12 +24,12 @@ class Gaussians(nnx.Module):
     if heads < 1 or gaussians < 1:
       raise ValueError(f"heads = {heads}, gaussians = {gaussians}: at least 1 of each")
     shape = heads, gaussians
-    self.offset = nnx.Param(jnp.zeros(shape))
+    self.displacement = nnx.Param(jnp.zeros(shape))
     self.spread = nnx.Param(jnp.exp(jax.random.normal(rngs.params(), shape)))
 
   def __call__(self, x: Float[Array, "..."], **options: Any) -> Any:
     """Returns `attend` of x by these Gaussians; options are its own."""
-    return attend(x, self.offset[...], self.spread[...], **options)
+    return attend(x, self.displacement[...], self.spread[...], **options)
 
 
 class GaussianBlock(nnx.Module):

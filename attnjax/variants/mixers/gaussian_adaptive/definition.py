@@ -7,7 +7,7 @@ from attnjax.core import definition
 
 def reference(
   x,
-  offset,
+  displacement,
   spread,
   *,
   axis=-1,
@@ -19,7 +19,7 @@ def reference(
 ):
   """Computes the definition, with a matrix of which entries share a chunk."""
   z = jnp.moveaxis(definition.wide(x), axis, -1)
-  S, M = z.shape[-1], offset.shape[0]
+  S, M = z.shape[-1], displacement.shape[0]
   shape = (1, S) if segment_ids is None and valid is None else (z.shape[0], S)
   document = definition.documents(segment_ids, valid, shape)
   chunk, number, head = _chunks(document, M)
@@ -35,8 +35,11 @@ def reference(
   square = (chunk * (known[..., None, :] - mean[..., None]) ** 2).sum(-1)
   deviation = jnp.sqrt(square / jnp.maximum(number - 1, 1) + 1e-8)
   log = jnp.zeros(z.shape)
-  for k in range(offset.shape[1]):
-    c, far = definition.wide(spread)[:, k][head], definition.wide(offset)[:, k][head]
+  for k in range(displacement.shape[1]):
+    c, far = (
+      definition.wide(spread)[:, k][head],
+      definition.wide(displacement)[:, k][head],
+    )
     y = (z - mean - far) / deviation
     log += -(y**2) / (2 * c**2) - 0.5 * jnp.log(2 * jnp.pi * c**2)
   weights, total = definition.weights(
