@@ -105,11 +105,13 @@ _UNALIGNED = {
 _UNALIGNED[120] = _UNALIGNED[86]
 
 # Tiles where the above spill: by (chip, most H, feature of the problem), the kernel and
-# its tile. Features: "heavy" functions, "few" queries, a mask's "operands".
+# its tile. Features: "heavy" functions, "few" queries, "short" sequences of at most 64,
+# a mask's "operands".
 _OWN = {
   (100, 512, "heavy"): ("keys", Tile(32, 32, 4, 2, 16)),
   (100, 512, "few"): ("keys", Tile(32, 32, 4, 2, 16)),
   (120, 128, "operands"): ("queries", Tile(128, 16, 8, 3, 16)),
+  (120, 128, "short"): ("forward", Tile(64, 32, 4, 3, 16)),
 }
 
 
@@ -167,6 +169,7 @@ def _listed(shape, size: int, chip: int, heavy: bool, cells: int, operands: bool
     own = next(own for h, v, own in _UNALIGNED[chip] if H <= h and V <= v)
     tiles = dataclasses.replace(tiles, forward=own or tiles.forward)
   has = {"heavy": heavy, "few": T <= FEW, "operands": operands}
+  has |= {"short": FEW < T <= 64}
   for feature in (name for name, there in has.items() if there and size == 2):
     if (chip, row, feature) in _OWN:
       kernel, own = _OWN[chip, row, feature]
