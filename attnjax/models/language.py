@@ -154,7 +154,7 @@ class Model(nnx.Module):
 
   def _fixed(self, length):
     """Returns the option `stream` of the stack, if a mixer reads a fixed sequence."""
-    table = self.embed.embedding[...]
+    table = self.embed.embedding
     return _given(stream=streams.start(self.stack.blocks, length, table))
 
   def _logits(self, x):
