@@ -29,7 +29,7 @@ EXPORT = """
 import json
 from pathlib import Path
 from experiments.bench.device import cases, exporting
-found, fine = exporting.rows(Path({folder!r}), "right_flash_t49$", jobs=1)
+found, fine = exporting.rows(Path({folder!r}), "right_flash_t49$|system_aaren_one_token$", jobs=1)
 print(json.dumps([fine, found]))
 """
 LOWER = """
@@ -80,8 +80,9 @@ print(json.dumps([
 class DeviceTest(parameterized.TestCase):
   def test_kernels_run_where_there_is_only_jax(self):
     with tempfile.TemporaryDirectory() as folder:
-      fine, (case,) = child(EXPORT.format(folder=folder))
-      self.assertTrue(fine, case["said"])
+      fine, (case, system) = child(EXPORT.format(folder=folder))
+      self.assertTrue(fine, case["said"] + system["said"])
+      self.assertIn("inputs", system["files"])
       self.assertLen(case["kernels"], 3)
       for kernel in case["kernels"]:
         self.assertEqual((kernel["ptx"], kernel["chip"]), ("8.8", "sm_90a"))
@@ -94,7 +95,7 @@ class DeviceTest(parameterized.TestCase):
       self.assertEqual(lowered.stdout.strip(), "3", lowered.stderr[-2000:])
       command = [sys.executable, "check.py", "--folder", ".", "--out", "o"]
       done = subprocess.run([*command, "--dry"], **run)
-      self.assertIn("1 of 1 are right", done.stdout, done.stderr[-2000:])
+      self.assertIn("2 of 2 are right", done.stdout, done.stderr[-2000:])
       self.assertFalse(collecting.rows(Path(folder) / "o")[2])
       done = subprocess.run([*command, "--platform", "cpu"], **run)
       self.assertIn("1 of 1 are right", done.stdout, done.stderr[-2000:])
