@@ -29,7 +29,8 @@ EXPORT = """
 import json
 from pathlib import Path
 from experiments.bench.device import cases, exporting
-found, fine = exporting.rows(Path({folder!r}), "right_flash_t49$|system_aaren_one_token$", jobs=1)
+chosen = "right_flash_t49$|system_aaren_one_token$"
+found, fine = exporting.rows(Path({folder!r}), chosen, jobs=1)
 print(json.dumps([fine, found]))
 """
 LOWER = """
