@@ -88,6 +88,17 @@ class JobsTest(parameterized.TestCase):
     (loop,) = gpu_code.steady(code, labels)
     self.assertEqual((loop["total"], loop["tensor"], loop["spill"]), (5, 1, 1))
 
+  def test_a_fused_base_is_counted(self):
+    decay = """
+      {base}
+      fma.rn.f32 	%r5, %r3, 0f3FB8AA3B, 0f41800000;
+      min.f32 	%r6, %r4, %r5;
+    """
+    fused = decay.format(base="fma.rn.f32 	%r4, %r1, %r2, %r3;")
+    self.assertEqual(gpu_code.fused(fused), 1)
+    apart = decay.format(base="sub.f32 	%r4, %r1, %r2;")
+    self.assertEqual(gpu_code.fused(apart), 0)
+
   def test_loops_of_another_kind(self):
     code, labels = gpu_code._parse(_CODE)
     found = [loop["total"] for loop in gpu_code.steady(code, labels, "barrier")]

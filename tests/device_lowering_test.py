@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from experiments.bench.device import carried, collecting, dry
+from experiments.bench.device import bounds, carried, collecting, dry
 from tests.compiling import child
 
 # A machine that has jax alone.
@@ -160,6 +160,20 @@ class DeviceTest(parameterized.TestCase):
   )
   def test_the_file_is_named_for_the_chip(self, machine, name):
     self.assertEqual(collecting.chip(machine), name)
+
+  def test_errors_are_judged_by_those_of_plain_jax(self):
+    for out, slope, equal, name, ok in (
+      (2e-3, 3e-3, True, "right_flash_t1", True),
+      (2.1e-3, 3e-3, True, "right_flash_t1", False),
+      (2e-3, 3.1e-3, True, "right_flash_t1", False),
+      (2e-3, 3e-3, False, "right_flash_t1", False),
+      (2e-3, 3e-3, False, "system_halo_placed", True),
+    ):
+      errors = {"out": (out, 1e-3), "d_q": (slope, 1e-3)}
+      self.assertEqual(bounds.right(name, errors, equal)[0], ok, (name, errors))
+    # Steps of bfloat16 are 2^-5 from 4 to 8, and 2^-8 from 0.5 to 1.
+    for error, size, ok in ((2**-5, 6.1, True), (2**-4.9, 6.1, False), (2**-7, 0.6, 0)):
+      self.assertEqual(bounds.limit(error, size), bool(ok))
 
   def test_a_later_run_replaces_what_it_took_again(self):
     with tempfile.TemporaryDirectory() as folder:

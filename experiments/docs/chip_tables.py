@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from experiments.bench.device import collecting
 from experiments.docs import markdown
 
 Row = dict[str, Any]
@@ -98,17 +99,10 @@ def _cell(row: Row | None, own: Row | None) -> str:
 
 def _tiles(rows: list[Row]) -> str:
   """Returns the fastest tiles of those tried, three of each kernel."""
-  tried: dict[str, list[tuple[float, str]]] = {}
-  for row in rows:
-    if row["case"].startswith("tune_") and "ms" in row:
-      part, _, more = row["case"].removeprefix("tune_flash_").rpartition("_warps")
-      kernel, _, size = part.rpartition("_")
-      tried.setdefault(kernel, []).append((row["ms"], f"{size}, warps {more}"))
   lines = []
-  for kernel, times in tried.items():
-    best = [f"{tile.replace('_', ' ')}: {ms:.3f} ms" for ms, tile in sorted(times)[:3]]
-    best += ["-"] * (3 - len(best))
-    lines.append((f"`{kernel}`", str(len(times)), *best))
+  for kernel, times in collecting.tried(rows).items():
+    best = [f"{tile}: {ms:.3f} ms" for ms, tile in times[:3]]
+    lines.append((f"`{kernel}`", str(len(times)), *best, *["-"] * (3 - len(best))))
   if not lines:
     return ""
   return markdown.table(("tiles of", "tried", "fastest", "second", "third"), lines)

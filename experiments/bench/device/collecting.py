@@ -60,14 +60,19 @@ def chip(name: str) -> str:
 
 def fastest(found: list[dict]) -> str:
   """Formats the tiles tried, the fastest of each kernel and size of head first."""
-  tried: dict[str, list[tuple[float, str]]] = {}
+  lines = []
+  for kernel, times in tried(found).items():
+    lines += [kernel, *(f"  {ms:9.3f} ms  {tile}" for ms, tile in times)]
+  return "\n".join(lines)
+
+
+def tried(found: list[dict]) -> dict[str, list[tuple[float, str]]]:
+  """Returns kernel to its (milliseconds, tile), the fastest first."""
+  times: dict[str, list[tuple[float, str]]] = {}
   for row in found:
     if row["case"].startswith("tune_") and "ms" in row:
-      part, _, tile = row["case"].removeprefix("tune_flash_").rpartition("_warps")
+      part, _, more = row["case"].removeprefix("tune_flash_").rpartition("_warps")
       kernel, _, size = part.rpartition("_")
-      tried.setdefault(kernel, []).append((row["ms"], f"{size}_warps{tile}"))
-  lines = []
-  for kernel, times in tried.items():
-    lines.append(kernel)
-    lines += [f"  {ms:9.3f} ms  {tile}" for ms, tile in sorted(times)]
-  return "\n".join(lines)
+      tile = f"{size}, warps {more.replace('_', ' ')}"
+      times.setdefault(kernel, []).append((row["ms"], tile))
+  return {kernel: sorted(each) for kernel, each in times.items()}
