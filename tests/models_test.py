@@ -54,6 +54,17 @@ class LanguageTest(parameterized.TestCase):
       out.append(logits)
     _close(jnp.concatenate(out, axis=1), whole)
 
+  @parameterized.parameters("embeddings", "fixed sequence")
+  def test_a_scale_of_embeddings_is_one_of_their_table(self, read):
+    kind = {"embeddings": "staticemb", "fixed sequence": "fixedseq"}[read]
+    options = {"heads": 2, "kind": kind}
+    build = contract.constructor("deconstructed", options, language.FORMS)
+    given = {"vocab": 17, "dim": 16, "depth": 2, "tied": False}
+    scaled = language.Model([build], **given, embed_scale=3.0, rngs=nnx.Rngs(0))
+    model = language.Model([build], **given, rngs=nnx.Rngs(0))
+    model.embed.embedding[...] *= 3
+    _close(self.call(scaled, self.tokens), self.call(model, self.tokens))
+
   def test_depth_reaches_the_mechanism(self):
     model = _language("lightning2", depth=2)
     first, last = model.weights(self.tokens)

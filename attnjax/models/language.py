@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Int, Key, Num
 
 from attnjax.contract.trace import Edit, Trace
 from attnjax.nn import running, streams
+from attnjax.nn.blocks import NORMS
 from attnjax.nn.stack import Stack, hidden_size
 
 FORMS = ("causal",)
@@ -48,21 +49,30 @@ class Model(nnx.Module):
     tied: bool = True,
     dropout: float = 0.0,
     remat: str = "none",
+    hidden: int = 0,  # width of the MLPs; 0: by mlp_ratio
+    feed_forward: str | Callable = "swiglu",  # as in `Stack`
+    norm: str = "rms",  # as in `Stack`, also before the logits
+    learned_residuals: bool = False,
+    embed_scale: float = 1.0,  # multiplies the embeddings, not the logits
     rngs: nnx.Rngs,
   ):
     init = nnx.initializers.normal(0.02)
     self.embed = nnx.Embed(vocab, dim, embedding_init=init, rngs=rngs)
+    self.embed_scale = embed_scale
     self.stack = Stack(
       builds,
       dim=dim,
       depth=depth,
-      hidden=hidden_size(dim, mlp_ratio),
+      norm=norm,
+      feed_forward=feed_forward,
+      hidden=hidden or hidden_size(dim, mlp_ratio),
       conv=conv,
       dropout=dropout,
+      learned_residuals=learned_residuals,
       remat=remat,
       rngs=rngs,
     )
-    self.norm = nnx.RMSNorm(dim, rngs=rngs)
+    self.norm = NORMS[norm](dim, rngs=rngs)
     self.head = (
       None
       if tied
@@ -150,11 +160,17 @@ class Model(nnx.Module):
     return dataclasses.replace(found, output=self._logits(found.output))
 
   def _embed(self, tokens):
-    return self.embed.embedding[...][tokens]
+    return self._scaled(self.embed.embedding[...][tokens])
+
+  def _scaled(self, x):
+    return x if self.embed_scale == 1 else self.embed_scale * x
 
   def _fixed(self, length):
     """Returns the option `stream` of the stack, if a mixer reads a fixed sequence."""
-    table = self.embed.embedding
+
+    def table():
+      return self._scaled(self.embed.embedding[...])
+
     return _given(stream=streams.start(self.stack.blocks, length, table))
 
   def _logits(self, x):

@@ -15,11 +15,10 @@ tells one sequence from another. It has no dropout, no padding and no documents.
 Huiyin Xue et al. Deconstructing Attention. 2025. arXiv:2510.11602.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-from flax import nnx
 from jaxtyping import Array, Float
 
 READS = ("fixed", "embeddings")
@@ -31,14 +30,14 @@ def reads(block: Any) -> str:
 
 
 def start(
-  blocks: Sequence[Any], length: int, embedding: nnx.Param
+  blocks: Sequence[Any], length: int, table: Callable[[], Float[Array, "V D"]]
 ) -> Float[Array, "1 L D"] | None:
   """Returns the embeddings of the fixed sequence; None if no mixer reads one.
 
   Args:
     blocks: of a stack.
     length: L, of the longest row that the model is called with.
-    embedding: the model's table of tokens, (V, D).
+    table: returns the embeddings of the model's tokens.
 
   Raises:
     ValueError: if two mixers want sequences that differ.
@@ -46,7 +45,7 @@ def start(
   mixers = [block.mixer for block in blocks if reads(block) == "fixed"]
   if len({mixer.fixed_source for mixer in mixers}) > 1:
     raise ValueError(f"one fixed sequence, not {[m.fixed_source for m in mixers]}")
-  return mixers[0].fixed_stream(length, embedding[...]) if mixers else None
+  return mixers[0].fixed_stream(length, table()) if mixers else None
 
 
 def hidden(stack: Any, stream: Float[Array, "1 L D"] | None) -> tuple[Any, ...]:

@@ -35,10 +35,8 @@ def keys_kernel(
   are the gradients by the log decays: for each token, the sum of the terms that are
   written before the token and read at or after it.
   """
-  tile, i, row = head_tiles.place(F, F.tiles_h)
-  b, n = row // F.N, row % F.N
+  tile, i, row, b, n, head = head_tiles.place(F, F.tiles_h)
   h = tile * F.tile_h
-  head = n // (F.N // F.K)
   q += (b * T * F.N + n) * F.H
   k += (b * T * F.K + head) * F.H
   v += (b * T * F.K + head) * F.E
@@ -47,10 +45,6 @@ def keys_kernel(
   dk += (b * T * F.N + n) * F.H
   states += (row * F.chunks + i) * F.state
   changes += (row * F.chunks + i) * F.state
-  if sums is not None:
-    sums += (b * F.decay_b + n * F.decay_n) * (2 * F.tokens)
-  if documents is not None:
-    documents += b * F.tokens
   first = i * F.chunk
   reads = tl.zeros([F.chunk, F.tile_h], tl.float32)
   writes = tl.zeros([F.chunk, F.tile_h], tl.float32)
@@ -68,7 +62,7 @@ def keys_kernel(
     reads = head_tiles.dot(slope, tl.trans(before), reads, unit, F.precision)
     after, unit = head_tiles.narrow(after, value.dtype)
     writes = head_tiles.dot(value, tl.trans(after), writes, unit, F.precision)
-  lines = head_tiles.chunk_lines(sums, documents, i, F)
+  lines = head_tiles.chunk_lines(sums, documents, b, n, i, F)
   query = head_tiles.load(q, first, T, h, F.N, F.H, F.tile_h, F.chunk)
   key = head_tiles.load(k, first, T, h, F.K, F.H, F.tile_h, F.chunk)
   change *= head_tiles.inside(lines, F, False) * F.scale
@@ -100,19 +94,13 @@ def keys_kernel(
 @triton.jit
 def values_kernel(q, k, g, sums, documents, changes, T, dv, F: tl.constexpr):
   """Computes dv (B, T, N, E); grid (B N, chunks, tiles of E), in one axis."""
-  tile, i, row = head_tiles.place(F, F.tiles_e)
-  b, n = row // F.N, row % F.N
+  tile, i, row, b, n, head = head_tiles.place(F, F.tiles_e)
   e = tile * F.tile_e
-  head = n // (F.N // F.K)
   q += (b * T * F.N + n) * F.H
   k += (b * T * F.K + head) * F.H
   g += (b * T * F.N + n) * F.E
   dv += (b * T * F.N + n) * F.E
   changes += (row * F.chunks + i) * F.state
-  if sums is not None:
-    sums += (b * F.decay_b + n * F.decay_n) * (2 * F.tokens)
-  if documents is not None:
-    documents += b * F.tokens
   first = i * F.chunk
   total = tl.zeros([F.chunk, F.tile_e], tl.float32)
   scores = tl.zeros([F.chunk, F.chunk], tl.float32)
@@ -122,7 +110,7 @@ def values_kernel(q, k, g, sums, documents, changes, T, dv, F: tl.constexpr):
     after, unit = head_tiles.narrow(head_tiles.load_state(changes, h, e, F), key.dtype)
     total = head_tiles.dot(key, after, total, unit, F.precision)
     scores = tl.dot(key, tl.trans(query), scores, input_precision=F.precision)
-  lines = head_tiles.chunk_lines(sums, documents, i, F)
+  lines = head_tiles.chunk_lines(sums, documents, b, n, i, F)
   slope = head_tiles.load(g, first, T, e, F.N, F.E, F.tile_e, F.chunk)
   total *= head_tiles.writing(lines, F)[:, None]
   scores *= head_tiles.inside(lines, F, True) * F.scale

@@ -8,13 +8,16 @@ import triton.language as tl
 
 @triton.jit
 def place(F: tl.constexpr, COLUMNS: tl.constexpr):
-  """Returns (tile of columns, chunk, head of the batch) of a program.
+  """Returns (tile of columns, chunk, row, example, query head, key head) of a program.
 
-  The grid has one axis, since CUDA's other axes end at 65 535.
+  A row is a query head of an example. The grid has one axis, since CUDA's other axes
+  end at 65 535.
   """
   program = tl.program_id(0)
   tile, rest = program % COLUMNS, program // COLUMNS
-  return tile, rest % F.chunks, (rest // F.chunks).to(tl.int64)
+  row = (rest // F.chunks).to(tl.int64)
+  n = row % F.N
+  return tile, rest % F.chunks, row, row // F.N, n, n // (F.N // F.K)
 
 
 @triton.jit
@@ -114,19 +117,22 @@ def dot(left, right, total, unit, PRECISION: tl.constexpr):
 
 
 @triton.jit
-def chunk_lines(sums, documents, i, F: tl.constexpr):
-  """Returns (sums, last sum, documents, document before, last document) of chunk i.
+def chunk_lines(sums, documents, b, n, i, F: tl.constexpr):
+  """Returns (sums, last sum, documents, document before, last document) of a chunk.
 
-  A sum is a (high, low) pair. The entries of sums or documents that are None are None.
+  The chunk is number i of head n of example b. A sum is a (high, low) pair. The entries
+  of sums or documents that are None are None.
   """
   first = i * F.chunk
   t = first + tl.arange(0, F.chunk)
   line, end, place, before, last = None, None, None, None, None
   if sums is not None:
+    sums += (b * F.decay_b + n * F.decay_n) * (2 * F.tokens)
     low = sums + F.tokens
     line = tl.load(sums + t), tl.load(low + t)
     end = tl.load(sums + first + F.chunk - 1), tl.load(low + first + F.chunk - 1)
   if documents is not None:
+    documents += b * F.tokens
     place = tl.load(documents + t)
     before = tl.load(documents + tl.maximum(first - 1, 0))
     last = tl.load(documents + first + F.chunk - 1)

@@ -11,19 +11,13 @@ from pallas_kernels.decayed_linear.triton_gpu import head_tiles
 @triton.jit
 def output_kernel(q, k, v, sums, documents, states, T, out, F: tl.constexpr):
   """Computes out (B, T, N, E); grid (B N, chunks, tiles of E), in one axis."""
-  tile, i, row = head_tiles.place(F, F.tiles_e)
-  b, n = row // F.N, row % F.N
+  tile, i, row, b, n, head = head_tiles.place(F, F.tiles_e)
   e = tile * F.tile_e
-  head = n // (F.N // F.K)
   q += (b * T * F.N + n) * F.H
   k += (b * T * F.K + head) * F.H
   v += (b * T * F.K + head) * F.E
   out += (b * T * F.N + n) * F.E
   states += (row * F.chunks + i) * F.state
-  if sums is not None:
-    sums += (b * F.decay_b + n * F.decay_n) * (2 * F.tokens)
-  if documents is not None:
-    documents += b * F.tokens
   first = i * F.chunk
   total = tl.zeros([F.chunk, F.tile_e], tl.float32)
   scores = tl.zeros([F.chunk, F.chunk], tl.float32)
@@ -33,7 +27,7 @@ def output_kernel(q, k, v, sums, documents, states, T, out, F: tl.constexpr):
     state, unit = head_tiles.narrow(head_tiles.load_state(states, h, e, F), query.dtype)
     total = head_tiles.dot(query, state, total, unit, F.precision)
     scores = tl.dot(query, tl.trans(key), scores, input_precision=F.precision)
-  lines = head_tiles.chunk_lines(sums, documents, i, F)
+  lines = head_tiles.chunk_lines(sums, documents, b, n, i, F)
   value = head_tiles.load(v, first, T, e, F.K, F.E, F.tile_e, F.chunk)
   total *= head_tiles.reading(lines, F)[:, None]
   scores, unit = head_tiles.narrow(

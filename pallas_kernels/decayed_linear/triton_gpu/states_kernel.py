@@ -52,10 +52,6 @@ def states_kernel(
   y += (b * T * HEADS + head) * F.E
   if not ENDS:
     states += row * F.chunks * F.state
-  if sums is not None:
-    sums += (b * F.decay_b + n * F.decay_n) * (2 * F.tokens)
-  if documents is not None:
-    documents += b * F.tokens
   state = tl.zeros([F.tile_h, F.tile_e], tl.float32)
   kept = tl.full([], 1.0, tl.float32)
   if before is not None:
@@ -65,7 +61,7 @@ def states_kernel(
     i = F.chunks - 1 - begin - step if F.reverse else begin + step
     if not ENDS:
       head_tiles.store_state(states + tl.cast(i, tl.int64) * F.state, h, e, state, F)
-    lines = head_tiles.chunk_lines(sums, documents, i, F)
+    lines = head_tiles.chunk_lines(sums, documents, b, n, i, F)
     first = i * F.chunk
     left = head_tiles.load(x, first, T, h, HEADS, F.H, F.tile_h, F.chunk)
     right = head_tiles.load(y, first, T, e, HEADS, F.E, F.tile_e, F.chunk)

@@ -1,17 +1,12 @@
 """TransNormerLLM: the language model of gated linear attention and simple GLUs."""
 
 import functools
-from typing import Any, Unpack
 
-import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int, Key
 
-from attnjax.contract.context import Context
-from attnjax.nn.stack import Stack
+from attnjax.models import language
 from attnjax.variants.linear.lightning2.layer import Layer
 
-_INIT = nnx.initializers.normal(0.02)
 # The options of `Layer` for the paper's gated linear attention.
 GATED = {"act_values": False, "gate": "linear", "norm": "simple_rms"}
 # 385M: the released configuration. 1B and 7B: the depths, and the widths of the GLUs,
@@ -24,8 +19,8 @@ SIZES: dict[str, dict[str, int]] = {
 PARAMETERS = {"385M": 385e6, "1B": 1.0e9, "7B": 6.8e9}
 
 
-class TransNormerLLM(nnx.Module):
-  """tokens (B, T) -> logits (B, T, vocab) float32; token t sees tokens <= t.
+class TransNormerLLM(language.Model):
+  """The language host, built as the paper's model.
 
     x = x + attend(norm x);  x = x + sglu(norm x);  norm x = x / rms(x)
     attend(x) = (norm(lightning(silu(x Wq), silu(x Wk), x Wv)) * x Wu) Wo
@@ -64,54 +59,16 @@ class TransNormerLLM(nnx.Module):
     rngs: nnx.Rngs,
   ):
     mixer = {"heads": heads, "lrpe_base": lrpe_base, "impl": impl}
-    kinds = {"norm": "simple_rms", "feed_forward": "sglu", "hidden": hidden}
-    self.embed = nnx.Embed(vocab, dim, embedding_init=_INIT, rngs=rngs)
-    self.stack = Stack(
+    super().__init__(
       [functools.partial(Layer, **GATED, **mixer)],
+      vocab=vocab,
       dim=dim,
       depth=depth,
+      hidden=hidden,
+      feed_forward="sglu",
+      norm="simple_rms",
+      embed_scale=dim**0.5 if scaled else 1.0,
+      tied=tied,
       remat=remat,
       rngs=rngs,
-      **kinds,
     )
-    self.norm = nnx.RMSNorm(dim, use_scale=False, rngs=rngs)
-    self.head = (
-      None
-      if tied
-      else nnx.Linear(dim, vocab, use_bias=False, kernel_init=_INIT, rngs=rngs)
-    )
-    self.scale = dim**0.5 if scaled else 1.0
-
-  def __call__(
-    self,
-    tokens: Int[Array, "B T"],
-    *,
-    key: Key[Array, ""] | None = None,
-    **context: Unpack[Context],
-  ) -> Float[Array, "B T V"]:
-    """Returns logits of the next token; the context has segment_ids and valid."""
-    return self._logits(self.stack(self._embedded(tokens), key=key, **context))
-
-  def init_cache(self, batch: int, length: int, dtype: Any = jnp.float32) -> Any:
-    """Returns the states of no tokens; their size does not depend on `length`."""
-    return self.stack.init_cache(batch, length, dtype)
-
-  def step(
-    self, tokens: Int[Array, "B T"], cache: Any, **context: Unpack[Context]
-  ) -> tuple[Float[Array, "B T V"], Any]:
-    """Returns logits after each of the next T tokens, and the states after them."""
-    x, cache = self.stack.step(self._embedded(tokens), cache, **context)
-    return self._logits(x), cache
-
-  def weights(
-    self, tokens: Int[Array, "B T"], **context: Unpack[Context]
-  ) -> list[Array]:
-    """Returns the decayed scores of every block, (B, N, T, T) each."""
-    return self.stack.weights(self._embedded(tokens), **context)
-
-  def _embedded(self, tokens):
-    return self.scale * self.embed.embedding[...][tokens]
-
-  def _logits(self, x):
-    kernel = self.embed.embedding[...].T if self.head is None else self.head.kernel[...]
-    return jnp.matmul(self.norm(x), kernel, preferred_element_type=jnp.float32)

@@ -1,18 +1,14 @@
 """Doge: the language model of dynamic mask attention."""
 
 import functools
-from typing import Any, Unpack
+from typing import Any
 
-import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int, Key
 
-from attnjax.contract.context import Context
-from attnjax.nn.stack import Stack
+from attnjax.models import language
 from attnjax.variants.sparse.dynamic_mask.experts import CrossDomainExperts
 from attnjax.variants.sparse.dynamic_mask.layer import Layer
 
-_INIT = nnx.initializers.normal(0.02)
 # The table of the models' repository, which counts millions of parameters.
 SIZES: dict[str, dict[str, int]] = {
   "20M": {"dim": 256, "depth": 8, "heads": 2, "kv_heads": 1, "hidden": 512},
@@ -23,8 +19,8 @@ SIZES: dict[str, dict[str, int]] = {
 PARAMETERS = {"20M": 13e6, "60M": 54e6, "160M": 152e6, "320M": 335e6}
 
 
-class Doge(nnx.Module):
-  """tokens (B, T) -> logits (B, T, vocab) float32; token t sees tokens <= t.
+class Doge(language.Model):
+  """The language host, built as the paper's model.
 
     x = r1 * x + attend(norm x);  x = r2 * x + feed(norm x)
 
@@ -70,61 +66,19 @@ class Doge(nnx.Module):
   ):
     mixer = {"heads": heads, "kv_heads": kv_heads, "keep_keys": keep_keys, "impl": impl}
     sparse = functools.partial(CrossDomainExperts, experts=experts, chosen=chosen)
-    self.embed = nnx.Embed(vocab, dim, embedding_init=_INIT, rngs=rngs)
-    self.stack = Stack(
+    super().__init__(
       [functools.partial(_mixer, form="causal", **mixer, **options)],
+      vocab=vocab,
       dim=dim,
       depth=depth,
-      feed_forward=sparse if experts else "swiglu",
       hidden=hidden,
-      dropout=dropout,
+      feed_forward=sparse if experts else "swiglu",
       learned_residuals=True,
+      tied=tied,
+      dropout=dropout,
       remat=remat,
       rngs=rngs,
     )
-    self.norm = nnx.RMSNorm(dim, rngs=rngs)
-    self.head = (
-      None
-      if tied
-      else nnx.Linear(dim, vocab, use_bias=False, kernel_init=_INIT, rngs=rngs)
-    )
-
-  def __call__(
-    self,
-    tokens: Int[Array, "B T"],
-    *,
-    key: Key[Array, ""] | None = None,
-    **context: Unpack[Context],
-  ) -> Float[Array, "B T V"]:
-    """Returns logits of the next token; a key turns dropout on.
-
-    The context has segment_ids, valid and positions.
-    """
-    return self._logits(self.stack(self._embedded(tokens), key=key, **context))
-
-  def init_cache(self, batch: int, length: int, dtype: Any = jnp.float32) -> Any:
-    """Returns the empty caches of min(keep_keys, length) tokens a block."""
-    return self.stack.init_cache(batch, length, dtype)
-
-  def step(
-    self, tokens: Int[Array, "B T"], cache: Any, **context: Unpack[Context]
-  ) -> tuple[Float[Array, "B T V"], Any]:
-    """Returns logits after each of the next T tokens, and the caches after them."""
-    x, cache = self.stack.step(self._embedded(tokens), cache, **context)
-    return self._logits(x), cache
-
-  def weights(
-    self, tokens: Int[Array, "B T"], **context: Unpack[Context]
-  ) -> list[Array]:
-    """Returns the attention weights of every block, (B, N, T, T) each."""
-    return self.stack.weights(self._embedded(tokens), **context)
-
-  def _embedded(self, tokens):
-    return self.embed.embedding[...][tokens]
-
-  def _logits(self, x):
-    kernel = self.embed.embedding[...].T if self.head is None else self.head.kernel[...]
-    return jnp.matmul(self.norm(x), kernel, preferred_element_type=jnp.float32)
 
 
 def _mixer(dim, *, layers, **options):
