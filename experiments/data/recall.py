@@ -4,11 +4,14 @@ Michael Poli et al. Mechanistic Design and Scaling of Hybrid Architectures. 2024
 arXiv:2403.17844, section 3; https://github.com/athms/mad-lab, mad/data/instances.py.
 """
 
+import functools
+from typing import Any
+
 import numpy as np
 
 from experiments.data import generated
 from experiments.data.generated import Example
-from experiments.data.task import check_least
+from experiments.data.task import SPLITS, Task, check_least
 
 
 def symbols(vocab: int, noise_vocab: int, special: int) -> tuple[np.ndarray, ...]:
@@ -36,6 +39,48 @@ def check_noise(noise: float, noise_vocab: int) -> None:
     raise ValueError(f"noise = {noise}; it must be at least 0 and below 1")
   if noise and noise_vocab < 1:
     raise ValueError(f"noise = {noise} needs a noise_vocab of 1; it is {noise_vocab}")
+
+
+def task(
+  name: str,
+  *,
+  every_token: bool,
+  examples: int,
+  held_out: int,
+  seed: int,
+  **options: Any,
+) -> Task:
+  """Returns the task of `pairs` with these options.
+
+  Args:
+    name: the data set's name.
+    every_token: labels every position of the split train with the next token.
+    examples: of the split train.
+    held_out: examples of each other split.
+    seed: of the whole data set.
+    options: `vocab`, `length`, `noise_vocab`, `noise` and `multi_query` of `pairs`.
+
+  Raises:
+    ValueError: if the length is odd or symbols are too few.
+  """
+  check_noise(options["noise"], options["noise_vocab"])
+  sizes = {n: options[n] for n in ("vocab", "length", "noise_vocab", "multi_query")}
+  check_pairs(**sizes)
+  makes = {
+    split: functools.partial(
+      pairs, **options, every_token=every_token and split == "train"
+    )
+    for split in SPLITS
+  }
+  return generated.task(
+    name,
+    makes,
+    vocab=options["vocab"],
+    length=options["length"],
+    examples=examples,
+    held_out=held_out,
+    seed=seed,
+  )
 
 
 def pairs(

@@ -18,10 +18,8 @@ epochs; harder with V 32, 64, 128, with T 256, 512, 1,024, or with 6,400 to 800
 examples.
 """
 
-import functools
-
-from experiments.data import generated, recall
-from experiments.data.task import SPLITS, Task
+from experiments.data import recall
+from experiments.data.task import Task
 
 
 def task(
@@ -35,23 +33,14 @@ def task(
   seed: int = 0,
 ) -> Task:
   """Returns the task; ValueError if the length is odd or the vocabulary too small."""
-  recall.check_pairs(vocab, length, 0, multi_query)
-  make = functools.partial(
-    recall.pairs,
+  return recall.task(
+    "in_context_recall",
     vocab=vocab,
     length=length,
     noise_vocab=0,
     noise=0.0,
     multi_query=multi_query,
-  )
-  return generated.task(
-    "in_context_recall",
-    {
-      s: functools.partial(make, every_token=every_token and s == "train")
-      for s in SPLITS
-    },
-    vocab=vocab,
-    length=length,
+    every_token=every_token,
     examples=examples,
     held_out=held_out,
     seed=seed,

@@ -13,11 +13,9 @@ ones is near 1 - exp(-N/M), 0.42 for N 20 and M 37, and one half at M = N / ln 2
 `causal` it is 0.23. Compare accuracies above the more frequent label's share.
 """
 
-import functools
-
 import numpy as np
 
-from experiments.data import generated, matching
+from experiments.data import matching
 from experiments.data.task import Task
 
 
@@ -31,18 +29,9 @@ def task(
   seed: int = 0,
 ) -> Task:
   """Returns the task; ValueError if vocab is even or below 3, or length < 1."""
-  matching.check(vocab, length)
-  return generated.task(
-    "match2",
-    functools.partial(
-      matching.example, rule=_rule, vocab=vocab, length=length, causal=causal
-    ),
-    vocab=vocab,
-    length=length,
-    examples=examples,
-    held_out=held_out,
-    seed=seed,
-  )
+  sizes = {"examples": examples, "held_out": held_out, "seed": seed}
+  options = {"vocab": vocab, "length": length, "causal": causal}
+  return matching.task("match2", _rule, **options, **sizes)
 
 
 def _rule(x: np.ndarray, vocab: int) -> np.ndarray:

@@ -14,11 +14,9 @@ M 67, and near one half at M = N (N + 1) / (2 ln 2); with `causal` it is 0.25. C
 accuracies above the more frequent label's share.
 """
 
-import functools
-
 import numpy as np
 
-from experiments.data import generated, matching
+from experiments.data import matching
 from experiments.data.task import Task
 
 
@@ -32,18 +30,9 @@ def task(
   seed: int = 0,
 ) -> Task:
   """Returns the task; ValueError if vocab is even or below 3, or length < 1."""
-  matching.check(vocab, length)
-  return generated.task(
-    "match3",
-    functools.partial(
-      matching.example, rule=_rule, vocab=vocab, length=length, causal=causal
-    ),
-    vocab=vocab,
-    length=length,
-    examples=examples,
-    held_out=held_out,
-    seed=seed,
-  )
+  sizes = {"examples": examples, "held_out": held_out, "seed": seed}
+  options = {"vocab": vocab, "length": length, "causal": causal}
+  return matching.task("match3", _rule, **options, **sizes)
 
 
 def _rule(x: np.ndarray, vocab: int) -> np.ndarray:

@@ -13,10 +13,8 @@ MAD: V 32, of which 16 noise, T 128, noise 0.2, 12,800 examples; harder with V 4
 144, with T 256, 512, 1,024, with 6,400 to 800 examples, or with noise 0.4, 0.6, 0.8.
 """
 
-import functools
-
-from experiments.data import generated, recall
-from experiments.data.task import SPLITS, Task
+from experiments.data import recall
+from experiments.data.task import Task
 
 
 def task(
@@ -32,24 +30,14 @@ def task(
   seed: int = 0,
 ) -> Task:
   """Returns the task; ValueError if the length is odd or symbols are too few."""
-  recall.check_noise(noise, noise_vocab)
-  recall.check_pairs(vocab, length, noise_vocab, multi_query)
-  make = functools.partial(
-    recall.pairs,
+  return recall.task(
+    "noisy_recall",
     vocab=vocab,
     length=length,
     noise_vocab=noise_vocab,
     noise=noise,
     multi_query=multi_query,
-  )
-  return generated.task(
-    "noisy_recall",
-    {
-      s: functools.partial(make, every_token=every_token and s == "train")
-      for s in SPLITS
-    },
-    vocab=vocab,
-    length=length,
+    every_token=every_token,
     examples=examples,
     held_out=held_out,
     seed=seed,
