@@ -9,6 +9,7 @@ import numpy as np
 from flax import nnx
 
 from attnjax.variants.linear import agent_attention
+from tests.arrays import below
 
 
 def compare(arrays: Mapping[str, np.ndarray], meta: dict) -> Iterator[tuple]:
@@ -18,7 +19,7 @@ def compare(arrays: Mapping[str, np.ndarray], meta: dict) -> Iterator[tuple]:
     if not key.startswith("out."):
       continue
     name = key.removeprefix("out.").rsplit("_", 1)[0]
-    weight = _weights(arrays, f"param.{name}.")
+    weight = below(arrays, f"param.{name}.")
     out, gradient = _run(_layer(weight, heads), jnp.asarray(arrays[f"in.{name}_x"]))
     yield key, out, want
     if f"grad.{name}_x" in arrays:
@@ -104,10 +105,6 @@ def _fill_biases(layer, weight):
   if layer.class_token:
     for part, name in zip(layer.class_biases, ("ac_bias", "ca_bias")):
       _set(part, weight[name].reshape(part.shape))
-
-
-def _weights(arrays, prefix):
-  return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
 
 
 def _set(parameter, value):

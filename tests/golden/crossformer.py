@@ -11,6 +11,7 @@ from flax import nnx
 
 from attnjax.nn.transformer import Block
 from attnjax.variants.local import crossformer
+from tests.arrays import below
 
 KINDS = {"sda": "short", "lda": "long"}
 
@@ -45,9 +46,7 @@ def _pair(value):
 
 def _block(name, arrays, meta):
   prefix = f"param.{name}."
-  weight = {
-    k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)
-  }
+  weight = below(arrays, prefix)
   hidden, dim = weight["mlp.fc1.weight"].shape
   mixer = partial(
     crossformer.Layer,

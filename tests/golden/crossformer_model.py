@@ -9,6 +9,7 @@ import numpy as np
 from flax import nnx
 
 from attnjax.variants.local import crossformer
+from tests.arrays import below
 from tests.golden.crossformer import fill_block, fill_linear, fill_norm, put
 
 # What the authors' code offers beside what its configurations choose.
@@ -47,9 +48,7 @@ def _filled(arrays, meta) -> Any:
   for name, value in _CHOSEN.items():
     if meta[name] != value:
       raise NotImplementedError(f"{name} = {meta[name]}: attnjax has {value}")
-  weight = {
-    k.removeprefix("param."): v for k, v in arrays.items() if k.startswith("param.")
-  }
+  weight = below(arrays, "param.")
   (ratio,), (merge,) = set(meta["mlp_ratio"]), set(map(tuple, meta["merge_size"]))
   adaptive, depths = meta["adaptive_interval"], tuple(meta["depths"])
   model: Any = jax.eval_shape(
@@ -69,8 +68,8 @@ def _filled(arrays, meta) -> Any:
     )
   )
   for number, merge in enumerate(model.stages.merges):
-    below = f"layers.{number - 1}.downsample"
-    name, part = (below, "reductions") if number else ("patch_embed", "projs")
+    under = f"layers.{number - 1}.downsample"
+    name, part = (under, "reductions") if number else ("patch_embed", "projs")
     fill_norm(merge.norm, weight, f"{name}.norm")
     for i, convolution in enumerate(merge.convolutions):
       fill_convolution(convolution, weight, f"{name}.{part}.{i}")
@@ -83,7 +82,7 @@ def _filled(arrays, meta) -> Any:
 
 
 def _fill(block, weight, prefix):
-  own = {k.removeprefix(prefix): v for k, v in weight.items() if k.startswith(prefix)}
+  own = below(weight, prefix)
   if "ex_conv.weight" in own:
     kernel = own["ex_conv.weight"][:, 0]
     put(block.convolution.kernel, np.moveaxis(kernel, 0, -1))

@@ -8,6 +8,7 @@ import numpy as np
 from flax import nnx
 
 from attnjax.variants.local import davit
+from tests.arrays import below
 
 KINDS = {"spatial": "window", "channel": "channel"}
 
@@ -15,11 +16,7 @@ KINDS = {"spatial": "window", "channel": "channel"}
 def compare(arrays: Mapping[str, np.ndarray], meta: dict) -> Iterator[tuple]:
   """(key, what attnjax computes, what the file holds) for every result."""
   meta = meta | meta.get("hyper", {})
-  weights = {
-    key.removeprefix("param."): jnp.asarray(x)
-    for key, x in arrays.items()
-    if key.startswith("param.")
-  }
+  weights = jax.tree.map(jnp.asarray, below(arrays, "param."))
   blocks = {name: _block(weights, name, meta) for name in KINDS}
 
   def total(x, weights):
@@ -55,11 +52,7 @@ def _block(weights, name, meta):
 
 
 def _own(weights, name):
-  return {
-    key.removeprefix(f"{name}."): x
-    for key, x in weights.items()
-    if key.startswith(f"{name}.")
-  }
+  return below(weights, f"{name}.")
 
 
 def fill(block, own):

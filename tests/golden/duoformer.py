@@ -10,13 +10,12 @@ import numpy as np
 from flax import nnx
 
 from attnjax.variants.local import duoformer
+from tests.arrays import below
 
 
 def compare(arrays: Mapping[str, np.ndarray], meta: dict) -> Iterator[tuple]:
   """(key, what attnjax computes, what the file holds) for every result."""
-  weight = {
-    k.removeprefix("param."): v for k, v in arrays.items() if k.startswith("param.")
-  }
+  weight = below(arrays, "param.")
   x = jnp.asarray(arrays["in.x"])
   grid = grid_of(x.shape[1])
   encoder = _encoder(weight, meta, x.shape[2], grid)

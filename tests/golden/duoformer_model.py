@@ -10,6 +10,7 @@ from flax import nnx
 
 from attnjax.nn.norms import Stats
 from attnjax.variants.local import duoformer
+from tests.arrays import below
 from tests.golden.duoformer import fill_encoder, grid_of, put
 
 # Channels out of a block, in those of its 3 x 3 convolutions.
@@ -39,13 +40,9 @@ def compare(arrays: Mapping[str, np.ndarray], meta: dict) -> Iterator[tuple]:
 
 def _filled(arrays, meta) -> tuple[Any, dict]:
   """The network and its running statistics."""
-  weight = {
-    k.removeprefix("param."): v for k, v in arrays.items() if k.startswith("param.")
-  }
+  weight = below(arrays, "param.")
   former = "vision_transformer."
-  encoder = {
-    k.removeprefix(former): v for k, v in weight.items() if k.startswith(former)
-  }
+  encoder = below(weight, former)
   grid = grid_of(encoder["pos_embed"].shape[1] - 1)
   model: Any = jax.eval_shape(
     lambda: duoformer.Model(

@@ -8,6 +8,7 @@ import numpy as np
 from flax import nnx
 
 from attnjax.variants.recurrent import dynamical_systems
+from tests.arrays import below
 
 # The file's names of the attentions, and attnjax's.
 _ATTENTIONS = {"softmax": "softmax", "linear": "linear", "norm": "normalised"}
@@ -38,9 +39,7 @@ def _with_gradient(layer, x, kind):
 
 def _layer(kind, arrays, hyper):
   prefix = f"param.{kind}."
-  weight = {
-    k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)
-  }
+  weight = below(arrays, prefix)
   if kind in _ATTENTIONS:
     return _attention(kind, weight, hyper)
   return (_rglru if kind == "rglru" else _selru)(weight)

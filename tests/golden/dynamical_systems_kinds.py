@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from attnjax.variants.recurrent import dynamical_systems
+from tests.arrays import below
 from tests.golden.dynamical_systems import (
   build,
   fill,
@@ -41,9 +42,7 @@ def compare(arrays: Mapping[str, np.ndarray], meta: dict) -> Iterator[tuple]:
 
 def _layer(name, arrays, meta):
   prefix = f"param.{name}."
-  weight = {
-    k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)
-  }
+  weight = below(arrays, prefix)
   dim = arrays["in.x"].shape[2]
   if "dt_proj.weight" in weight:
     return _s6(dim, weight)

@@ -9,6 +9,7 @@ import numpy as np
 from flax import nnx
 
 from attnjax.variants.softmax import gated_attention
+from tests.arrays import below
 
 
 def compare(
@@ -19,11 +20,7 @@ def compare(
     name = case.get("name", case["mode"])
     x = jnp.asarray(arrays[f"in.{name}.x"])
     prefix = f"param.{name}."
-    params = {
-      key.removeprefix(prefix): jnp.asarray(value)
-      for key, value in arrays.items()
-      if key.startswith(prefix)
-    }
+    params = jax.tree.map(jnp.asarray, below(arrays, prefix))
     results = jax.jit(functools.partial(_results, case=case))(params, x)
     for key, got in results.items():
       kind, _, rest = key.partition(".")

@@ -9,6 +9,7 @@ import numpy as np
 from flax import nnx
 
 from attnjax.variants.mixers.gaussian_adaptive import GaussianBlock
+from tests.arrays import below
 
 _NAMES = {"mean_offsets": "displacement", "c": "spread"}
 
@@ -20,11 +21,7 @@ def compare(
   for case in meta["cases"]:
     name = case["name"]
     prefix = f"param.{name}."
-    params = {
-      key.removeprefix(prefix): jnp.asarray(x)
-      for key, x in arrays.items()
-      if key.startswith(prefix)
-    }
+    params = jax.tree.map(jnp.asarray, below(arrays, prefix))
     run = jax.jit(functools.partial(_results, case=case))
     for key, got in run(params, arrays[f"in.{name}.x"]).items():
       kind, _, rest = key.partition(".")

@@ -8,13 +8,14 @@ import numpy as np
 from flax import nnx
 
 from attnjax.variants.local import halo
+from tests.arrays import below
 
 
 def compare(arrays: Mapping[str, np.ndarray], meta: dict) -> Iterator[tuple]:
   """(key, what attnjax computes, what the file holds) for every result."""
   names = [key.split(".")[1] for key in arrays if key.startswith("in.")]
   for name, case in zip(names, meta["cases"], strict=True):
-    weight = _weights(arrays, f"param.{name}.")
+    weight = below(arrays, f"param.{name}.")
     layer = _layer(weight, case)
     x = jnp.asarray(arrays[f"in.{name}.x"])
     y, (gradients, gradient) = _run(layer, weight, x)
@@ -24,10 +25,6 @@ def compare(arrays: Mapping[str, np.ndarray], meta: dict) -> Iterator[tuple]:
     for key, want in arrays.items():
       if key.startswith(f"grad.{name}."):
         yield key, found[key.removeprefix(f"grad.{name}.")], want
-
-
-def _weights(arrays, prefix):
-  return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
 
 
 def _layer(weight, case):

@@ -8,6 +8,7 @@ import numpy as np
 from flax import nnx
 
 from attnjax.variants.local import hilo
+from tests.arrays import below
 
 
 def compare(arrays: Mapping[str, np.ndarray], meta: dict) -> Iterator[tuple]:
@@ -34,9 +35,7 @@ def _layer(arrays, meta):
     qkv_bias=meta["qkv_bias"],
     rngs=nnx.Rngs(0),
   )
-  weight = {
-    k.removeprefix("param."): v for k, v in arrays.items() if k.startswith("param.")
-  }
+  weight = below(arrays, "param.")
   fill(layer, weight)
   return layer
 

@@ -14,6 +14,7 @@ import numpy as np
 from flax import nnx
 
 from attnjax.variants.mixers import hyperzzw
+from tests.arrays import below
 
 _BLOCK = "fast_multi_branch."
 
@@ -21,9 +22,7 @@ _BLOCK = "fast_multi_branch."
 def compare(arrays: Mapping[str, np.ndarray], meta: dict) -> Iterator[tuple]:
   """(key, what attnjax computes, what the file holds) for every result."""
   del meta  # the arrays say it all
-  weight = {
-    k.removeprefix("param."): v for k, v in arrays.items() if k.startswith("param.")
-  }
+  weight = below(arrays, "param.")
   inputs = {
     k.removeprefix("in."): last(v)
     for k, v in arrays.items()

@@ -9,6 +9,7 @@ import numpy as np
 from flax import nnx
 
 from attnjax.variants.mixers import hyperzzw
+from tests.arrays import below
 from tests.golden.hyperzzw import fill_block, fill_linear, first, last, widths
 
 
@@ -41,7 +42,7 @@ def _wave(out):
 
 def filled(arrays, meta) -> Any:
   weights = [
-    {k.removeprefix(start): v for k, v in arrays.items() if k.startswith(start)}
+    below(arrays, start)
     for start in (f"param.blocks.{i}." for i in range(len(meta["factors"])))
   ]
   model: Any = jax.eval_shape(

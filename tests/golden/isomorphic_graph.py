@@ -12,6 +12,7 @@ from flax import nnx
 from attnjax.contract import weights
 from attnjax.variants.softmax import isomorphic_graph as graphs
 from attnjax.variants.softmax.isomorphic_graph import sparse
+from tests.arrays import below
 
 _GIN = "attention_GIN_MLP_GIN_"
 _EDGES = {"sigmoid_elementwise": "sigmoid", "flowthreshold": "flow"}
@@ -25,11 +26,7 @@ def compare(
   for case in meta["cases"]:
     name = case["name"]
     params, given = (
-      {
-        key.removeprefix(f"{kind}.{name}."): jnp.asarray(value)
-        for key, value in arrays.items()
-        if key.startswith(f"{kind}.{name}.")
-      }
+      jax.tree.map(jnp.asarray, below(arrays, f"{kind}.{name}."))
       for kind in ("param", "in")
     )
     run = _results if "x" in given else _sparse

@@ -11,6 +11,7 @@ from flax import nnx
 from attnjax.contract import Heads, Tokens
 from attnjax.nn.norms import Stats
 from attnjax.variants.linear import l2vit
+from tests.arrays import below
 
 
 def compare(arrays: Mapping[str, np.ndarray], meta: dict) -> Iterator[tuple]:
@@ -22,7 +23,7 @@ def compare(arrays: Mapping[str, np.ndarray], meta: dict) -> Iterator[tuple]:
     if not key.startswith("out."):
       continue
     name = key.removeprefix("out.").rsplit("_", 1)[0]
-    weight = _weights(arrays, f"param.{name}.")
+    weight = below(arrays, f"param.{name}.")
     function = make[name.split("_")[0]](weight, hyper)
     out, gradient = _run(function, jnp.asarray(arrays[f"in.{name}_x"]), grid)
     yield key, out, want
@@ -72,7 +73,7 @@ def _global(weight, hyper):
 def fill_global(block, weight):
   """Sets the parameters of a block of linear attention."""
   mix = block.mix
-  _fill_attention(mix, _weights(weight, "attn."))
+  _fill_attention(mix, below(weight, "attn."))
   _fill_depthwise(mix.position, weight, "cpe.0.proj")
   _fill_norm(mix.norm, weight, "norm1")
   _fill_norm(mix.local_norm, weight, "norm3")
@@ -99,7 +100,7 @@ def _window(weight, hyper):
 
 def fill_window(block, weight):
   """Sets the parameters of a block of windows."""
-  _fill_projections(block, _weights(weight, "attn."))
+  _fill_projections(block, below(weight, "attn."))
   for i in range(2):
     _fill_depthwise(block.positions[i], weight, f"cpe.{i}.proj")
     _fill_norm(block.norms[i], weight, f"norm{i + 1}")
@@ -138,10 +139,6 @@ def _fill_feed(feed, weight):
   for part, name in ((feed.up, "mlp.fc1"), (feed.down, "mlp.fc2")):
     _set(part.kernel, weight[f"{name}.weight"].T)
     _set(part.bias, weight[f"{name}.bias"])
-
-
-def _weights(arrays, prefix):
-  return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
 
 
 def _set(parameter, value):

@@ -11,6 +11,7 @@ import numpy as np
 from flax import nnx
 
 from attnjax.variants.linear import lightning2
+from tests.arrays import below
 
 
 def compare(arrays: Mapping[str, np.ndarray], meta: dict) -> Iterator[tuple]:
@@ -54,7 +55,7 @@ def _with_gradients(function, inputs, name):
 
 
 def _transnormer(arrays, dim, heads, layers):
-  weight = _weights(arrays, "param.tnl.")
+  weight = below(arrays, "param.tnl.")
   size = weight["q_proj.weight"].shape[0] // heads
   layer = lightning2.Layer(
     dim, heads=heads, head_dim=size, layers=layers, rngs=nnx.Rngs(0)
@@ -72,7 +73,7 @@ def _transnormer(arrays, dim, heads, layers):
 
 
 def _minimax(arrays, dim, heads, layers):
-  weight = _weights(arrays, "param.mm.")
+  weight = below(arrays, "param.mm.")
   # One matrix for q, k and v, with the three of a head side by side.
   fused = weight["qkv_proj.weight"].reshape(heads, 3, -1, dim)
   size = fused.shape[2]
@@ -93,10 +94,6 @@ def _minimax(arrays, dim, heads, layers):
   _set(layer.norm.scale, weight["norm.weight"])
   _set(layer.gate[0].kernel, weight["output_gate.weight"].T)
   return layer
-
-
-def _weights(arrays, prefix):
-  return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
 
 
 def _set(parameter, value):

@@ -9,20 +9,17 @@ from flax import nnx
 
 from attnjax.nn.norms import Stats
 from attnjax.variants.local import maxvit
+from tests.arrays import below
 
 NORMS = "conv.pre_norm", "conv.norm1", "conv.norm2"
 
 
 def compare(arrays: Mapping[str, np.ndarray], meta: dict) -> Iterator[tuple]:
   """(key, what attnjax computes, what the file holds) for every result."""
-  weights = {
-    key.removeprefix("param."): jnp.asarray(x)
-    for key, x in arrays.items()
-    if key.startswith("param.")
-  }
-  below = weights["conv.conv1_1x1.weight"].shape[1]
+  weights = jax.tree.map(jnp.asarray, below(arrays, "param."))
+  narrow = weights["conv.conv1_1x1.weight"].shape[1]
   block = maxvit.Block(
-    below,
+    narrow,
     meta["dim_out"],
     stride=meta["stride"],
     window=tuple(meta["window"]),

@@ -9,6 +9,7 @@ import numpy as np
 from flax import nnx
 
 from attnjax.variants.heads import mixture_of_head
+from tests.arrays import below
 
 # Of the largest gradient: what is all smaller is rounding. A single routed head is
 # renormalised to 1, so that the gradient of its router is 0 but for rounding.
@@ -38,7 +39,7 @@ def compare(
 
 
 def _starting(arrays, prefix):
-  found = {n.removeprefix(prefix): x for n, x in arrays.items() if n.startswith(prefix)}
+  found = below(arrays, prefix)
   return {n: jnp.asarray(x) for n, x in found.items()}
 
 

@@ -9,15 +9,12 @@ import numpy as np
 from flax import nnx
 
 from attnjax.variants.local import msa_conv
+from tests.arrays import below
 
 
 def compare(arrays: Mapping[str, np.ndarray], meta: dict) -> Iterator[tuple]:
   """(key, what attnjax computes, what the file holds) for every result."""
-  weight = {
-    key.removeprefix("param."): jnp.asarray(value)
-    for key, value in arrays.items()
-    if key.startswith("param.")
-  }
+  weight = jax.tree.map(jnp.asarray, below(arrays, "param."))
   layer = _layer(weight, meta)
   _fill(layer, weight)
 

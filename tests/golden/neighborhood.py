@@ -9,6 +9,7 @@ import numpy as np
 from flax import nnx
 
 from attnjax.variants.local import neighborhood
+from tests.arrays import below
 
 _OPTIONS = ("window", "stride", "dilation", "causal", "scale")
 
@@ -32,11 +33,7 @@ def _matching(arrays, name, results):
 
 
 def _group(arrays, prefix):
-  return {
-    key.removeprefix(prefix): jnp.asarray(x)
-    for key, x in arrays.items()
-    if key.startswith(prefix)
-  }
+  return jax.tree.map(jnp.asarray, below(arrays, prefix))
 
 
 def _differentiate(function, arguments):

@@ -8,6 +8,7 @@ import numpy as np
 from flax import nnx
 
 from attnjax.variants.softmax import power_law_graph
+from tests.arrays import below
 
 _TENSORS = {
   "Wlst": "weight",
@@ -22,11 +23,7 @@ def compare(
   arrays: Mapping[str, np.ndarray], meta: dict
 ) -> Iterator[tuple[str, jax.Array, np.ndarray]]:
   """(key of the file, attnjax's result, the file's) for all results."""
-  params = {
-    name.removeprefix("param."): jnp.asarray(x)
-    for name, x in arrays.items()
-    if name.startswith("param.")
-  }
+  params = jax.tree.map(jnp.asarray, below(arrays, "param."))
 
   @jax.jit
   def run(params, x, x_next):

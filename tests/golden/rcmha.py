@@ -11,6 +11,7 @@ from flax import nnx
 from attnjax.contract import weights
 from attnjax.nn.segment_memory import SegmentMemory
 from attnjax.variants.softmax import rcmha
+from tests.arrays import below
 
 _LOST = "grad.key.1.conv.bias"
 
@@ -22,11 +23,7 @@ def compare(
   for case in meta["cases"]:
     name = case["name"]
     params, given = (
-      {
-        key.removeprefix(f"{kind}.{name}."): jnp.asarray(value)
-        for key, value in arrays.items()
-        if key.startswith(f"{kind}.{name}.")
-      }
+      jax.tree.map(jnp.asarray, below(arrays, f"{kind}.{name}."))
       for kind in ("param", "in")
     )
     results = jax.jit(functools.partial(_results, case=case))(params, given)

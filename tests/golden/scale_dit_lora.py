@@ -8,6 +8,7 @@ import numpy as np
 from flax import nnx
 
 from attnjax.variants.local import scale_dit
+from tests.arrays import below
 from tests.golden.scale_dit import as_layout
 
 
@@ -37,9 +38,7 @@ def compare(arrays: Mapping[str, np.ndarray], meta: dict) -> Iterator[tuple]:
 
 
 def _layer(arrays, prefix, meta):
-  weight = {
-    k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)
-  }
+  weight = below(arrays, prefix)
   given = {"heads": meta["heads"], "rank": meta["rank"], "alpha": meta["alpha"]}
   given["rope_theta"] = float(meta["theta"])
   given["own_text"] = "add_q_proj.weight" in weight

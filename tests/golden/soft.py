@@ -10,6 +10,7 @@ from flax import nnx
 
 from attnjax.core.inverse import newton_inverse
 from attnjax.variants.linear import soft
+from tests.arrays import below
 
 # SOFT++'s code: no jitter, one first step for the whole batch, autodiff of the loop.
 _PLUS: dict[str, Any] = {
@@ -28,7 +29,7 @@ def compare(arrays: Mapping[str, np.ndarray], meta: dict) -> Iterator[tuple]:
       continue
     name = key.removeprefix("out.").removesuffix("_y")
     given = f"{name}_P" if name.startswith("newton") else f"{name}_x"
-    function = _function(name, _weights(arrays, f"param.{name}."), hyper)
+    function = _function(name, below(arrays, f"param.{name}."), hyper)
     out, gradient = _run(function, jnp.asarray(arrays[f"in.{given}"]))
     yield key, out, want
     if f"grad.{given}" in arrays:
@@ -71,7 +72,7 @@ def filled(weight, options) -> soft.Layer:
 
 
 def _block(weight, options):
-  inner = _weights(weight, "att.mha.")
+  inner = below(weight, "att.mha.")
   block = soft.Block(
     inner["W_q.weight"].shape[1],
     hidden=weight["att.ff1.weight"].shape[0],
@@ -114,10 +115,6 @@ def fill(layer, weight):
     _set(layer.convolution, jnp.transpose(kernel, (2, 3, 0, 1)))
   _set(layer.out.kernel, weight["ff.weight"].T.reshape(heads, size, dim))
   _set(layer.out.bias, weight["ff.bias"])
-
-
-def _weights(arrays, prefix):
-  return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
 
 
 def _set(parameter, value):

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tests.arrays import below
 from tests.golden import soft
 
 
@@ -14,11 +15,7 @@ def compare(arrays: Mapping[str, np.ndarray], meta: dict) -> Iterator[tuple]:
   hyper = meta["hyper"]
   names = ("heads", "normalise", "iterations", "jitter", "start", "gradient")
   options = {name: hyper[name] for name in names}
-  weight = {
-    key.removeprefix("param."): jnp.asarray(value)
-    for key, value in arrays.items()
-    if key.startswith("param.")
-  }
+  weight = jax.tree.map(jnp.asarray, below(arrays, "param."))
 
   def total(weight, x):
     image = x.reshape(x.shape[0], hyper["H"], hyper["W"], -1)
