@@ -1,12 +1,15 @@
 """Compares runs: a table on stdout, and a page with their curves.
 
 python -m experiments.compare runs/a runs/b [--output compare.html]
+python -m experiments.compare runs/kjv/* --record results/runs/kjv.json
 """
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from experiments import errors
 from experiments.pages import charts, page, records
@@ -39,6 +42,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     default="compare.html",
     help="the page to write (default: %(default)s)",
   )
+  parser.add_argument(
+    "--record",
+    metavar="FILE",
+    default="",
+    help="also writes the runs' summaries to this JSON file, for the pages of docs",
+  )
   options = parser.parse_args(arguments)
   found = load(options.dirs)
   table, notes = columns(found), remarks(found)
@@ -48,6 +57,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(note)
   page.save(Path(options.output), html(found, table, notes))
   print(f"page: {options.output}")
+  if options.record:
+    rows = json.dumps([record(run) for run in found], indent=1)
+    path = Path(options.record)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    page.save(path, f"{rows}\n")
   return 0
 
 
@@ -84,6 +98,18 @@ def text(found: Sequence[Run], table: Sequence[Column]) -> str:
     aligned = [cell.rjust(width) for cell, width in zip(rest, widths[1:])]
     lines.append("  ".join([first.ljust(widths[0]), *aligned]).rstrip())
   return "\n".join(lines)
+
+
+def record(run: Run) -> dict[str, Any]:
+  """Returns a run's name, summary and median speed.
+
+  Raises:
+    UserError: if the run has not finished.
+  """
+  if run.summary is None:
+    raise errors.UserError(f"--record: {run.label} has no summary.json")
+  speed = records.speed(run.lines)
+  return {"run": run.name} | run.summary | ({} if speed is None else dict([speed]))
 
 
 def html(found: Sequence[Run], table: Sequence[Column], notes: Sequence[str]) -> str:

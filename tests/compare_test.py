@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import math
 import subprocess
 import sys
@@ -41,6 +42,25 @@ class CompareTest(parameterized.TestCase):
     head, *rows = [line.split("  ") for line in out.splitlines()[: len(names) + 1]]
     head, *rows = [[w.strip() for w in row if w.strip()] for row in (head, *rows)]
     return {name: [row[i] for row in rows] for i, name in enumerate(head)}, out
+
+  def test_a_record_has_the_summaries(self):
+    workdirs.make(self.root / "a", losses=(3.0, 1.5, 2.0), step_seconds=0.25)
+    path = self.root / "kept" / "runs.json"
+    output = str(self.root / "compare.html")
+    arguments = [str(self.root / "a"), "--output", output, "--record", str(path)]
+    with contextlib.redirect_stdout(io.StringIO()):
+      self.assertEqual(compare.main(arguments), 0)
+    (row,) = json.loads(path.read_text())
+    summary = records.summary(self.root / "a")
+    self.assertEqual({name: row[name] for name in summary}, summary)
+    self.assertEqual(row["run"], "a")
+    self.assertGreater(row["tokens_per_second"], 0)
+    (self.root / "a" / "summary.json").unlink()
+    with (
+      contextlib.redirect_stdout(io.StringIO()),
+      self.assertRaisesRegex(errors.UserError, "a .unfinished. has no summary.json"),
+    ):
+      compare.main(arguments)
 
   def test_values_and_marks(self):
     workdirs.make(self.root / "a", losses=(3.0, 1.5, 2.0), step_seconds=0.25)

@@ -22,6 +22,7 @@ from experiments.docs import (
   index,
   markdown,
   marks,
+  run_tables,
   signatures,
   site,
   snippets,
@@ -245,6 +246,25 @@ class TextTest(parameterized.TestCase):
 
 
 class RecordsTest(absltest.TestCase):
+  def test_runs_are_in_the_order_of_their_loss(self):
+    same = {"parameters": 428672, "flops_per_step": 14.2e9, "steps": 380}
+    same |= {"bytes_temporary": 2**20, "bytes_arguments": 2**19, "step_seconds": 0.2}
+    same |= {"tokens_per_second": 20e3, "device": "1 x cpu", "versions": {"jax": "0.1"}}
+    runs = [
+      same | {"mechanism": name, "final": {"validation": {"bits_per_byte": bits}}}
+      for name, bits in (("halo,hilo", 2.5), ("dot_product", 2.18))
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+      path = Path(folder) / "results" / "runs" / "kjv.json"
+      path.parent.mkdir(parents=True)
+      path.write_text(json.dumps(runs))
+      _, _, first, second, _, last = run_tables.language(Path(folder)).split("\n")
+    numbers = "2.180 | 429k | 14.2G | 1.5 MiB | 0.2 | 20k"
+    link = "[`dot_product`](systems/dot_product.md)"
+    self.assertEqual(first, f"| {link} | {numbers} |")
+    self.assertIn("| `halo,hilo` | 2.500 |", second)
+    self.assertEqual(last, "Measured: 380 steps on 1 x cpu, jax 0.1.")
+
   def test_every_row_of_a_registered_claim_is_shown(self):
     record = json.loads(_RECORD)
     with tempfile.TemporaryDirectory() as folder:

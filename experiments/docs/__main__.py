@@ -19,6 +19,7 @@ from experiments.docs import (
   kernel_tables,
   marks,
   mask_pictures,
+  run_tables,
   site,
   suite_pictures,
   suite_tables,
@@ -91,6 +92,7 @@ def written(root: Path) -> dict[Path, str]:
       "compiled for GPUs": lambda: kernel_tables.gpu(root),
       "timed on the CPU": lambda: kernel_tables.cpu(root),
       "run on chips": lambda: chip_tables.chips(root),
+      "language models": lambda: run_tables.language(root),
       **suite_tables.parts(root),
     }
     text = marks.filled(path, path.read_text(encoding="utf-8"), parts)
