@@ -3,6 +3,7 @@
 import importlib
 import sys
 import tempfile
+import time
 from pathlib import Path
 from unittest import mock
 
@@ -55,6 +56,23 @@ class DetailsTest(parameterized.TestCase):
 
 
 class TrialsTest(absltest.TestCase):
+  def test_a_trial_ends_by_its_processor_seconds_or_if_it_hangs(self):
+    def turns():
+      while True:
+        pass
+
+    def sleeps():
+      time.sleep(1000)
+      return 0
+
+    with tempfile.TemporaryDirectory() as folder:
+      for run, seconds, wall in ((turns, 1, 100), (sleeps, 100, 0.2), (int, 100, 100)):
+        process = trials.fork("json", None, run, Path(folder) / "log", seconds)
+        found, status, used = trials.wait({process: time.monotonic() + wall})
+        self.assertEqual(found, process)
+        self.assertEqual(status, 0 if run is int else trials.LATE)
+        self.assertEqual(used > 0.9, run is turns)
+
   def test_a_broken_module_is_loaded_in_the_place_of_its_file(self):
     with tempfile.TemporaryDirectory() as folder:
       path = Path(folder) / "broken_for_a_test.py"

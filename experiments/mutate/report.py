@@ -78,7 +78,7 @@ class _Tries:
     self.slug, self.own, self.folder, self.processes = slug, own, folder, processes
     self.lines: set[str] = set()
     self.logs: dict[int, Path] = {}
-    self.limit = 600.0
+    self.limit = 600.0  # seconds of a processor
 
   def all(self, found: list[Trial]) -> None:
     """Tries every mutant, several at once."""
@@ -93,7 +93,7 @@ class _Tries:
         self._start(trial, "tests", running, ends)
       if not running:
         continue
-      process, status = trials.wait(ends)
+      process, status, _ = trials.wait(ends)
       trial, what = running.pop(process)
       ends.pop(process)
       if what == "tests" and status == 0:
@@ -111,15 +111,18 @@ class _Tries:
       lambda: outputs.save(self.slug, self.folder / "own.npz") or 0,
     )
     for run in runs:
-      begun = time.monotonic()
-      process = trials.fork(self.own, None, run, log)
-      _, status = trials.wait({process: begun + self.limit})
+      process = trials.fork(self.own, None, run, log, self.limit)
+      _, status, used = trials.wait({process: self._end()})
       if status:
         tail = log.read_text(errors="replace")[-2000:]
         raise errors.UserError(f"{self.slug} as it is: status {status}\n{tail}")
-      took = max(took, time.monotonic() - begun)
+      took = max(took, used)
     self.lines = set(lines.read_text().splitlines())
     self.limit = max(60.0, 5 * took)
+
+  def _end(self) -> float:
+    """Returns the second of the clock by which a trial hangs, whatever else runs."""
+    return time.monotonic() + 20 * self.limit
 
   def _start(self, trial, what, running, ends):
     """Starts the tests of a mutant, or makes its outputs."""
@@ -130,9 +133,9 @@ class _Tries:
     }[what]
     broken = trial.module, trial.path, trial.mutant.tree
     log = self.folder / f"{id(trial)}.log"
-    process = trials.fork(self.own, broken, run, log)
+    process = trials.fork(self.own, broken, run, log, self.limit)
     running[process] = trial, what
-    ends[process] = time.monotonic() + self.limit
+    ends[process] = self._end()
     self.logs[process] = log
 
   def _killer(self, process, status) -> str:

@@ -10,6 +10,7 @@ import importlib.machinery
 import importlib.util
 import os
 import pkgutil
+import resource
 import signal
 import sys
 import time
@@ -85,7 +86,9 @@ class _Finder:
     )
 
 
-def fork(own: str, broken: Any, run: Callable[[], int], log: Path) -> int:
+def fork(
+  own: str, broken: Any, run: Callable[[], int], log: Path, seconds: float
+) -> int:
   """Starts a trial; returns its process.
 
   Args:
@@ -93,6 +96,8 @@ def fork(own: str, broken: Any, run: Callable[[], int], log: Path) -> int:
     broken: (name of a module, its file, its tree); None leaves all as it is.
     run: what it runs, which returns the status.
     log: the file of what it prints.
+    seconds: of a processor, after which it is ended; on a busy machine they are more
+      of the clock.
   """
   sys.stdout.flush()
   process = os.fork()
@@ -101,6 +106,7 @@ def fork(own: str, broken: Any, run: Callable[[], int], log: Path) -> int:
   status = 1
   try:
     os.setsid()
+    resource.setrlimit(resource.RLIMIT_CPU, (round(seconds), round(seconds) + 5))
     for number in (1, 2):
       os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), number)
     if broken is not None:
@@ -115,17 +121,22 @@ def fork(own: str, broken: Any, run: Callable[[], int], log: Path) -> int:
   raise AssertionError("a trial has gone on")
 
 
-def wait(running: dict[int, float]) -> tuple[int, int]:
-  """Waits for one of the trials, {process: its last second}; (process, status)."""
+def wait(running: dict[int, float]) -> tuple[int, int, float]:
+  """Waits for one of the trials; returns (process, status, processor seconds).
+
+  `running` maps processes to the second of the clock at which they are ended.
+  """
   while True:
     for process, end in running.items():
-      done, status = os.waitpid(process, os.WNOHANG)
-      if done:
-        return process, os.waitstatus_to_exitcode(status)
-      if time.monotonic() > end:
+      done, status, used = os.wait4(process, os.WNOHANG)
+      late = not done and time.monotonic() > end
+      if late:
         os.killpg(process, signal.SIGKILL)
-        os.waitpid(process, 0)
-        return process, LATE
+        _, status, used = os.wait4(process, 0)
+      if done or late:
+        code = os.waitstatus_to_exitcode(status)
+        late |= code == -signal.SIGXCPU
+        return process, LATE if late else code, used.ru_utime + used.ru_stime
     time.sleep(0.05)
 
 
