@@ -330,6 +330,8 @@ class ModelTest(parameterized.TestCase):
     run = jax.jit(lambda model, key: model(tokens, model.init_memory(1), key=key)[0])
     one, other = (run(model, jax.random.key(i)) for i in (0, 1))
     self.assertGreater(np.abs(one - other).max(), 1e-2)
+    kept = model.blocks[0]._drop(jnp.ones(999), jax.random.key(0))
+    np.testing.assert_array_equal(np.unique(kept), [0, 1 / (1 - 0.5)])
 
 
 @jax.jit
