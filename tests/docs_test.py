@@ -22,6 +22,7 @@ from experiments.docs import (
   index,
   markdown,
   marks,
+  mutant_tables,
   run_tables,
   signatures,
   site,
@@ -246,6 +247,31 @@ class TextTest(parameterized.TestCase):
 
 
 class RecordsTest(absltest.TestCase):
+  def test_survivors_have_their_reasons(self):
+    rows = [
+      {
+        "place": "a/b.py:7",
+        "change": "a | b  ->  b",
+        "verdict": "survived",
+        "why": "x",
+      },
+      {"place": "a/b.py:8", "change": "1  ->  2", "verdict": "changes no output"},
+    ]
+    rows[0]["reason"] = "a size of a case"
+    counts = {"killed": 33, "survived": 1, "changes no output": 6}
+    record = {"counts": counts, "all": 565, "not killed": rows}
+    with tempfile.TemporaryDirectory() as folder:
+      path = Path(folder) / "results" / "mutants" / "halo.json"
+      system = systems.System(Path(folder), "halo", attnjax.halo)
+      self.assertEqual(mutant_tables.section(system), "")
+      path.parent.mkdir(parents=True)
+      path.write_text(json.dumps(record))
+      text = mutant_tables.section(system)
+    self.assertIn("notice 33 of 34 drawn details (of 565)", text)
+    self.assertEqual(
+      text.splitlines()[-1], "| `b.py:7` | `a \\| b  ->  b` | a size of a case |"
+    )
+
   def test_runs_are_in_the_order_of_their_loss(self):
     same = {"parameters": 428672, "flops_per_step": 14.2e9, "steps": 380}
     same |= {"bytes_temporary": 2**20, "bytes_arguments": 2**19, "step_seconds": 0.2}

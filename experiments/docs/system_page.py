@@ -13,6 +13,7 @@ from experiments.docs import (
   docstrings,
   growth,
   markdown,
+  mutant_tables,
   signatures,
   snippets,
 )
@@ -51,6 +52,7 @@ def page(system: System) -> str:
     markdown.section("Implementations", _implementations(system)),
     claim_tables.section(system),
     _parity(system),
+    mutant_tables.section(system),
     _not_here(system),
   ]
   return markdown.sections(*parts) + "\n"
