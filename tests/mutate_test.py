@@ -56,6 +56,12 @@ class DetailsTest(parameterized.TestCase):
 
 
 class TrialsTest(absltest.TestCase):
+  def test_what_runs_the_broken_line_is_first_and_what_is_slow_last(self):
+    items = [mock.Mock(nodeid=name) for name in ("c_pallas", "a", "b_triton", "d")]
+    trials._Watch(None, "json", ["b_triton", "a"]).pytest_collection_modifyitems(items)
+    names = [item.nodeid for item in items]
+    self.assertEqual(names, ["b_triton", "a", "d", "c_pallas"])
+
   def test_a_trial_ends_by_its_processor_seconds_or_if_it_hangs(self):
     def turns():
       while True:

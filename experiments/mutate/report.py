@@ -41,6 +41,11 @@ class Trial:
     """Returns file:line."""
     return f"{self.path.relative_to(trials.ROOT)}:{self.mutant.line}"
 
+  @property
+  def line(self) -> str:
+    """Returns file:line, as `trials.tests` notes it."""
+    return f"{self.path}:{self.mutant.line}"
+
 
 def of_a_system(slug: str, count: int, seed: int, processes: int) -> bool:
   """Tries a system's mutants, prints and writes them; returns whether enough died.
@@ -76,7 +81,7 @@ class _Tries:
 
   def __init__(self, slug: str, own: str, folder: Path, processes: int):
     self.slug, self.own, self.folder, self.processes = slug, own, folder, processes
-    self.lines: set[str] = set()
+    self.lines: dict[str, list[str]] = {}
     self.logs: dict[int, Path] = {}
     self.limit = 600.0  # seconds of a processor
 
@@ -87,7 +92,7 @@ class _Tries:
     while left or running:
       while left and len(running) < self.processes:
         trial = left.pop(0)
-        if f"{trial.path}:{trial.mutant.line}" not in self.lines:
+        if trial.line not in self.lines:
           self._done(trial, SURVIVED, "no test runs this line")
           continue
         self._start(trial, "tests", running, ends)
@@ -117,7 +122,7 @@ class _Tries:
         tail = log.read_text(errors="replace")[-2000:]
         raise errors.UserError(f"{self.slug} as it is: status {status}\n{tail}")
       took = max(took, used)
-    self.lines = set(lines.read_text().splitlines())
+    self.lines = json.loads(lines.read_text())
     self.limit = max(60.0, 5 * took)
 
   def _end(self) -> float:
@@ -127,8 +132,9 @@ class _Tries:
   def _start(self, trial, what, running, ends):
     """Starts the tests of a mutant, or makes its outputs."""
     path = self.folder / f"{id(trial)}.npz"
+    first = self.lines[trial.line]
     run: Any = {
-      "tests": lambda: trials.tests(self.slug, self.own),
+      "tests": lambda: trials.tests(self.slug, self.own, first=first),
       "outputs": lambda: outputs.save(self.slug, path) or 0,
     }[what]
     broken = trial.module, trial.path, trial.mutant.tree

@@ -8,13 +8,14 @@ import ast
 import importlib
 import importlib.machinery
 import importlib.util
+import json
 import os
 import pkgutil
 import resource
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -141,45 +142,77 @@ def wait(running: dict[int, float]) -> tuple[int, int, float]:
 
 
 class _Watch:
-  """A pytest plugin: tests on plain JAX go first; it notes the lines that run."""
+  """A pytest plugin: orders the tests, and notes which of them run each line."""
 
-  def __init__(self, lines: Path | None, own: str):
+  def __init__(self, lines: Path | None, own: str, first: Sequence[str]):
     self.lines, self.paths = lines, {str(path) for path in files(own).values()}
-    self.seen: set[tuple[str, int]] = set()
+    self.first = {name: place for place, name in enumerate(first)}
+    self.test = ""
+    self.seen: dict[str, set[str]] = {}
+    self.seconds: dict[str, float] = {}
     if lines is not None:
       self._watch()
 
   def _watch(self):
-    """Notes each line of the files once, when it is run."""
+    """Notes each line of the files once a test, when it is run."""
     monitoring = sys.monitoring
     tool = monitoring.COVERAGE_ID
     monitoring.use_tool_id(tool, "attnjax")
 
     def line(code, number):
       if code.co_filename in self.paths:
-        self.seen.add((code.co_filename, number))
+        self.seen.setdefault(f"{code.co_filename}:{number}", set()).add(self.test)
       return monitoring.DISABLE
 
     monitoring.register_callback(tool, monitoring.events.LINE, line)
     monitoring.set_events(tool, monitoring.events.LINE)
 
   def pytest_collection_modifyitems(self, items):
-    """Puts what is slow behind."""
+    """Puts the tests that run the broken line first, and what is slow behind."""
     slow = ("pallas", "triton", "lowering", "trains")
-    items.sort(key=lambda item: any(s in item.nodeid for s in slow))
+    behind = len(self.first)
+    items.sort(
+      key=lambda item: (
+        self.first.get(item.nodeid, behind),
+        any(s in item.nodeid for s in slow),
+      )
+    )
+
+  def pytest_runtest_setup(self, item):
+    """Begins to note the lines of a test."""
+    self.test = item.nodeid
+    if self.lines is not None:
+      sys.monitoring.restart_events()
+
+  def pytest_runtest_logreport(self, report):
+    """Adds up the seconds of a test."""
+    self.seconds[report.nodeid] = self.seconds.get(report.nodeid, 0) + report.duration
 
   def pytest_sessionfinish(self):
-    """Writes the lines that ran."""
+    """Writes which tests ran each line, the quickest first."""
     if self.lines is not None:
-      rows = (f"{file}:{line}" for file, line in sorted(self.seen))
-      self.lines.write_text("\n".join(rows))
+      seconds = self.seconds | {"": 0.0}  # "" is the import
+      found = {
+        k: sorted(tests, key=seconds.__getitem__) for k, tests in self.seen.items()
+      }
+      self.lines.write_text(json.dumps(found))
 
 
-def tests(slug: str, own: str, lines: Path | None = None) -> int:
-  """Runs a system's tests up to the first that fails; returns pytest's status."""
+def tests(
+  slug: str, own: str, lines: Path | None = None, first: Sequence[str] = ()
+) -> int:
+  """Runs a system's tests up to the first that fails; returns pytest's status.
+
+  Args:
+    slug: the system.
+    own: the name of its package.
+    lines: a JSON file to write, "file:line" to the tests that run it; none if None.
+    first: the tests that run first. A compiled function is shared by tests of which one
+      traces it, so that all others follow.
+  """
   import pytest
 
-  plugin = _Watch(lines, own)
+  plugin = _Watch(lines, own, first)
   own_tests = sorted(str(p) for p in (ROOT / "tests").glob(f"*/{slug}_*test.py"))
   shared = [str(ROOT / "tests" / f"{n}_test.py") for n in ("contract", "golden")]
   options = ["-q", "-x", "-o", "addopts=", "-p", "no:xdist", "-p", "no:cacheprovider"]
