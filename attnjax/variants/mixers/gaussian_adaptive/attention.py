@@ -180,6 +180,11 @@ def _padded(key):
   return jnp.arange(7) < jnp.array([[7], [2], [0]])
 
 
+def _halves(key):
+  x = jnp.round(2 * jax.random.normal(key, (2, 3, 7))) / 2
+  return {"x": x, **_make(2, 2)(key)}
+
+
 def _case(name, shape, M, K, options=None):
   return Case(name, {"x": shape}, options or {}, _make(M, K))
 
@@ -193,4 +198,5 @@ CASES = (
   _case("clamped", (3, 12, 5), 4, 3, {"axis": 1, "clamp": True} | _BOTH),
   _case("documents", (2, 20, 3), 3, 2, {"axis": 1, "segment_ids": _packed} | _BOTH),
   _case("padded", (3, 2, 7), 2, 2, {"axis": 2, "valid": _padded, "clamp": True}),
+  Case("padding_value", {}, {"padding_value": 0.5}, _halves),
 )
