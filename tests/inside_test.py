@@ -10,7 +10,9 @@ from absl.testing import absltest, parameterized
 from flax import nnx
 
 from attnjax import contract
+from attnjax.contract.trace import Edits
 from attnjax.models import language, pyramid, vision
+from attnjax.nn import mlp
 from attnjax.nn.stack import Stack
 from attnjax.variants.local import davit
 
@@ -67,6 +69,55 @@ class TraceTest(parameterized.TestCase):
     for changed in (edited.hidden[3] - plain.hidden[3], edited.output - plain.output):
       self.assertGreater(jnp.abs(changed).max(), 1e-3)
 
+  def test_parts_add_up(self):
+    model, real = _model(), jnp.arange(T) < jnp.array([[T], [9]])
+    trace = _traced(model, TOKENS, valid=real)
+    np.testing.assert_array_equal(trace.tokens, TOKENS)
+    np.testing.assert_array_equal(trace.ids, jnp.where(real, 0, -1))
+    self.assertIsNone(_traced(model, TOKENS).ids)
+    for index, _, block, _ in model.stack.each():
+      before, feed = trace.hidden[index], trace.feeds[index]
+      after = before + trace.attended[index] + feed["output"]
+      _close(after, trace.hidden[index + 1])
+      normed = block.mlp_norm(before + trace.attended[index])
+      _close(feed["input"], normed)
+      _close(feed["active"], jax.nn.silu(normed @ block.mlp.gate.kernel[...]))
+      _close(feed["inner"], feed["active"] * (normed @ block.mlp.up.kernel[...]))
+      _close(feed["output"], feed["inner"] @ block.mlp.down.kernel[...])
+
+  @parameterized.parameters("swiglu", "sglu", "gelu")
+  def test_parts_of_every_mlp(self, kind):
+    feed = mlp.KINDS[kind](8, 24, rngs=nnx.Rngs(0))
+    x = jax.random.normal(jax.random.key(0), (2, 8))
+    parts = mlp.parts(feed, x)
+    one = parts["up"] if kind == "gelu" else parts["gate"]
+    act = {"swiglu": jax.nn.silu, "sglu": lambda y: y, "gelu": jax.nn.gelu}[kind](one)
+    inner = act if kind == "gelu" else act * parts["up"]
+    _close(parts["inner"], inner)
+    _close(feed(x), feed.down(inner))
+    _close(mlp.parts(feed.up, x)["output"], feed.up(x))  # shows no parts
+
+  def test_edits_elsewhere(self):
+    model = _model()
+    plain = _traced(model, TOKENS)
+
+    def mixed(index, y, heads):
+      self.assertEqual(y.shape[:-1], heads.q.shape[:-1])
+      return y.at[:, :, 1].set(0) if index == 1 else y
+
+    found = {
+      "mixed": model.trace(TOKENS, edit=Edits(mixed=mixed)),
+      "feed": model.trace(TOKENS, edit=Edits(feed=lambda i, y: y * (i != 1))),
+      "hidden": model.trace(TOKENS, edit=Edits(hidden=lambda i, x: x + (i == 1))),
+    }
+    for name, trace in found.items():
+      _close(trace.hidden[1], plain.hidden[1])
+      self.assertGreater(jnp.abs(trace.output - plain.output).max(), 1e-3, name)
+    _close(found["mixed"].mixed[1], plain.mixed[1].at[:, :, 1].set(0))
+    _close(found["feed"].feeds[1]["inner"], plain.feeds[1]["inner"])
+    _close(found["feed"].hidden[2], plain.hidden[1] + plain.attended[1])
+    _close(found["hidden"].hidden[2], plain.hidden[2] + 1)
+
   @parameterized.parameters(
     (vision, "dot_product"), (vision, "lone"), (pyramid, "davit")
   )
@@ -96,6 +147,8 @@ class TraceTest(parameterized.TestCase):
     self.assertLen(plain.hidden, layers + len(model.stages.stages))
     _close(edited.mixed[0], plain.mixed[0])
     _close(edited.mixed[1], jnp.zeros_like(plain.mixed[1]))
+    whole = plain.hidden[0] + plain.attended[0] + plain.feeds[0]["output"]
+    _close(plain.hidden[1], whole)
 
   def test_published_networks_show_their_maps(self):
     model = davit.Model(1, 3, **davit.SIZES["mini"], rngs=nnx.Rngs(0))
@@ -114,6 +167,12 @@ class TraceTest(parameterized.TestCase):
     self.assertEqual(trace.heads, (None,))
     with self.assertRaisesRegex(NotImplementedError, "inside_test mixes no heads"):
       stack.trace(x, edit=lambda index, heads: heads)
+    silent = Edits(feed=lambda index, y: 0 * y)
+    _close(stack.trace(x, edit=silent).hidden[1], x + stack.trace(x).attended[0])
+    bare = Stack([_Counting], dim=DIM, depth=1, hidden=0, rngs=nnx.Rngs(0))
+    self.assertEqual(bare.trace(x).feeds, (None,))
+    with self.assertRaisesRegex(NotImplementedError, "block 0 has no MLP"):
+      bare.trace(x, edit=silent)
 
 
 class SharedTest(absltest.TestCase):

@@ -24,7 +24,8 @@ The forms of layers, "causal", "sequence" and "image", require
                    with tokens `shape` on each axis, for systems whose defaults do not
                    scale (Routing Transformer: sqrt(T) clusters)
 
-The form "backbone", of whole networks for images, requires Model, SIZES and PARAMETERS.
+The form "backbone", of whole networks for images, requires Model, SIZES and PARAMETERS;
+the form "analysis", of reports of a model's `trace`, requires analyse, HOSTS and AXES.
 
 A Layer is built as `Layer(dim, *, form, rngs, **hyper-parameters)`, every
 hyper-parameter a keyword with a default that is not None. A Layer whose mathematics
@@ -62,6 +63,7 @@ from attnjax.contract.registry import (
   load,
   systems,
 )
+from attnjax.contract.reports import plain
 
 __all__ = [
   "weights",
@@ -81,6 +83,7 @@ __all__ = [
   "form_names",
   "layer_forms",
   "load",
+  "plain",
   "systems",
   "unknown",
 ]

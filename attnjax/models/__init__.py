@@ -11,6 +11,8 @@ A host's module has
   defaults  only where they depend on the systems of the builds: defaults(modules, *,
             size="tiny") gives the hyper-parameters of Model; on the values of its
             keywords, which are among them, the others depend
+  tiny      only of hosts that take more than rows of tokens or images: tiny(rngs) gives
+            a small model and a batch, for the checks of analyses
 
 Adding one edits no file.
 """

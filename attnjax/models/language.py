@@ -13,7 +13,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Int, Key, Num
 
-from attnjax.contract.trace import Edit, Trace
+from attnjax.contract.trace import Edit, Edits, Trace
+from attnjax.core import masks
 from attnjax.nn import running, streams
 from attnjax.nn.blocks import NORMS
 from attnjax.nn.stack import Stack, hidden_size
@@ -149,15 +150,17 @@ class Model(nnx.Module):
     self,
     tokens: Int[Array, "B T"],
     *,
-    edit: Edit | None = None,
+    edit: Edit | Edits | None = None,
     stats: Any = None,
     **context,
   ) -> Trace:
     """Returns the intermediate values of the model, its logits as `output`."""
     own = running.Carry(self, stats, False).of(self.stack)
+    seen = context.get("segment_ids"), context.get("valid")
+    kept = {"tokens": tokens, "ids": masks.segments(*seen, tokens.shape)}
     context |= self._fixed(tokens.shape[1])
     found = self.stack.trace(self._embed(tokens), edit=edit, stats=own, **context)
-    return dataclasses.replace(found, output=self._logits(found.output))
+    return dataclasses.replace(found, output=self._logits(found.output), **kept)
 
   def _embed(self, tokens):
     return self._scaled(self.embed.embedding[...][tokens])

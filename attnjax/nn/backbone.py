@@ -7,7 +7,7 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
-from attnjax.contract.trace import Edit, Trace
+from attnjax.contract.trace import Edit, Edits, Trace
 from attnjax.core.dtypes import accumulator_dtype
 from attnjax.nn import running
 from attnjax.nn.class_token import map_of, rows_of
@@ -87,7 +87,7 @@ class Classifier(nnx.Module):
     self,
     images: Float[Array, "B H W C"],
     *,
-    edit: Edit | None = None,
+    edit: Edit | Edits | None = None,
     stats: Any = None,
   ) -> Trace:
     """Returns the intermediate values of the network, its logits as `output`."""

@@ -88,18 +88,34 @@ class Block(nnx.Module):
     x: Float[Array, "B *T D"],
     *,
     index: Any,
-    edit: Callable[[Heads], Heads] | None = None,
+    edit: Any,
     stats: Any = None,
     stream: Array | None = None,
     **context,
-  ) -> tuple[Array, Heads | None, Array | None]:
-    """Returns the block's output, its mixer's heads and the mixer's mix of them."""
+  ) -> tuple[Array, Heads | None, Array | None, Array, dict[str, Array] | None]:
+    """Returns the block's output, and its parts as `contract.trace.Trace` has them.
+
+    They are the mixer's heads, its mix of them, what it adds to the residual stream,
+    and the values in the MLP. `edit` is of this block, `Edits.at` its number.
+
+    Raises:
+      NotImplementedError: for an edit of an MLP or of heads that the block lacks.
+    """
     own = running.Carry(self, stats, False).of(self.mixer)
     seen, context = self.mixed(x, context), context | self.heard(stream)
     y, heads, mixed = traced(
       self.mixer, seen, index=index, edit=edit, stats=own, **context
     )
-    return self._feed(self._sum(0, x, y), None), heads, mixed
+    x, feed = self._sum(0, x, y), None
+    if self.hidden:
+      feed = mlp.parts(self.mlp, self.mlp_norm(x))
+      if edit.feed is not None:
+        feed["output"] = edit.feed(feed["output"])
+      x = self._sum(1, x, feed["output"])
+    elif edit.feed is not None:
+      raise NotImplementedError(f"edit: block {index} has no MLP (hidden = 0)")
+    x = x if edit.hidden is None else edit.hidden(x)
+    return x, heads, mixed, y, feed
 
   def mixed(self, x, context):
     """Returns the input of the mixer: x, normalised and convolved."""

@@ -1,13 +1,12 @@
 """The weights and intermediate values of a stack, block by block without a scan."""
 
-import functools
 from typing import Any
 
 import jax
 from jaxtyping import Array
 
 from attnjax.contract import context as contexts
-from attnjax.contract.trace import Edit, Trace
+from attnjax.contract.trace import Edit, Edits, Trace, edits
 from attnjax.nn import running, stack_context, streams
 
 
@@ -25,21 +24,25 @@ def weights(stack: Any, x: Array, stats: Any, context: dict) -> list[Array]:
 
 
 def trace(
-  stack: Any, x: Array, edit: Edit | None, stats: Any, first: int, context: dict
+  stack: Any,
+  x: Array,
+  edit: Edit | Edits | None,
+  stats: Any,
+  first: int,
+  context: dict,
 ) -> Trace:
   """Returns the intermediate values of a stack; see `Stack.trace`."""
-  hidden = []
+  hidden, changes = [], edits(edit)
 
   def look(block, x, index, own, context):
     hidden.append(x)
-    change = None if edit is None else functools.partial(edit, first + index)
-    given = {"index": index, "edit": change, "stats": own}
-    y, heads, mixed = block.trace(x, **given, **context)
-    return y, (heads, mixed)
+    given = {"index": index, "edit": changes.at(first + index), "stats": own}
+    y, *parts = block.trace(x, **given, **context)
+    return y, parts
 
   y, found = _in_turn(stack, look, x, stats, context)
-  heads, mixed = zip(*found)
-  return Trace((*hidden, y), heads, mixed, y)
+  heads, mixed, attended, feeds = zip(*found)
+  return Trace((*hidden, y), heads, mixed, y, attended, feeds)
 
 
 def cut(tree: Any, *repeats: int) -> Any:

@@ -1,5 +1,7 @@
 """Feed-forward blocks, applied to each token on its own."""
 
+from typing import Any
+
 import jax
 from flax import nnx
 from jaxtyping import Array, Float
@@ -25,7 +27,14 @@ class SwiGLU(nnx.Module):
 
   def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
     """Returns the block's output, without the residual."""
-    return self.down(jax.nn.silu(self.gate(x)) * self.up(x))
+    return self.parts(x)["output"]
+
+  def parts(self, x: Float[Array, "*B D"]) -> dict[str, Array]:
+    """Returns all values in the block by name, see `parts`."""
+    gate, up = self.gate(x), self.up(x)
+    active = jax.nn.silu(gate)
+    found = {"input": x, "gate": gate, "up": up, "active": active}
+    return _down(self, found, active * up)
 
 
 class SGLU(nnx.Module):
@@ -42,7 +51,12 @@ class SGLU(nnx.Module):
 
   def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
     """Returns the block's output, without the residual."""
-    return self.down(self.gate(x) * self.up(x))
+    return self.parts(x)["output"]
+
+  def parts(self, x: Float[Array, "*B D"]) -> dict[str, Array]:
+    """Returns all values in the block by name, see `parts`."""
+    gate, up = self.gate(x), self.up(x)
+    return _down(self, {"input": x, "gate": gate, "up": up}, gate * up)
 
 
 class GELU(nnx.Module):
@@ -54,7 +68,26 @@ class GELU(nnx.Module):
 
   def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
     """Returns the block's output, without the residual."""
-    return self.down(jax.nn.gelu(self.up(x)))
+    return self.parts(x)["output"]
+
+  def parts(self, x: Float[Array, "*B D"]) -> dict[str, Array]:
+    """Returns all values in the block by name, see `parts`."""
+    up = self.up(x)
+    return _down(self, {"input": x, "up": up}, jax.nn.gelu(up))
+
+
+def parts(mlp: Any, x: Float[Array, "*B D"]) -> dict[str, Array]:
+  """Returns the values in an MLP: "input" x and "output" y, both (*B, D), and others.
+
+  The MLPs of this module also show, each (*B, F): "gate" and "up", the projections;
+  "active", the activation of the gate, where both are; "inner", the input of the
+  projection back. Others show them by a method `parts` alike.
+  """
+  return mlp.parts(x) if hasattr(mlp, "parts") else {"input": x, "output": mlp(x)}
+
+
+def _down(mlp, found, inner):
+  return found | {"inner": inner, "output": mlp.down(inner)}
 
 
 KINDS = {"swiglu": SwiGLU, "sglu": SGLU, "gelu": GELU}

@@ -10,7 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
 from attnjax.contract import check_known
-from attnjax.contract.trace import Edit, Trace
+from attnjax.contract.trace import Edit, Edits, Trace
 from attnjax.nn import inside, running, stack_context, streams
 from attnjax.nn.blocks import Block
 from attnjax.nn.remat import REMAT, checkpointed
@@ -207,7 +207,7 @@ class Stack(nnx.Module):
     self,
     x: Float[Array, "B *T D"],
     *,
-    edit: Edit | None = None,
+    edit: Edit | Edits | None = None,
     stats: Any = None,
     first: int = 0,
     **context,
@@ -216,7 +216,7 @@ class Stack(nnx.Module):
 
     Args:
       x: (B, *T, D).
-      edit: (number of the layer, its heads) to the heads that it mixes.
+      edit: (number of the layer, its heads) to the heads that it mixes, or Edits.
       stats: as in a call.
       first: the number of the first block for `edit`, where stacks follow each other.
       **context: goes to every mixer.

@@ -24,7 +24,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Key
 
 from attnjax.contract import check_known
-from attnjax.contract.trace import Edit, Trace
+from attnjax.contract.trace import Edit, Edits, Trace
 from attnjax.nn import running
 from attnjax.nn.remat import REMAT, checkpointed
 from attnjax.nn.transformer import keys
@@ -85,7 +85,7 @@ class Stage(nnx.Module):
     self,
     x: Float[Array, "B *S C"],
     *,
-    edit: Edit | None = None,
+    edit: Edit | Edits | None = None,
     stats: Any = None,
     first: int = 0,
     **context,
@@ -103,7 +103,7 @@ class Stage(nnx.Module):
     for number, block in enumerate(self.sequence):
       hidden.append(carry(block, hidden[-1], index=number, **context))
     nothing = (None,) * len(self.sequence)
-    return Trace(tuple(hidden), nothing, nothing, hidden[-1])
+    return Trace(tuple(hidden), nothing, nothing, hidden[-1], nothing, nothing)
 
 
 class Stages(nnx.Module):
@@ -159,7 +159,11 @@ class Stages(nnx.Module):
     return found
 
   def trace(
-    self, x: Float[Array, "B H W C"], *, edit: Edit | None = None, stats: Any = None
+    self,
+    x: Float[Array, "B H W C"],
+    *,
+    edit: Edit | Edits | None = None,
+    stats: Any = None,
   ) -> Trace:
     """Returns the traces of all stages; the output are the stages' maps."""
     carry, whole, found = running.Carry(self, stats, False), Trace(), []

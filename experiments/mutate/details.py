@@ -42,7 +42,7 @@ _COMPARISONS: dict[type, type] = {
 }
 # Assigned names of a module that tell tests what to do.
 _ABOUT = ("CASES", "FORMS", "GROWTH", "IMPLEMENTATIONS", "LAYER", "PARAMETERS")
-_ABOUT = (*_ABOUT, "REFUSED", "__all__")
+_ABOUT = (*_ABOUT, "ANALYSE", "AXES", "HOSTS", "REFUSED", "__all__")
 
 
 @dataclasses.dataclass(frozen=True)

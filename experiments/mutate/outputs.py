@@ -1,7 +1,8 @@
 """A system's outputs: what a mutant that survives may or may not change.
 
 They are those of all CASES in plain JAX with their gradients, of the tiny layer in each
-form with its gradients, of its weights, and of the smallest published network.
+form with its gradients, of its weights, of the smallest published network, and the
+reports of tiny hosts.
 """
 
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 
 from attnjax import contract
 from attnjax.contract import networks
+from attnjax.contract.forms import analysis
 from attnjax.contract.subject import Subject
 from attnjax.nn import running
 
@@ -30,7 +32,7 @@ def save(slug: str, path: Path) -> None:
   for case in module.CASES:
     found |= _kept(f"case {case.name}", lambda case=case: _case(module, case))
   for form in module.FORMS:
-    what = _network if form == "backbone" else _layer
+    what = {"backbone": _network, "analysis": _reports}.get(form, _layer)
     found |= _kept(f"form {form}", lambda form=form, w=what: w(Subject(module, form)))
   np.savez(path, **found)
 
@@ -84,6 +86,14 @@ def _network(subject):
     return jnp.sum(jnp.sin(out[0])), out
 
   return jax.jit(jax.grad(loss, has_aux=True))(model)
+
+
+def _reports(subject):
+  module, found = subject.module, {}
+  for host in module.HOSTS:
+    trace = analysis.trace(host, analysis.tiny(host)[1])
+    found[host] = module.analyse(trace, **getattr(module, "ANALYSE", {}))
+  return found
 
 
 def _apart(old: np.ndarray, new: np.ndarray) -> bool:

@@ -95,14 +95,18 @@ class Encoder(nnx.Module):
   ) -> Trace:
     """Returns the intermediate values of the encoder, its logits as `output`."""
     x = self._embedded(tokens)
-    hidden, heads, mixed = [x], [], []
+    hidden, heads, mixed, attended = [x], [], [], []
     for index, block in enumerate(self.blocks):
       y, *found = traced(block.mixer, x, index=index, valid=valid)
       x = block.after(x, y)
       hidden.append(x)
       heads.append(found[0])
       mixed.append(found[1])
-    return Trace(tuple(hidden), tuple(heads), tuple(mixed), self.head(x))
+      attended.append(y)
+    lists = map(tuple, (hidden, heads, mixed, attended))
+    hidden, heads, mixed, attended = lists
+    feeds = (None,) * len(heads)
+    return Trace(hidden, heads, mixed, self.head(x), attended, feeds, tokens)
 
   def _embedded(self, tokens):
     T = tokens.shape[1]

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
-from attnjax.contract.trace import Edit, Trace
+from attnjax.contract.trace import Edit, Edits, Trace
 from attnjax.nn import running
 from attnjax.nn.stages import Stage
 from attnjax.variants.linear.agent_attention.embedding import Positions
@@ -68,7 +68,11 @@ class TokenStages(nnx.Module):
     return found
 
   def trace(
-    self, x: Float[Array, "B h w D"], *, edit: Edit | None = None, stats: Any = None
+    self,
+    x: Float[Array, "B h w D"],
+    *,
+    edit: Edit | Edits | None = None,
+    stats: Any = None,
   ) -> Trace:
     """Returns the traces of all stages, of tokens; the output are the stages' maps.
 
