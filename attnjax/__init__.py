@@ -20,10 +20,13 @@ from attnjax.contract import unknown as _unknown
 from attnjax.core import masks
 from attnjax.exporting import export
 from attnjax.flex import and_masks, create_block_mask, flex_attention, or_masks
+from attnjax.statistics import attention_column_sums, attention_rows
 from attnjax.table import systems
 
 __all__ = [
   "and_masks",
+  "attention_column_sums",
+  "attention_rows",
   "combine",
   "create_block_mask",
   "dot_product_attention",

@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
@@ -27,6 +28,7 @@ from attnjax.core import modes, softmax
 from attnjax.core.platform import target_platform
 from attnjax.core.recurrence import linear, prefix
 from attnjax.core.scores import Scores
+from attnjax.core.softmax import statistics as sums
 from pallas_kernels import decayed_linear, flash
 from pallas_kernels import prefix_softmax as scans
 from pallas_kernels.calling import BACKENDS
@@ -127,6 +129,38 @@ def attend(
 def _reference(precision, scores, q, k, v, **options):
   with jax.default_matmul_precision(precision):
     return softmax.reference(q, k, v, scores, **options)
+
+
+def statistics(
+  which: str, q, k, lse, scores: Scores, *, scale: float, impl: str = "auto"
+) -> tuple[Array, ...]:
+  """Computes "columns" or "rows" of `attnjax.core.softmax.statistics`.
+
+  Args:
+    which: of the two.
+    q: (B, T, N, H).
+    k: (B, S, K, H).
+    lse: (B, T, N).
+    scores: the modifications of the scores; the mask sees what is counted.
+    scale: of q . k.
+    impl: one of IMPLEMENTATIONS, or "auto".
+  """
+  check_known("impl", impl, ("auto", *IMPLEMENTATIONS))
+  how = {"scores": scores, "scale": scale}
+  plain = {
+    "reference": functools.partial(getattr(sums, f"reference_{which}"), **how),
+    "xla": functools.partial(getattr(sums, which), **how),
+  }
+
+  def prepare(impl: str):
+    raise NotImplementedError(f"impl {impl!r} has no statistics")
+
+  if which == "columns" and 0 in (*q.shape, *k.shape):
+    return (jnp.zeros((*q.shape[::2], k.shape[1]), lse.dtype),)
+  if 0 in (*q.shape, *k.shape):
+    return jnp.full(lse.shape, -1, jnp.int32), jnp.zeros_like(lse)
+  found = choose(impl, plain, prepare)(q, k, lse)
+  return (found,) if which == "columns" else found
 
 
 def linear_attention(impl: str, q, k, v) -> Callable:

@@ -24,22 +24,8 @@ def reference(
   check(q, k, v, scores, sinks)
   (B, T, N, H), (S, K) = q.shape, k.shape[1:3]
   scale = H**-0.5 if scale is None else scale
-  heads = _clean(q).reshape(B, T, K, N // K, H)  # query head n reads key head n K // N
-  raw = jnp.einsum(
-    "btkgh,bskh->bkgts", heads, _clean(k), preferred_element_type=accumulator_dtype(q)
-  )
-  raw = scale * raw.reshape(B, N, T, S)
+  score = scored(q, k, v, scores, scale)
   query, key = scores.positions(T, S)
-  places = jnp.arange(B), jnp.arange(N), query, key
-  seen = scores.mask.dense(T, S, query, key)
-  # Unseen scores are 0 before the modifications, so that no derivative is NaN.
-  raw = jnp.where(seen, raw, 0.0)
-  bias = scores.bias
-  if bias is not None:  # upcast before it is broadcast, so that its gradient sums wide
-    bias = jnp.where(seen, bias.astype(raw.dtype), 0.0)
-  score = scores.modified(raw, bias, scores.consts, *places)
-  score = jnp.where(_infected(q, k, v, N), jnp.nan, score)
-  score = jnp.where(seen, score, -jnp.inf)
   sink = None if sinks is None else sinks.astype(score.dtype)[:, None, None]
   if sink is not None:
     column = jnp.broadcast_to(sink, (*score.shape[:3], 1))
@@ -56,6 +42,27 @@ def reference(
     "bkgts,bskv->btkgv", weight, _clean(v), preferred_element_type=accumulator_dtype(q)
   )
   return out.reshape(B, T, N, -1).astype(v.dtype), lse.swapaxes(1, 2)
+
+
+def scored(q, k, v, scores: Scores, scale: float) -> Float[Array, "B N T S"]:
+  """Returns all scores, -inf where unseen, NaN where q, k or v is not finite."""
+  (B, T, N, H), (S, K) = q.shape, k.shape[1:3]
+  heads = _clean(q).reshape(B, T, K, N // K, H)  # query head n reads key head n K // N
+  raw = jnp.einsum(
+    "btkgh,bskh->bkgts", heads, _clean(k), preferred_element_type=accumulator_dtype(q)
+  )
+  raw = scale * raw.reshape(B, N, T, S)
+  query, key = scores.positions(T, S)
+  places = jnp.arange(B), jnp.arange(N), query, key
+  seen = scores.mask.dense(T, S, query, key)
+  # Unseen scores are 0 before the modifications, so that no derivative is NaN.
+  raw = jnp.where(seen, raw, 0.0)
+  bias = scores.bias
+  if bias is not None:  # upcast before it is broadcast, so that its gradient sums wide
+    bias = jnp.where(seen, bias.astype(raw.dtype), 0.0)
+  score = scores.modified(raw, bias, scores.consts, *places)
+  score = jnp.where(_infected(q, k, v, N), jnp.nan, score)
+  return jnp.where(seen, score, -jnp.inf)
 
 
 def _clean(x):
