@@ -1,0 +1,1 @@
+"""Analyses of trained models: reports of what is inside, and interventions."""

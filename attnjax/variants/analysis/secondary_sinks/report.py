@@ -1,0 +1,278 @@
+"""The report of a trace: sinks of every sequence, and means over the corpus."""
+
+import dataclasses
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from attnjax.contract.trace import Trace
+from attnjax.variants.analysis.secondary_sinks import creation, detection, scores
+from attnjax.variants.analysis.secondary_sinks.detection import SECONDARY, Sink
+
+HOSTS = ("language",)
+# B rows, L layers, T tokens, N heads; R start and end; M lifetimes from 0 to L; P
+# levels as I = (creation layer, lifetime, share); G primary sinks, secondary ones, the
+# rest; C sinks and equal tokens that are none.
+AXES = {
+  "primary": "B",
+  "range": "BR",
+  "kind": "BT",
+  "start": "BT",
+  "lifetime": "BT",
+  "cosine": "BLT",
+  "norms": "BLT",
+  "score": "BLT",
+  "primary_heads": "LN",
+  "primary_score": "L",
+  "secondary_mass": "L",
+  "secondary_count": "L",
+  "histogram": "LM",
+  "levels": "PI",
+  "weakening": "",
+  "norm_and_score": "",
+  "norm_and_lifetime": "",
+  "hidden_norms": "LG",
+  "key_norms": "LG",
+  "value_norms": "LG",
+} | {f"formation_{name}": "C" for name in creation.PARTS}
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+  """The sinks of a sequence.
+
+  Attributes:
+    number: of the row in its batch.
+    places: of its tokens in the row, padding left out.
+    primary: place of the primary sink.
+    layers: (start, end) of the layers that it lives in.
+    sinks: with places for positions; that of the primary sink is among them.
+    cosine: (L, T) to the primary sink, NaN at padding.
+  """
+
+  number: int
+  places: np.ndarray
+  primary: int
+  layers: tuple[int, int]
+  sinks: tuple[Sink, ...]
+  cosine: np.ndarray
+
+  @property
+  def secondary(self) -> list[Sink]:
+    """Returns the secondary sinks; the primary one is never among them."""
+    return [s for s in self.sinks if s.kind == SECONDARY and s.token != self.primary]
+
+
+def sinks_of(
+  trace: Trace,
+  *,
+  candidates: int = 2,
+  threshold: float = 0.9,
+  clip: bool = True,
+  min_layers: int = 0,
+  primary_layers: int = 0,
+) -> list[Row]:
+  """Finds the sinks of every row of a trace.
+
+  Args:
+    trace: of a causal language model, a document in each row.
+    candidates: the first tokens among which the primary sink is; 3 with the template of
+      a chat.
+    threshold: of |cosine|.
+    clip: whether layers count only where the primary sink lives, see `layer_range`.
+    min_layers: of a secondary sink; 0 for `lengths_of_kinds`.
+    primary_layers: of a primary one; 0 for `lengths_of_kinds`.
+
+  Raises:
+    ValueError: for a row of several documents or without tokens, or candidates < 1.
+  """
+  if candidates < 1:
+    raise ValueError(f"candidates = {candidates}; it must be 1 or more")
+  hidden = np.stack([np.asarray(x, np.float32) for x in trace.hidden[1:]], axis=1)
+  found = []
+  for number, h in enumerate(hidden):
+    places = _places(trace, number, h.shape[1])
+    own, L = h[:, places], len(h)
+    b = detection.primary_position(own, range(min(candidates, len(places))))
+    layers = (0, L)
+    if clip:
+      layers = detection.layer_range(np.linalg.norm(own[:, b], axis=1))
+    short, long = detection.lengths_of_kinds(L, layers[1] - layers[0])
+    sinks = detection.label_sinks(
+      detection.sink_layers(own, b, layers, threshold),
+      min_layers=min_layers or short,
+      primary_layers=primary_layers or long,
+      token_ids=None if trace.tokens is None else trace.tokens[number][places],
+    )
+    moved = [dataclasses.replace(s, token=int(places[s.token])) for s in sinks]
+    cosine = np.full(h.shape[:2], np.nan, np.float32)
+    cosine[:, places] = detection.cosines(own, b)
+    found.append(Row(number, places, int(places[b]), layers, tuple(moved), cosine))
+  return found
+
+
+def _places(trace, number, T):
+  if trace.ids is None:
+    return np.arange(T)
+  ids = np.asarray(trace.ids[number])
+  documents = np.unique(ids[ids >= 0])
+  if len(documents) != 1:
+    raise ValueError(f"row {number} has {len(documents)} documents; it must have one")
+  return np.flatnonzero(ids >= 0)
+
+
+def analyse(
+  trace: Trace,
+  *,
+  candidates: int = 2,
+  threshold: float = 0.9,
+  clip: bool = True,
+  min_layers: int = 0,
+  primary_layers: int = 0,
+  window: int = 0,
+  distance: int = 0,
+  least: int = 8,
+  weights: Any = None,
+) -> dict[str, Any]:
+  """Reports the sinks of a language model's trace; AXES has what the entries are.
+
+  Args:
+    trace: of a causal language model, a document in each row.
+    candidates: as in `sinks_of`, and the next four.
+    threshold: of |cosine|.
+    clip: whether to count only where the primary sink lives.
+    min_layers: of a secondary sink.
+    primary_layers: of a primary sink.
+    window: as in `sink_scores`.
+    distance: as in `sink_scores`.
+    least: queries behind a token for a score, which is NaN elsewhere.
+    weights: sink scores (B, L, N, T) of layers that are no softmax attention; None
+      computes them.
+  """
+  how = {"candidates": candidates, "threshold": threshold, "clip": clip}
+  how |= {"min_layers": min_layers, "primary_layers": primary_layers}
+  rows = sinks_of(trace, **how)
+  if weights is None:
+    given = {"window": window, "distance": distance, "least": least}
+    weights = scores.scores_of(trace, **given)
+  weights = np.asarray(weights, np.float32)
+  number = scores.later(weights.shape[3], window, distance, trace.ids)
+  weights = np.where(np.asarray(number)[:, None] >= least, weights, np.nan)
+  mean, (L, T) = weights.mean(axis=2), (weights.shape[1], weights.shape[3])
+  report = {
+    "primary": np.array([row.primary for row in rows]),
+    "range": np.array([row.layers for row in rows]),
+    "kind": _table(rows, T, "kind", -1),
+    "start": _table(rows, T, "start", -1),
+    "lifetime": _table(rows, T, "lifetime", 0),
+    "cosine": np.stack([row.cosine for row in rows]),
+    "norms": np.stack([np.linalg.norm(x, axis=2) for x in trace.hidden[1:]], axis=1),
+    "score": mean,
+    "primary_heads": _mean([weights[r.number, :, :, r.primary] for r in rows]),
+    "histogram": sum(
+      detection.level_histogram((s for s in r.sinks if s.token != r.primary), L)
+      for r in rows
+    ),
+    "levels": _levels(rows),
+  }
+  report |= _layers(rows, mean) | _correlations(trace, rows, mean)
+  return report | _norms(trace, rows) | _formation(trace, rows)
+
+
+def _table(rows: Iterable[Row], T, name, fill):
+  found = np.full((len(list(rows)), T), fill, np.int64)
+  for row in rows:
+    for sink in row.sinks:
+      found[row.number, sink.token] = getattr(sink, name)
+  return found
+
+
+def _mean(values, axis=0):
+  """Returns the mean of what is defined; NaN where nothing is."""
+  values = np.asarray(values, np.float64)
+  some = ~np.isnan(values)
+  total, count = np.where(some, values, 0).sum(axis=axis), some.sum(axis=axis)
+  return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+
+def _levels(rows):
+  found = detection.levels(s for row in rows for s in row.secondary)
+  return np.array(found, np.float64).reshape(-1, 3)
+
+
+def _layers(rows, mean):
+  """Returns the primary sink's score, and the secondary mass and number, by layer."""
+  L = mean.shape[1]
+  mass, number = np.zeros((len(rows), L)), np.zeros((len(rows), L))
+  for row in rows:
+    for sink in row.secondary:
+      mass[row.number] += np.nan_to_num(mean[row.number, :, sink.token])
+      number[row.number, _active(row, sink)] += 1
+  primary = _mean([mean[row.number, :, row.primary] for row in rows])
+  return {
+    "primary_score": primary,
+    "secondary_mass": mass.mean(axis=0),
+    "secondary_count": number.mean(axis=0),
+  }
+
+
+def _active(row, sink):
+  """Returns (a slice of) the layers from a sink's creation to its last one."""
+  return slice(sink.start, min(sink.start + sink.lifetime, row.layers[1]))
+
+
+def _correlations(trace, rows, mean):
+  norms, lives, means = [], [], []
+  for row in rows:
+    for sink in row.secondary:
+      feed = trace.feeds[sink.start]
+      score = mean[row.number, _active(row, sink), sink.token]
+      if feed is not None and not np.isnan(score).any():
+        norms.append(np.linalg.norm(feed["output"][row.number, sink.token]))
+        lives.append(sink.lifetime)
+        means.append(score.mean())
+  layers = _layers(rows, mean)
+  defined = ~np.isnan(layers["primary_score"])
+  for row in rows:  # where all primary sinks live
+    defined[: row.layers[0]], defined[row.layers[1] :] = False, False
+  return {
+    "weakening": scores.pearson(
+      layers["primary_score"][defined], layers["secondary_mass"][defined]
+    ),
+    "norm_and_score": scores.spearman(np.array(norms), np.array(means)),
+    "norm_and_lifetime": scores.spearman(np.array(norms), np.array(lives)),
+  }
+
+
+def _norms(trace, rows):
+  """Returns mean norms by layer of primary sinks, secondary ones and the rest."""
+  values = {"hidden_norms": trace.hidden[1:]}
+  if all(heads is not None and heads.k is not None for heads in trace.heads):
+    values["key_norms"] = [heads.k for heads in trace.heads]
+    values["value_norms"] = [heads.v for heads in trace.heads]
+  group = np.full((len(rows), trace.hidden[0].shape[1]), -1)
+  for row in rows:
+    group[row.number, row.places] = 2
+    group[row.number, [s.token for s in row.secondary]] = 1
+    group[row.number, row.primary] = 0
+
+  def by_group(x):
+    x = np.linalg.norm(np.asarray(x), axis=-1)
+    x = x.reshape(*group.shape, -1).mean(axis=2)
+    return [x[group == g].mean() if (group == g).any() else np.nan for g in range(3)]
+
+  return {name: np.array([by_group(x) for x in of]) for name, of in values.items()}
+
+
+def _formation(trace, rows):
+  """Returns mean cosines to the primary sink's vectors, of sinks and of controls."""
+  found = {}
+  for name in creation.parts_of(trace):
+    both = []
+    for part in (creation.formation, creation.controls):
+      own = [part(trace, r.number, r.primary, r.secondary)[name] for r in rows]
+      own = np.concatenate(own)
+      both.append(own.mean() if own.size else np.nan)
+    found[f"formation_{name}"] = np.array(both)
+  return found
