@@ -14,7 +14,6 @@ from attnjax.contract.context import Heads, Tokens
 from attnjax.contract.trace import Edits, Trace, edits
 from attnjax.models import language
 from attnjax.variants.analysis import secondary_sinks as sinks
-from attnjax.variants.analysis.secondary_sinks import report
 
 L, T, D = 16, 40, 64
 A, B, PLAIN, BOS = 2, 3, 1, 0
@@ -183,7 +182,7 @@ class PlantedTest(parameterized.TestCase):
     strength = np.ones(T)
     strength[[17, 23]] = 0.01  # tokens A whose marker is too weak
     trace = jax.device_get(Planted(strength=tuple(strength)).trace(TOKENS))
-    (row,) = report.sinks_of(trace)
+    (row,) = sinks.sinks_of(trace)
     self.assertEqual([s.token for s in row.secondary if s.token_id == A], [6, 11])
     x = np.random.default_rng(0).standard_normal((T, D))
     feeds = [feed | {"input": (x if i == 5 else 0 * x)[None]}
@@ -230,7 +229,7 @@ class PlantedTest(parameterized.TestCase):
     trace = jax.device_get(model.trace(both, valid=real))
     hidden = [np.where(real[..., None], x, 1e6) for x in trace.hidden]
     trace = dataclasses.replace(trace, hidden=tuple(hidden))
-    rows = report.sinks_of(trace, candidates=1)
+    rows = sinks.sinks_of(trace, candidates=1)
     self.assertEqual([row.primary for row in rows], [0, 4])
     self.assertEqual([s.token for s in rows[0].secondary], [6, 9, 11, 15, 17, 23, 27])
     with self.assertRaisesRegex(ValueError, "row 1 has 2 documents; it must have one"):

@@ -68,10 +68,9 @@ from attnjax.variants.analysis.secondary_sinks.detection import (
 from attnjax.variants.analysis.secondary_sinks.report import (
   AXES,
   HOSTS,
-  Row,
   analyse,
-  sinks_of,
 )
+from attnjax.variants.analysis.secondary_sinks.rows import Row, sinks_of
 from attnjax.variants.analysis.secondary_sinks.scores import (
   IMPLEMENTATIONS,
   pearson,
