@@ -65,15 +65,10 @@ def analyse(
     weights: sink scores (B, L, N, T) of layers that are no softmax attention; None
       computes them.
   """
-  how = {"candidates": candidates, "threshold": threshold, "clip": clip}
+  how: Any = {"candidates": candidates, "threshold": threshold, "clip": clip}
   how |= {"min_layers": min_layers, "primary_layers": primary_layers}
   rows = sinks_of(trace, **how)
-  if weights is None:
-    given = {"window": window, "distance": distance, "least": least}
-    weights = scores.scores_of(trace, **given)
-  weights = np.asarray(weights, np.float32)
-  number = scores.later(weights.shape[3], window, distance, trace.ids)
-  weights = np.where(np.asarray(number)[:, None] >= least, weights, np.nan)
+  weights = _weights(trace, weights, window, distance, least)
   mean, (L, T) = weights.mean(axis=2), (weights.shape[1], weights.shape[3])
   report = {
     "primary": np.array([row.primary for row in rows]),
@@ -93,6 +88,16 @@ def analyse(
   }
   report |= _layers(rows, mean) | _correlations(trace, rows, mean)
   return report | _norms(trace, rows) | _formation(trace, rows)
+
+
+def _weights(trace, given, window, distance, least):
+  """Returns the sink scores (B, L, N, T), NaN where too few queries count."""
+  if given is None:
+    how = {"window": window, "distance": distance, "least": least}
+    given = scores.scores_of(trace, **how)
+  given = np.asarray(given, np.float32)
+  number = scores.later(given.shape[3], window, distance, trace.ids)
+  return np.where(np.asarray(number)[:, None] >= least, given, np.nan)
 
 
 def _table(rows: Iterable[Row], T, name, fill):
