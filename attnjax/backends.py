@@ -29,7 +29,7 @@ from attnjax.core.platform import target_platform
 from attnjax.core.recurrence import linear, prefix
 from attnjax.core.scores import Scores
 from attnjax.core.softmax import statistics as sums
-from pallas_kernels import decayed_linear, flash
+from pallas_kernels import decayed_linear, flash, softmax_statistics
 from pallas_kernels import prefix_softmax as scans
 from pallas_kernels.calling import BACKENDS
 
@@ -153,14 +153,15 @@ def statistics(
   }
 
   def prepare(impl: str):
-    raise NotImplementedError(f"impl {impl!r} has no statistics")
+    run = softmax_statistics.prepared(which, q, k, scores, impl=impl)
+    return functools.partial(run, scale=scale)
 
   if which == "columns" and 0 in (*q.shape, *k.shape):
     return (jnp.zeros((*q.shape[::2], k.shape[1]), lse.dtype),)
   if 0 in (*q.shape, *k.shape):
     return jnp.full(lse.shape, -1, jnp.int32), jnp.zeros_like(lse)
   found = choose(impl, plain, prepare)(q, k, lse)
-  return (found,) if which == "columns" else found
+  return found if isinstance(found, tuple) else (found,)
 
 
 def linear_attention(impl: str, q, k, v) -> Callable:

@@ -26,6 +26,7 @@ import jax_triton, triton
 import experiments.bench.gpu, experiments.bench.tpu
 import pallas_kernels.flash.mosaic_tpu, pallas_kernels.flash.triton_gpu
 import pallas_kernels.decayed_linear, pallas_kernels.prefix_softmax
+import pallas_kernels.softmax_statistics
 
 warnings.filterwarnings("ignore", "os.fork")
 for line in sys.stdin:

@@ -106,6 +106,24 @@ def tangent_of(function: Callable[[Any, Any], tuple]) -> Callable[..., tuple]:
   return tangent
 
 
+def transpose_of(function: Callable[[Any, Any], tuple]) -> Callable[..., Any]:
+  """Returns the transposed map, as `differentiable` takes it, of plain JAX."""
+
+  def transpose(x, data, y, dy, wanted):
+    del y
+    flat, tree = jax.tree.flatten(x)
+    which = [i for i, want in enumerate(tree.flatten_up_to(wanted)) if want]
+
+    def of_changing(some):
+      own = dict(zip(which, some))
+      return function(tree.unflatten([own.get(i, v) for i, v in enumerate(flat)]), data)
+
+    found = dict(zip(which, jax.vjp(of_changing, [flat[i] for i in which])[1](dy)[0]))
+    return tree.unflatten([found.get(i) for i in range(len(flat))])
+
+  return transpose
+
+
 def filled(x: Any, dx: Any) -> Any:
   """Returns the tangents dx of x with zeros in the place of None."""
   return jax.tree.map(

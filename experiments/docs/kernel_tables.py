@@ -16,6 +16,7 @@ _XLA = {
   "flash": "attnjax/core/softmax",
   "decayed_linear": "attnjax/core/recurrence/linear",
   "prefix_softmax": "attnjax/core/recurrence/prefix",
+  "softmax_statistics": "attnjax/core/softmax/statistics.py",
 }
 _BACKENDS = {"mosaic_tpu": "tpu", "triton_gpu": "gpu"}
 # Columns of kernels that are read, in this order, where rows have them.

@@ -43,7 +43,7 @@ class Planted:
   def mlp(self, index, x):
     """Returns what MLP `index` makes of its input, also of probes."""
     rest = 0.002 * np.roll(np.asarray(BASIS), 5, axis=0).T @ np.asarray(BASIS)
-    y = jnp.asarray(x) @ rest.T
+    y = np.asarray(x) @ rest.T
     y = y - (y @ U)[..., None] * U
     if index == 5:
       y += self.a * (x @ MARK[A])[..., None] * U
@@ -55,32 +55,39 @@ class Planted:
     change = edits(edit)
     x = sum((tokens == m)[..., None] * v for m, v in MARK.items())
     x = x * np.asarray(self.strength)[: tokens.shape[1], None]
-    first = jnp.arange(tokens.shape[1])[None, :, None] == 0
+    first = np.arange(tokens.shape[1])[None, :, None] == 0
     hidden, heads, mixed, feeds, attended = [x], [], [], [], []
-    ids = None if valid is None else jnp.where(valid, 0, -1)
+    ids = None if valid is None else np.where(valid, 0, -1)
     for index in range(L):
       own = change.at(index)
-      k = 40 * (x @ U) / jnp.linalg.norm(x + 1e-9, axis=-1)
-      k = jnp.stack([k, 0.5 * k], axis=-1)[..., None] / 8
-      q = jnp.ones_like(k)
-      heads.append(Heads(q, k, k, Tokens(x, ids), {"segment_ids": ids}))
-      mixed.append(
-        attnjax.dot_product_attention(q, k, k, is_causal=True, segment_ids=ids)
-      )
-      added = jnp.where(first, OWN[index], ADDED[index])
-      attended.append(jnp.broadcast_to(NOISE[index] * added, x.shape))
+      k = 40 * (x @ U) / np.linalg.norm(x + 1e-9, axis=-1)
+      k = np.float32(np.stack([k, 0.5 * k], axis=-1)[..., None] / 8)
+      heads.append(Heads(np.ones_like(k), k, k, Tokens(x, ids), {"segment_ids": ids}))
+      mixed.append(softmax(k, ids))
+      added = np.where(first, OWN[index], ADDED[index])
+      attended.append(np.broadcast_to(NOISE[index] * added, x.shape))
       y = self.mlp(index, x)
       y = y + (index == 1) * 50 * U * first
-      y = y if own.feed is None else own.feed(y)
+      y = y if own.feed is None else np.asarray(own.feed(jnp.asarray(y)))
       feeds.append({"input": x, "output": y})
       x = x + attended[-1] + y
       if index == L - 1:
         x = x - first * 50 * U
-      x = x if own.hidden is None else own.hidden(x)
+      x = x if own.hidden is None else np.asarray(own.hidden(jnp.asarray(x)))
       hidden.append(x)
-    lists = map(tuple, (hidden, heads, mixed))
-    hidden, heads, mixed = lists
+    hidden, heads, mixed = map(tuple, (hidden, heads, mixed))
     return Trace(hidden, heads, mixed, x, tuple(attended), tuple(feeds), tokens, ids)
+
+
+def softmax(k, ids):
+  """Returns causal attention of queries of ones, keys and values k (B, T, N, 1)."""
+  seen = np.tril(np.ones((k.shape[1],) * 2, bool))[None]
+  if ids is not None:
+    seen = seen & (ids[:, :, None] == ids[:, None]) & (ids >= 0)[:, None]
+  weight = np.exp(k[..., 0].swapaxes(1, 2)[:, :, None]) * seen[:, None]
+  total = weight.sum(-1, keepdims=True)
+  weight = weight / np.where(total == 0, 1, total)
+  return np.einsum("bnts,bsnv->btnv", weight, k)
 
 
 def read(model, edit=None, tokens=TOKENS, **options):
@@ -169,7 +176,10 @@ class PlantedTest(parameterized.TestCase):
       lambda x: model.mlp(5, x), others, target, factors=(0.5, 2.0)
     )
     self.assertTrue((np.abs(cosine[0]) > 0.98).all())
-    self.assertLess(np.abs(cosine[1:]).max(), 0.98)
+    # One of the others is mapped to nothing but rounding errors.
+    some = norms[1:] > 1e-9
+    self.assertLess(np.abs(cosine[1:])[some].max(), 0.98)
+    self.assertGreater(some.sum(), 2 * L - 2)
     np.testing.assert_allclose(norms[0], [7.5, 30], rtol=1e-3)
     inputs = trace.feeds[5]["input"][0]
     directions = sinks.principal_directions(inputs[[6, 9, 20]])

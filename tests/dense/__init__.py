@@ -12,12 +12,13 @@ import importlib
 from unittest import mock
 
 from pallas_kernels.calling import BACKENDS
-from tests.dense import decayed_linear, prefix_softmax, softmax
+from tests.dense import decayed_linear, prefix_softmax, softmax, softmax_statistics
 
 PASSES = {
   "flash": softmax,
   "decayed_linear": decayed_linear,
   "prefix_softmax": prefix_softmax,
+  "softmax_statistics": softmax_statistics,
 }
 
 

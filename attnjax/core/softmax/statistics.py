@@ -66,7 +66,22 @@ def _dense(q, k, lse, scores, scale):
 
 def columns(q, k, lse, scores: Scores, *, scale) -> Float[Array, "B N S"]:
   """Computes the sums of columns in tiles."""
-  tiles = _Tiles.of(q, k, lse, scores)
+  return columns_of(q, k, lse, _program(q, k, scores), scale=scale)
+
+
+def rows(q, k, lse, scores: Scores, *, scale) -> Rows:
+  """Computes the rows' argmax and entropy in tiles."""
+  return rows_of(q, k, lse, _program(q, k, scores), scale=scale)
+
+
+def _program(q, k, scores):
+  shape = q.shape[0], q.shape[2], q.shape[1], k.shape[1]
+  return programs.program(scores, shape, accumulator_dtype(q))
+
+
+def columns_of(q, k, lse, program: Program, *, scale) -> Float[Array, "B N S"]:
+  """Computes `columns` of scores that are a program, with all of the mask."""
+  tiles = _Tiles.of(q, k, lse, program)
 
   @jax.checkpoint
   def column(key, j):
@@ -86,9 +101,9 @@ def columns(q, k, lse, scores: Scores, *, scale) -> Float[Array, "B N S"]:
   return found.reshape(q.shape[0], q.shape[2], -1)[..., : k.shape[1]]
 
 
-def rows(q, k, lse, scores: Scores, *, scale) -> Rows:
-  """Computes the rows' argmax and entropy in tiles."""
-  tiles = _Tiles.of(q, k, lse, scores)
+def rows_of(q, k, lse, program: Program, *, scale) -> Rows:
+  """Computes `rows` of scores that are a program, with all of the mask."""
+  tiles = _Tiles.of(q, k, lse, program)
 
   @jax.checkpoint
   def row(query, lse, i):
@@ -136,18 +151,17 @@ class _Tiles(NamedTuple):
   lengths: tuple[int, int]
 
   @classmethod
-  def of(cls, q, k, lse, scores):
+  def of(cls, q, k, lse, program):
     """Cuts the arrays; NaN at tokens reaches those that see them by their lse."""
-    q, k, lse, scores = devices.vary((q, k, lse, scores))
+    q, k, lse, program = devices.vary((q, k, lse, program))
     dtype, (T, S) = accumulator_dtype(q), (q.shape[1], k.shape[1])
-    program = programs.program(scores, (q.shape[0], q.shape[2], T, S), dtype)
     sizes = even(T, ROWS), even(S, COLUMNS)
     operands = tuple(pad(x, *sizes) for x in program.operands)
     K = k.shape[2]
     q, k = (unseen.clean(x).astype(dtype) for x in (q, k))
     query, lse = (_cut(x, K, sizes[0]) for x in (q, lse.astype(dtype)[..., None]))
     key = _cut(k, K, sizes[1])[:, :, :, 0]
-    program = program.__class__(operands, program.score, program.seen)
+    program = Program(operands, program.score, program.seen)
     return cls(query, lse[..., 0], key, program, (T, S))
 
   def each(self, axis: int) -> Array:

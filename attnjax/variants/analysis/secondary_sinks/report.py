@@ -65,12 +65,35 @@ def analyse(
     weights: sink scores (B, L, N, T) of layers that are no softmax attention; None
       computes them.
   """
-  how: Any = {"candidates": candidates, "threshold": threshold, "clip": clip}
-  how |= {"min_layers": min_layers, "primary_layers": primary_layers}
-  rows = sinks_of(trace, **how)
+  rows = sinks_of(
+    trace,
+    candidates=candidates,
+    threshold=threshold,
+    clip=clip,
+    min_layers=min_layers,
+    primary_layers=primary_layers,
+  )
   weights = _weights(trace, weights, window, distance, least)
-  mean, (L, T) = weights.mean(axis=2), (weights.shape[1], weights.shape[3])
-  report = {
+  mean = weights.mean(axis=2)
+  report = _tables(trace, rows, weights, mean)
+  report |= _layers(rows, mean) | _correlations(trace, rows, mean)
+  return report | _norms(trace, rows) | _formation(trace, rows)
+
+
+def _weights(trace, given, window, distance, least):
+  """Returns the sink scores (B, L, N, T), NaN where too few queries count."""
+  if given is None:
+    how = {"window": window, "distance": distance, "least": least}
+    given = scores.scores_of(trace, **how)
+  given = np.asarray(given, np.float32)
+  number = scores.later(given.shape[3], window, distance, trace.ids)
+  return np.where(np.asarray(number)[:, None] >= least, given, np.nan)
+
+
+def _tables(trace, rows, weights, mean):
+  """Returns the entries that list sinks, tokens and heads."""
+  (_, L, _, T) = weights.shape
+  return {
     "primary": np.array([row.primary for row in rows]),
     "range": np.array([row.layers for row in rows]),
     "kind": _table(rows, T, "kind", -1),
@@ -86,18 +109,6 @@ def analyse(
     ),
     "levels": _levels(rows),
   }
-  report |= _layers(rows, mean) | _correlations(trace, rows, mean)
-  return report | _norms(trace, rows) | _formation(trace, rows)
-
-
-def _weights(trace, given, window, distance, least):
-  """Returns the sink scores (B, L, N, T), NaN where too few queries count."""
-  if given is None:
-    how = {"window": window, "distance": distance, "least": least}
-    given = scores.scores_of(trace, **how)
-  given = np.asarray(given, np.float32)
-  number = scores.later(given.shape[3], window, distance, trace.ids)
-  return np.where(np.asarray(number)[:, None] >= least, given, np.nan)
 
 
 def _table(rows: Iterable[Row], T, name, fill):

@@ -13,7 +13,7 @@ from attnjax.contract import check_known
 from attnjax.contract.trace import Trace
 from attnjax.core import masks
 
-IMPLEMENTATIONS = attention.IMPLEMENTATIONS[:2]
+IMPLEMENTATIONS = attention.IMPLEMENTATIONS
 # What a layer's own result may differ from softmax attention of its q, k and v.
 _NEAR = 1e-3
 
