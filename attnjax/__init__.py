@@ -12,7 +12,7 @@ system of the catalogue as a module that is found by its slug:
 
 from types import ModuleType
 
-from attnjax import sharding
+from attnjax import inspect, sharding
 from attnjax.attention import combine, dot_product_attention
 from attnjax.contract import load
 from attnjax.contract import systems as _systems
@@ -32,6 +32,7 @@ __all__ = [
   "dot_product_attention",
   "export",
   "flex_attention",
+  "inspect",
   "load",
   "masks",
   "or_masks",
