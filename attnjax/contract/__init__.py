@@ -63,7 +63,7 @@ from attnjax.contract.registry import (
   load,
   systems,
 )
-from attnjax.contract.reports import plain
+from attnjax.contract.reports import Report, plain
 
 __all__ = [
   "weights",
@@ -75,6 +75,7 @@ __all__ = [
   "HOST_ARGUMENTS",
   "Case",
   "Constructor",
+  "Report",
   "check_known",
   "check_options",
   "constructor",

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from attnjax.contract import Report
 from attnjax.contract.trace import Trace
 from attnjax.variants.analysis.secondary_sinks import creation, detection, scores
 from attnjax.variants.analysis.secondary_sinks.rows import Row, sinks_of
@@ -49,7 +50,7 @@ def analyse(
   distance: int = 0,
   least: int = 8,
   weights: Any = None,
-) -> dict[str, Any]:
+) -> Report:
   """Reports the sinks of a language model's trace; AXES has what the entries are.
 
   Args:
@@ -77,7 +78,8 @@ def analyse(
   mean = weights.mean(axis=2)
   report = _tables(trace, rows, weights, mean)
   report |= _layers(rows, mean) | _correlations(trace, rows, mean)
-  return report | _norms(trace, rows) | _formation(trace, rows)
+  report |= _norms(trace, rows) | _formation(trace, rows)
+  return Report(report, AXES)
 
 
 def _weights(trace, given, window, distance, least):

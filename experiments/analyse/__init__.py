@@ -1,0 +1,1 @@
+"""Analyses of saved runs: the trace of some examples, reports, numbers and a page."""
