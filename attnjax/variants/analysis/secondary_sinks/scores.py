@@ -12,10 +12,9 @@ from attnjax import attention, statistics
 from attnjax.contract import check_known
 from attnjax.contract.trace import Trace
 from attnjax.core import masks
+from attnjax.ops import traced_attention
 
 IMPLEMENTATIONS = attention.IMPLEMENTATIONS
-# What a layer's own result may differ from softmax attention of its q, k and v.
-_NEAR = 1e-3
 
 
 def sink_scores(
@@ -117,37 +116,18 @@ def scores_of(
     NotImplementedError: for a layer whose mechanism is not causal softmax attention of
       its q, k and v: its weights are not those of this function.
   """
-  found = []
+  found, mask = [], masks.Window(window - 1, 0) if window else None
   for index, (heads, mixed) in enumerate(zip(trace.heads, trace.mixed)):
-    options = {"window": window, "distance": distance, "least": least}
-    got = None if heads is None or heads.q is None else _of_layer(heads, **options)
-    if got is None or not _same(got[1], mixed):
-      raise NotImplementedError(
-        f"layer {index} is no causal softmax attention of its q, k and v: scores of it"
-        " must be given, see `attnjax.inspect`"
-      )
-    found.append(np.asarray(got[0]))
+    traced_attention.lse(heads, mixed, index=index, mask=mask)  # or an error
+    seen = heads.seen.get("segment_ids")
+    how = {"window": window, "distance": distance, "least": least}
+    found.append(np.asarray(_scored(heads.q, heads.k, seen, **how)))
   return np.stack(found, axis=1)
 
 
-def _same(got, mixed) -> bool:
-  if got.shape != np.shape(mixed):
-    return False
-  most = max(float(np.abs(mixed).max(initial=0)), 1e-6)
-  return bool(np.abs(np.asarray(got) - mixed).max(initial=0) <= _NEAR * most)
-
-
 @functools.partial(jax.jit, static_argnames=("window", "distance", "least"))
-def _of_layer(heads, **options):
-  """Returns (scores, the result of softmax attention) of a layer's heads."""
-  seen = {n: v for n, v in heads.seen.items() if v is not None}
-  if set(seen) - {"segment_ids"} or np.ndim(heads.q) != 4:
-    return None
-  window = options["window"]
-  mask: Any = masks.Causal()
-  mask = mask & masks.Window(window - 1, 0) if window else mask
-  out = attention.dot_product_attention(heads.q, heads.k, heads.v, mask=mask, **seen)
-  return sink_scores(heads.q, heads.k, **options, **seen), out
+def _scored(q, k, segment_ids, **options):
+  return sink_scores(q, k, segment_ids=segment_ids, **options)
 
 
 def spearman(x: Num[np.ndarray, "n"], y: Num[np.ndarray, "n"]) -> float:
