@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
   prompt = _checked(flags)
   saved = open_run(flags.workdir, flags.checkpoint)
   task = saved.assembly.task
-  if task.decode is None:
+  if task.decode is None or task.kind != "tokens":
     raise errors.UserError(f"data set {task.name!r} is no text: nothing to sample")
   for seed in range(flags.seed, flags.seed + flags.count):
     tokens = generation.sample(

@@ -31,6 +31,7 @@ class Task:
   Examples of kind "images":
     image: float32, (H, W, C), in [0, 1].
     label: int32, ().
+  Examples of kind "image_text": `image`, and `tokens` and `labels` of words.
 
   Other kinds are what a host and a data set agree on.
 
@@ -42,7 +43,7 @@ class Task:
     shape: the shape of one example, (T,) or (H, W, C).
     metric: the headline number, one of `experiments.training.measures`.
     source: split, one of SPLITS -> Source.
-    decode: tokens of a byte corpus -> text; None where tokens are not bytes.
+    decode: tokens of a byte corpus, or words, -> text; None where they are neither.
     objective: the name of the loss, one of `experiments.training.objectives`.
     sizes: other sizes that a host may ask for, by name.
     unit: the unit in which speed is counted.

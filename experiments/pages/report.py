@@ -30,7 +30,8 @@ def write(
     workdir: the run's folder.
     summary: what summary.json holds; numbers that it lacks are left out.
     sample: text that the model wrote.
-    predictions: each has an "image" (H, W[, C]), a "true" and a "predicted" class.
+    predictions: each has an "image" (H, W[, C]), a "true" and a "predicted" class or
+      answer, and a "question" if one was asked.
     maps: name of a layer, e.g. "block 0" -> its attention weights (N, T, S).
 
   Returns:
@@ -136,7 +137,9 @@ def _predictions(predictions: Sequence[Mapping[str, Any]]) -> Iterable[str]:
     text = (
       f"true {p['true']}, predicted {p['predicted']}" if wrong else f"{p['true']} ✓"
     )
-    alt = f"an image of class {p['true']}, predicted {p['predicted']}"
+    asked = p.get("question", "")
+    alt = asked or f"an image of class {p['true']}, predicted {p['predicted']}"
+    text = f"{asked} {text}" if asked else text
     image = charts.picture(p["image"], alt)
     figures.append(page.figure(image, text, "wrong" if wrong else ""))
   if len(predictions) > _IMAGES:

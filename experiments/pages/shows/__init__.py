@@ -23,12 +23,12 @@ def parts(trainer: Any) -> dict[str, Any]:
   return importlib.import_module(f"{__name__}.{kind}").show(trainer)
 
 
-def maps(state: Mapping[str, Any], inputs: Any) -> dict[str, np.ndarray]:
+def maps(state: Mapping[str, Any], *inputs: Any) -> dict[str, np.ndarray]:
   """Returns name -> (N, T, S) of every block; {} for mechanisms without weights."""
   try:
     weights = state["model"].weights
     given = {"stats": state["stats"]} if state["stats"] else {}
-    found = jax.jit(weights)(inputs, **given)
+    found = jax.jit(weights)(*inputs, **given)
   except (AttributeError, NotImplementedError):
     return {}
   return {
