@@ -23,7 +23,8 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from attnjax.contract import registry
-from attnjax.contract.trace import Edit, Trace
+from attnjax.contract.trace import Edit, Edits, Trace
+from attnjax.core import masks
 from attnjax.nn import running, streams
 from attnjax.nn.connector import Connector
 from attnjax.nn.patches import Patches
@@ -215,7 +216,7 @@ class Model(nnx.Module):
     images: Float[Array, "B H W C"],
     tokens: Int[Array, "B T"],
     *,
-    edit: Edit | None = None,
+    edit: Edit | Edits | None = None,
     valid: Bool[Array, "B T"] | None = None,
     stats: Any = None,
   ) -> Trace:
@@ -224,7 +225,8 @@ class Model(nnx.Module):
     x, context = self.row(images, tokens, valid=valid)
     found = self.stack.trace(x, edit=edit, stats=own, **context)
     logits = self.logits(found.output, images.shape)
-    return dataclasses.replace(found, output=logits)
+    ids = masks.segments(None, context.get("valid"), x.shape[:2])
+    return dataclasses.replace(found, output=logits, ids=ids)
 
   def _words(self, tokens):
     return self.embed.embedding[...][tokens]
