@@ -220,13 +220,19 @@ class Model(nnx.Module):
     valid: Bool[Array, "B T"] | None = None,
     stats: Any = None,
   ) -> Trace:
-    """Returns the values inside, of whole rows, with the words' logits as `output`."""
+    """Returns the values inside, of whole rows, with the words' logits as `output`.
+
+    Its `tokens` (B, P + T) are -1 at the image.
+    """
     own = running.Carry(self, stats, False).of(self.stack)
     x, context = self.row(images, tokens, valid=valid)
     found = self.stack.trace(x, edit=edit, stats=own, **context)
     logits = self.logits(found.output, images.shape)
     ids = masks.segments(None, context.get("valid"), x.shape[:2])
-    return dataclasses.replace(found, output=logits, ids=ids)
+    first, end = self.span(images.shape)
+    blank = jnp.full((len(images), end - first), -1, tokens.dtype)
+    row = _inserted(tokens, blank, self.prompt)
+    return dataclasses.replace(found, output=logits, tokens=row, ids=ids)
 
   def _words(self, tokens):
     return self.embed.embedding[...][tokens]
