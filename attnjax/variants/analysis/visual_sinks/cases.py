@@ -28,9 +28,14 @@ def _at(shape, sinks, first, end):
   return {"sink_mask": sink_mask, "vis_mask": vis_mask, "query_mask": query_mask}
 
 
-def _packed(key):
+def _queries(key):
   del key
-  return jnp.array([[0] * 30 + [1] * 30 + [-1] * 3])
+  return jnp.array([[1, 1, 1, 1, 5, 2, -1]])
+
+
+def _keys(key):
+  del key
+  return jnp.array([[-1] * 3 + [1] * 40 + [2] * 20])
 
 
 _LOOSE = {"rho": 0.4, "summ": 0.1}
@@ -48,13 +53,13 @@ CASES = (
   Case(
     "more_keys",
     _shapes(1, 7, 63, 3, 3, 4, 4) | {"bias": (1, 3, 7, 63)},
-    _at((1, 7, 63), (2, 40), 1, 55) | {"causal": True, "rho": 0.5, "scale": 0.9},
-  ),
-  Case(
-    "segments",
-    _shapes(1, 63, 63, 1, 1, 4, 4),
-    _at((1, 63, 63), (0, 12, 33), 10, 40)
-    | _LOOSE
-    | {"causal": True, "segment_ids": _packed},
+    _at((1, 7, 63), (2, 40), 1, 55)
+    | {
+      "causal": True,
+      "rho": 0.5,
+      "scale": 0.9,
+      "segment_ids": _queries,
+      "kv_segment_ids": _keys,
+    },
   ),
 )

@@ -18,13 +18,11 @@ def redirected(
   *,
   layers: int,
   tau: float = 20.0,
-  rho: float = 0.8,
-  summ: float = 0.2,
-  p: float = 0.4,
   first_layer: int = 2,
   except_last: bool = True,
   prompt: int | None = None,
   bias: Array | None = None,
+  **options: Any,
 ) -> Edits:
   """Returns the intervention VAR, for `model.trace(..., edit=)` around dot products.
 
@@ -36,14 +34,12 @@ def redirected(
     dims: the sink dimensions.
     layers: of the model.
     tau: see `sinks`.
-    rho: see `attend`.
-    summ: see `attend`.
-    p: see `attend`.
     first_layer: the first layer that is redirected, 1 or more.
     except_last: leave the last layer as it is, as the authors' option of that name
       says; their released code does not do so.
     prompt: tokens of the prompt, in which sinks are looked for; all if None.
     bias: added to the scores of all layers, (B|1, N|1, T|1, S|1).
+    **options: `rho`, `summ` and `p` of `attend`.
 
   Raises:
     ValueError: for a layer before which nothing is known.
@@ -59,27 +55,10 @@ def redirected(
   def mixed(index: int, found: Array, heads: Heads) -> Array:
     last = layers - 1 if except_last else layers
     if not first_layer <= index < last:
-      return found if bias is None else _plain(heads, bias=bias)
-    T, ids = found.shape[1], heads.tokens.ids
-    place = jnp.arange(T)
-    known = place < (T if prompt is None else prompt)
-    known = jnp.broadcast_to(known, (len(found), T)) if ids is None else known & (
-      ids >= 0)  # fmt: skip
-    row = jnp.broadcast_to(place, known.shape)
-    out = attention.attend(
-      heads.q,
-      heads.k,
-      heads.v,
-      sink_mask=values.sinks(entering[index], dims, tau=tau, valid=known),
-      vis_mask=(row >= image[0]) & (row < image[1]),
-      query_mask=row >= image[1],
-      rho=rho,
-      summ=summ,
-      p=p,
-      bias=bias,
-      **_seen(heads),
-    )
-    return out.reshape(found.shape)
+      return found if bias is None else _plain(heads, bias=bias).reshape(found.shape)
+    known = _known(found.shape[:2], heads.tokens.ids, prompt)
+    own = values.sinks(entering[index], dims, tau=tau, valid=known)
+    return _redirected(heads, own, image, bias=bias, **options).reshape(found.shape)
 
   return Edits(hidden=hidden, mixed=mixed)
 
@@ -114,6 +93,28 @@ def random_like(
       raise ValueError(f"row {row}: {count} of {places.size} other tokens")
     found[row, rng.permutation(places)[:count]] = True
   return found
+
+
+def _redirected(heads: Heads, own: Array, image: tuple[int, int], **options) -> Array:
+  """Returns redirected attention; `own` says which tokens are sinks."""
+  place = jnp.broadcast_to(jnp.arange(own.shape[1]), own.shape)
+  return attention.attend(
+    heads.q,
+    heads.k,
+    heads.v,
+    sink_mask=own,
+    vis_mask=(place >= image[0]) & (place < image[1]),
+    query_mask=place >= image[1],
+    **_seen(heads),
+    **options,
+  )
+
+
+def _known(shape, ids, prompt) -> Array:
+  """Returns where sinks are looked for: real tokens of the prompt, (B, T)."""
+  place = jnp.broadcast_to(jnp.arange(shape[1]), shape)
+  known = place < (shape[1] if prompt is None else prompt)
+  return known if ids is None else known & (ids >= 0)
 
 
 def _seen(heads: Heads) -> dict[str, Any]:

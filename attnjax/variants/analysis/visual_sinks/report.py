@@ -52,16 +52,10 @@ def analyse(
   Raises:
     ValueError: if the trace has no image, or no dimension stands out.
   """
-  tokens = np.asarray(trace.tokens)
-  vis = tokens == -1
-  if not vis.any():
-    raise ValueError("the trace has no image: no token is -1")
+  vis, real, words = _places(trace)
   dims = tuple(dims) or values.find_sink_dims(trace.hidden, k, tau=tau)
   if not dims:
     raise ValueError(f"no dimension of the first token is above tau = {tau}")
-  real = np.ones(vis.shape, bool) if trace.ids is None else np.asarray(trace.ids) >= 0
-  last = tokens.shape[1] - 1 - np.argmax(vis[:, ::-1], axis=1)
-  words = real & (np.arange(tokens.shape[1]) > last[:, None])
   found: dict[str, list] = {name: [] for name in AXES if name != "dims"}
   for x, heads in zip(trace.hidden, trace.heads):
     value = np.asarray(values.sink_values(jnp.asarray(x), dims))
@@ -78,6 +72,16 @@ def analyse(
     found["overlap"].append(overlap(sinks & vis))
   rows = {n: np.stack(found.pop(n), axis=1) for n in ("values", "sinks")}
   return {"dims": np.array(dims), **rows, **{n: np.array(x) for n, x in found.items()}}
+
+
+def _places(trace: Trace) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Returns where the image is, real tokens are, and words after the image, (B, T)."""
+  vis = np.asarray(trace.tokens) == -1
+  if not vis.any():
+    raise ValueError("the trace has no image: no token is -1")
+  real = np.ones(vis.shape, bool) if trace.ids is None else np.asarray(trace.ids) >= 0
+  last = vis.shape[1] - 1 - np.argmax(vis[:, ::-1], axis=1)
+  return vis, real, real & (np.arange(vis.shape[1]) > last[:, None])
 
 
 def overlap(sinks: Bool[np.ndarray, "B T"]) -> float:
