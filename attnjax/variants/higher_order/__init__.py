@@ -1,0 +1,1 @@
+"""Attention over pairs and tuples of keys."""

@@ -1,0 +1,48 @@
+"""Small problems of the system's functions."""
+
+import jax
+import jax.numpy as jnp
+
+from attnjax.contract import Case
+
+
+def _shapes(B, T, S, N, K, H, V):
+  k, v = (B, S, K, H), (B, S, K, V)
+  return {"q": (B, T, N, H), "k1": k, "k2": k, "v1": v, "v2": v}
+
+
+def _packed(_):
+  return jnp.array([[4] * 7 + [-1] * 3 + [1] * 9, [-1] * 2 + [2] * 17])
+
+
+def _some_keys(key):
+  return jax.random.bernoulli(key, 0.7, (2, 65)).at[0].set(False)  # rows of nothing
+
+
+def _streams(B, T, N, K, H, P):
+  def make(key):
+    k, v = jax.random.normal(key, (2, P, B, T, K, H))
+    return {"keys": tuple(k), "values": tuple(v)}
+
+  return {"q": (B, T, N, H)}, make
+
+
+def _order(name, B, T, N, K, H, P, **options):
+  shapes, make = _streams(B, T, N, K, H, P)
+  return Case(name, shapes, options, make, "attend_order")
+
+
+CASES = (
+  Case(
+    "packed",
+    _shapes(2, 19, 19, 4, 2, 4, 3),
+    {"causal": True, "segment_ids": _packed, "return_lse": True},
+  ),
+  Case("windows", _shapes(1, 63, 63, 2, 1, 4, 4), {"causal": True, "window": (30, 5)}),
+  Case(
+    "determinants",
+    _shapes(2, 1, 65, 1, 1, 6, 5),
+    {"kind": "determinant", "mask": _some_keys, "scale": 0.4},
+  ),
+  _order("four", 1, 7, 2, 1, 4, 3, causal=True, window=(None, 3, None)),
+)
