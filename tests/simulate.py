@@ -93,7 +93,20 @@ def _cast(self, src, dst_type, original=InterpreterBuilder.cast_impl):
   return TensorHandle(bits, tl.bfloat16)
 
 
-_BUILT = {"create_dot": _create_dot, "cast_impl": _cast}
+def _create_fmul(self, a, b, original=InterpreterBuilder.create_fmul):
+  """The interpreter would multiply the bits of bfloat16 here, too."""
+  if a.dtype.scalar != tl.bfloat16:
+    return original(self, a, b)
+  product = _widened(a).data * _widened(b).data
+  bits = product.astype(ml_dtypes.bfloat16).view(np.uint16)
+  return TensorHandle(bits, tl.bfloat16)
+
+
+_BUILT = {
+  "create_dot": _create_dot,
+  "cast_impl": _cast,
+  "create_fmul": _create_fmul,
+}
 
 
 def _widened(handle):
