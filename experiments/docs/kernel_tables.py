@@ -17,6 +17,7 @@ _XLA = {
   "decayed_linear": "attnjax/core/recurrence/linear",
   "prefix_softmax": "attnjax/core/recurrence/prefix",
   "softmax_statistics": "attnjax/core/softmax/statistics.py",
+  "third_order": "attnjax/core/third_order",
 }
 _BACKENDS = {"mosaic_tpu": "tpu", "triton_gpu": "gpu"}
 # Columns of kernels that are read, in this order, where rows have them.

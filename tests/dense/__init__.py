@@ -12,13 +12,20 @@ import importlib
 from unittest import mock
 
 from pallas_kernels.calling import BACKENDS
-from tests.dense import decayed_linear, prefix_softmax, softmax, softmax_statistics
+from tests.dense import (
+  decayed_linear,
+  prefix_softmax,
+  softmax,
+  softmax_statistics,
+  third_order,
+)
 
 PASSES = {
   "flash": softmax,
   "decayed_linear": decayed_linear,
   "prefix_softmax": prefix_softmax,
   "softmax_statistics": softmax_statistics,
+  "third_order": third_order,
 }
 
 

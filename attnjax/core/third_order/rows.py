@@ -13,7 +13,7 @@ def by_rows(x, data, *, sight: Sight):
   top has no derivative, as in `attnjax.core.third_order.gradients`.
   """
   q, k1, k2, v1, v2 = x
-  (B, T, N, _), K = q.shape, k1.shape[2]
+  (_, T, N, _), K = q.shape, k1.shape[2]
   wide = accumulator_dtype(q)
   rows = folded(q.astype(wide), K).swapaxes(0, 1) * sight.scale
   keys = [folded(y.astype(wide), K) for y in (k1, k2, v1, v2)]
@@ -27,7 +27,7 @@ def by_rows(x, data, *, sight: Sight):
 
   own = None if ids is None else jnp.repeat(ids[0].T, N // K, axis=0)
   found = jax.lax.map(one, (rows, places, own))
-  out, top, total = (unfolded(y.swapaxes(0, 1), B, T) for y in found)
+  out, top, total = (unfolded(y.swapaxes(0, 1), q) for y in found)
   return out.astype(v1.dtype), top, total
 
 

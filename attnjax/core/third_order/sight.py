@@ -95,10 +95,15 @@ def folded(x, heads: int):
   return x.reshape(B * heads, T * (N // heads), *rest)
 
 
-def unfolded(x, batch: int, tokens: int):
-  """Returns rows (B K, R, ...), of which some may be padding, as (B, T, N, ...)."""
-  U, _, *rest = x.shape
-  group = x.shape[1] // tokens
+def unfolded(x, like):
+  """Returns rows (B K, R, ...) as (B, T, N, ...).
+
+  Args:
+    x: the rows; the last ones may be padding.
+    like: an array whose first axes are (B, T, N).
+  """
+  (U, _, *rest), (batch, tokens, heads) = x.shape, like.shape[:3]
+  group = heads // (U // batch)
   heads = U // batch
   x = x[:, : tokens * group].reshape(batch, heads, tokens, group, *rest)
   x = jnp.moveaxis(x, 1, 2)

@@ -93,12 +93,10 @@ class Problem:
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     return _blocks(folded(x, K), self.tiles)
 
-  def joined(self, x):
-    """Returns (groups, blocks, heads, rows, ...) as (B, T, N, ...)."""
-    B, T, group, _ = self.shape
+  def joined(self, x, like):
+    """Returns (groups, blocks, heads, rows, ...) as (B, T, N, ...), as in `like`."""
     x = jnp.moveaxis(x, 2, 1)
-    x = x.reshape(x.shape[0] * x.shape[1], -1, *x.shape[4:])[:, : T * group]
-    return unfolded(x, B, T)
+    return unfolded(x.reshape(x.shape[0] * x.shape[1], -1, *x.shape[4:]), like)
 
   def seen(self, i, own, others, at, stream: int):
     """Returns which rows of block i see the tile `at` of keys, (heads|1, rows, keys).

@@ -88,7 +88,7 @@ def forward(q, k1, k2, v1, v2, data, *, sight: Sight, tiles: Tiles | None):
     return _each(block, None, (jnp.arange(rows.shape[2]), problem.lists))
 
   _, found = _each(group, None, (rows, problem.keys, problem.ids))
-  out, top, total = (problem.joined(x) for x in found)
+  out, top, total = (problem.joined(x, q) for x in found)
   return out.astype(v1.dtype), top, total
 
 
@@ -121,8 +121,7 @@ def backward(
   """Computes the gradients, see `attnjax.core.third_order.gradients`."""
   tiles = tiles or defaults(q, k1, sight)
   problem = Problem.of(q, k1, k2, v1, v2, data, sight, tiles)
-  B, S, K, _ = k1.shape
-  lines = [problem.rows(x, K) for x in (q, g, top, share, delta)]
+  lines = [problem.rows(x, k1.shape[2]) for x in (q, g, top, share, delta)]
   lines[0] = lines[0] * sight.scale
 
   def group(_, given):
@@ -141,10 +140,10 @@ def backward(
 
   _, (sums, dq) = _each(group, None, (tuple(lines), problem.keys, problem.ids))
   sums = [
-    unfolded(x.reshape(B * K, *x.shape[2:])[:, :S], B, S).astype(like.dtype)
+    unfolded(x.reshape(-1, *x.shape[2:]), like).astype(like.dtype)
     for x, like in zip(sums, (k1, k2, v1, v2))
   ]
-  return (problem.joined(dq) * sight.scale).astype(q.dtype), *sums
+  return (problem.joined(dq, q) * sight.scale).astype(q.dtype), *sums
 
 
 def _backward(problem: Problem, block, rest, keys, ids, line, sums):
