@@ -6,13 +6,15 @@ from typing import Any, Unpack
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from attnjax import backends
 from attnjax.contract import check_known
 from attnjax.core import third_order
 from attnjax.variants.higher_order.tensor_attention import determinant, sight
 from attnjax.variants.higher_order.tensor_attention.definition import reference
 from attnjax.variants.higher_order.tensor_attention.sight import Seen
+from pallas_kernels import third_order as kernels
 
-IMPLEMENTATIONS = ("reference", "xla")
+IMPLEMENTATIONS = backends.IMPLEMENTATIONS
 KINDS = ("trilinear", "determinant")
 
 
@@ -75,7 +77,10 @@ def _run(impl: str, who: third_order.Sight, data, x):
     q, k1, k2, v1, v2 = x
     x, who = (q, k2, k1, v2, v1), who.swapped
   plain = {"xla": functools.partial(third_order.tiled, sight=who)}
-  return plain["xla"](*x, data)
+  run = backends.choose(
+    impl, plain, lambda impl: kernels.prepared(*x, sight=who, impl=impl)
+  )
+  return run(*x, data)
 
 
 def _nothing(q, v1):
