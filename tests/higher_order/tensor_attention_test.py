@@ -15,6 +15,7 @@ from attnjax import contract
 from attnjax.core import third_order
 from attnjax.core.third_order.tiles import Tiles
 from attnjax.variants.softmax import dot_product
+from experiments.training import cost
 
 tensor: Any = contract.load("tensor_attention")
 
@@ -219,6 +220,64 @@ class DeterminantTest(absltest.TestCase):
     turned = tensor.rotated(x, jnp.array([2.0]), theta=16.0)
     want = [np.cos(2), np.sin(2), 2, -np.sin(0.5), np.cos(0.5), 3]
     _close(turned.ravel(), want)
+
+
+class PolynomialTest(parameterized.TestCase):
+  def test_the_error_falls_with_the_degree_below_its_bound(self):
+    arrays = _arrays(B=1, T=6, S=6, N=2, K=1, H=3)
+    top = abs(np.einsum("btnh,bjkh,blkh->btnjl", *arrays[:3])).max() / 3**0.5
+    exact, before = tensor.attend(*arrays), np.inf
+    for degree in (2, 4, 6):
+      given = {"degree": degree, "bound": float(top)}
+      out = jax.jit(functools.partial(tensor.attend_polynomial, **given))(*arrays)
+      error = float(abs(out - exact).max())
+      relative = tensor.relative_error(degree, float(top))
+      self.assertLess(error, tensor.error_bound(relative, *arrays[3:]) + 1e-6)
+      self.assertLess(error, before / 2)
+      before = error
+
+  def test_coefficients(self):
+    np.testing.assert_allclose(tensor.coefficients(3), [1, 1, 1 / 2, 1 / 6])
+    # Near the best: the error of degree 1 on [-1, 1], where e^-x p(x) - 1 swings.
+    self.assertLess(tensor.relative_error(1, 1.0), tensor.relative_error(1, 1.0, False))
+    # Entries of twice the size: scores, and so the bound, are 8 times as great.
+    self.assertLess(tensor.relative_error(4, 0.5), 1e-3)
+    self.assertGreater(tensor.relative_error(4, 4.0), 1e-2)
+    self.assertLess(tensor.relative_error(11, 4.0), 1e-3)
+    self.assertEqual(tensor.error_bound(1.5, jnp.ones(1), jnp.ones(1)), np.inf)
+    self.assertAlmostEqual(tensor.error_bound(0.5, jnp.ones(1), -jnp.full(1, 3.0)), 6)
+
+  def test_of_fewer_keys_than_queries(self):
+    arrays = _arrays(T=19, S=4, H=2)
+    given = {"degree": 2, "causal": True}
+
+    @jax.jit
+    def run(*x):
+      one = tensor.attend_polynomial(*x, **given)
+      return one, tensor.attend_polynomial(*x, **given, impl="reference")
+
+    got, want = run(*arrays)
+    _close(got, want)
+    np.testing.assert_array_equal(got[:, :15], 0)
+
+  @parameterized.parameters(True, False)
+  def test_products_are_linear_in_tokens(self, causal):
+    def count(T):
+      q = jax.ShapeDtypeStruct((1, T, 1, 3), jnp.float32)
+
+      def run(q):
+        return tensor.attend_polynomial(q, q, q, q, q, degree=4, causal=causal)
+
+      return cost.flops(jax.make_jaxpr(run)(q).jaxpr)
+
+    self.assertEqual(count(128), 2 * count(64))
+
+  @parameterized.parameters(
+    ({"degree": -1}, "degree = -1"), ({"degree": 2, "bound": 0.0}, "bound = 0.0")
+  )
+  def test_errors(self, options, message):
+    with self.assertRaisesRegex(ValueError, message):
+      tensor.attend_polynomial(*_arrays(), **options)
 
 
 class LayerTest(parameterized.TestCase):

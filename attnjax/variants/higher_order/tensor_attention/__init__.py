@@ -33,6 +33,11 @@ Not here: Clift's norm of the signed volume and his projected tensor product of 
 caches that forget what is behind all windows; a polynomial with windows or segments.
 """
 
+from attnjax.variants.higher_order.tensor_attention.approximation import (
+  coefficients,
+  error_bound,
+  relative_error,
+)
 from attnjax.variants.higher_order.tensor_attention.attention import (
   IMPLEMENTATIONS,
   KINDS,
@@ -49,6 +54,10 @@ from attnjax.variants.higher_order.tensor_attention.orders import (
   attend_order,
   reference_attend_order,
 )
+from attnjax.variants.higher_order.tensor_attention.polynomial import (
+  attend_polynomial,
+  reference_attend_polynomial,
+)
 
 __all__ = [
   "CASES",
@@ -58,16 +67,24 @@ __all__ = [
   "KINDS",
   "LAYER",
   "Layer",
+  "REFUSED",
   "attend",
   "attend_order",
+  "attend_polynomial",
+  "coefficients",
+  "error_bound",
   "features",
   "reference",
   "reference_attend_order",
+  "reference_attend_polynomial",
+  "relative_error",
   "rotated",
   "scaled",
 ]
 LAYER = {"dim": 16, "heads": 2, "kv_heads": 1, "window": (9, 0)}
 GROWTH = 1.0
+_NO_KERNEL = tuple(c.name for c in CASES if c.function == "attend_polynomial")
+REFUSED = {"pallas": _NO_KERNEL, "triton": _NO_KERNEL}
 
 
 def scaled(shape: tuple[int, ...]) -> dict[str, tuple[int, int]]:

@@ -19,6 +19,10 @@ def _some_keys(key):
   return jax.random.bernoulli(key, 0.7, (2, 65)).at[0].set(False)  # rows of nothing
 
 
+def _most_keys(key):
+  return jax.random.bernoulli(key, 0.7, (1, 19)).at[0, :4].set(False)
+
+
 def _streams(B, T, N, K, H, P):
   def make(key):
     k, v = jax.random.normal(key, (2, P, B, T, K, H))
@@ -43,6 +47,12 @@ CASES = (
     "determinants",
     _shapes(2, 1, 65, 1, 1, 6, 5),
     {"kind": "determinant", "mask": _some_keys, "scale": 0.4},
+  ),
+  Case(
+    "polynomial",
+    _shapes(1, 17, 19, 2, 1, 2, 3),
+    {"degree": 3, "bound": 4.0, "causal": True, "mask": _most_keys},
+    function="attend_polynomial",
   ),
   _order("four", 1, 7, 2, 1, 4, 3, causal=True, window=(None, 3, None)),
 )
