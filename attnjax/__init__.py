@@ -17,7 +17,7 @@ from attnjax.attention import combine, dot_product_attention
 from attnjax.contract import load
 from attnjax.contract import systems as _systems
 from attnjax.contract import unknown as _unknown
-from attnjax.core import masks
+from attnjax.core import masks, policies
 from attnjax.exporting import export
 from attnjax.flex import and_masks, create_block_mask, flex_attention, or_masks
 from attnjax.statistics import attention_column_sums, attention_rows
@@ -36,6 +36,7 @@ __all__ = [
   "load",
   "masks",
   "or_masks",
+  "policies",
   "sharding",
   "systems",
 ]

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from attnjax import policies
 from experiments.errors import UserError
 from experiments.training import step
 
@@ -19,6 +20,7 @@ def sample(
   temperature: float = 0.8,
   seed: int = 0,
   dtype: str = "float32",
+  policy: Any = None,
 ) -> np.ndarray:
   """Draws `length` tokens after the prompt; equal seeds give equal tokens.
 
@@ -29,14 +31,21 @@ def sample(
     temperature: divides the logits; 0 takes the likeliest token.
     seed: the seed of the draws.
     dtype: the type of the computation and the caches.
+    policy: of the form "policy", for the tokens after the prompt; None for the whole
+      cache.
 
   Raises:
     UserError: if the prompt is empty, the length or the temperature is out of range,
-      or a mechanism of the model has no step form.
+      a mechanism of the model has no step form, or the policy does not fit the model.
   """
   check(prompt, length, temperature)
   try:
-    draw = functools.partial(_sample, length=length, dtype=dtype)
+    # A ValueError is the policy's here.
+    jax.eval_shape(lambda m: policies.under(policy, m.init_cache(1, 1)), model)
+  except (NotImplementedError, ValueError) as error:
+    raise UserError(str(error)) from error
+  try:
+    draw = functools.partial(_sample, length=length, dtype=dtype, policy=policy)
     tokens = jax.jit(draw)(
       model, jnp.asarray(prompt)[None], jnp.float32(temperature), jax.random.key(seed)
     )
@@ -55,9 +64,10 @@ def check(prompt: np.ndarray, length: int, temperature: float) -> None:
     raise UserError(f"temperature = {temperature}; it must be 0 or more")
 
 
-def _sample(model, prompt, temperature, key, *, length, dtype):
+def _sample(model, prompt, temperature, key, *, length, dtype, policy):
   model = step.cast(model, dtype)
   cache = model.init_cache(1, prompt.shape[1] + length, jnp.dtype(dtype))
+  cache = policies.under(policy, cache)
   logits, cache = model.step(prompt, cache)
 
   def pick(logits, key):

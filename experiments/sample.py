@@ -1,14 +1,16 @@
 """Text from a saved language model of bytes, through its caches.
 
 python -m experiments.sample --workdir runs/lm --prompt "In the beginning"
+python -m experiments.sample --workdir runs/lm --policy delta:pages=64
 """
 
 import argparse
 import sys
+from typing import Any
 
 import numpy as np
 
-from experiments import checks, errors, generation
+from experiments import checks, decoding, errors, generation
 from experiments.open_run import open_run
 
 
@@ -28,8 +30,14 @@ def main(argv: list[str] | None = None) -> int:
   parser.add_argument(
     "--checkpoint", default="latest", help="latest, best, or a step; default latest"
   )
+  parser.add_argument(
+    "--policy",
+    default=decoding.FULL,
+    help="which keys tokens after the prompt see: full, or a system of the form policy,"
+    " its options after a colon: delta:pages=64,recent_pages=8",
+  )
   flags = parser.parse_args(argv)
-  prompt = _checked(flags)
+  prompt, policy = _checked(flags)
   saved = open_run(flags.workdir, flags.checkpoint)
   task = saved.assembly.task
   if task.decode is None or task.kind != "tokens":
@@ -42,6 +50,7 @@ def main(argv: list[str] | None = None) -> int:
       temperature=flags.temperature,
       seed=seed,
       dtype=saved.assembly.config.dtype,
+      policy=policy,
     )
     if flags.count > 1:
       print(f"--- seed {seed}")
@@ -49,19 +58,20 @@ def main(argv: list[str] | None = None) -> int:
   return 0
 
 
-def _checked(flags) -> np.ndarray:
-  """Returns the prompt's bytes; refuses bad flags before the model is loaded."""
+def _checked(flags) -> tuple[np.ndarray, Any]:
+  """Returns the prompt's bytes and the policy; refuses bad flags before all else."""
   if flags.count < 1:
     raise errors.UserError(f"--count = {flags.count}; it must be 1 or more")
   try:
     prompt = np.frombuffer(checks.utf8("--prompt", flags.prompt), np.uint8)
     generation.check(prompt, flags.length, flags.temperature)
+    policy = decoding.policy(flags.policy)
     for seed in (flags.seed, flags.seed + flags.count - 1):
       if not -(2**63) <= seed < 2**63:
         raise ValueError(f"--seed = {seed}; it must have 64 bits")
   except ValueError as error:
     raise errors.UserError(str(error)) from None
-  return prompt.astype(np.int32)
+  return prompt.astype(np.int32), policy
 
 
 if __name__ == "__main__":

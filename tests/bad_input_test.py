@@ -118,6 +118,8 @@ class CommandTest(parameterized.TestCase):
     ("--prompt", "a\udcff", "--prompt = 'a.udcff' is not UTF-8 from character 1 on"),
     ("--prompt", "", "prompt is empty"),
     ("--seed", str(2**63), "--seed = 9223372036854775808; it must have 64 bits"),
+    ("--policy", "halo", "unknown policy 'halo'.*full"),
+    ("--policy", "full:pages=2", "policy 'full' has no options"),
   )
   def test_what_cannot_be_sampled(self, flag, value, message):
     with self.assertRaisesRegex(errors.UserError, message):

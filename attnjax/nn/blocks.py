@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Key
 
 from attnjax.contract.context import Heads
 from attnjax.contract.trace import traced
-from attnjax.core import masks
+from attnjax.core import masks, policies
 from attnjax.nn import mlp, running, streams
 from attnjax.nn.convolution import ShortConvolution
 from attnjax.nn.segment_memory import SegmentMemory
@@ -171,7 +171,7 @@ class Block(nnx.Module):
     """Returns the results of the next T tokens, the cache and `shared` after them.
 
     `shared` goes to a mixer whose `step` has an argument of that name, and which then
-    returns (y, cache, shared); other mixers leave it as it is.
+    returns (y, cache, shared), and to the policy of a cache; others leave it as it is.
     """
     mixer, conv = cache
     y = self.norm(x)
@@ -181,6 +181,8 @@ class Block(nnx.Module):
     context |= self.heard(stream)
     if shared is not None and "shared" in _arguments(type(self.mixer).step):
       y, mixer, shared = self.mixer.step(y, mixer, shared=shared, **context)
+    elif shared is not None and isinstance(mixer, policies.PolicyCache):
+      y, mixer, shared = policies.handed(self.mixer.step, y, mixer, shared, context)
     else:
       y, mixer = self.mixer.step(y, mixer, **context)
     return self._feed(self._sum(0, x, y), None), (mixer, conv), shared

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from attnjax.contract import check_known
 from attnjax.contract.trace import Edit, Edits, Trace
+from attnjax.core import policies
 from attnjax.nn import inside, running, stack_context, streams
 from attnjax.nn.blocks import Block
 from attnjax.nn.remat import REMAT, checkpointed
@@ -166,20 +167,19 @@ class Stack(nnx.Module):
     Args:
       x: (B, T, D).
       cache: of `init_cache`, or of the step before.
-      shared: arrays that go from each block to the next one, where a mixer's choice
-        serves the layers after it; they then are the third result. A mixer takes part
-        if its `step` has an argument `shared`, see `Block.step`.
+      shared: arrays that go from block to block, see `Block.step`, and then are the
+        third result; None: those with which a policy of the caches starts.
       **context: goes to every mixer.
 
     Raises:
-      NotImplementedError: if there is batch norm inside, no layer decodes with it, or
-        something between the blocks that drops tokens.
+      NotImplementedError: for batch norm inside, and for reducers between the blocks.
     """
     if self.init_stats():
       raise NotImplementedError("a layer with batch norm has no step form")
     if self.cuts:
       raise NotImplementedError(f"reducers at {self.cuts}: no step drops tokens")
     embeddings = x = stack_context.blank(x, context)
+    carried = policies.start(cache, x.shape[1]) if shared is None else shared
 
     def repeat(carried, part):
       blocks, caches, start = part
@@ -194,7 +194,7 @@ class Stack(nnx.Module):
       return (x, shared), tuple(new)
 
     parts = tuple(self.blocks), cache, self.starts()
-    (x, after), cache = jax.lax.scan(repeat, (x, shared), parts)
+    (x, after), cache = jax.lax.scan(repeat, (x, carried), parts)
     return (x, cache) if shared is None else (x, cache, after)
 
   def weights(

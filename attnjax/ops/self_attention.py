@@ -14,7 +14,9 @@ from jaxtyping import Array
 from attnjax.contract import context as contexts
 from attnjax.contract.context import Context, Heads
 from attnjax.core.cache import KeyValueCache
+from attnjax.core.policies import PolicyCache
 from attnjax.nn import unseen
+from attnjax.ops import policy_step
 
 
 def heads(
@@ -65,11 +67,13 @@ def step(
   Args:
     layer: with `project`, `mix` and `merge`.
     x: (B, T, D), T >= 1 or nothing.
-    cache: the keys and values before.
+    cache: the keys and values before; a PolicyCache asks its policy which are seen.
     context: what the step was called with.
   """
   if 0 in x.shape:
     return unseen.nothing(layer, x), cache
+  if isinstance(cache, PolicyCache):
+    return policy_step.step(layer, x, cache, context)
   start = cache.length
   heads = layer.project(x, start=start, **context)
   ids = heads.tokens.ids

@@ -96,6 +96,8 @@ def reference(q, k, v, *, bias=None, scale=None, return_lse=False, **mask):
 class Layer(nnx.Module):
   """Projections, rotary positions and `attend`; x (B, T, D) or (B, H, W, D)."""
 
+  chosen_keys = "gathered"  # by a cache policy
+
   def __init__(
     self,
     dim: int,

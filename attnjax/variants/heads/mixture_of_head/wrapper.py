@@ -33,6 +33,11 @@ class MixtureOfHeads(nnx.Module):
     """Returns the context arguments that the inner layer refuses."""
     return getattr(self.inner, "refuses", {})
 
+  @property
+  def chosen_keys(self) -> str:
+    """Returns how the inner layer takes the keys that a cache policy chooses."""
+    return getattr(self.inner, "chosen_keys", "")
+
   def project(self, x: Float[Array, "B *S D"], **context: Unpack[Context]) -> Heads:
     """Returns the inner layer's heads, and the logits of their gates."""
     heads = self.inner.project(x, **context)

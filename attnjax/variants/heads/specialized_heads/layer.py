@@ -65,6 +65,8 @@ class Layer(nnx.Module):
     rngs: for the parameters.
   """
 
+  chosen_keys = "masked"  # by a cache policy
+
   def __init__(
     self,
     dim: int,

@@ -41,6 +41,8 @@ class Layer(nnx.Module):
     rngs: for the parameters.
   """
 
+  chosen_keys = "gathered"  # by a cache policy
+
   def __init__(
     self,
     dim: int,

@@ -28,6 +28,8 @@ class Layer(nnx.Module):
   their rotation.
   """
 
+  chosen_keys = "gathered"  # by a cache policy
+
   def __init__(
     self,
     dim: int,

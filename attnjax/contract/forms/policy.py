@@ -1,0 +1,79 @@
+"""The form "policy": what a cache keeps in sight of later queries; hosts that decode.
+
+A system's module has
+
+  Policy    a frozen dataclass of numbers, strings and tuples of them, every field with
+            a default, so that it is static under `jax.jit`; see the Protocol
+  POLICY    options of a tiny Policy that leaves keys out within 24 tokens of 3 layers
+  COVERING  those of one whose capacity is 24 tokens or more
+
+  cache = attnjax.policies.under(Policy(...), model.init_cache(batch, length))
+  logits, cache = model.step(prompt, cache)
+  logits, cache = model.step(token, cache)
+
+The queries of the prompt see all keys; the prompt is the first step, or the first
+`under(..., prompt=P)` tokens. For each later query and each layer the policy chooses
+logical places: place i is the i-th real token of the row's current document. Shapes are
+static. Any cut of a stream gives the results of one token after the other, padding
+changes nothing, and a document in a packed row is decoded as it is alone.
+
+A policy whose capacity covers the row gives the results of the whole cache: bit by bit
+where a layer takes all keys with a mask ("masked"), and to the rounding of float32
+where it takes the chosen keys alone ("gathered"), since a sum over another number of
+terms may be added up in another order. `attnjax.ops.policy_step` says which layers
+take what.
+
+A policy counts what it reads by `reads(places, layers)`: the keys that a query at that
+many places reads in all layers, and what it reads to choose them, in keys.
+"""
+
+from typing import Any, Protocol
+
+from jaxtyping import Array, Float
+
+from attnjax.contract import policy_checks
+from attnjax.core.policies import Choice, News, Past
+
+
+class Policy(Protocol):
+  """A cache policy, made by `Policy(**options)`."""
+
+  def fitted(self, layers: int) -> "Policy":
+    """Returns the policy for a model of that many layers.
+
+    Raises:
+      ValueError: if it does not fit.
+    """
+    ...
+
+  def init(self, batch: int, length: int, heads: int, size: int, dtype: Any) -> Any:
+    """Returns a layer's own arrays beside its keys (B, L, K, H), before any token."""
+    ...
+
+  def start(self, batch: int, length: int) -> Any:
+    """Returns what goes into the first layer, () if layers share nothing."""
+    ...
+
+  def observe(self, own: Any, news: News) -> Any:
+    """Returns a layer's arrays after the tokens of a step; the prompt's also pass here.
+
+    Any cut of a row into steps must give equal arrays.
+    """
+    ...
+
+  def choose(
+    self, q: Float[Array, "B N H"], past: Past, own: Any, shared: Any, index: Any
+  ) -> tuple[Choice, Any, Any]:
+    """Returns the choice for a token's query, the layer's arrays, and what it shares.
+
+    The newest place must be among the chosen ones. `index`, the number of the layer,
+    may be traced.
+    """
+    ...
+
+  def reads(self, places: int, layers: int) -> tuple[float, float]:
+    """Returns keys that a query reads in all layers: attended to, and to choose."""
+    ...
+
+
+CHECKS = policy_checks.POLICIES

@@ -1,0 +1,176 @@
+"""Cache policies of three lines each keep the form, and layers say what they take."""
+
+import dataclasses
+import types
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl.testing import absltest, parameterized
+from flax import nnx
+
+from attnjax import contract, policies
+from attnjax.contract.forms import policy as form
+from attnjax.contract.subject import Subject
+from attnjax.core.policies import Choice
+from attnjax.models import language
+
+
+@dataclasses.dataclass(frozen=True)
+class Recent:
+  """The last `keys` places; the first layer shares how many of them later ones see."""
+
+  keys: int = 4
+  heads: int = 1  # choices
+
+  def fitted(self, layers):
+    return self
+
+  def init(self, batch, length, heads, size, dtype):
+    return jnp.zeros((batch,), jnp.int32)
+
+  def start(self, batch, length):
+    return jnp.zeros((batch,), jnp.int32)
+
+  def observe(self, own, news):
+    del news
+    return own
+
+  def choose(self, q, past, own, shared, index):
+    places = past.count[:, None, None] - 1 - jnp.arange(self.keys)
+    less = jnp.arange(self.heads)[:, None]  # later heads see less
+    shared = jnp.where(index == 0, self.keys, shared)
+    real = (places >= 0) & (jnp.arange(self.keys) < shared[:, None, None] - less)
+    places = jnp.broadcast_to(places, real.shape)
+    return Choice(jnp.maximum(places, 0), real), own, shared
+
+  def reads(self, places, layers):
+    return min(places, self.keys) * layers, 0
+
+
+def _module(**options):
+  made = types.ModuleType("attnjax.toys.recent")
+  vars(made).update(Policy=Recent, POLICY=options, COVERING={"keys": 24})
+  return made
+
+
+_SUBJECTS = {
+  "shared": Subject(_module(keys=5), "policy"),
+  "by_group": Subject(_module(keys=5, heads=2), "policy"),
+  "by_head": Subject(_module(keys=6, heads=4), "policy"),
+}
+
+
+class FormTest(parameterized.TestCase):
+  @parameterized.named_parameters(
+    (f"{name}_{check.__name__}", subject, check)
+    for name, subject in _SUBJECTS.items()
+    for check in form.CHECKS
+  )
+  def test_form(self, subject, check):
+    check(subject)
+
+
+def _layer(slug, **options):
+  options = {"heads": 4, **options}
+  return contract.load(slug).Layer(16, form="causal", **options, rngs=nnx.Rngs(0))
+
+
+def _decoded(layer, x, policy, prompt=0):
+  cache = policies.under(policy, layer.init_cache(*x.shape[:2]), prompt=prompt)
+  out = []
+  step = jax.jit(lambda layer, x, cache: layer.step(x, cache))
+  for t in range(x.shape[1]):
+    y, cache = step(layer, x[:, t : t + 1], cache)
+    out.append(y)
+  return jnp.concatenate(out, axis=1)
+
+
+class LayersTest(parameterized.TestCase):
+  def setUp(self):
+    super().setUp()
+    self.x = jax.random.normal(jax.random.key(0), (2, 9, 16))
+
+  @parameterized.parameters(
+    ("dot_product", {"kv_heads": 2}),
+    ("gated_attention", {"kv_heads": 2}),
+    ("mixture_of_head", {}),
+    ("specialized_heads", {}),
+    ("gaussian_adaptive", {"apply_to": "key"}),
+  )
+  def test_the_last_keys_are_a_window(self, slug, options):
+    layer: Any = _layer(slug, rope_theta=0.0, **options)
+    got = _decoded(layer, self.x, Recent(keys=3))
+    # A token that sees three keys sees what it would if the row began there.
+    for t in (2, 5, 8):
+      want = layer(self.x[:, t - 2 : t + 1])[:, -1]
+      np.testing.assert_allclose(got[:, t], want, rtol=1e-4, atol=1e-5)
+
+  def test_heads_see_what_is_chosen_for_them(self):
+    layer: Any = _layer("dot_product", rope_theta=0.0)
+    got = _decoded(layer, self.x, Recent(keys=4, heads=4))
+    heads = layer.project(self.x)
+    for n in range(4):
+      q, k, v = (y[:, :, n] for y in (heads.q, heads.k, heads.v))
+      first = 9 - 4 + n
+      score = jnp.einsum("bh,bsh->bs", q[:, -1], k[:, first:]) / 2
+      one = jnp.einsum("bs,bsh->bh", jax.nn.softmax(score), v[:, first:])
+      heads = dataclasses.replace(heads, v=heads.v.at[:, -1, n].set(one))
+    want = layer.merge(heads.v, heads)[:, -1]
+    np.testing.assert_allclose(got[:, -1], want, rtol=1e-4, atol=1e-5)
+
+  @parameterized.parameters("dot_product", "mixture_of_head")
+  def test_covering_the_row_changes_no_bit_of_masked_keys(self, slug):
+    layer: Any = _layer(slug)
+    got = _decoded(layer, self.x, Recent(keys=9))
+    want = _decoded(layer, self.x, None)
+    if layer.chosen_keys == "masked":
+      np.testing.assert_array_equal(got, want)
+    else:
+      np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-6)
+
+  def test_a_cache_is_put_under_one_policy(self):
+    cache = policies.under(Recent(), _layer("dot_product").init_cache(2, 9))
+    with self.assertRaisesRegex(ValueError, "Recent.*already"):
+      policies.under(Recent(), cache)
+    with self.assertRaisesRegex(NotImplementedError, "asks no policy"):
+      cache.append(cache.k, cache.v)
+
+  def test_a_full_cache_is_nan(self):
+    layer: Any = _layer("dot_product")
+    cache = policies.under(Recent(keys=2), layer.init_cache(2, 4), prompt=0)
+    step = jax.jit(lambda layer, x, cache: layer.step(x, cache))
+    for t in range(5):
+      y, cache = step(layer, self.x[:, t : t + 1], cache)
+      good = jnp.isnan(y) if t == 4 else jnp.isfinite(y)
+      self.assertTrue(good.all(), t)
+
+  def test_layers_refuse_by_name(self):
+    layer: Any = _layer("superlinear")
+    cache = policies.under(Recent(), layer.init_cache(2, 9))
+    with self.assertRaisesRegex(NotImplementedError, "superlinear.*chosen_keys"):
+      layer.step(self.x, cache)
+    layer = _layer("mixture_of_head")
+    cache = policies.under(Recent(heads=4), layer.init_cache(2, 9))
+    with self.assertRaisesRegex(NotImplementedError, "mixture_of_head.*one choice"):
+      layer.step(self.x, cache)
+    layer = _layer("rcmha")
+    with self.assertRaisesRegex(NotImplementedError, "rcmha.layer.Cache"):
+      policies.under(Recent(), layer.init_cache(2, 9))
+
+  def test_what_the_layers_share_is_the_third_result(self):
+    build = contract.constructor("dot_product", {"heads": 2}, language.FORMS)
+    model = language.Model([build], vocab=5, dim=8, depth=2, rngs=nnx.Rngs(0))
+    cache = policies.under(Recent(keys=3), model.init_cache(1, 4), prompt=0)
+    tokens = jnp.zeros((1, 2), jnp.int32)
+    none = jax.eval_shape(lambda m, c: m.step(tokens, c), model, cache)
+    self.assertLen(none, 2)
+    start = policies.start(cache, 2)
+    step = jax.jit(lambda m, c, s: m.step(tokens, c, shared=s))
+    *_, shared = step(model, cache, start)
+    np.testing.assert_array_equal(shared, [[3], [3]])
+
+
+if __name__ == "__main__":
+  absltest.main()
