@@ -239,7 +239,7 @@ class Model(nnx.Module):
 
   def _fixed(self, length):
     """Returns the option `stream` of the stack, if a mixer reads a fixed sequence."""
-    found = streams.start(self.stack.blocks, length, self.embed.embedding)
+    found = streams.start(self.stack.blocks, length, lambda: self.embed.embedding[...])
     return {} if found is None else {"stream": found}
 
 
