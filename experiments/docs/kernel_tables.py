@@ -11,14 +11,6 @@ import pallas_kernels
 from experiments.docs import docstrings, markdown
 
 Row = dict[str, Any]
-# Where plain JAX computes what a package of kernels does.
-_XLA = {
-  "flash": "attnjax/core/softmax",
-  "decayed_linear": "attnjax/core/recurrence/linear",
-  "prefix_softmax": "attnjax/core/recurrence/prefix",
-  "softmax_statistics": "attnjax/core/softmax/statistics.py",
-  "third_order": "attnjax/core/third_order",
-}
 _BACKENDS = {"mosaic_tpu": "tpu", "triton_gpu": "gpu"}
 # Columns of kernels that are read, in this order, where rows have them.
 _TPU = (
@@ -48,7 +40,8 @@ def algorithms(root: Path, up: str = "") -> str:
   docs = "kernels.md" if up else "docs/kernels.md"
   rows = []
   for name, said in packages().items():
-    xla = f"[✓]({up}{_XLA[name]})" if name in _XLA else "-"
+    made = importlib.import_module(f"pallas_kernels.{name}")
+    xla = f"[✓]({up}{made.XLA})"
     cells = [_tick(root, name, *backend, docs) for backend in _BACKENDS.items()]
     link = f"[`{name}`]({up}pallas_kernels/{name})"
     rows.append((link, markdown.prose(said.rstrip(".")), xla, *cells))

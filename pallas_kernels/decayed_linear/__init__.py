@@ -61,6 +61,9 @@ from pallas_kernels import calling
 from pallas_kernels.batching import Layout
 from pallas_kernels.calling import Kernel
 
+# Where plain JAX computes it.
+XLA = "attnjax/core/recurrence/linear"
+
 # The names, for `jax.checkpoint_policies`, of the results that may be saved.
 SAVED = ("decayed_linear_out", "decayed_linear_state")
 

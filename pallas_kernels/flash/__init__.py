@@ -25,6 +25,9 @@ from pallas_kernels import batching, calling
 from pallas_kernels.batching import Layout
 from pallas_kernels.calling import Kernel
 
+# Where plain JAX computes it.
+XLA = "attnjax/core/softmax"
+
 
 def _with_sinks(call, size, which, arguments):
   """Adds sinks that differ along a mapped axis after a kernel call without them."""

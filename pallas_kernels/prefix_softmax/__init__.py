@@ -43,6 +43,9 @@ from attnjax.core.recurrence.prefix.normalisers import normaliser
 from pallas_kernels import calling
 from pallas_kernels.batching import Layout
 
+# Where plain JAX computes it.
+XLA = "attnjax/core/recurrence/prefix"
+
 _ROWS, _STATE = P("batch", None, "heads"), P("batch", "heads")
 _WEIGHTS = Weights(_ROWS, _ROWS, _ROWS, _ROWS, P("batch"))
 # Weights, values and the start; then, of the cotangents, g, delta, A and b.

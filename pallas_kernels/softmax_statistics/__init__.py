@@ -31,6 +31,9 @@ from attnjax.core.softmax import statistics
 from pallas_kernels import calling
 from pallas_kernels.batching import Layout
 
+# Where plain JAX computes it.
+XLA = "attnjax/core/softmax/statistics.py"
+
 _ARRAYS, _OPERANDS = P("batch", None, "heads"), P("batch", "heads")
 _INPUTS = (*[_ARRAYS] * 3, _OPERANDS, _OPERANDS)
 # (columns (B, N, S)); (argmax, entropy), each (B, T, N).

@@ -38,6 +38,9 @@ from attnjax.core.third_order import Sight
 from pallas_kernels import calling
 from pallas_kernels.batching import Layout
 
+# Where plain JAX computes it.
+XLA = "attnjax/core/third_order"
+
 FORWARD = Layout(*third_order.FORWARD)
 BACKWARD = Layout(*third_order.BACKWARD)
 
