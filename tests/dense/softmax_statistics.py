@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 
 from pallas_kernels.softmax_statistics.mosaic_tpu import backward
-from tests.dense import softmax
+from tests.dense import flash
 
 __all__ = ["backward", "forward"]
 
@@ -12,7 +12,7 @@ def forward(q, k, lse, program, schedule, *, which, scale, tiles):
   """Returns (columns,) or (argmax, entropy); columns by the lists of key blocks."""
   del tiles
   transposed = which == "columns"
-  visible, score, _, _ = softmax._scores(q, k, program, schedule, scale, transposed)
+  visible, score, _, _ = flash._scores(q, k, program, schedule, scale, transposed)
   lse = lse.swapaxes(1, 2)[..., None]
   score = jnp.where(visible, score, -jnp.inf)
   apart = score - jnp.where(lse == -jnp.inf, jnp.inf, lse)
