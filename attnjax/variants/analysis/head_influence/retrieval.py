@@ -73,7 +73,7 @@ def strongest(trace: Trace) -> list[Int[Array, "B T N"]]:
   Raises:
     NotImplementedError: for a layer that is no causal softmax attention.
   """
-  found = []
+  found: list[Any] = []
   for index, (heads, mixed) in enumerate(zip(trace.heads, trace.mixed)):
     lse = traced_attention.lse(heads, mixed, index=index)
     seen = {n: x for n, x in heads.seen.items() if x is not None}

@@ -158,12 +158,9 @@ CASES = (
   Case("whole", _shapes(2, 33, 2, 2, 8), function="sink_scores"),
   Case("one_token", _shapes(1, 1, 1, 1, 4), function="sink_scores"),
   Case(
-    "window", _shapes(1, 65, 2, 1, 4), {"window": 9, "least": 3}, function="sink_scores"
-  ),
-  Case(
-    "far",
-    _shapes(1, 63, 1, 1, 4),
-    {"distance": 16, "scale": 0.9},
+    "window",
+    _shapes(1, 65, 2, 1, 4),
+    {"window": 40, "least": 3, "distance": 16, "scale": 0.9},
     function="sink_scores",
   ),
   Case(
