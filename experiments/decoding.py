@@ -88,3 +88,43 @@ def logits(
 
   rest = jax.lax.scan(one, cache, tokens[:, prompt:].T)[1]
   return jnp.concatenate([first, rest.swapaxes(0, 1)], axis=1)
+
+
+def greedy(
+  model: Any,
+  tokens: Int[Array, "B G"],
+  length: int,
+  *,
+  prompt: int,
+  policy: Any,
+  dtype=jnp.float32,
+) -> Int[Array, "B {length}"]:
+  """Returns the likeliest `length` tokens after given ones, each from those before it.
+
+  Args:
+    model: a language model with `init_cache` and `step`.
+    tokens: the given ones.
+    length: tokens to add.
+    prompt: the first tokens, 0 < prompt < G, whose queries see everything; the other
+      given ones are decoded.
+    policy: for the tokens after the prompt; None for the whole cache.
+    dtype: of the caches.
+  """
+  B, G = tokens.shape
+  if not 0 < prompt < G:
+    raise ValueError(f"prompt = {prompt} of {G} given tokens; it is 1 to {G - 1}")
+  cache = policies.under(policy, model.init_cache(B, G + length, dtype))
+  _, cache = model.step(tokens[:, :prompt], cache)
+
+  def one(cache, token):
+    out, cache = model.step(token[:, None], cache)
+    return cache, out[:, -1].argmax(axis=-1).astype(tokens.dtype)
+
+  def further(carry, _):
+    cache, token = one(*carry)
+    return (cache, token), token
+
+  cache, found = jax.lax.scan(one, cache, tokens[:, prompt:].T)
+  first = found[-1]
+  _, rest = jax.lax.scan(further, (cache, first), length=length - 1)
+  return jnp.concatenate([first[None], rest]).T

@@ -1,6 +1,7 @@
 """Decoding of rows and samples under a policy, and policies by their names."""
 
 import dataclasses
+import functools
 from unittest import mock
 
 import jax
@@ -66,6 +67,14 @@ class DecodingTest(absltest.TestCase):
     self.assertGreater(jnp.abs(got[:, 4:] - want[:, 4:]).max(), 1e-4)
     with self.assertRaisesRegex(ValueError, "prompt = 0 of rows of 9"):
       decoding.logits(self.model, self.tokens, prompt=0, policy=None)
+
+  def test_greedy_tokens(self):
+    run = functools.partial(decoding.greedy, length=3, prompt=4, policy=None)
+    got = jax.jit(lambda m, x: run(m, x))(self.model, self.tokens[:, :6])
+    row = self.tokens[:, :6]
+    for _ in range(3):
+      row = jnp.concatenate([row, self.model(row)[:, -1:].argmax(-1)], axis=1)
+    np.testing.assert_array_equal(got, row[:, 6:])
 
   def test_samples(self):
     prompt = np.arange(5) % 7

@@ -13,6 +13,7 @@ from flax import nnx
 from attnjax import contract, policies
 from attnjax.contract.forms import policy as form
 from attnjax.contract.subject import Subject
+from attnjax.core.cache import KeyValueCache
 from attnjax.core.policies import Choice
 from attnjax.models import language
 
@@ -87,6 +88,26 @@ def _decoded(layer, x, policy, prompt=0):
   return jnp.concatenate(out, axis=1)
 
 
+class PlacesTest(absltest.TestCase):
+  def test_places_are_those_of_the_current_run_of_ids(self):
+    ids = jnp.array([[-1, 4, 4, -1, 4, 4, 4, 2], [3, 3, -1, 5, 3, 3, -1, -1]])
+    held = KeyValueCache.empty(2, 8, (1, 1), (1, 1), jnp.float32)
+    start = policies.under(Recent(), held)
+    heads = jnp.zeros((2, 8, 1, 1))
+    # After 7 tokens, and after all: the slots of the places that are taken.
+    want = {7: [[1, 2, 4, 5, 6], [4, 5]], 8: [[7], [4, 5]]}
+    step = jax.jit(lambda cache, x, ids: cache.appended(x, x, x, ids))
+    for cuts in ([0, 7, 8], [0, 3, 4, 7, 8], [0, 8]):
+      cache = start
+      for first, last in zip(cuts, cuts[1:]):
+        cache, past = step(cache, heads[:, first:last], ids[:, first:last])
+        for row, slots in enumerate(want.get(last, [])):
+          self.assertEqual(int(past.count[row]), len(slots), cuts)
+          self.assertEqual(past.slots[row, : len(slots)].tolist(), slots, cuts)
+    np.testing.assert_array_equal(past.taken().sum(axis=1), [1, 2])
+    np.testing.assert_array_equal(past.real, [True, False])
+
+
 class LayersTest(parameterized.TestCase):
   def setUp(self):
     super().setUp()
@@ -108,16 +129,15 @@ class LayersTest(parameterized.TestCase):
       np.testing.assert_allclose(got[:, t], want, rtol=1e-4, atol=1e-5)
 
   def test_heads_see_what_is_chosen_for_them(self):
-    layer: Any = _layer("dot_product", rope_theta=0.0)
+    layer: Any = _layer("dot_product", kv_heads=2, rope_theta=0.0)
     got = _decoded(layer, self.x, Recent(keys=4, heads=4))
-    heads = layer.project(self.x)
+    heads, out = layer.project(self.x), []
     for n in range(4):
-      q, k, v = (y[:, :, n] for y in (heads.q, heads.k, heads.v))
+      q, k, v = heads.q[:, :, n], heads.k[:, :, n // 2], heads.v[:, :, n // 2]
       first = 9 - 4 + n
       score = jnp.einsum("bh,bsh->bs", q[:, -1], k[:, first:]) / 2
-      one = jnp.einsum("bs,bsh->bh", jax.nn.softmax(score), v[:, first:])
-      heads = dataclasses.replace(heads, v=heads.v.at[:, -1, n].set(one))
-    want = layer.merge(heads.v, heads)[:, -1]
+      out.append(jnp.einsum("bs,bsh->bh", jax.nn.softmax(score), v[:, first:]))
+    want = layer.out(jnp.stack(out, axis=1)[:, None])[:, 0]
     np.testing.assert_allclose(got[:, -1], want, rtol=1e-4, atol=1e-5)
 
   @parameterized.parameters("dot_product", "mixture_of_head")
