@@ -1,0 +1,1 @@
+"""Selection of cached keys and values in decoding, training-free."""
