@@ -71,6 +71,23 @@ class PruningTest(parameterized.TestCase):
     self.assertEqual(after["mixer/qkv"], share * before["mixer/qkv"])
     self.assertEqual(after["mixer/out"], share * before["mixer/out"])
 
+  @parameterized.parameters("module", "layer")
+  def test_weights(self, pool):
+    arguments = "--sparsity", "0.75", "--pool", pool
+    status, out, record = self.report("b", *arguments)
+    self.assertEqual(status, 0, out)
+    self.assertIn(f"all but 0.75 of the weights, by dimap in a {pool}", record["kept"])
+    rows = record["weights"]
+    self.assertEqual(set(rows), {"qkv", "projection", "rest", "model"})
+    for name in ("qkv", "projection"):
+      self.assertEqual(rows[name]["left"], rows[name]["parameters"] // 4)
+    self.assertEqual(rows["rest"]["left"], rows["rest"]["parameters"])
+    size = record["before"]["model"]["parameters"]
+    self.assertEqual(rows["model"]["parameters"], size)
+    self.assertRegex(out, r"weights of qkv +[\d,]+ +[\d,]+ +25.0%")
+    losses = [record[n]["quality"]["loss"] for n in ("before", "after")]
+    self.assertNotEqual(*losses)
+
   def test_layers(self):
     status, out, record = self.report("b", "--keep-layers", "1")
     self.assertEqual(status, 0, out)

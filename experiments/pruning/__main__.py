@@ -1,13 +1,15 @@
-"""Prunes the heads, or the layers, of a saved run, and reports what is left.
+"""Prunes the heads, layers or weights of a saved run, and reports what is left.
 
   python -m experiments.pruning --workdir runs/shrp
   python -m experiments.pruning --workdir runs/lm --by gate --keep 2
   python -m experiments.pruning --workdir runs/lm --keep-layers 1
+  python -m experiments.pruning --workdir runs/local --sparsity 0.6 --pool model
 
 Layers of specialized_heads are pruned by the usage of their heads, which is counted on
 training data; others, which have projections `qkv` and `out`, by the importance of
-their heads. The page and the JSON have heads, parameters of every module and FLOPs of
-one row before and after, and the loss and the metric on a split.
+their heads. With a sparsity single weights become 0, by module_pruning, and the table
+counts those that are left. The page and the JSON have heads, parameters of every module
+and FLOPs of one row before and after, and the loss and the metric on a split.
 """
 
 import argparse
@@ -22,6 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from attnjax.variants.analysis import module_pruning
 from attnjax.variants.heads import specialized_heads as heads
 from experiments import errors
 from experiments.data import pipeline
@@ -61,8 +64,14 @@ def measured(saved: Saved, flags: Any) -> dict[str, Any]:
   model, batches = saved.model, list(_batches(saved, "train", flags.batches))
   row = {n: x[:1] for n, x in batches[0].items()}
   (inputs, _) = saved.assembly.objective.inputs(row)
-  kept = model
-  if flags.keep_layers:
+  kept, weights = model, {}
+  if flags.sparsity:
+    how = f"all but {flags.sparsity} of the weights, by {flags.score} in a {flags.pool}"
+    given = {"pool": flags.pool, "score": flags.score}
+    masks = module_pruning.dimap_masks(model, flags.sparsity, **given)
+    kept = module_pruning.apply_masks(model, masks)
+    weights = module_pruning.report(model, masks)
+  elif flags.keep_layers:
     how = f"the {flags.keep_layers} layers that change their input most"
     scores = _mean([heads.contributions(model, *_inputs(saved, b)) for b in batches])
     kept = heads.prune_layers(model, scores, flags.keep_layers)
@@ -71,12 +80,21 @@ def measured(saved: Saved, flags: Any) -> dict[str, Any]:
     how = f"{flags.keep} of each layer's heads, by {by}"
     kept = heads.prune(model, _scores(saved, batches, by), flags.keep)
   found: dict[str, Any] = {"workdir": flags.workdir, "step": saved.step, "kept": how}
-  found["tokens"] = int(np.shape(inputs[0])[1])
+  shape = np.shape(inputs[0])
+  found["tokens"] = int(shape[1]) if len(shape) == 2 else 0  # 0: an image
+  found["weights"] = weights
   for name, one in (("before", model), ("after", kept)):
-    each = [x.record() for x in sizes.of(one, *inputs)]
-    found[name] = {"blocks": each[:-1], "model": each[-1]}
+    found[name] = _sizes(one, inputs)
     found[name]["quality"] = _quality(saved, one, flags.split)
   return found
+
+
+def _sizes(model, inputs) -> dict[str, Any]:
+  """Returns the sizes of the blocks and of the model; a network has no blocks here."""
+  stages = hasattr(model, "stages")
+  found = [sizes.whole(model, *inputs)] if stages else sizes.of(model, *inputs)
+  each = [x.record() for x in found]
+  return {"blocks": each[:-1], "model": each[-1]}
 
 
 def _suited(model) -> str:
@@ -157,6 +175,14 @@ def _parser() -> argparse.ArgumentParser:
     default=0,
     help="keep so many layers whole, and prune no heads; default 0: no layer goes",
   )
+  add(
+    "--sparsity",
+    type=float,
+    default=0.0,
+    help="the share of weights that go, in place of heads; default 0: none",
+  )
+  add("--pool", choices=module_pruning.POOLS, default="module", help="default module")
+  add("--score", choices=module_pruning.SCORES, default="dimap", help="default dimap")
   add("--batches", type=int, default=8, help="batches to count on; default 8")
   add("--split", default="validation", help="where loss and metric are measured")
   add("--output", default="pruning.html", help="the page; default pruning.html")

@@ -27,6 +27,8 @@ def whole(record: Mapping[str, Any]) -> list[list[str]]:
   for name, size in before["model"]["modules"].items():
     left = after["model"]["modules"].get(name, 0)
     rows.append(_compared(f"parameters of {name}", size, left))
+  for name, row in record.get("weights", {}).items():
+    rows.append(_compared(f"weights of {name}", row["parameters"], row["left"]))
   for name, value in before["quality"].items():
     rows.append([name, f"{value:.4g}", f"{after['quality'][name]:.4g}", ""])
   return rows
@@ -55,7 +57,8 @@ def html(record: Mapping[str, Any]) -> str:
   layers = [len(record[name]["blocks"]) for name in ("before", "after")]
   cards = [(name, _share(before[name], after[name])) for name in _NUMBERS]
   cards.append(("layers", f"{layers[1]} of {layers[0]}"))
-  counted = f"FLOPs are of the matrix products of a row of {record['tokens']} tokens."
+  row = f"a row of {record['tokens']} tokens" if record["tokens"] else "an image"
+  counted = f"FLOPs are of the matrix products of {row}."
   return page.page(
     "Pruning — attnjax",
     "<header><h1>What pruning leaves</h1></header>\n<main>",

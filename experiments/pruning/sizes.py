@@ -77,9 +77,19 @@ def of(model: Any, *inputs: Any) -> list[Sizes]:
     heads = _heads(block.mixer, trace.heads[index])
     flops = cost.flops(jax.make_jaxpr(run)(block, trace.hidden[index]).jaxpr)
     found.append(Sizes(f"block {index}", heads, modules(block), flops))
-  whole = jax.make_jaxpr(lambda model, *x: model(*x))(model, *inputs)
-  heads = sum(one.heads for one in found)
-  return [*found, Sizes("model", heads, modules(model), cost.flops(whole.jaxpr))]
+  return [*found, whole(model, *inputs, heads=sum(one.heads for one in found))]
+
+
+def whole(model: Any, *inputs: Any, heads: int = 0) -> Sizes:
+  """Returns the sizes of a whole model, as `of` does.
+
+  Args:
+    model: with or without blocks.
+    *inputs: as in `of`.
+    heads: of all blocks; 0 if they are not counted.
+  """
+  jaxpr = jax.make_jaxpr(lambda model, *x: model(*x))(model, *inputs).jaxpr
+  return Sizes("model", heads, modules(model), cost.flops(jaxpr))
 
 
 def modules(tree: Any) -> dict[str, int]:
