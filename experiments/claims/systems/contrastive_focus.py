@@ -35,40 +35,12 @@ from flax import nnx
 from attnjax.variants.analysis import contrastive_focus as carve
 from experiments import small
 from experiments.claims.claim import NotTestable, Quality, Row, Score
-from experiments.claims.tasks import questions
+from experiments.claims.tasks import product_maps, questions, trainings
 from experiments.data import scenes
 
 LAYERS, WIDTH, GRID = (1, 2), 64, (4, 4)
 TRAIN, HELD_OUT, CLUTTER = 8192, 512, (4, 24)
 GENERAL = np.array([scenes.BEGIN, *scenes.encode("describe the picture .")], np.int32)
-DRAWS, SIDE, TARGET = 50, 16, 3
-
-
-def product(seed, focus):
-  """Returns the mean overlap of regions with the target, of the product model."""
-  rng, found = np.random.default_rng(seed), []
-  for _ in range(DRAWS):
-    noise = rng.gamma(2.0, 1.0, (SIDE, SIDE)) + 0.1
-    noise = np.where(rng.random(noise.shape) < 0.1, 20 * noise, noise)
-    top, left = rng.integers(SIDE - TARGET + 1, size=2)
-    target = np.zeros(noise.shape, bool)
-    target[top : top + TARGET, left : left + TARGET] = True
-    signal = np.where(target, 8.0, 1.0)
-    maps = np.stack([noise * signal, noise])
-    maps *= np.exp(0.2 * rng.standard_normal(maps.shape))
-    maps /= maps.sum(axis=(1, 2), keepdims=True)
-    S = np.kron(focus(*maps, signal), np.ones((4, 4)))
-    mask = carve.select_regions(S, 0.1, 1)
-    want = np.kron(target, np.ones((4, 4))) > 0
-    found.append((mask & want).sum() / (mask | want).sum())
-  return float(np.mean(found))
-
-
-def _product(name, kind, focus):
-  def train(runs):
-    return [Score(*[product(seed, focus)] * 2, 0) for _, seed in runs]
-
-  return Row(name, kind, train)
 
 
 @functools.cache
@@ -109,7 +81,7 @@ PROBLEM = small.Problem(
   questions.loss,
   lambda call, batch: questions.right(call(batch), batch["labels"]),
 )
-TRAININGS = questions.Trainings(build, PROBLEM, small.Recipe(steps=1500, decay=0.0))
+TRAININGS = trainings.Trainings(build, PROBLEM, small.Recipe(steps=1500, decay=0.0))
 call = jax.jit(lambda model, batch: model(batch))
 look = jax.jit(lambda model, *given: carve.visual_attention(model.host, *given)[0])
 
@@ -198,11 +170,11 @@ CLAIMS = (
     unit="overlap with the target",
     better="more",
     rows=(
-      _product("contrast", "mechanism", lambda q, g, s: carve.contrast(q, g)),
-      _product("attention", "without", lambda q, g, s: q),
+      product_maps.row("contrast", "mechanism", lambda q, g, s: carve.contrast(q, g)),
+      product_maps.row("attention", "without", lambda q, g, s: q),
       # A millionth of the attention ranks pixels of equal signal.
-      _product("the signal itself", "baseline", lambda q, g, s: s + 1e-6 * q),
-      _product("general attention", "broken", lambda q, g, s: g),
+      product_maps.row("the signal itself", "baseline", lambda q, g, s: s + 1e-6 * q),
+      product_maps.row("general attention", "broken", lambda q, g, s: g),
     ),
     against="attention",
     margin=0.2,

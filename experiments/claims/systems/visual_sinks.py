@@ -33,7 +33,7 @@ from attnjax.contract.trace import Edits
 from attnjax.variants.analysis import visual_sinks
 from experiments import data, small
 from experiments.claims.claim import NotTestable, Quality
-from experiments.claims.tasks import questions
+from experiments.claims.tasks import questions, trainings
 
 LAYERS, ARTEFACT, DIMENSION, SURPLUS = 3, 40.0, 7, 4.0
 CONFIGURATION = {"tau": 5.0, "rho": 0.5, "summ": 0.2, "p": 0.4}
@@ -103,7 +103,7 @@ PROBLEM = small.Problem(
   questions.loss,
   lambda call, batch: questions.right(call(batch), batch["labels"]),
 )
-TRAININGS = questions.Trainings(build, PROBLEM, small.Recipe(steps=900, decay=0.0))
+TRAININGS = trainings.Trainings(build, PROBLEM, small.Recipe(steps=900, decay=0.0))
 
 
 def sinks(model, batch):

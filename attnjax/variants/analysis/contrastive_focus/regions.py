@@ -60,7 +60,7 @@ def select_regions(
 def label(
   mask: Bool[np.ndarray, "H W"], connectivity: int = 1
 ) -> Int[np.ndarray, "H W"]:
-  """Counts the connected regions of a mask from 1 in the order of first pixels.
+  """Returns a mask with its connected regions numbered in the order of first pixels.
 
   Runs of each row are joined to those that they touch in the row above (union-find).
 
