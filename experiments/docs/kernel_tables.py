@@ -15,7 +15,7 @@ _BACKENDS = {"mosaic_tpu": "tpu", "triton_gpu": "gpu"}
 # Columns of kernels that are read, in this order, where rows have them.
 _TPU = (
   "machine kernel whose mask tile H E chunk rows bundles total sums unit slots MiB"
-).split() + ["a token", "a chunk", "memory"]
+).split() + ["a token", "a chunk", "memory", "products"]
 _GPU = "part chip kernel tile warps stages registers stack spills shared".split()
 _WORK = ("a score", "a token")
 

@@ -83,6 +83,7 @@ def prepared(
   third_order.check(q, k1, k2, v1, v2)
   kernel = calling.load(__name__, impl)
   kernel.supports(q, k1, k2, v1, v2)
+  _check_range(q, k1, sight, impl)
   how = {"sight": sight, "tiles": tiles}
   passes = third_order.Passes(
     calling.spread(kernel.forward, FORWARD, **how),
@@ -90,6 +91,18 @@ def prepared(
     kernel.no_tangent,
   )
   return functools.partial(_run, passes)
+
+
+def _check_range(q, k1, sight: Sight, impl: str) -> None:
+  """Raises NotImplementedError where rows by position do not fit 32 bits."""
+  group = q.shape[2] // k1.shape[2]
+  most = group * (max(q.shape[1], k1.shape[1]) + max(sight.windows))
+  most += group * abs(sight.offset or 0)
+  if most > 2**30:
+    raise NotImplementedError(
+      f"impl {impl!r}: tokens, window and offset times the {group} rows of a token are"
+      f" {most}; they are compared in 32 bits, up to 2^30"
+    )
 
 
 def _run(passes, q, k1, k2, v1, v2, data):

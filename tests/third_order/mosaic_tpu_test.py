@@ -55,6 +55,11 @@ class MosaicTest(parameterized.TestCase):
       with self.assertRaisesRegex(NotImplementedError, "'xla' has jvp"):
         jax.jit(run).lower(CASES[1].arrays())
 
+  def test_of_more_positions_than_32_bits_hold(self):
+    arrays = CASES[0].arrays()
+    with self.assertRaisesRegex(NotImplementedError, "compared in 32 bits"):
+      third_order.attend(**arrays, sight=Sight(1.0, windows=(2**30, 1)), impl="pallas")
+
 
 if __name__ == "__main__":
   absltest.main()

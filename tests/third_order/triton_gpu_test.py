@@ -45,6 +45,11 @@ class TritonTest(parameterized.TestCase):
     with self.assertRaisesRegex(NotImplementedError, "H is 300, at most 256"):
       triton_gpu.supports(*[wide] * 5)
 
+  def test_of_more_positions_than_32_bits_hold(self):
+    arrays = CASES[0].arrays()
+    with self.assertRaisesRegex(NotImplementedError, "compared in 32 bits"):
+      third_order.attend(**arrays, sight=Sight(1.0, windows=(2**30, 1)), impl="triton")
+
 
 if __name__ == "__main__":
   absltest.main()

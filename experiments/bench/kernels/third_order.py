@@ -2,10 +2,11 @@
 
 The TPU table has the bundles, which are cycles, of 8 keys of the first stream with a
 tile of rows and one of the second stream that need no mask. `products` has the cycles
-in which the matrix units make the products of these alone: 2 of them forward, 3 for the
-queries, 4 for the keys. The GPU table has registers, spills, shared memory and, by kind
-the instructions of a turn of the inner loop; `a score` is these for a score. No other
-library has these kernels: the code of the 2-simplicial paper is for windows alone.
+that the matrix units take for these alone at their nominal rate: 2 products of tiles
+forward, 3 for the queries, 4 for the keys. The GPU table has registers, spills, shared
+memory and, by kind, the instructions of a turn of the inner loop; `a score` is these
+for a score. No other library has these kernels: the code of the 2-simplicial paper is
+for windows alone.
 """
 
 import functools

@@ -33,9 +33,6 @@ def supports(q, k1, k2, v1, v2) -> None:
   """Raises NotImplementedError with the reason for what these kernels cannot do."""
   given = {"q": q, "k1": k1, "k2": k2, "v1": v1, "v2": v2}
   calling.check_types("pallas", DTYPES, **given)
-  rows = q.shape[1] * q.shape[2] // k1.shape[2]
-  if max(rows, k1.shape[1] * q.shape[2] // k1.shape[2]) > 2**29:
-    raise NotImplementedError(f"impl 'pallas': {rows} rows are counted in 32 bits")
   tiles = Tiles(LANES, ROWS, LANES)
   if estimate(tiles, q.shape[3], v1.shape[3], q.dtype) > tiles.memory:
     raise NotImplementedError(

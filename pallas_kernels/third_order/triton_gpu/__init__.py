@@ -31,11 +31,10 @@ def supports(q, k1, k2, v1, v2) -> None:
   for name, size in (("H", q.shape[3]), ("V", v1.shape[3])):
     if size > WIDEST:
       raise NotImplementedError(f"impl 'triton': {name} is {size}, at most {WIDEST}")
-  group = q.shape[2] // k1.shape[2]
-  if max(q.shape[1], k1.shape[1]) * group > 2**29:
+  programs = k1.shape[0] * k1.shape[1] * k1.shape[2]
+  if programs >= 2**31:
     raise NotImplementedError(
-      f"impl 'triton': {q.shape[1]} queries and {k1.shape[1]} keys, times {group} rows"
-      " a token, are counted in 32 bits"
+      f"impl 'triton': a program a key, {programs}; a grid has fewer than 2^31"
     )
 
 

@@ -78,7 +78,8 @@ def forward_kernel(
     # The keys of the first stream from a to b need no mask.
     a, b = tl.where(whole, all_low, low), tl.where(whole, all_high, low)
     for j in range(a, b):
-      k, value = tl.load(k1 + j * H + h), tl.load(v1 + j * V + v)
+      at = tl.cast(j, tl.int64)
+      k, value = tl.load(k1 + at * H + h), tl.load(v1 + at * V + v)
       left = parts.times(query, k)
       score = tl.dot(left, tl.trans(keys), input_precision=PRECISION)
       new = tl.maximum(most, tl.max(score, 1) * SCALE)
@@ -91,10 +92,11 @@ def forward_kernel(
     for m in range(0, high - low - (b - a)):
       j = low + m
       j = tl.where(j >= a, j + (b - a), j)
-      k, value = tl.load(k1 + j * H + h), tl.load(v1 + j * V + v)
+      at = tl.cast(j, tl.int64)
+      k, value = tl.load(k1 + at * H + h), tl.load(v1 + at * V + v)
       one = 0
       if PACKED:
-        one = tl.load(first + (u // HEADS) * LENGTH + j)
+        one = tl.load(first + (u // HEADS) * LENGTH + at)
       left = parts.times(query, k)
       score = tl.dot(left, tl.trans(keys), input_precision=PRECISION)
       seen = parts.both(

@@ -75,7 +75,8 @@ def queries_kernel(
       marks = tl.load(second + (u // HEADS) * LENGTH + begin + s)
     a, b = tl.where(whole, all_low, low), tl.where(whole, all_high, low)
     for j in range(a, b):
-      k, value = tl.load(k1 + j * H + h), tl.load(v1 + j * V + v)
+      at = tl.cast(j, tl.int64)
+      k, value = tl.load(k1 + at * H + h), tl.load(v1 + at * V + v)
       left = parts.times(query, k)
       score = tl.dot(left, tl.trans(keys), input_precision=PRECISION)
       weight = parts.power(score * SCALE - most[:, None]) * part_of[:, None]
@@ -87,10 +88,11 @@ def queries_kernel(
     for m in range(0, high - low - (b - a)):
       j = low + m
       j = tl.where(j >= a, j + (b - a), j)
-      k, value = tl.load(k1 + j * H + h), tl.load(v1 + j * V + v)
+      at = tl.cast(j, tl.int64)
+      k, value = tl.load(k1 + at * H + h), tl.load(v1 + at * V + v)
       one = 0
       if PACKED:
-        one = tl.load(first + (u // HEADS) * LENGTH + j)
+        one = tl.load(first + (u // HEADS) * LENGTH + at)
       left = parts.times(query, k)
       score = tl.dot(left, tl.trans(keys), input_precision=PRECISION)
       seen = parts.both(

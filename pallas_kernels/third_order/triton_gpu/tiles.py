@@ -64,14 +64,21 @@ _DEFAULTS = {
   100: {
     2: (
       (64, Tile(64, 64, 4, 2), Tile(64, 64, 4, 1), Tile(64, 64, 4, 2)),
-      (128, Tile(64, 64, 4, 2), Tile(64, 64, 4, 1), Tile(64, 64, 8, 2)),
+      (128, Tile(64, 64, 4, 2), Tile(64, 64, 8, 1), Tile(64, 64, 8, 2)),
       (256, Tile(64, 64, 8, 1), Tile(64, 32, 8, 1), Tile(32, 32, 8, 1)),
     ),
     4: _SINGLE,
   },
 }
-# Without tensor memory and warp-group products, and with little memory.
-_DEFAULTS[120] = _DEFAULTS[80]
+# As 80, but where that spills. 120 has no tensor memory and no warp-group products.
+_DEFAULTS[86] = _DEFAULTS[120] = {
+  2: (
+    (64, Tile(64, 64, 4, 2), Tile(64, 32, 4, 2), Tile(32, 64, 4, 2)),
+    (128, Tile(64, 64, 8, 2), Tile(64, 64, 8, 2), Tile(64, 64, 8, 2)),
+    *_DEFAULTS[80][2][2:],
+  ),
+  4: _SINGLE,
+}
 
 
 def check(tile: Tile) -> None:
