@@ -76,7 +76,7 @@ def _run(impl: str, who: third_order.Sight, data, x):
   if one > two:
     q, k1, k2, v1, v2 = x
     x, who = (q, k2, k1, v2, v1), who.swapped
-  plain = {"xla": functools.partial(third_order.tiled, sight=who)}
+  plain: Any = {"xla": functools.partial(third_order.tiled, sight=who)}
   run = backends.choose(
     impl, plain, lambda impl: kernels.prepared(*x, sight=who, impl=impl)
   )

@@ -1,5 +1,7 @@
 """Small problems of the system's functions."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -24,7 +26,7 @@ def _most_keys(key):
 
 
 def _streams(B, T, N, K, H, P):
-  def make(key):
+  def make(key) -> dict[str, Any]:
     k, v = jax.random.normal(key, (2, P, B, T, K, H))
     return {"keys": tuple(k), "values": tuple(v)}
 

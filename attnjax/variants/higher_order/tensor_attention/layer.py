@@ -89,7 +89,7 @@ class Layer(nnx.Module):
     self.query, self.query_norm = project(heads), norm()
     self.keys = nnx.List(project(kv_heads) for _ in streams)
     self.values = nnx.List(project(kv_heads) for _ in streams)
-    self.key_norms = nnx.List(norm() for _ in streams if qk_norm)
+    self.key_norms: Any = nnx.List(norm() for _ in streams if qk_norm)
     self.out = projections.output(
       heads, size, dim, bias=out_bias, init=_INIT, rngs=rngs
     )

@@ -65,14 +65,14 @@ def attend_order(
 def _attend(q, keys, values, window, rest: dict[str, Any]):
   """Returns (out, lse) of streams with windows, 0 for none."""
   if len(keys) == 1:
-    return _ordinary(q, *keys, *values, window[0], **rest)
+    return _ordinary(q, keys[0], values[0], window[0], **rest)
   if len(keys) == 2:
     given = {"window": tuple(w or None for w in window), "return_lse": True}
     return attend(q, *keys, *values, **given, **rest)
   given = {n: x for n, x in rest.items() if n not in ("scale", "impl")}
   who, ids, offset = sight.of(q, keys[0], rest["scale"], window[:2], given)
   wide, group = accumulator_dtype(q), q.shape[2] // keys[0].shape[2]
-  start = who.offset if offset is None else offset
+  start: Any = who.offset if offset is None else offset
   place = start + jnp.arange(q.shape[1])
   query, *others = (x.astype(wide) for x in (q, *values[1:]))
 
