@@ -38,18 +38,27 @@ class AnalyseTest(parameterized.TestCase):
     return status, out.getvalue(), json.loads(files[0]), files[1]
 
   def test_secondary_sinks(self):
-    given = ["--with", "secondary_sinks", "--rows", "5", "--heads", "0.1,3.0"]
+    names = "secondary_sinks,head_influence"
+    given = ["--with", names, "--rows", "5", "--heads", "0.1,3.0"]
     status, out, record, text = self.report("lm", *given, "--option", "least=2")
     self.assertEqual(status, 0, out)
     self.assertIn("secondary_sinks: weakening =", out)
-    self.assertEqual(record["options"], {"secondary_sinks": {"least": 2}})
+    own = {"secondary_sinks": {"least": 2}, "head_influence": {}}
+    self.assertEqual(record["options"], own)
+    self.assertEqual(np.shape(record["analyses"]["head_influence"]["copying"]), (4, 4))
     found, axes = record["analyses"]["secondary_sinks"], record["axes"]
     self.assertEqual(np.shape(found["score"]), (5, 4, 16))
     self.assertEqual(axes["secondary_sinks"]["score"], "BLT")
     self.assertIsNone(found["score"][0][0][-1])  # too few queries behind it
     self.assertIsNotNone(found["score"][0][0][-3])
     read = check_alone(self, text)
-    for part in ("secondary sinks", "By layer", "primary_score", "layer 3, head 0"):
+    for part in (
+      "secondary sinks",
+      "By layer",
+      "primary_score",
+      "layer 3, head 0",
+      "head influence",
+    ):
       self.assertIn(part, read.text)
     alts = [image["alt"] for image in read.all("img")]
     self.assertTrue(any("score, example 2: layers down" in alt for alt in alts), alts)

@@ -44,7 +44,8 @@ class Planted:
     """Returns what MLP `index` makes of its input, also of probes."""
     rest = 0.002 * np.roll(np.asarray(BASIS), 5, axis=0).T @ np.asarray(BASIS)
     y = np.asarray(x) @ rest.T
-    y = y - (y @ U)[..., None] * U
+    y = y - y @ BASIS[:3].T @ BASIS[:3]  # nothing along U and the markers
+    y = y + 0.01 * BASIS[60]
     if index == 5:
       y += self.a * (x @ MARK[A])[..., None] * U
     if index == 8:
@@ -231,6 +232,16 @@ class PlantedTest(parameterized.TestCase):
     self.assertEqual(lives[-1], 15 - 7)
     found = read(model, sinks.inject_direction(7, 20, 1.0, direction=BASIS[40]))
     self.assertEqual(found["lifetime"][0, 20], 0)
+
+  def test_table_of_steering(self):
+    norms = [2.0, 15.0, 40.0]
+    found = sinks.steering_table(Planted(), TOKENS, layer=5, reference=U, norms=norms)
+    np.testing.assert_array_equal(found["sinks"], [0, 4, 4])
+    lives = [np.nan, predicted(5, 15.0), predicted(5, 40.0)]
+    np.testing.assert_array_equal(found["lifetime"], lives)
+    plain = read(Planted())["score"][0, 6:, TOKENS[0] == A]
+    np.testing.assert_allclose(found["score"][1], plain.mean(), rtol=1e-4)
+    self.assertGreater(found["score"][2], found["score"][1])
 
   def test_rows_of_other_lengths_and_padding(self):
     model, both = Planted(), np.concatenate([TOKENS, np.full((1, T), PLAIN)])

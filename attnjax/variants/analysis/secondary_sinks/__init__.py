@@ -79,6 +79,7 @@ from attnjax.variants.analysis.secondary_sinks.scores import (
   sink_scores,
   spearman,
 )
+from attnjax.variants.analysis.secondary_sinks.steered import steering_table
 from attnjax.variants.analysis.secondary_sinks.steering import (
   ablate_mlp,
   inject_direction,
@@ -125,6 +126,7 @@ __all__ = [
   "sink_scores",
   "sinks_of",
   "spearman",
+  "steering_table",
   "two_means",
 ]
 

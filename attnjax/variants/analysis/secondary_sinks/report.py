@@ -7,7 +7,11 @@ import numpy as np
 
 from attnjax.contract import Report
 from attnjax.contract.trace import Trace
-from attnjax.variants.analysis.secondary_sinks import creation, detection, scores
+from attnjax.variants.analysis.secondary_sinks import (
+  creation,
+  detection,
+  scores,
+)
 from attnjax.variants.analysis.secondary_sinks.rows import Row, sinks_of
 
 HOSTS = ("language",)
