@@ -112,6 +112,15 @@ class ProfileTest(parameterized.TestCase):
     np.testing.assert_allclose(got[0], total, rtol=1e-5)
     np.testing.assert_allclose(got[2], 0.5, rtol=1e-5)
 
+  def test_class_token(self):
+    a = np.arange(49.0).reshape(7, 7)
+    got = ours.class_profile(jnp.asarray(a), grid=(2, 3))
+    np.testing.assert_array_equal(got, [[1, 2, 3], [4, 5, 6]])
+    got = ours.class_profile(jnp.asarray(a), grid=(1, 5), token=1)
+    np.testing.assert_array_equal(got, [[9, 10, 11, 12, 13]])
+    with self.assertRaisesRegex(ValueError, "token = 1; 1 tokens are before"):
+      ours.class_profile(jnp.asarray(a), grid=(2, 3), token=1)
+
   def test_errors_name_value_and_rule(self):
     a = jnp.ones((4, 4))
     with self.assertRaisesRegex(ValueError, r"\(4, 4\) with 1 tokens .* \(2, 2\)"):

@@ -29,7 +29,8 @@ hold A, O(L N T^2) for a batch.
 Axes: B images, T tokens, L layers, N heads, K rings, P patches or templates, Y X
 offsets.
 
-Not here: profiles of hierarchical models, whose windows have grids of their own.
+Not here: profiles of hierarchical models, whose windows have grids of their own; sums
+over batches, a report is of one.
 """
 
 from attnjax.contract import Case
@@ -61,6 +62,7 @@ from attnjax.variants.analysis.vit_analytics.profiles import (
   IMPLEMENTATIONS,
   TEMPLATES,
   attention_distance,
+  class_profile,
   offset_map,
   reference_offset_map,
   reference_ring_profile,
@@ -92,6 +94,7 @@ __all__ = [
   "attention_distance",
   "attention_of",
   "changes",
+  "class_profile",
   "clusters",
   "concentration",
   "cumulative",

@@ -142,6 +142,21 @@ def attention_distance(
   return rows.mean(axis=-1)
 
 
+def class_profile(
+  attention: Float[Array, "*B T T"], *, grid: tuple[int, int], token: int = 0
+) -> Float[Array, "*B Y X"]:
+  """Returns the weights of the patches for a prefix token, the class token by default.
+
+  Raises:
+    ValueError: for a token that is not before the patches.
+  """
+  prefix = attention.shape[-1] - grid[0] * grid[1]
+  if not 0 <= token < prefix:
+    raise ValueError(f"token = {token}; {prefix} tokens are before a grid {grid}")
+  row = attention[..., token, prefix:].astype(jnp.float32)
+  return row.reshape(*row.shape[:-1], *grid)
+
+
 def row_entropy(attention: Float[Array, "*B T S"]) -> Float[Array, "*B"]:
   """Computes the mean entropy of rows, in nats."""
   share = attention.astype(jnp.float32)
