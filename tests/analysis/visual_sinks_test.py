@@ -189,7 +189,7 @@ class AttendTest(parameterized.TestCase):
 
   def test_shares_are_sums_of_weights(self):
     q, k, _, masks = _problem()
-    got = vs.group_shares(q, k, **masks)
+    got = jax.jit(vs.group_shares)(q, k, **masks)
     scores = jnp.einsum("btnh,bsnh->bnts", q, jnp.repeat(k, 2, axis=2)) / 8**0.5
     weights = np.asarray(jax.nn.softmax(scores, axis=-1))
     sinks, image = (np.asarray(x)[:, None, None] for x in masks.values())
@@ -216,14 +216,22 @@ def _host():
 OPTIONS = {"tau": 1.2, "rho": 0.3, "summ": 0.1, "p": 0.5}
 
 
+@functools.cache
+def _redirected():
+  """The trace of the host, redirected in layer 1 by sinks of the first 16 tokens."""
+  model, images, tokens, _ = _host()
+  image = model.span(images.shape)
+  edit = vs.redirected(
+    image, (1, 4), layers=3, first_layer=1, prompt=image[1] + 2, **OPTIONS
+  )
+  return jax.jit(lambda m: m.trace(images, tokens, edit=edit))(model)
+
+
 class HostTest(absltest.TestCase):
   def test_redirects_the_words_in_the_middle_layers(self):
     model, images, tokens, plain = _host()
     image = model.span(images.shape)
-    edit = vs.redirected(
-      image, (1, 4), layers=3, first_layer=1, prompt=image[1] + 2, **OPTIONS
-    )
-    got = jax.jit(lambda m: m.trace(images, tokens, edit=edit))(model)
+    got = _redirected()
     for layer in (0, 2):
       _close(got.mixed[layer], model_mix(model, layer, got.heads[layer]))
     place = jnp.broadcast_to(jnp.arange(22), (3, 22))
@@ -239,6 +247,28 @@ class HostTest(absltest.TestCase):
     _close(got.mixed[1], want)
     self.assertGreater(jnp.abs(got.output - plain.output).max(), 1e-3)
 
+  def test_an_installed_redirection_decodes(self):
+    model, images, tokens, plain = _host()
+    image = model.span(images.shape)
+    given = OPTIONS | {"first_layer": 1}
+    ready = vs.installed(model, image, (1, 4), **given)
+
+    traced = _redirected().output
+    step = jax.jit(lambda m, words, cache, **c: m.step(words, cache, **c))
+    cache = ready.init_cache(3, 22)
+    first, cache = step(ready, tokens[:, :4], cache, images=images)
+    _close(jax.jit(lambda m: m(images, tokens[:, :4]))(ready), first)
+    out = [first]
+    for at in range(4, 10):
+      logits, cache = step(ready, tokens[:, at : at + 1], cache)
+      out.append(logits)
+    _close(jnp.concatenate(out, axis=1), traced)
+    self.assertGreater(jnp.abs(plain.output - traced).max(), 1e-3)
+    with self.assertRaisesRegex(TypeError, "'rh' is no option; there are tau, rho"):
+      vs.installed(model, image, (1, 4), rh=0.5)
+    with self.assertRaisesRegex(NotImplementedError, "edit of `redirected`"):
+      ready.trace(images, tokens)
+
   def test_which_layers_are_redirected(self):
     plain = _host()[3]
     for options, want in (
@@ -250,10 +280,14 @@ class HostTest(absltest.TestCase):
       given = {"layers": 4} | OPTIONS | options
       edit = vs.redirected((2, 14), (1, 4), **given)
       changed = set()
-      for index in range(3):
-        found = edit.mixed(index, plain.mixed[index], plain.heads[index])
-        changed |= {index} if found is not plain.mixed[index] else set()
-        edit.hidden(index, plain.hidden[index + 1])
+
+      def run(trace, edit=edit, changed=changed):
+        for index in range(3):
+          mixed = edit.mixed(index, trace.mixed[index], trace.heads[index])
+          changed |= {index} if mixed is not trace.mixed[index] else set()
+          edit.hidden(index, trace.hidden[index + 1])
+
+      jax.eval_shape(run, plain)
       self.assertEqual(changed, want, options)
 
   def test_a_bias_of_all_layers_and_hidden_tokens(self):
@@ -265,8 +299,13 @@ class HostTest(absltest.TestCase):
     k = np.delete(np.asarray(heads.k), 5, axis=1)
     seen = np.delete(np.tri(22, dtype=bool), 5, axis=1)
     want = jax.nn.dot_product_attention(heads.q, k, v, mask=seen[None, None])
-    for edit in (hidden, silent):
-      _close(edit.mixed(0, plain.mixed[0], heads), want)
+
+    @jax.jit
+    def run(found, heads):
+      return [edit.mixed(0, found, heads) for edit in (hidden, silent)]
+
+    for got in run(plain.mixed[0], heads):
+      _close(got, want)
 
   def test_refuses_other_mechanisms_and_early_layers(self):
     with self.assertRaisesRegex(ValueError, "first_layer = 0; it must be at least 1"):

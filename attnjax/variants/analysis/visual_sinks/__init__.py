@@ -29,8 +29,7 @@ weights takes O(T S N) memory.
 Axes: B batch, T query tokens, S key tokens, N query heads, K key/value heads, H head
 size, V value size, L layers, D model width.
 
-Not here: LLaVA and its benchmarks; redistribution inside of a host's own decoding step,
-for which `attend` takes one query and the keys of a cache.
+Not here: LLaVA and its benchmarks.
 """
 
 from attnjax.variants.analysis.visual_sinks.attention import (
@@ -39,6 +38,7 @@ from attnjax.variants.analysis.visual_sinks.attention import (
   group_shares,
 )
 from attnjax.variants.analysis.visual_sinks.cases import CASES
+from attnjax.variants.analysis.visual_sinks.decoding import installed
 from attnjax.variants.analysis.visual_sinks.definition import reference
 from attnjax.variants.analysis.visual_sinks.hosts import (
   random_like,
@@ -72,6 +72,7 @@ __all__ = [
   "group_shares",
   "image_centric",
   "image_head_mask",
+  "installed",
   "overlap",
   "random_like",
   "redirected",
