@@ -136,8 +136,8 @@ def _spread(name, kind, clutter, other=0):
     for run in runs:
       model, parameters = TRAININGS.model(run)
       both = (held(run[1] + other, split, clutter) for split in ("test", "validation"))
-      values = (float(entropies(model, batch).mean()) for batch in both)
-      found.append(Score(*values, parameters))
+      test, validation = (float(entropies(model, batch).mean()) for batch in both)
+      found.append(Score(test, validation, parameters))
     return found
 
   return Row(name, kind, train)

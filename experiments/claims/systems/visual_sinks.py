@@ -23,6 +23,7 @@ About 150 s of one core.
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +37,7 @@ from experiments.claims.claim import NotTestable, Quality
 from experiments.claims.tasks import questions, trainings
 
 LAYERS, ARTEFACT, DIMENSION, SURPLUS = 3, 40.0, 7, 4.0
-CONFIGURATION = {"tau": 5.0, "rho": 0.5, "summ": 0.2, "p": 0.4}
+CONFIGURATION: Any = {"tau": 5.0, "rho": 0.5, "summ": 0.2, "p": 0.4}
 SCENES = {"kinds": "place", "questions": 4}
 TRAIN, HELD_OUT = 8192, 512
 CELLS = 16
@@ -78,7 +79,7 @@ class Net(nnx.Module):
 
   def _marked(self, batch):
     """Returns the host whose connector also marks the artefacts of a batch."""
-    host = nnx.clone(self.host)
+    host: Any = nnx.clone(self.host)
     host.connector = _Marking(host.connector, batch["artefact"])
     return host
 
@@ -116,7 +117,7 @@ def sinks(model, batch):
 def with_surplus(model, batch, dimension=DIMENSION, **changes):
   """Returns the redirection of a model whose artefacts draw attention."""
   bias = SURPLUS * sinks(model, batch)[:, None, None].astype(jnp.float32)
-  edit = visual_sinks.redirected(
+  edit: Any = visual_sinks.redirected(
     model.span(batch),
     (dimension,),
     layers=LAYERS,

@@ -52,8 +52,11 @@ class Trainings:
       found = []
       for run in runs:
         model, parameters = self.model(run)
-        held = [self.problem.examples(run[1], s) for s in ("test", "validation")]
-        found.append(Score(*(float(score(model, x)) for x in held), parameters))
+        test, validation = (
+          float(score(model, self.problem.examples(run[1], split)))
+          for split in ("test", "validation")
+        )
+        found.append(Score(test, validation, parameters))
       return found
 
     return Row(name, kind, train)

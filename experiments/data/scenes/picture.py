@@ -35,8 +35,10 @@ def drawn(
   Raises:
     ValueError: for noise or clutter without an rng.
   """
-  if rng is None and (noise or clutter):
-    raise ValueError(f"noise = {noise} and clutter = {clutter} need an rng")
+  if rng is None:
+    if noise or clutter:
+      raise ValueError(f"noise = {noise} and clutter = {clutter} need an rng")
+    rng = np.random.default_rng(0)
   image = np.full((*scene.shape, 3), GROUND)
   for _ in range(clutter):
     corner = rng.integers(np.array(scene.shape) - _PIECE + 1).tolist()

@@ -109,8 +109,9 @@ def asked(
   for _ in range(ATTEMPTS):
     scene = scenes.draw(rng, **layout)
     found = [scenes.ask(kind, scene, rng) for kind in kinds]
-    if None not in found:
-      return scene, found
+    asked = [question for question in found if question is not None]
+    if len(asked) == len(kinds):
+      return scene, asked
   raise ValueError(
     f"things = {layout['things']}: none of {ATTEMPTS} scenes has questions {kinds}"
   )

@@ -64,7 +64,7 @@ def fuse(
   chosen = {"all": range(steps), "first": [0], "last": [steps - 1]}[step_mode]
   total = np.zeros(grid, np.float64)
   for step in chosen:
-    pair = (np.asarray(x[step][own], np.float64) for x in (maps_q, maps_g))
+    q, g = (np.asarray(x[step][own], np.float64) for x in (maps_q, maps_g))
     weight = step + 1 if step_mode == "all" else 1
-    total += weight * contrast(*pair, lam).sum(axis=0).reshape(grid)
+    total += weight * contrast(q, g, lam).sum(axis=0).reshape(grid)
   return resize.resized(total, out_hw, "bilinear")

@@ -27,8 +27,8 @@ def masked_updates(
   def masked(tree):
     return jax.tree.map(lambda x, m: jnp.where(m, x, 0), tree, masks)
 
-  def update(gradients, state, params=None):
-    updates, state = optimizer.update(masked(gradients), state, params)
+  def update(updates, state, params=None):
+    updates, state = optimizer.update(masked(updates), state, params)
     return masked(updates), state
 
   return optax.GradientTransformation(optimizer.init, update)

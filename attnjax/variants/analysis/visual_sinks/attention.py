@@ -1,5 +1,7 @@
 """Visual attention redistribution without weights, by attention to groups of keys."""
 
+import functools
+import operator
 from typing import Any
 
 import jax
@@ -142,11 +144,13 @@ def _joined(outs, shares, *, sink_mask, vis_mask, query_mask, rho, summ, p):
     w_rest <- w_rest + p (w_sinks of image and text),   w_sinks <- (1 - p) w_sinks
   """
   image, own, text, others = shares
-  sums = (w.swapaxes(1, 2) for w in (image, own))
-  selected = image_centric(*sums, sink_mask, vis_mask, rho=rho, summ=summ)
+  on_rest, on_sinks = (w.swapaxes(1, 2) for w in (image, own))
+  how = {"rho": rho, "summ": summ}
+  selected = image_centric(on_rest, on_sinks, sink_mask, vis_mask, **how)
   if query_mask is not None:
     selected &= query_mask[:, None]
   moved = jnp.where(selected.swapaxes(1, 2), p, 0.0).astype(image.dtype)
   image = image + moved * (own + text)
   kept = image, (1 - moved) * own, (1 - moved) * text, others
-  return sum(w[..., None] * out.astype(w.dtype) for w, out in zip(kept, outs)), selected
+  weighted = [w[..., None] * out.astype(w.dtype) for w, out in zip(kept, outs)]
+  return functools.reduce(operator.add, weighted), selected

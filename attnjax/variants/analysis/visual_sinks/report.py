@@ -61,8 +61,9 @@ def analyse(
     value = np.asarray(values.sink_values(jnp.asarray(x), dims))
     sinks = (value > tau) & real
     shares = _shares(heads, sinks, vis, trace.ids)
-    groups = jnp.asarray(sinks), jnp.asarray(vis)
-    chosen = weights.image_centric(*shares[:2], *groups, rho=rho, summ=summ)
+    own, image = jnp.asarray(sinks), jnp.asarray(vis)
+    how = {"rho": rho, "summ": summ}
+    chosen = weights.image_centric(shares[0], shares[1], own, image, **how)
     found["values"].append(np.where(real, value, 0))
     found["sinks"].append(sinks)
     sums = shares[0] + shares[1], shares[1], shares[2], chosen
@@ -95,7 +96,8 @@ def overlap(sinks: Bool[np.ndarray, "B T"]) -> float:
 
 
 def _shares(heads, sinks, vis, ids) -> Float[Array, "4 B N T"]:
-  given = {"sink_mask": jnp.asarray(sinks), "vis_mask": jnp.asarray(vis)}
+  given: dict[str, Any] = {"sink_mask": jnp.asarray(sinks)}
+  given["vis_mask"] = jnp.asarray(vis)
   given["segment_ids"] = None if ids is None else jnp.asarray(ids)
   q, k = jnp.asarray(heads.q), jnp.asarray(heads.k)
   return attention.group_shares(q, k, causal=True, impl="xla", **given)

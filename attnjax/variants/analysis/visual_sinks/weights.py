@@ -24,11 +24,12 @@ def image_head_mask(
     rho: the least share of the weight on the image that is not on sinks.
     summ: the least weight on the image.
   """
-  sums = [
+  on_rest, on_sinks = (
     jnp.einsum("bnts,bs->bnt", attn, group.astype(attn.dtype))
     for group in (vis_mask & ~sink_mask, vis_mask & sink_mask)
-  ]
-  return image_centric(*sums, sink_mask, vis_mask, rho=rho, summ=summ)
+  )
+  how = {"rho": rho, "summ": summ}
+  return image_centric(on_rest, on_sinks, sink_mask, vis_mask, **how)
 
 
 def image_centric(
