@@ -20,7 +20,7 @@ class MosaicTest(parameterized.TestCase):
     conformance.check(case, "pallas")
 
   @parameterized.named_parameters(
-    ("windows", Sight(0.3, True, (9, 70), offset=80), (1, 140, 220, 1, 1, 4, 4)),
+    ("windows", Sight(0.3, True, (18, 70), offset=80), (1, 140, 220, 1, 1, 4, 4)),
     ("both_sides", Sight(0.3, False, (3, 0), offset=-3), (1, 65, 140, 2, 1, 4, 4)),
   )
   def test_several_tiles(self, sight, shapes):

@@ -21,6 +21,10 @@ def _some_keys(key):
   return jax.random.bernoulli(key, 0.7, (2, 65)).at[0].set(False)  # rows of nothing
 
 
+def _two_documents(_):
+  return jnp.array([[1, 1, 1, 5, 5, -1, 5]])
+
+
 def _most_keys(key):
   return jax.random.bernoulli(key, 0.7, (1, 19)).at[0, :4].set(False)
 
@@ -56,5 +60,11 @@ CASES = (
     {"degree": 3, "bound": 4.0, "causal": True, "mask": _most_keys},
     function="attend_polynomial",
   ),
-  _order("four", 1, 7, 2, 1, 4, 3, causal=True, window=(None, 3, None)),
+  _order(
+    "four",
+    *(1, 7, 2, 1, 4, 3),
+    causal=True,
+    window=(3, None, 2),
+    segment_ids=_two_documents,
+  ),
 )

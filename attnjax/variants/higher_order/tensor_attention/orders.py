@@ -75,6 +75,8 @@ def _attend(q, keys, values, window, rest: dict[str, Any]):
   start: Any = who.offset if offset is None else offset
   place = start + jnp.arange(q.shape[1])
   query, *others = (x.astype(wide) for x in (q, *values[1:]))
+  if ids is not None:
+    query = jnp.where((ids[0] >= 0)[..., None, None], query, 0)
 
   @jax.checkpoint
   def step(carry, given):
