@@ -206,10 +206,14 @@ class RulesTest(parameterized.TestCase):
       delta.full_layers(maps, dense=0)
 
   def test_heads_of_maps_are_averaged(self):
-    one = jnp.eye(3)[None, None]
-    two = jnp.concatenate([one, one[..., ::-1]], axis=1)
-    mean = two.mean(axis=1, keepdims=True)
-    np.testing.assert_allclose(delta.changes([one, two]), delta.changes([one, mean]))
+    eye = jnp.eye(3)[None, None]
+    one = jnp.concatenate([eye, eye], axis=1)
+    two = jnp.concatenate([eye, eye[..., ::-1]], axis=1)
+    mean = jnp.broadcast_to(two.mean(axis=1, keepdims=True), two.shape)
+    np.testing.assert_allclose(
+      delta.changes([one, two]), delta.changes([one, mean]), rtol=1e-6
+    )
+    self.assertGreater(delta.changes([one, two])[1], 0.1)
 
   def test_overlaps(self):
     sets = jnp.array([[[1, 1, 0, 0]], [[1, 0, 1, 0]], [[1, 0, 1, 0]]], bool)

@@ -73,7 +73,8 @@ def _seconds(full, places):
   policy = dataclasses.replace(PAPER, full_layers=full).fitted(LAYERS)
 
   def step(q, k, v):
-    pages, real, outs = None, None, []
+    pages: Any = None
+    real, outs = None, []
     for layer in range(LAYERS):
       own = q[layer], k[layer], v[layer]
       if layer in policy.full_layers:
