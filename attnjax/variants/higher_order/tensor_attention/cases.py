@@ -14,7 +14,7 @@ def _shapes(B, T, S, N, K, H, V):
 
 
 def _packed(_):
-  return jnp.array([[4] * 7 + [-1] * 3 + [1] * 9, [-1] * 2 + [2] * 17])
+  return jnp.array([[4] * 27 + [-1] * 3 + [1] * 33, [-1] * 2 + [2] * 61])
 
 
 def _some_keys(key):
@@ -45,14 +45,14 @@ def _order(name, B, T, N, K, H, P, **options):
 CASES = (
   Case(
     "packed",
-    _shapes(2, 19, 19, 4, 2, 4, 3),
+    _shapes(2, 63, 63, 4, 2, 4, 3),
     {"causal": True, "segment_ids": _packed, "return_lse": True},
   ),
-  Case("windows", _shapes(1, 63, 63, 2, 1, 4, 4), {"causal": True, "window": (30, 5)}),
   Case(
     "determinants",
-    _shapes(2, 1, 65, 1, 1, 6, 5),
-    {"kind": "determinant", "mask": _some_keys, "scale": 0.4},
+    _shapes(2, 1, 65, 2, 1, 6, 5),
+    {"kind": "determinant", "mask": _some_keys, "scale": 0.4}
+    | {"causal": True, "window": (30, 5)},
   ),
   Case(
     "polynomial",
