@@ -5,8 +5,8 @@ r"""A small vision-language model that answers questions about pictures of shape
   python -m experiments.run --config configs/fusion.py --workdir runs/describe \
       --config.data.kinds=describe,colour --config.data.clutter=8
 
-Measured: after 900 steps, a minute of one core, 0.58 of the colours at a place, 0.78 of
-the counts and 0.47 of the shapes are right; chance is 0.17, 0.5 and 0.25.
+Measured: validation accuracy 0.687 of all words after 2,500 steps, 6 minutes on a part
+of one core; 0.56 after 1,000. Chance is 0.17 for colours, 0.25 for shapes.
 """
 
 from ml_collections import ConfigDict
