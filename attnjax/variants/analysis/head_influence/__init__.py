@@ -88,7 +88,8 @@ def _shapes(B, T, S, N, K, H):
 
 
 def _some(N):
-  return {"head_mask": lambda key: jax.random.bernoulli(key, 0.5, (N,))}
+  draw = {"head_mask": lambda key: jax.random.bernoulli(key, 0.5, (N,))}
+  return draw | {"causal": True}
 
 
 def _none(key):
@@ -103,7 +104,7 @@ def _documents(key):
 
 CASES = (
   Case("some", _shapes(2, 7, 33, 4, 2, 8), _some(4)),
-  Case("one_token", _shapes(1, 1, 1, 2, 1, 4), {"head_mask": _none}),
+  Case("one_token", _shapes(1, 1, 1, 2, 1, 4), {"head_mask": _none, "causal": True}),
   Case(
     "zero", _shapes(1, 65, 65, 2, 2, 4), _some(2) | {"kind": "zero", "causal": False}
   ),

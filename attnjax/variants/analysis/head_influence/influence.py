@@ -25,7 +25,7 @@ def attend(
   v: Float[Array, "B S K V"],
   *,
   head_mask: Bool[Array, "M"],
-  causal: bool = True,
+  causal: bool = False,
   kind: str = "uniform",
   scale: float | None = None,
   segment_ids: Int[Array, "B T"] | None = None,
@@ -60,7 +60,7 @@ def attend(
 
 
 def reference(
-  q, k, v, *, head_mask, causal=True, kind="uniform", scale=None, segment_ids=None
+  q, k, v, *, head_mask, causal=False, kind="uniform", scale=None, segment_ids=None
 ):
   """Computes masked heads by their definition: the mean of what they see, or 0."""
   (_, T, N, H), (S, K) = q.shape, k.shape[1:3]
