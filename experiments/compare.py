@@ -1,7 +1,7 @@
 """Compares runs: a table on stdout, and a page with their curves.
 
 python -m experiments.compare runs/a runs/b [--output compare.html]
-python -m experiments.compare runs/kjv/* --record results/runs/kjv.json
+python -m experiments.compare runs/kjv/* --record results/compared/kjv.json
 """
 
 import argparse

@@ -281,7 +281,7 @@ class RecordsTest(absltest.TestCase):
       for name, bits in (("halo,hilo", 2.5), ("dot_product", 2.18))
     ]
     with tempfile.TemporaryDirectory() as folder:
-      path = Path(folder) / "results" / "runs" / "kjv.json"
+      path = Path(folder) / "results" / "compared" / "kjv.json"
       path.parent.mkdir(parents=True)
       path.write_text(json.dumps(runs))
       _, _, first, second, _, last = run_tables.language(Path(folder)).split("\n")

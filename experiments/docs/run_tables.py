@@ -21,8 +21,8 @@ _HEAD = (
 
 
 def language(root: Path) -> str:
-  """Returns the table of results/runs/kjv.json, the lowest bits a byte first."""
-  path = root / "results" / "runs" / "kjv.json"
+  """Returns the table of results/compared/kjv.json, the lowest bits a byte first."""
+  path = root / "results" / "compared" / "kjv.json"
   if not path.is_file():
     return "No runs are recorded."
   rows = json.loads(path.read_text(encoding="utf-8"))
