@@ -145,6 +145,13 @@ def counts_what_it_reads(subject: Subject) -> None:
   require(0 < some < whole, f"{some} of {whole} keys")
 
 
+def decoded(subject: Subject) -> Any:
+  """Returns the logits of rows that are decoded under the small policy."""
+  tokens, context = _rows()
+  policy = _policy(subject, "POLICY")
+  return [_by_token(policy, tokens, PROMPT, **given) for given in ({}, context)]
+
+
 def _policy(subject: Subject, options: str) -> Any:
   return subject.module.Policy(**getattr(subject.module, options))
 

@@ -1,8 +1,8 @@
 """A system's outputs: what a mutant that survives may or may not change.
 
 They are those of all CASES in plain JAX with their gradients, of the tiny layer in each
-form with its gradients, of its weights, of the smallest published network, and the
-reports of tiny hosts.
+form with its gradients, of its weights, of the smallest published network, the reports
+of tiny hosts, and rows that a tiny language model decodes under a policy.
 """
 
 from pathlib import Path
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from attnjax import contract
-from attnjax.contract import networks
+from attnjax.contract import networks, policy_checks
 from attnjax.contract.forms import analysis
 from attnjax.contract.subject import Subject
 from attnjax.nn import running
@@ -32,7 +32,7 @@ def save(slug: str, path: Path) -> None:
   for case in module.CASES:
     found |= _kept(f"case {case.name}", lambda case=case: _case(module, case))
   for form in module.FORMS:
-    what = {"backbone": _network, "analysis": _reports}.get(form, _layer)
+    what = _OTHERS.get(form, _layer)
     found |= _kept(f"form {form}", lambda form=form, w=what: w(Subject(module, form)))
   np.savez(path, **found)
 
@@ -50,7 +50,13 @@ def _kept(name: str, run) -> dict[str, Any]:
   except Exception as error:
     return {f"{name} raises": np.array(type(error).__name__)}
   flat = jax.tree_util.tree_leaves_with_path(found)
-  return {f"{name}{jax.tree_util.keystr(k)}": np.asarray(x) for k, x in flat}
+  return {f"{name}{jax.tree_util.keystr(k)}": _array(x) for k, x in flat}
+
+
+def _array(x: Any) -> np.ndarray:
+  """Returns an array that a file can hold: what is no number is its text."""
+  found = np.asarray(x)
+  return found.astype(str) if found.dtype == object else found
 
 
 def _case(module, case):
@@ -92,8 +98,15 @@ def _reports(subject):
   module, found = subject.module, {}
   for host in module.HOSTS:
     trace = analysis.trace(host, analysis.tiny(host)[1])
-    found[host] = module.analyse(trace, **getattr(module, "ANALYSE", {}))
+    found[host] = dict(module.analyse(trace, **getattr(module, "ANALYSE", {})))
   return found
+
+
+_OTHERS = {
+  "backbone": _network,
+  "analysis": _reports,
+  "policy": policy_checks.decoded,
+}
 
 
 def _apart(old: np.ndarray, new: np.ndarray) -> bool:
