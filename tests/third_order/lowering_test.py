@@ -50,7 +50,7 @@ class LoweringTest(parameterized.TestCase):
     rows = child(_TPU.format(**given))
     self.assertEqual([row["kernel"] for row in rows], _PASSES)
     for row in rows:
-      self.assertEqual(row["problems"], "", row)
+      self.assertEqual(row["problems"], "", f"{row}")
 
   def test_compiles_on_a_mesh(self):
     found = child(_MESH)
@@ -68,7 +68,7 @@ class LoweringTest(parameterized.TestCase):
     rows = child(_GPU.format(**given))
     self.assertEqual([row["part"] for row in rows], _PASSES)
     for row in rows:
-      self.assertEqual(row["problems"], "", row)
+      self.assertEqual(row["problems"], "", f"{row}")
 
 
 if __name__ == "__main__":

@@ -47,20 +47,12 @@ def keys_kernel(
 ):
   """Computes dk (U, S, H) and dv (U, S, V), in float32."""
   j, u = tl.program_id(0) % S, (tl.program_id(0) // S).to(tl.int64)
-  blocks = (R + ROWS - 1) // ROWS
-  size = blocks * ROWS
+  size = (R + ROWS - 1) // ROWS * ROWS
   start = tl.load(start)
-  t, s, h, v = (
-    tl.arange(0, ROWS),
-    tl.arange(0, SECOND),
-    tl.arange(0, H),
-    tl.arange(0, V),
-  )
+  t, s, h, v = parts.lanes(ROWS, SECOND, H, V)
   k = tl.load(k1 + (u * LENGTH + j) * H + h)
   value = tl.load(v1 + (u * LENGTH + j) * V + v)
-  one = 0
-  if PACKED:
-    one = tl.load(first + (u // HEADS) * LENGTH + j)
+  one = parts.documents(first, (u // HEADS) * LENGTH + j, PACKED)
   low_row, high_row = j * 0, j * 0 + R
   if CAUSAL:
     low_row = tl.maximum((j - start) * GROUP, 0)
@@ -73,9 +65,7 @@ def keys_kernel(
     row = i * ROWS + t
     most, part_of = tl.load(top + u * size + row), tl.load(share + u * size + row)
     less = tl.load(delta + u * size + row)
-    ids = row * 0
-    if PACKED:
-      ids = tl.load(own + (u // HEADS) * size + row)
+    ids = parts.documents(own, (u // HEADS) * size + row, PACKED)
     left = parts.times(tl.load(parts.tile(q, u, size, i * ROWS, t, h, H)), k)
     right = parts.times(tl.load(parts.tile(g, u, size, i * ROWS, t, v, V)), value)
     p, last = parts.positions(i, start, R, GROUP, ROWS)
@@ -94,29 +84,25 @@ def keys_kernel(
       keys = tl.load(parts.tile(k2, u, LENGTH, n * SECOND, s, h, H))
       values = tl.load(parts.tile(v2, u, LENGTH, n * SECOND, s, v, V))
       score = tl.dot(left, tl.trans(keys), input_precision=PRECISION)
-      weight = parts.power(score * SCALE - most[:, None]) * part_of[:, None]
-      change = tl.dot(right, tl.trans(values), input_precision=PRECISION)
-      change = weight * (change - less[:, None])
+      weight = parts.weights(score, most, part_of, SCALE)
+      change = parts.slopes(weight, right, values, less, PRECISION)
       sums = tl.dot(change.to(keys.dtype), keys, sums, input_precision=PRECISION)
       weight = weight.to(values.dtype)
       results = tl.dot(weight, values, results, input_precision=PRECISION)
     for m in range(0, high - low - (b - a)):
-      n = low + m
-      n = tl.where(n >= a, n + (b - a), n)
+      n = parts.skipping(low, m, a, b)
       keys = tl.load(parts.tile(k2, u, LENGTH, n * SECOND, s, h, H))
       values = tl.load(parts.tile(v2, u, LENGTH, n * SECOND, s, v, V))
-      marks = s * 0
-      if PACKED:
-        marks = tl.load(second + (u // HEADS) * LENGTH + n * SECOND + s)
+      at = (u // HEADS) * LENGTH + n * SECOND + s
+      marks = parts.documents(second, at, PACKED)
       score = tl.dot(left, tl.trans(keys), input_precision=PRECISION)
       key = n * SECOND + s
       seen = parts.both(
         row, j, key, start, S, ids, one, marks, W1, W2, CAUSAL, GROUP, PACKED
       )
       score = tl.where(seen, score, float("-inf"))
-      weight = parts.power(score * SCALE - most[:, None]) * part_of[:, None]
-      change = tl.dot(right, tl.trans(values), input_precision=PRECISION)
-      change = weight * (change - less[:, None])
+      weight = parts.weights(score, most, part_of, SCALE)
+      change = parts.slopes(weight, right, values, less, PRECISION)
       sums = tl.dot(change.to(keys.dtype), keys, sums, input_precision=PRECISION)
       weight = weight.to(values.dtype)
       results = tl.dot(weight, values, results, input_precision=PRECISION)

@@ -1,6 +1,6 @@
 # pyrefly: ignore-errors
 # Triton's language is typed by its own compiler.
-"""Parts of the GPU kernels: who sees whom, and the offsets of tiles."""
+"""Parts of the GPU kernels: what a program reads, who sees whom, steps of loops."""
 
 import triton
 import triton.language as tl
@@ -10,6 +10,76 @@ import triton.language as tl
 def power(distance):
   """Returns e^distance, of a difference of scores: only that is scaled."""
   return tl.exp2(distance * 1.4426950408889634)
+
+
+@triton.jit
+def lanes(ROWS: tl.constexpr, SECOND: tl.constexpr, H: tl.constexpr, V: tl.constexpr):
+  """Returns the numbers of rows, of keys, and of the elements of k and of v."""
+  return tl.arange(0, ROWS), tl.arange(0, SECOND), tl.arange(0, H), tl.arange(0, V)
+
+
+@triton.jit
+def program(R, ROWS: tl.constexpr):
+  """Returns (tile, head, padded number of rows) of a program of a tile of rows."""
+  blocks = (R + ROWS - 1) // ROWS
+  place = tl.program_id(0)
+  return place % blocks, (place // blocks).to(tl.int64), blocks * ROWS
+
+
+@triton.jit
+def documents(ids, at, PACKED: tl.constexpr):
+  """Returns the documents of tokens, 0 where there is only one."""
+  if PACKED:
+    found = tl.load(ids + at)
+  else:
+    found = tl.zeros_like(at).to(tl.int32)
+  return found
+
+
+@triton.jit
+def key(k1, v1, j, h, v, H: tl.constexpr, V: tl.constexpr):
+  """Returns (k, v) of a key of the first stream."""
+  at = tl.cast(j, tl.int64)
+  return tl.load(k1 + at * H + h), tl.load(v1 + at * V + v)
+
+
+@triton.jit
+def skipping(low, m, a, b):
+  """Returns the m-th number from `low` on that is not between a and b."""
+  j = low + m
+  return tl.where(j >= a, j + (b - a), j)
+
+
+@triton.jit
+def scores(query, k, keys, PRECISION: tl.constexpr):
+  """Returns the scores of rows, one key of the first stream and a tile of keys."""
+  return tl.dot(times(query, k), tl.trans(keys), input_precision=PRECISION)
+
+
+@triton.jit
+def add(
+  score, value, values, most, sums, acc, SCALE: tl.constexpr, PRECISION: tl.constexpr
+):
+  """Returns (most, sums, acc) of the online softmax after one more tile of scores."""
+  new = tl.maximum(most, tl.max(score, 1) * SCALE)
+  weight = power(score * SCALE - new[:, None])
+  factor = power(most - new)
+  part = tl.dot(weight.to(values.dtype), values, input_precision=PRECISION)
+  sums = sums * factor + tl.sum(weight, 1)
+  return new, sums, acc * factor[:, None] + part * value.to(tl.float32)[None, :]
+
+
+@triton.jit
+def weights(score, most, share, SCALE: tl.constexpr):
+  """Returns the weights of a tile of scores."""
+  return power(score * SCALE - most[:, None]) * share[:, None]
+
+
+@triton.jit
+def slopes(weight, right, values, less, PRECISION: tl.constexpr):
+  """Returns the gradients of a tile of scores; `right` is dO v1."""
+  change = tl.dot(right, tl.trans(values), input_precision=PRECISION)
+  return weight * (change - less[:, None])
 
 
 @triton.jit
