@@ -60,7 +60,7 @@ class LoweringTest(parameterized.TestCase):
   @parameterized.parameters(
     (80, 128, "causal", "bfloat16"),
     (90, 128, "windows", "bfloat16"),
-    (100, 64, "packed", "bfloat16"),
+    (100, 128, "packed", "bfloat16"),
     (120, 32, "causal", "float32"),
   )
   def test_gpu_without_spills(self, capability, H, case, dtype):
