@@ -13,6 +13,7 @@ from flax import nnx
 from attnjax import contract, policies
 from attnjax.contract.forms import policy as form
 from attnjax.contract.subject import Subject
+from attnjax.core import masks
 from attnjax.core.cache import KeyValueCache
 from attnjax.core.policies import Choice
 from attnjax.models import language
@@ -50,9 +51,45 @@ class Recent:
     return min(places, self.keys) * layers, 0
 
 
-def _module(**options):
+@dataclasses.dataclass(frozen=True)
+class Alike(Recent):
+  """In a prompt, the own block and those whose first keys are most alike the query's.
+
+  Head n sees n blocks more; the prompt is all that is chosen in.
+  """
+
+  block: int = 4
+  blocks: int = 1
+
+  def prefill(self, q, k, count, index):
+    (_, T, N, _), K = q.shape, k.shape[2]
+    first = k[:, :: self.block] * k.sum(axis=1, keepdims=True)  # depends on all keys
+    first = jnp.repeat(first, N // K, axis=2)
+    score = jnp.einsum("bjnh,binh->bnij", first, q[:, :: self.block])
+    number = jnp.arange(score.shape[-1])
+    past = number < number[:, None]
+    rank = (jnp.where(past, score, -jnp.inf)[..., None] < score[..., None, :]) & past[
+      :, None
+    ]
+    more = jnp.arange(N)[:, None, None]
+    kept = past & (rank.sum(axis=-1) < self.blocks + more) | jnp.eye(
+      len(number), dtype=bool
+    )
+    index = jnp.argsort(~kept, axis=-1)
+    sizes = self.block, self.block, T, T
+    return masks.Blocks(index, kept.sum(axis=-1), *sizes)
+
+  def choose(self, *given):
+    choice, *rest = super().choose(*given)
+    return dataclasses.replace(choice, dense=True), *rest
+
+  def reads(self, places, layers):
+    return places * layers, 0
+
+
+def _module(policy=Recent, covering=None, **options):
   made = types.ModuleType("attnjax.toys.recent")
-  vars(made).update(Policy=Recent, POLICY=options, COVERING={"keys": 24})
+  vars(made).update(Policy=policy, POLICY=options, COVERING=covering or {"keys": 24})
   return made
 
 
@@ -60,6 +97,7 @@ _SUBJECTS = {
   "shared": Subject(_module(keys=5), "policy"),
   "by_group": Subject(_module(keys=5, heads=2), "policy"),
   "by_head": Subject(_module(keys=6, heads=4), "policy"),
+  "in_prompt": Subject(_module(Alike, {"blocks": 6}, blocks=0), "policy"),
 }
 
 
@@ -166,6 +204,35 @@ class LayersTest(parameterized.TestCase):
       good = jnp.isnan(y) if t == 4 else jnp.isfinite(y)
       self.assertTrue(good.all(), t)
 
+  @parameterized.parameters("dot_product", "gated_attention", "gaussian_adaptive")
+  def test_a_prompt_sees_what_is_chosen_for_each_head(self, slug):
+    options = {"apply_to": "key"} if slug == "gaussian_adaptive" else {"kv_heads": 2}
+    layer: Any = _layer(slug, **options)
+    policy = Alike(block=2, blocks=0)
+    cache = policies.under(policy, layer.init_cache(2, 11))
+    step = jax.jit(lambda layer, x, cache, **given: layer.step(x, cache, **given)[0])
+    got = step(layer, self.x, cache)
+    heads = layer.project(self.x)
+    mask = policy.prefill(heads.q, heads.k, jnp.array([9, 9]), 0).dense(9, 9)
+    self.assertEqual(mask.shape, (2, 4, 9, 9))
+    self.assertTrue((mask[:, 0].sum(axis=(1, 2)) == 17).all())  # own blocks
+    seen = heads.seen | {"mask": mask}
+    want = layer.merge(layer.mix(dataclasses.replace(heads, seen=seen)), heads)
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+    valid = jnp.ones((2, 9), bool)
+    np.testing.assert_allclose(step(layer, self.x, cache, valid=valid), got, atol=1e-5)
+
+  def test_a_document_of_a_prompt_is_all_tokens_of_its_id(self):
+    layer: Any = _layer("dot_product", rope_theta=0.0)
+    ids = jnp.array([[0, 0, 1, 1, 0, 0, 1, 1, 0], [-1, 2, 2, -1, 5, 2, 5, 5, -1]])
+    got, want = (
+      layer.step(
+        self.x, policies.under(policy, layer.init_cache(2, 9)), segment_ids=ids
+      )[0]
+      for policy in (Alike(blocks=3), None)
+    )
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+
   def test_layers_refuse_by_name(self):
     layer: Any = _layer("superlinear")
     cache = policies.under(Recent(), layer.init_cache(2, 9))
@@ -175,6 +242,11 @@ class LayersTest(parameterized.TestCase):
     cache = policies.under(Recent(heads=4), layer.init_cache(2, 9))
     with self.assertRaisesRegex(NotImplementedError, "mixture_of_head.*one choice"):
       layer.step(self.x, cache)
+    cache = policies.under(Alike(), layer.init_cache(2, 9))
+    with self.assertRaisesRegex(NotImplementedError, "mixture_of_head.*'masked'"):
+      layer.step(self.x, cache)
+    with self.assertRaisesRegex(NotImplementedError, "prompt = 3.*whole prompt"):
+      policies.under(Alike(), layer.init_cache(2, 9), prompt=3)
     layer = _layer("rcmha")
     with self.assertRaisesRegex(NotImplementedError, "rcmha.layer.Cache"):
       policies.under(Recent(), layer.init_cache(2, 9))

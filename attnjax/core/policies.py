@@ -180,16 +180,22 @@ def under(policy: Any, cache: Any, *, prompt: int | None = None) -> Any:
     policy: of the form "policy"; None leaves all keys seen.
     cache: of `init_cache`, with no tokens yet.
     prompt: the number of tokens whose queries see everything; None for those of the
-      first step that has some.
+      first step that has some. A policy with `prefill` takes None, or 0 for no prompt.
 
   Raises:
-    NotImplementedError: if a layer's cache is no KeyValueCache.
+    NotImplementedError: if a layer's cache is no KeyValueCache, or if a prompt, which
+      may come in several steps, is counted for a policy that chooses in it as a whole.
     ValueError: if the policy does not fit the number of layers.
   """
   if policy is None:
     return cache
   if isinstance(cache, PolicyCache):
     raise ValueError(f"the cache is under {cache.policy} already")
+  if prompt and hasattr(policy, "prefill"):
+    raise NotImplementedError(
+      f"prompt = {prompt}: {type(policy).__module__} chooses among the keys of a whole"
+      " prompt, which is the first step (None) or nothing (0)"
+    )
   if isinstance(cache, KeyValueCache):
     return _started(policy.fitted(1), cache, prompt)
   if not isinstance(cache, tuple) or not all(isinstance(x, tuple) for x in cache):

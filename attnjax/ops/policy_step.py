@@ -8,7 +8,9 @@ A layer says how it takes chosen keys, by an attribute `chosen_keys`:
   "masked"    its `mix` sees all keys at their places, those not chosen as padding; all
               heads share a choice
 
-A layer without it refuses.
+A layer without it refuses. A policy that chooses in the prompt's step, by `prefill`,
+gives a `mask` of the algebra there, which "gathered" layers take and others refuse;
+`attnjax.ops.policy_prefill` makes it.
 """
 
 import dataclasses
@@ -22,6 +24,7 @@ from attnjax.contract.context import Context, Heads
 from attnjax.core import policies
 from attnjax.core.cache import poison
 from attnjax.core.policies import Choice, PolicyCache
+from attnjax.ops import policy_prefill
 
 _BY_TOKEN = ("segment_ids", "valid", "positions")
 
@@ -31,8 +34,8 @@ def step(
 ) -> tuple[Array, PolicyCache]:
   """Returns a layer's outputs for the next T tokens, and the cache after them.
 
-  Queries of the prompt see all keys. Later ones see what the policy chooses for each of
-  them, so that any cut of the stream gives equal results.
+  Queries of the prompt see all keys, or what `prefill` says. Later ones see what the
+  policy chooses for each of them, so that any cut of their stream gives equal results.
 
   Args:
     layer: with `project`, `mix`, `merge` and `chosen_keys`.
@@ -41,9 +44,9 @@ def step(
     context: of the step.
 
   Raises:
-    NotImplementedError: if the layer does not take chosen keys.
+    NotImplementedError: if the layer does not take chosen keys, or not in the prompt.
   """
-  _check(layer)
+  _check(layer, cache.policy)
   T, B, L = x.shape[1], *cache.slots.shape
   alone = cache.shared is None
   if alone:
@@ -63,12 +66,17 @@ def step(
   return y, dataclasses.replace(cache, shared=None) if alone else cache
 
 
-def _check(layer) -> None:
+def _check(layer, policy) -> None:
   how = getattr(layer, "chosen_keys", None)
   if how not in ("gathered", "masked"):
     raise NotImplementedError(
       f"{type(layer).__module__} does not say that it takes chosen keys: it has no"
       " `chosen_keys`, see attnjax.ops.policy_step"
+    )
+  if policy_prefill.chooses(policy) and how != "gathered":
+    raise NotImplementedError(
+      f"{type(policy).__module__} chooses keys of the prompt for each head; the layer"
+      f" {type(layer).__module__} takes none there: its chosen_keys are {how!r}"
     )
 
 
@@ -91,7 +99,23 @@ def _whole(layer, x, cache, context):
   """Takes a step of the prompt."""
   start = cache.length
   heads, ids, cache, _ = _appended(layer, x, cache, context)
+  if policy_prefill.chooses(cache.policy):
+    return layer.merge(_selected(layer, heads, cache), heads), cache
   return layer.merge(_all(layer, heads, ids, start, cache), heads), cache
+
+
+def _selected(layer, heads: Heads, cache) -> Array:
+  """Returns the mix of the keys of a prompt that its policy chooses."""
+  T, tokens = heads.q.shape[1], heads.tokens
+  k, v = cache.k[:, :T], cache.v[:, :T]
+
+  def mix(mask):
+    own = {"segment_ids": tokens.ids, "kv_segment_ids": tokens.ids}
+    seen = own | {"offset": 0, "mask": mask}
+    return layer.mix(dataclasses.replace(heads, k=k, v=v, seen=seen))
+
+  given = cache.policy, heads.q, k, tokens.ids, tokens.index
+  return policy_prefill.mixed(*given, mix)
 
 
 def _each(layer, x, cache, context):

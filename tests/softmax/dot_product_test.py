@@ -14,6 +14,7 @@ from absl.testing import absltest, parameterized
 from flax import nnx
 
 from attnjax import attention
+from attnjax.core import masks
 from attnjax.variants.softmax import dot_product
 
 _KEY = jax.random.key(11)
@@ -164,6 +165,19 @@ class MaskTest(SimulatedTest):
     mask = (ids[:, :, None] == ids[:, None, :]) & (ids[:, :, None] >= 0)
     got = dot_product.attend(q, k, v, segment_ids=ids, causal=True)
     _close(got, dot_product.attend(q, k, v, mask=mask[:, None], causal=True))
+
+  @parameterized.parameters("reference", "xla")
+  def test_a_mask_of_the_algebra_is_its_dense_array(self, impl):
+    q, k, v = _arrays()
+    index = jnp.array([[[2, 0], [0, 1]], [[1, 0], [2, 1]]] * 2)[None]
+    mask = masks.Blocks(index, jnp.array([[[2, 1]] * 4]), 16, 8, 21, 21)
+    got, want = (
+      dot_product.attend(q, k, v, mask=given, causal=True, impl=impl)
+      for given in (mask, mask.dense(21, 21))
+    )
+    _close(got, want)
+    with self.assertRaisesRegex(ValueError, "lists of blocks.*do not fit"):
+      dot_product.attend(q, k[:, :9], v[:, :9], mask=mask, impl=impl)
 
   def test_nan_in_what_nobody_sees_passes_nowhere(self):
     q, k, v = _arrays(T=9, S=9)

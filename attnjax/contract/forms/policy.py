@@ -5,7 +5,7 @@ A system's module has
   Policy    a frozen dataclass of numbers, strings and tuples of them, every field with
             a default, so that it is static under `jax.jit`; see the Protocol
   POLICY    options of a tiny Policy that leaves keys out within 24 tokens of 3 layers
-  COVERING  those of one whose capacity is 24 tokens or more
+  COVERING  those of one whose capacity is 24 tokens or more, also in a prompt
 
   cache = attnjax.policies.under(Policy(...), model.init_cache(batch, length))
   logits, cache = model.step(prompt, cache)
@@ -23,15 +23,23 @@ where it takes the chosen keys alone ("gathered"), since a sum over another numb
 terms may be added up in another order. `attnjax.ops.policy_step` says which layers
 take what.
 
+A policy may choose in the prompt's step, too: it then has `prefill`, see `Prefill`,
+and `choose` may be dense. Its prompt is the first step, undivided, since a selection
+depends on all of it; `under(..., prompt=P)` refuses another one. The policy is asked
+for each document of the prompt as if it were alone, and padding changes nothing. The
+cache keeps all keys: what later queries of a layer see does not depend on what those of
+the prompt saw.
+
 A policy counts what it reads by `reads(places, layers)`: the keys that a query at that
 many places reads in all layers, and what it reads to choose them, in keys.
 """
 
 from typing import Any, Protocol
 
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
-from attnjax.contract import policy_checks
+from attnjax.contract import policy_checks, prefill_checks
+from attnjax.core.masks import Mask
 from attnjax.core.policies import Choice, News, Past
 
 
@@ -76,4 +84,30 @@ class Policy(Protocol):
     ...
 
 
-CHECKS = policy_checks.POLICIES
+class Prefill(Protocol):
+  """A cache policy that also chooses among the keys of a prompt."""
+
+  def prefill(
+    self,
+    q: Float[Array, "B T N H"],
+    k: Float[Array, "B T K H"],
+    count: Int[Array, "B"],
+    index: Any,
+  ) -> Mask:
+    """Returns which keys the queries of a prompt see, a mask of (B, N, T, T).
+
+    A token sees itself. The layer adds that no token sees later ones, so a mask need
+    not say it. A list of key blocks for each block of queries and head,
+    `attnjax.core.masks.Blocks`, saves the time of the blocks that are not listed.
+
+    Args:
+      q: queries of a document, at the places 0, 1, 2, ...; 0 from `count` on.
+      k: keys, likewise.
+      count: the document's tokens; T holds the longest of the batch, so that nothing
+        may depend on it.
+      index: the number of the layer; it may be traced.
+    """
+    ...
+
+
+CHECKS = (*policy_checks.POLICIES, *prefill_checks.PREFILL)

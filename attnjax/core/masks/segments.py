@@ -29,7 +29,7 @@ def conjunction(
     segment_ids: (T,) or (B|1, T), equal within a segment; negative ids see nothing
       and are not seen.
     kv_segment_ids: (S,) or (B|1, S); `segment_ids` if None.
-    array: boolean, broadcastable to (B, N, T, S).
+    array: boolean, broadcastable to (B, N, T, S); or a Mask of places 0, 1, 2, ...
   """
   B, _, T, S = shape
   if segment_ids is None and kv_segment_ids is not None:
@@ -43,7 +43,10 @@ def conjunction(
     parts += (Causal(S - T if offset is None else offset),)
   if own is not None:
     parts += (Segments(own, others),)
-  if array is not None:
+  if isinstance(array, Mask):
+    array.check(shape)
+    parts += array.conjuncts()
+  elif array is not None:
     parts += (dense(array, shape),)
   return And(parts)
 

@@ -30,6 +30,7 @@ from attnjax.contract import context as contexts
 from attnjax.contract.context import Context, Heads
 from attnjax.core import definition, masks, softmax
 from attnjax.core.cache import KeyValueCache
+from attnjax.core.masks import Mask
 from attnjax.core.scores import Scores
 from attnjax.nn import projections
 from attnjax.ops import self_attention
@@ -47,7 +48,7 @@ def attend(
   offset: Int[Array, ""] | int | None = None,
   segment_ids: Int[Array, "B T"] | None = None,
   kv_segment_ids: Int[Array, "B S"] | None = None,
-  mask: Bool[Array, "#B #N #T #S"] | None = None,
+  mask: Bool[Array, "#B #N #T #S"] | Mask | None = None,
   bias: Float[Array, "#B #N #T #S"] | None = None,
   scale: float | None = None,
   return_lse: bool = False,
@@ -63,7 +64,8 @@ def attend(
     offset: S - T if None, which aligns the last query with the last key.
     segment_ids: tokens see their own segment; negative ids see nothing.
     kv_segment_ids: the keys' segments; `segment_ids` if None (needs T = S).
-    mask: True = may attend, in conjunction with the rest.
+    mask: True = may attend, in conjunction with the rest; or a Mask of the places 0,
+      1, 2, ... of queries and keys.
     bias: added to the scaled scores; its gradient is summed over broadcast axes.
     scale: H^-0.5 if None.
     return_lse: also return the log of the softmax's denominator, differentiable.
@@ -86,9 +88,11 @@ def attend(
   return (out, lse) if return_lse else out
 
 
-def reference(q, k, v, *, bias=None, scale=None, return_lse=False, **mask):
+def reference(q, k, v, *, bias=None, scale=None, return_lse=False, mask=None, **seen):
   """Computes the definition: one (T, S) matrix of scores for each head."""
-  seen = definition.visible(q.shape[1], k.shape[1], **mask)
+  shape = q.shape[1], k.shape[1]
+  mask = mask.dense(*shape) if isinstance(mask, Mask) else mask
+  seen = definition.visible(*shape, mask=mask, **seen)
   out, lse = definition.attention(q, k, v, seen, bias=bias, scale=scale)
   return (out, lse) if return_lse else out
 

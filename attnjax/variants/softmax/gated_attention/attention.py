@@ -7,6 +7,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from attnjax.contract import Case
 from attnjax.core import definition, softmax
+from attnjax.core.masks import Mask
 from attnjax.nn import gate as gates
 from attnjax.variants.softmax import dot_product
 
@@ -23,7 +24,7 @@ def attend(
   offset: Int[Array, ""] | int | None = None,
   segment_ids: Int[Array, "B T"] | None = None,
   kv_segment_ids: Int[Array, "B S"] | None = None,
-  mask: Bool[Array, "#B #N #T #S"] | None = None,
+  mask: Bool[Array, "#B #N #T #S"] | Mask | None = None,
   bias: Float[Array, "#B #N #T #S"] | None = None,
   act: str = "sigmoid",
   combine: str = "mul",
@@ -42,7 +43,7 @@ def attend(
     offset: S - T if None, which aligns the last query with the last key.
     segment_ids: tokens see their own segment; negative ids see nothing.
     kv_segment_ids: the keys' segments; `segment_ids` if None (needs T = S).
-    mask: True = may attend, in conjunction with the rest.
+    mask: True = may attend, in conjunction with the rest; or a Mask of places.
     bias: added to the scaled scores.
     act: "sigmoid", "silu" or "ns_sigmoid" (1/2 + sigmoid / 2), in float32.
     combine: "mul" or "add".
