@@ -21,16 +21,18 @@ class KeyValueCache:
   """Keys and values of all tokens so far, in the order of their arrival.
 
   Attributes:
-    k: (B, L, K, H).
-    v: (B, L, K, V).
+    keys: (B, L, K, H); (R, B, L, K, H) if the cache is `layer` of R stacked ones.
+    values: (B, L, K, V), or (R, B, L, K, V).
     segment_ids: int32, (B, L), -1 where nothing is written or the token is padding.
     length: int32, (), the number of tokens written so far, in every row.
+    layer: int32, (), or None: see `of_layer`.
   """
 
-  k: Any
-  v: Any
+  keys: Any
+  values: Any
   segment_ids: Any
   length: Any
+  layer: Any = None
 
   @classmethod
   def empty(
@@ -38,27 +40,108 @@ class KeyValueCache:
   ):
     """Returns an empty cache with room for `length` tokens of k (K, H) and v (K, V)."""
     return cls(
-      k=jnp.zeros((batch, length, *k), dtype),
-      v=jnp.zeros((batch, length, *v), dtype),
+      keys=jnp.zeros((batch, length, *k), dtype),
+      values=jnp.zeros((batch, length, *v), dtype),
       segment_ids=jnp.full((batch, length), -1, jnp.int32),
       length=jnp.zeros((), jnp.int32),
     )
 
+  @property
+  def k(self) -> Array:
+    """Returns the keys, (B, L, K, H)."""
+    return self._own(self.keys)
+
+  @property
+  def v(self) -> Array:
+    """Returns the values, (B, L, K, V)."""
+    return self._own(self.values)
+
+  @property
+  def room(self) -> int:
+    """Returns L, the number of tokens that the cache has room for."""
+    return self.segment_ids.shape[1]
+
+  def at(self, *places: Any) -> tuple[Array, Array]:
+    """Returns the keys and the values at indices of their first axes, and no others.
+
+    Args:
+      *places: of rows, tokens and, if given, key heads; integers, of one shape.
+    """
+    own = () if self.layer is None else (self.layer,)
+    return self.keys[(*own, *places)], self.values[(*own, *places)]
+
   def append(self, k, v, segment_ids=None) -> "KeyValueCache":
     """Returns the cache with T more tokens; their segment is 0 if no ids are given."""
     B, T = k.shape[:2]
-    if T > self.k.shape[1]:
-      raise ValueError(f"{T} tokens do not fit a cache of length {self.k.shape[1]}")
+    if T > self.room:
+      raise ValueError(f"{T} tokens do not fit a cache of length {self.room}")
     if segment_ids is None:
       segment_ids = jnp.zeros((B, T), jnp.int32)
     write = jax.lax.dynamic_update_slice_in_dim
-    full = self.length + T > self.k.shape[1]
+    full = self.length + T > self.room
     return KeyValueCache(
-      k=write(self.k, k.astype(self.k.dtype), self.length, axis=1),
-      v=write(self.v, poison(v.astype(self.v.dtype), full), self.length, axis=1),
+      keys=self._written(self.keys, k.astype(self.keys.dtype)),
+      values=self._written(self.values, poison(v.astype(self.values.dtype), full)),
       segment_ids=write(self.segment_ids, segment_ids, self.length, axis=1),
       length=self.length + T,
+      layer=self.layer,
     )
+
+  def _own(self, x: Array) -> Array:
+    if self.layer is None:
+      return x
+    return jax.lax.dynamic_index_in_dim(x, self.layer, keepdims=False)
+
+  def _written(self, x: Array, new: Array) -> Array:
+    own = () if self.layer is None else (self.layer,)
+    new = new.reshape((1,) * len(own) + new.shape)
+    start = [jnp.asarray(i, jnp.int32) for i in (*own, 0, self.length, 0, 0)]
+    return jax.lax.dynamic_update_slice(x, new, start)
+
+
+def without_keys(caches: Any) -> tuple[Any, Any]:
+  """Returns (the keys and values of caches, the caches without them).
+
+  A loop over stacked layers carries the keys and values of all layers whole, so that
+  XLA writes a token in its place and copies no other; the rest, which is small, goes
+  through the loop layer by layer.
+
+  Args:
+    caches: a pytree with stacked KeyValueCaches among its nodes, and others.
+  """
+  found = []
+
+  def bare(x):
+    if not isinstance(x, KeyValueCache):
+      return x
+    found.append((x.keys, x.values))
+    return dataclasses.replace(x, keys=None, values=None, layer=None)
+
+  rest = jax.tree.map(bare, caches, is_leaf=_keeps_keys)
+  return tuple(found), rest
+
+
+def of_layer(held: Any, rest: Any, layer: Any) -> Any:
+  """Returns the caches of a layer, which read and write their part of stacked keys.
+
+  Args:
+    held: the keys and values that `without_keys` returned.
+    rest: that layer's part of what else it returned.
+    layer: number of the layer among the stacked ones, int32.
+  """
+  pairs = iter(held)
+
+  def whole(x):
+    if not isinstance(x, KeyValueCache):
+      return x
+    keys, values = next(pairs)
+    return dataclasses.replace(x, keys=keys, values=values, layer=layer)
+
+  return jax.tree.map(whole, rest, is_leaf=_keeps_keys)
+
+
+def _keeps_keys(x: Any) -> bool:
+  return isinstance(x, KeyValueCache)
 
 
 @serializable

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from attnjax.core.cache import KeyValueCache
+from attnjax.core.exported import serializable
 
 
 @jax.tree_util.register_dataclass
@@ -49,8 +50,7 @@ class News:
   Attributes:
     q: (B, T, N, H).
     k: (B, T, K, H).
-    places: int32, (B, T), logical places; L for padding and for tokens of documents
-      that are over.
+    places: int32, (B, T), logical; L for padding and tokens of documents that are over.
     fresh: bool, (B,), whether a document began, so that place 0 is new.
   """
 
@@ -98,19 +98,20 @@ class Past:
     return jnp.where(self.taken()[:, None], found, -jnp.inf)
 
 
+@serializable
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class PolicyCache(KeyValueCache):
   """All keys and values, with a policy that chooses among them.
 
   Attributes:
-    k: as in KeyValueCache, and so are v, segment_ids and length.
+    keys: as in KeyValueCache, and so are all that are not named here.
     policy: static.
     slots: int32, (B, L), the slot of each logical place.
     count: int32, (B,), places that are taken.
     document: int32, (B,), the id of the current document, -1 before the first token.
-    prompt: int32, (), the number of tokens whose queries see everything; -1 before the
-      first step, if that is the prompt.
+    prompt: int32, (), tokens whose queries see everything; -1 before the first step, if
+      that is the prompt.
     own: the policy's own arrays.
     shared: within a step, what goes from layer to layer; else None.
   """
@@ -126,7 +127,7 @@ class PolicyCache(KeyValueCache):
   @property
   def tokens(self) -> KeyValueCache:
     """Returns the keys and values without the policy."""
-    return KeyValueCache(self.k, self.v, self.segment_ids, self.length)
+    return KeyValueCache(**_fields(self))
 
   def append(self, k, v, segment_ids=None) -> KeyValueCache:
     """Raises NotImplementedError: a layer with a step of its own asks no policy."""
@@ -179,8 +180,8 @@ def under(policy: Any, cache: Any, *, prompt: int | None = None) -> Any:
   Args:
     policy: of the form "policy"; None leaves all keys seen.
     cache: of `init_cache`, with no tokens yet.
-    prompt: the number of tokens whose queries see everything; None for those of the
-      first step that has some. A policy with `prefill` takes None, or 0 for no prompt.
+    prompt: tokens whose queries see everything; None: those of the first step. With a
+      `prefill` None, or 0 for no prompt.
 
   Raises:
     NotImplementedError: if a layer's cache is no KeyValueCache, or if a prompt, which

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int, Key
 from attnjax.contract import check_known
 from attnjax.contract.trace import Edit, Edits, Trace
 from attnjax.core import policies
-from attnjax.nn import inside, running, stack_context, streams
+from attnjax.nn import inside, running, stack_context, stepping, streams
 from attnjax.nn.blocks import Block
 from attnjax.nn.remat import REMAT, checkpointed
 from attnjax.nn.segment_memory import SegmentMemory
@@ -166,7 +166,8 @@ class Stack(nnx.Module):
 
     Args:
       x: (B, T, D).
-      cache: of `init_cache`, or of the step before.
+      cache: of `init_cache`, or of the step before; donated to `jax.jit`, it is updated
+        in place.
       shared: arrays that go from block to block, see `Block.step`, and then are the
         third result; None: those with which a policy of the caches starts.
       **context: goes to every mixer.
@@ -178,23 +179,9 @@ class Stack(nnx.Module):
       raise NotImplementedError("a layer with batch norm has no step form")
     if self.cuts:
       raise NotImplementedError(f"reducers at {self.cuts}: no step drops tokens")
-    embeddings = x = stack_context.blank(x, context)
+    x = stack_context.blank(x, context)
     carried = policies.start(cache, x.shape[1]) if shared is None else shared
-
-    def repeat(carried, part):
-      blocks, caches, start = part
-      x, shared = carried
-      new = []
-      for place, (block, old) in enumerate(zip(blocks, caches)):
-        own = streams.of_block(block, None, embeddings)
-        x, old, shared = block.step(
-          x, old, index=start + place, shared=shared, stream=own, **context
-        )
-        new.append(old)
-      return (x, shared), tuple(new)
-
-    parts = tuple(self.blocks), cache, self.starts()
-    (x, after), cache = jax.lax.scan(repeat, (x, carried), parts)
+    x, cache, after = stepping.through(self, x, cache, carried, context)
     return (x, cache) if shared is None else (x, cache, after)
 
   def weights(

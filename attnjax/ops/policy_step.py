@@ -184,7 +184,7 @@ def _seen(
       at their slots, where those that are not chosen are padding.
   """
   tokens, (B, G, M) = cache, choice.places.shape
-  L = tokens.k.shape[1]
+  L, K = tokens.room, tokens.keys.shape[-2]
   places = jnp.minimum(choice.places, L - 1)
   slots = jnp.take_along_axis(cache.slots[:, None], places, axis=2)
   rows = jnp.arange(B)[:, None, None]
@@ -194,12 +194,12 @@ def _seen(
     given = {"kv_segment_ids": own, "offset": tokens.length - 1}
     return tokens.k, tokens.v, {"segment_ids": ids} | given
   if G == 1:
-    k, v = (x[rows[:, 0], slots[:, 0]] for x in (tokens.k, tokens.v))
+    k, v = tokens.at(rows[:, 0], slots[:, 0])
     own = jnp.where(choice.real[:, 0], ids, -1)
     given = {"kv_segment_ids": own, "offset": M - 1}
     return k, v, {"segment_ids": ids} | given
-  head = (jnp.arange(G) * tokens.k.shape[2] // G)[:, None]
-  k, v = (x[rows, slots, head].swapaxes(1, 2) for x in (tokens.k, tokens.v))
+  head = (jnp.arange(G) * K // G)[:, None]
+  k, v = (x.swapaxes(1, 2) for x in tokens.at(rows, slots, head))
   mask = jnp.repeat(choice.real[:, :, None], heads // G, axis=1)
   given = {"kv_segment_ids": jnp.broadcast_to(ids, (B, M)), "offset": M - 1}
   return k, v, {"segment_ids": ids, "mask": mask} | given
