@@ -97,6 +97,12 @@ def picture(image: np.ndarray, label: int) -> Example:
   }
 
 
+def lengths(length: int, test_length: int) -> dict[str, int]:
+  """Returns the tokens of an example by split; a `test_length` of 0 is `length`."""
+  check_least(length=(length, 1), test_length=(test_length, 0))
+  return dict.fromkeys(SPLITS, length) | ({"test": test_length} if test_length else {})
+
+
 def shifted(symbols: list[int], targets: list[int], length: int) -> Example:
   """Returns the first `length` symbols, labelled with the targets one further.
 

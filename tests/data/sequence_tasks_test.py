@@ -8,7 +8,7 @@ import numpy as np
 from absl.testing import absltest, parameterized
 
 from experiments import data
-from experiments.data import matching
+from experiments.data import haystack, matching
 from experiments.data.sets import (
   compression,
   listops,
@@ -26,7 +26,8 @@ from experiments.data.sets import (
 NAMES = (
   "in_context_recall noisy_recall fuzzy_recall memorization compression"
   " selective_copying parity modular_counting s3_words listops needle match2 match3"
-  " sorting"
+  " sorting needle_multi_key needle_multi_value needle_multi_query variable_tracking"
+  " common_words chained_lookup"
 ).split()
 
 
@@ -130,8 +131,8 @@ class ByHandTest(parameterized.TestCase):
   def test_needle(self):
     text = b"One. Two three. Four"
     for share, place in ((0.0, 0), (0.1, 0), (0.3, 5), (0.6, 16), (1.0, 16)):
-      self.assertEqual(needle._boundary(text, share), place)
-    self.assertEqual(needle._boundary(b"a\nbcd", 0.5), 2)
+      self.assertEqual(haystack.boundary(text, share), place)
+    self.assertEqual(haystack.boundary(b"a\nbcd", 0.5), 2)
     name, code = [ord(c) for c in "ab"], [ord(c) for c in "407"]
     got = needle.example(
       dealt(name, code),
@@ -386,7 +387,7 @@ class FromTokensTest(parameterized.TestCase):
     texts = {split: f"{split} says. ".encode() * 40 for split in data.SPLITS}
     corpus = mock.Mock()
     corpus.source = lambda split: mock.Mock(bytes=np.frombuffer(texts[split], np.uint8))
-    with mock.patch.object(needle.data, "load", return_value=corpus) as load:
+    with mock.patch.object(haystack.data, "load", return_value=corpus) as load:
       task = needle.task(corpus="kjv", cache_dir="here", length=120)
       load.assert_not_called()  # before an example is asked for
       for split in data.SPLITS:

@@ -17,26 +17,19 @@ drawn from a few words and need no package: "The old baker followed the quiet ri
 corpus is prepared in `cache_dir` on first use.
 
 The accuracy is that of single digits, 0.1 by chance. Literature: grids of T by `depth`,
-a cell right if all its digits are. `length` and `depth` make one cell. Not here: the
-grid, and the evaluation of a run at lengths other than that of its training.
+a cell right if all its digits are. `length` and `depth` make one cell, and
+`experiments.frontier` the grid of a trained run; with `test_length` the split test is
+longer than what a run was trained on. Not here: RULER's codes of words and of 32
+hexadecimal digits.
 """
 
 import functools
-import re
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
-from experiments import data
-from experiments.data import generated
+from experiments.data import generated, haystack
 from experiments.data.generated import Example
-from experiments.data.task import SPLITS, Task, check_least
-
-CORPORA = ("sentences", "kjv", "enwiki", "stdlib")
-_KINDS = b"old young quiet small great green grey kind proud slow".split()
-_NAMES = b"baker river king horse garden ship mountain teacher stone bird".split()
-_DEEDS = b"followed saw found left heard crossed remembered carried".split()
+from experiments.data.task import SPLITS, Task
 
 
 def task(
@@ -47,28 +40,26 @@ def task(
   depth: float = -1.0,
   corpus: str = "sentences",
   cache_dir: str = "",
+  test_length: int = 0,  # of the split test; 0 is `length`
   examples: int = 100_000,  # of the split train
   held_out: int = 1_000,  # of each other split
   seed: int = 0,
 ) -> Task:
   """Returns the task; ValueError if the needle and its question do not fit."""
-  check_least(letters=(letters, 1), digits=(digits, 1))
-  if corpus not in CORPORA:
-    raise ValueError(f"corpus = {corpus!r}; it must be one of {', '.join(CORPORA)}")
-  if depth != -1 and not 0 <= depth <= 1:
-    raise ValueError(f"depth = {depth}; it must be from 0 to 1, or -1 to draw it")
-  shortest = 2 * (len(_said(b"", b"")) + letters + digits) - 2
-  if length < shortest:
-    raise ValueError(
-      f"length = {length}; a needle and a question of {letters} letters and {digits}"
-      f" digits have {shortest} bytes"
-    )
+  haystack.check(letters=letters, digits=digits, depth=depth, corpus=corpus)
+  shortest = 2 * (len(haystack.said(b"", b"")) + letters + digits) - 2
+  lengths = generated.lengths(length, test_length)
+  for one in lengths.values():
+    if one < shortest:
+      raise ValueError(
+        f"length = {one}; a needle and a question of {letters} letters and {digits}"
+        f" digits have {shortest} bytes"
+      )
 
   def make(split: str) -> generated.Make:
-    hay = _sentences if corpus == "sentences" else _text(corpus, cache_dir, split)
-    return functools.partial(
-      example, hay=hay, length=length, letters=letters, digits=digits, depth=depth
-    )
+    hay = haystack.source(corpus, cache_dir, split)
+    sizes = {"letters": letters, "digits": digits, "depth": depth}
+    return functools.partial(example, hay=hay, length=lengths[split], **sizes)
 
   return generated.task(
     "needle",
@@ -84,7 +75,7 @@ def task(
 def example(
   rng: np.random.Generator,
   *,
-  hay: Callable[[np.random.Generator, int], bytes],
+  hay: haystack.Hay,
   length: int,
   letters: int,
   digits: int,
@@ -94,53 +85,10 @@ def example(
   name = bytes(rng.integers(ord("a"), ord("z") + 1, letters, dtype=np.uint8))
   code = bytes(rng.integers(ord("0"), ord("9") + 1, digits, dtype=np.uint8))
   share = rng.random() if depth == -1 else depth
-  needle = _said(name, code)
+  needle = haystack.said(name, code)
   end = b"\n" + needle[: -len(b". ") - 1]  # and all digits but the last
   text = hay(rng, length - len(needle) - len(end))
-  place = _boundary(text, share)
-  whole = text[:place] + needle + text[place:] + end
+  whole = haystack.inserted(text, [(haystack.boundary(text, share), needle)]) + end
   labels = np.full(length, -1, np.int32)
   labels[-digits:] = np.frombuffer(code, np.uint8)
   return {"tokens": np.frombuffer(whole, np.uint8).astype(np.int32), "labels": labels}
-
-
-def _said(name: bytes, code: bytes) -> bytes:
-  return b"The code of %s is %s. " % (name, code)
-
-
-def _boundary(text: bytes, share: float) -> int:
-  """Returns the beginning of a sentence nearest to this share of the text."""
-  places = [0, *(found.end() for found in re.finditer(rb"\. |\n", text))]
-  return min(places, key=lambda place: abs(place - share * len(text)))
-
-
-def _sentences(rng: np.random.Generator, size: int) -> bytes:
-  """Draws sentences; the last is cut."""
-  places, text = (_KINDS, _NAMES, _DEEDS, _KINDS, _NAMES), b""
-  while len(text) < size:
-    drawn = rng.integers([len(words) for words in places])
-    words = [words[i] for words, i in zip(places, drawn)]
-    text += b"The %s %s %s the %s %s. " % tuple(words)
-  return text[:size]
-
-
-def _text(
-  corpus: str, cache_dir: str, split: str
-) -> Callable[[np.random.Generator, int], bytes]:
-  """Returns the function that cuts `size` bytes out of a split of a corpus."""
-
-  @functools.cache
-  def whole() -> np.ndarray:
-    source: Any = data.load(corpus, {"cache_dir": cache_dir}).source(split)
-    return source.bytes
-
-  def cut(rng: np.random.Generator, size: int) -> bytes:
-    text = whole()
-    if size > text.size:
-      raise ValueError(
-        f"a haystack of {size} bytes; {corpus}, split {split} has {text.size}"
-      )
-    first = int(rng.integers(text.size - size + 1))
-    return text[first : first + size].tobytes()
-
-  return cut
