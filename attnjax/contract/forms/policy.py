@@ -31,14 +31,16 @@ cache keeps all keys: what later queries of a layer see does not depend on what 
 the prompt saw.
 
 A policy counts what it reads by `reads(places, layers)`: the keys that a query at that
-many places reads in all layers, and what it reads to choose them, in keys.
+many places reads in all layers, and what it reads to choose them, in keys. It may take
+its budget as a share of a row's keys, by `of_fraction`, see `Budgeted`: comparisons at
+equal budgets, such as `experiments.frontier`, need no other option of it.
 """
 
 from typing import Any, Protocol
 
 from jaxtyping import Array, Float, Int
 
-from attnjax.contract import policy_checks, prefill_checks
+from attnjax.contract import budget_checks, policy_checks, prefill_checks
 from attnjax.core.masks import Mask
 from attnjax.core.policies import Choice, News, Past
 
@@ -110,4 +112,36 @@ class Prefill(Protocol):
     ...
 
 
-CHECKS = (*policy_checks.POLICIES, *prefill_checks.PREFILL)
+class Budgeted(Protocol):
+  """A cache policy whose budget can be a share of a row's keys."""
+
+  def of_fraction(self, fraction: float, length: int) -> Any:
+    """Returns the policy with a budget, its other options kept.
+
+    A query at `length` places reads at most fraction * length keys in a layer that
+    chooses, or 1 if that is less, and all keys with a fraction of 1. Units such as
+    pages become smaller where the budget would hold few of them.
+
+    Args:
+      fraction: above 0, at most 1; see `attnjax.core.budgets`.
+      length: places of a row, prompt and decoded tokens together.
+
+    Raises:
+      ValueError: if one is out of its range.
+    """
+    ...
+
+  def prompt_reads(self, places: int, layers: int) -> tuple[float, float]:
+    """Returns pairs of a query and a key in a prompt: attended to, and to choose.
+
+    In all layers, for a prompt of that many places. A policy without it, and without
+    `prefill`, has places (places + 1) / 2 of them in each layer.
+    """
+    ...
+
+
+CHECKS = (
+  *policy_checks.POLICIES,
+  *prefill_checks.PREFILL,
+  *budget_checks.BUDGETS,
+)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from attnjax.contract import check_options
+from attnjax.core import budgets
 from attnjax.core.policies import Choice, News, Past
 from attnjax.variants.decode.delta import pages as paging
 from attnjax.variants.decode.delta.placement import spread_layers
@@ -61,6 +62,18 @@ class Policy:
     """Returns the policy with its layers of full attention in a model."""
     found = self.full_layers or spread_layers(layers)
     return dataclasses.replace(self, full_layers=found, layers=layers)
+
+  def of_fraction(self, fraction: float, length: int) -> "Policy":
+    """Returns the policy with pages that hold a share of a row's keys.
+
+    Pages become smaller where there would be fewer than four; the recent ones keep
+    their share of them.
+    """
+    keys = budgets.keys(fraction, length)
+    page = min(self.page, max(keys // 4, 1))
+    pages = -(-length // page) if fraction == 1 else keys // page
+    recent = max(pages * self.recent_pages // self.pages, 1)
+    return dataclasses.replace(self, page=page, pages=pages, recent_pages=recent)
 
   @property
   def selection_layers(self) -> tuple[int, ...]:

@@ -6,6 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from attnjax.core import budgets
 from attnjax.core.policies import Choice, News, Past
 from attnjax.variants.decode.kinetics import selection
 
@@ -45,6 +46,23 @@ class Policy:
     if missing:
       raise ValueError(f"dense_layers {missing} of a model of {layers} layers")
     return self
+
+  def of_fraction(self, fraction: float, length: int) -> "Policy":
+    """Returns the policy with blocks and tokens that are a share of a row's keys.
+
+    The local tokens keep their share of the budget. Blocks become smaller where they
+    would be more than a sixteenth of it, and so do the first tokens.
+    """
+    keys = budgets.keys(fraction, length)
+    block, sink = min(self.block, max(keys // 16, 1)), min(self.sink, keys // 16)
+    whole = self.sink + self.local + self.blocks * self.block
+    local = max(keys * self.local // whole, 1)
+    # The last tokens that fill no block are read as well.
+    blocks = (keys - sink - local - (block - 1)) // block
+    if fraction == 1:
+      blocks = -(-length // block)
+    sizes = {"block": block, "sink": sink, "local": local, "blocks": max(blocks, 0)}
+    return dataclasses.replace(self, **sizes)
 
   def init(self, batch: int, length: int, heads: int, size: int, dtype: Any) -> Any:
     """Returns the sums of the keys of each block, float32 (B, P, K, H)."""
