@@ -26,6 +26,7 @@ class KeyValueCache:
     segment_ids: int32, (B, L), -1 where nothing is written or the token is padding.
     length: int32, (), the number of tokens written so far, in every row.
     layer: int32, (), or None: see `of_layer`.
+    queries: N, the query heads of the layer; 0 if it does not tell.
   """
 
   keys: Any
@@ -33,10 +34,17 @@ class KeyValueCache:
   segment_ids: Any
   length: Any
   layer: Any = None
+  queries: int = dataclasses.field(default=0, metadata={"static": True})
 
   @classmethod
   def empty(
-    cls, batch: int, length: int, k: tuple[int, int], v: tuple[int, int], dtype
+    cls,
+    batch: int,
+    length: int,
+    k: tuple[int, int],
+    v: tuple[int, int],
+    dtype,
+    queries: int = 0,
   ):
     """Returns an empty cache with room for `length` tokens of k (K, H) and v (K, V)."""
     return cls(
@@ -44,6 +52,7 @@ class KeyValueCache:
       values=jnp.zeros((batch, length, *v), dtype),
       segment_ids=jnp.full((batch, length), -1, jnp.int32),
       length=jnp.zeros((), jnp.int32),
+      queries=queries,
     )
 
   @property
@@ -85,6 +94,7 @@ class KeyValueCache:
       segment_ids=write(self.segment_ids, segment_ids, self.length, axis=1),
       length=self.length + T,
       layer=self.layer,
+      queries=self.queries,
     )
 
   def _own(self, x: Array) -> Array:

@@ -51,12 +51,14 @@ class News:
     q: (B, T, N, H).
     k: (B, T, K, H).
     places: int32, (B, T), logical; L for padding and tokens of documents that are over.
+    live: bool, (B, T), whether a token has a place.
     fresh: bool, (B,), whether a document began, so that place 0 is new.
   """
 
   q: Any
   k: Any
   places: Any
+  live: Any
   fresh: Any
 
 
@@ -152,7 +154,8 @@ class PolicyCache(KeyValueCache):
     slots = self.slots.at[jnp.arange(B)[:, None], places].set(
       jnp.broadcast_to(slot, (B, T)), mode="drop"
     )
-    own = self.policy.observe(self.own, News(q, k, jnp.minimum(places, L), fresh))
+    news = News(q, k, jnp.minimum(places, L), places < L, fresh)
+    own = self.policy.observe(self.own, news)
     new: dict[str, Any] = {"slots": slots, "count": count, "document": document}
     after = dataclasses.replace(self, **_fields(tokens), **new, own=own)
     return after, Past(tokens, slots, count, ids[:, -1] >= 0)
@@ -211,6 +214,8 @@ def under(policy: Any, cache: Any, *, prompt: int | None = None) -> Any:
 
 def _started(policy, tokens: KeyValueCache, prompt) -> PolicyCache:
   B, L, K, H = tokens.k.shape
+  if hasattr(policy, "grouped"):
+    policy = policy.grouped(tokens.queries // K)
   return PolicyCache(
     **_fields(tokens),
     policy=policy,

@@ -48,15 +48,25 @@ def check_decodes(form: str) -> None:
 
 
 def empty_cache(
-  form: str, batch: int, length: int, heads: int, size: int, dtype
+  form: str, batch: int, length: int, heads: int, size: int, dtype, queries: int = 0
 ) -> KeyValueCache:
   """Returns a cache with room for `length` tokens of keys and values (heads, size).
+
+  Args:
+    form: of the layer.
+    batch: B.
+    length: L.
+    heads: K, of keys and values.
+    size: H.
+    dtype: of keys and values.
+    queries: N, for cache policies that keep queries; 0 if the layer does not tell.
 
   Raises:
     NotImplementedError: if tokens also see later ones, so that no step is possible.
   """
   check_decodes(form)
-  return KeyValueCache.empty(batch, length, (heads, size), (heads, size), dtype)
+  shape = heads, size
+  return KeyValueCache.empty(batch, length, shape, shape, dtype, queries)
 
 
 def step(

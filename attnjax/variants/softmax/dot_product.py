@@ -130,7 +130,8 @@ class Layer(nnx.Module):
       rngs=rngs,
     )
     self.out = projections.output(heads, size, dim, bias=out_bias, rngs=rngs)
-    self.form, self.kv_heads, self.size, self.impl = form, kv_heads, size, impl
+    self.form, self.size, self.impl = form, size, impl
+    self.heads, self.kv_heads = heads, kv_heads
 
   @property
   def refuses(self) -> dict[str, str]:
@@ -163,7 +164,7 @@ class Layer(nnx.Module):
   def init_cache(self, batch: int, length: int, dtype=jnp.float32) -> KeyValueCache:
     """Returns an empty cache with room for `length` tokens."""
     return self_attention.empty_cache(
-      self.form, batch, length, self.kv_heads, self.size, dtype
+      self.form, batch, length, self.kv_heads, self.size, dtype, self.heads
     )
 
   def step(

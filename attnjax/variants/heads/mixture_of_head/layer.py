@@ -107,7 +107,7 @@ class Layer(nnx.Module):
     )
     self.out = projections.output(heads, size, dim, bias=out_bias, rngs=rngs)
     self.form, self.impl, self.capacity = form, impl, capacity
-    self.kv_heads, self.size = kv_heads, size
+    self.heads, self.kv_heads, self.size = heads, kv_heads, size
 
   @property
   def drops(self) -> bool:
@@ -172,7 +172,7 @@ class Layer(nnx.Module):
     if self.drops:
       raise NotImplementedError(f"capacity = {self.capacity} does not decode: {_DROPS}")
     return self_attention.empty_cache(
-      self.form, batch, length, self.kv_heads, self.size, dtype
+      self.form, batch, length, self.kv_heads, self.size, dtype, self.heads
     )
 
   def step(

@@ -175,7 +175,7 @@ class Layer(nnx.Module):
       NotImplementedError: if the form does not decode.
     """
     return self_attention.empty_cache(
-      self.form, batch, length, self.heads, self.size, dtype
+      self.form, batch, length, self.heads, self.size, dtype, self.heads
     )
 
   def step(

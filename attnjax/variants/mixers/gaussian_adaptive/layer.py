@@ -142,7 +142,10 @@ class Layer(nnx.Module):
   def init_cache(self, batch: int, length: int, dtype: Any = jnp.float32) -> Any:
     """Returns an empty cache of keys and values; alone the last document's id."""
     if self.qkv is not None:
-      return self_attention.empty_cache(self.form, batch, length, *self.shape, dtype)
+      heads, size = self.shape
+      return self_attention.empty_cache(
+        self.form, batch, length, heads, size, dtype, heads
+      )
     self_attention.check_decodes(self.form)
     return RecurrentCache((), jnp.full((batch,), -1, jnp.int32))
 

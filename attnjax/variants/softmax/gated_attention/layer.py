@@ -67,7 +67,7 @@ class Layer(nnx.Module):
       None if gate == "none" else Gate(dim, shape, bias=qkv_bias, **options, rngs=rngs)
     )
     self.form, self.gate_at, self.impl = form, gate_at, impl
-    self.kv_heads, self.size = kv_heads, size
+    self.heads, self.kv_heads, self.size = heads, kv_heads, size
 
   @property
   def refuses(self) -> dict[str, str]:
@@ -111,7 +111,7 @@ class Layer(nnx.Module):
   def init_cache(self, batch: int, length: int, dtype=jnp.float32) -> KeyValueCache:
     """Returns an empty cache with room for `length` tokens."""
     return self_attention.empty_cache(
-      self.form, batch, length, self.kv_heads, self.size, dtype
+      self.form, batch, length, self.kv_heads, self.size, dtype, self.heads
     )
 
   def step(
