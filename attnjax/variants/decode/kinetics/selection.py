@@ -7,9 +7,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from attnjax.contract import Case, check_known
-from attnjax.variants.softmax import dot_product
+from attnjax.ops import chosen_keys
 
 IMPLEMENTATIONS = ("reference", "xla")
+attend_places = chosen_keys.attend
 
 
 def block_scores(
@@ -130,31 +131,8 @@ def attend(
   P = max((S - sink) // block, 0)
   pooled = k[:, sink : sink + P * block].reshape(B, P, block, K, H)
   scores = block_scores(q, pooled.astype(jnp.float32).mean(axis=2))
-  return attend_places(q, k, v, *select_blocks(scores, lengths, **given))
-
-
-def attend_places(
-  q: Float[Array, "B N H"],
-  k: Float[Array, "B S K H"],
-  v: Float[Array, "B S K V"],
-  places: Int[Array, "B K M"],
-  real: Bool[Array, "B K M"],
-) -> Float[Array, "B N V"]:
-  """Computes attention of one new token a row to the places of each key head.
-
-  Args:
-    q: queries.
-    k: keys; K divides N.
-    v: values.
-    places: each once.
-    real: which of them count.
-  """
-  (B, S, K, _), N = k.shape, q.shape[1]
-  places = jnp.minimum(places, S - 1)
-  rows, heads = jnp.arange(B)[:, None, None], jnp.arange(K)[:, None]
-  k, v = (x[rows, places, heads].swapaxes(1, 2) for x in (k, v))
-  mask = jnp.repeat(real[:, :, None], N // K, axis=1)
-  return dot_product.attend(q[:, None], k, v, mask=mask, impl="xla")[:, 0]
+  chosen = select_blocks(scores, lengths, **given)
+  return attend_places(q, k, v, *chosen, impl="xla")
 
 
 def reference(q, k, v, *, lengths, blocks=64, block=16, local=256, sink=4):
