@@ -1,12 +1,17 @@
 """Decoding under a cache policy: the policy by its name, and logits of given rows.
 
-A policy's name is that of a system of the form "policy", its options after a colon:
+A policy's name is that of a system of the form "policy", its options after a colon. Of
+a system with several policies it is <system>.<policy>, or the policy's name alone if no
+system and no other policy has it:
 
   full                             no policy: every query sees all keys
   delta                            the defaults of the system
   delta:pages=64,full_layers=0+2   its options; the elements of a tuple between +
+  sparse_frontier.quest            one of a system's policies
+  quest:budget=64                  likewise
 """
 
+import collections
 import dataclasses
 from typing import Any
 
@@ -22,11 +27,30 @@ FULL = "full"
 
 def names() -> tuple[str, ...]:
   """Returns the names of all policies."""
-  return FULL, *filter(_chooses, contract.systems())
+  return FULL, *_known()
 
 
-def _chooses(slug: str) -> bool:
-  return slug in contract.systems() and "policy" in contract.load(slug).FORMS
+def _known() -> dict[str, type]:
+  """Returns all policies by their names, short ones that are unique among them."""
+  found: dict[str, type] = {}
+  for slug in contract.systems():
+    found |= _of_system(slug)
+  short = collections.Counter(name.rpartition(".")[2] for name in found)
+  taken = {FULL, *contract.systems()}
+  for name, kind in tuple(found.items()):
+    last = name.rpartition(".")[2]
+    if short[last] == 1 and last not in taken:
+      found[last] = kind
+  return found
+
+
+def _of_system(slug: str) -> dict[str, type]:
+  """Returns the policies of a system, none if it is of another form or unknown."""
+  if slug not in contract.systems():
+    return {}
+  module = contract.load(slug)
+  kinds: Any = contract.form("policy").kinds
+  return kinds(slug, module) if "policy" in module.FORMS else {}
 
 
 def policy(text: str) -> Any:
@@ -35,20 +59,22 @@ def policy(text: str) -> Any:
   Raises:
     ValueError: for an unknown name, option or value.
   """
-  slug, _, options = text.partition(":")
-  if slug != FULL and not _chooses(slug):
-    check_known("policy", slug, names())
-  if slug == FULL:
+  name, _, options = text.partition(":")
+  if name == FULL:
     if options:
       raise ValueError(f"policy {FULL!r} has no options: {options!r}")
     return None
-  kind = contract.load(slug).Policy
+  known = _of_system(name.partition(".")[0])  # few policies need all systems
+  if name not in known:
+    known = _known()
+    check_known("policy", name, (FULL, *known))
+  kind = known[name]
   defaults = {field.name: field.default for field in dataclasses.fields(kind)}
   given = {}
   for part in filter(None, options.split(",")):
-    name, _, value = part.partition("=")
-    check_known(f"option of {slug}", name, defaults)
-    given[name] = _value(name, value, defaults[name])
+    option, _, value = part.partition("=")
+    check_known(f"option of {name}", option, defaults)
+    given[option] = _value(option, value, defaults[option])
   return kind(**given)
 
 

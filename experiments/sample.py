@@ -2,6 +2,7 @@
 
 python -m experiments.sample --workdir runs/lm --prompt "In the beginning"
 python -m experiments.sample --workdir runs/lm --policy delta:pages=64
+python -m experiments.sample --workdir runs/lm --policy quest:budget=64
 """
 
 import argparse
@@ -33,8 +34,8 @@ def main(argv: list[str] | None = None) -> int:
   parser.add_argument(
     "--policy",
     default=decoding.FULL,
-    help="which keys tokens after the prompt see: full, or a system of the form policy,"
-    " its options after a colon: delta:pages=64,recent_pages=8",
+    help="which keys tokens see: full, or a policy, its options after a colon:"
+    " delta:pages=64,recent_pages=8 or quest:budget=64; see experiments.decoding",
   )
   flags = parser.parse_args(argv)
   prompt, policy = _checked(flags)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import types
 from unittest import mock
 
 import jax
@@ -25,7 +26,13 @@ class _Options:
   kind: str = "sum"
 
 
-_MODULE = mock.Mock(Policy=_Options, FORMS=("policy",))
+def _module(**parts):
+  made = types.ModuleType("a_system")
+  vars(made).update(FORMS=("policy",), **parts)
+  return made
+
+
+_MODULE = _module(Policy=_Options)
 
 
 @mock.patch.object(contract, "load", lambda slug: _MODULE)
@@ -46,6 +53,41 @@ class NamesTest(parameterized.TestCase):
   def test_what_is_refused(self, text, message):
     with self.assertRaisesRegex(ValueError, message):
       decoding.policy(text)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Two(_Options):
+  pass
+
+
+def _several(**modules):
+  """Returns patches of the register: systems with these policies."""
+  made = {slug: _module(**parts) for slug, parts in modules.items()}
+  systems = mock.patch.object(contract, "systems", lambda: {s: s for s in made})
+  return systems, mock.patch.object(contract, "load", made.get)
+
+
+class SeveralTest(absltest.TestCase):
+  def test_policies_of_a_system_have_its_name_or_their_own(self):
+    one = {"POLICIES": {"pages": _Options, "tokens": _Two, "halo": _Two}}
+    two = {"POLICIES": {"tokens": _Options}}
+    systems, load = _several(many=one, few=two, halo={"Policy": _Options})
+    with systems, load:
+      self.assertEqual(decoding.policy("many.pages:keys=7"), _Options(7))
+      self.assertEqual(decoding.policy("pages:keys=7"), _Options(7))
+      self.assertEqual(decoding.policy("many.tokens"), _Two())
+      self.assertEqual(decoding.policy("few.tokens"), _Options())
+      self.assertEqual(decoding.policy("halo"), _Options())
+      self.assertEqual(decoding.policy("many.halo"), _Two())
+      for text in ("tokens", "many", "many.page", "page"):
+        with self.assertRaisesRegex(ValueError, f"unknown policy '{text}'"):
+          decoding.policy(text)
+      with self.assertRaisesRegex(ValueError, "mean pages.*There are.*many.pages"):
+        decoding.policy("page")
+      with self.assertRaisesRegex(ValueError, "option of many.pages 'key'"):
+        decoding.policy("many.pages:key=1")
+      want = ("full", "many.pages", "many.tokens", "many.halo", "few.tokens", "halo")
+      self.assertEqual(decoding.names(), (*want, "pages"))
 
 
 class DecodingTest(absltest.TestCase):

@@ -57,7 +57,7 @@ def chooses_places_once(subject: Subject) -> None:
 @functools.partial(jax.jit, static_argnums=0)
 def _choices(policy, q, k, ids):
   held = (runs.GROUPS, runs.SIZE), (runs.GROUPS, runs.SIZE)
-  tokens = KeyValueCache.empty(len(ids), runs.ROW, *held, jnp.float32)
+  tokens = KeyValueCache.empty(len(ids), runs.ROW, *held, jnp.float32, runs.HEADS)
   cache = dataclasses.replace(policies.under(policy, tokens), policy=policy)
   cache, past = cache.appended(q, k, k, ids)
   shared, choices = policy.start(len(ids), runs.ROW), []
@@ -75,12 +75,14 @@ def _chosen(policy, q, k, ids):
 def covers_the_row(subject: Subject) -> None:
   """Checks that a covering policy gives the whole cache's results, a tiny one not."""
   tokens, _ = runs.rows()
-  want = runs.by_token(None, tokens)
-  got = runs.by_token(runs.made(subject, "COVERING"), tokens, 0)
-  np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+  want, covering = runs.by_token(None, tokens), runs.made(subject, "COVERING")
+  prompts = (0,) if policy_prefill.chooses(covering) else (0, runs.PROMPT)
+  for prompt in prompts:
+    got = runs.by_token(covering, tokens, prompt)
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
   if _decodes_densely(subject):
     return
-  left = runs.by_token(runs.made(subject, "POLICY"), tokens, 0)
+  left = runs.by_token(runs.made(subject, "POLICY"), tokens, prompts[-1])
   far = jnp.abs(left - want).max()
   require(far > 1e-3, f"{subject.module.POLICY} leaves no key out")
 
@@ -107,16 +109,16 @@ def decodes_by_any_cut(subject: Subject) -> None:
 def skips_padding_and_separates_documents(subject: Subject) -> None:
   """Checks that a padded row of two documents is decoded as each of them alone."""
   policy, (tokens, context) = runs.made(subject, "POLICY"), runs.rows()
-  want = runs.by_token(policy, tokens, 0)
   ids = np.where(context["valid"], context["segment_ids"], -1)[0]
-  row, parts = np.array(tokens), []
-  for number in (0, 1):
-    where = np.flatnonzero(ids == number)
+  places, row = [np.flatnonzero(ids == number) for number in (0, 1)], np.array(tokens)
+  for number, where in enumerate(places):
     row[0, where] = tokens[number, : len(where)]
-    parts.append((where, want[number, : len(where)]))
-  got = runs.by_token(policy, jnp.asarray(row), 0, **context)
-  for where, alone in parts:
-    close(got[0, where], alone)
+  # A prompt that ends within the first document, and one within the second.
+  for prompt in (0,) if policy_prefill.chooses(policy) else (0, 7, 16):
+    got = runs.by_token(policy, jnp.asarray(row), prompt, **context)
+    for number, where in enumerate(places):
+      alone = runs.by_token(policy, tokens, int((where < prompt).sum()))
+      close(got[0, where], alone[number, : len(where)], f"a prompt of {prompt}")
 
 
 def keeps_a_cache_of_arrays(subject: Subject) -> None:
@@ -161,7 +163,12 @@ def counts_what_it_reads(subject: Subject) -> None:
 
 
 def decoded(subject: Subject) -> list[jax.Array]:
-  """Returns the logits of rows that are decoded under the small policy."""
+  """Returns the logits of rows that are decoded under each small policy."""
+  each = [Subject(one, subject.form) for one in runs.parts(subject.module).values()]
+  return [row for one in each for row in _decoded(one)]
+
+
+def _decoded(subject: Subject) -> list[jax.Array]:
   policy, (tokens, context) = runs.made(subject, "POLICY"), runs.rows()
   if policy_prefill.chooses(policy):
     rows = [runs.as_prompt(policy, tokens, **given) for given in ({}, context)]

@@ -1,6 +1,8 @@
 """A tiny language model, rows of it and ways to decode them, for checks of policies."""
 
 import functools
+import types
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -14,6 +16,35 @@ from attnjax.core import policies
 
 ROW, PROMPT, LAYERS = 24, 9, 3
 VOCAB, HEADS, GROUPS, SIZE = 13, 4, 2, 4
+
+
+@functools.cache
+def parts(module: types.ModuleType) -> dict[str, types.ModuleType]:
+  """Returns the policies of a system by name, each as a system of one policy."""
+  if not hasattr(module, "POLICIES"):
+    return {"": module}
+  found = {}
+  for name, kind in module.POLICIES.items():
+    own = types.ModuleType(f"{module.__name__}.{name}")
+    options = {part: getattr(module, part)[name] for part in ("POLICY", "COVERING")}
+    vars(own).update(Policy=kind, **options)
+    found[name] = own
+  return found
+
+
+def of_each(check: Callable[[Subject], None]) -> Callable[[Subject], None]:
+  """Returns a check of all policies of a system."""
+
+  @functools.wraps(check)
+  def every(subject: Subject) -> None:
+    for name, module in parts(subject.module).items():
+      try:
+        check(Subject(module, subject.form))
+      except Exception as error:
+        error.add_note(f"the policy {name or 'Policy'} of {subject.module.__name__}")
+        raise
+
+  return every
 
 
 def made(subject: Subject, options: str) -> Any:

@@ -7,6 +7,9 @@ A system's module has
   POLICY    options of a tiny Policy that leaves keys out within 24 tokens of 3 layers
   COVERING  those of one whose capacity is 24 tokens or more, also in a prompt
 
+or, if it has several policies, POLICIES, a dict of their names and classes; POLICY and
+COVERING are then dicts of these names and of options.
+
   cache = attnjax.policies.under(Policy(...), model.init_cache(batch, length))
   logits, cache = model.step(prompt, cache)
   logits, cache = model.step(token, cache)
@@ -36,11 +39,12 @@ its budget as a share of a row's keys, by `of_fraction`, see `Budgeted`: compari
 equal budgets, such as `experiments.frontier`, need no other option of it.
 """
 
+from types import ModuleType
 from typing import Any, Protocol
 
 from jaxtyping import Array, Float, Int
 
-from attnjax.contract import budget_checks, policy_checks, prefill_checks
+from attnjax.contract import budget_checks, policy_checks, policy_runs, prefill_checks
 from attnjax.core.masks import Mask
 from attnjax.core.policies import Choice, News, Past
 
@@ -83,6 +87,21 @@ class Policy(Protocol):
 
   def reads(self, places: int, layers: int) -> tuple[float, float]:
     """Returns keys that a query reads in all layers: attended to, and to choose."""
+    ...
+
+
+class Grouped(Protocol):
+  """A cache policy that keeps queries: it is told how many heads they have."""
+
+  def grouped(self, group: int) -> Any:
+    """Returns the policy for a layer, before `init`.
+
+    Args:
+      group: N / K, query heads for each key head; 0 if the layer's cache does not tell.
+
+    Raises:
+      NotImplementedError: if it does not, and the policy cannot do without.
+    """
     ...
 
 
@@ -140,8 +159,15 @@ class Budgeted(Protocol):
     ...
 
 
-CHECKS = (
-  *policy_checks.POLICIES,
-  *prefill_checks.PREFILL,
-  *budget_checks.BUDGETS,
-)
+def kinds(slug: str, module: ModuleType) -> dict[str, type]:
+  """Returns the classes of a system's policies: {slug: Policy}, or POLICIES.
+
+  The names of POLICIES get the slug before them: {"sparse_frontier.quest": Quest, ...}.
+  """
+  if hasattr(module, "POLICIES"):
+    return {f"{slug}.{name}": kind for name, kind in module.POLICIES.items()}
+  return {slug: module.Policy}
+
+
+_ALL = *policy_checks.POLICIES, *prefill_checks.PREFILL, *budget_checks.BUDGETS
+CHECKS = tuple(map(policy_runs.of_each, _ALL))
