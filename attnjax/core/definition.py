@@ -125,7 +125,9 @@ def documents(
 
 
 def best(
-  scores: Float[Array, "..."], allowed: Bool[Array, "..."], count: int
+  scores: Float[Array, "..."],
+  allowed: Bool[Array, "..."],
+  count: int | Int[Array, "..."],
 ) -> Bool[Array, "..."]:
   """Returns whether a token has fewer than `count` allowed ones before it in rank.
 

@@ -60,9 +60,17 @@ def top(
 
 
 def kept(
-  scores: Float[Array, "... S"], allowed: Bool[Array, "... S"], count: int
+  scores: Float[Array, "... S"],
+  allowed: Bool[Array, "... S"],
+  count: int | Int[Array, "..."],
 ) -> Bool[Array, "... S"]:
-  """Returns whether a token is among the `count` best of those that are allowed."""
+  """Returns whether a token is among the `count` best of those that are allowed.
+
+  Args:
+    scores: of the tokens.
+    allowed: which of them may be taken; it broadcasts.
+    count: how many, at most; an array broadcasts to (..., 1).
+  """
   scores = jax.lax.stop_gradient(jnp.where(allowed, scores, -jnp.inf))
   order = jnp.argsort(-scores, axis=-1, stable=True)
   return (jnp.argsort(order, axis=-1) < count) & (scores > -jnp.inf)

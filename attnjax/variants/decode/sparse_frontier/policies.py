@@ -1,0 +1,265 @@
+"""The cache policies of decoding: Quest, SnapKV and Ada-SnapKV."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from attnjax.core.policies import Choice, News, Past
+from attnjax.variants.decode.sparse_frontier import compression, pages
+
+
+@dataclasses.dataclass(frozen=True)
+class Quest:
+  """Quest as a cache policy; see `attnjax.contract.forms.policy`.
+
+  Attributes:
+    budget: tokens of the chosen pages before the current one.
+    page: tokens of a page.
+    share_pages: whether the query heads of a key head share their pages.
+  """
+
+  budget: int = 1024
+  page: int = 16
+  share_pages: bool = True
+
+  def __post_init__(self):
+    pages.of_budget(self.budget, self.page)
+
+  def fitted(self, layers: int) -> "Quest":
+    """Returns the policy: it fits every model."""
+    del layers
+    return self
+
+  def init(self, batch: int, length: int, heads: int, size: int, dtype: Any) -> Any:
+    """Returns the least and the greatest keys of each page, (B, P, K, H)."""
+    shape = batch, -(-length // self.page), heads, size
+    return jnp.full(shape, jnp.inf, dtype), jnp.full(shape, -jnp.inf, dtype)
+
+  def start(self, batch: int, length: int) -> Any:
+    """Returns nothing: layers choose alone."""
+    del batch, length
+    return ()
+
+  def observe(self, own: Any, news: News) -> Any:
+    """Returns the extremes with the keys of new tokens."""
+    low, high = own
+    begins = news.fresh[:, None, None, None]
+    low, high = jnp.where(begins, jnp.inf, low), jnp.where(begins, -jnp.inf, high)
+    rows, k = jnp.arange(len(low))[:, None], news.k.astype(low.dtype)
+    where = jnp.where(news.live, news.places // self.page, low.shape[1])
+    low = low.at[rows, where].min(k, mode="drop")
+    return low, high.at[rows, where].max(k, mode="drop")
+
+  def choose(
+    self, q: Float[Array, "B N H"], past: Past, own: Any, shared: Any, index: Any
+  ) -> tuple[Choice, Any, Any]:
+    """Returns the places of the pages with the greatest bounds, and the current one."""
+    del index
+    scores = pages.bounds(q, *own, share_pages=self.share_pages)
+    sizes = {"pages": self.budget // self.page, "page": self.page}
+    return Choice(*pages.select_pages(scores, past.count, **sizes)), own, shared
+
+  def reads(self, places: int, layers: int) -> tuple[float, float]:
+    """Returns keys that a query reads: attended to, and the extremes of pages."""
+    before = (places - 1) // self.page
+    some = self.budget // self.page
+    if before <= some:
+      return float(layers * places), 0.0
+    left = (before - some) * self.page
+    return float(layers * (places - left)), float(2 * layers * before)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Compressed:
+  """The state of a layer whose prompt is compressed once.
+
+  Attributes:
+    queries: (B, W + 1, N, H), those of the last places, at place mod W + 1.
+    done: bool, (B,), whether the document's prompt is compressed.
+    start: int32, (B,), the number of its places.
+    kept: bool, (B, K, L), which of these places are kept.
+    count: int32, (B,), places that are taken.
+  """
+
+  queries: Any
+  done: Any
+  start: Any
+  kept: Any
+  count: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class SnapKV:
+  """SnapKV as a cache policy; see `attnjax.contract.forms.policy`.
+
+  The first token after the prompt chooses, by the queries of the last tokens before it.
+  Of a document that begins after the prompt all keys are seen.
+
+  Attributes:
+    capacity: keys of the prompt that each key head keeps.
+    window: W, last queries, whose attention chooses.
+    pool: keys over which importance is averaged, odd.
+    local: last keys, always kept.
+    first: first keys, always kept.
+    room: of the later tokens the last so many are seen, and a step takes as long as
+      capacity + room keys do; 0 for all later tokens, and a step of the whole cache's
+      length. It is ours.
+    group: query heads of a key head, N / K; 0 before `grouped`.
+  """
+
+  capacity: int = 1024
+  window: int = 256
+  pool: int = 21
+  local: int = 128
+  first: int = 4
+  room: int = 0
+  group: int = 0
+
+  def __post_init__(self):
+    sizes = self.capacity, self.window, self.pool, self.local, self.first
+    compression.check(*sizes)
+    if self.room < 0 or self.group < 0:
+      raise ValueError(f"room = {self.room}, group = {self.group}: at least 0")
+
+  def fitted(self, layers: int) -> "SnapKV":
+    """Returns the policy: it fits every model."""
+    del layers
+    return self
+
+  def grouped(self, group: int) -> "SnapKV":
+    """Returns the policy for a layer of `group` query heads for each key head.
+
+    Raises:
+      NotImplementedError: if neither the layer nor the policy tells their number.
+    """
+    if not (group or self.group):
+      raise NotImplementedError(
+        f"{type(self).__name__} keeps queries; the layer's cache does not tell how many"
+        " query heads it has, and so `group` must"
+      )
+    return dataclasses.replace(self, group=group or self.group)
+
+  def init(self, batch: int, length: int, heads: int, size: int, dtype: Any) -> Any:
+    """Returns the state before any token."""
+    none = jnp.zeros((batch,), jnp.int32)
+    return Compressed(
+      queries=jnp.zeros((batch, self.window + 1, heads * self.group, size), dtype),
+      done=jnp.zeros((batch,), bool),
+      start=none,
+      kept=jnp.zeros((batch, heads, length), bool),
+      count=none,
+    )
+
+  def start(self, batch: int, length: int) -> Any:
+    """Returns nothing: layers choose alone."""
+    del batch, length
+    return ()
+
+  def observe(self, own: Compressed, news: News) -> Compressed:
+    """Returns the state with the queries of new tokens, or of a new document."""
+    size, fresh = own.queries.shape[1], news.fresh
+    before = jnp.where(fresh, 0, own.count)
+    count = before + news.live.sum(axis=1, dtype=jnp.int32)
+    recent = news.live & (news.places >= count[:, None] - size)
+    where = jnp.where(recent, news.places % size, size)
+    queries = jnp.where(fresh[:, None, None, None], 0, own.queries)
+    rows = jnp.arange(len(where))[:, None]
+    queries = queries.at[rows, where].set(news.q.astype(queries.dtype), mode="drop")
+    return Compressed(
+      queries=queries,
+      done=own.done & ~fresh,
+      start=jnp.where(fresh, 0, own.start),
+      kept=own.kept & ~fresh[:, None, None],
+      count=count,
+    )
+
+  def choose(
+    self, q: Float[Array, "B N H"], past: Past, own: Any, shared: Any, index: Any
+  ) -> tuple[Choice, Any, Any]:
+    """Returns the kept places of the prompt, and those after it."""
+    del q, index
+    due = ~own.done & past.real
+    kept = jax.lax.cond(
+      due.any(), lambda: self._kept(past, own, past.count - 1), lambda: own.kept
+    )
+    own = dataclasses.replace(
+      own,
+      kept=jnp.where(due[:, None, None], kept, own.kept),
+      start=jnp.where(due, past.count - 1, own.start),
+      done=own.done | due,
+    )
+    return self._choice(own, past.count), own, shared
+
+  def reads(self, places: int, layers: int) -> tuple[float, float]:
+    """Returns (keys that the first query after a prompt reads in all layers, 0)."""
+    return float(layers * (min(places - 1, self.capacity) + 1)), 0.0
+
+  def _kept(self, past: Past, own: Compressed, lengths) -> Array:
+    """Returns what is kept of the first `lengths` places."""
+    places = lengths[:, None] - self.window + jnp.arange(self.window)
+    at = (places % (self.window + 1))[..., None, None]
+    queries = jnp.take_along_axis(own.queries, at, axis=1)
+    keys = jnp.take_along_axis(past.tokens.k, past.slots[..., None, None], axis=1)
+    real = jnp.arange(keys.shape[1]) < lengths[:, None]
+    keys = jnp.where(real[..., None, None], keys, 0)
+    return self._chosen(queries, keys, lengths)
+
+  def _chosen(self, queries, keys, lengths) -> Array:
+    mass = compression.importance(queries, keys, lengths, pool=self.pool)
+    sizes = {"capacity": self.capacity, "local": self.local, "first": self.first}
+    return compression.keep(mass, lengths, **sizes)
+
+  def _most(self, heads: int) -> int:
+    """Returns how many keys a key head keeps at most."""
+    del heads
+    return self.capacity
+
+  def _choice(self, own: Compressed, count) -> Choice:
+    (B, K, L), last = own.kept.shape, count[:, None, None]
+    place, start = jnp.arange(L, dtype=jnp.int32), own.start[:, None, None]
+    most = self._most(K)
+    if not self.room or most + self.room >= L:
+      seen = own.kept | (place >= start) & (place < last)
+      if self.room:
+        seen &= (place < start) | (place >= last - self.room)
+      return Choice(jnp.broadcast_to(place, (B, K, L)), seen)
+    rank = jnp.where(own.kept, jnp.cumsum(own.kept, axis=2) - 1, most)
+    rows, heads = jnp.arange(B)[:, None, None], jnp.arange(K)[:, None]
+    old = jnp.zeros((B, K, most), jnp.int32)
+    old = old.at[rows, heads, rank].set(place, mode="drop")
+    new = last - self.room + jnp.arange(self.room, dtype=jnp.int32)
+    new = jnp.broadcast_to(new, (B, K, self.room))
+    real = jnp.arange(most) < own.kept.sum(axis=2, keepdims=True)
+    places = jnp.concatenate([old, jnp.maximum(new, 0)], axis=2)
+    return Choice(places, jnp.concatenate([real, new >= start], axis=2))
+
+
+@dataclasses.dataclass(frozen=True)
+class AdaSnapKV(SnapKV):
+  """Ada-SnapKV as a cache policy: SnapKV whose key heads keep more or fewer keys.
+
+  Attributes:
+    capacity: keys that a key head keeps in the mean; the others as SnapKV's.
+    floor: share of the capacity that each key head keeps at least.
+  """
+
+  floor: float = 0.2
+
+  def __post_init__(self):
+    super().__post_init__()
+    if not 0 <= self.floor <= 1:
+      raise ValueError(f"floor = {self.floor}; it is a share of the capacity")
+
+  def _chosen(self, queries, keys, lengths) -> Array:
+    given = {"pool": self.pool, "adaptive": True}
+    mass = compression.importance(queries, keys, lengths, **given)
+    sizes = {"capacity": self.capacity, "local": self.local, "first": self.first}
+    return compression.keep_adaptive(mass, lengths, **sizes, floor=self.floor)
+
+  def _most(self, heads: int) -> int:
+    own = compression.least(self.capacity, self.local, self.first, self.floor)
+    return heads * self.capacity - (heads - 1) * own

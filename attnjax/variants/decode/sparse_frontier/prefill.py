@@ -1,0 +1,221 @@
+"""Attention of a prompt's queries to the keys that a pattern chooses for them."""
+
+import dataclasses
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from attnjax import attention
+from attnjax.contract import check_known
+from attnjax.core import masks
+from attnjax.core.policies import Choice, News, Past
+from attnjax.variants.decode.sparse_frontier import definition, patterns
+
+IMPLEMENTATIONS = ("reference", "xla")
+
+
+class AfterDense:
+  """The part of a cache policy that later queries ask: they see all keys."""
+
+  def fitted(self, layers: int) -> Any:
+    """Returns the policy: it fits every model."""
+    del layers
+    return self
+
+  def init(self, batch: int, length: int, heads: int, size: int, dtype: Any) -> Any:
+    """Returns no arrays."""
+    del batch, length, heads, size, dtype
+    return ()
+
+  def start(self, batch: int, length: int) -> Any:
+    """Returns nothing: layers choose alone."""
+    del batch, length
+    return ()
+
+  def observe(self, own: Any, news: News) -> Any:
+    """Returns no arrays."""
+    del news
+    return own
+
+  def choose(
+    self, q: Float[Array, "B N H"], past: Past, own: Any, shared: Any, index: Any
+  ) -> tuple[Choice, Any, Any]:
+    """Returns a dense choice."""
+    del q, index
+    newest = jnp.maximum(past.count - 1, 0)[:, None, None]
+    return Choice(newest, past.real[:, None, None], True), own, shared
+
+  def reads(self, places: int, layers: int) -> tuple[float, float]:
+    """Returns (keys that a query reads after the prompt, all of them; 0)."""
+    return float(layers * places), 0.0
+
+  def prefill(
+    self,
+    q: Float[Array, "B T N H"],
+    k: Float[Array, "B T K H"],
+    count: Int[Array, "B"],
+    index: Any,
+  ) -> masks.Mask:
+    """Returns what the queries of a prompt see."""
+    del index
+    return self.mask(q, k, count)
+
+  def mask(self, q: Array, k: Array, lengths: Array) -> masks.Mask:
+    """Returns what the queries of a prompt see; see `prefill`."""
+    raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True)
+class BlockSparse(AfterDense):
+  """Block-sparse attention of the prompt; see `patterns.block_sparse`.
+
+  Attributes:
+    block: tokens of a block.
+    blocks: key blocks of a query block.
+  """
+
+  block: int = 16
+  blocks: int = 64
+
+  def __post_init__(self):
+    patterns.check_blocks(self.block, self.blocks)
+
+  def mask(self, q, k, lengths) -> masks.Mask:
+    """Returns what the queries (B, T, N, H) see of keys (B, T, K, H), to be causal."""
+    del lengths  # what is padded is later than all that is real
+    found = patterns.block_sparse(q, k, **dataclasses.asdict(self))
+    if found.divides(patterns.LISTED, patterns.LISTED):
+      return found
+    T = q.shape[1]
+    return patterns.listed(found.dense(T, T) & jnp.tri(T, dtype=bool))
+
+
+@dataclasses.dataclass(frozen=True)
+class VerticalSlash(AfterDense):
+  """Vertical-slash attention of the prompt; see `patterns.vertical_slash`.
+
+  Attributes:
+    window: last queries, whose attention chooses.
+    verticals: number of keys.
+    slashes: number of distances.
+    first: keys that are always chosen.
+    near: distances that are always chosen.
+    rounded: queries that share slashes; 1 is exact, 64 the authors' kernel.
+  """
+
+  window: int = 256
+  verticals: int = 512
+  slashes: int = 512
+  first: int = 4
+  near: int = 64
+  rounded: int = 1
+
+  def __post_init__(self):
+    patterns.check_window(self.window, self.first, self.near, self.rounded)
+    patterns.check_numbers(self.verticals, self.slashes, self.first, self.near)
+
+  def mask(self, q, k, lengths) -> masks.Mask:
+    """Returns what the queries (B, T, N, H) see of keys (B, T, K, H)."""
+    return _crossed(patterns.vertical_slash, self, q, k, lengths)
+
+
+@dataclasses.dataclass(frozen=True)
+class FlexPrefill(AfterDense):
+  """FlexPrefill's attention of the prompt; see `patterns.flexprefill`.
+
+  Attributes:
+    window: last queries, whose attention chooses.
+    alpha: share of their attention that the chosen ones carry.
+    least: the least number of keys, and of distances.
+    first: keys that are always chosen.
+    near: distances that are always chosen.
+    rounded: queries that share slashes; 1 is exact, 64 the authors' kernel.
+  """
+
+  window: int = 512
+  alpha: float = 0.65
+  least: int = 512
+  first: int = 4
+  near: int = 64
+  rounded: int = 1
+
+  def __post_init__(self):
+    patterns.check_window(self.window, self.first, self.near, self.rounded)
+    patterns.check_share(self.alpha, self.least, self.first, self.near)
+
+  def mask(self, q, k, lengths) -> masks.Mask:
+    """Returns what the queries (B, T, N, H) see of keys (B, T, K, H)."""
+    return _crossed(patterns.flexprefill, self, q, k, lengths)
+
+
+METHODS = {
+  "block_sparse": BlockSparse,
+  "vertical_slash": VerticalSlash,
+  "flexprefill": FlexPrefill,
+}
+
+
+def attend(
+  q: Float[Array, "B T N H"],
+  k: Float[Array, "B T K H"],
+  v: Float[Array, "B T K V"],
+  *,
+  method: str = "vertical_slash",
+  lengths: Int[Array, "B"] | None = None,
+  impl: str = "auto",
+  **options: Any,
+) -> Float[Array, "B T N V"]:
+  """Computes causal attention of a prompt to the keys that a pattern chooses.
+
+  The choice has no gradient. Blocks of 128 x 128 in which nothing is seen are skipped.
+
+  Args:
+    q: queries.
+    k: keys; K divides N.
+    v: values.
+    method: one of METHODS.
+    lengths: tokens of each row; later ones are padding, T if None.
+    impl: one of IMPLEMENTATIONS, or "auto": the fastest of `attnjax.attention`.
+    **options: fields of METHODS[method].
+
+  Raises:
+    ValueError: for an unknown method, option or `impl`, and sizes that do not fit.
+  """
+  check_known("impl", impl, ("auto", *IMPLEMENTATIONS))
+  chosen = made(method, options)
+  (B, T), S = q.shape[:2], k.shape[1]
+  if T != S:
+    raise ValueError(f"{T} queries and {S} keys; a prompt has as many of both")
+  if impl == "reference":
+    whole = dataclasses.asdict(chosen)
+    return definition.reference(q, k, v, method=method, lengths=lengths, **whole)
+  ids = None
+  if lengths is not None:
+    real = jnp.arange(T) < lengths[:, None]
+    q, k, v = (jnp.where(real[..., None, None], x, 0) for x in (q, k, v))
+    ids = jnp.where(real, 0, -1)
+  whole = jnp.full((B,), T, jnp.int32) if lengths is None else lengths
+  mask = masks.Causal() & chosen.mask(q, k, whole)
+  return attention.dot_product_attention(q, k, v, mask=mask, segment_ids=ids, impl=impl)
+
+
+def made(method: str, options: dict[str, Any]) -> Any:
+  """Returns METHODS[method](**options).
+
+  Raises:
+    ValueError: for an unknown method or option, and sizes that do not fit.
+  """
+  check_known("method", method, METHODS)
+  known = [field.name for field in dataclasses.fields(METHODS[method])]
+  for name in options:
+    check_known(f"option of {method}", name, known)
+  return METHODS[method](**options)
+
+
+def _crossed(choose, policy, q, k, lengths) -> masks.Mask:
+  """Returns the mask of verticals and slashes."""
+  options = dataclasses.asdict(policy)
+  rounded = options.pop("rounded")
+  chosen = choose(q, k, lengths=lengths, **options)
+  return patterns.listed(patterns.seen(*chosen, rounded=rounded))
