@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import tempfile
+import types
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from absl.testing import absltest, parameterized
 from attnjax.contract.reports import Report, picture
 from experiments import errors, run
 from experiments.analyse import __main__ as analyse
-from experiments.analyse import options
+from experiments.analyse import entries, options
 from tests.pages import Page, check_alone
 from tests.run_test import tiny
 
@@ -24,6 +25,7 @@ class AnalyseTest(parameterized.TestCase):
     cls.folder = Path(cls.enterClassContext(tempfile.TemporaryDirectory()))
     run.run(tiny(steps=4, model__depth=4), cls.folder / "lm")
     run.run(tiny("lightning2", steps=4), cls.folder / "linear")
+    run.run(tiny("gated_attention", steps=4), cls.folder / "gated")
 
   def report(self, name, *arguments):
     """The exit status, what is printed, the record, and the page."""
@@ -53,15 +55,19 @@ class AnalyseTest(parameterized.TestCase):
     self.assertIsNotNone(found["score"][0][0][-3])
     read = check_alone(self, text)
     for part in (
-      "secondary sinks",
+      "Secondary attention sinks",
       "By layer",
-      "primary_score",
+      "sink score of the primary sink, mean of the heads",
       "layer 3, head 0",
-      "head influence",
+      "AttentionInfluence",
+      "Over the examples",
+      "not defined",
+      "other tokens",
     ):
       self.assertIn(part, read.text)
     alts = [image["alt"] for image in read.all("img")]
-    self.assertTrue(any("score, example 2: layers down" in alt for alt in alts), alts)
+    wanted = "over the heads, example 2: layers down"
+    self.assertTrue(any(wanted in alt for alt in alts), alts)
     self.assertEqual(sum("weights of layer" in alt for alt in alts), 2)
 
   @parameterized.parameters(
@@ -88,6 +94,36 @@ class AnalyseTest(parameterized.TestCase):
     self.assertRegex(err, "secondary_sinks: layer 0 is no causal softmax")
     with self.assertRaisesRegex(errors.UserError, "host language; this .* 'vision'"):
       options.check_host(options.analyses("secondary_sinks"), "vision")
+
+  def test_a_gate_of_the_output_leaves_the_weights(self):
+    given = ["--with", "secondary_sinks", "--rows", "4", "--heads", "0.1"]
+    status, out, record, text = self.report("gated", *given, "--option", "least=2")
+    self.assertEqual(status, 0, out)
+    found = record["analyses"]["secondary_sinks"]["primary_heads"]
+    self.assertTrue(all(0 < x < 1 for x in np.ravel(found)), found)
+    self.assertIn("layer 0, head 1", Page(text).text)
+
+  def test_entries_are_pictures_tables_or_words(self):
+    def entry(value, axes, **named):
+      module = types.ModuleType("analysis")
+      vars(module).update(AXES={"x": axes}, MEANINGS={"x": "what"}, LABELS=named)
+      return entries.Entry.of(module, "x", np.asarray(value))
+
+    one = entry([1.0, 1.0, np.nan], "B")
+    self.assertTrue(one.constant)
+    self.assertEqual(one.everywhere(), "1")
+    self.assertEqual(entry(np.zeros((0, 3)), "PI").everywhere(), "none")
+    one = entry([0, 2, 2, np.nan], "B")
+    self.assertFalse(one.constant)
+    self.assertEqual(one.summary(), ["1.333", "0", "2", "0: 1, 2: 2"])
+    self.assertEqual(entry(np.arange(9), "B").summary()[-1], "9 different")
+    self.assertTrue(entry(np.zeros((64, 2)), "BR").small)
+    self.assertFalse(entry(np.zeros((64, 20)), "BT").small)
+    self.assertEqual(entry(np.eye(2), "LG", G=("a", "b")).labels("G"), ["a", "b"])
+    deep = entry(np.arange(5 * 2 * 3 * 4.0).reshape(5, 2, 3, 4), "LNYX")
+    figures = list(deep.figures())
+    self.assertLen(figures, 3)
+    self.assertIn("what, layer 2, head 0: Ys down, Xs across, 48 to 59", figures[2])
 
   def test_help_names_the_analyses(self):
     out = io.StringIO()

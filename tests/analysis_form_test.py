@@ -25,7 +25,8 @@ def _norms(trace, *, epsilon=0.0):
 
 def _module(analyse, **changes):
   axes = {"norms": "BLT", "mean": "L", "first": "", "count": ""}
-  given = {"analyse": analyse, "HOSTS": ("language", "vision"), "AXES": axes} | changes
+  given = {"analyse": analyse, "HOSTS": ("language", "vision"), "AXES": axes}
+  given |= {"MEANINGS": {name: f"the {name}" for name in axes}} | changes
   module = types.ModuleType("norms")
   vars(module).update(given, FORMS=("analysis",), CASES=())
   return module
@@ -71,6 +72,15 @@ class AnalysisFormTest(parameterized.TestCase):
     subject = Subject(_module(_changed(change)), "analysis")
     with np.errstate(divide="ignore"), self.assertRaisesRegex(Exception, message):
       getattr(analysis, check)(subject)
+
+  @parameterized.parameters(
+    ({"MEANINGS": {"norms": "norms"}}, "MEANINGS does not have"),
+    ({"LABELS": {"L": ("first", "second")}}, r"LABELS\['L'\] names 2 of 3"),
+  )
+  def test_checks_notice_what_is_not_said(self, changes, message):
+    subject = Subject(_module(_norms, **changes), "analysis")
+    with self.assertRaisesRegex(AssertionError, message):
+      analysis.runs_on_its_hosts(subject)
 
   def test_options_need_defaults(self):
     with self.assertRaisesRegex(AssertionError, "epsilon is no keyword"):

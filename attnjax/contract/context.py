@@ -78,7 +78,8 @@ class Heads:
     tokens: the input.
     seen: the arguments of the mechanism's function that say who sees whom, by name:
       segment_ids, and kv_segment_ids and offset where k and v are a cache's.
-    more: the mechanism's other inputs, by name: gates, landmarks, decays.
+    more: the mechanism's other inputs, by name: landmarks, decays; "gate", one of its
+      output before the activation, is no part of the weights.
   """
 
   q: Any
@@ -162,11 +163,13 @@ def weights(layer: Any, x: Array, **context) -> Array:
 def shares(layer: Any, heads: Heads) -> Array:
   """Returns `layer.mix` of one-hot values, the rows of an identity matrix.
 
-  (B, N, T, S) float32: the weights, where the mechanism is linear in the values.
+  (B, N, T, S) float32: the weights, where the mechanism is linear in the values. A gate
+  of the output is left out.
   """
   *places, K, _ = heads.v.shape
   one = heads.v[..., :1].reshape(places[0], -1, K, 1)
   eye = projections.identity_values(one)
   eye = eye.reshape(*places, K, -1)
-  out = layer.mix(dataclasses.replace(heads, v=eye))
+  more = {name: value for name, value in heads.more.items() if name != "gate"}
+  out = layer.mix(dataclasses.replace(heads, v=eye, more=more))
   return out.reshape(out.shape[0], -1, *out.shape[-2:]).swapaxes(1, 2)

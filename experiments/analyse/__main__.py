@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
   record["analyses"] = {slug: contract.plain(one) for slug, one in found.items()}
   print(report.text(record))
   page.save(Path(flags.json), json.dumps(record, indent=1) + "\n")
-  page.save(Path(flags.output), report.html(record, found, pictures))
+  page.save(Path(flags.output), report.html(record, modules, found, pictures))
   print(f"page: {flags.output}, numbers: {flags.json}")
   return 0
 

@@ -38,6 +38,7 @@ p { margin: 0 0 0.75rem; max-width: 45rem; }
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 20rem), 1fr)); }
 .chart { width: 100%; max-width: 36rem; height: auto; color: var(--ink); }
 .scroll { overflow-x: auto; }
+section > .scroll, section > .charts { margin-top: 1rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums;
   font-size: 0.875rem; }
 caption { text-align: left; padding-bottom: 0.4rem; font-size: 0.9rem; }

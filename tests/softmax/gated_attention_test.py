@@ -13,6 +13,7 @@ import numpy as np
 from absl.testing import absltest, parameterized
 from flax import nnx
 
+from attnjax import contract
 from attnjax.nn import gate as gates
 from attnjax.variants.softmax import dot_product, gated_attention
 
@@ -187,10 +188,10 @@ class LayerTest(parameterized.TestCase):
 
   def test_the_weights_are_those_before_the_gate(self):
     layer = _random(_layer())
-    weights = layer.weights(_x())
+    weights = contract.weights(layer, _x())
     _close(weights.sum(-1), jnp.ones((2, 4, 9)))
     layer.gate = None
-    np.testing.assert_array_equal(layer.weights(_x()), weights)
+    np.testing.assert_array_equal(contract.weights(layer, _x()), weights)
 
   def test_a_gate_of_the_input_alone_is_not_linear(self):
     # With equal scores, an ungated layer is one linear map of its input.

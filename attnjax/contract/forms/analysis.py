@@ -10,6 +10,8 @@ A system's module has
   AXES      every name that a report may have -> its axes, a letter each: "BLT"; "" for
             numbers and words. B is of the examples and T of the tokens, and of each
             letter there is one size in a report
+  MEANINGS  the same names -> what they are, a phrase each, for pages and notebooks
+  LABELS    optional: letter -> the names of the elements on that axis
   ANALYSE   optional: the options of the checks, where the defaults are too large
 
 A report is of all examples together where it has no axis B: examples in another order,
@@ -120,12 +122,16 @@ def runs_on_its_hosts(subject: Subject) -> None:
     require(report.plain, f"{report.host}: the report is empty")
     for name, value in report.plain.items():
       require(name in subject.module.AXES, f"AXES does not have {name!r}")
+      require(name in subject.module.MEANINGS, f"MEANINGS does not have {name!r}")
       require(not isinstance(value, jax.Array), f"{name} is no NumPy array")
       axes, shape = subject.module.AXES[name], np.shape(value)
       require(len(axes) == len(shape), f"{name} {shape} has the axes {axes!r}")
       for letter, size in zip(axes, shape):
         known = sizes.setdefault(letter, size)
         require(known == size, f"{name} {shape}: {letter} is {known} elsewhere")
+    for letter, labels in getattr(subject.module, "LABELS", {}).items():
+      size = sizes.get(letter, len(labels))
+      require(len(labels) == size, f"LABELS[{letter!r}] names {len(labels)} of {size}")
     again = report.of(trace(report.host, tiny(report.host)[1]))
     equal(again, report.plain, f"{report.host}, once more")
 

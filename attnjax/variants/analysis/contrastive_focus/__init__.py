@@ -40,6 +40,7 @@ from attnjax.variants.analysis.contrastive_focus.contrast import STEPS, contrast
 from attnjax.variants.analysis.contrastive_focus.hosts import (
   AXES,
   HOSTS,
+  MEANINGS,
   analyse,
   generated,
   of_trace,
@@ -67,6 +68,7 @@ __all__ = [
   "FORMS",
   "HOSTS",
   "IMPLEMENTATIONS",
+  "MEANINGS",
   "STEPS",
   "STRATEGIES",
   "VERSIONS",

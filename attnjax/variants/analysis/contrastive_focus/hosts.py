@@ -13,6 +13,11 @@ from attnjax.variants.analysis.contrastive_focus import complexity, rows
 
 HOSTS = ("fusion",)
 AXES = {"maps": "BLP", "share": "BL", "entropy": "B"}
+MEANINGS = {
+  "maps": "weight of the last word on each patch, mean of the heads",
+  "share": "sum of these weights over the picture",
+  "entropy": "entropy of the weights within the picture, mean of the layers",
+}
 
 
 def analyse(trace: Trace, *, layers: Sequence[int] = ()) -> Mapping[str, Any]:

@@ -46,7 +46,12 @@ from attnjax.variants.analysis.head_influence.influence import (
   select,
 )
 from attnjax.variants.analysis.head_influence.proxy import Sample, sample, samples
-from attnjax.variants.analysis.head_influence.report import AXES, HOSTS, analyse
+from attnjax.variants.analysis.head_influence.report import (
+  AXES,
+  HOSTS,
+  MEANINGS,
+  analyse,
+)
 from attnjax.variants.analysis.head_influence.retrieval import (
   accumulate,
   detect_heads,
@@ -62,6 +67,7 @@ __all__ = [
   "FORMS",
   "HOSTS",
   "IMPLEMENTATIONS",
+  "MEANINGS",
   "Sample",
   "accumulate",
   "analyse",

@@ -21,13 +21,21 @@ AXES = {
   "distance": "LN",
   "entropy": "LN",
 }
+MEANINGS = {
+  "copying": "share of queries whose greatest weight is on the next token",
+  "copying_of_rows": "that share, of the queries of one row",
+  "important": "whether the head is among those that copy most",
+  "first_token": "share of queries whose greatest weight is on the first token",
+  "distance": "mean distance, in tokens, to the greatest weight",
+  "entropy": "mean entropy of the weights, in nats",
+}
 
 
 def analyse(trace: Trace, *, share: float = 0.05, first: int = 1) -> Report:
   """Reports how often each head's greatest weight is on the token that comes next.
 
   It is the retrieval score where all tokens before are the needle, as a share of the
-  queries: the emitted token is the model's likeliest. AXES has what the entries are.
+  queries: the emitted token is the model's likeliest. MEANINGS says what entries are.
 
   Args:
     trace: of a causal language model around softmax attention.

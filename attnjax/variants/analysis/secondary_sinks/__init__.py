@@ -65,11 +65,8 @@ from attnjax.variants.analysis.secondary_sinks.detection import (
   primary_position,
   sink_layers,
 )
-from attnjax.variants.analysis.secondary_sinks.report import (
-  AXES,
-  HOSTS,
-  analyse,
-)
+from attnjax.variants.analysis.secondary_sinks.entries import AXES, LABELS, MEANINGS
+from attnjax.variants.analysis.secondary_sinks.report import HOSTS, analyse
 from attnjax.variants.analysis.secondary_sinks.rows import Row, sinks_of
 from attnjax.variants.analysis.secondary_sinks.scores import (
   IMPLEMENTATIONS,
@@ -94,6 +91,8 @@ __all__ = [
   "FORMS",
   "HOSTS",
   "IMPLEMENTATIONS",
+  "LABELS",
+  "MEANINGS",
   "NOISE",
   "PRIMARY",
   "Row",

@@ -12,34 +12,10 @@ from attnjax.variants.analysis.secondary_sinks import (
   detection,
   scores,
 )
+from attnjax.variants.analysis.secondary_sinks.entries import AXES
 from attnjax.variants.analysis.secondary_sinks.rows import Row, sinks_of
 
 HOSTS = ("language",)
-# B rows, L layers, T tokens, N heads; R start and end; M lifetimes from 0 to L; P
-# levels as I = (creation layer, lifetime, share); G primary sinks, secondary ones, the
-# rest; C sinks and equal tokens that are none.
-AXES = {
-  "primary": "B",
-  "range": "BR",
-  "kind": "BT",
-  "start": "BT",
-  "lifetime": "BT",
-  "cosine": "BLT",
-  "norms": "BLT",
-  "score": "BLT",
-  "primary_heads": "LN",
-  "primary_score": "L",
-  "secondary_mass": "L",
-  "secondary_count": "L",
-  "histogram": "LM",
-  "levels": "PI",
-  "weakening": "",
-  "norm_and_score": "",
-  "norm_and_lifetime": "",
-  "hidden_norms": "LG",
-  "key_norms": "LG",
-  "value_norms": "LG",
-} | {f"formation_{name}": "C" for name in creation.PARTS}
 
 
 def analyse(
@@ -55,7 +31,7 @@ def analyse(
   least: int = 8,
   weights: Any = None,
 ) -> Report:
-  """Reports the sinks of a language model's trace; AXES has what the entries are.
+  """Reports the sinks of a language model's trace; MEANINGS has what the entries are.
 
   Args:
     trace: of a causal language model, a document in each row.

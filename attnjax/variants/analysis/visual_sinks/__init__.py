@@ -45,7 +45,13 @@ from attnjax.variants.analysis.visual_sinks.hosts import (
   redirected,
   silenced,
 )
-from attnjax.variants.analysis.visual_sinks.report import AXES, HOSTS, analyse, overlap
+from attnjax.variants.analysis.visual_sinks.report import (
+  AXES,
+  HOSTS,
+  MEANINGS,
+  analyse,
+  overlap,
+)
 from attnjax.variants.analysis.visual_sinks.values import (
   DIMENSIONS,
   find_sink_dims,
@@ -66,6 +72,7 @@ __all__ = [
   "FORMS",
   "HOSTS",
   "IMPLEMENTATIONS",
+  "MEANINGS",
   "analyse",
   "attend",
   "find_sink_dims",

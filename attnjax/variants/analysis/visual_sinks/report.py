@@ -21,6 +21,16 @@ AXES = {
   "selected": "L",
   "overlap": "L",
 }
+MEANINGS = {
+  "dims": "sink dimensions of the residual",
+  "values": "sink value of each token before a layer",
+  "sinks": "whether the token is a sink there",
+  "image_share": "weight that words give the image",
+  "sink_share": "weight that words give the image's sinks",
+  "text_sink_share": "weight that words give the text's sinks",
+  "selected": "share of heads and words that are image-centric",
+  "overlap": "overlap of the visual sinks of two examples",
+}
 
 
 def analyse(

@@ -75,7 +75,13 @@ from attnjax.variants.analysis.vit_analytics.ranking import (
   rank_correlation,
   ranked,
 )
-from attnjax.variants.analysis.vit_analytics.report import AXES, HOSTS, analyse
+from attnjax.variants.analysis.vit_analytics.report import (
+  AXES,
+  HOSTS,
+  LABELS,
+  MEANINGS,
+  analyse,
+)
 from attnjax.variants.analysis.vit_analytics.weights import attention_of
 
 __all__ = [
@@ -85,6 +91,8 @@ __all__ = [
   "HOSTS",
   "IMPLEMENTATIONS",
   "KINDS",
+  "LABELS",
+  "MEANINGS",
   "METRICS",
   "PRUNE",
   "PatternAutoencoder",

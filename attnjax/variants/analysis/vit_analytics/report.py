@@ -12,7 +12,7 @@ from attnjax.variants.analysis.vit_analytics import profiles
 from attnjax.variants.analysis.vit_analytics.weights import attention_of
 
 HOSTS = ("vision",)
-# L layers, N heads, K rings, Y X offsets, P templates, in the order of TEMPLATES.
+# L layers, N heads, K rings, Y X offsets, P templates.
 AXES = {
   "ring_total": "LNK",
   "ring_mean": "LNK",
@@ -28,6 +28,23 @@ AXES = {
   "trend_distance": "L",
   "trend_prefix": "L",
   "trend_entropy": "L",
+}
+LABELS = {"P": profiles.TEMPLATES}
+MEANINGS = {
+  "ring_total": "weight on all patches at a distance",
+  "ring_mean": "mean weight of a patch at a distance",
+  "ring_deviation": "standard deviation over images of the weight at a distance",
+  "prefix_mass": "weight on the tokens before the patches",
+  "distance": "mean distance of the weight, in patches",
+  "entropy": "entropy of the weights, in nats",
+  "offsets": "mean weight by offset, rows and columns",
+  "templates": "score of each template",
+  "pattern": "number of the template that fits best",
+  "trend_self": "weight of a patch on itself, mean of the heads",
+  "trend_neighbours": "weight on its neighbours",
+  "trend_distance": "mean distance of the weight, in patches",
+  "trend_prefix": "weight on the tokens before the patches",
+  "trend_entropy": "entropy of the weights, in nats",
 }
 
 

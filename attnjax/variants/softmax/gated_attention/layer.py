@@ -1,5 +1,6 @@
 """The layer: projections, rotary positions, attention, and a gate in five places."""
 
+import dataclasses
 from typing import Any, Unpack
 
 import jax.numpy as jnp
@@ -76,18 +77,21 @@ class Layer(nnx.Module):
 
   def project(self, x: Float[Array, "B *T D"], **context: Unpack[Context]) -> Heads:
     """Returns the heads of every token, gated and rotated."""
-    return self_attention.heads(
+    heads = self_attention.heads(
       x, context, self._heads, form=self.form, refuses=self.refuses
     )
+    if self.gate is None or self.gate_at != "sdpa":
+      return heads
+    gate = self.gate.values(heads.tokens.rows)
+    return dataclasses.replace(heads, more={"gate": gate})
 
   def mix(self, heads: Heads, *, bias: Array | None = None) -> Float[Array, "B T N H"]:
     """Returns `attend` of the heads, with a bias (B|1, N|1, T|1, S|1) of scores."""
     given = self._given(heads) | {"bias": bias}
-    if self.gate is None or self.gate_at != "sdpa":
+    if self.gate is None or "gate" not in heads.more:
       return dot_product.attend(heads.q, heads.k, heads.v, **given)
     given |= {"act": self.gate.act, "combine": self.gate.combine}
-    gate = self.gate.values(heads.tokens.rows)
-    return attend(heads.q, heads.k, heads.v, gate, **given)
+    return attend(heads.q, heads.k, heads.v, heads.more["gate"], **given)
 
   def merge(self, out: Array, heads: Heads) -> Float[Array, "B *T D"]:
     """Returns the gated projection of all heads' outputs, in the input's shape."""
@@ -99,14 +103,6 @@ class Layer(nnx.Module):
   ) -> Float[Array, "B *T D"]:
     """Returns the layer's output for x, in its shape; see `attnjax.contract.forms`."""
     return contexts.run(self, x, context)
-
-  def weights(self, x, **context: Unpack[Context]) -> Float[Array, "B N T T"]:
-    """Returns the softmax weights, which a gate of the outputs does not change."""
-    heads = self.project(x, **context)
-    eye = projections.identity_values(heads.k)
-    return dot_product.attend(heads.q, heads.k, eye, **self._given(heads)).swapaxes(
-      1, 2
-    )
 
   def init_cache(self, batch: int, length: int, dtype=jnp.float32) -> KeyValueCache:
     """Returns an empty cache with room for `length` tokens."""
