@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from attnjax import contract
 from attnjax.variants.softmax import gated_attention
 from tests.arrays import below
 
@@ -33,7 +34,7 @@ def _results(params, x, case):
     layer = _layer(params, case)
     y = layer(x)
     total = jnp.sum(y * jnp.cos(jnp.arange(y.size)).reshape(y.shape))
-    return total, {"out.y": y, "out.weights": layer.weights(x)}
+    return total, {"out.y": y, "out.weights": contract.weights(layer, x)}
 
   (by_params, by_x), results = jax.grad(loss, (0, 1), has_aux=True)(params, x)
   by_all = by_params | {"x": by_x}
