@@ -10,8 +10,14 @@ import jax
 from absl.testing import absltest, parameterized
 
 from attnjax import contract
-from experiments.bench import length, length_records
+from experiments.bench import length, length_problems, length_records
 from experiments.training import cost
+
+
+def _flops(slug, form, tokens):
+  run, arguments, _ = length_problems.problem(slug, form, tokens)
+  jaxpr = jax.make_jaxpr(run)(*arguments).jaxpr
+  return cost.flops(jaxpr, jax.tree.leaves(arguments))
 
 
 class LengthTest(parameterized.TestCase):
@@ -49,7 +55,7 @@ class LengthTest(parameterized.TestCase):
   def test_a_run(self):
     picture = Path(self.enterContext(tempfile.TemporaryDirectory())) / "length.png"
     slugs = ["dynamical_systems", "dot_product"]
-    with mock.patch.object(length, "forms", lambda slug: ["causal"]):
+    with mock.patch.object(length_problems, "forms", lambda slug: ["causal"]):
       rows, _ = length.rows(slugs, (128, 64), picture)
     names = [(row["name"], row["pass"]) for row in rows]
     self.assertEqual(names, [(s, p) for s in slugs for p in length.PASSES])
@@ -82,13 +88,13 @@ class LengthTest(parameterized.TestCase):
     ("routing_transformer", 1.65, 1.0, False),
   )
   def test_a_bound_that_is_missed_does_not_hold(self, slug, flops, seconds, holds):
-    verdict = length._verdict(slug, {"flops": flops, "seconds": seconds})
+    verdict = length._verdict(slug, "causal", {"flops": flops, "seconds": seconds})
     self.assertEqual(verdict["holds"], holds)
 
   def test_images_have_a_row_of_their_own(self):
-    self.assertEqual(length.forms("lightning2"), ["causal"])
-    self.assertEqual(length.forms("halo"), ["image"])
-    self.assertEqual(length.forms("dot_product"), ["causal", "image"])
+    self.assertEqual(length_problems.forms("lightning2"), ["causal"])
+    self.assertEqual(length_problems.forms("halo"), ["image"])
+    self.assertEqual(length_problems.forms("dot_product"), ["causal", "image"])
 
   @parameterized.parameters(
     *(s for s in contract.systems() if contract.layer_forms(contract.load(s)))
@@ -104,13 +110,20 @@ class LengthTest(parameterized.TestCase):
   def test_flops_of_layers_grow_as_their_modules_say(self):
     for slug, form in (("halo", "image"), ("routing_transformer", "causal")):
       counts = []
-      run = length._images if form == "image" else length._forward
       for tokens in (64, 256):
-        layer, x = length._problem(slug, form, tokens)
-        jaxpr = jax.make_jaxpr(run)(layer, x).jaxpr
-        counts.append(cost.flops(jaxpr, jax.tree.leaves((layer, x))))
+        counts.append(_flops(slug, form, tokens))
       power = math.log(counts[1] / counts[0]) / math.log(4)
       self.assertLessEqual(power, contract.load(slug).GROWTH + length.SLACK, slug)
+
+  def test_curves_of_functions_grow_as_their_modules_say(self):
+    forms = length_problems.forms("tensor_attention")
+    self.assertEqual(forms, ["causal", "all pairs", "windows", "polynomial"])
+    for form in forms[1:]:
+      counts = [_flops("tensor_attention", form, tokens) for tokens in (128, 512)]
+      power = math.log(counts[1] / counts[0]) / math.log(4)
+      expected = length_problems.growth("tensor_attention", form)
+      # Tiles are left out where no pair is seen: the fewer, the less exactly.
+      self.assertAlmostEqual(power, expected, delta=0.35, msg=form)
 
   def test_an_unknown_mechanism(self):
     with self.assertRaisesRegex(ValueError, "unknown mechanism 'lightening'"):

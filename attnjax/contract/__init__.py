@@ -10,6 +10,8 @@ name; the listing of the folders is the only register. Every module has
   FORMS            the forms in which it plugs into a host
   REFUSED          optional: impl -> names of the CASES that it refuses with
                    NotImplementedError; it does all others
+  CURVES           optional: name -> (p, a function of T that returns a Case), functions
+                   whose work grows as T^p, for `experiments.bench length`
 
 and what its forms require. A form is one file of `attnjax.contract.forms`: its
 docstring says what a module of the form has and how it is called, its Protocol has the
@@ -25,7 +27,8 @@ The forms of layers, "causal", "sequence" and "image", require
                    scale (Routing Transformer: sqrt(T) clusters)
 
 The form "backbone", of whole networks for images, requires Model, SIZES and PARAMETERS;
-the form "analysis", of reports of a model's `trace`, requires analyse, HOSTS and AXES.
+the form "analysis", of reports of a model's `trace`, requires analyse, HOSTS,
+AXES and MEANINGS.
 
 A Layer is built as `Layer(dim, *, form, rngs, **hyper-parameters)`, every
 hyper-parameter a keyword with a default that is not None. A Layer whose mathematics

@@ -3,12 +3,12 @@
 A Layer of width 64, one sequence, float32, on the default device: the causal form where
 there is one; and, for images, two layers in a row, so that those that alternate show
 both kinds, on the square that is nearest in tokens. Hyper-parameters are the Layer's
-defaults, or what its module's `scaled` says for so many tokens. Seconds are by the
-clock, the fastest of several calls; FLOPs those of matrix products and convolutions
-(scans and FFTs are not among them), loops as often as they turn; bytes the temporary
-memory of XLA's executable. An exponent p says that a number grows as T^p: the slope in
-log-log over the upper half of the lengths. FLOPs must not grow faster than the module's
-`GROWTH` says, but for SLACK.
+defaults, or what its module's `scaled` says for so many tokens; functions are those
+that a module names in `CURVES`. Seconds are by the clock, the fastest of several calls;
+FLOPs those of matrix products and convolutions (scans and FFTs are not among them),
+loops as often as they turn; bytes the temporary memory of XLA's executable. An exponent
+p says that a number grows as T^p: the slope in log-log over the upper half of the
+lengths. FLOPs must not grow faster than the module's `GROWTH` says, but for SLACK.
 """
 
 import functools
@@ -19,16 +19,14 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import matplotlib
 import numpy as np
-from flax import nnx
 from matplotlib.figure import Figure
 
 from attnjax import contract
+from experiments.bench import length_problems
 from experiments.training import cost
 
-WIDTH = 64
 LENGTHS = (256, 512, 1024, 2048, 4096)
 NUMBERS = {"seconds": "time [s]", "flops": "FLOPs", "bytes": "temporary bytes"}
 PASSES = {"forward": "forward", "both": "forward and backward"}
@@ -61,19 +59,12 @@ def rows(
   lengths = sorted(lengths)
   found: list[dict] = []
   for slug in slugs or contract.systems():
-    for form in forms(slug):
+    for form in length_problems.forms(slug):
       found += _mechanism(slug, form, lengths, timed)
   print(table(found), flush=True)
   draw(found, picture)
   print(f"picture in {picture}", flush=True)
   return found, all(row["holds"] for row in found)
-
-
-def forms(slug: str) -> list[str]:
-  """Returns the forms that are measured: causal, else sequence, and also image."""
-  known = contract.load(slug).FORMS
-  found = [form for form in ("causal", "sequence") if form in known]
-  return found[:1] + ["image"] * ("image" in known)
 
 
 def exponent(lengths: Sequence[int], values: Sequence[float]) -> float | None:
@@ -134,26 +125,24 @@ def _label(row) -> str:
 
 def _mechanism(slug: str, form: str, lengths: Sequence[int], timed) -> list[dict]:
   """Measures the rows of one mechanism; prints each length when it is measured."""
-  run = _images if form == "image" else _forward
-  passes: dict[str, Callable] = {"forward": run, "both": _gradient(run)}
   found = []
-  for kind, function in passes.items():
+  for kind in PASSES:
     row: dict[str, Any] = {"name": slug, "form": form, "pass": kind, "lengths": []}
     row |= {name: [] for name in NUMBERS}
-    for length, numbers in _points(function, slug, form, lengths, timed):
+    for length, numbers in _points(kind, slug, form, lengths, timed):
       shown = "  ".join(f"{name} {value:.3g}" for name, value in numbers.items())
       print(f"{_label(row):29s} {kind:8s} T {length:6d}  {shown}", flush=True)
       row["lengths"].append(length)
       for name, value in numbers.items():
         row[name].append(value)
     row["exponents"] = {name: exponent(row["lengths"], row[name]) for name in NUMBERS}
-    found.append(row | _verdict(slug, row["exponents"]))
+    found.append(row | _verdict(slug, form, row["exponents"]))
   return found
 
 
-def _verdict(slug: str, grows: dict[str, float | None]) -> dict:
+def _verdict(slug: str, form: str, grows: dict[str, float | None]) -> dict:
   """Returns the expected exponent, the bounds, and whether the fitted ones hold."""
-  expected = getattr(contract.load(slug), "GROWTH", None)
+  expected = length_problems.growth(slug, form)
   bounds = {} if expected is None else {"flops": expected + SLACK}
   if slug in LINEAR:
     bounds["seconds"] = BOUND
@@ -168,48 +157,25 @@ def _verdict(slug: str, grows: dict[str, float | None]) -> dict:
   return row
 
 
-def _forward(layer, x):
-  return layer(x)
-
-
-def _images(layer, x):
-  return layer(layer(x, index=0), index=1)
-
-
-def _gradient(run):
-  return jax.grad(lambda layer, x: jnp.sum(jnp.sin(run(layer, x))), (0, 1))
-
-
-def _problem(slug, form, length):
-  """Returns (a layer, its input) of that many tokens, or about as many of an image."""
-  side = round(math.sqrt(length))
-  shape = (side, side) if form == "image" else (length,)
-  scaled = getattr(contract.load(slug), "scaled", None)
-  options = scaled(shape) if scaled else {}
-  build = contract.constructor(slug, options, (form,))
-  layer = build(WIDTH, layers=2 if form == "image" else 1, rngs=nnx.Rngs(0))
-  return layer, jax.random.normal(jax.random.key(0), (1, *shape, WIDTH))
-
-
-def _points(
-  function, slug, form, lengths, timed
-) -> Iterator[tuple[int, dict[str, float]]]:
+def _points(kind, slug, form, lengths, timed) -> Iterator[tuple[int, dict[str, float]]]:
   """Yields (length, its numbers), until a call takes more than PATIENCE."""
   for length in lengths:
-    layer, x = _problem(slug, form, length)
+    run, arguments, tokens = length_problems.problem(slug, form, length)
+    if kind == "both":
+      run = length_problems.gradient(run, arguments)
     try:
-      jaxpr = jax.make_jaxpr(function)(layer, x).jaxpr
+      jaxpr = jax.make_jaxpr(run)(*arguments).jaxpr
     except (NotImplementedError, ValueError) as refusal:
       print(f"{'':29s} T {length:6d}  refused: {refusal}", flush=True)
       continue
-    compiled: Any = jax.jit(function).lower(layer, x).compile()
+    compiled: Any = jax.jit(run).lower(*arguments).compile()
     numbers = {
-      "flops": cost.flops(jaxpr, jax.tree.leaves((layer, x))),
+      "flops": cost.flops(jaxpr, jax.tree.leaves(arguments)),
       "bytes": cost.memory(compiled)["bytes_temporary"],
     }
-    call = functools.partial(compiled, layer, x)
+    call = functools.partial(compiled, *arguments)
     seconds = _seconds(lambda run=call: jax.block_until_ready(run())) if timed else 0
-    yield math.prod(x.shape[1:-1]), ({"seconds": seconds} if timed else {}) | numbers
+    yield tokens, ({"seconds": seconds} if timed else {}) | numbers
     if seconds > PATIENCE:
       print(f"{'':29s} no longer sequences: {seconds:.3g} s a call", flush=True)
       return

@@ -43,7 +43,7 @@ from attnjax.variants.higher_order.tensor_attention.attention import (
   KINDS,
   attend,
 )
-from attnjax.variants.higher_order.tensor_attention.cases import CASES
+from attnjax.variants.higher_order.tensor_attention.cases import CASES, CURVES
 from attnjax.variants.higher_order.tensor_attention.definition import reference
 from attnjax.variants.higher_order.tensor_attention.determinant import (
   features,
@@ -61,6 +61,7 @@ from attnjax.variants.higher_order.tensor_attention.polynomial import (
 
 __all__ = [
   "CASES",
+  "CURVES",
   "FORMS",
   "GROWTH",
   "IMPLEMENTATIONS",

@@ -68,3 +68,22 @@ CASES = (
     segment_ids=_two_documents,
   ),
 )
+
+
+def _long(name, **options):
+  """Returns a function of T: a problem of 4 heads of 16 elements."""
+  return lambda T: Case(name, _shapes(1, T, T, 4, 4, 16, 16), options)
+
+
+def _polynomial(T):
+  options = {"degree": 2, "bound": 2.0, "causal": True}
+  shapes = _shapes(1, T, T, 4, 4, 16, 16)
+  return Case("polynomial", shapes, options, function="attend_polynomial")
+
+
+# Name -> (the power of T that the work grows with, the problem of T tokens).
+CURVES = {
+  "all pairs": (3.0, _long("all_pairs", causal=True)),
+  "windows": (1.0, _long("windows", causal=True, window=(32, 128))),
+  "polynomial": (1.0, _polynomial),
+}
