@@ -239,18 +239,22 @@ class CalibrationTest(absltest.TestCase):
 
 class PolicyTest(parameterized.TestCase):
   def test_a_layer_sees_what_is_selected(self):
-    layer = contract.load("dot_product").Layer(
-      16, form="causal", heads=4, kv_heads=2, rngs=nnx.Rngs(0)
-    )
     tau = (0.0, 0.05, 0.2, 0.8)
-    x = 4 * jax.random.normal(jax.random.key(2), (2, 40, 16))
     policy = sale.Policy((tau,), **_SIZES, dense_length=0)
-    cache = policies.under(policy, layer.init_cache(2, 40))
-    got = jax.jit(lambda x, cache: layer.step(x, cache)[0])(x, cache)
-    heads = layer.project(x)
-    out = _attend(heads.q, heads.k, heads.v, jnp.array(tau))
-    np.testing.assert_allclose(got, layer.merge(out, heads), rtol=1e-4, atol=1e-5)
-    self.assertGreater(jnp.abs(got - layer(x)).max(), 1e-3)
+    made = contract.load("dot_product").Layer
+
+    @jax.jit
+    def run(x):
+      layer = made(16, form="causal", heads=4, kv_heads=2, rngs=nnx.Rngs(0))
+      cache = policies.under(policy, layer.init_cache(2, 40))
+      heads = layer.project(x)
+      out = _attend(heads.q, heads.k, heads.v, jnp.array(tau))
+      return layer.step(x, cache)[0], layer.merge(out, heads), layer(x)
+
+    draw = np.random.default_rng(2).standard_normal
+    got, want, dense = run(4 * draw((2, 40, 16)).astype(np.float32))
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+    self.assertGreater(jnp.abs(got - dense).max(), 1e-3)
 
   def test_layers_have_thresholds_of_their_own(self):
     q, k, _ = _arrays()
@@ -261,17 +265,17 @@ class PolicyTest(parameterized.TestCase):
 
   def test_short_prompts_and_first_layers_are_dense(self):
     q, k, _ = _arrays()
-    count = jnp.array([_T])
+    policy = sale.Policy(9.0, **_SIZES, dense_length=30, dense_layers=2)
 
-    def chosen(index=0, **options):
-      policy = sale.Policy(9.0, **_SIZES, **options)
-      return policy.prefill(q, k, count, index).map().sum()
+    @jax.jit
+    def missing(count, index):
+      chosen = policy.prefill(q, k, jnp.array([count]), index).map()
+      sizes = policy.sizes
+      every = sizes.anyway(_T, jnp.array([count]))
+      return (~chosen & (every | sizes.candidates(_T, jnp.array([count])))).sum()
 
-    every = chosen(dense_length=_T)
-    self.assertEqual(every, chosen())
-    self.assertLess(chosen(dense_length=_T - 1), every)
-    self.assertEqual(chosen(1, dense_length=0, dense_layers=2), every)
-    self.assertLess(chosen(2, dense_length=0, dense_layers=2), every)
+    self.assertEqual([missing(30, 2), missing(31, 1), missing(31, 0)], [0, 0, 0])
+    self.assertGreater(missing(31, 2), 0)
 
   @parameterized.parameters(
     ({"block_q": 6}, "block_q = 6.*multiples of block_k"),

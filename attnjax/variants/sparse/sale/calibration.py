@@ -24,7 +24,7 @@ def calibrate(
   theta: Any = 0.4,
   **options: Any,
 ) -> Float[Array, "N"]:
-  """Halves each head's tau until sum |sparse - dense| < theta T on every prompt.
+  """Finds each head's tau, halved until sum |sparse - dense| < theta T.
 
   The sum is over the tokens and the channels of a head's output. The B prompts come one
   after the other, each beginning with what the one before left. A tau of at most 1e-4

@@ -1,4 +1,4 @@
-"""Which blocks of keys are computed anyway, and which are candidates."""
+"""Blocks of keys: those that are computed anyway, and the candidates."""
 
 import dataclasses
 from typing import Any
