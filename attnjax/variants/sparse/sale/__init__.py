@@ -53,7 +53,7 @@ from attnjax.variants.sparse.sale.quantizer import (
   unpack,
 )
 from attnjax.variants.sparse.sale.regions import Sizes
-from attnjax.variants.sparse.sale.selection import excesses, select, thresholds
+from attnjax.variants.sparse.sale.selection import excesses, near, select, thresholds
 
 FORMS = ("policy",)
 POLICY = {
@@ -82,6 +82,7 @@ __all__ = [
   "density",
   "excesses",
   "listed",
+  "near",
   "pack",
   "quantize",
   "reference",
