@@ -1,6 +1,7 @@
 """Evaluates a saved run on a split of its data set.
 
 python -m experiments.evaluate --workdir runs/lm --split test
+python -m experiments.evaluate --workdir runs/needle --option length=1024
 """
 
 import argparse
@@ -10,7 +11,7 @@ import sys
 import jax
 
 from experiments import errors
-from experiments.open_run import open_run
+from experiments.open_run import open_run, with_data
 from experiments.training import evaluation
 
 
@@ -29,12 +30,19 @@ def main(argv: list[str] | None = None) -> int:
   parser.add_argument(
     "--batches", type=int, default=0, help="how many batches; default 0: all"
   )
+  parser.add_argument(
+    "--option",
+    action="append",
+    default=[],
+    metavar="NAME=VALUE",
+    help="another option of the data set, such as length=1024; may be repeated",
+  )
   flags = parser.parse_args(argv)
   if flags.batches < 0:
     raise errors.UserError(
       f"--batches = {flags.batches}; it must be 0, which is all, or more"
     )
-  saved = open_run(flags.workdir, flags.checkpoint)
+  saved = with_data(open_run(flags.workdir, flags.checkpoint), flags.option)
   saved.assembly.config.eval_batches = flags.batches
   with jax.set_mesh(saved.assembly.mesh):
     evaluate = jax.jit(saved.assembly.evaluate())

@@ -1,9 +1,13 @@
 """Saved runs, opened again."""
 
+import copy
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from attnjax import contract
+from experiments import checks, data
 from experiments import workdir as workdirs
 from experiments.build import Assembly, assemble
 from experiments.data import pipeline
@@ -67,6 +71,59 @@ def open_run(workdir: str, checkpoint: str = "latest") -> Saved:
     return Saved(assembly, step, state)
   finally:
     checkpoints.close()
+
+
+def with_data(saved: Saved, given: Sequence[str]) -> Saved:
+  """Returns the run with other options of its data set, such as longer examples.
+
+  Args:
+    saved: the run.
+    given: NAME=VALUE each, as `--config.data.NAME=VALUE` has it.
+
+  Raises:
+    UserError: for an unknown option or a wrong value, and if tokens become others.
+  """
+  if not given:
+    return saved
+  assembly = saved.assembly
+  name = assembly.config.data.name
+  known, changed = data.defaults(name), {}
+  for text in given:
+    option, equals, value = text.partition("=")
+    if not equals:
+      raise UserError(f"--option {text!r}; it must be NAME=VALUE")
+    if option not in known:
+      raise UserError(
+        f"--option: {contract.unknown(f'option of {name}', option, known)}"
+      )
+    changed[option] = _read(option, value, known[option])
+  config = copy.deepcopy(assembly.config)
+  config.data.update(changed)
+  options = {n: v for n, v in config.data.items() if n not in ("name", "batch")}
+  try:
+    task = data.load(name, options)
+  except ValueError as error:
+    raise UserError(f"--option: {error}") from None
+  old = assembly.task
+  for size in ("vocab", "classes"):
+    if getattr(task, size) != getattr(old, size):
+      raise UserError(
+        f"--option: {', '.join(given)} makes {size} = {getattr(task, size)}; the run"
+        f" has {getattr(old, size)}"
+      )
+  made = dataclasses.replace(assembly, config=config, task=task)
+  return dataclasses.replace(saved, assembly=made)
+
+
+def _read(option: str, text: str, default: Any) -> Any:
+  """Returns the value of a text, of the type of an option's default."""
+  try:
+    if isinstance(default, bool):
+      return {"true": True, "false": False}[text.lower()]
+    return type(default)(text)
+  except (ValueError, KeyError):
+    rule = checks.rule(default)
+    raise UserError(f"--option {option} = {text!r}; it must be {rule}") from None
 
 
 def _choose(checkpoint, kept, checkpoints):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import types
+from typing import Any
 
 from absl.testing import absltest, parameterized
 
@@ -14,7 +15,7 @@ from tests.policies_test import Recent
 
 @dataclasses.dataclass(frozen=True)
 class _Share(Recent):
-  def of_fraction(self, fraction, length):
+  def of_fraction(self, fraction, length) -> Any:
     return dataclasses.replace(self, keys=budgets.keys(fraction, length))
 
 

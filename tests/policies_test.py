@@ -47,7 +47,7 @@ class Recent:
     places = jnp.broadcast_to(places, real.shape)
     return Choice(jnp.maximum(places, 0), real), own, shared
 
-  def reads(self, places, layers):
+  def reads(self, places, layers) -> Any:
     return min(places, self.keys) * layers, 0
 
 

@@ -37,15 +37,14 @@ def task(
 
   Args:
     name: the data set's name.
-    keys: names of letters, each told with its values.
-    values: codes of each key.
+    keys: names of `letters` letters, each told with its values.
+    values: codes of `digits` digits of each key.
     queries: keys that are asked for.
     length: T, bytes of an example.
-    letters: of a key, 1 to 12.
-    digits: of a code.
-    depth: share of the haystack at which needles stand that are asked for; -1 draws
-      one for each.
-    corpus: one of `haystack.CORPORA`.
+    letters: 1 to 12.
+    digits: at least 1.
+    depth: of needles that are asked for, see `needle`; -1 draws one for each.
+    corpus: as in `needle`, and so is `cache_dir`.
     cache_dir: of the corpus.
     test_length: T of the split test; 0 is `length`.
     **sizes: `examples`, `held_out` and `seed` of `generated.task`.
@@ -55,23 +54,11 @@ def task(
       fit the length.
   """
   haystack.check(letters=letters, digits=digits, depth=depth, corpus=corpus)
-  check_least(keys=(keys, 1), values=(values, 1), queries=(queries, 1))
-  if queries > keys:
-    raise ValueError(f"queries = {queries} of keys = {keys}; each is asked for once")
-  if letters > _LETTERS or keys > 26**letters:
-    raise ValueError(
-      f"letters = {letters}, keys = {keys}; a key has 1 to {_LETTERS} letters, and no"
-      " two keys are equal"
-    )
-  counts = {"keys": keys, "values": values, "queries": queries}
-  options = {"letters": letters, "digits": digits, **counts}
-  shortest, lengths = _bytes(**options), generated.lengths(length, test_length)
+  options = {"letters": letters, "digits": digits, "keys": keys}
+  options |= {"values": values, "queries": queries}
+  lengths = generated.lengths(length, test_length)
   for one in lengths.values():
-    if one < shortest:
-      raise ValueError(
-        f"length = {one}; {keys} x {values} needles and {queries} questions of"
-        f" {letters} letters and {digits} digits have {shortest} bytes"
-      )
+    _check(one, **options)
 
   def make(split: str) -> generated.Make:
     hay = haystack.source(corpus, cache_dir, split)
@@ -120,6 +107,24 @@ def example(
   counted = np.concatenate([np.zeros(len(body), bool), counted])
   labels = np.where(counted[1:], whole[1:], -1).astype(np.int32)
   return {"tokens": whole[:-1], "labels": labels}
+
+
+def _check(length: int, *, letters, digits, keys, values, queries) -> None:
+  """Raises ValueError for counts out of their range or more bytes than the length."""
+  check_least(keys=(keys, 1), values=(values, 1), queries=(queries, 1))
+  if queries > keys:
+    raise ValueError(f"queries = {queries} of keys = {keys}; each is asked for once")
+  if letters > _LETTERS or keys > 26**letters:
+    raise ValueError(
+      f"letters = {letters}, keys = {keys}; a key has 1 to {_LETTERS} letters, and no"
+      " two keys are equal"
+    )
+  shortest = _bytes(letters, digits, keys, values, queries)
+  if length < shortest:
+    raise ValueError(
+      f"length = {length}; {keys} x {values} needles and {queries} questions of"
+      f" {letters} letters and {digits} digits have {shortest} bytes"
+    )
 
 
 def _bytes(letters: int, digits: int, keys: int, values: int, queries: int) -> int:

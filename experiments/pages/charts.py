@@ -30,17 +30,17 @@ COLORS = (
   "#d34545",
   "#57803a",
 )
-_INK = "#010203"  # stands for the colour of the page's text
+INK = "#010203"  # stands for the colour of the page's text
 _POINTS = 400  # more than a chart's pixels can show only makes the page heavy
-_SETTINGS = {
+SETTINGS = {
   "svg.fonttype": "none",
   "svg.hashsalt": "attnjax",  # the same run gives the same page
   "font.size": 10,
-  "text.color": _INK,
-  "axes.edgecolor": _INK,
-  "axes.labelcolor": _INK,
-  "xtick.color": _INK,
-  "ytick.color": _INK,
+  "text.color": INK,
+  "axes.edgecolor": INK,
+  "axes.labelcolor": INK,
+  "xtick.color": INK,
+  "ytick.color": INK,
   "axes.spines.top": False,
   "axes.spines.right": False,
 }
@@ -56,7 +56,7 @@ def curves(logs: Mapping[str, Sequence[Mapping[str, Any]]], measure: str) -> str
   Returns:
     The element, or "" if no run has this number.
   """
-  with matplotlib.rc_context(_SETTINGS):
+  with matplotlib.rc_context(SETTINGS):
     figure = Figure(figsize=(4.6, 3.0), layout="constrained")
     axes = figure.add_subplot()
     for i, (name, lines) in enumerate(logs.items()):
@@ -65,7 +65,7 @@ def curves(logs: Mapping[str, Sequence[Mapping[str, Any]]], measure: str) -> str
     if not axes.lines:
       return ""
     axes.set(xlabel="step", ylabel=readable.name(measure))
-    axes.grid(color=_INK, alpha=0.12, linewidth=0.8)
+    axes.grid(color=INK, alpha=0.12, linewidth=0.8)
     axes.margins(x=0.02)
     if axes.get_xlim()[1] > 0:
       axes.set_xlim(left=0)
@@ -73,7 +73,7 @@ def curves(logs: Mapping[str, Sequence[Mapping[str, Any]]], measure: str) -> str
     figure.set_figheight(3.0 + 0.2 * rows)
     figure.legend(handles, labels, loc="outside lower left", ncols=2, frameon=False)
     names = ", ".join(logs)
-    return _svg(figure, f"{readable.name(measure)} against the step: {names}")
+    return svg(figure, f"{readable.name(measure)} against the step: {names}")
 
 
 def attention(weights: np.ndarray, title: str) -> str:
@@ -132,7 +132,7 @@ def _draw_run(axes, lines, measure, color, labels) -> None:
   test = records.series(lines, "test", measure)
   if test[0]:
     label = labels.get("test")
-    axes.plot(*test, "D", color=color, markersize=5, mec=_INK, label=label)
+    axes.plot(*test, "D", color=color, markersize=5, mec=INK, label=label)
 
 
 def _marker(points) -> str:
@@ -151,7 +151,7 @@ def _thin_out(steps: list[int], values: list[float]) -> tuple[list, list]:
   ]
 
 
-def _svg(figure: Figure, title: str) -> str:
+def svg(figure: Figure, title: str) -> str:
   """Returns the figure as an element that fits the page's width and theme."""
   buffer = io.StringIO()
   figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
@@ -163,11 +163,11 @@ def _svg(figure: Figure, title: str) -> str:
   body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
   # A style inside the <svg> would hold for the whole page.
   body = re.sub(r"<style.*?</style>", "", body, flags=re.DOTALL)
-  body = body.replace("xlink:href", "href").replace(_INK, "currentColor")
+  body = body.replace("xlink:href", "href").replace(INK, "currentColor")
   body = re.sub(r"font-family:[^;\"]*", "font-family: inherit", body)
   body = re.sub(r"font: ([\d.]+px)[^;\"]*", r"font-size: \1", body)
   # Ids are the page's too: those of two charts must differ.
-  own = f"c{zlib.crc32(body.encode()):08x}-"
+  own = f"c{zlib.crc32((title + body).encode()):08x}-"
   body = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{own}", body)
   title = html.escape(title)
   return (

@@ -1,6 +1,7 @@
 """Long-context tasks: examples by hand, labels told from the tokens, longer tests."""
 
 import re
+from typing import Any
 
 import numpy as np
 from absl.testing import absltest, parameterized
@@ -14,12 +15,17 @@ _NEEDLES = "needle_multi_key needle_multi_value needle_multi_query".split()
 _NAMES = [*_NEEDLES, "variable_tracking", "common_words", "chained_lookup"]
 
 
-class _Shares(Dealt):
+class _Dealt(Dealt):
   def random(self, *_):
     return self.draws.pop(0)
 
-  def permutation(self, *_):
+  def permutation(self, drawn) -> Any:
+    del drawn
     return self.draws.pop(0)
+
+
+def _dealt(*draws) -> Any:
+  return _Dealt(*draws)
 
 
 class ByHandTest(parameterized.TestCase):
@@ -34,7 +40,7 @@ class ByHandTest(parameterized.TestCase):
   def test_needles(self):
     # Keys "ab" and "ba", of two values each; the second is told first.
     codes = np.array([ord(c) for c in "12345678"]).reshape(2, 2, 2)
-    rng = _Shares([1, 26], codes, [[0.9, 0.1], [0.0, 1.0]])
+    rng = _dealt([1, 26], codes, [[0.9, 0.1], [0.0, 1.0]])
     got = needles.example(
       rng,
       hay=lambda rng, size: b"It is. " + b"x" * (size - 7),
@@ -55,7 +61,7 @@ class ByHandTest(parameterized.TestCase):
 
   def test_variable_tracking(self):
     # Noise 0-3, names 4-8, values 9-10, SET 11, ASK 12; chains 6 <- 4 and 8 <- 5.
-    rng = _Shares([[0, 2], [1, 4]], [1, 0], [0, 2, 3, 4], [3] * 17, [1, 0, 0, 1])
+    rng = _dealt([[0, 2], [1, 4]], [1, 0], [0, 2, 3, 4], [3] * 17, [1, 0, 0, 1])
     got = variable_tracking.example(
       rng, length=17, chains=2, hops=1, names=5, values=2, noise=4
     )
@@ -63,13 +69,12 @@ class ByHandTest(parameterized.TestCase):
     self.check(got, tokens, [-1] * 15 + [4, 6])
 
   def test_common_words(self):
-    class Ordered(_Shares):
-      def permutation(self, words):
-        return words[::-1]
+    class Ordered(_Dealt):
+      def permutation(self, drawn) -> Any:
+        return drawn[::-1]
 
-    got = common_words.example(
-      Ordered([5, 1, 3]), vocab=8, length=10, common=2, others=1, ratio=3
-    )
+    rng: Any = Ordered([5, 1, 3])
+    got = common_words.example(rng, vocab=8, length=10, common=2, others=1, ratio=3)
     # 8 tokens: 8 x 3 // 7 = 3 of each common word, 2 of the other.
     self.check(got, [3, 3, 1, 1, 1, 5, 5, 5, 7, 1], [-1] * 8 + [1, 5])
 
@@ -82,7 +87,7 @@ class ByHandTest(parameterized.TestCase):
       self.assertEqual(times[0], int((length - 3) * 5 / 27 + 1e-9))
 
   def test_chained_lookup(self):
-    rng = _Shares([2, 0, 1], [1, 0, 2], [3, 0, 1], [0] * 9, 1)
+    rng = _dealt([2, 0, 1], [1, 0, 2], [3, 0, 1], [0] * 9, 1)
     got = chained_lookup.example(rng, length=9, facts=3, hops=2, noise=2)
     # The cycle is 2, 0, 1; noise is 3.
     self.check(got, [0, 1, 2, 0, 3, 1, 2, 0, 1], [-1] * 7 + [1, 2])
