@@ -158,8 +158,8 @@ METHODS = {
 
 def attend(
   q: Float[Array, "B T N H"],
-  k: Float[Array, "B T K H"],
-  v: Float[Array, "B T K V"],
+  k: Float[Array, "B S K H"],
+  v: Float[Array, "B S K V"],
   *,
   method: str = "vertical_slash",
   lengths: Int[Array, "B"] | None = None,
@@ -172,7 +172,7 @@ def attend(
 
   Args:
     q: queries.
-    k: keys; K divides N.
+    k: keys, S = T; K divides N.
     v: values.
     method: one of METHODS.
     lengths: tokens of each row; later ones are padding, T if None.

@@ -53,15 +53,14 @@ def loss_bound(
     draws: as in `max_safe_sparsity`, and so is the seed.
     seed: of the draws.
   """
-  loss = np.asarray(dense, np.float64) - np.asarray(sparse, np.float64)
-  if loss.ndim != 1 or not loss.size or np.shape(dense) != np.shape(sparse):
+  one, two = np.asarray(dense, np.float64), np.asarray(sparse, np.float64)
+  if one.ndim != 1 or not one.size or one.shape != two.shape:
     raise ValueError(
-      f"scores {np.shape(dense)} and {np.shape(sparse)}; both are of the same samples"
+      f"scores {one.shape} and {two.shape}; both are of the same samples"
     )
+  loss = one - two
   draw = np.random.default_rng(seed)
-  means = [
-    loss[draw.integers(loss.size, size=(1, loss.size))].mean() for _ in range(draws)
-  ]
+  means = [loss[draw.integers(loss.size, size=loss.size)].mean() for _ in range(draws)]
   return float(np.quantile(means, level))
 
 
@@ -94,7 +93,7 @@ class Law:
 
 
 def fit_logit_linear(
-  task: Sequence[str],
+  task: Sequence[str] | np.ndarray,
   parameters: Any,
   length: Any,
   sparsity: Any,
