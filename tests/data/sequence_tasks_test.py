@@ -22,6 +22,7 @@ from experiments.data.sets import (
   selective_copying,
   sorting,
 )
+from tests.data import pure
 
 NAMES = (
   "in_context_recall noisy_recall fuzzy_recall memorization compression"
@@ -401,17 +402,7 @@ class FromTokensTest(parameterized.TestCase):
 class AllTest(parameterized.TestCase):
   @parameterized.parameters(*NAMES)
   def test_pure_in_seed_split_and_index(self, name):
-    def example(seed, split, index):
-      options = {"seed": seed, "examples": 20, "held_out": 20}
-      found = data.load(name, options).source(split)[index]
-      return found["tokens"].tobytes() + found["labels"].tobytes()
-
-    keys = [(seed, s, i) for seed in (0, 3) for s in data.SPLITS for i in (0, 1, 19)]
-    first = [example(*key) for key in keys]
-    self.assertEqual(first, [example(*key) for key in reversed(keys)][::-1])
-    self.assertLen(set(first), len(keys))
-    with self.assertRaises(IndexError):
-      data.load(name, {"held_out": 5}).source("test")[5]
+    pure.check(self, name, ("tokens", "labels"))
 
   @parameterized.parameters(*NAMES)
   def test_a_task_is_its_description(self, name):
