@@ -167,6 +167,26 @@ class PoliciesTest(parameterized.TestCase):
     self.assertEqual(snap.reads(301, 2), (2 * 141, 0))
     self.assertEqual(frontier.BlockSparse().reads(301, 2), (602, 0))
 
+  def test_a_share_of_the_keys(self):
+    half = frontier.Quest().of_fraction(0.5, 200)
+    self.assertEqual((half.budget, half.page), (80, 16))  # and 16 of the current page
+    self.assertEqual(frontier.Quest().of_fraction(0.1, 200).page, 5)
+    half = frontier.AdaSnapKV(floor=0.3).of_fraction(0.5, 200)
+    want = frontier.AdaSnapKV(capacity=99, local=12, first=4, floor=0.3)
+    self.assertEqual(half, want)
+    half = frontier.BlockSparse().of_fraction(0.5, 200)
+    self.assertEqual((half.block, half.blocks), (16, 4))
+    # Of 13 blocks, the last one of 8: pairs within blocks, and with earlier ones.
+    pairs = 12 * 136 + 36 + 16 * 16 * (1 + 2 + 9 * 3) + 8 * 16 * 3
+    self.assertEqual(half.prompt_reads(200, 2), (2 * pairs, 2 * 13 * 7))
+    half = frontier.VerticalSlash().of_fraction(0.5, 200)
+    self.assertEqual((half.verticals, half.slashes), (29, 29))
+    self.assertEqual((half.first, half.near), (4, 3))
+    pairs = 58 * 59 / 2 + 142 * 58
+    self.assertEqual(half.prompt_reads(200, 1), (pairs, 200 * 201 / 2))
+    few = frontier.VerticalSlash(window=10).prompt_reads(200, 1)
+    self.assertEqual(few, (200 * 201 / 2, 10 * 195.5))
+
   @parameterized.parameters(
     (frontier.Quest, {"budget": 20}, "budget = 20, page = 16.*whole number"),
     (frontier.Quest, {"page": 0}, "page = 0"),

@@ -96,9 +96,9 @@ def least(capacity: int, local: int, first: int, floor: float) -> int:
 
 def check(capacity: int, window: int, pool: int, local: int, first: int) -> None:
   """Raises ValueError for sizes that do not fit each other."""
-  if min(capacity, window, pool) < 1 or min(local, first) < 0:
+  if min(window, pool) < 1 or min(capacity, local, first) < 0:
     raise ValueError(
-      f"capacity = {capacity}, window = {window}, pool = {pool}: at least 1; local ="
+      f"window = {window}, pool = {pool}: at least 1; capacity = {capacity}, local ="
       f" {local}, first = {first}: at least 0"
     )
   if pool % 2 == 0:

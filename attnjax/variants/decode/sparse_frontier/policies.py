@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from attnjax.core import budgets
+from attnjax.core.exported import serializable
 from attnjax.core.policies import Choice, News, Past
 from attnjax.variants.decode.sparse_frontier import compression, pages
 
@@ -32,6 +34,17 @@ class Quest:
     """Returns the policy: it fits every model."""
     del layers
     return self
+
+  def of_fraction(self, fraction: float, length: int) -> "Quest":
+    """Returns the policy with pages that hold a share of a row's keys.
+
+    The current page is one of them. Pages become smaller where there would be fewer
+    than four.
+    """
+    keys = budgets.keys(fraction, length)
+    page = min(self.page, max(keys // 4, 1))
+    count = -(-length // page) if fraction == 1 else keys // page - 1
+    return dataclasses.replace(self, page=page, budget=count * page)
 
   def init(self, batch: int, length: int, heads: int, size: int, dtype: Any) -> Any:
     """Returns the least and the greatest keys of each page, (B, P, K, H)."""
@@ -72,6 +85,7 @@ class Quest:
     return float(layers * (places - left)), float(2 * layers * before)
 
 
+@serializable
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Compressed:
@@ -129,6 +143,19 @@ class SnapKV:
     """Returns the policy: it fits every model."""
     del layers
     return self
+
+  def of_fraction(self, fraction: float, length: int) -> "SnapKV":
+    """Returns the policy that keeps a share of a row's keys, the next one included.
+
+    The last keys keep their share of it. Of the tokens that are decoded all but the
+    first are read besides, unless `room` is set.
+    """
+    keys = budgets.keys(fraction, length)
+    capacity = length if fraction == 1 else keys - 1
+    local = capacity * self.local // max(self.capacity, 1)
+    first = min(self.first, capacity - local, keys // 16)
+    sizes = {"capacity": capacity, "local": local, "first": first}
+    return dataclasses.replace(self, **sizes)
 
   def grouped(self, group: int) -> "SnapKV":
     """Returns the policy for a layer of `group` query heads for each key head.

@@ -1,6 +1,7 @@
 """Attention of a prompt's queries to the keys that a pattern chooses for them."""
 
 import dataclasses
+import math
 from typing import Any
 
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from attnjax import attention
 from attnjax.contract import check_known
-from attnjax.core import masks
+from attnjax.core import budgets, masks
 from attnjax.core.policies import Choice, News, Past
 from attnjax.variants.decode.sparse_frontier import definition, patterns
 
@@ -81,6 +82,26 @@ class BlockSparse(AfterDense):
   def __post_init__(self):
     patterns.check_blocks(self.block, self.blocks)
 
+  def of_fraction(self, fraction: float, length: int) -> "BlockSparse":
+    """Returns the policy whose queries see a share of the pairs of a prompt, at most.
+
+    Blocks become smaller where three are more than that; three tokens are the least.
+    """
+    budgets.keys(fraction, length)
+    block = self.block
+    while block > 1 and _density(length, block, 3) > fraction:
+      block //= 2
+    blocks = max(-(-length // block), 3)
+    while blocks > 3 and _density(length, block, blocks) > fraction:
+      blocks -= 1
+    return dataclasses.replace(self, block=block, blocks=blocks)
+
+  def prompt_reads(self, places: int, layers: int) -> tuple[float, float]:
+    """Returns pairs of a prompt: attended to, and of blocks to choose among them."""
+    count = -(-places // self.block)
+    chosen = layers * count * (count + 1) / 2 if self.blocks < count else 0.0
+    return float(layers * _pairs(places, self.block, self.blocks)), float(chosen)
+
   def mask(self, q, k, lengths) -> masks.Mask:
     """Returns what the queries (B, T, N, H) see of keys (B, T, K, H), to be causal."""
     del lengths  # what is padded is later than all that is real
@@ -115,6 +136,28 @@ class VerticalSlash(AfterDense):
     patterns.check_window(self.window, self.first, self.near, self.rounded)
     patterns.check_numbers(self.verticals, self.slashes, self.first, self.near)
 
+  def of_fraction(self, fraction: float, length: int) -> "VerticalSlash":
+    """Returns the policy whose queries see a share of the pairs of a prompt, at most.
+
+    Verticals and slashes are as many; the near ones keep their share of the slashes.
+    """
+    budgets.keys(fraction, length)
+    # The sum of min(t + 1, n) over all t < T is at most f T^2 / 2 for this n.
+    number = int(length * (1 - math.sqrt(1 - fraction)))
+    slashes = length if fraction == 1 else max(number - number // 2, 1)
+    verticals = length if fraction == 1 else number // 2
+    near = max(self.near * slashes // self.slashes, 1)
+    first = min(self.first, verticals // 4)
+    sizes = {"verticals": verticals, "slashes": slashes}
+    return dataclasses.replace(self, near=near, first=first, **sizes)
+
+  def prompt_reads(self, places: int, layers: int) -> tuple[float, float]:
+    """Returns pairs of a prompt: attended to, at most, and those of the window."""
+    number = min(self.verticals + self.slashes, places)
+    some = number * (number + 1) / 2 + (places - number) * number
+    window = min(self.window, places)
+    return float(layers * some), float(layers * window * (places - (window - 1) / 2))
+
   def mask(self, q, k, lengths) -> masks.Mask:
     """Returns what the queries (B, T, N, H) see of keys (B, T, K, H)."""
     return _crossed(patterns.vertical_slash, self, q, k, lengths)
@@ -147,6 +190,19 @@ class FlexPrefill(AfterDense):
   def mask(self, q, k, lengths) -> masks.Mask:
     """Returns what the queries (B, T, N, H) see of keys (B, T, K, H)."""
     return _crossed(patterns.flexprefill, self, q, k, lengths)
+
+
+def _pairs(length: int, block: int, blocks: int) -> int:
+  """Returns the causal pairs of block-sparse attention."""
+  found = 0
+  for number in range(-(-length // block)):
+    rows = min(block, length - number * block)
+    found += min(number, blocks - 1) * block * rows + rows * (rows + 1) // 2
+  return found
+
+
+def _density(length: int, block: int, blocks: int) -> float:
+  return _pairs(length, block, blocks) / (length * (length + 1) / 2)
 
 
 METHODS = {
