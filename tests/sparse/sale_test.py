@@ -142,6 +142,9 @@ class SelectionTest(parameterized.TestCase):
       q_sum, k_sum = sums
       bound = one / 2 * k_sum[:, :, None] + two / 2 * q_sum[..., None]
       bound += (_H / 4 + rounded / 2) * one * two
+      parts = rough / (one * two)
+      whole = jnp.abs(parts - jnp.round(parts)).max() < 1e-3
+      self.assertEqual(bool(whole), rounded)
       error = jnp.abs(rough - exact)
       self.assertTrue((error <= bound * (1 + 1e-4) + 1e-4).all(), granularity)
       self.assertGreater((error / bound).max(), 0.2)
