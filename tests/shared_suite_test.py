@@ -12,7 +12,7 @@ from absl.testing import absltest
 
 from experiments import errors
 from experiments.suite import __main__ as command
-from experiments.suite import images, problems, rows, tokens, training
+from experiments.suite import images, long_tokens, problems, rows, tokens, training
 
 _TINY = problems.Problem(
   "mqar", {"vocab": 16, "length": 8, "pairs": 1}, longer={"length": 16}
@@ -86,6 +86,39 @@ class SuiteTest(absltest.TestCase):
     got = {name: tokens.steps(known) for name, known in problems.TOKENS.items()}
     for name, steps in (("parity", 800), ("compression", 400), ("needle", 200)):
       self.assertEqual(got[name], steps)
+
+  def test_every_long_task_fits_the_models(self):
+    with mock.patch.multiple(training, POOL=1, HELD_OUT=1, LONGER_HELD_OUT=1):
+      for name, known in problems.LONG.items():
+        self.assertIs(rows.half(name), long_tokens)
+        self.assertEqual(long_tokens.steps(known), 800, name)
+        for longer, length in zip((False, True), long_tokens.LENGTHS):
+          found = long_tokens.problem(known, longer).examples(0, "test")
+          self.assertEqual(found["tokens"].shape, (1, length), name)
+          self.assertLess(found["tokens"].max(), tokens.VOCAB, name)
+          self.assertLess(found["labels"].max(), tokens.VOCAB, name)
+          self.assertGreater(found["labels"].max(), -1, name)
+
+  def test_a_registration_of_a_long_task_is_of_the_tasks_of_tokens_too(self):
+    code, changed = rows._code, []
+
+    def counted(text):
+      changed.append(text)
+      return code(text)
+
+    with mock.patch.object(rows, "_code", counted):
+      rows.registration("long_needle")
+      rows.registration("needle")
+    modules = (training, long_tokens, tokens, training, tokens)
+    want = [Path(module.__file__ or "").read_text("utf-8") for module in modules]
+    self.assertEqual(changed, want)
+
+  def test_the_state_of_long_contexts(self):
+    build = tokens.builder("dot_product")
+    found = long_tokens.state(jax.eval_shape(build, jax.random.key(0)))
+    kept = training.DEPTH * (2 * training.DIM + 1)
+    self.assertEqual(found["512"] - found["128"], 384 * kept)
+    self.assertEqual(long_tokens.state(None), {})
 
   def test_images_are_of_one_size(self):
     for side, channels in ((8, 1), (28, 1), (16, 1), (32, 3)):

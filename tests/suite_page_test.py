@@ -83,6 +83,16 @@ class TablesTest(absltest.TestCase):
     self.assertIn(f"{tokens.longer['length']} tokens", text)
     self.assertIn("| 0.800 (0.70 to 0.90) | 0.400 (0.35 to 0.45) |", text)
 
+  def test_long_contexts(self):
+    record = _record()
+    self.assertIn("Nothing is measured yet", suite_tables.long(record))
+    more = {"longer": (1,)}
+    record["rows"]["chained_lookup"] = {"aaren": _row([0.9, 0.8, 0.7], **more)}
+    text = suite_tables.long(record)
+    self.assertIn("| [`aaren`](systems/aaren.md) | - |", text)
+    self.assertIn("`chained_lookup`, 128 tokens | 512 tokens |", text)
+    self.assertIn("| 0.800 (0.70 to 0.90) | 0.400 (0.35 to 0.45) |", text)
+
   def test_what_is_measured(self):
     text = suite_tables.measured(_record(), ["aaren on parity"])
     self.assertIn("56 of ", text)

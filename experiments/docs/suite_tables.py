@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ def parts(root: Path) -> dict[str, Callable[[], str]]:
     "suite learned": learned,
     "suite tokens": groups,
     "suite longer": longer,
+    "suite long": long,
     "suite costs": costs,
     "suite images": images,
   }
@@ -151,10 +152,18 @@ def mean_score(record: Record, slug: str, names: Sequence[str]) -> float | None:
   return float(np.mean(known)) if len(known) == len(found) else None
 
 
-def longer(record: Record) -> str:
+def long(record: Record) -> str:
+  """Returns accuracies on long contexts, at the trained length and at four times it."""
+  parts = (accuracies(record, tuple(problems.LONG)), longer(record, problems.LONG))
+  return "\n\n".join(parts) if parts[0] else _NOTHING
+
+
+def longer(
+  record: Record, known_problems: Mapping[str, problems.Problem] = problems.TOKENS
+) -> str:
   """Returns accuracies at the trained length and at four times as many tokens."""
   found = []
-  names = [name for name, known in problems.TOKENS.items() if known.longer]
+  names = [name for name, known in known_problems.items() if known.longer]
   for slug in mechanisms(record, names):
     cells = []
     for name in names:
@@ -164,7 +173,7 @@ def longer(record: Record) -> str:
     found.append((_title(slug), *cells))
   head = ["mechanism"]
   for name in names:
-    known = problems.TOKENS[name]
+    known = known_problems[name]
     head += [f"`{name}`, {known.options['length']} tokens"]
     head += [f"{known.longer['length']} tokens"]
   return markdown.table(head, found)

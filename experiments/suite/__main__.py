@@ -5,8 +5,8 @@
   python -m experiments.suite --list                   names, and what is measured
 
 A row trains five models, which takes half a minute of one processor core for the
-cheapest mechanism. The tasks of a run share compiled programs, whose compiling
-XLA_FLAGS=--xla_backend_optimization_level=1 halves.
+cheapest mechanism, and some minutes on a long context. The tasks of a run share
+compiled programs, whose compiling XLA_FLAGS=--xla_backend_optimization_level=1 halves.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""The problems of the suite: tasks in one size, for tokens and for images."""
+"""The problems of the suite: tasks in one size, of tokens, long contexts and images."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -62,6 +62,24 @@ TOKENS: dict[str, Problem] = {
   "sorting": Problem("sorting", {"vocab": 16, "length": 16}),
 }
 
+
+def _long(dataset: str, **options: Any) -> Problem:
+  """Returns a task of a long context, tested at four times its T, too."""
+  return Problem(dataset, {"length": 128, **options}, longer={"length": 512})
+
+
+LONG: dict[str, Problem] = {
+  "long_needle": _long("needle", letters=1, digits=2),
+  "needle_multi_key": _long("needle_multi_key", letters=1, digits=2, keys=2),
+  "needle_multi_value": _long("needle_multi_value", letters=1, digits=1, values=3),
+  "needle_multi_query": _long(
+    "needle_multi_query", letters=1, digits=2, keys=2, queries=2
+  ),
+  "variable_tracking": _long("variable_tracking", hops=1, names=8, values=4, noise=8),
+  "common_words": _long("common_words", vocab=32, common=2, others=8, ratio=4),
+  "chained_lookup": _long("chained_lookup", facts=4, hops=3),
+}
+
 IMAGES: dict[str, Problem] = {
   "mnist5k": Problem("mnist5k"),
   "digits": Problem("digits"),
@@ -70,7 +88,7 @@ IMAGES: dict[str, Problem] = {
   "texture_shape": Problem("texture_shape"),
 }
 
-PROBLEMS = TOKENS | IMAGES
+PROBLEMS = TOKENS | LONG | IMAGES
 MAD = (
   "in_context_recall",
   "noisy_recall",

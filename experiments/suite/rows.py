@@ -15,8 +15,8 @@ from types import ModuleType
 from typing import Any
 
 from experiments.claims import measuring
-from experiments.suite import images, tokens, training
-from experiments.suite.problems import IMAGES, PROBLEMS
+from experiments.suite import images, long_tokens, tokens, training
+from experiments.suite.problems import IMAGES, LONG, PROBLEMS
 
 ROOT = Path(__file__).parent.parent.parent
 RESULTS = Path("results") / "suite.json"
@@ -24,6 +24,8 @@ RESULTS = Path("results") / "suite.json"
 
 def half(name: str) -> ModuleType:
   """Returns the half of the suite with a task of this name."""
+  if name in LONG:
+    return long_tokens
   return images if name in IMAGES else tokens
 
 
@@ -36,8 +38,9 @@ def pairs(slugs: Iterable[str], names: Iterable[str]) -> Iterator[tuple[str, str
 
 def registration(name: str) -> str:
   """Returns the hash of the protocol's code and of a problem's sizes."""
-  files = training.__file__, half(name).__file__
-  own = [_code(Path(str(file)).read_text(encoding="utf-8")) for file in files]
+  modules = training, half(name), *getattr(half(name), "USES", ())
+  files = (Path(str(module.__file__)) for module in modules)
+  own = [_code(file.read_text(encoding="utf-8")) for file in files]
   known = PROBLEMS[name]
   return hashlib.sha256(repr((known, own)).encode()).hexdigest()[:16]
 
