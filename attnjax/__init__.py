@@ -20,6 +20,7 @@ from attnjax.contract import unknown as _unknown
 from attnjax.core import masks, policies
 from attnjax.exporting import export
 from attnjax.flex import and_masks, create_block_mask, flex_attention, or_masks
+from attnjax.paged import paged_decode
 from attnjax.statistics import attention_column_sums, attention_rows
 from attnjax.table import systems
 
@@ -36,6 +37,7 @@ __all__ = [
   "load",
   "masks",
   "or_masks",
+  "paged_decode",
   "policies",
   "sharding",
   "systems",

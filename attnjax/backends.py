@@ -28,8 +28,10 @@ from attnjax.core import modes, softmax
 from attnjax.core.platform import target_platform
 from attnjax.core.recurrence import linear, prefix
 from attnjax.core.scores import Scores
+from attnjax.core.softmax import paged as pages
 from attnjax.core.softmax import statistics as sums
-from pallas_kernels import decayed_linear, flash, softmax_statistics
+from attnjax.core.softmax.paged import Paged
+from pallas_kernels import decayed_linear, flash, paged_decode, softmax_statistics
 from pallas_kernels import prefix_softmax as scans
 from pallas_kernels.calling import BACKENDS
 
@@ -162,6 +164,38 @@ def statistics(
     return jnp.full(lse.shape, -1, jnp.int32), jnp.zeros_like(lse)
   found = choose(impl, plain, prepare)(q, k, lse)
   return found if isinstance(found, tuple) else (found,)
+
+
+def paged(
+  q, k, v, starts, counts, *, page: int, scale: float, scores: bool, impl: str = "auto"
+) -> Paged:
+  """Computes `attnjax.core.softmax.paged.reference`.
+
+  Args:
+    q: (B, N, H).
+    k: (Z, K, H).
+    v: (Z, K, V).
+    starts: int32, (B, G, M), first tokens of pages.
+    counts: int32, (B, G, M), tokens of pages.
+    page: tokens of a page at most.
+    scale: of q . k.
+    scores: whether pages are scored.
+    impl: one of IMPLEMENTATIONS, or "auto".
+  """
+  pages.check(q, k, v, starts, counts)
+  sizes = {"page": page}
+  plain = {
+    "reference": functools.partial(pages.reference, **sizes),
+    "xla": functools.partial(pages.gathered, **sizes),
+  }
+
+  def prepare(impl: str):
+    return paged_decode.prepared(q, k, v, starts, page=page, impl=impl)
+
+  if 0 in (*q.shape, *v.shape, *starts.shape):
+    impl = "reference"
+  run = choose(impl, plain, prepare)
+  return run(q, k, v, starts, counts, scale=scale, scores=scores)
 
 
 def linear_attention(impl: str, q, k, v) -> Callable:
