@@ -233,6 +233,13 @@ class PlantedTest(parameterized.TestCase):
     found = read(model, sinks.inject_direction(7, 20, 1.0, direction=BASIS[40]))
     self.assertEqual(found["lifetime"][0, 20], 0)
 
+  def test_an_injected_direction_has_the_norm_of_the_primary_sink(self):
+    h, unit = jnp.arange(24.0).reshape(1, 4, 6), jnp.eye(6)[2]
+    edit = sinks.inject_direction(3, 2, 0.5, primary=1, direction=unit).hidden
+    added = 0.5 * jnp.linalg.norm(h[0, 1]) * unit
+    np.testing.assert_allclose(edit(3, h), h.at[0, 2].add(added), rtol=1e-6)
+    np.testing.assert_array_equal(edit(2, h), h)
+
   def test_table_of_steering(self):
     norms = [2.0, 15.0, 40.0]
     found = sinks.steering_table(Planted(), TOKENS, layer=5, reference=U, norms=norms)
@@ -260,6 +267,17 @@ class PlantedTest(parameterized.TestCase):
 
 
 class DetectionTest(absltest.TestCase):
+  def test_the_first_two_tokens_are_candidates(self):
+    h = np.ones((2, 3, 4)) * np.array([1.0, 2.0, 3.0])[:, None]
+    self.assertEqual(sinks.primary_position(h), 1)
+    self.assertEqual(sinks.primary_position(h, (0, 2)), 2)
+    self.assertEqual(sinks.Sink(0, sinks.PRIMARY, 1, 2).token_id, -1)
+
+  def test_clusters_begin_with_the_farthest_rows(self):
+    x = np.array([[0.0, 0.0], [1.0, -6.0], [-4.0, 3.0], [3.0, 3.0]])
+    _, centres = sinks.two_means(x, steps=0)
+    np.testing.assert_array_equal(centres, x[[1, 2]])
+
   def test_range_of_norms_by_hand(self):
     self.assertEqual(sinks.layer_range(np.array([1.0, 2, 50, 51, 52, 10, 3])), (2, 5))
     self.assertEqual(sinks.layer_range(np.array([1.0, 2, 3, 50])), (3, 3))
@@ -337,6 +355,25 @@ class ScoresTest(absltest.TestCase):
       sinks.analyse(trace)
     found = sinks.analyse(trace, weights=np.ones((1, 2, 2, T)), least=3)
     self.assertEqual(np.isfinite(found["score"][0, 0]).sum(), T - 3)
+
+  def test_scores_of_windows_need_layers_of_that_window(self):
+    build = contract.constructor("dot_product", {"heads": 2}, language.FORMS)
+    model = language.Model([build], vocab=5, dim=16, rngs=nnx.Rngs(0))
+    trace = sinks.capture(model, jnp.asarray(TOKENS))
+    mixed = [
+      attnjax.dot_product_attention(
+        heads.q, heads.k, heads.v, is_causal=True, local_window_size=(5, 0)
+      )
+      for heads in jax.tree.map(jnp.asarray, trace.heads)
+    ]
+    near = dataclasses.replace(trace, mixed=tuple(mixed))
+    found = sinks.scores_of(near, window=6)
+    heads = jax.tree.map(jnp.asarray, trace.heads[1])
+    want = sinks.reference_sink_scores(heads.q, heads.k, window=6)
+    np.testing.assert_allclose(found[:, 1], want, rtol=1e-4, atol=1e-6)
+    for other, window in ((trace, 6), (near, 0), (near, 8)):
+      with self.assertRaisesRegex(NotImplementedError, "layer 0 is no causal softmax"):
+        sinks.scores_of(other, window=window)
 
   def test_capture_takes_edits(self):
     build = contract.constructor("dot_product", {"heads": 2}, language.FORMS)

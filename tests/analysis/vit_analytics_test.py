@@ -86,6 +86,21 @@ class ProfileTest(parameterized.TestCase):
     entropy = ours.row_entropy(heads[5, 1:])
     np.testing.assert_allclose(entropy, np.log(20), rtol=1e-5)
 
+  def test_a_shift_is_one_step_in_any_direction(self):
+    def steps(y, x):
+      found = [[(a - r, b - c) == (y, x) for a, b in PLACES] for r, c in PLACES]
+      return jnp.asarray(found, jnp.float32)
+
+    for y, x in ((-1, -1), (-1, 1), (0, -1), (1, 0), (1, 1), (0, 2), (-2, 0), (2, 1)):
+      scores = ours.template_scores(steps(y, x), grid=GRID, prefix=0)
+      found = float(scores[ours.TEMPLATES.index("shift")])
+      self.assertAlmostEqual(found, float(max(abs(y), abs(x)) == 1), places=5)
+
+  def test_maps_of_offsets_are_their_definition(self):
+    a = jax.random.uniform(jax.random.key(0), (2, 3, T, T))
+    want = ours.offset_map(a, grid=GRID, prefix=PREFIX, impl="reference")
+    np.testing.assert_allclose(ours.offset_map(a, grid=GRID), want, rtol=1e-5)
+
   def test_noisy_copies_are_clustered(self):
     draw = np.random.default_rng(0)
     kinds, rows = np.repeat([0, 2, 5], 6), []
