@@ -135,9 +135,18 @@ class CostsTest(parameterized.TestCase):
     self.assertEqual(got["bytes_of_keys"], 2 * (3 * keys * 16 + 20 * 8) / 4)
     flops = 6 * self.own.flops + 2 * 32 * 30 + 2 * 16 * 13
     self.assertEqual(got["prompt_flops"], flops)
+    self.assertAlmostEqual(got["prompt_sparsity"], 1 - 10 / 21)
     compute = 2 * self.own.parameters * 4 + 2 * 32 * 3 * keys + 2 * 16 * 20
     memory = 2 * (16 * 3 * keys + 8 * 20)
     self.assertAlmostEqual(got["eflops"] * 1e12, compute + 562.5 * memory)
+
+  def test_a_policy_that_keeps_later_keys(self):
+    class Keeps(policies_test.Recent):
+      def decoded_reads(self, prompt, places, layers):
+        return layers * (2.0 + places - prompt), 0.0
+
+    got = costs.of(self.own, Keeps(), prompt=6, length=10, batch=4)
+    self.assertEqual(got["keys"], (3 + 4 + 5 + 6) / 4)
 
   def test_a_choice_in_the_prompt_that_is_not_counted(self):
     class Chooses(policies_test.Recent):
@@ -146,6 +155,8 @@ class CostsTest(parameterized.TestCase):
 
     got = costs.of(self.own, Chooses(), prompt=6, length=10, batch=4)
     self.assertIsNone(got["prompt_flops"])
+    self.assertIsNone(got["prompt_sparsity"])
+    self.assertEqual(got["sparsity"], 1 - 4 * 4 / 34)
 
   def test_kinetics_formula_is_half_a_query_less(self):
     full = costs.of(self.own, None, 100, 140, 1)["eflops"]
@@ -161,6 +172,31 @@ class CostsTest(parameterized.TestCase):
     got: Any = costs.closed(self.own, policy, 100, 140)
     self.assertAlmostEqual(got, cost + pooled, places=12)
     self.assertIsNone(costs.closed(self.own, policies_test.Recent(), 100, 140))
+
+
+class SafeTest(absltest.TestCase):
+  def test_the_phase_in_which_a_policy_chooses(self):
+    names = {"a": False, "b": True, "c": True}
+    found = [{"name": "full", "prompt_flops": 9.0}]
+    losses: list[list[float]] = [[0.0] * 4]
+    for name, prompted in names.items():
+      for fraction, share in ((0.5, 0.4), (0.1, 0.8)):
+        point = {"name": name, "label": f"{name} @ {fraction}", "fraction": fraction}
+        point |= {"prompted": prompted, "sparsity": share - 0.1, "bytes": 5.0}
+        point |= {"prompt_sparsity": share, "prompt_flops": 7.0}
+        unknown = {"prompt_sparsity": None, "prompt_flops": None}
+        found.append(point | (unknown if name == "c" else {}))
+        losses.append([0.0] * 4 if fraction == 0.5 or name == "b" else [0.2] * 4)
+    got = command._safe(found, losses, 0.01)
+    self.assertEqual(list(got), ["a", "b"])
+    self.assertEqual((got["a"]["of"], got["b"]["of"]), ("sparsity", "prompt_sparsity"))
+    self.assertEqual((got["a"]["fraction"], got["b"]["fraction"]), (0.5, 0.1))
+    self.assertEqual((got["a"]["sparsity"], got["b"]["sparsity"]), (0.4 - 0.1, 0.8))
+    self.assertEqual((got["a"]["loss"], got["a"]["bound"]), (0, 0))
+    self.assertIsNone(
+      command._safe(found[:1] + found[2:3], losses[:1] + losses[2:3], 0.01)["a"]
+    )
+    self.assertEqual(list(command._uncounted(found)), ["c"])
 
 
 class ScoresTest(parameterized.TestCase):
@@ -226,9 +262,14 @@ class ScoresTest(parameterized.TestCase):
 class PointsTest(absltest.TestCase):
   def test_all_policies_with_a_budget_are_found(self):
     chosen, left = points.chosen([], [])
-    names = {point.name for point in chosen}
-    self.assertContainsSubset({"delta", "kinetics"}, names)
-    self.assertEqual({"full", *names, *left}, set(decoding.names()))
+    names = [*(point.name for point in chosen), *left]
+    self.assertContainsSubset({"delta", "kinetics", "quest"}, names)
+    self.assertNotIn("sparse_frontier.quest", names)
+    kinds = {type(decoding.policy(name)) for name in decoding.names()}
+    self.assertEqual(
+      {type(decoding.policy(name)) for name in names}, kinds - {type(None)}
+    )
+    self.assertLen(names, len(kinds) - 1)
 
   def test_policies_of_other_systems(self):
     """A system that comes later is found by its name alone."""

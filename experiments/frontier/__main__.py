@@ -73,6 +73,7 @@ def _measured(flags, run: Run, fit, left) -> dict[str, Any]:
     full = full or own[run.metric]  # the first point is full attention
     losses.append(scores.losses(full, own[run.metric], run.better))
     entry = {"label": point.label, "name": point.name, "fraction": point.fraction}
+    entry |= {"prompted": hasattr(point.policy, "prefill")}
     entry |= {"policy": repr(point.policy), "mean": float(np.mean(own[run.metric]))}
     entry |= {name: float(np.mean(own[name])) for name in ("exact", "bits")}
     entry |= costs.of(run.sizes, point.policy, prompt, length, flags.batch)
@@ -83,7 +84,8 @@ def _measured(flags, run: Run, fit, left) -> dict[str, Any]:
   record = {"workdir": workdir, "step": run.saved.step, "split": flags.split}
   record |= {"data": run.saved.assembly.task.name, "metric": run.metric, "rows": count}
   record |= {"length": length, "prompt": prompt, "points": found}
-  record |= {"safe": _safe(found, losses, flags.margin), "left_out": left}
+  record |= {"safe": _safe(found, losses, flags.margin)}
+  record |= {"left_out": left | _uncounted(found)}
   made = maps.measured(run, fit, count=flags.map_rows, **sizes) if lengths else []
   return record | {"maps": made}
 
@@ -95,15 +97,25 @@ def _safe(
   safe: dict[str, Any] = {}
   for name in dict.fromkeys(point["name"] for point in found[1:]):
     own = [i for i, point in enumerate(found) if point["name"] == name]
-    tested = [(found[i]["sparsity"], losses[i]) for i in own]
+    kind = "prompt_sparsity" if found[own[0]]["prompted"] else "sparsity"
+    if any(found[i][kind] is None for i in own):
+      continue  # `_uncounted` names it
+    tested = [(found[i][kind], losses[i]) for i in own]
     best = bootstrap.largest_safe(tested, margin=margin)
     if best is None:
       safe[name] = None
       continue
     point, lost = found[own[best]], losses[own[best]]
-    safe[name] = {n: point[n] for n in ("label", "fraction", "sparsity", "bytes")}
+    safe[name] = {n: point[n] for n in ("label", "fraction", "bytes", "prompt_flops")}
+    safe[name] |= {"of": kind, "sparsity": point[kind]}
     safe[name] |= {"loss": float(np.mean(lost)), "bound": bootstrap.upper(lost)}
   return safe
+
+
+def _uncounted(found: Sequence[dict[str, Any]]) -> dict[str, str]:
+  """Returns why policies have no FLOPs of a prompt and no safe sparsity, by name."""
+  reason = "chooses in the prompt and has no `prompt_reads`: its FLOPs are not known"
+  return {p["name"]: reason for p in found if p["prompt_flops"] is None}
 
 
 def _fronts(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ for a prompt of P tokens: F the FLOPs of a token's matrix products apart from at
 pairs of a query and a key in all layers, W parameters that `batch` rows read together,
 b bytes of a number. As in Piotr Nawrot et al. The Sparse Frontier. arXiv:2504.17768,
 with the products counted in the program, causal pairs, and no FLOPs of a softmax. What
-a policy reads it counts itself, by `reads` and `prompt_reads`.
+a policy reads it counts itself, by `reads` or `decoded_reads`, and `prompt_reads`.
 """
 
 import dataclasses
@@ -58,7 +58,7 @@ def sizes(model: Any, dtype: str) -> Sizes:
     return float(np.average([number(mixer) for mixer in mixers], weights=counts))
 
   heads = np.mean([one.q.shape[2] for one in trace.heads if one is not None])
-  key, value = mean(lambda m: m.k.shape[-1]), mean(lambda m: m.v.shape[-1])
+  key, value = mean(lambda m: m.keys.shape[-1]), mean(lambda m: m.values.shape[-1])
   made = jax.make_jaxpr(lambda m, t, c: step.cast(m, dtype).step(t, c))
   flops = cost.flops(made(model, token, cache).jaxpr)
   layers = sum(counts)
@@ -66,8 +66,8 @@ def sizes(model: Any, dtype: str) -> Sizes:
     layers=layers,
     products=float(heads * (key + value)),
     scores=float(heads * key),
-    key=mean(lambda m: np.prod(m.k.shape[-2:])),
-    value=mean(lambda m: np.prod(m.v.shape[-2:])),
+    key=mean(lambda m: np.prod(m.keys.shape[-2:])),
+    value=mean(lambda m: np.prod(m.values.shape[-2:])),
     flops=flops - layers * 2.0 * float(heads * (key + value)),  # of its own key
     parameters=sum(leaf.size for leaf in jax.tree.leaves(model)),
     width=jnp.dtype(dtype).itemsize,
@@ -85,9 +85,10 @@ def of(own: Sizes, policy: Any, prompt: int, length: int, batch: int) -> dict[st
     batch: rows that share a read of the parameters.
 
   Returns:
-    sparsity, of the keys that the decoded tokens could read in all layers; keys and
-    keys_to_choose, a token and layer; bytes, bytes_of_keys and prompt_flops, None if
-    the policy chooses in the prompt and does not count it; kinetics' eflops.
+    sparsity, of the keys that the decoded tokens could read in all layers, and
+    prompt_sparsity, of the pairs of the prompt; keys and keys_to_choose, a token and
+    layer; bytes and bytes_of_keys, a token; prompt_flops; kinetics' eflops. What is of
+    the prompt is None if the policy chooses in it and does not count.
   """
   policy = policy and policy.fitted(own.layers)
   keys, chosen = decoded(policy, own.layers, prompt, length)
@@ -102,17 +103,22 @@ def of(own: Sizes, policy: Any, prompt: int, length: int, batch: int) -> dict[st
     "eflops": eflops(own, keys, chosen, steps),
   }
   pairs = prompted(policy, own.layers, prompt)
-  flops = None
-  if pairs is not None:
-    flops = prompt * own.flops + 2 * (own.products * pairs[0] + own.scores * pairs[1])
-  return found | {"prompt_flops": flops}
+  if pairs is None:
+    return found | {"prompt_flops": None, "prompt_sparsity": None}
+  flops = prompt * own.flops + 2 * (own.products * pairs[0] + own.scores * pairs[1])
+  share = pairs[0] / (own.layers * _sum(1, prompt))
+  return found | {"prompt_flops": flops, "prompt_sparsity": 1 - share}
 
 
 def decoded(policy: Any, layers: int, prompt: int, length: int) -> tuple[float, float]:
   """Returns the keys that all decoded tokens read: attended to, and to choose."""
   if policy is None:
     return float(layers * _sum(prompt + 1, length)), 0.0
-  every = [policy.reads(n, layers) for n in range(prompt + 1, length + 1)]
+  places = range(prompt + 1, length + 1)
+  if hasattr(policy, "decoded_reads"):
+    every = [policy.decoded_reads(prompt, n, layers) for n in places]
+  else:
+    every = [policy.reads(n, layers) for n in places]
   return sum(keys for keys, _ in every), sum(chosen for _, chosen in every)
 
 

@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+import jax
+
 from attnjax import policies
 from experiments import decoding
 from experiments.errors import UserError, one_line
@@ -46,8 +48,7 @@ def chosen(
       budgets.
   """
   found, left = [], {}
-  listed = [name for name in decoding.names() if name != FULL]
-  for name in names or listed:
+  for name in names or _listed():
     policy = _policy(name)
     if hasattr(policy, "of_fraction"):
       found.append(Point(name, policy, 1.0))
@@ -57,6 +58,16 @@ def chosen(
       raise UserError(f"policy {name!r} {reason}; --exact takes it as it is")
     left[name] = reason
   return [*found, *(Point(text, _policy(text)) for text in exact)], left
+
+
+def _listed() -> list[str]:
+  """Returns a name of each policy of the library, the shortest that it has."""
+  short: dict[type, str] = {}
+  for name in decoding.names():
+    kind = type(decoding.policy(name))
+    if name != FULL and len(name) < len(short.get(kind, 2 * name)):
+      short[kind] = name
+  return list(short.values())
 
 
 def _policy(text: str) -> Any:
@@ -91,7 +102,7 @@ def spread(
 def refusal(policy: Any, cache: Any) -> str:
   """Returns why a policy does not fit a model with this cache; "" if it does."""
   try:
-    policies.under(policy, cache)
+    jax.eval_shape(lambda held: policies.under(policy, held), cache)
   except (NotImplementedError, ValueError) as error:
     return one_line(error)
   return ""

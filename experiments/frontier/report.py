@@ -83,7 +83,8 @@ _SAFE = (
   "The sparsest budget whose mean loss against full attention is at most {margin:g}"
   " with {level:.0%} confidence: a one-sided paired bootstrap over rows, from the"
   " least sparse budget on until one fails. Sparsity is the share of keys in all"
-  " layers, dense ones included, that decoded tokens did not read."
+  " layers, dense ones included, that decoded tokens did not read; of a policy that"
+  " chooses in the prompt, the share of the prompt's pairs."
 )
 _KINETICS = (
   "2 P G + 4 N H keys + 2 N H (keys to choose) operations and 562.5 for each byte read"
@@ -131,7 +132,8 @@ def task(run: Record) -> str:
 _COLUMNS = (
   ("score", lambda p: readable.number(p["mean"])),
   ("all right", lambda p: readable.number(p["exact"])),
-  ("sparsity", lambda p: f"{p['sparsity']:.3f}"),
+  ("sparsity", lambda p: _share(p["sparsity"])),
+  ("of the prompt", lambda p: _share(p["prompt_sparsity"])),
   ("keys a layer", lambda p: readable.number(p["keys"])),
   ("keys to choose", lambda p: readable.number(p["keys_to_choose"])),
   ("bytes a token", lambda p: readable.size(p["bytes"])),
@@ -142,6 +144,10 @@ _COLUMNS = (
 
 def _count(value: float | None) -> str:
   return "–" if value is None else readable.count(value)
+
+
+def _share(value: float | None) -> str:
+  return "–" if value is None else f"{value:.3f}"
 
 
 def _cells(point: Record) -> list[str]:

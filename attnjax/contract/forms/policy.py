@@ -158,6 +158,13 @@ class Budgeted(Protocol):
     """
     ...
 
+  def decoded_reads(self, prompt: int, places: int, layers: int) -> tuple[float, float]:
+    """Returns what `reads` does, of a query behind a prompt of that many places.
+
+    Of policies that treat the keys of the prompt and later ones differently.
+    """
+    ...
+
 
 def kinds(slug: str, module: ModuleType) -> dict[str, type]:
   """Returns the classes of a system's policies: {slug: Policy}, or POLICIES.
