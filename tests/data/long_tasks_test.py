@@ -127,6 +127,21 @@ class FromTokensTest(parameterized.TestCase):
     else:
       self.assertGreater(np.std(places), 0.1)
 
+  def test_needles_that_are_not_asked_for_stand_anywhere(self):
+    others = []
+    for tokens, _ in examples("needle_multi_key", 10, depth=0.0, length=700):
+      body, asked = bytes(tokens).decode().rsplit("\n", 1)
+      key = asked.split()[3]
+      for found in re.finditer(r"The code of (\w{6}) is", body):
+        others += [found.start()] if found[1] != key else []
+    self.assertGreater(np.std(others), 100)
+
+  def test_keys_differ(self):
+    options = {"letters": 1, "keys": 26, "digits": 1, "length": 700}
+    for tokens, _ in examples("needle_multi_key", 3, **options):
+      found = re.findall(r"code of (\w) is \d\.", bytes(tokens).decode())
+      self.assertLen(set(found), 26)
+
   def test_the_keys_that_are_asked_for(self):
     options = {"keys": 5, "queries": 2, "letters": 2, "length": 600}
     for tokens, labels in examples("needle_multi_query", 10, **options):
@@ -146,7 +161,9 @@ class FromTokensTest(parameterized.TestCase):
           name, source = body[place + 1 : place + 3]
           self.assertNotIn(name, value_of)
           value_of[name] = value_of.get(source, source)
-          order.setdefault(value_of[name], []).append(name)
+          own = order.setdefault(value_of[name], [])
+          self.assertEqual(source, own[-1] if own else value_of[name])
+          own.append(name)
       self.assertLen(order, chains)
       statements = 3 * chains * (hops + 1)
       self.assertEqual(sum(token >= 16 for token in body), statements)
@@ -218,6 +235,11 @@ class OptionsTest(parameterized.TestCase):
     ("common_words", {"vocab": 15}, "vocab of 16; vocab = 15"),
     ("common_words", {"ratio": 1}, "ratio = 1"),
     ("common_words", {"length": 18}, "length = 18; .* 2 times, the others to 0 or 1"),
+    (
+      "common_words",
+      {"length": 12, "common": 3, "others": 2, "ratio": 2},
+      "length = 12; .* come to 2 times, the others to 1 or 2",
+    ),
     ("chained_lookup", {"facts": 1}, "facts = 1"),
     ("chained_lookup", {"length": 39}, "length = 39; .* have 40"),
   )
