@@ -33,7 +33,7 @@ def _budgeted(check):
 def reads_no_more_than_its_share(policy: Any) -> None:
   """Checks that no choice exceeds the share of the places, where a layer chooses.
 
-  In the mean of the heads that choose; of a prompt's pairs, if the policy chooses there.
+  In the mean of the heads that choose; of a prompt's pairs if the policy chooses in it.
   """
   if policy_prefill.chooses(policy):
     for fraction in FRACTIONS[1:]:
