@@ -7,11 +7,13 @@
   python -m experiments.bench tune        tiles for a shape, by the TPU's schedule
   python -m experiments.bench length      time, FLOPs and memory against T, a picture;
       rows in results/length, a file a mechanism
+  python -m experiments.bench decode      bytes, time and memory of decoding under each
+      cache policy, beside the full cache; rows in results/decode, a file a policy
   python -m experiments.bench device --export FOLDER   the GPU kernels, to be proved and
       timed by FOLDER/check.py on a machine without Triton
   python -m experiments.bench device --collect OUT ... what it found, as results
 
-All but `cpu` and `length` compile for machines that need not be there. Needs `pip
+All but `cpu`, `length` and `decode` compile for machines that are absent. Needs `pip
 install -e .[bench]` (`make bench`). The rows also go to a JSON file.
 """
 
@@ -23,9 +25,17 @@ import sys
 from pathlib import Path
 
 from experiments import errors
-from experiments.bench import kernels, length_records, lowering, targets
+from experiments.bench import (
+  decode_records,
+  kernels,
+  length_records,
+  lowering,
+  targets,
+)
 
-_KINDS = ("cpu", "tpu", "gpu", "lowering", "tune", "length", "device")
+_KINDS = ("cpu", "tpu", "gpu", "lowering", "tune", "length", "decode", "device")
+# Kinds whose rows go to several files.
+_RECORDS = {"length": length_records.written, "decode": decode_records.written}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -55,7 +65,20 @@ def main(argv: list[str] | None = None) -> int:
     "--slugs", nargs="*", default=(), help="length: the mechanisms; all if not given"
   )
   parser.add_argument(
-    "--lengths", nargs="*", type=int, default=(), help="length: numbers of tokens"
+    "--lengths",
+    nargs="*",
+    type=int,
+    default=(),
+    help="length, decode: numbers of tokens",
+  )
+  parser.add_argument(
+    "--policies",
+    nargs="*",
+    default=(),
+    help="decode: as of experiments.sample; all if not given",
+  )
+  parser.add_argument(
+    "--fraction", type=float, default=0.05, help="decode: budgets, as a share of T"
   )
   parser.add_argument(
     "--untimed", action="store_true", help="length: compile, and count; run nothing"
@@ -69,8 +92,8 @@ def main(argv: list[str] | None = None) -> int:
   if flags.kind == "device":
     return _device(flags)
   rows, holds = _rows(flags)
-  if flags.kind == "length" and flags.json is None:
-    print("rows in " + ", ".join(map(str, length_records.written(rows))))
+  if flags.kind in _RECORDS and flags.json is None:
+    print("rows in " + ", ".join(map(str, _RECORDS[flags.kind](rows))))
     return 0 if holds else 1
   return _written(
     flags.json or Path("results") / f"bench_{flags.kind}.json", rows, holds
@@ -115,6 +138,14 @@ def _rows(flags) -> tuple[list[dict], bool]:
       try:
         picture = Path("results") / "length.png"
         return length.rows(flags.slugs, lengths, picture, not flags.untimed)
+      except ValueError as error:
+        raise errors.UserError(str(error)) from error
+    case "decode":
+      from experiments.bench import decode
+
+      lengths = flags.lengths or decode.LENGTHS
+      try:
+        return decode.rows(flags.policies, lengths, flags.fraction)
       except ValueError as error:
         raise errors.UserError(str(error)) from error
   from experiments.bench import tune

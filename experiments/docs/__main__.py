@@ -13,6 +13,7 @@ from attnjax import contract
 from experiments import errors
 from experiments.docs import (
   chip_tables,
+  decode_tables,
   families,
   growth,
   index,
@@ -92,6 +93,7 @@ def written(root: Path) -> dict[Path, str]:
       "compiled for GPUs": lambda: kernel_tables.gpu(root),
       "timed on the CPU": lambda: kernel_tables.cpu(root),
       "run on chips": lambda: chip_tables.chips(root),
+      "timed decoding": lambda: decode_tables.decoded(root),
       "language models": lambda: run_tables.language(root),
       **suite_tables.parts(root),
     }

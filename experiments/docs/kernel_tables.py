@@ -14,8 +14,8 @@ Row = dict[str, Any]
 _BACKENDS = {"mosaic_tpu": "tpu", "triton_gpu": "gpu"}
 # Columns of kernels that are read, in this order, where rows have them.
 _TPU = (
-  "machine kernel whose mask tile H E chunk rows bundles total sums unit slots MiB"
-).split() + ["a token", "a chunk", "memory", "products"]
+  "machine kernel whose mask tile N K H E chunk rows tokens bundles total sums unit"
+).split() + ["slots", "MiB", "a token", "a chunk", "memory", "share", "products"]
 _GPU = "part chip kernel tile warps stages registers stack spills shared".split()
 _WORK = ("a score", "a token")
 
