@@ -1,5 +1,6 @@
 """Contrast, fusion, regions, crops and diagnostics, by hand and against definitions."""
 
+import colorsys
 import dataclasses
 
 import jax
@@ -240,6 +241,32 @@ class PictureTest(parameterized.TestCase):
     self.assertEqual(cf.texture_complexity(image.swapaxes(0, 1)), 0.25)
     self.assertEqual(cf.texture_complexity(0.1 * image), 0.0)  # 0.4 < 0.5
     self.assertEqual(cf.texture_complexity(0.1 * image, edge=0.3), 0.25)
+
+  def test_edges_are_sobels(self):
+    image = np.zeros((5, 5, 1))
+    image[2, 2] = 1.0  # gradients around: sqrt(2) at the corners, 2 at the sides
+    self.assertEqual(cf.texture_complexity(image, edge=1.3), 8 / 25)
+    self.assertEqual(cf.texture_complexity(image, edge=1.5), 4 / 25)
+    self.assertEqual(cf.texture_complexity(image, edge=2.0), 0.0)
+
+  def test_hues_are_those_of_the_colour_circle(self):
+    draw = np.random.default_rng(3).uniform(size=(400, 3))
+    for strength in (1.0, 0.03):  # hues do not depend on how strong a colour is
+      pixels = 0.5 + strength * (draw - 0.5)
+      hues = [int(180 * colorsys.rgb_to_hsv(*pixel)[0]) % 180 for pixel in pixels]
+      share = np.unique(hues, return_counts=True)[1] / len(hues)
+      want = -(share * np.log(share)).sum() / np.log(180)
+      got = cf.colour_complexity(pixels.reshape(20, 20, 3))
+      self.assertAlmostEqual(got, want, delta=2e-3)
+
+  def test_rows_by_name_are_their_definition(self):
+    q, k = jax.random.normal(jax.random.key(0), (2, 1, 9, 2, 4))
+    given = {"index": jnp.array([4]), "scale": 0.9}
+    want = cf.attention_row(q, k, **given, impl="reference")
+    np.testing.assert_allclose(cf.attention_row(q, k, **given), want, rtol=1e-5)
+    score = 0.9 * jnp.einsum("nh,snh->ns", q[0, 4], k[0, :5])
+    by_hand = jax.nn.softmax(score, axis=-1).mean(axis=0)
+    np.testing.assert_allclose(want[0], jnp.pad(by_hand, (0, 4)), rtol=1e-5)
 
   def test_colour_is_the_entropy_of_hues(self):
     colours = [[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0]]
