@@ -47,7 +47,7 @@ def selects_in_each_document(subject: Subject) -> None:
 
 
 def later_steps_see_all_keys(subject: Subject) -> None:
-  """Checks that a layer's later outputs do not depend on what its prompt saw."""
+  """Checks that a layer's later outputs depend on neither its prompt nor on cuts."""
   policy = runs.made(subject, "POLICY")
   if not policy_prefill.chooses(policy):
     return
@@ -55,12 +55,17 @@ def later_steps_see_all_keys(subject: Subject) -> None:
   x = jax.random.normal(jax.random.key(0), (2, runs.ROW, runs.HEADS * runs.SIZE))
   layer = next(iter(layer))[2].mixer
   out = []
-  for prompt in (None, 0):
-    cache = policies.under(policy, layer.init_cache(2, runs.ROW), prompt=prompt)
-    first, cache = _layer_step(layer, x[:, :-2], cache)
-    then, cache = _layer_step(layer, x[:, -2:], cache)
-    out.append((first, then, (cache.k, cache.v, cache.segment_ids)))
-  close(out[0][1:], out[1][1:], "after the prompt")
+  for prompt, cuts in ((None, (2,)), (0, (1, 1))):
+    cache, at, later = layer.init_cache(2, runs.ROW), runs.ROW - 2, []
+    cache = policies.under(policy, cache, prompt=prompt)
+    _, cache = _layer_step(layer, x[:, :at], cache)
+    for size in cuts:
+      y, cache = _layer_step(layer, x[:, at : at + size], cache)
+      later.append(y)
+      at += size
+    held = cache.k, cache.v, cache.segment_ids
+    out.append((jnp.concatenate(later, axis=1), held))
+  close(*out, "after the prompt")
 
 
 @jax.jit

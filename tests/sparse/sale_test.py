@@ -1,6 +1,7 @@
 """SALE: what is kept and dropped, by the paper's rules and by hand-computed numbers."""
 
 import functools
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ from attnjax import contract, policies
 from attnjax.contract import Heads, Tokens
 from attnjax.variants.softmax import dot_product
 from attnjax.variants.sparse import sale
+from attnjax.variants.sparse.sale import calibration
 
 _SIZES = {"block_q": 8, "block_k": 4, "local": 8, "segment": 8}
 _T, _N, _K, _H = 61, 4, 2, 8
@@ -124,31 +126,34 @@ class SelectionTest(parameterized.TestCase):
       alone = _selected(float(tau[n]))[:, n]
       np.testing.assert_array_equal(found[:, n], alone)
 
-  def test_estimates_err_by_the_bound_of_rounding(self):
-    q, k, _ = _arrays()
-    for granularity in sale.GRANULARITIES:
+  @parameterized.parameters(*sale.GRANULARITIES)
+  def test_estimates_err_by_the_bound_of_rounding(self, granularity):
+    rounded = granularity == "group"
+
+    @jax.jit
+    def found(q, k):
       codes = sale.quantize(q, k, granularity=granularity)
-      low = jnp.full((1, _T, _N), -1e9)
       # Blocks of one query and one key hold the estimated scores themselves.
-      sizes = sale.Sizes(1, 1, 1, 1)
-      rounded = granularity == "group"
-      rough = sale.excesses(codes, low * 0, sizes, rounded=rounded)
-      q0, k0 = (x - x.mean(axis=1, keepdims=True) for x in (q, k))
-      k0 = jnp.repeat(k0, 2, axis=2)
-      exact = jnp.einsum("btnh,bsnh->bnts", q, k0)
-      one, two = codes.q_scale, jnp.repeat(codes.k_scale, 2, axis=2)
-      one, two = one.swapaxes(1, 2)[..., None], two.swapaxes(1, 2)[:, :, None]
-      sums = (jnp.abs(x).sum(axis=3).swapaxes(1, 2) for x in (q0, k0))
-      q_sum, k_sum = sums
-      bound = one / 2 * k_sum[:, :, None] + two / 2 * q_sum[..., None]
-      bound += (_H / 4 + rounded / 2) * one * two
-      parts = rough / (one * two)
-      whole = jnp.abs(parts - jnp.round(parts)).max() < 1e-3
-      self.assertEqual(bool(whole), rounded)
-      error = jnp.abs(rough - exact)
-      self.assertTrue((error <= bound * (1 + 1e-4) + 1e-4).all(), granularity)
-      self.assertGreater((error / bound).max(), 0.2)
-      self.assertLess((error / bound).mean(), 0.3)
+      sizes, least = sale.Sizes(1, 1, 1, 1), jnp.zeros((1, _T, _N))
+      rough = sale.excesses(codes, least, sizes, rounded=rounded)
+      return rough[0], codes.q_scale[0], codes.k_scale[0]
+
+    q, k, _ = _arrays()
+    rough, one, two = map(np.asarray, found(q, k))
+    q, k = (np.asarray(x[0] - x[0].mean(axis=0), np.float64) for x in (q, k))
+    k, two = np.repeat(k, 2, axis=1), np.repeat(two, 2, axis=1)
+    mean = np.asarray(_arrays()[0][0], np.float64).mean(axis=0)
+    exact = np.einsum("tnh,snh->nts", q + mean, k)
+    one, two = one.T[:, :, None], two.T[:, None]
+    q_sum, k_sum = (np.abs(x).sum(axis=2).T for x in (q, k))
+    bound = one / 2 * k_sum[:, None] + two / 2 * q_sum[:, :, None]
+    bound += (_H / 4 + rounded / 2) * one * two
+    error, parts = np.abs(rough - exact), rough / (one * two)
+    whole = np.abs(parts - np.round(parts)).max() < 1e-3
+    self.assertEqual(bool(whole), rounded)
+    self.assertTrue((error <= bound * (1 + 1e-4) + 1e-4).all())
+    self.assertGreater((error / bound).max(), 0.2)
+    self.assertLess((error / bound).mean(), 0.3)
 
 
 class QuantizerTest(parameterized.TestCase):
@@ -214,14 +219,16 @@ class CalibrationTest(absltest.TestCase):
         tau = np.where((errors(jnp.asarray(tau), b) >= theta) & (tau > 0), tau / 2, tau)
         tau = np.where(tau <= 1e-4, 0, tau).astype(np.float32)
       want.append(tau)
-    run = jax.jit(functools.partial(sale.calibrate, first=first, **_SIZES))
-    got = run(q, k, v, theta=theta)
+    run = jax.jit(functools.partial(sale.calibrate, **_SIZES))
+    got = run(q, k, v, theta=theta, first=first)
     np.testing.assert_allclose(got, want[1], rtol=1e-6)
     self.assertGreater(len(set(got.tolist())), 1)
     self.assertTrue((want[0] != want[1]).any())
     self.assertEqual(want[0].tolist(), [0.5, 0.125, 0.25, 0.125])
-    np.testing.assert_array_equal(run(q, k, v, theta=1e-5), 0)
-    np.testing.assert_array_equal(run(q, k, v, theta=1e9), 0.5)
+    np.testing.assert_array_equal(run(q, k, v, theta=1e9, first=0.5), 0.5)
+    # Half of the last one is less than 1e-4.
+    got = run(2 * q, k, 1e3 * v, theta=6e-4, first=1.5e-4)
+    self.assertEqual(set(got.tolist()), {0.0})
     with self.assertRaisesRegex(ValueError, "theta = 0"):
       sale.calibrate(q, k, v, theta=0)
 
@@ -303,13 +310,15 @@ class PolicyTest(parameterized.TestCase):
       policy.prefill(q, k, jnp.array([_T]), 0)
 
   def test_thresholds_of_a_model(self):
+    def found(q, k, v, *, theta, **options):
+      del k, v, options
+      return theta * q[0, 0, :, 0]
+
     heads = [Heads(*_arrays(seed), Tokens(None)) for seed in (0, 1)]
-    table = sale.table(heads, first=0.5, theta=0.025, **_SIZES)
-    run = jax.jit(functools.partial(sale.calibrate, first=0.5, theta=0.025, **_SIZES))
-    for row, one in zip(table, heads, strict=True):
-      np.testing.assert_allclose(row, run(one.q, one.k, one.v))
-    self.assertNotEqual(*table)
-    self.assertEqual(hash(sale.Policy(table)), hash(sale.Policy(tuple(table))))
+    with mock.patch.object(calibration, "calibrate", found):
+      table = sale.table(heads, theta=0.5, **_SIZES)
+    np.testing.assert_allclose(table, [one.q[0, 0, :, 0] / 2 for one in heads])
+    self.assertEqual(hash(sale.Policy(((0.1,),))), hash(sale.Policy(((0.1,),))))
 
 
 if __name__ == "__main__":

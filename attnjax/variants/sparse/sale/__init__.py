@@ -25,14 +25,16 @@ Means are over the whole prompt: what an early query selects depends on later to
 its exact scores do not. Documents, padding and later steps are those of the form
 "policy". The authors' thresholds and scales are rounded to 16 bits, ours are not.
 
-Cost: T^2 H / 2 products of 4 bits for the rough scores, and exact attention to what is
-seen; memory T^2 / 2048 bits a head for the map. "xla" holds the scores of 128 queries.
+Cost: T^2 H / 2 products of codes for the rough scores, in 8 bits in the kernels of
+`pallas_kernels.low_bit_selection`, and exact attention to what is seen; memory a number
+for each 2,048 scores of a head. "xla" holds the scores of 128 queries at a time.
 
 Axes: B batch, T tokens, N query heads, K key/value heads, H head size, Q and S blocks
 of queries and of keys.
 
-Not here: one kernel for both passes, exact scores in 8 bits, and the variant in which M
-and L run on as blocks are added.
+Not here: one kernel for both passes, products in 4 bits, exact scores in 8 bits, the
+variant in which M and L run on as blocks are added, and tiles of the exact pass as
+small as blocks: where its tiles do not divide them it tests elements, T^2 bytes a head.
 """
 
 from attnjax.variants.sparse.sale.attention import (

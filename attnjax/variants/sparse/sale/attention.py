@@ -64,7 +64,7 @@ def attend(
     return definition.reference(q, k, v, **given, **how)
   out, lse = selection.near(q, k, v, sizes, lengths, impl)
   fixed = jax.lax.stop_gradient((q, k, lse))
-  large = selection.kept(*fixed, tau, sizes, lengths, how)
+  large = selection.kept(*fixed, tau, sizes, lengths, how, impl)
   far = listed(large, sizes, q.shape[1])
   if lengths is not None:  # a last block of queries may end in padding
     ids = jnp.where(jnp.arange(q.shape[1]) < lengths[:, None], 0, -1)
@@ -96,17 +96,19 @@ def _case(name, shapes, **options):
 
 
 CASES = (
-  _case("grouped", (2, 65, 4, 2, 8, 8), tau=0.5),
+  _case(
+    "grouped",
+    (2, 65, 4, 2, 8, 8),
+    tau=lambda key: jnp.array([0.0, 0.3, 0.6, 9.0]),
+  ),
   _case("one_token", (1, 1, 1, 1, 4, 4)),
   _case(
-    "one_head", (1, 63, 1, 1, 8, 5), tau=0.7, granularity="group", block_k=8, local=16
-  ),
-  _case(
-    "each_head",
-    (1, 48, 4, 2, 4, 4),
-    tau=lambda key: jnp.array([0.0, 0.3, 0.6, 9.0]),
-    segment=4,
+    "padded",
+    (3, 63, 1, 1, 8, 5),
+    lengths=_numbers(63, 41, 0),
+    tau=0.7,
     bits=8,
+    granularity="group",
+    block_k=8,
   ),
-  _case("padded", (3, 41, 2, 1, 8, 8), tau=0.5, lengths=_numbers(41, 26, 0), bits=32),
 )

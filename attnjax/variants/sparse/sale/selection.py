@@ -6,15 +6,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from attnjax import attention
+from attnjax import attention, backends
 from attnjax.contract import check_known
 from attnjax.core.dtypes import accumulator_dtype
 from attnjax.core.scores import Scores
 from attnjax.variants.sparse.sale import definition
 from attnjax.variants.sparse.sale.quantizer import Codes, quantize
 from attnjax.variants.sparse.sale.regions import Sizes
+from pallas_kernels import low_bit_selection
 
-IMPLEMENTATIONS = ("reference", "xla")
+IMPLEMENTATIONS = attention.IMPLEMENTATIONS
 # A head whose tau is less is dense.
 LEAST = 1e-5
 _ROWS = 128  # queries whose scores are held at a time
@@ -61,7 +62,7 @@ def select(
     return definition.reference_select(q, k, **given, **how)
   q, k = jax.lax.stop_gradient((q, k))
   _, lse = near(q, k, k[..., :1], sizes, lengths, impl)
-  large = kept(q, k, lse, tau, sizes, lengths, how)
+  large = kept(q, k, lse, tau, sizes, lengths, how, impl)
   return large | sizes.anyway(q.shape[1], lengths)
 
 
@@ -73,7 +74,9 @@ def near(
   return attention.attend(q, k, v, scores, impl=impl)
 
 
-def kept(q, k, lse, tau, sizes: Sizes, lengths, how) -> Bool[Array, "B N Q S"]:
+def kept(
+  q, k, lse, tau, sizes: Sizes, lengths, how, impl: str
+) -> Bool[Array, "B N Q S"]:
   """Returns the candidates in which an estimated score passes its row's threshold.
 
   Args:
@@ -84,13 +87,26 @@ def kept(q, k, lse, tau, sizes: Sizes, lengths, how) -> Bool[Array, "B N Q S"]:
     sizes: of blocks.
     lengths: as in `select`.
     how: `bits` and `granularity`.
+    impl: "xla", a name of kernels, or "auto".
   """
   T = q.shape[1]
   found = quantize(q, k, lengths=lengths, block_k=sizes.block_k, **how)
   least = thresholds(q, lse, tau, found.k_mean)
   rounded = how["granularity"] == "group" and how["bits"] < 32
-  large = excesses(found, least, sizes, rounded=rounded) > 0
-  return large & sizes.candidates(T, lengths)
+
+  def plain(*arrays):
+    del arrays
+    large = excesses(found, least, sizes, rounded=rounded) > 0
+    return large & sizes.candidates(T, lengths)
+
+  how = {"block_q": sizes.block_q, "block_k": sizes.block_k, "rounded": rounded}
+  run = backends.choose(
+    impl,
+    {"xla": plain},
+    lambda impl: low_bit_selection.prepared(found.q, found.k, impl=impl, **how),
+  )
+  scales = found.q_scale, found.k_scale, found.bias
+  return run(found.q, found.k, *scales, least, sizes.last(T, lengths))
 
 
 def thresholds(q, lse, tau, k_mean) -> Float[Array, "B T N"]:
