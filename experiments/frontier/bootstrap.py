@@ -2,14 +2,17 @@
 
 A loss is a row's score under full attention less its score under the policy; rows are
 drawn again, with both their scores. Bradley Efron, Robert Tibshirani. An Introduction
-to the Bootstrap. 1993, chapter 13 (percentile intervals).
+to the Bootstrap. 1993, chapter 13 (percentile intervals). The bound is that of
+`sparse_frontier`, the tests of budgets one after the other are ours.
 """
 
 from collections.abc import Sequence
 
 import numpy as np
 
-LEVEL, RESAMPLES, _CHUNK = 0.95, 10_000, 1_000
+from attnjax import contract
+
+LEVEL, RESAMPLES = 0.95, 10_000
 
 
 def upper(
@@ -37,11 +40,9 @@ def upper(
     raise ValueError(
       f"level = {level}, resamples = {resamples}; within 0 and 1, and at least 1"
     )
-  rng, means = np.random.default_rng(seed), []
-  for first in range(0, resamples, _CHUNK):
-    size = min(_CHUNK, resamples - first), values.size
-    means.append(values[rng.integers(values.size, size=size)].mean(axis=1))
-  return float(np.quantile(np.concatenate(means), level))
+  bound = contract.load("sparse_frontier").statistics.loss_bound
+  options = {"level": level, "draws": resamples, "seed": seed}
+  return float(bound(values, np.zeros_like(values), **options))
 
 
 def largest_safe(

@@ -1,5 +1,6 @@
 """The Sparse Frontier: patterns and policies from whole matrices, and their rules."""
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -11,6 +12,7 @@ from flax import nnx
 
 from attnjax import contract, policies
 from attnjax.core import masks
+from attnjax.core.cache import KeyValueCache
 from attnjax.variants.decode import sparse_frontier as frontier
 from attnjax.variants.decode.sparse_frontier import compression, pages, patterns
 
@@ -166,6 +168,28 @@ class PoliciesTest(parameterized.TestCase):
     self.assertEqual(snap.reads(101, 2), (2 * 101, 0))
     self.assertEqual(snap.reads(301, 2), (2 * 141, 0))
     self.assertEqual(frontier.BlockSparse().reads(301, 2), (602, 0))
+
+  @parameterized.parameters(
+    (frontier.SnapKV, 0), (frontier.SnapKV, 3), (frontier.AdaSnapKV, 0)
+  )
+  def test_what_is_read_after_a_prompt_is_what_is_chosen(self, kind, room):
+    policy, prompt = kind(**_KEEP, room=room), 12
+    q, k, _ = _arrays(T=20)
+    tokens = KeyValueCache.empty(2, 20, (2, 8), (2, 8), jnp.float32, 4)
+    cache = policies.under(policy, tokens)
+
+    @jax.jit
+    def step(cache, q, k):
+      cache, past = cache.appended(q, k, k, jnp.zeros(q.shape[:2], jnp.int32))
+      choice, own, _ = cache.policy.choose(q[:, -1], past, cache.own, (), 0)
+      return cache, dataclasses.replace(cache, own=own), choice.real.sum(axis=2)
+
+    cache, _, _ = step(cache, q[:, :prompt], k[:, :prompt])
+    for t in range(prompt, 17):
+      _, cache, read = step(cache, q[:, t : t + 1], k[:, t : t + 1])
+      want, none = policy.decoded_reads(prompt, t + 1, 1)
+      self.assertEqual((read.mean(axis=1).tolist(), none), ([want, want], 0))
+    self.assertEqual(policy.decoded_reads(5, 7, 3), (3 * (5 + 2), 0))
 
   def test_a_share_of_the_keys(self):
     half = frontier.Quest().of_fraction(0.5, 200)

@@ -223,7 +223,14 @@ class SnapKV:
 
   def reads(self, places: int, layers: int) -> tuple[float, float]:
     """Returns (keys that the first query after a prompt reads in all layers, 0)."""
-    return float(layers * (min(places - 1, self.capacity) + 1)), 0.0
+    return self.decoded_reads(places - 1, places, layers)
+
+  def decoded_reads(self, prompt: int, places: int, layers: int) -> tuple[float, float]:
+    """Returns (keys that a query reads in all layers, 0): kept ones, and later ones."""
+    later = places - prompt
+    if self.room:
+      later = min(later, self.room)
+    return float(layers * (min(prompt, self.capacity) + later)), 0.0
 
   def _kept(self, past: Past, own: Compressed, lengths) -> Array:
     """Returns what is kept of the first `lengths` places."""
