@@ -34,14 +34,14 @@ along a distance is over all of the last queries that have a key there; the cata
 authors' kernel but for keys by which it joins neighbouring ranges.
 
 Cost: choosing takes (T / b)^2 N H, a T N H, T / 16 N H a step, a T N H once; attention
-what is seen, by blocks of 128 x 128 in a prompt, whose mask has T^2 bits a head.
+what is seen, by blocks of 128 x 128 in a prompt, whose mask is T x T booleans a head.
 
 Axes: B batch, T prompt tokens, S cached tokens, W last queries, N query heads, K
 key/value heads, G choices, P pages, H head size.
 
-Not here: a fused gather of vertical columns, kernels of a step, memory freed by what
-SnapKV drops, the joined ranges of the authors' kernel, and the paper's models, tasks
-and figures.
+Not here: a fused gather of verticals, lists of slashes without their mask, gathered
+verticals in the step of a prompt under a policy, kernels of a step, memory freed by
+what SnapKV drops, joined ranges of the authors' kernel, the paper's models and tasks.
 """
 
 from attnjax.variants.decode.sparse_frontier import (
@@ -58,15 +58,15 @@ from attnjax.variants.decode.sparse_frontier.definition import (
   reference_attend_kept,
   reference_attend_pages,
 )
-from attnjax.variants.decode.sparse_frontier.policies import AdaSnapKV, Quest, SnapKV
-from attnjax.variants.decode.sparse_frontier.prefill import (
-  IMPLEMENTATIONS,
+from attnjax.variants.decode.sparse_frontier.prefill import IMPLEMENTATIONS, attend
+from attnjax.variants.decode.sparse_frontier.prompts import (
   METHODS,
   BlockSparse,
   FlexPrefill,
   VerticalSlash,
-  attend,
 )
+from attnjax.variants.decode.sparse_frontier.quest import Quest
+from attnjax.variants.decode.sparse_frontier.snapkv import AdaSnapKV, SnapKV
 
 FORMS = ("policy",)
 POLICIES = {"quest": Quest, "snapkv": SnapKV, "ada_snapkv": AdaSnapKV, **METHODS}

@@ -137,14 +137,33 @@ def seen(
       last query is at e takes the keys e - o - rounded + 1, ..., e - o; 1 is exact.
       The authors' kernel takes 64.
   """
-  T = slashes.shape[2]
-  query, key = jnp.arange(T)[:, None], jnp.arange(T)
+  place = jnp.arange(slashes.shape[2])
+  hit = reached(slashes, place[None, None], rounded=rounded)
+  return (hit | verticals[:, :, None]) & (place <= place[:, None])
+
+
+def reached(
+  slashes: Bool[Array, "B N T"], keys: Int[Array, "#B #N M"], *, rounded: int = 1
+) -> Bool[Array, "B N T M"]:
+  """Returns which of some keys the queries 0, ..., T - 1 see by their slashes.
+
+  Args:
+    slashes: distances.
+    keys: places of the keys.
+    rounded: as in `seen`.
+  """
+  B, N, T = slashes.shape
+  query = jnp.arange(T, dtype=jnp.int32)[:, None]
   below = jnp.pad(
     jnp.cumsum(slashes, axis=2, dtype=jnp.int32), ((0, 0), (0, 0), (1, 0))
   )
-  end = (query // rounded + 1) * rounded - key
-  hit = below[..., jnp.clip(end, 0, T)] > below[..., jnp.clip(end - rounded, 0, T)]
-  return (hit | verticals[:, :, None]) & (key <= query)
+  end = (query // rounded + 1) * rounded - keys[:, :, None]
+
+  def count(distance):
+    at = jnp.broadcast_to(jnp.clip(distance, 0, T), (B, N, T, keys.shape[2]))
+    return jnp.take_along_axis(below[:, :, None], at, axis=3)
+
+  return count(end) > count(end - rounded)
 
 
 def listed(seen: Bool[Array, "B N T S"], block: int = LISTED) -> masks.Mask:
