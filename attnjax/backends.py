@@ -198,6 +198,24 @@ def paged(
   return run(q, k, v, starts, counts, scale=scale, scores=scores)
 
 
+def paged_cache(impl: str, q, keys, slots, *, page: int) -> Callable | None:
+  """Returns `paged_decode.of_cache` by the device's kernels; None for plain JAX.
+
+  Args:
+    impl: one of IMPLEMENTATIONS, or "auto".
+    q: (B, N, H).
+    keys: (R, B, L, K, H), of R stacked layers.
+    slots: (B, G, M), first slots of pages in their row.
+    page: tokens of a page.
+  """
+
+  def prepare(impl: str) -> Callable | None:
+    return paged_decode.of_cache(q, keys, slots, page=page, impl=impl)
+
+  none: dict[str, Callable | None] = {"reference": None, "xla": None}
+  return choose(impl, none, prepare)
+
+
 def linear_attention(impl: str, q, k, v) -> Callable:
   """Returns the function that computes `linear.recurrent`, for these q, k, v.
 

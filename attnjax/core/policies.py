@@ -22,44 +22,19 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from attnjax.core.cache import KeyValueCache
+from attnjax.core.choices import Choice, News
 from attnjax.core.exported import serializable
 
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Choice:
-  """The keys that one new token's query sees in one layer.
-
-  Attributes:
-    places: int32, (B, G, M), logical places; G is 1 for all heads, K or N for one
-      choice of each key or query head. Those that are real are distinct.
-    real: bool, (B, G, M).
-    dense: bool, (), whether all keys are seen, whatever the places say.
-  """
-
-  places: Any
-  real: Any
-  dense: Any = False
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class News:
-  """The tokens of a step, as a policy is told of them.
-
-  Attributes:
-    q: (B, T, N, H).
-    k: (B, T, K, H).
-    places: int32, (B, T), logical; L for padding and tokens of documents that are over.
-    live: bool, (B, T), whether a token has a place.
-    fresh: bool, (B,), whether a document began, so that place 0 is new.
-  """
-
-  q: Any
-  k: Any
-  places: Any
-  live: Any
-  fresh: Any
+__all__ = [
+  "Choice",
+  "News",
+  "Past",
+  "PolicyCache",
+  "handed",
+  "of_tokens",
+  "start",
+  "under",
+]
 
 
 @jax.tree_util.register_dataclass

@@ -24,7 +24,7 @@ from attnjax.contract.context import Context, Heads
 from attnjax.core import policies
 from attnjax.core.cache import poison
 from attnjax.core.policies import Choice, PolicyCache
-from attnjax.ops import policy_prefill
+from attnjax.ops import policy_pages, policy_prefill
 
 _BY_TOKEN = ("segment_ids", "valid", "positions")
 
@@ -159,9 +159,14 @@ def _one(layer, x, cache, context):
       f" {type(layer).__module__} takes one choice for all heads"
     )
 
-  def some(_):
+  def gathered():
     k, v, seen = _seen(cache, choice, ids, N, gather)
     return layer.mix(dataclasses.replace(heads, k=k, v=v, seen=seen))
+
+  def some(_):
+    if not gather:
+      return gathered()
+    return policy_pages.mixed(layer, heads.q, ids, cache, choice, gathered)
 
   dense = jnp.asarray(choice.dense) | ~asked
   out = jax.lax.cond(dense, lambda _: _all(layer, heads, ids, start, cache), some, None)

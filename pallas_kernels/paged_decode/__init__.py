@@ -20,9 +20,11 @@ by head.
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
@@ -35,6 +37,7 @@ from pallas_kernels.batching import Layout
 # Where plain JAX computes it.
 XLA = "attnjax/core/softmax/paged.py"
 
+_MAPS = derivatives.tangent_of, derivatives.transpose_of
 _HEADS, _TOKENS = P("batch", "heads"), P(None, "heads")
 _INPUTS = _HEADS, _TOKENS, _TOKENS, _HEADS, _HEADS
 # out (B, N, V), lse (B, N), and for scores the greatest weight of each token in each
@@ -43,6 +46,11 @@ LAYOUTS = {
   False: Layout(_INPUTS, (_HEADS, _HEADS)),
   True: Layout(_INPUTS, (_HEADS, _HEADS, _HEADS)),
 }
+
+
+# The cache of stacked layers, the layer, and slots of a row in place of tokens.
+_ROWS = P(None, "batch", None, "heads")
+CACHED = Layout((_HEADS, _ROWS, _ROWS, P(), _HEADS, _HEADS), (_HEADS, _HEADS))
 
 
 def prepared(q, k, v, starts, *, page: int, impl: str, tiles: Any = None) -> Callable:
@@ -82,7 +90,7 @@ def _run(kernel, page, tiles, q, k, v, starts, counts, *, scale, scores=False) -
     # Devices may have divided the heads, over which this takes maxima.
     return out, lse, *(plain.page_scores(_by_page(x, page), G) for x in most)
 
-  maps = derivatives.tangent_of(of_plain), derivatives.transpose_of(of_plain)
+  maps = (make(of_plain) for make in _MAPS)
   call = derivatives.differentiable(forward, *maps, keeps_output=False)
   # A page without tokens is not read, whatever its start.
   starts = jnp.where(counts > 0, starts, 0)
@@ -91,3 +99,60 @@ def _run(kernel, page, tiles, q, k, v, starts, counts, *, scale, scores=False) -
 
 def _by_page(x, page: int):
   return x.reshape(*x.shape[:2], -1, page)
+
+
+def of_cache(q, keys, slots, *, page: int, impl: str) -> Callable:
+  """Returns the function of (q, keys, values, layer, slots, counts) to out (B, N, V).
+
+  Rows of the batch, and heads, may lie on different devices.
+
+  Args:
+    q: (B, N, H).
+    keys: (R, B, L, K, H), of R stacked layers.
+    slots: (B, G, M), first slots of pages in their row, multiples of `page`, as L is.
+    page: tokens of a page.
+    impl: one of `calling.BACKENDS`.
+
+  Raises:
+    NotImplementedError: if the backend cannot do the problem.
+    ImportError: if what the backend needs is not installed.
+  """
+  kernel, flat = calling.load(__name__, impl), _flat(keys)
+  kernel.supports(q, flat, flat, slots, page)
+  given: dict[str, Any] = {"page": page, "scale": q.shape[2] ** -0.5}
+
+  def rows(q, keys, values, layer, slots, counts):
+    data = _starts(keys, layer, slots, counts), counts
+    return kernel.forward(
+      q, _rows(keys), _rows(values), *data, **given, scores=False, tiles=None
+    )
+
+  def of_plain(x, data):
+    q, keys, values = x
+    layer, slots, counts = data
+    starts = _starts(keys, layer, slots, counts)
+    tokens = _rows(keys), _rows(values)
+    return (plain.gathered(q, *tokens, starts, counts, **given).out,)
+
+  run = calling.spread(rows, CACHED)
+  call = derivatives.differentiable(
+    lambda x, data: run(*x, *data)[:1],
+    *(make(of_plain) for make in _MAPS),
+    keeps_output=False,
+  )
+  return lambda q, keys, values, *data: call((q, keys, values), data)[0]
+
+
+def _starts(keys, layer, slots, counts):
+  """Returns the first tokens of pages among those of all layers and rows."""
+  B, L = keys.shape[1:3]
+  first = (layer * B + jnp.arange(B, dtype=slots.dtype)) * L
+  return jnp.where(counts > 0, first[:, None, None] + slots, 0)
+
+
+def _rows(x):
+  return x.reshape(-1, *x.shape[-2:])
+
+
+def _flat(x):
+  return jax.ShapeDtypeStruct((math.prod(x.shape[:3]), *x.shape[3:]), x.dtype)

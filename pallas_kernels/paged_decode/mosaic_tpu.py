@@ -42,12 +42,7 @@ def supports(q, k, v, starts, page: int) -> None:
     raise NotImplementedError(
       f"impl 'pallas': {starts.shape[1]} lists a row; a page is read with all its heads"
     )
-  rows = page * k.shape[1]
-  if rows % sublanes(k.dtype):
-    raise NotImplementedError(
-      f"impl 'pallas': a page has {page} x {k.shape[1]} rows of {k.dtype}; they must"
-      f" divide by {sublanes(k.dtype)}, the rows of a tile"
-    )
+  _check_rows(page, k)
   if k.shape[0] * k.shape[1] >= 2**31:
     raise NotImplementedError(
       f"impl 'pallas': {k.shape[0]} tokens of {k.shape[1]} heads; a row's number is"
@@ -59,9 +54,14 @@ def supports(q, k, v, starts, page: int) -> None:
     )
 
 
-def sublanes(dtype) -> int:
-  """Returns the rows of a tile of memory."""
-  return 32 // jnp.dtype(dtype).itemsize
+def _check_rows(page: int, k) -> None:
+  """Raises NotImplementedError if pages do not begin with a tile of memory."""
+  rows, tile = page * k.shape[1], 32 // jnp.dtype(k.dtype).itemsize
+  if rows % tile:
+    raise NotImplementedError(
+      f"impl 'pallas': a page has {page} x {k.shape[1]} rows of {k.dtype}; they must"
+      f" divide by {tile}, the rows of a tile"
+    )
 
 
 def fitting(q, k, v, starts, page: int) -> Tiles:
@@ -97,6 +97,7 @@ def forward(q, k, v, starts, counts, *, page: int, scale: float, scores: bool, t
     tiles: sizes; None for `fitting`.
   """
   (B, N, H), (Z, K, V), M = q.shape, v.shape, starts.shape[2]
+  _check_rows(page, k)  # devices may have divided the heads
   tiles = tiles or fitting(q, k, v, starts, page)
   plan = Plan.of(N, K, page, tiles.pages, M, scores, scale)
   starts, counts = (plan.whole(x[:, 0]) for x in (starts, counts))

@@ -101,6 +101,7 @@ class Layer(nnx.Module):
   """Projections, rotary positions and `attend`; x (B, T, D) or (B, H, W, D)."""
 
   chosen_keys = "gathered"  # by a cache policy
+  softmax_alone = True  # `mix` is H^-0.5 scores of what is seen, their softmax, values
 
   def __init__(
     self,

@@ -116,7 +116,8 @@ class Policy:
     ids, real = chosen
     places = paging.page_places(ids, self.page)
     real = jnp.repeat(real, self.page, axis=1) & (places < past.count[:, None])
-    return Choice(places[:, None], real[:, None], full), own, chosen
+    choice = Choice(places[:, None], real[:, None], full, page=self.page)
+    return choice, own, chosen
 
   def reads(self, places: int, layers: int) -> tuple[float, float]:
     """Returns (keys that a query attends to in all layers, keys read to choose: 0).

@@ -71,7 +71,8 @@ class Quest:
     del index
     scores = pages.bounds(q, *own, share_pages=self.share_pages)
     sizes = {"pages": self.budget // self.page, "page": self.page}
-    return Choice(*pages.select_pages(scores, past.count, **sizes)), own, shared
+    chosen = pages.select_pages(scores, past.count, **sizes)
+    return Choice(*chosen, page=self.page), own, shared
 
   def reads(self, places: int, layers: int) -> tuple[float, float]:
     """Returns keys that a query reads: attended to, and the extremes of pages."""
