@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Key
 from attnjax.contract.context import Heads
 from attnjax.contract.trace import traced
 from attnjax.core import masks, policies
+from attnjax.nn import dropout as dropouts
 from attnjax.nn import mlp, running, streams
 from attnjax.nn.convolution import ShortConvolution
 from attnjax.nn.segment_memory import SegmentMemory
@@ -199,10 +200,7 @@ class Block(nnx.Module):
     return self.residuals[...][number].astype(x.dtype) * x + y
 
   def _drop(self, x, key):
-    if key is None or not self.dropout:
-      return x
-    keep = jax.random.bernoulli(key, 1 - self.dropout, x.shape)
-    return jnp.where(keep, x / (1 - self.dropout), 0).astype(x.dtype)
+    return dropouts.drop(x, self.dropout, key)
 
 
 @functools.cache

@@ -5,8 +5,8 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from attnjax.core.dtypes import accumulator_dtype
+from attnjax.nn.linear import INIT, linear
 from attnjax.variants.recurrent.dynamical_systems import builders
-from attnjax.variants.recurrent.dynamical_systems.projections import INIT, linear
 from attnjax.variants.recurrent.dynamical_systems.system import System
 
 
@@ -24,6 +24,8 @@ class Attention(nnx.Module):
       if size % heads:
         raise ValueError(f"{name} = {size} does not divide by heads = {heads}")
     shapes = (heads, state // heads), (heads, dim // heads)
+    # `linear` draws small weights: normalised attention does not scale its scores and
+    # diverges with larger ones.
     self.query, self.key = (linear(dim, shapes[0], rngs=rngs) for _ in range(2))
     self.value = linear(dim, shapes[1], rngs=rngs)
     if kind == "normalised":

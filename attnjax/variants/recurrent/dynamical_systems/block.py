@@ -9,8 +9,8 @@ from jaxtyping import Array, Float
 
 from attnjax.contract.context import Context
 from attnjax.core.dtypes import accumulator_dtype
+from attnjax.nn.linear import linear
 from attnjax.variants.recurrent.dynamical_systems.layer import Layer
-from attnjax.variants.recurrent.dynamical_systems.projections import linear
 
 
 class Block(nnx.Module):

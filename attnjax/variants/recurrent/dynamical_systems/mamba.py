@@ -8,10 +8,10 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from attnjax.core.dtypes import accumulator_dtype
+from attnjax.nn.linear import linear
 from attnjax.variants.recurrent.dynamical_systems import builders
 from attnjax.variants.recurrent.dynamical_systems.projections import (
   Convolution,
-  linear,
   log_spaced,
 )
 

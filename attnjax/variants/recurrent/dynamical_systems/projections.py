@@ -1,4 +1,4 @@
-"""The linear maps, initialised as in the authors' code, and their convolution."""
+"""The causal convolution of the mixers, and rates that are drawn on a log scale."""
 
 import jax
 import jax.numpy as jnp
@@ -6,24 +6,6 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from attnjax.nn.convolution import ShortConvolution
-
-# Uniform within 1 / sqrt(inputs): normalised attention does not scale its scores and
-# diverges with larger weights.
-INIT = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-
-
-def linear(
-  inputs: int, outputs: int | tuple[int, ...], *, bias: bool = True, rngs: nnx.Rngs
-) -> nnx.LinearGeneral:
-  """Returns a linear map of the last axis."""
-  size = inputs**-0.5
-
-  def uniform(key, shape, dtype=jnp.float32):
-    return jax.random.uniform(key, shape, dtype, -size, size)
-
-  return nnx.LinearGeneral(
-    inputs, outputs, use_bias=bias, kernel_init=INIT, bias_init=uniform, rngs=rngs
-  )
 
 
 class Convolution(nnx.Module):
