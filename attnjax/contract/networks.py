@@ -95,19 +95,20 @@ def classifies_and_weighs(subject: Subject) -> None:
   logits, weights = jax.eval_shape(run, abstract(subject, "mini"), images)
   require(logits.shape == (2, _CLASSES), f"logits {logits.shape}")
   require(logits.dtype == jnp.float32, f"logits are {logits.dtype}")
-  require(len(weights) > 0, "no block has weights")
+  some = not getattr(subject.module, "WEIGHTLESS", False)
+  require((len(weights) > 0) == some, f"weights of {len(weights)} blocks")
   fits = all(x.shape[0] == 2 and x.ndim == 4 for x in weights)
   require(fits, f"weights are {[x.shape for x in weights]}, not (B, N, T, S)")
 
 
 def trains(subject: Subject) -> None:
-  """Checks that parameters have gradients, norms measure, and a key drops paths.
+  """Checks that parameters have gradients, norms measure, and a key drops something.
 
   Evaluation with the measured moments gives the results of training, and measures
   nothing.
   """
-  dropping = "drop" in defaults(subject.module)
-  changes: dict[str, Any] = {"drop": 0.5} if dropping else {}
+  dropping = {"drop", "dropout"} & set(defaults(subject.module))
+  changes: dict[str, Any] = dict.fromkeys(dropping, 0.5)
   model = drawn(abstract(subject, "mini", **changes))
   x = jax.random.normal(jax.random.key(1), (3, 28, 28, 3))
   grads, (y, moments), exact, rest = _run(model, x)

@@ -27,6 +27,7 @@ Names that mean the same in all networks that have them:
   mlp_ratio  hidden width of the MLPs, in the stage's width
   drop       share of examples for which the residuals of the last block are left out in
              training; it rises over the blocks from 0 in equal steps
+  dropout    share of units that are left out in training, the same in all blocks
   remat      what `jax.checkpoint` keeps of each block, see `attnjax.nn.stack.REMAT`
   impl       of the attention, as in `attend`
   rngs       for the parameters
