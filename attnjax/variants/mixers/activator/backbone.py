@@ -20,7 +20,7 @@ from attnjax.variants.mixers.activator.layer import Layer
 SIZES: dict[str, dict[str, Any]] = {
   "with_mlp": {},
   "only_glu": {"mlp_ratio": 0.0},
-  "mini": {"dims": (64,), "depths": (2,), "dropout": 0.1},
+  "mini": {"dims": (64,), "depths": (2,)},
 }
 PARAMETERS: dict[str, float] = {}  # neither the paper nor the code has them
 
