@@ -5,8 +5,9 @@ table has, for a tile of pages, the bundles, which are cycles, of all that a til
 the start and end of its row run, beside the cycles in which the chip's memory delivers
 the tile; `share` is the share of the memory's speed that is reached while it is less
 than the bundles. jax's ragged paged attention is compiled for tiles of as many tokens,
-and all of its bundles are counted, also those that few steps run. The GPU table has registers, spills, shared memory and the instructions of a tile's
-trip. With scores the kernel also writes the scores of tokens.
+and all of its bundles are counted, also those that few steps run. The GPU table has
+registers, spills, shared memory and the instructions of a tile's trip. With scores the
+kernel also writes the scores of tokens.
 """
 
 import functools

@@ -27,17 +27,14 @@ the largest model, the longest text or the highest sparsity.
 About 12 minutes of one core.
 """
 
-import dataclasses
 import functools
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from attnjax.core.policies import Choice
 from attnjax.variants.decode import sparse_frontier as frontier
-from attnjax.variants.decode.sparse_frontier import pages, patterns, statistics
+from attnjax.variants.decode.sparse_frontier import statistics
 from experiments.claims.claim import NotTestable, Quality
+from experiments.claims.tasks import blind_policies as blind
 from experiments.claims.tasks import questions_of_facts as questions
 
 GRID = (0.5, 0.75, 0.9, 0.95)
@@ -46,79 +43,13 @@ RATES = (5e-3, 1e-2, 2e-2)
 KEEP = {"window": questions.ASKED, "pool": 3, "local": 128, "first": 1}
 
 
-@dataclasses.dataclass(frozen=True)
-class LastPages(frontier.Quest):
-  """Quest without its bounds: the last pages."""
-
-  def choose(self, q, past, own, shared, index):
-    """Returns the last places."""
-    del index
-    count = own[0].shape[1]
-    scores = jnp.broadcast_to(jnp.arange(count, dtype=jnp.float32), (len(q), 1, count))
-    sizes = {"pages": self.budget // self.page, "page": self.page}
-    chosen = pages.select_pages(scores, past.count, **sizes)
-    return Choice(*chosen), own, shared
-
-
-@dataclasses.dataclass(frozen=True)
-class RandomPages(frontier.Quest):
-  """Quest whose queries are noise, another one in each step."""
-
-  def choose(self, q, past, own, shared, index):
-    """Returns the choice for a random query."""
-    key = jax.random.fold_in(jax.random.key(0), past.tokens.length)
-    return super().choose(jax.random.normal(key, q.shape), past, own, shared, index)
-
-
-@dataclasses.dataclass(frozen=True)
-class LastKeys(frontier.AdaSnapKV):
-  """Ada-SnapKV without attention's choice: the last keys of the prompt."""
-
-  def _chosen(self, queries, keys, lengths):
-    place, end = jnp.arange(keys.shape[1]), lengths[:, None]
-    kept = (place < end) & (place >= end - self.capacity)
-    return jnp.repeat(kept[:, None], keys.shape[2], axis=1)
-
-
-@dataclasses.dataclass(frozen=True)
-class RandomKeys(frontier.AdaSnapKV):
-  """Ada-SnapKV whose window's queries are noise."""
-
-  def _chosen(self, queries, keys, lengths):
-    return super()._chosen(
-      jax.random.normal(jax.random.key(0), queries.shape), keys, lengths
-    )
-
-
-@dataclasses.dataclass(frozen=True)
-class LastSlashes(frontier.VerticalSlash):
-  """Vertical-slash without attention's choice: the nearest keys, as many."""
-
-  def mask(self, q, k, lengths):
-    """Returns a window."""
-    del k, lengths
-    place = jnp.arange(q.shape[1])
-    near = place[:, None] - place < self.verticals + self.slashes
-    near = near & (place <= place[:, None])
-    return patterns.listed(jnp.broadcast_to(near, (len(q), q.shape[2], *near.shape)))
-
-
-@dataclasses.dataclass(frozen=True)
-class RandomSlashes(frontier.VerticalSlash):
-  """Vertical-slash whose queries are noise."""
-
-  def mask(self, q, k, lengths):
-    """Returns the choice for random queries."""
-    return super().mask(jax.random.normal(jax.random.key(0), q.shape), k, lengths)
-
-
-QUEST, LAST, RANDOM = frontier.Quest(), LastPages(), RandomPages()
+QUEST, LAST, RANDOM = frontier.Quest(), blind.LastPages(), blind.RandomPages()
 ADA, LAST_KEYS, RANDOM_KEYS = (
-  kind(**KEEP) for kind in (frontier.AdaSnapKV, LastKeys, RandomKeys)
+  kind(**KEEP) for kind in (frontier.AdaSnapKV, blind.LastKeys, blind.RandomKeys)
 )
 CROSS, NEAREST, ANYWHERE = (
   kind(window=questions.STEPS, first=1)
-  for kind in (frontier.VerticalSlash, LastSlashes, RandomSlashes)
+  for kind in (frontier.VerticalSlash, blind.LastSlashes, blind.RandomSlashes)
 )
 PROMPTS = frontier.BlockSparse(), CROSS
 
