@@ -24,6 +24,7 @@ About 8 minutes of one core.
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -51,7 +52,8 @@ class Ranked(sale.Policy):
   def prefill(self, q, k, count, index):
     """Returns the best candidates of the other rank."""
     T, sizes = q.shape[1], self.sizes
-    chosen = super().prefill(q, k, count, index).map()
+    blocks: Any = super().prefill(q, k, count, index)
+    chosen = blocks.map()
     candidates = sizes.candidates(T, count)
     wanted = (chosen & candidates).sum(axis=-1, keepdims=True)
     if self.by == "chance":
@@ -139,7 +141,7 @@ def recalled(by, seed: int, split: str) -> float:
 def _recall(name, kind, by):
   def train(runs):
     return [
-      Score(*(recalled(by, s, x) for x in ("test", "validation")), 0) for _, s in runs
+      Score(recalled(by, s, "test"), recalled(by, s, "validation"), 0) for _, s in runs
     ]
 
   return Row(name, kind, train)
