@@ -65,7 +65,8 @@ def later_steps_see_all_keys(subject: Subject) -> None:
       at += size
     held = cache.k, cache.v, cache.segment_ids
     out.append((jnp.concatenate(later, axis=1), held))
-  close(*out, "after the prompt")
+  got, want = out
+  close(got, want, "after the prompt")
 
 
 @jax.jit

@@ -1,5 +1,7 @@
 """Images to grids of patches."""
 
+from typing import Any
+
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
@@ -32,7 +34,7 @@ class Patches(nnx.Module):
   ):
     # The default initializer keeps the variance: the positions are of order 1, and
     # must not drown the pixels.
-    self.project = nnx.Linear(size * size * channels, dim, rngs=rngs)
+    self.project: Any = nnx.Linear(size * size * channels, dim, rngs=rngs)
     self.size, self.positions = size, positions
 
   def __call__(self, images: Float[Array, "B H W C"]) -> Float[Array, "B h w D"]:

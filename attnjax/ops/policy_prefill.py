@@ -77,8 +77,8 @@ def _by_document(policy, q, k, ids, index) -> Bool[Array, "B N T T"]:
     mine = left & (ids == own)
     order = jnp.argsort(~mine, axis=1, stable=True)[..., None, None]
     count = mine.sum(axis=1, dtype=jnp.int32)
-    parts = (jnp.take_along_axis(x, order, axis=1) for x in (q, k))
-    part = _asked(policy, *parts, count, index).dense(T, T)
+    own_q, own_k = (jnp.take_along_axis(x, order, axis=1) for x in (q, k))
+    part = _asked(policy, own_q, own_k, count, index).dense(T, T)
     place = jnp.maximum(jnp.cumsum(mine, axis=1) - 1, 0)
     part = jnp.broadcast_to(part, (B, N, T, T))
     for axis, at in ((2, place[:, None, :, None]), (3, place[:, None, None])):

@@ -35,12 +35,13 @@ def lse(
       q, k and v.
   """
   mask = masks.Causal() if mask is None else masks.Causal() & mask
-  found = None
+  found, gate = None, None
   if heads is not None and heads.q is not None and np.ndim(heads.q) == 4:
     seen = {n: x for n, x in heads.seen.items() if x is not None}
+    gate = heads.more.get("gate")
     if not set(seen) - {"segment_ids"}:
       found = _attended(heads.q, heads.k, heads.v, seen, mask)
-  if found is None or not _is_result(found[0], mixed, heads.more.get("gate")):
+  if found is None or not _is_result(found[0], mixed, gate):
     raise NotImplementedError(
       f"layer {index} is no causal softmax attention of its q, k and v: its weights"
       " must be given, see `attnjax.inspect`"

@@ -126,7 +126,7 @@ class Steps:
   def __init__(self, model: Any, policy: Any, length: int):
     self.length = length
     fill = jax.jit(functools.partial(filled, policy=policy, length=length, room=ROOM))
-    self.cache = fill(model)
+    self.cache: Any = fill(model)
     self.bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(self.cache))
     self.model, self.token = model, jnp.zeros((1, 1), jnp.int32)
     step = jax.jit(lambda m, t, c: m.step(t, c), donate_argnums=2)
@@ -156,7 +156,7 @@ def _row(text: str, policy: Any, full: Steps, fraction: float, prompts: bool) ->
   reads, more = (
     [counted(x, length, n) for x in (fits, None)] for n in (LAYERS, LAYERS + 1)
   )
-  row = {"policy": text, "options": repr(policy), "T": length}
+  row: dict[str, Any] = {"policy": text, "options": repr(policy), "T": length}
   row |= {"bytes": reads[0], "full_bytes": reads[1], "share": reads[0] / reads[1]}
   row["choosing"] = (more[0] - reads[0]) / (more[1] - reads[1])
   row["seconds"] = clock["full" if own is full else "own"].median

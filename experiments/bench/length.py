@@ -148,7 +148,8 @@ def _verdict(slug: str, form: str, grows: dict[str, float | None]) -> dict:
     bounds["seconds"] = BOUND
   fitted = {name: grows[name] for name in bounds}
   found = {name: p for name, p in fitted.items() if p is not None}
-  row = {"expected": expected, "holds": all(p <= bounds[n] for n, p in found.items())}
+  row: dict[str, Any] = {"expected": expected}
+  row |= {"holds": all(p <= bounds[n] for n, p in found.items())}
   if found:
     words = {"flops": "FLOPs"}
     row["bound"] = ", ".join(

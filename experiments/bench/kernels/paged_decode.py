@@ -90,14 +90,16 @@ def tpu_row(machine: str, N: int, K: int, H: int, scores: bool) -> dict:
   from pallas_kernels.paged_decode import mosaic_tpu
 
   given = arguments(N, K, H)
-  tiles = mosaic_tpu.fitting(*given[:4], PAGE)
+  q, k, v, starts = given[:4]
+  tiles = mosaic_tpu.fitting(q, k, v, starts, PAGE)
   function = call(mosaic_tpu, H, scores)
   compiled, kernels = tpu_schedule.compile_for(machine, function, given)
   (read,) = (x for x in kernels if x.name == "paged_decode")
   # Pages of a tile are read by one of three equal parts of the code.
   first, _, third = sorted(read.regions, key=lambda region: -region.all)[:3]
   bundles = read.bundles - first.all - third.all
-  row = {"machine": machine, "kernel": "scores" if scores else "plain"}
+  row: dict[str, Any] = {"machine": machine}
+  row |= {"kernel": "scores" if scores else "plain"}
   size = sum(read.memory.values())
   estimate = mosaic_tpu.estimate(tiles.pages * PAGE * K, *given[:3])
   row |= _row(machine, read, (N, K, H), tiles.pages * PAGE, bundles)
@@ -172,7 +174,8 @@ def gpu_rows(
   given, rows = arguments(N, K, H, dtype, G), []
   for scores in (False, True):
     with gpu_calls.target(capability):
-      tiles = triton_gpu.fitting(*given[:4], PAGE)
+      q, k, v, starts = given[:4]
+      tiles = triton_gpu.fitting(q, k, v, starts, PAGE)
       traced = jax.make_jaxpr(call(triton_gpu, H, scores))(*given)
     (found,) = (e for e in traced.jaxpr.eqns if e.primitive.name == _CALL)
     one, block = gpu_calls.from_equation(found), (tiles.rows, tiles.tokens)

@@ -55,7 +55,8 @@ def _flexprefill(
     ahead = (before * mass[..., None, :]).sum(axis=-1) / queries
     enough = (ahead <= alpha).sum(axis=-1, keepdims=True)
     numbers.append(jnp.maximum(enough, least))
-  return _crossed(vertical, slash, real, *numbers, first, near, rounded)
+  verticals, slashes = numbers
+  return _crossed(vertical, slash, real, verticals, slashes, first, near, rounded)
 
 
 def _masses(q, k, lengths, window):

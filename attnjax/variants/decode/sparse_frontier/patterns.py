@@ -116,10 +116,10 @@ def flexprefill(
   check_share(alpha, least, first, near)
   vertical, slash, real = _masses(q, k, lengths, window)
   queries = jnp.clip(real.sum(axis=-1, keepdims=True), 1, window)
-  numbers = [
+  verticals, slashes = (
     jnp.maximum(_covering(mass / queries, alpha), least) for mass in (vertical, slash)
-  ]
-  return _chosen(vertical, slash, real, *numbers, first, near)
+  )
+  return _chosen(vertical, slash, real, verticals, slashes, first, near)
 
 
 def seen(

@@ -68,7 +68,7 @@ def _joined(q, k, v, policy: VerticalSlash, lengths, *, impl: str) -> Array:
   Verticals lie anywhere, so that lists of blocks would skip few.
   """
   (B, T, N, _), K = q.shape, k.shape[2]
-  options = dataclasses.asdict(policy)
+  options: dict[str, Any] = dataclasses.asdict(policy)
   rounded = options.pop("rounded")
   verticals, slashes = patterns.vertical_slash(q, k, lengths=lengths, **options)
   real = jnp.arange(T) < lengths[:, None]

@@ -50,7 +50,8 @@ def reference_select(
   share = jnp.exp(rough - most) / jnp.where(mass > 0, mass, 1)
   tau = jnp.broadcast_to(jnp.asarray(tau, q.dtype), (B, N))[..., None, None]
   large = ((share > tau) | (tau < 1e-5)) & real
-  return anyway | candidate & _any(large, *anyway.shape[2:], block_q, block_k)
+  Q, S = anyway.shape[2:]
+  return anyway | candidate & _any(large, Q, S, block_q, block_k)
 
 
 def _real(lengths, T):

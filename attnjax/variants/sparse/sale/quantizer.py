@@ -88,15 +88,15 @@ def quantize(
   mean = q_mean.reshape(B, k.shape[2], -1, H)
   bias = jnp.einsum("bkgh,btkh->btkg", mean, k, precision="highest").reshape(B, T, N)
   if bits == 32:
-    one = (jnp.ones(x.shape[:3], x.dtype) for x in (q, k))
-    return Codes(q, k, *one, bias, k_mean)
+    one, other = (jnp.ones(x.shape[:3], x.dtype) for x in (q, k))
+    return Codes(q, k, one, other, bias, k_mean)
   most = 2 ** (bits - 1) - 1
   sizes = [jnp.abs(x).max(axis=3) for x in (q, k)]
   if granularity == "group":
     sizes = [_shared(sizes[0], _RUN, 1), _shared(sizes[1], block_k, 2)]
-  scales = [x / most for x in sizes]
-  codes = (_codes(x, s, most) for x, s in zip((q, k), sizes))
-  return Codes(*codes, *scales, bias, k_mean)
+  q_scale, k_scale = (x / most for x in sizes)
+  q_codes, k_codes = (_codes(x, s, most) for x, s in zip((q, k), sizes))
+  return Codes(q_codes, k_codes, q_scale, k_scale, bias, k_mean)
 
 
 def check(bits: int, granularity: str, block_k: int) -> None:
