@@ -16,7 +16,7 @@ LANES, SUBLANES = 128, 8
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-  """What is known when the kernel is traced.
+  """The static numbers of a call.
 
   Attributes:
     block_q: queries of a block.
@@ -38,7 +38,7 @@ class Plan:
 
 
 def select(plan: Plan, final, q, k, q_scale, least, k_scale, bias, out):
-  """Counts, for 8 blocks of queries and 128 of keys, the keys that pass."""
+  """Computes, for 8 blocks of queries and 128 of keys, how many keys pass."""
   b, i, j = pl.program_id(0), pl.program_id(2), pl.program_id(3)
   last = final[i if plan.shared else b * plan.steps + i]
   first = j * plan.keys
