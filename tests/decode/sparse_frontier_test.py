@@ -234,7 +234,7 @@ class PoliciesTest(parameterized.TestCase):
       kind(**options)
 
   def test_heads_that_the_layer_does_not_tell(self):
-    held = policies.KeyValueCache.empty(1, 9, (2, 4), (2, 4), jnp.float32)
+    held = KeyValueCache.empty(1, 9, (2, 4), (2, 4), jnp.float32)
     with self.assertRaisesRegex(NotImplementedError, "SnapKV keeps queries.*`group`"):
       policies.under(frontier.SnapKV(**_KEEP), held)
     cache = policies.under(frontier.SnapKV(**_KEEP, group=3), held)

@@ -1,4 +1,4 @@
-"""What sparse attention costs: a prompt's FLOPs, and the numbers that a step reads."""
+"""Costs of sparse attention: a prompt's FLOPs, and the numbers that a step reads."""
 
 import math
 from typing import Any, NamedTuple

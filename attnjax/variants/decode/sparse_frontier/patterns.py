@@ -1,4 +1,4 @@
-"""Which keys the queries of a prompt see: block-sparse, vertical-slash, FlexPrefill."""
+"""Patterns of a prompt's attention: block-sparse, vertical-slash, FlexPrefill."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int

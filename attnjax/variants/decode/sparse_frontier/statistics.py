@@ -1,4 +1,4 @@
-"""How sparse is safe: a paired test of samples, and a fit over models and lengths."""
+"""Statistics of sparse attention: a paired test of losses, and a law of accuracies."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
