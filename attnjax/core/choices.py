@@ -1,4 +1,4 @@
-"""What a cache policy is told of a step's tokens, and what it answers."""
+"""The arguments and the results of cache policies; see `attnjax.core.policies`."""
 
 import dataclasses
 from typing import Any

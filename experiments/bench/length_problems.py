@@ -1,4 +1,4 @@
-"""What the benchmark of lengths runs: layers, and functions that a module names.
+"""Problems of the benchmark of lengths: layers, and functions that a module names.
 
 A module whose functions grow in several ways has `CURVES`: a name -> (the exponent that
 is expected of T, a function of T that returns a `Case`), measured in plain JAX.

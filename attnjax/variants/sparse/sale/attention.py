@@ -65,12 +65,17 @@ def attend(
   out, lse = selection.near(q, k, v, sizes, lengths, impl)
   fixed = jax.lax.stop_gradient((q, k, lse))
   large = selection.kept(*fixed, tau, sizes, lengths, how, impl)
-  far = listed(large, sizes, q.shape[1])
-  if lengths is not None:  # a last block of queries may end in padding
-    ids = jnp.where(jnp.arange(q.shape[1]) < lengths[:, None], 0, -1)
-    far = far & masks.Segments(ids, ids)
+  far = _real(listed(large, sizes, q.shape[1]), lengths, q.shape[1])
   rest = attention.attend(q, k, v, Scores(far), impl=impl)
   return attention.combine(*zip((out, lse), rest))[0].astype(v.dtype)
+
+
+def _real(mask: Any, lengths: Any, T: int) -> Any:
+  """Returns a mask without padding, in which a last block of queries may end."""
+  if lengths is None:
+    return mask
+  ids = jnp.where(jnp.arange(T) < lengths[:, None], 0, -1)
+  return mask & masks.Segments(ids, ids)
 
 
 def listed(chosen: Bool[Array, "B N Q S"], sizes: Sizes, T: int) -> Blocks:
