@@ -34,7 +34,7 @@ def attend(
 ) -> Float[Array, "B T N V"]:
   """Computes causal attention of a prompt to the blocks of keys that `select` takes.
 
-  The selection has no gradient; all else has.
+  The selection has no gradient.
 
   Args:
     q: queries of a prompt.
@@ -55,19 +55,23 @@ def attend(
   """
   check_known("impl", impl, ("auto", *IMPLEMENTATIONS))
   softmax.check(q, k, v)
-  if q.shape[1] != k.shape[1]:
-    raise ValueError(f"q {q.shape} and k {k.shape}: a prompt has one key a query")
+  _check_prompt(q, k)
   given = {"block_q": block_q, "block_k": block_k, "local": local, "segment": segment}
   sizes, how = Sizes(**given), {"bits": bits, "granularity": granularity}
   if impl == "reference":
-    given |= {"tau": tau, "lengths": lengths}
-    return definition.reference(q, k, v, **given, **how)
+    given |= {"tau": tau, "lengths": lengths} | how
+    return definition.reference(q, k, v, **given)
   out, lse = selection.near(q, k, v, sizes, lengths, impl)
-  fixed = jax.lax.stop_gradient((q, k, lse))
+  fixed, T = jax.lax.stop_gradient((q, k, lse)), q.shape[1]
   large = selection.kept(*fixed, tau, sizes, lengths, how, impl)
-  far = _real(listed(large, sizes, q.shape[1]), lengths, q.shape[1])
+  far = _real(listed(large, sizes, T), lengths, T)
   rest = attention.attend(q, k, v, Scores(far), impl=impl)
   return attention.combine(*zip((out, lse), rest))[0].astype(v.dtype)
+
+
+def _check_prompt(q, k) -> None:
+  if q.shape[1] != k.shape[1]:
+    raise ValueError(f"q {q.shape} and k {k.shape}: a prompt has one key a query")
 
 
 def _real(mask: Any, lengths: Any, T: int) -> Any:
