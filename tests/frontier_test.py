@@ -353,6 +353,8 @@ class CommandTest(parameterized.TestCase):
       self.assertEqual(self.report(*self._FLAGS)[2], record)
       with self.assertRaises(AssertionError):
         self.report(*self._FLAGS, "--prompt", "20")
+      with self.assertRaises(AssertionError):
+        self.report(*self._FLAGS, "--again")
 
   def _check_maps(self, found):
     full, some = found["maps"]

@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
 def _opened(flags, workdir: str, candidates) -> tuple[Run, list[Any], dict[str, str]]:
   """Returns (run, policies that fit it, why others do not), before all measuring."""
   saved = with_data(open_run(workdir, flags.checkpoint), flags.option)
-  run = Run(saved, workdir, flags.split)
+  run = Run(saved, workdir, flags.split, again=flags.again)
   scores.prompt_of(run.rows(flags.rows), flags.prompt)
   if flags.maps:
     maps.lengths_of(run, flags.lengths)
@@ -189,6 +189,7 @@ def _parser() -> argparse.ArgumentParser:
   add("--depths", help="of needles; default 0 to 1 in quarters", **depths)
   add("--map-budget", type=float, default=0.25, help="of the maps; default 0.25")
   add("--map-rows", type=int, default=16, help="rows of a cell; default 16")
+  add("--again", action="store_true", help="measure anew what is kept")
   add("--output", default="frontier.html", help="the page; default frontier.html")
   add("--json", default="frontier.json", help="the numbers; default frontier.json")
   return parser

@@ -31,7 +31,7 @@ class Run:
     better: 1 if more of it is better, -1 if less is.
   """
 
-  def __init__(self, saved: Saved, workdir: str, split: str):
+  def __init__(self, saved: Saved, workdir: str, split: str, again: bool = False):
     self.saved, self.workdir, self.split = saved, workdir, split
     self.model, self.config = saved.model, saved.assembly.config
     task = saved.assembly.task
@@ -46,6 +46,8 @@ class Run:
     text = json.dumps(own, sort_keys=True, default=str)
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]
     self.kept = Kept(Path(workdir) / FILE, digest)
+    if again:
+      self.kept.known.clear()
     self._rows: dict[str, Any] = {}
 
   def check(self, candidates: list[Point]) -> tuple[list[Point], dict[str, str]]:
