@@ -40,6 +40,20 @@ _RECORDS = {"length": length_records.written, "decode": decode_records.written}
 
 def main(argv: list[str] | None = None) -> int:
   """Prints a table; returns 1 if a bound does not hold, else 0."""
+  flags = _parser().parse_args(argv)
+  targets.enable()
+  if flags.kind == "device":
+    return _device(flags)
+  rows, holds = _rows(flags)
+  if flags.kind in _RECORDS and flags.json is None:
+    print("rows in " + ", ".join(map(str, _RECORDS[flags.kind](rows))))
+    return 0 if holds else 1
+  return _written(
+    flags.json or Path("results") / f"bench_{flags.kind}.json", rows, holds
+  )
+
+
+def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
     prog="python -m experiments.bench",
     description=__doc__,
@@ -87,17 +101,7 @@ def main(argv: list[str] | None = None) -> int:
   parser.add_argument(
     "--collect", type=Path, nargs="+", help="device: where check.py wrote"
   )
-  flags = parser.parse_args(argv)
-  targets.enable()
-  if flags.kind == "device":
-    return _device(flags)
-  rows, holds = _rows(flags)
-  if flags.kind in _RECORDS and flags.json is None:
-    print("rows in " + ", ".join(map(str, _RECORDS[flags.kind](rows))))
-    return 0 if holds else 1
-  return _written(
-    flags.json or Path("results") / f"bench_{flags.kind}.json", rows, holds
-  )
+  return parser
 
 
 def _device(flags) -> int:

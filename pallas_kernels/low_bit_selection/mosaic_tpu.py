@@ -83,17 +83,9 @@ def forward(
     ValueError: if tiles do not fit.
   """
   (B, T, N, H), K, Q = q.shape, k.shape[2], last.shape[1]
-  if tiles.columns < 1 or tiles.columns % LANES or LANES * block_k % tiles.columns:
-    raise ValueError(
-      f"tiles.columns {tiles.columns}; it must divide {LANES} blocks of {block_k} keys,"
-      f" in lanes of {LANES}"
-    )
-  rows, keys = SUBLANES * block_q, LANES * block_k
-  size = min(tiles.columns, _up(T, LANES))
-  keys = min(keys, _up(T, size))
+  rows, keys, size = _sizes(tiles, T, block_q, block_k)
   steps = -(-T // rows), -(-T // keys)
   T_q, T_k, width = steps[0] * rows, steps[1] * keys, _up(H, LANES)
-  S = -(-T // block_k)
   packed = _codes(q, T_q, width), _codes(k, T_k, width)
   lines = [
     _line(q_scale, T_q, 0.0),
@@ -102,46 +94,63 @@ def forward(
     _line(bias, T_k, 0.0),
   ]
   last = jnp.pad(last.astype(jnp.int32), ((0, 0), (0, steps[0] * SUBLANES - Q)))
-  group, one = N // K, last.shape[0] == 1
   final = last.reshape(-1, steps[0], SUBLANES).max(axis=2)
-
-  def of_k(b, n, i, j):
-    return b, jax.lax.div(n, group), j, 0
-
   shape = jax.ShapeDtypeStruct((B, N, steps[0] * SUBLANES, steps[1] * LANES), jnp.int32)
-  row = pl.BlockSpec((None, None, 1, rows), lambda b, n, i, j, *_: (b, n, 0, i))
-  column = pl.BlockSpec((None, None, 1, keys), lambda b, n, i, j, *_: (b, n, 0, j))
-  scales = pl.BlockSpec(
-    (None, None, 1, keys), lambda b, n, i, j, *_: (b, jax.lax.div(n, group), 0, j)
-  )
+  one = last.shape[0] == 1
   plan = kernels.Plan(block_q, block_k, size, keys, rounded, one, steps[0])
   found = pl.pallas_call(
     functools.partial(kernels.select, plan),
     out_shape=shape,
-    grid_spec=pltpu.PrefetchScalarGridSpec(
-      num_scalar_prefetch=1,
-      grid=(B, N, *steps),
-      in_specs=[
-        pl.BlockSpec((None, None, rows, width), lambda b, n, i, j, *_: (b, n, i, 0)),
-        pl.BlockSpec((None, None, keys, width), lambda *x: of_k(*x[:4])),
-        row,
-        row,
-        scales,
-        column,
-      ],
-      out_specs=pl.BlockSpec(
-        (None, None, SUBLANES, LANES), lambda b, n, i, j, *_: (b, n, i, j)
-      ),
-    ),
+    grid_spec=_grid((B, N, *steps), rows, keys, width, N // K),
     compiler_params=pltpu.CompilerParams(
       dimension_semantics=("parallel",) * 4, vmem_limit_bytes=tiles.memory
     ),
     cost_estimate=calling.cost(2.0 * B * N * T_q * T_k * width, 0, (*packed, shape)),
     name="low_bit_selection",
   )(final.reshape(-1), *packed, *lines)
-  number = jnp.arange(S)
+  number = jnp.arange(-(-T // block_k))
   inside = (number >= 1) & (number <= last[:, None, :Q, None])
-  return jnp.where(inside, _joined(found, keys // block_k)[:, :, :Q, :S], 0)
+  found = _joined(found, keys // block_k)[:, :, :Q, : number.size]
+  return jnp.where(inside, found, 0)
+
+
+def _sizes(tiles: Tiles, T: int, block_q: int, block_k: int) -> tuple[int, int, int]:
+  """Returns the queries and the keys of a program, and the keys of a product."""
+  if tiles.columns < 1 or tiles.columns % LANES or LANES * block_k % tiles.columns:
+    raise ValueError(
+      f"tiles.columns {tiles.columns}; it must divide {LANES} blocks of {block_k} keys,"
+      f" in lanes of {LANES}"
+    )
+  size = min(tiles.columns, _up(T, LANES))
+  return SUBLANES * block_q, min(LANES * block_k, _up(T, size)), size
+
+
+def _grid(grid: tuple[int, ...], rows: int, keys: int, width: int, group: int):
+  """Returns the programs (B, N, tiles of queries, of keys), and what they read."""
+
+  def of_key(b, n, i, j, *_):
+    return b, jax.lax.div(n, group), j, 0
+
+  row = pl.BlockSpec((None, None, 1, rows), lambda b, n, i, j, *_: (b, n, 0, i))
+  column = pl.BlockSpec((None, None, 1, keys), lambda b, n, i, j, *_: (b, n, 0, j))
+  scales = pl.BlockSpec(
+    (None, None, 1, keys), lambda b, n, i, j, *_: (b, jax.lax.div(n, group), 0, j)
+  )
+  return pltpu.PrefetchScalarGridSpec(
+    num_scalar_prefetch=1,
+    grid=grid,
+    in_specs=[
+      pl.BlockSpec((None, None, rows, width), lambda b, n, i, j, *_: (b, n, i, 0)),
+      pl.BlockSpec((None, None, keys, width), of_key),
+      row,
+      row,
+      scales,
+      column,
+    ],
+    out_specs=pl.BlockSpec(
+      (None, None, SUBLANES, LANES), lambda b, n, i, j, *_: (b, n, i, j)
+    ),
+  )
 
 
 def _joined(found, blocks: int):

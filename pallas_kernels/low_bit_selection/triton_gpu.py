@@ -70,15 +70,10 @@ def forward(
   Raises:
     ValueError: if tiles do not fit the blocks.
   """
-  size = tiles.columns
-  if size < 16 or size & (size - 1) or size % block_k:
-    raise ValueError(
-      f"tiles.columns {size}; it must be a power of two, at least 16, and whole blocks"
-      f" of {block_k}"
-    )
+  _check(tiles.columns, block_k)
   (B, T, N, H), K, Q = q.shape, k.shape[2], last.shape[1]
   S = -(-T // block_k)
-  found = calling.triton(
+  return calling.triton(
     q,
     k,
     *(x.astype(jnp.float32).swapaxes(1, 2) for x in (q_scale, k_scale, bias, least)),
@@ -96,14 +91,21 @@ def forward(
     H=H,
     WIDTH=max(32, _power(H)),
     ROWS=max(16, _power(block_q)),
-    COLUMNS=size,
+    COLUMNS=tiles.columns,
     BLOCK_Q=block_q,
     BLOCK_K=block_k,
     ROUNDED=rounded,
     warps=tiles.warps,
     stages=tiles.stages,
   )
-  return found
+
+
+def _check(size: int, block_k: int) -> None:
+  if size < 16 or size & (size - 1) or size % block_k:
+    raise ValueError(
+      f"tiles.columns {size}; it must be a power of two, at least 16, and whole blocks"
+      f" of {block_k}"
+    )
 
 
 def _power(size: int) -> int:

@@ -1,6 +1,8 @@
 """Kinetics: costs by hand and by brute force, the law's shift, and block top-k."""
 
+import dataclasses
 import functools
+import inspect
 import itertools
 import math
 
@@ -53,6 +55,15 @@ class CostsTest(parameterized.TestCase):
     self.assertAlmostEqual(five.memory, 5 * one.memory - 4 * shared)
     one, five = (costs.topk(_SIZE, 200, 50, n, budget=64) for n in (1, 5))
     np.testing.assert_allclose(five, 5 * np.array(one))
+
+  def test_parameters_are_read_once_for_a_batch(self):
+    for options in ({}, {"rule": "released_block"}):
+      free, read = (
+        costs.topk(_SIZE, 200, 50, 3, budget=64, batch=batch, **options)
+        for batch in (0, 8)
+      )
+      self.assertAlmostEqual((read.memory - free.memory) * 1e12, 2e9 * 50 * 3 / 8)
+      self.assertEqual(read.compute, free.compute)
 
   def test_a_further_token_costs_what_it_reads(self):
     low, high = (costs.dense(_SIZE, 200, 50 + e) for e in (-0.5, 0.5))
@@ -138,6 +149,16 @@ class SelectionTest(parameterized.TestCase):
     policy = kinetics.Policy()
     sizes = policy.blocks, policy.block, policy.local, policy.sink
     self.assertEqual((sizes, policy.dense_layers), ((64, 16, 256, 4), (0,)))
+
+  def test_defaults_of_functions_are_the_policys(self):
+    own = dataclasses.asdict(kinetics.Policy())
+    for function in (kinetics.attend, kinetics.select_blocks, costs.block_topk):
+      given = inspect.signature(function).parameters
+      shared = [n for n in given if n in own and given[n].default is not given[n].empty]
+      self.assertEqual(
+        {n: given[n].default for n in shared}, {n: own[n] for n in shared}, function
+      )
+    self.assertIn("local", inspect.signature(kinetics.attend).parameters)
 
   def test_what_a_policy_reads(self):
     policy = kinetics.Policy(blocks=2, block=4, local=4, sink=3)
