@@ -111,8 +111,8 @@ def skips_padding_and_separates_documents(subject: Subject) -> None:
   places, row = [np.flatnonzero(ids == number) for number in (0, 1)], np.array(tokens)
   for number, where in enumerate(places):
     row[0, where] = tokens[number, : len(where)]
-  # A prompt that ends within the first document, and one within the second.
-  for prompt in (0,) if policy_prefill.chooses(policy) else (0, 7, 16):
+  # A prompt that ends within the first document, and one in the second before padding.
+  for prompt in (0,) if policy_prefill.chooses(policy) else (0, 7, 20):
     got = runs.by_token(policy, jnp.asarray(row), prompt, **context)
     for number, where in enumerate(places):
       alone = runs.by_token(policy, tokens, int((where < prompt).sum()))
