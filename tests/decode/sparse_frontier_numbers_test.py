@@ -140,8 +140,10 @@ class LawTest(parameterized.TestCase):
     accuracy = 1 / (1 + np.exp(-logit))
     out = statistics.held_out(self.P, self.L, self.s)
     given = self.task, self.P, self.L, self.s
-    seen = [x[~out] for x in given]
-    law = statistics.fit_logit_linear(*seen, accuracy[~out], interactions=interactions)
+    task, P, L, s = (x[~out] for x in given)
+    law = statistics.fit_logit_linear(
+      task, P, L, s, accuracy[~out], interactions=interactions
+    )
     if not interactions:  # with so few points the products' factors are not unique
       np.testing.assert_allclose(law.factors, [0.2, -0.6, -0.7], rtol=1e-6)
       self.assertEqual(law.tasks, ("chains", "needle"))

@@ -94,14 +94,11 @@ def _recomputed(layer, x, policy):
   heads = layer.project(x)
   q, k, v = (np.asarray(y[0], np.float64) for y in (heads.q, heads.k, heads.v))
   out, (T, N, H) = np.zeros(q.shape), q.shape
-  kept = (
-    None
-    if isinstance(policy, frontier.Quest)
-    else _kept(q[:_PROMPT], k[:_PROMPT], policy)
-  )
+  quest = isinstance(policy, frontier.Quest)
+  kept = [] if quest else _kept(q[:_PROMPT], k[:_PROMPT], policy)
   for t in range(T):
     seen = [range(t + 1)] * N
-    if t >= _PROMPT and kept is None:
+    if t >= _PROMPT and quest:
       seen = _quest(q[t], k, t, policy)
     elif t >= _PROMPT:
       later = range(max(_PROMPT, t + 1 - (policy.room or T)), t + 1)
@@ -151,7 +148,16 @@ class PoliciesTest(parameterized.TestCase):
     self.assertEqual(ada.floor, 0.2)
     self.assertEqual(compression.least(1024, 128, 4, 0.2), 204)
     self.assertEqual(compression.least(512, 128, 4, 0.2), 132)
-    block, cross, flex = (made() for made in frontier.METHODS.values())
+    block, cross = frontier.BlockSparse(), frontier.VerticalSlash()
+    flex = frontier.FlexPrefill()
+    self.assertEqual(
+      frontier.METHODS,
+      {
+        "block_sparse": type(block),
+        "vertical_slash": type(cross),
+        "flexprefill": type(flex),
+      },
+    )
     self.assertEqual((block.block, block.blocks), (16, 64))
     always = (4, 64)
     self.assertEqual((cross.window, cross.verticals, cross.slashes), (256, 512, 512))
@@ -338,7 +344,7 @@ class PatternsTest(parameterized.TestCase):
   def test_flexprefill_grows_with_its_share(self):
     q, k, _ = _arrays(T=40, seed=4)
     sizes = {"window": 6, "least": 3, "first": 1, "near": 2}
-    before = 0
+    before: Any = 0
     for alpha in (0.0, 0.5, 0.8, 1.0):
       found = _run(patterns.flexprefill, q, k, alpha=alpha, **sizes)
       both = np.stack(found).sum(axis=-1)
