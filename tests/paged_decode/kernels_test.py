@@ -28,12 +28,12 @@ def _tiles(impl):
 
 
 def _runs(dtype):
-  """Returns 20 runs of at most 8 tokens in two rows, NaN where nothing is read."""
+  """Returns 20 runs of at most 8 tokens in three rows, NaN where nothing is read."""
   draw = np.random.default_rng(5)
-  q, k, v = (draw.standard_normal(s) for s in [(2, 4, 8), (168, 2, 8), (168, 2, 8)])
-  starts = 8 * np.array([draw.permutation(21)[:20] for _ in range(2)])[:, None]
-  counts = draw.integers(0, 9, (2, 1, 20))
-  counts[0, 0, :17] = 8  # a whole tile of either kernel
+  q, k, v = (draw.standard_normal(s) for s in [(3, 4, 8), (168, 2, 8), (168, 2, 8)])
+  starts = 8 * np.array([draw.permutation(21)[:20] for _ in range(3)])[:, None]
+  counts = draw.integers(0, 9, (3, 1, 20))
+  counts[0::2, 0, :17] = 8  # a whole tile of either kernel, also after one that is not
   counts[1, 0, 9:] = 0
   read = np.zeros(168, bool)
   for start, count in zip(starts.ravel(), counts.ravel()):
