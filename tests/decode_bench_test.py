@@ -42,8 +42,9 @@ class DecodeTest(absltest.TestCase):
   def test_a_cache_is_filled_as_by_a_prompt(self):
     policy = contract.load("kinetics").Policy(blocks=1, block=4, local=4, sink=1)
     model = decode.model()
-    fill = jax.jit(lambda m: decode.filled(m, policy, 24, 8))
-    ((got, _),) = fill(model)
+    ids = jnp.zeros((1, 24), jnp.int32)
+    fill = jax.jit(lambda m, ids: decode.filled(m, ids, policy=policy, room=8))
+    ((got, _),) = fill(model, ids)
     # The first layer's keys, appended to a cache of its own.
     alone = policies.under(policy, model.init_cache(1, 32))[0][0]
     one = jax.tree.map(lambda x: x[0], alone)
@@ -60,26 +61,28 @@ class DecodeTest(absltest.TestCase):
 
   def test_a_tiny_run(self):
     root = Path(self.enterContext(tempfile.TemporaryDirectory()))
+    kept: list[list[dict]] = []
     texts = ["full", "delta:full_layers=0,pages=2,page=4,recent_pages=1"]
     with mock.patch.object(decode, "PATIENCE", 0.0):
-      rows, _ = decode.rows(texts, (96, 48), fraction=0.2)
-    self.assertEqual([row["T"] for row in rows], [48, 48, 96, 96])
-    self.assertEqual([row["policy"] for row in rows], texts * 2)
+      rows, _ = decode.rows(texts, (96, 48), 0.2, kept.append)
+    self.assertEqual([row["T"] for row in rows], [48, 96] * 2)
+    self.assertEqual([row["policy"] for row in rows], [texts[0]] * 2 + [texts[1]] * 2)
+    self.assertEqual(kept, [rows[:2], rows[2:]])
     for row in rows:
       self.assertGreater(min(row["seconds"], row["full_seconds"]), 0)
       self.assertEqual(row["full_bytes"], 4 * row["T"] * 1024)
       # Longer prompts are not run after a slow one.
       self.assertEqual(row["prompt"] is None, row["T"] == 96)
-    self.assertEqual(rows[2]["share"], 1.0)
+    self.assertEqual(rows[1]["share"], 1.0)
     # One layer of four sees all, the others at most a fifth.
     self.assertLess(rows[3]["share"], 0.25 + 0.75 * 0.2 + 1e-6)
     self.assertLess(rows[3]["choosing"], 0.2 + 1e-6)
-    self.assertGreater(rows[3]["cache"], rows[2]["cache"])
+    self.assertGreater(rows[3]["cache"], rows[1]["cache"])
     paths = decode_records.written(rows, root)
     self.assertEqual(paths[0].name, "full.json")
     saved = json.loads(paths[1].read_text(encoding="utf-8"))
     self.assertEqual((saved["policy"], len(saved["rows"])), (texts[1], 2))
-    self.assertEqual(saved["rows"], [rows[1], rows[3]])
+    self.assertEqual(saved["rows"], rows[2:])
 
   def test_a_full_cache_forgets_the_steps_of_a_race(self):
     steps = decode.Steps(decode.model(), None, 16)

@@ -149,7 +149,8 @@ def _rows(flags) -> tuple[list[dict], bool]:
 
       lengths = flags.lengths or decode.LENGTHS
       try:
-        return decode.rows(flags.policies, lengths, flags.fraction)
+        keep = len if flags.json else decode_records.written
+        return decode.rows(flags.policies, lengths, flags.fraction, keep)
       except ValueError as error:
         raise errors.UserError(str(error)) from error
   from experiments.bench import tune

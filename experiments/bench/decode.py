@@ -19,12 +19,13 @@ With a twentieth of T a layer that chooses must read at most READS of the bytes.
 import dataclasses
 import functools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jaxtyping import Array
 
 from attnjax import contract, policies
 from attnjax.models import language
@@ -45,6 +46,7 @@ def rows(
   texts: Sequence[str] = (),
   lengths: Sequence[int] = LENGTHS,
   fraction: float = FRACTION,
+  keep: Callable[[list[dict]], object] = len,
 ) -> tuple[list[dict], bool]:
   """Returns (a row for each policy and length, whether all bounds hold).
 
@@ -52,6 +54,7 @@ def rows(
     texts: policies as `experiments.decoding` names them; all if empty.
     lengths: tokens in the cache.
     fraction: share of T that is the budget of policies that take one.
+    keep: gets a policy's rows when it is measured, so that a run may be cut short.
 
   Raises:
     ValueError: for an unknown policy, or a fraction out of its range.
@@ -59,15 +62,18 @@ def rows(
   texts = texts or every()
   known = {text: decoding.policy(text) for text in texts}
   print(_line({}), flush=True)
-  found, slow = [], set()
-  for length in sorted(lengths):
-    full = Steps(model(), None, length)
-    for text, policy in known.items():
-      row = _row(text, policy, full, fraction, text not in slow)
-      if row["prompt"] is None or row["prompt"]["seconds"] > PATIENCE:
-        slow.add(text)
-      print(_line(row), flush=True)
-      found.append(row)
+  full = {length: Steps(model(), None, length) for length in sorted(lengths)}
+  found: list[dict] = []
+  for text, policy in known.items():
+    own: list[dict] = []
+    for beside in full.values():
+      prompts = all(
+        row["prompt"]["seconds"] <= PATIENCE for row in own if row["prompt"]
+      )
+      own.append(_row(text, policy, beside, fraction, prompts))
+      print(_line(own[-1]), flush=True)
+    keep(own)
+    found += own
   return found, all(row["holds"] for row in found)
 
 
@@ -99,14 +105,14 @@ def counted(policy: Any, places: int, layers: int = LAYERS) -> float:
   return 4.0 * GROUPS * SIZE * (2 * keys + chosen)
 
 
-def filled(model: Any, policy: Any, length: int, room: int) -> Any:
-  """Returns the caches of `length` random tokens, with room for more."""
+def filled(model: Any, ids: Array, *, policy: Any, room: int) -> Any:
+  """Returns the caches of random tokens of documents `ids` (1, T), with more room."""
+  length = ids.shape[1]
   cache = policies.under(policy, model.init_cache(1, length + room))
   (mixer, conv), *others = cache
   if others:
     raise ValueError(f"{1 + len(others)} mechanisms; the caches of one are filled")
   draws = jax.random.split(jax.random.key(0), (LAYERS, 3))
-  ids = jnp.zeros((1, length), jnp.int32)
 
   def one(mixer, draw):
     sizes = HEADS, GROUPS, GROUPS
@@ -125,8 +131,8 @@ class Steps:
 
   def __init__(self, model: Any, policy: Any, length: int):
     self.length = length
-    fill = jax.jit(functools.partial(filled, policy=policy, length=length, room=ROOM))
-    self.cache: Any = fill(model)
+    fill = jax.jit(functools.partial(filled, policy=policy, room=ROOM))
+    self.cache: Any = fill(model, jnp.zeros((1, length), jnp.int32))
     self.bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(self.cache))
     self.model, self.token = model, jnp.zeros((1, 1), jnp.int32)
     step = jax.jit(lambda m, t, c: m.step(t, c), donate_argnums=2)
