@@ -114,7 +114,7 @@ CASES = (
   _case(
     "padded",
     (3, 63, 1, 1, 8, 5),
-    lengths=_numbers(63, 41, 0),
+    lengths=_numbers(63, 45, 0),
     tau=0.7,
     bits=8,
     granularity="group",
