@@ -115,7 +115,7 @@ CASES = (
     "padded",
     (3, 63, 1, 1, 8, 5),
     lengths=_numbers(63, 45, 0),
-    tau=0.7,
+    tau=0.3,
     bits=8,
     granularity="group",
     block_k=8,
