@@ -1,0 +1,1 @@
+"""Networks that read an image as more or fewer tokens: by scales, tiles, reduction."""
