@@ -22,7 +22,7 @@ def reference_multiscale_forward(
   del split_forward  # how it is computed, not what
   _, H, W, _ = x.shape
   grids = [(s, s) for s in sizes] or [(int(H * s), int(W * s)) for s in scales]
-  firsts, maps = [], []
+  firsts, maps, y = [], [], x
   for h, w in grids:
     n, m = math.ceil(h / (max_split or H)), math.ceil(w / (max_split or W))
     image = _cubic(_cubic(definition.wide(x), h, 1), w, 2).astype(x.dtype)
