@@ -1,6 +1,7 @@
 """Caches of stacked layers are updated in place, and pass through `jax.export`."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +23,7 @@ def _model(depth=_LAYERS):
   return language.Model([build], vocab=7, dim=32, depth=depth, rngs=nnx.Rngs(0))
 
 
-def _policy(slug):
+def _policy(slug) -> Any:
   options = {
     "delta": {"full_layers": (0,), "pages": 2, "page": 4, "recent_pages": 1},
     "kinetics": {"blocks": 1, "block": 4, "local": 4, "sink": 1},
@@ -34,11 +35,9 @@ def _stacked(draw):
   """Returns three caches of (2, 5) tokens, one, two and three of them written."""
   full = KeyValueCache.empty(2, 5, (2, 3), (2, 4), jnp.float32)
   shapes = (_LAYERS, *full.k.shape), (_LAYERS, *full.v.shape)
-  return KeyValueCache(
-    *(jnp.asarray(draw(shape), jnp.float32) for shape in shapes),
-    jnp.tile(full.segment_ids, (_LAYERS, 1, 1)),
-    jnp.arange(1, _LAYERS + 1, dtype=jnp.int32),
-  )
+  keys, values = (jnp.asarray(draw(shape), jnp.float32) for shape in shapes)
+  ids = jnp.tile(full.segment_ids, (_LAYERS, 1, 1))
+  return KeyValueCache(keys, values, ids, jnp.arange(1, _LAYERS + 1, dtype=jnp.int32))
 
 
 class LayersTest(absltest.TestCase):
@@ -93,7 +92,7 @@ class InPlaceTest(parameterized.TestCase):
     for tokens in (1, 2):
       given = jax.ShapeDtypeStruct((1, tokens), jnp.int32)
       step = jax.jit(lambda m, t, c: m.step(t, c), donate_argnums=2)
-      memory = step.lower(model, given, cache).compile().memory_analysis()
+      memory: Any = step.lower(model, given, cache).compile().memory_analysis()
       self.assertGreaterEqual(memory.alias_size_in_bytes, whole)
       self.assertLess(memory.temp_size_in_bytes, whole / 2)
 
