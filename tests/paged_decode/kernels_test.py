@@ -4,6 +4,7 @@ from tests import simulate  # first: it sets what Triton reads on import
 
 # ruff: isort: split
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -76,7 +77,8 @@ class KernelsTest(parameterized.TestCase):
     *floats, table, lengths = arrays("one_list")
 
     def loss(impl, *x):
-      found = attnjax.paged_decode(*x, table, lengths, page_scores=True, impl=impl)
+      pages: Any = *x, table, lengths
+      found = attnjax.paged_decode(*pages, page_scores=True, impl=impl)
       lse = jnp.where(jnp.isfinite(found.lse), found.lse, 0)
       return jnp.sin(found.out).sum() + lse.sum() + (found.scores**2).sum()
 
@@ -104,9 +106,9 @@ class KernelsTest(parameterized.TestCase):
     def refused(impl, message, q=(2, 4, 8), k=(32, 2, 8), G=1, M=2, page=16, **other):
       arrays = [jax.ShapeDtypeStruct(s, jnp.float32) for s in (q, k, k)]
       arrays[2] = arrays[2].update(**other)
-      starts = jax.ShapeDtypeStruct((q[0], G, M), jnp.int32)
+      arrays.append(jax.ShapeDtypeStruct((q[0], G, M), jnp.int32))
       with self.assertRaisesRegex(NotImplementedError, message):
-        paged_decode.prepared(*arrays, starts, page=page, impl=impl)
+        paged_decode.prepared(*arrays, page=page, impl=impl)
 
     refused("pallas", "2 lists a row", G=2)
     refused("pallas", "3 x 2 rows of float32.*divide by 8", page=3)

@@ -1,5 +1,7 @@
 """Attention to pages in plain JAX, against loops in NumPy, and its derivatives."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -36,7 +38,8 @@ class DefinitionTest(parameterized.TestCase):
     weight = np.random.default_rng(1).standard_normal(SIZES[name][2] * 64)
 
     def loss(impl, *x):
-      found = attnjax.paged_decode(*x, table, lengths, page_scores=True, impl=impl)
+      pages: Any = *x, table, lengths
+      found = attnjax.paged_decode(*pages, page_scores=True, impl=impl)
       lse = jnp.where(jnp.isfinite(found.lse), found.lse, 0)
       total = sum(jnp.sin(y + 1).sum() for y in (found.out, lse))
       return total + (found.scores * weight[: table.shape[2]]).sum()
@@ -90,10 +93,11 @@ class DefinitionTest(parameterized.TestCase):
     np.testing.assert_allclose(got.scores[0, 0], want, rtol=1e-5)
 
   def test_half_precision_sums_in_float32(self):
-    given = arrays("many_pages")
-    small = [jnp.asarray(x, jnp.bfloat16) for x in given[:3]]
-    got = attnjax.paged_decode(*small, *given[3:], impl="xla")
-    want = expected(*(np.asarray(x, np.float32) for x in small), *given[3:])
+    *given, table, lengths = arrays("many_pages")
+    q, k, v = (jnp.asarray(x, jnp.bfloat16) for x in given)
+    got = attnjax.paged_decode(q, k, v, table, lengths, impl="xla")
+    q, k, v = (np.asarray(x, np.float32) for x in (q, k, v))
+    want = expected(q, k, v, table, lengths)
     self.assertEqual((got.out.dtype, got.lse.dtype), (jnp.bfloat16, jnp.float32))
     np.testing.assert_allclose(got.lse, want[1], rtol=1e-5)
     np.testing.assert_allclose(
