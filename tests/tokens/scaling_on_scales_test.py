@@ -245,6 +245,16 @@ class ModelTest(absltest.TestCase):
     self.assertEqual(body.stem.size, 16)
     self.assertEqual(model.head.kernel.shape, (2 * 768, 1000))
 
+  def test_at_one_scale_it_is_the_published_transformer(self):
+    options = s2.SIZES["single"]
+    model = jax.eval_shape(lambda: s2.Model(3, 1000, **options, rngs=nnx.Rngs(0)))
+    self.assertEqual(sum(x.size for x in jax.tree.leaves(model)), 86_567_656)
+
+  def test_options_reach_the_function(self):
+    given = {"scales": (0.5, 1.0), "max_split": 2, "resize_to": 1}
+    model = jax.eval_shape(lambda: _model(**given, split_forward=True))
+    self.assertEqual(model.stages.options, given | {"split_forward": True})
+
   def test_a_trace_is_refused(self):
     with self.assertRaisesRegex(NotImplementedError, "run on tiles"):
       jax.eval_shape(_model).trace(_image(1, 4, 4, 1))
