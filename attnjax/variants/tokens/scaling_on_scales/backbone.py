@@ -124,19 +124,9 @@ def Model(
     grid    sides of the grid of positions, interpolated on other tiles
     scales, max_split, resize_to, split_forward  as in `multiscale_forward`
   """
-  layer = {"form": "sequence", "heads": heads, "rope_theta": 0.0, "impl": impl}
-  mixer = functools.partial(
-    dot_product.Layer, dim, qkv_bias=True, out_bias=True, **layer
-  )
-  hidden = int(mlp_ratio * dim)
-  blocks = [
-    Rows(
-      transformer.Block(
-        dim, mixer, hidden=hidden, epsilon=EPSILON, drop=rate, rngs=rngs
-      )
-    )
-    for rate in transformer.rates(drop, (depth,))[0]
-  ]
+  layer = {"heads": heads, "hidden": int(mlp_ratio * dim), "impl": impl}
+  rates = transformer.rates(drop, (depth,))[0]
+  blocks = [_block(dim, drop=rate, **layer, rngs=rngs) for rate in rates]
   stage = Stage([Mark(dim, grid, rngs=rngs), *blocks], remat=remat)
   norm = Rows(transformer.layer_norm(dim, EPSILON, rngs=rngs))
   options = {"scales": scales, "max_split": max_split, "resize_to": resize_to}
@@ -148,3 +138,11 @@ def Model(
   )
   head = nnx.Linear(dim * len(scales), classes, kernel_init=_INIT, rngs=rngs)
   return Classifier(None, body, head, pool=token)
+
+
+def _block(dim, *, heads, hidden, drop, impl, rngs) -> Rows:
+  layer = {"form": "sequence", "heads": heads, "rope_theta": 0.0, "impl": impl}
+  biases = {"qkv_bias": True, "out_bias": True}
+  mixer = functools.partial(dot_product.Layer, dim, **layer, **biases)
+  options = {"hidden": hidden, "epsilon": EPSILON, "drop": drop}
+  return Rows(transformer.Block(dim, mixer, **options, rngs=rngs))

@@ -32,9 +32,9 @@ def multiscale_forward(
 ) -> Any:
   """Computes the features of images at several scales, one above the other.
 
-  arXiv:2403.13043, section 3.1. f maps tiles (b, h, w, C), tile by tile of an image, to
-  a map (b, y, x, D); or to tokens (b, P + y x, D) of a square map; or to both apart,
-  (prefix (b, P, D), map). The result is alike: b is B, D the channels of all scales.
+  arXiv:2403.13043, section 3.1. f maps tiles (b, h, w, C) to maps (b, y, x, D), or to
+  tokens (b, P + y x, D) of a square map, or to both apart, (prefix (b, P, D), map). The
+  result is alike: b is B, D the channels of all scales.
 
   Args:
     x: images.
@@ -44,8 +44,7 @@ def multiscale_forward(
     max_split: largest side of a tile; 0 for the image's own sides.
     resize_to: number of the scale whose map has the result's sides.
     prefix: P, the tokens before the map; they are averaged over tiles.
-    split_forward: whether f runs on one tile of each image at a time, which takes less
-      memory.
+    split_forward: whether f runs on one tile of each image at a time, to save memory.
     impl: one of IMPLEMENTATIONS, or "auto", which is "xla".
 
   Raises:
@@ -66,8 +65,8 @@ def multiscale_forward(
     first, y, kind = _parts(_run(f, tiles, split_forward), prefix)
     firsts.append(first.reshape(*tiles.shape[:2], *first.shape[1:]).mean(axis=1))
     maps.append(merge_tiles(y.reshape(*tiles.shape[:2], *y.shape[1:]), numbers))
-  side = maps[resize_to].shape[1], maps[resize_to].shape[2]
-  found = jnp.concatenate([area(y, side) for y in maps], axis=-1)
+  side = maps[resize_to].shape
+  found = jnp.concatenate([area(y, (side[1], side[2])) for y in maps], axis=-1)
   return _joined(jnp.concatenate(firsts, axis=-1), found, kind)
 
 
