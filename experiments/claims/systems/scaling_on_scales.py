@@ -31,6 +31,7 @@ About 450 s of one core, by the time of a few steps.
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -67,10 +68,15 @@ def network(name, scales, silent=False):
     scales: of the image.
     silent: whether scales but the first give zero.
   """
-  sizes = NARROW if name == "small" else WIDE
+  sizes: dict[str, Any] = NARROW if name == "small" else WIDE
   split = SIDE if scales == WHOLE else HALF
   grid = (split // PATCH, split // PATCH)
-  options = {"depth": DEPTH, "patch": PATCH, "grid": grid, "mlp_ratio": 2.0}
+  options: dict[str, Any] = {
+    "depth": DEPTH,
+    "patch": PATCH,
+    "grid": grid,
+    "mlp_ratio": 2.0,
+  }
   options |= {"scales": scales, "max_split": split}
 
   def build(key):
@@ -146,7 +152,7 @@ def _reconstruction(name, kind, source, scales, steps=RECIPE.steps):
 
 def _seconds(scaled, tokens):
   side = 4 * round(tokens**0.5)
-  options = {"max_split": SIDE} if scaled else {"max_split": side}
+  options: dict[str, Any] = {"max_split": SIDE if scaled else side}
   model = s2.Model(
     3,
     10,
