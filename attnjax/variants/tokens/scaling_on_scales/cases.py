@@ -41,7 +41,7 @@ def _case(name, shape, f, **options):
 
 
 def _linear(name, N, D, E, **options):
-  shapes = {"features": (N, D), "targets": (N, E)}
+  shapes = {"inputs": (N, D), "targets": (N, E)}
   return Case(name, shapes, options, function="linear_reconstruction")
 
 
@@ -65,7 +65,7 @@ CASES = (
   Case(
     "information",
     {
-      "features": (65, 4),
+      "inputs": (65, 4),
       "targets": (65, 3),
       "kernel": (4, 3),
       "bias": (3,),

@@ -54,9 +54,9 @@ def reference_multiscale_forward(
   return jnp.concatenate([jnp.concatenate(firsts, axis=2), tokens], axis=1)
 
 
-def reference_linear_reconstruction(features, targets, *, ridge=1e-6):
+def reference_linear_reconstruction(inputs, targets, *, ridge=1e-6):
   """Computes the definition, with the bias as the weight of a feature that is 1."""
-  X, Y = definition.wide(features), definition.wide(targets)
+  X, Y = definition.wide(inputs), definition.wide(targets)
   X = jnp.concatenate([X, jnp.ones_like(X[:, :1])], axis=1)
   penalty = jnp.diag(jnp.arange(X.shape[1]) < X.shape[1] - 1) * ridge
   gram = jnp.einsum("nc,nd->cd", X, X) / len(X) + penalty
@@ -64,9 +64,9 @@ def reference_linear_reconstruction(features, targets, *, ridge=1e-6):
   return found[:-1], found[-1]
 
 
-def reference_information(features, targets, kernel, bias, constant):
+def reference_information(inputs, targets, kernel, bias, constant):
   """Computes the definition: minus the log of a ratio of sums of squares."""
-  X, Y = definition.wide(features), definition.wide(targets)
+  X, Y = definition.wide(inputs), definition.wide(targets)
   guess = jnp.einsum("nc,ce->ne", X, definition.wide(kernel)) + definition.wide(bias)
   error, most = jnp.sum((guess - Y) ** 2), jnp.sum((definition.wide(constant) - Y) ** 2)
   return jnp.log(most / error)

@@ -15,7 +15,7 @@ _IMPLEMENTATIONS = ("reference", "xla")
 
 
 def linear_reconstruction(
-  features: Float[Array, "N D"],
+  inputs: Float[Array, "N D"],
   targets: Float[Array, "M E"],
   *,
   ridge: float = 1e-6,
@@ -27,7 +27,7 @@ def linear_reconstruction(
   arXiv:2403.13043, section 4.1, trains this map by gradients.
 
   Args:
-    features: of the smaller network.
+    inputs: features of the smaller network.
     targets: of the larger one, at the same places: M is N.
     ridge: in the unit of the features' squares; above 0 where they are fewer than D.
     impl: "reference", "xla", or "auto", which is "xla".
@@ -36,13 +36,13 @@ def linear_reconstruction(
     ValueError: if shapes do not fit, `ridge` is negative or `impl` is unknown.
   """
   check_known("impl", impl, ("auto", *_IMPLEMENTATIONS))
-  if len(features) != len(targets):
-    raise ValueError(f"features {features.shape}, targets {targets.shape}: N differs")
+  if len(inputs) != len(targets):
+    raise ValueError(f"inputs {inputs.shape}, targets {targets.shape}: N differs")
   if ridge < 0:
     raise ValueError(f"ridge = {ridge}: it must be 0 or more")
   if impl == "reference":
-    return reference_linear_reconstruction(features, targets, ridge=ridge)
-  x, y = (z.astype(accumulator_dtype(z)) for z in (features, targets))
+    return reference_linear_reconstruction(inputs, targets, ridge=ridge)
+  x, y = (z.astype(accumulator_dtype(z)) for z in (inputs, targets))
   middle, mean = x.mean(axis=0), y.mean(axis=0)
   with jax.default_matmul_precision("highest"):
     far = x - middle
@@ -53,7 +53,7 @@ def linear_reconstruction(
 
 
 def information(
-  features: Float[Array, "N D"],
+  inputs: Float[Array, "N D"],
   targets: Float[Array, "N E"],
   kernel: Float[Array, "D E"],
   bias: Float[Array, "E"],
@@ -68,7 +68,7 @@ def information(
   and infinite where it errs nowhere.
 
   Args:
-    features: of the smaller network, of other images than those of the fit, say.
+    inputs: features of the smaller network, of other images than those of the fit, say.
     targets: of the larger one.
     kernel: of `linear_reconstruction`.
     bias: of `linear_reconstruction`.
@@ -80,9 +80,9 @@ def information(
   """
   check_known("impl", impl, ("auto", *_IMPLEMENTATIONS))
   if impl == "reference":
-    return reference_information(features, targets, kernel, bias, constant)
+    return reference_information(inputs, targets, kernel, bias, constant)
   wide = accumulator_dtype(targets)
-  x, y, kernel = (z.astype(wide) for z in (features, targets, kernel))
+  x, y, kernel = (z.astype(wide) for z in (inputs, targets, kernel))
   with jax.default_matmul_precision("highest"):
     error = jnp.square(x @ kernel + (bias.astype(wide) - y)).mean()
   return jnp.log(jnp.square(constant.astype(wide) - y).mean()) - jnp.log(error)
