@@ -68,7 +68,7 @@ CASES = (
       "inputs": (65, 4),
       "targets": (65, 3),
       "kernel": (4, 3),
-      "bias": (3,),
+      "shift": (3,),
       "constant": (3,),
     },
     function="information",

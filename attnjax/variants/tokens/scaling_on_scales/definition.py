@@ -64,10 +64,10 @@ def reference_linear_reconstruction(inputs, targets, *, ridge=1e-6):
   return found[:-1], found[-1]
 
 
-def reference_information(inputs, targets, kernel, bias, constant):
+def reference_information(inputs, targets, kernel, shift, constant):
   """Computes the definition: minus the log of a ratio of sums of squares."""
   X, Y = definition.wide(inputs), definition.wide(targets)
-  guess = jnp.einsum("nc,ce->ne", X, definition.wide(kernel)) + definition.wide(bias)
+  guess = jnp.einsum("nc,ce->ne", X, definition.wide(kernel)) + definition.wide(shift)
   error, most = jnp.sum((guess - Y) ** 2), jnp.sum((definition.wide(constant) - Y) ** 2)
   return jnp.log(most / error)
 

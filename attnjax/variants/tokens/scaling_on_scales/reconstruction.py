@@ -56,7 +56,7 @@ def information(
   inputs: Float[Array, "N D"],
   targets: Float[Array, "N E"],
   kernel: Float[Array, "D E"],
-  bias: Float[Array, "E"],
+  shift: Float[Array, "E"],
   constant: Float[Array, "E"],
   *,
   impl: str = "auto",
@@ -71,7 +71,7 @@ def information(
     inputs: features of the smaller network, of other images than those of the fit, say.
     targets: of the larger one.
     kernel: of `linear_reconstruction`.
-    bias: of `linear_reconstruction`.
+    shift: the bias of `linear_reconstruction`.
     constant: the guess without features: the mean of the targets of the fit.
     impl: "reference", "xla", or "auto", which is "xla".
 
@@ -80,9 +80,9 @@ def information(
   """
   check_known("impl", impl, ("auto", *_IMPLEMENTATIONS))
   if impl == "reference":
-    return reference_information(inputs, targets, kernel, bias, constant)
+    return reference_information(inputs, targets, kernel, shift, constant)
   wide = accumulator_dtype(targets)
   x, y, kernel = (z.astype(wide) for z in (inputs, targets, kernel))
   with jax.default_matmul_precision("highest"):
-    error = jnp.square(x @ kernel + (bias.astype(wide) - y)).mean()
+    error = jnp.square(x @ kernel + (shift.astype(wide) - y)).mean()
   return jnp.log(jnp.square(constant.astype(wide) - y).mean()) - jnp.log(error)
