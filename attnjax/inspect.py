@@ -12,7 +12,6 @@ backward pass (`column_sums`). Where the mechanism is softmax attention of known
 `attnjax.attention_column_sums` and `attnjax.attention_rows` take no more than one pass.
 """
 
-import dataclasses
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -20,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from attnjax.contract.context import Heads
+from attnjax.contract.context import Heads, with_values
 from attnjax.contract.trace import Trace
 
 
@@ -105,7 +104,7 @@ def column_sums(layer: Any, heads: Heads) -> Float[Array, "B N S"]:
   group = N // K
   member = jax.nn.one_hot(jnp.arange(N) % group, group)
   v = jnp.zeros((*heads.v.shape[:-1], group), jnp.float32)
-  out, pull = jax.vjp(lambda v: layer.mix(dataclasses.replace(heads, v=v)), v)
+  out, pull = jax.vjp(lambda v: layer.mix(with_values(heads, v)), v)
   (sums,) = pull(jnp.broadcast_to(member, out.shape).astype(out.dtype))
   sums = sums.reshape(sums.shape[0], S, N)
   return sums.swapaxes(1, 2).astype(jnp.float32)
@@ -126,7 +125,7 @@ def _mixed(layer, heads, columns) -> Float[Array, "B T N C"]:
     columns[None, :, None], (places[0], len(columns), K, columns.shape[1])
   )
   v = v.reshape(*places, K, -1).astype(heads.v.dtype)
-  out = layer.mix(dataclasses.replace(heads, v=v))
+  out = layer.mix(with_values(heads, v))
   return out.reshape(out.shape[0], -1, *out.shape[-2:]).astype(jnp.float32)
 
 

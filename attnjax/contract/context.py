@@ -160,6 +160,12 @@ def weights(layer: Any, x: Array, **context) -> Array:
   return shares(layer, layer.project(x, **context))
 
 
+def with_values(heads: Heads, v: Array) -> Heads:
+  """Returns heads with other values, and without a gate of the output."""
+  more = {name: value for name, value in heads.more.items() if name != "gate"}
+  return dataclasses.replace(heads, v=v, more=more)
+
+
 def shares(layer: Any, heads: Heads) -> Array:
   """Returns `layer.mix` of one-hot values, the rows of an identity matrix.
 
@@ -170,6 +176,5 @@ def shares(layer: Any, heads: Heads) -> Array:
   one = heads.v[..., :1].reshape(places[0], -1, K, 1)
   eye = projections.identity_values(one)
   eye = eye.reshape(*places, K, -1)
-  more = {name: value for name, value in heads.more.items() if name != "gate"}
-  out = layer.mix(dataclasses.replace(heads, v=eye, more=more))
+  out = layer.mix(with_values(heads, eye))
   return out.reshape(out.shape[0], -1, *out.shape[-2:]).swapaxes(1, 2)

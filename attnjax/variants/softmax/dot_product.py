@@ -91,7 +91,7 @@ def attend(
 def reference(q, k, v, *, bias=None, scale=None, return_lse=False, mask=None, **seen):
   """Computes the definition: one (T, S) matrix of scores for each head."""
   shape = q.shape[1], k.shape[1]
-  mask = mask.dense(*shape) if isinstance(mask, Mask) else mask
+  mask = mask.dense(*shape) if hasattr(mask, "dense") else mask
   seen = definition.visible(*shape, mask=mask, **seen)
   out, lse = definition.attention(q, k, v, seen, bias=bias, scale=scale)
   return (out, lse) if return_lse else out
@@ -132,7 +132,12 @@ class Layer(nnx.Module):
     )
     self.out = projections.output(heads, size, dim, bias=out_bias, rngs=rngs)
     self.form, self.size, self.impl = form, size, impl
-    self.heads, self.kv_heads = heads, kv_heads
+    self.kv_heads = kv_heads
+
+  @property
+  def heads(self) -> int:
+    """Returns N, the query heads that the layer has, also after some were pruned."""
+    return self.qkv.query.kernel.shape[-2]
 
   @property
   def refuses(self) -> dict[str, str]:

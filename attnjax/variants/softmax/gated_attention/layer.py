@@ -68,7 +68,12 @@ class Layer(nnx.Module):
       None if gate == "none" else Gate(dim, shape, bias=qkv_bias, **options, rngs=rngs)
     )
     self.form, self.gate_at, self.impl = form, gate_at, impl
-    self.heads, self.kv_heads, self.size = heads, kv_heads, size
+    self.kv_heads, self.size = kv_heads, size
+
+  @property
+  def heads(self) -> int:
+    """Returns N, the query heads that the layer has, also after some were pruned."""
+    return self.qkv.query.kernel.shape[-2]
 
   @property
   def refuses(self) -> dict[str, str]:
