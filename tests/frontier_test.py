@@ -411,7 +411,7 @@ class CommandTest(parameterized.TestCase):
     self.assertEqual(front["points"][-1]["label"], "full")
     read = check_alone(self, text)
     self.assertIn("bits per label", read.text)
-    self.assertIn(f"{workdir}: delta", read.all("svg")[0]["aria-label"])
+    self.assertIn(f"{Path(workdir).name}: delta", read.all("svg")[0]["aria-label"])
 
   def test_layers_that_keep_no_keys(self):
     status, out, *_ = self.report(name="linear")

@@ -1,6 +1,7 @@
 """The page and the plain text of frontiers."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -100,6 +101,15 @@ def _name(run: Record) -> str:
   return "accuracy" if run["metric"] == "right" else "bits per label"
 
 
+def _short(run: Record, runs: Sequence[Record]) -> str:
+  """Returns what tells a run from others in a legend, which has no room for paths."""
+  names = {Path(one["workdir"]).name for one in runs}
+  if len(runs) == 1:
+    return ""
+  whole = len(names) < len(runs)
+  return f"{run['workdir'] if whole else Path(run['workdir']).name}: "
+
+
 def _charts(record: Record) -> Iterable[str]:
   """Draws a chart for each task and each kind of cost."""
   for front in record["fronts"]:
@@ -109,9 +119,7 @@ def _charts(record: Record) -> Iterable[str]:
       for point in run["points"]:
         cost = point[front["cost"]]
         if cost is not None:
-          name = (
-            f"{run['workdir']}: {point['name']}" if len(runs) > 1 else point["name"]
-          )
+          name = f"{_short(run, runs)}{point['name']}"
           series.setdefault(name, []).append((cost, point["mean"]))
     if not series:
       continue
