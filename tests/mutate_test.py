@@ -72,12 +72,12 @@ class TrialsTest(absltest.TestCase):
       return 0
 
     with tempfile.TemporaryDirectory() as folder:
-      for run, seconds, wall in ((turns, 1, 100), (sleeps, 100, 0.2), (int, 100, 100)):
+      for run, seconds, wall in ((turns, 2, 100), (sleeps, 100, 0.2), (int, 100, 100)):
         process = trials.fork("json", None, run, Path(folder) / "log", seconds)
         found, status, used = trials.wait({process: time.monotonic() + wall})
         self.assertEqual(found, process)
         self.assertEqual(status, 0 if run is int else trials.LATE)
-        self.assertEqual(used > 0.5, run is turns, f"{run.__name__} used {used} s")
+        self.assertEqual(used > 0.9, run is turns, f"{run.__name__} used {used} s")
 
   def test_a_broken_module_is_loaded_in_the_place_of_its_file(self):
     with tempfile.TemporaryDirectory() as folder:
