@@ -8,44 +8,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from attnjax.core import budgets, masks
-from attnjax.core.policies import Choice, News, Past
+from attnjax.core.dense_after_prompt import DenseAfterPrompt
 from attnjax.variants.decode.sparse_frontier import patterns
 
 
-class AfterDense:
-  """The part of a cache policy that later queries ask: they see all keys."""
-
-  def fitted(self, layers: int) -> Any:
-    """Returns the policy: it fits every model."""
-    del layers
-    return self
-
-  def init(self, batch: int, length: int, heads: int, size: int, dtype: Any) -> Any:
-    """Returns no arrays."""
-    del batch, length, heads, size, dtype
-    return ()
-
-  def start(self, batch: int, length: int) -> Any:
-    """Returns nothing: layers choose alone."""
-    del batch, length
-    return ()
-
-  def observe(self, own: Any, news: News) -> Any:
-    """Returns no arrays."""
-    del news
-    return own
-
-  def choose(
-    self, q: Float[Array, "B N H"], past: Past, own: Any, shared: Any, index: Any
-  ) -> tuple[Choice, Any, Any]:
-    """Returns a dense choice."""
-    del q, index
-    newest = jnp.maximum(past.count - 1, 0)[:, None, None]
-    return Choice(newest, past.real[:, None, None], True), own, shared
-
-  def reads(self, places: int, layers: int) -> tuple[float, float]:
-    """Returns (keys that a query reads after the prompt, all of them; 0)."""
-    return float(layers * places), 0.0
+class Pattern(DenseAfterPrompt):
+  """A cache policy whose prompt sees the mask of a pattern."""
 
   def prefill(
     self,
@@ -64,7 +32,7 @@ class AfterDense:
 
 
 @dataclasses.dataclass(frozen=True)
-class BlockSparse(AfterDense):
+class BlockSparse(Pattern):
   """Block-sparse attention of the prompt; see `patterns.block_sparse`.
 
   Attributes:
@@ -109,7 +77,7 @@ class BlockSparse(AfterDense):
 
 
 @dataclasses.dataclass(frozen=True)
-class VerticalSlash(AfterDense):
+class VerticalSlash(Pattern):
   """Vertical-slash attention of the prompt; see `patterns.vertical_slash`.
 
   Attributes:
@@ -160,7 +128,7 @@ class VerticalSlash(AfterDense):
 
 
 @dataclasses.dataclass(frozen=True)
-class FlexPrefill(AfterDense):
+class FlexPrefill(Pattern):
   """FlexPrefill's attention of the prompt; see `patterns.flexprefill`.
 
   Attributes:

@@ -7,14 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from attnjax.core.dense_after_prompt import DenseAfterPrompt
 from attnjax.core.masks import Mask
-from attnjax.core.policies import Choice, News, Past
 from attnjax.variants.sparse.sale import attention, quantizer, selection
 from attnjax.variants.sparse.sale.regions import Sizes
 
 
 @dataclasses.dataclass(frozen=True)
-class Policy:
+class Policy(DenseAfterPrompt):
   """SALE as a policy; see `attnjax.contract.forms.policy`.
 
   Attributes:
@@ -65,21 +65,6 @@ class Policy:
       raise ValueError(f"tau of {len(self.tau)} layers for a model of {layers}")
     return self
 
-  def init(self, batch: int, length: int, heads: int, size: int, dtype: Any) -> Any:
-    """Returns nothing: a layer keeps no arrays of its own."""
-    del batch, length, heads, size, dtype
-    return ()
-
-  def start(self, batch: int, length: int) -> Any:
-    """Returns nothing: layers choose alone."""
-    del batch, length
-    return ()
-
-  def observe(self, own: Any, news: News) -> Any:
-    """Returns nothing."""
-    del news
-    return own
-
   def prefill(
     self,
     q: Float[Array, "B T N H"],
@@ -99,18 +84,6 @@ class Policy:
       **dataclasses.asdict(self.sizes),
     )
     return attention.listed(chosen, self.sizes, q.shape[1])
-
-  def choose(
-    self, q: Float[Array, "B N H"], past: Past, own: Any, shared: Any, index: Any
-  ) -> tuple[Choice, Any, Any]:
-    """Returns all places: a later token sees everything."""
-    del q, index
-    newest = jnp.maximum(past.count - 1, 0)[:, None, None]
-    return Choice(newest, (past.count > 0)[:, None, None], dense=True), own, shared
-
-  def reads(self, places: int, layers: int) -> tuple[float, float]:
-    """Returns the keys that a later query reads: all, and none to choose."""
-    return float(layers * places), 0.0
 
   def _tau(self, heads: int, count, index) -> Float[Array, "B N"]:
     """Returns the thresholds of a layer's prompts, 0 where they are dense.
