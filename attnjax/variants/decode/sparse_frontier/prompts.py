@@ -131,6 +131,9 @@ class VerticalSlash(Pattern):
 class FlexPrefill(Pattern):
   """FlexPrefill's attention of the prompt; see `patterns.flexprefill`.
 
+  The prompt says how many keys carry `alpha`: the policy takes no budget as a share of
+  them. Comparisons at equal costs sweep `alpha`.
+
   Attributes:
     window: last queries, whose attention chooses.
     alpha: share of their attention that the chosen ones carry.

@@ -17,6 +17,9 @@ from attnjax.variants.sparse.sale.regions import Sizes
 class Policy(DenseAfterPrompt):
   """SALE as a policy; see `attnjax.contract.forms.policy`.
 
+  The prompt says how many blocks pass `tau`: the policy takes no budget as a share of
+  the keys. Comparisons at equal costs sweep `tau`.
+
   Attributes:
     tau: for all heads; or a tuple for each layer of a number for each head, as
       `calibration.table` returns it.
