@@ -38,6 +38,7 @@ the caches of heads that no token takes.
 
 from attnjax.variants.heads.mixture_of_head.attention import (
   CASES,
+  CURVES,
   IMPLEMENTATIONS,
   attend,
   gated,
@@ -57,6 +58,7 @@ from attnjax.variants.heads.mixture_of_head.wrapper import MixtureOfHeads
 __all__ = [
   "CASES",
   "COUNTS",
+  "CURVES",
   "FORMS",
   "GROWTH",
   "IMPLEMENTATIONS",

@@ -132,3 +132,17 @@ CASES = (
     | {"return_loss": True},
   ),
 )
+
+
+def _long(**options):
+  """Returns a function of T: a problem of 8 heads of 32 elements, of which 2 shared."""
+  shapes = dict(N=8, K=8, H=32, V=32, shared=True, routed=6)
+  given = {"top_k": 2, "causal": True, **options}
+  return lambda T: Case("long", _shapes(1, T, T, **shapes), given)
+
+
+# Name -> (the power of T that the work grows with, the problem of T tokens).
+CURVES = {
+  "all heads": (2.0, _long()),
+  "half of heads": (2.0, _long(capacity=1.0)),
+}
