@@ -3,6 +3,7 @@
 import dataclasses
 import types
 from typing import Any
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ from attnjax.core import masks
 from attnjax.core.cache import KeyValueCache
 from attnjax.core.policies import Choice
 from attnjax.models import language
+from attnjax.ops import policy_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +89,18 @@ class Alike(Recent):
     return places * layers, 0
 
 
+@dataclasses.dataclass(frozen=True)
+class Counted(Recent):
+  """The same, of many places, with the number of those that are real, times `share`."""
+
+  share: float = 1.0
+
+  def choose(self, *given):
+    choice, *rest = super().choose(*given)
+    upto = (self.share * choice.real.sum(axis=2).max()).astype(jnp.int32)
+    return dataclasses.replace(choice, upto=upto), *rest
+
+
 def _module(policy=Recent, covering=None, **options):
   made = types.ModuleType("attnjax.toys.recent")
   vars(made).update(Policy=policy, POLICY=options, COVERING=covering or {"keys": 24})
@@ -124,6 +138,22 @@ def _decoded(layer, x, policy, prompt=0):
     y, cache = step(layer, x[:, t : t + 1], cache)
     out.append(y)
   return jnp.concatenate(out, axis=1)
+
+
+class SizesTest(absltest.TestCase):
+  def test_a_step_reads_no_more_than_a_size_that_holds_what_is_chosen(self):
+    layer = _layer("dot_product")
+    x = jax.random.normal(jax.random.key(0), (1, 16, 16))
+    want = _decoded(layer, x, Recent(16))
+    with mock.patch.object(policy_step, "LEAST", 4):
+      got = _decoded(layer, x, Counted(16))
+      few = _decoded(layer, x, Counted(16, share=0.5))
+    np.testing.assert_allclose(got, want, atol=2e-6)
+    # Half of t tokens are said to be real: 4 of the 16 places hold them up to t = 9.
+    np.testing.assert_allclose(
+      few[:, :9], _decoded(layer, x, Recent(4))[:, :9], atol=2e-6
+    )
+    self.assertGreater(np.abs(few - want).max(), 1e-3)
 
 
 class PlacesTest(absltest.TestCase):

@@ -16,6 +16,8 @@ class Choice:
       choice of each key or query head. Those that are real are distinct.
     real: bool, (B, G, M).
     dense: bool, (), whether all keys are seen, whatever the places say.
+    upto: int32, (), no place at or after it in M is real; None says nothing. A step's
+      cost falls with it.
     page: static: M is made of runs of so many consecutive places, of which the first
       ones are real or none is; 1 says nothing. Kernels read runs that lie together.
   """
@@ -23,6 +25,7 @@ class Choice:
   places: Any
   real: Any
   dense: Any = False
+  upto: Any = None
   page: int = dataclasses.field(default=1, metadata={"static": True})
 
 

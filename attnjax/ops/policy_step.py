@@ -14,6 +14,8 @@ gives a `mask` of the algebra there, which "gathered" layers take and others ref
 """
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -26,6 +28,8 @@ from attnjax.core.cache import poison
 from attnjax.core.policies import Choice, PolicyCache
 from attnjax.ops import policy_pages, policy_prefill
 
+# Choices of up to so many keys are not cut to fewer.
+LEAST = 512
 _BY_TOKEN = ("segment_ids", "valid", "positions")
 
 
@@ -159,20 +163,37 @@ def _one(layer, x, cache, context):
       f" {type(layer).__module__} takes one choice for all heads"
     )
 
-  def gathered():
+  def mixed(choice):
     k, v, seen = _seen(cache, choice, ids, N, gather)
     return layer.mix(dataclasses.replace(heads, k=k, v=v, seen=seen))
 
   def some(_):
     if not gather:
-      return gathered()
-    return policy_pages.mixed(layer, heads.q, ids, cache, choice, gathered)
+      return mixed(choice)
+    few = functools.partial(_of_few, choice, mixed)
+    return policy_pages.mixed(layer, heads.q, ids, cache, choice, few)
 
   dense = jnp.asarray(choice.dense) | ~asked
   out = jax.lax.cond(dense, lambda _: _all(layer, heads, ids, start, cache), some, None)
   y = layer.merge(poison(out, start >= cache.slots.shape[1]), heads)
   shared = jax.tree.map(lambda y: y[None], shared)
   return y, dataclasses.replace(cache, own=own, shared=shared)
+
+
+def _of_few(choice: Choice, mix: Callable[[Choice], Array]) -> Array:
+  """Returns the mix of a choice, cut to the least of a few sizes that holds it."""
+  sizes = [choice.places.shape[2]]
+  while choice.upto is not None and sizes[-1] > LEAST:
+    sizes.append(sizes[-1] // 2)
+
+  def cut(size):
+    fewer = {"places": choice.places[..., :size], "real": choice.real[..., :size]}
+    return functools.partial(mix, dataclasses.replace(choice, **fewer))
+
+  if len(sizes) == 1:
+    return mix(choice)
+  fits = jnp.asarray(sizes) >= choice.upto
+  return jax.lax.switch(jnp.maximum(fits.sum() - 1, 0), [cut(size) for size in sizes])
 
 
 def _seen(

@@ -13,7 +13,8 @@ keep their defaults. Of each policy and T there are
   memory     bytes of the caches, and of the step's temporary arrays
   prompt     seconds and temporary bytes of a prompt of T tokens in one step
 
-With a twentieth of T a layer that chooses must read at most READS of the bytes.
+With a twentieth of T a layer that chooses must read at most READS of the bytes, unless
+its policy chooses in prompts alone.
 """
 
 import dataclasses
@@ -29,6 +30,7 @@ from jaxtyping import Array
 
 from attnjax import contract, policies
 from attnjax.models import language
+from attnjax.ops import policy_prefill
 from experiments import decoding
 from experiments.bench import timing
 from experiments.training import cost
@@ -170,7 +172,7 @@ def _row(text: str, policy: Any, full: Steps, fraction: float, prompts: bool) ->
   row |= {"full_cache": full.bytes}
   row["temporary"] = cost.memory(own.step)["bytes_temporary"]
   row["prompt"] = _prompt(full.model, policy, length) if prompts else None
-  bound = budget and fraction <= FRACTION
+  bound = budget and fraction <= FRACTION and not policy_prefill.chooses(policy)
   return row | {"holds": not bound or row["choosing"] <= READS}
 
 

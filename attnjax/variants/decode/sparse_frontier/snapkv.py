@@ -23,7 +23,8 @@ class Compressed:
     queries: (B, W + 1, N, H), those of the last places, at place mod W + 1.
     done: bool, (B,), whether the document's prompt is compressed.
     start: int32, (B,), the number of its places.
-    kept: bool, (B, K, L), which of these places are kept.
+    kept: int32, (B, K), how many of these places are kept.
+    places: int32, (B, K, M), which ones, in order, before M - kept of any value.
     count: int32, (B,), places that are taken.
   """
 
@@ -31,6 +32,7 @@ class Compressed:
   done: Any
   start: Any
   kept: Any
+  places: Any
   count: Any
 
 
@@ -47,9 +49,7 @@ class SnapKV:
     pool: keys over which importance is averaged, odd.
     local: last keys, always kept.
     first: first keys, always kept.
-    room: of the later tokens the last so many are seen, and a step takes as long as
-      capacity + room keys do; 0 for all later tokens, and a step of the whole cache's
-      length. It is ours.
+    room: of the later tokens the last so many are seen; 0 for all. It is ours.
     group: query heads of a key head, N / K; 0 before `grouped`.
   """
 
@@ -105,7 +105,8 @@ class SnapKV:
       queries=jnp.zeros((batch, self.window + 1, heads * self.group, size), dtype),
       done=jnp.zeros((batch,), bool),
       start=none,
-      kept=jnp.zeros((batch, heads, length), bool),
+      kept=jnp.zeros((batch, heads), jnp.int32),
+      places=jnp.zeros((batch, heads, min(self._most(heads), length)), jnp.int32),
       count=none,
     )
 
@@ -128,7 +129,8 @@ class SnapKV:
       queries=queries,
       done=own.done & ~fresh,
       start=jnp.where(fresh, 0, own.start),
-      kept=own.kept & ~fresh[:, None, None],
+      kept=jnp.where(fresh[:, None], 0, own.kept),
+      places=own.places,
       count=count,
     )
 
@@ -138,16 +140,19 @@ class SnapKV:
     """Returns the kept places of the prompt, and those after it."""
     del q, index
     due = ~own.done & past.real
-    kept = jax.lax.cond(
-      due.any(), lambda: self._kept(past, own, past.count - 1), lambda: own.kept
+    kept, places = jax.lax.cond(
+      due.any(),
+      lambda: self._kept(past, own, past.count - 1),
+      lambda: (own.kept, own.places),
     )
     own = dataclasses.replace(
       own,
-      kept=jnp.where(due[:, None, None], kept, own.kept),
+      kept=jnp.where(due[:, None], kept, own.kept),
+      places=jnp.where(due[:, None, None], places, own.places),
       start=jnp.where(due, past.count - 1, own.start),
       done=own.done | due,
     )
-    return self._choice(own, past.count), own, shared
+    return self._choice(own, past.count, past.slots.shape[1]), own, shared
 
   def reads(self, places: int, layers: int) -> tuple[float, float]:
     """Returns (keys that the first query after a prompt reads in all layers, 0)."""
@@ -160,15 +165,17 @@ class SnapKV:
       later = min(later, self.room)
     return float(layers * (min(prompt, self.capacity) + later)), 0.0
 
-  def _kept(self, past: Past, own: Compressed, lengths) -> Array:
-    """Returns what is kept of the first `lengths` places."""
+  def _kept(self, past: Past, own: Compressed, lengths) -> tuple[Array, Array]:
+    """Returns how many of the first `lengths` places are kept, and which."""
     places = lengths[:, None] - self.window + jnp.arange(self.window)
     at = (places % (self.window + 1))[..., None, None]
     queries = jnp.take_along_axis(own.queries, at, axis=1)
     keys = jnp.take_along_axis(past.tokens.k, past.slots[..., None, None], axis=1)
     real = jnp.arange(keys.shape[1]) < lengths[:, None]
     keys = jnp.where(real[..., None, None], keys, 0)
-    return self._chosen(queries, keys, lengths)
+    kept = self._chosen(queries, keys, lengths)
+    first = jnp.argsort(~kept, axis=2, stable=True)[..., : own.places.shape[2]]
+    return kept.sum(axis=2, dtype=jnp.int32), first.astype(jnp.int32)
 
   def _chosen(self, queries, keys, lengths) -> Array:
     mass = compression.importance(queries, keys, lengths, pool=self.pool)
@@ -180,24 +187,17 @@ class SnapKV:
     del heads
     return self.capacity
 
-  def _choice(self, own: Compressed, count) -> Choice:
-    (B, K, L), last = own.kept.shape, count[:, None, None]
-    place, start = jnp.arange(L, dtype=jnp.int32), own.start[:, None, None]
-    most = self._most(K)
-    if not self.room or most + self.room >= L:
-      seen = own.kept | (place >= start) & (place < last)
-      if self.room:
-        seen &= (place < start) | (place >= last - self.room)
-      return Choice(jnp.broadcast_to(place, (B, K, L)), seen)
-    rank = jnp.where(own.kept, jnp.cumsum(own.kept, axis=2) - 1, most)
-    rows, heads = jnp.arange(B)[:, None, None], jnp.arange(K)[:, None]
-    old = jnp.zeros((B, K, most), jnp.int32)
-    old = old.at[rows, heads, rank].set(place, mode="drop")
-    new = last - self.room + jnp.arange(self.room, dtype=jnp.int32)
-    new = jnp.broadcast_to(new, (B, K, self.room))
-    real = jnp.arange(most) < own.kept.sum(axis=2, keepdims=True)
-    places = jnp.concatenate([old, jnp.maximum(new, 0)], axis=2)
-    return Choice(places, jnp.concatenate([real, new >= start], axis=2))
+  def _choice(self, own: Compressed, count, length: int) -> Choice:
+    """Returns the places that are kept, and then later ones in order."""
+    held, kept = own.places.shape[2], own.kept[..., None]
+    M = min(held + self.room, length) if self.room else length
+    place, first = jnp.arange(M, dtype=jnp.int32), own.start
+    if self.room:
+      first = jnp.maximum(first, count - self.room)
+    seen = kept + (count - first)[:, None, None]
+    old = jnp.pad(own.places[..., :M], [(0, 0)] * 2 + [(0, M - min(held, M))])
+    places = jnp.where(place < kept, old, place - kept + first[:, None, None])
+    return Choice(places, place < seen, upto=seen.max())
 
 
 @dataclasses.dataclass(frozen=True)
