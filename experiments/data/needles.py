@@ -6,7 +6,6 @@ data set `needle`.
 """
 
 import functools
-from typing import Any
 
 import numpy as np
 
@@ -24,14 +23,16 @@ def task(
   keys: int,
   values: int,
   queries: int,
-  length: int,
-  letters: int,
-  digits: int,
-  depth: float,
-  corpus: str,
-  cache_dir: str,
-  test_length: int,
-  **sizes: Any,
+  length: int = 512,
+  letters: int = 6,
+  digits: int = 6,
+  depth: float = -1.0,
+  corpus: str = "sentences",
+  cache_dir: str = "",
+  test_length: int = 0,  # of the split test; 0 is `length`
+  examples: int = 100_000,  # of the split train
+  held_out: int = 1_000,  # of each other split
+  seed: int = 0,
 ) -> Task:
   """Returns the task of `example` with these options.
 
@@ -47,7 +48,9 @@ def task(
     corpus: as in `needle`, and so is `cache_dir`.
     cache_dir: of the corpus.
     test_length: T of the split test; 0 is `length`.
-    **sizes: `examples`, `held_out` and `seed` of `generated.task`.
+    examples: as in `generated.task`, and so are the next two.
+    held_out: of each other split.
+    seed: of all splits.
 
   Raises:
     ValueError: if an option is out of its range, or the needles and questions do not
@@ -66,6 +69,7 @@ def task(
     return functools.partial(example, **given, **options)
 
   makes = {split: make(split) for split in SPLITS}
+  sizes = {"examples": examples, "held_out": held_out, "seed": seed}
   return generated.task(name, makes, vocab=256, length=length, **sizes)
 
 

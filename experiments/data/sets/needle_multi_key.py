@@ -13,38 +13,8 @@ bound of a length that a model masters. Not here: a haystack of needles alone, a
 that are words or have 32 digits.
 """
 
+import functools
+
 from experiments.data import needles
-from experiments.data.task import Task
 
-
-def task(
-  *,
-  keys: int = 4,
-  length: int = 512,
-  letters: int = 6,
-  digits: int = 6,
-  depth: float = -1.0,
-  corpus: str = "sentences",
-  cache_dir: str = "",
-  test_length: int = 0,  # of the split test; 0 is `length`
-  examples: int = 100_000,  # of the split train
-  held_out: int = 1_000,  # of each other split
-  seed: int = 0,
-) -> Task:
-  """Returns the task; ValueError if the needles and the questions do not fit."""
-  return needles.task(
-    "needle_multi_key",
-    keys=keys,
-    values=1,
-    queries=1,
-    length=length,
-    letters=letters,
-    digits=digits,
-    depth=depth,
-    corpus=corpus,
-    cache_dir=cache_dir,
-    test_length=test_length,
-    examples=examples,
-    held_out=held_out,
-    seed=seed,
-  )
+task = functools.partial(needles.task, "needle_multi_key", keys=4, values=1, queries=1)
