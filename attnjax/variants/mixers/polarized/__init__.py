@@ -36,12 +36,12 @@ Axes: B batch, R rows, C columns, F channels of queries and values, G channels i
 the gate of "code_s", D model width.
 
 Not here: strides, with which x and the gates no longer fit; the networks with it for
-poses and segmentation, HRNet and others, which have no module of this library yet: the
-authors put it after the first convolution of each residual block; masks, which images
-have none of; fused kernels: but for "code_s" a layer is two weighted means of x, a
-matrix of D x D for each image and one product with x, bound by reading x twice, which
-XLA fuses. Pooling by `attnjax.dot_product_attention` with one query of D channels would
-read x once as keys and once as values, too.
+poses and segmentation, HRNet and others, of which no module is in this library yet (the
+authors put it after the first convolution of each residual block); masks, which images
+have none of; fused kernels: but for "code_s" a layer is two weighted means of x, some
+products of D x D numbers for each image and one product with x, bound by reading x
+twice. Pooling by `attnjax.dot_product_attention`, with one query of D channels, takes
+as long on the CPU and leaves its kernels one row of a tile to compute.
 """
 
 from attnjax.variants.mixers.polarized.cases import CASES
