@@ -9,6 +9,8 @@ from absl.testing import absltest, parameterized
 from flax import nnx
 
 from attnjax.variants.mixers import polarized
+from experiments.claims.systems import polarized as claim
+from experiments.data import key_points
 
 _ALL = [(v, y) for v in polarized.VARIANTS for y in polarized.LAYOUTS]
 
@@ -291,6 +293,19 @@ class LayerTest(parameterized.TestCase):
     ):
       with self.assertRaisesRegex(ValueError, message):
         _layer(**options)
+
+
+class ClaimTest(absltest.TestCase):
+  def test_the_claim_counts_peaks_near_the_centres(self):
+    side = claim.SIDE
+    centres = np.array([[[3, 4], [20, 9], [11, 11]], [[0, 23], [12, 5], [6, 17]]])
+    maps = [key_points.heat_maps(one, side, claim.SIGMA) for one in centres]
+    _close(claim.heat_maps(jnp.asarray(centres)), np.stack(maps))
+    batch = {"image": None, "centres": jnp.asarray(centres)}
+    # Two pixels off are near, (1, 2) are not: 3 of 6.
+    moved = centres + [[[0, 2], [1, 2], [0, 0]], [[1, -2], [1, 1], [3, 0]]]
+    call = lambda image: claim.heat_maps(jnp.asarray(moved))  # noqa: E731
+    self.assertAlmostEqual(float(claim.found(call, batch)), 0.5)
 
 
 def _layer(dim=8, **options) -> Any:
