@@ -29,7 +29,8 @@ class Layer(nnx.Module):
   the maps after them as torch draws convolutions.
 
   Args:
-    dim: D; F is half of it, G an eighth, both rounded down and at least 1.
+    dim: D; F is half of it, G an eighth, both rounded down; 1 where that is 0, which
+      the authors' modules do not take.
     form: "image".
     variant: one of VARIANTS: "paper", "code_p" or "code_s".
     layout: "parallel" or "sequential".
