@@ -26,9 +26,9 @@ The forms of layers, "causal", "sequence" and "image", require
                    with tokens `shape` on each axis, for systems whose defaults do not
                    scale (Routing Transformer: sqrt(T) clusters)
 
-The form "backbone", of whole networks for images, requires Model, SIZES and PARAMETERS;
-the form "analysis", of reports of a model's `trace`, requires analyse, HOSTS,
-AXES and MEANINGS.
+The form "backbone", of whole networks that classify images, and the form "dense", of
+those from images to maps, require Model, SIZES and PARAMETERS; the form "analysis", of
+reports of a model's `trace`, requires analyse, HOSTS, AXES and MEANINGS.
 
 A Layer is built as `Layer(dim, *, form, rngs, **hyper-parameters)`, every
 hyper-parameter a keyword with a default that is not None. A Layer whose mathematics

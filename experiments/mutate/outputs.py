@@ -104,6 +104,7 @@ def _reports(subject):
 
 _OTHERS = {
   "backbone": _network,
+  "dense": _network,
   "analysis": _reports,
   "policy": policy_checks.decoded,
 }
