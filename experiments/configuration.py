@@ -65,6 +65,21 @@ def host_module(host: str):
     ) from error
 
 
+def host_of(mechanisms: str, *hosts: str) -> str:
+  """Returns the first of these hosts that takes all mechanisms, the last one if none.
+
+  Args:
+    mechanisms: as in `default`.
+    *hosts: modules of attnjax.models.
+  """
+  systems = [contract.load(slug) for slug in split(mechanisms)]
+  for host in hosts:
+    forms = set(host_module(host).FORMS)
+    if all(forms & set(module.FORMS) for module in systems):
+      return host
+  return hosts[-1]
+
+
 def host_defaults(host: str, mechanisms: str = "", **chosen: Any) -> dict[str, Any]:
   """Returns the hyper-parameters of a host with their defaults.
 

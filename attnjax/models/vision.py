@@ -61,7 +61,7 @@ def Model(
   """
   stem = Patches(channels, dim, patch, positions=True, rngs=rngs)
   stack = Stack(
-    [_on_grid(build) for build in builds],
+    [on_grid(build) for build in builds],
     dim=dim,
     depth=depth,
     norm="layer",
@@ -122,7 +122,8 @@ def _rows(x):
   return x.reshape(x.shape[0], -1, x.shape[-1])
 
 
-def _on_grid(build):
+def on_grid(build: Any) -> Callable:
+  """Returns a Constructor of layers on grids: one of sequences gets a grid's rows."""
   if build.form == "image":
     return build
   return lambda *arguments, **options: OnGrid(build(*arguments, **options))

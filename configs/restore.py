@@ -1,0 +1,22 @@
+r"""Haze, rain and snow taken off pictures of 32 x 32, photographs and drawn ones.
+
+python -m experiments.run --config configs/restore.py --workdir runs/restore
+python -m experiments.run --config configs/restore.py:hilo --workdir runs/hilo
+"""
+
+from ml_collections import ConfigDict
+
+from experiments import configuration
+
+
+def get_config(mechanism: str = "neighborhood") -> ConfigDict:
+  host = configuration.host_of(mechanism, "dense", "unet")
+  c = configuration.default(mechanism, host=host, dataset="weather")
+  c.steps = 400
+  c.data.batch = 16
+  c.eval_every = c.save_every = 200
+  c.log_every = 20
+  c.optimizer.rate = 3e-3
+  # The host adds positions of its own, in two dimensions.
+  configuration.where_present(c, rope_theta=0.0, qk_norm=True)
+  return c
