@@ -98,7 +98,9 @@ class Model(nnx.Module):
     )
     self.last = Unpatch(dims[0], width, patch, rngs=rngs)
     self.first_conv = nnx.Conv(width + channels, width, (3, 3), rngs=rngs)
-    self.second_conv = nnx.Conv(width, outputs, (3, 3), rngs=rngs)
+    # A network that corrects an image begins as the identity.
+    init = nnx.initializers.zeros if residual else nnx.initializers.lecun_normal()
+    self.second_conv = nnx.Conv(width, outputs, (3, 3), kernel_init=init, rngs=rngs)
     self.residual = residual
 
   def __call__(
