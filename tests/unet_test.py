@@ -97,12 +97,12 @@ class UNetTest(parameterized.TestCase):
       x += jnp.tile(level.rise.project.bias[...].reshape(2, 2, 8), (3, 4, 1))
       x = level.join(jnp.concatenate([x[:, :5, :7], fine], axis=-1))
       x = level.norm(level.stack(x))
-      y = model.last.project(x).reshape(2, 5, 7, 2, 2, 4)
+      y = model.pixels.rise.project(x).reshape(2, 5, 7, 2, 2, 4)
       y = jnp.stack(  # row by row
         [y[:, i // 2, :, i % 2].reshape(2, 14, 4) for i in range(9)], axis=1
       )
-      y = model.first_conv(jnp.concatenate([y, images], axis=-1))
-      return model.second_conv(jax.nn.gelu(y))
+      y = model.pixels.first_conv(jnp.concatenate([y, images], axis=-1))
+      return model.pixels.second_conv(jax.nn.gelu(y))
 
     _close(_call(model, IMAGES), run(model, IMAGES))
 

@@ -63,10 +63,6 @@ class Model(nnx.Module):
     rngs: nnx.Rngs,
   ):
     one_a_stage(dims=dims, depths=depths)
-    if residual and outputs != channels:
-      raise ValueError(
-        f"residual = True: maps of {outputs} outputs; the image has {channels} channels"
-      )
     grids = [on_grid(build) for build in builds]
 
     def stack(dim, depth):
@@ -96,12 +92,8 @@ class Model(nnx.Module):
     self.decoder = nnx.List(
       Level(below, dim, stack(dim, depth), rngs=rngs) for below, dim, depth in levels
     )
-    self.last = Unpatch(dims[0], width, patch, rngs=rngs)
-    self.first_conv = nnx.Conv(width + channels, width, (3, 3), rngs=rngs)
-    # A network that corrects an image begins as the identity.
-    init = nnx.initializers.zeros if residual else nnx.initializers.lecun_normal()
-    self.second_conv = nnx.Conv(width, outputs, (3, 3), kernel_init=init, rngs=rngs)
-    self.residual = residual
+    sizes = {"patch": patch, "channels": channels, "width": width, "outputs": outputs}
+    self.pixels = Pixels(dims[0], **sizes, residual=residual, rngs=rngs)
 
   def __call__(
     self,
@@ -124,7 +116,7 @@ class Model(nnx.Module):
     for number, (level, skip) in enumerate(zip(self.decoder, skips[::-1])):
       own = None if key is None else jax.random.fold_in(key, len(skips) + 1 + number)
       x = carry(level, x, skip, key=own)
-    return carry.result(self._maps(x, images))
+    return carry.result(self.pixels(x, images))
 
   def weights(
     self, images: Float[Array, "B H W C"], *, stats: Any = None
@@ -153,14 +145,7 @@ class Model(nnx.Module):
       own = {"stats": carry.of(level), "first": len(found.heads)}
       found = found + level.trace(x, skip, edit=edit, **own)
       x = found.output
-    return dataclasses.replace(found, output=self._maps(x, images))
-
-  def _maps(self, x, images):
-    y = self.last(x, images.shape[1:3])
-    y = jnp.concatenate([y, images.astype(y.dtype)], axis=-1)
-    y = self.second_conv(jax.nn.gelu(self.first_conv(y)))
-    y = y.astype(accumulator_dtype(y))
-    return y + images.astype(y.dtype) if self.residual else y
+    return dataclasses.replace(found, output=self.pixels(x, images))
 
 
 class Level(nnx.Module):
@@ -204,3 +189,49 @@ class Level(nnx.Module):
     """Returns what the stack takes: x at the resolution of `skip`, joined with it."""
     x = self.rise(x, skip.shape[1:3])
     return self.join(jnp.concatenate([x, skip], axis=-1))
+
+
+class Pixels(nnx.Module):
+  """Makes the maps from the finest stage's map and the image, at full resolution.
+
+  Args:
+    dim: width of the map.
+    patch: pixels of the image on a side of a point of the map.
+    channels: of the image.
+    width: of the convolutions.
+    outputs: of the maps.
+    residual: whether the image is added to the maps.
+    rngs: for the parameters.
+  """
+
+  def __init__(
+    self,
+    dim: int,
+    *,
+    patch: int,
+    channels: int,
+    width: int,
+    outputs: int,
+    residual: bool,
+    rngs: nnx.Rngs,
+  ):
+    if residual and outputs != channels:
+      raise ValueError(
+        f"residual = True: maps of {outputs} outputs; the image has {channels} channels"
+      )
+    self.rise = Unpatch(dim, width, patch, rngs=rngs)
+    self.first_conv = nnx.Conv(width + channels, width, (3, 3), rngs=rngs)
+    # A network that corrects an image begins as the identity.
+    init = nnx.initializers.zeros if residual else nnx.initializers.lecun_normal()
+    self.second_conv = nnx.Conv(width, outputs, (3, 3), kernel_init=init, rngs=rngs)
+    self.residual = residual
+
+  def __call__(
+    self, x: Float[Array, "B h w D"], images: Float[Array, "B H W C"]
+  ) -> Float[Array, "B H W K"]:
+    """Returns the maps, in float32 or wider."""
+    y = self.rise(x, images.shape[1:3])
+    y = jnp.concatenate([y, images.astype(y.dtype)], axis=-1)
+    y = self.second_conv(jax.nn.gelu(self.first_conv(y)))
+    y = y.astype(accumulator_dtype(y))
+    return y + images.astype(y.dtype) if self.residual else y

@@ -1,5 +1,6 @@
 """Patches of pixels from the points of a grid."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from flax import nnx
@@ -24,7 +25,7 @@ class Unpatch(nnx.Module):
     self.out, self.size = out, size
 
   def __call__(
-    self, x: Float[Array, "B h w D"], sides: tuple[int, int]
+    self, x: Float[Array, "B h w D"], sides: Sequence[int]
   ) -> Float[Array, "B H W E"]:
     """Returns the pixels, cropped at the right and bottom to `sides` (H, W)."""
     (B, h, w, _), s = x.shape, self.size

@@ -19,7 +19,7 @@ def totals(outputs: jax.Array, batch: dict) -> dict[str, jax.Array]:
   found = dm_pix.psnr(pictures, batch["target"].astype(jnp.float32))
   return {
     "decibels": jnp.sum(jnp.minimum(found, _MOST)),
-    "pictures": jnp.asarray(len(found), jnp.float32),
+    "pictures": jnp.asarray(len(pictures), jnp.float32),
   }
 
 

@@ -26,7 +26,7 @@ def totals(outputs: jax.Array, batch: dict) -> dict[str, jax.Array]:
   found = dm_pix.ssim(pictures, batch["target"].astype(jnp.float32), filter_size=WINDOW)
   return {
     "similarity": jnp.sum(found),
-    "pictures": jnp.asarray(len(found), jnp.float32),
+    "pictures": jnp.asarray(len(pictures), jnp.float32),
   }
 
 
