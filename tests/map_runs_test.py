@@ -59,7 +59,9 @@ class RunTest(absltest.TestCase):
     alts = [image["alt"] for image in page.all("img")]
     for name in ("input", "output", "target"):
       self.assertEqual(sum(alt.startswith(f"{name} of example") for alt in alts), 12)
-    self.assertRegex(page.text, r"input output target psnr [\d.]+, ssim [\d.]+")
+    self.assertRegex(
+      page.text, r"input output target psnr [\d.]+ → [\d.]+, ssim [\d.]+ → "
+    )
     self.assertIn("attention weights of block 0, head 0", alts)
     charts = [chart["aria-label"] for chart in page.all("svg")]
     self.assertIn("ssim against the step: run", charts)
@@ -109,8 +111,8 @@ class PicturesTest(absltest.TestCase):
   def test_a_row_has_the_class_of_the_largest_logit(self):
     example = {"image": np.full((1, 2, 1), 0.2), "target": np.array([[0, 1]])}
     output = np.array([[[3.0, 4.0], [2.0, -1.0]]])
-    found = image_maps.row(example, output, {"loss": 1.0, "mean_iou": 0.5})
-    self.assertEqual(found["caption"], "mean iou 0.5")
+    found = image_maps.row(example, output, [{"loss": 1.0, "mean_iou": 0.5}])
+    self.assertEqual(found["caption"], "mean iou: 0.5")
     self.assertEqual(list(found["pictures"]), ["input", "output", "target"])
     output, target = found["pictures"]["output"], found["pictures"]["target"]
     np.testing.assert_array_equal(output, target[:, ::-1])

@@ -154,7 +154,10 @@ def _predictions(predictions: Sequence[Mapping[str, Any]]) -> Iterable[str]:
 def _rows(rows: Sequence[Mapping[str, Any]]) -> Iterable[str]:
   if not rows:
     return
-  yield page.paragraph("Examples of the validation split, with the model's numbers.")
+  words = "Examples of the validation split, with the model's numbers."
+  if any("→" in row["caption"] for row in rows):
+    words += " Before an arrow stand those of the input."
+  yield page.paragraph(words)
   groups = []
   for number, row in enumerate(rows):
     pictures = [

@@ -1,6 +1,6 @@
 """Validation images beside the model's maps and the targets, and attention maps."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -19,33 +19,39 @@ def show(trainer: Any) -> dict[str, Any]:
   @jax.jit
   def run(batch):
     outputs = goal.predict(state["model"], state["stats"], batch)[0]
-    return outputs, goal.totals(outputs, batch)
+    judged = [outputs]
+    if batch["image"].shape == batch["target"].shape:  # to restore: better than that?
+      judged = [batch["image"], outputs]
+    return outputs, [goal.totals(maps, batch) for maps in judged]
 
   rows = []
   for number in range(min(_SHOWN, len(source))):
     example = source[number]
     batch = {name: leaf[None] for name, leaf in example.items()}
     outputs, totals = run(batch)
-    rows.append(row(example, np.asarray(outputs[0]), goal.summarize(totals)))
+    rows.append(row(example, np.asarray(outputs[0]), map(goal.summarize, totals)))
   first = source[0]["image"][None]
   return {"rows": rows, "maps": shows.maps(state, first)}
 
 
 def row(
-  example: Mapping[str, np.ndarray], output: np.ndarray, numbers: Mapping[str, float]
+  example: Mapping[str, np.ndarray],
+  output: np.ndarray,
+  numbers: Iterable[Mapping[str, float]],
 ) -> dict[str, Any]:
   """Returns the pictures of an example by name, and a caption.
 
   Args:
     example: with "image" (H, W, C) and "target", (H, W, K) or classes (H, W).
     output: (H, W, K), or logits.
-    numbers: loss and metrics of the example.
+    numbers: loss and metrics of the output, and before them those of the image where
+      it can be judged as an output.
   """
-  target = example["target"]
+  target, judged = example["target"], list(numbers)
   output = output.argmax(axis=-1) if target.ndim == 2 else output
   words = [
-    f"{readable.name(name)} {readable.number(value)}"
-    for name, value in numbers.items()
+    f"{readable.name(name)}: {' → '.join(readable.number(one[name]) for one in judged)}"
+    for name in judged[-1]
     if name != "loss"
   ]
   found = {"input": example["image"], "output": output, "target": target}
