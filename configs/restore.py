@@ -1,7 +1,17 @@
-r"""Haze, rain and snow taken off pictures of 32 x 32, photographs and drawn ones.
+r"""Haze, rain and snow taken off photographs and drawn pictures, by a U-shape.
 
-python -m experiments.run --config configs/restore.py --workdir runs/restore
-python -m experiments.run --config configs/restore.py:hilo --workdir runs/hilo
+  python -m experiments.run --config configs/restore.py --workdir runs/restore
+  python -m experiments.run --config configs/restore.py:hilo --workdir runs/hilo
+  python -m experiments.run --config configs/restore.py --workdir runs/rain \
+      --config.data.kinds=rain --config.data.photographs=1.0
+
+The mechanism is in every block of the network. A system that is a whole network from
+images to maps itself, of the form "dense", is trained as it is.
+
+Measured: validation PSNR 26.6 dB and SSIM 0.809 after 800 steps, where the spoiled
+pictures have 19.0 dB and 0.721; 0.05 processor seconds a step, a minute in all on one
+core. With --config.data.loss=charbonnier it still gives back the spoiled pictures after
+120 steps, and after 200 at a rate of 1e-2.
 """
 
 from ml_collections import ConfigDict

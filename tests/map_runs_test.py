@@ -59,9 +59,9 @@ class RunTest(absltest.TestCase):
     alts = [image["alt"] for image in page.all("img")]
     for name in ("input", "output", "target"):
       self.assertEqual(sum(alt.startswith(f"{name} of example") for alt in alts), 12)
-    self.assertRegex(
-      page.text, r"input output target psnr [\d.]+ → [\d.]+, ssim [\d.]+ → "
-    )
+    words = r"input output target psnr: [\d.]+ → [\d.]+, ssim: [\d.]+ → "
+    self.assertRegex(page.text, words)
+    self.assertIn("Before an arrow stand those of the input", page.text)
     self.assertIn("attention weights of block 0, head 0", alts)
     charts = [chart["aria-label"] for chart in page.all("svg")]
     self.assertIn("ssim against the step: run", charts)
