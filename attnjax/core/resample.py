@@ -1,9 +1,10 @@
-"""Averages over bins and linear interpolation, one axis at a time, as matrices.
+"""Averages over bins, linear and cubic interpolation, an axis at a time, as matrices.
 
 The length of the axis may differ between the examples of a batch, and be traced. Where
 none is given the matrices are constants.
 """
 
+import functools
 from types import ModuleType
 from typing import Any
 
@@ -11,6 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
+
+SHARPNESS = -0.75  # a of `cubic`: that of torch, where `jax.image.resize` has -0.5
 
 
 def bins(
@@ -50,6 +53,34 @@ def linear(
   total, place = xp.maximum(total, 1), xp.arange(size)[None, :, None]
   centre = ((place + 0.5) * points / total - 0.5).clip(0, points - 1)
   return _array(xp.maximum(1 - abs(centre - xp.arange(points)[None, None]), 0))
+
+
+@functools.cache
+def cubic(size: int, points: int, *, corners: bool = False) -> np.ndarray:
+  """Returns the (size, points) matrix of cubic convolution in a table of points.
+
+  Robert Keys. Cubic convolution interpolation for digital image processing. 1981. With
+  a = -0.75, and the table's ends repeated beyond it; fewer places are not smoothed.
+
+  Args:
+    size: T.
+    points: P.
+    corners: whether the first and the last place are the table's ends, so that place t
+      is at t (P - 1) / (T - 1), a single one at 0; else centres are those of `linear`.
+  """
+  place = np.arange(size)
+  if corners:
+    centre = place * (points - 1) / max(size - 1, 1)
+  else:
+    centre = (place + 0.5) * points / size - 0.5
+  tap = np.floor(centre)[:, None] + np.arange(-1, 3)
+  t, a = abs(centre[:, None] - tap), SHARPNESS
+  near = ((a + 2) * t - (a + 3)) * t * t + 1
+  far = ((t - 5) * t + 8) * t * a - 4 * a
+  weight = np.where(t <= 1, near, np.where(t < 2, far, 0))
+  matrix = np.zeros((size, points))
+  np.add.at(matrix, (place[:, None], tap.clip(0, points - 1).astype(int)), weight)
+  return matrix
 
 
 def _length(size, length) -> tuple[ModuleType, Any]:
