@@ -14,7 +14,7 @@ import numpy as np
 from absl.testing import absltest, parameterized
 from flax import nnx
 
-from attnjax.nn import running
+from attnjax.nn.backbone import Classifier
 from attnjax.variants.mixers import spectformer
 from tests.networks import Filled, compare, fill
 
@@ -135,16 +135,26 @@ class AuthorsTest(absltest.TestCase):
 
   def test_token_labels(self):
     filled = _authors(self.arrays, labels=True)
-    stats, model = filled.stats(), jax.tree.map(jnp.asarray, filled.model)
+    filled.stats()  # raises unless all parameters are set
+    own: Any = jax.tree.map(jnp.asarray, filled.model)
+    last = self.arrays["out.stage3"].reshape(2, 2, 2, -1)
+    # All that comes after the last map.
+    model = Classifier(None, _Given(), own.head, pool=own.pool, norm=own.norm)
 
     @jax.jit
     def run(model, x):
-      whole, _ = model(x, stats=stats)
-      return whole, spectformer.token_logits(model, x, stats=stats)[0]
+      return model(x), spectformer.token_logits(model, x)
 
-    found = run(model, np.moveaxis(self.arrays["in.x"], 1, 3))
-    for name, got in zip(("labelled", "tokens"), found):
+    for name, got in zip(("labelled", "tokens"), run(model, jnp.asarray(last))):
       self._agrees(name, got, self.arrays[f"out.{name}"])
+
+
+class _Given(nnx.Module):
+  """Stages whose only map is what they are given."""
+
+  def __call__(self, x, *, key=None):
+    del key
+    return [x]
 
 
 class OptionsTest(parameterized.TestCase):
@@ -279,43 +289,37 @@ class SizesTest(parameterized.TestCase):
     self.assertLess(abs(count / _PUBLISHED[size] - 1), 2e-3)
 
   def test_draws(self):
-    options: dict[str, Any] = {"dims": (64,), "depths": (1,), "heads": (2,), "stem": 48}
-    options |= {"mlp_ratios": (2.0,), "grids": (2,), "token_labels": True, "alpha": 0}
-
     @jax.jit
     def both(key) -> Any:
+      rngs = nnx.Rngs(key)
+      options: dict[str, Any] = {"dims": (32,), "depths": (1,), "heads": (2,)}
+      options |= {"mlp_ratios": (2.0,), "alpha": 0, "rngs": rngs}
       deep = spectformer.Model(
-        3, 7, style="hierarchical", **options, rngs=nnx.Rngs(key)
+        3, 7, style="hierarchical", stem=24, token_labels=True, **options
       )
-      flat = spectformer.Model(
-        3, 7, **options | {"token_labels": False, "patch": 4}, rngs=nnx.Rngs(key)
-      )
-      return deep, flat
+      return deep, spectformer.Model(3, 7, patch=4, **options)
 
     deep, flat = both(jax.random.key(0))
-    for part, fan in (
-      (deep.stem.convolutions[0], 49 * 48),
-      (deep.stem.down.convolution, 9 * 64),
-    ):
-      kernel = part.kernel[...]
-      self.assertBetween(np.std(kernel) / (2 / fan) ** 0.5, 0.97, 1.03)
-    block = _blocks(deep)[0]
-    kernel = np.std(block.feed.convolution.kernel[...])
-    self.assertBetween(kernel / (2 / 9) ** 0.5, 0.94, 1.06)
+    first, down, block = deep.stem.convolutions[0], deep.stem.down, _blocks(deep)[0]
     # A normal of 0.02 cut at twice that has 0.88 of the deviation.
     for part, size in (
+      (first, (2 / (49 * 24)) ** 0.5),
+      (down.convolution, (2 / (9 * 32)) ** 0.5),
+      (block.feed.convolution, (2 / 9) ** 0.5),
       (block.feed.up, 0.0176),
       (deep.head.tokens, 0.0176),
       (deep.pool.qkv.key, 0.0176),
       (block.mixer.qkv.key, 0.02),
+      (flat.head, 0.0176),
     ):
-      self.assertBetween(np.std(part.kernel[...]) / size, 0.9, 1.1)
-      self.assertEqual(np.abs(part.bias[...]).max(), 0)
-    # The patches are drawn as torch draws them.
+      kernel = np.asarray(part.kernel[...])
+      self.assertLess(abs(kernel.std() / size - 1), 3 / kernel.size**0.5)
+      if part.bias is not None:
+        self.assertEqual(np.abs(part.bias[...]).max(), 0)
+    # The patches are drawn as torch draws them, the bias too.
     bound = np.abs(flat.stem.project.kernel[...]).max() * 48**0.5
     self.assertBetween(bound, 0.98, 1)
-    self.assertGreater(np.abs(flat.stem.project.bias[...]).max() * 48**0.5, 0.9)
-    self.assertTrue(running.init_stats(deep))
+    self.assertGreater(np.abs(flat.stem.project.bias[...]).max() * 48**0.5, 0.7)
 
 
 if __name__ == "__main__":
