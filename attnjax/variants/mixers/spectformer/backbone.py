@@ -1,22 +1,4 @@
-"""The paper's networks: filters in the first blocks, attention in the others.
-
-Beside the hyper-parameters of all networks, `attnjax.contract.forms.backbone`:
-
-  style         one of STYLES: "vanilla" is one stage behind patches, with learned
-                positions; "hierarchical" has stages that halve the map, no positions,
-                convolutions in its MLPs, and class attention at its end
-  alpha         number of blocks with filters, from the first on, over all stages: 0 is
-                a Vision Transformer, and all of them are GFNet
-  mixers        the kind of each block instead, one of MIXERS; () for those of alpha
-  mlp_ratios    hidden widths over widths, of each stage
-  patch         side of the patches, of the vanilla style
-  stem          width of the first convolutions, of the hierarchical style
-  grids         side of the map that each stage's filters and positions are made for, or
-                its rows and columns; on others they are interpolated
-  token_labels  whether each token has logits, see `TokenHead`; hierarchical style
-  method        of the filters, as in `spectral_gate`
-  impl          of the attention alone
-"""
+"""The paper's networks: filters in the first blocks, attention in the others."""
 
 import itertools
 from collections.abc import Sequence
@@ -31,7 +13,12 @@ from attnjax.nn.linear import linear
 from attnjax.nn.patches import Patches
 from attnjax.nn.stages import Stage, Stages, one_a_stage
 from attnjax.nn.transformer import layer_norm, rates
-from attnjax.variants.mixers.spectformer import blocks
+from attnjax.variants.mixers.spectformer.blocks import (
+  EPSILON,
+  STYLES,
+  SpectralBlock,
+  attention_block,
+)
 from attnjax.variants.mixers.spectformer.embedding import Down, Norm, Stem
 from attnjax.variants.mixers.spectformer.pooling import ClassAttention, TokenHead
 
@@ -91,26 +78,25 @@ def Model(
 ) -> Classifier:
   """Builds the network: images (B, H, W, channels) to logits (B, classes).
 
-  The module's docstring has the hyper-parameters.
+  Beside the hyper-parameters of all networks, `attnjax.contract.forms.backbone`:
 
-  Raises:
-    ValueError: if options do not fit each other.
+    style       one of STYLES: one stage behind patches, with positions; or stages that
+                halve the map, with convolutions in MLPs, and class attention behind
+    alpha       number of blocks with filters, from the first on, over all stages: 0 is
+                a Vision Transformer, and all of them are GFNet
+    mixers      kind of each block instead, one of MIXERS; () for those of alpha
+    mlp_ratios  hidden widths over widths, of each stage
+    patch, stem  side of the patches (vanilla), width of the first convolutions (not so)
+    grids       side, or rows and columns, of the map that each stage's filters and
+                positions are made for; on others they are interpolated
+    token_labels  whether tokens have logits, see `TokenHead`; not for the vanilla style
+    method      of the filters, as in `spectral_gate`
   """
-  check_known("style", style, blocks.STYLES)
-  given: Any = {"dim": dims, "depth": depths, "heads": heads}
-  given |= {"mlp_ratio": mlp_ratios, "grid": grids}
-  one_a_stage(**given)
-  if style == "vanilla" and (len(dims) > 1 or token_labels):
-    raise ValueError(
-      f"dims = {dims}, token_labels = {token_labels}: the style 'vanilla' has one stage"
-      " and no class token"
-    )
-  kinds, stages = iter(_kinds(sum(depths), alpha, mixers)), []
+  given: Any = {"dim": dims, "depth": depths, "heads": heads, "mlp_ratio": mlp_ratios}
+  _check(style, given | {"grid": grids}, token_labels)
   shared = {"style": style, "method": method, "impl": impl, "rngs": rngs}
-  for i, drops in enumerate(rates(drop, depths)):
-    own = {name: values[i] for name, values in given.items()} | shared
-    body = [_block(next(kinds), rate, **own) for rate in drops]
-    stages.append(Stage(_ended(body, own, i == len(dims) - 1), remat=remat))
+  blocks = _blocks(given | {"grid": grids}, drop, _kinds(depths, alpha, mixers), shared)
+  stages = [Stage(own, remat=remat) for own in blocks]
   if style == "vanilla":
     return _flat(channels, classes, dims[0], patch, stages, rngs)
   last: Any = {"heads": heads[-1], "hidden": int(mlp_ratios[-1] * dims[-1])}
@@ -118,8 +104,29 @@ def Model(
   return _deep((channels, stem, *dims), classes, pool, stages, rngs)
 
 
-def _kinds(depth: int, alpha: int, mixers: Sequence[str]) -> Sequence[str]:
+def _check(style, stages, token_labels) -> None:
+  check_known("style", style, STYLES)
+  one_a_stage(**stages)
+  if style == "vanilla" and (len(stages["dim"]) > 1 or token_labels):
+    raise ValueError(
+      f"dims = {stages['dim']}, token_labels = {token_labels}: the style 'vanilla' has"
+      " one stage and no class token"
+    )
+
+
+def _blocks(stages, drop, kinds, shared) -> list[list]:
+  """Returns the blocks of every stage, with what is before or behind them."""
+  left, found = iter(kinds), []
+  for i, drops in enumerate(rates(drop, stages["depth"])):
+    own = {name: values[i] for name, values in stages.items()} | shared
+    body = [_block(next(left), rate, **own) for rate in drops]
+    found.append(_ended(body, own, i == len(stages["dim"]) - 1))
+  return found
+
+
+def _kinds(depths, alpha: int, mixers: Sequence[str]) -> Sequence[str]:
   """Returns the kind of each block."""
+  depth = sum(depths)
   if alpha < 0:
     raise ValueError(f"alpha = {alpha}: a number of blocks is at least 0")
   if mixers and len(mixers) != depth:
@@ -133,8 +140,8 @@ def _block(kind, drop, *, dim, heads, mlp_ratio, grid, style, method, impl, rngs
   """Returns a block of one of MIXERS."""
   own = {"style": style, "hidden": int(mlp_ratio * dim), "drop": drop, "rngs": rngs}
   if kind == "spectral":
-    return blocks.SpectralBlock(dim, grid=grid, method=method, **own)
-  return blocks.attention_block(dim, heads=heads, impl=impl, **own)
+    return SpectralBlock(dim, grid=grid, method=method, **own)
+  return attention_block(dim, heads=heads, impl=impl, **own)
 
 
 def _ended(body, options, last) -> list:
@@ -150,7 +157,7 @@ def _flat(channels, classes, dim, patch, stages, rngs) -> Classifier:
   """Returns the vanilla network around its stage."""
   stem = Patches(channels, dim, patch, rngs=rngs)
   stem.project = linear(patch * patch * channels, dim, rngs=rngs)
-  body = Stages(stages, norm=layer_norm(dim, blocks.EPSILON, rngs=rngs))
+  body = Stages(stages, norm=layer_norm(dim, EPSILON, rngs=rngs))
   head = nnx.Linear(dim, classes, kernel_init=_INIT, rngs=rngs)
   return Classifier(stem, body, head)
 
@@ -160,7 +167,7 @@ def _deep(widths, classes, pool, stages, rngs) -> Classifier:
   channels, width, *dims = widths
   stem = Stem(channels, width, dims[0], rngs=rngs)
   merges = [None, *(Down(*pair, rngs=rngs) for pair in itertools.pairwise(dims))]
-  norm = layer_norm(dims[-1], blocks.EPSILON, rngs=rngs)
+  norm = layer_norm(dims[-1], EPSILON, rngs=rngs)
   if pool.tokens:
     head: Any = TokenHead(dims[-1], classes, rngs=rngs)
   else:
