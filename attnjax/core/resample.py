@@ -1,7 +1,7 @@
 """Averages over bins, linear and cubic interpolation, an axis at a time, as matrices.
 
 The length of the axis may differ between the examples of a batch, and be traced. Where
-none is given the matrices are constants.
+none is given the matrices are constants; `area` and `bilinear` apply these to maps.
 """
 
 import functools
@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
+
+from attnjax.core.dtypes import accumulator_dtype
 
 SHARPNESS = -0.75  # a of `cubic`: that of torch, where `jax.image.resize` has -0.5
 
@@ -81,6 +83,51 @@ def cubic(size: int, points: int, *, corners: bool = False) -> np.ndarray:
   matrix = np.zeros((size, points))
   np.add.at(matrix, (place[:, None], tap.clip(0, points - 1).astype(int)), weight)
   return matrix
+
+
+def area(x: Float[Array, "B h w D"], grid: tuple[int, ...]) -> Float[Array, "B y x D"]:
+  """Averages maps over the cells that each new one covers, computed in float32.
+
+  It is adaptive average pooling: cells repeat where the new map is larger.
+
+  Args:
+    x: the maps.
+    grid: (y, x).
+  """
+  return on_both_axes(x, *(bins(n, m)[0] for n, m in zip(grid, x.shape[1:3])))
+
+
+def bilinear(
+  x: Float[Array, "B h w D"], grid: tuple[int, ...]
+) -> Float[Array, "B y x D"]:
+  """Interpolates maps linearly on both axes, computed in float32; see `linear`.
+
+  Args:
+    x: the maps.
+    grid: (y, x).
+  """
+  return on_both_axes(x, *(linear(n, m)[0] for n, m in zip(grid, x.shape[1:3])))
+
+
+def on_both_axes(
+  x: Float[Array, "B h w D"],
+  rows: Float[Array | np.ndarray, "y h"],
+  columns: Float[Array | np.ndarray, "x w"],
+) -> Float[Array, "B y x D"]:
+  """Applies a matrix to each axis of maps, in float32; square ones are identities.
+
+  Args:
+    x: the maps.
+    rows: to new rows.
+    columns: to new columns.
+  """
+  if rows.shape[0] == rows.shape[1] and columns.shape[0] == columns.shape[1]:
+    return x
+  wide = accumulator_dtype(x)
+  rows, columns = jnp.asarray(rows, wide), jnp.asarray(columns, wide)
+  with jax.default_matmul_precision("highest"):
+    y = jnp.einsum("yh,bhwc->bywc", rows, x.astype(wide))
+    return jnp.einsum("xw,bywc->byxc", columns, y).astype(x.dtype)
 
 
 def _length(size, length) -> tuple[ModuleType, Any]:
