@@ -9,6 +9,7 @@ import numpy as np
 from flax import nnx
 
 from attnjax.variants.local import overlock
+from attnjax.variants.local.overlock import large_kernel
 from tests import networks
 
 
@@ -21,24 +22,24 @@ def compare(arrays: Mapping[str, np.ndarray], meta: dict) -> Iterator[tuple]:
       heads=meta["num_heads"],
       window=meta["kernel_size"],
       small_window=meta["smk_size"],
-      mlp_ratio=meta["mlp_ratio"],
+      mlp_ratio=float(meta["mlp_ratio"]),
       layer_scale=float(meta["ls_init_value"] or 0),
       scale_input=meta["res_scale"],
       rngs=nnx.Rngs(0),
     )
 
-  filled = networks.Filled(build, arrays)
+  filled = networks.Filled(build, _joined(arrays, meta["kernel_size"]))
   _fill(filled)
   networks.check_epsilon(filled.model, 1e-6)
-  block, stats = filled.model, filled.stats()
+  block, stats = jax.tree.map(jnp.asarray, (filled.model, filled.stats()))
 
-  def total(x):
+  def total(x, block, stats):
     y, _ = block(jnp.moveaxis(x, 1, 3), stats=stats)
     y = jnp.moveaxis(y, 3, 1)
     return (y * jnp.cos(jnp.arange(y.size)).reshape(y.shape)).sum(), y
 
   run = jax.jit(jax.value_and_grad(total, has_aux=True))
-  (_, y), gradient = run(jnp.asarray(arrays["in.x"]))
+  (_, y), gradient = run(jnp.asarray(arrays["in.x"]), block, stats)
   yield "out.y", y, arrays["out.y"]
   if "grad.x" in arrays:
     yield "grad.x", gradient, arrays["grad.x"]
@@ -81,10 +82,19 @@ def _fill(filled: networks.Filled) -> None:
   filled.linear(frame.feed.down, "mlp.4")
 
 
+def _joined(arrays: Mapping[str, np.ndarray], side: int) -> dict[str, np.ndarray]:
+  """Returns the arrays with the norms of all branches as one."""
+  found, large = dict(arrays), "param.lepe.0"
+  names = [f"dil_bn_k{k}_{r}" for k, r in large_kernel.BRANCHES[side]]
+  for end in ("weight", "bias", "running_mean", "running_var"):
+    each = [found.pop(f"{large}.{name}.{end}") for name in ("origin_bn", *names)]
+    found[f"{large}.norm.{end}"] = np.concatenate(each)
+  return found
+
+
 def _fill_large(filled, local):
-  names = [("lk_origin", "origin_bn")]
-  names += [(f"dil_conv_k{k}_{r}", f"dil_bn_k{k}_{r}") for k, r in local.plan[1:]]
-  for kernel, norm, (convolution, name) in zip(local.kernels, local.norms, names):
-    weight = filled.below(f"lepe.0.{convolution}.")["weight"]
+  names = [f"dil_conv_k{k}_{r}" for k, r in large_kernel.BRANCHES[local.size]]
+  for kernel, name in zip(local.kernels, ("lk_origin", *names), strict=True):
+    weight = filled.below(f"lepe.0.{name}.")["weight"]
     networks.fill(kernel, weight[:, 0].transpose(1, 2, 0))
-    filled.norm(norm, f"lepe.0.{name}")
+  filled.norm(local.norm, "lepe.0.norm")

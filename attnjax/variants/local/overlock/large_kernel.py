@@ -70,7 +70,8 @@ class LargeKernel(nnx.Module):
     self.kernels = nnx.List(
       nnx.Param(INIT(rngs.params(), (side, side, dim))) for side, _ in self.plan
     )
-    self.norms = nnx.List(BatchNorm(dim) for _ in self.plan if normed)
+    # One norm has the channels of all branches: each channel is normed by itself.
+    self.norm = BatchNorm(len(self.plan) * dim) if normed else None
 
   @property
   def plan(self) -> tuple[tuple[int, int], ...]:
@@ -82,13 +83,14 @@ class LargeKernel(nnx.Module):
   ) -> Any:
     """Returns the convolved map, and new statistics if some are given."""
     carry = running.Carry(self, stats, train)
-    if not (train and self.norms):
+    if self.norm is None or not train:
       kernel, bias = self.merged(stats)
       y = depthwise.depthwise(x, kernel) + bias.astype(x.dtype).reshape(1, 1, 1, -1)
       return carry.result(y)
-    parts = zip(self.norms, self.kernels, self.plan)
-    y = (carry(norm, dilated(x, k[...], rate)) for norm, k, (_, rate) in parts)
-    return carry.result(sum(y))
+    kernels = zip(self.kernels, self.plan)
+    parts = [dilated(x, kernel[...], rate) for kernel, (_, rate) in kernels]
+    y = carry(self.norm, jnp.concatenate(parts, axis=-1))
+    return carry.result(y.reshape(*x.shape[:3], len(parts), -1).sum(axis=3))
 
   def merged(self, stats: Any = None) -> tuple[Array, Array]:
     """Returns the kernel (size, size, D) and the bias (D,) of the whole sum.
@@ -96,18 +98,20 @@ class LargeKernel(nnx.Module):
     Args:
       stats: the running statistics, where there is batch norm.
     """
-    total, bias = jnp.zeros(self.kernels[0].shape), jnp.zeros(self.kernels[0].shape[2])
-    for i, (kernel, (side, rate)) in enumerate(zip(self.kernels, self.plan)):
-      kernel = kernel[...]
-      if self.norms:
-        norm, own = self.norms[i], stats[f"norms/{i}"]
-        factor = norm.scale[...] / jnp.sqrt(own.var + norm.epsilon)
-        kernel = kernel * factor.reshape(1, 1, -1)
-        bias += norm.bias[...] - own.mean * factor
+    shape = len(self.plan), 1, 1, self.kernels[0].shape[2]
+    factors, bias = jnp.ones(shape), jnp.zeros(shape[-1])
+    if self.norm is not None:
+      own = stats["norm"]
+      factor = self.norm.scale[...] / jnp.sqrt(own.var + self.norm.epsilon)
+      factors = factor.reshape(shape)
+      bias = (self.norm.bias[...] - own.mean * factor).reshape(shape).sum((0, 1, 2))
+    total = jnp.zeros(self.kernels[0].shape)
+    for kernel, factor, (side, rate) in zip(self.kernels, factors, self.plan):
       edge = self.size // 2 - rate * (side // 2)
       around = edge, edge, rate - 1
-      whole = around, around, (0, 0, 0)
-      total += jax.lax.pad(kernel, jnp.zeros((), kernel.dtype), whole)
+      kernel = kernel[...] * factor
+      zero = jnp.zeros((), kernel.dtype)
+      total += jax.lax.pad(kernel, zero, (around, around, (0, 0, 0)))
     return total, bias
 
 

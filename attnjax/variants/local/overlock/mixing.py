@@ -42,7 +42,7 @@ def mix(
       is unknown.
   """
   check_known("impl", impl, ("auto", *IMPLEMENTATIONS))
-  _check(q, regions, taps, tap_bias, relative, v, window)
+  check(q, regions, taps, tap_bias, relative, v, window)
   run = reference if impl == "reference" else _by_rows
   return run(q, regions, taps, tap_bias, relative, v, window=window)
 
@@ -147,7 +147,8 @@ def _spread(x, axis, window):
   return jnp.pad(x, around, mode="edge")
 
 
-def _check(q, regions, taps, tap_bias, relative, v, window) -> None:
+def check(q, regions, taps, tap_bias, relative, v, window) -> None:
+  """Raises ValueError, naming the argument, if the arguments of `mix` do not fit."""
   if window < 1 or not window % 2:
     raise ValueError(f"window = {window}: it must be odd and positive")
   if min(v.shape[1:3]) < window:
