@@ -136,9 +136,9 @@ def enlarged(x, grid):
   return x
 
 
-def mix(q, regions, taps, tap_bias, relative, v, k):
+def mix(q, regions, taps, tap_bias, relative, v, window):
   """Computes the operator pixel by pixel and tap by tap."""
-  B, H, W, G, c = v.shape
+  (B, H, W, G, c), k = v.shape, window
   y = np.zeros((B, H, W, G, c))
   for b, i, j, g in np.ndindex(B, H, W, G):
     a = regions[b, :, g] @ q[b, i, j, g]

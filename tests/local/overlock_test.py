@@ -59,18 +59,20 @@ class MixTest(parameterized.TestCase):
     case = overlock.CASES[0]
     arrays = case.arrays()
     run = jax.jit(lambda arrays: overlock.mix(**arrays, window=3, impl=impl))
-    _close(run(arrays), definition.mix(*map(_np, arrays.values()), 3))
+    given = {name: _np(x) for name, x in arrays.items()}
+    _close(run(arrays), definition.mix(**given, window=3))
 
   def test_no_taps_give_the_mean_of_the_window_moved_inside(self):
     v = jnp.arange(4.0 * 5).reshape(1, 4, 5, 1, 1)
     shapes = (1, 4, 5, 1, 2), (1, 3, 1, 2), (3, 9), (9,), (1, 5, 5)
-    y = overlock.mix(*map(jnp.zeros, shapes), v, window=3)[0, :, :, 0, 0]
+    q, regions, taps, tap_bias, relative = map(jnp.zeros, shapes)
+    y = overlock.mix(q, regions, taps, tap_bias, relative, v, window=3)[0, :, :, 0, 0]
     # The first two pixels on an axis have one window, and the last two.
     want = [[6.0, 6, 7, 8, 8]] * 2 + [[11.0, 11, 12, 13, 13]] * 2
     _close(y, want)
 
   def test_logits_of_any_size_do_not_overflow(self):
-    arrays = overlock.CASES[4].arrays() | {"tap_bias": jnp.array([1e4])}
+    arrays: Any = overlock.CASES[4].arrays() | {"tap_bias": jnp.array([1e4])}
     _close(overlock.mix(**arrays, window=1), arrays["v"])
 
   @parameterized.parameters(
@@ -163,7 +165,7 @@ class PartsTest(absltest.TestCase):
       (0.5, True, 0.5 * x + y + 3),
       (0.5, False, x + 0.5 * y + 3),
     ):
-      made = frame.Residual(2, value, scale_input=on_input, drop=0.4)
+      made: Any = frame.Residual(2, value, scale_input=on_input, drop=0.4)
       if value:
         made.scale.bias[...] = jnp.full(2, 3.0)
       _close(made(x, y, None), want)
@@ -237,7 +239,8 @@ class BlocksTest(parameterized.TestCase):
 
 class LayerTest(parameterized.TestCase):
   def _layer(self, **options):
-    given = {"heads": 1, "window": 5, "small_window": 3, "regions": 2} | options
+    given: dict[str, Any] = {"heads": 1, "window": 5, "small_window": 3, "regions": 2}
+    given |= options
     return _drawn(lambda: overlock.Layer(8, **given, rngs=nnx.Rngs(0)))
 
   @parameterized.parameters((5, 6), (3, 4))
@@ -434,8 +437,13 @@ class NetworkTest(parameterized.TestCase):
     _close(found, first + 2 * math.log(2))
 
   def test_errors(self):
-    with self.assertRaisesRegex(ValueError, "one entry a stage"):
-      overlock.Model(3, 5, depths=(1, 1), rngs=nnx.Rngs(0))
+    for message, options in (
+      ("4 stages have depths: as many as there are widths", {"depths": (1, 1)}),
+      ("one entry a stage", {"windows": (5, 5)}),
+      ("focus_heads = .*one entry a stage", {"focus_heads": (1,)}),
+    ):
+      with self.assertRaisesRegex(ValueError, message):
+        jax.eval_shape(lambda options=options: _tiny(**options))
     with self.assertRaisesRegex(ValueError, "at least 2 stages"):
       one = {"widths": (8,), "depths": (1,), "windows": (5,)}
       overlock.Model(3, 5, **one, rngs=nnx.Rngs(0))

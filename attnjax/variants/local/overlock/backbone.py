@@ -67,69 +67,87 @@ def Model(
 ) -> Network:
   """Builds the network: images (B, H, W, channels) to logits (B, classes).
 
-  All stages but the last are the Base-Net, the last is the Overview-Net. The Focus-Net
-  has two stages, with the sides of the last two. The features are the maps of the
-  first stages, and the Focus-Net's, which have the context behind the features.
-
-  Beside the hyper-parameters of all networks, `attnjax.contract.forms.backbone`:
+  Beside the hyper-parameters of all networks, `attnjax.contract.forms.backbone`, those
+  of `base` and `focus`, and:
 
     widths        of the stages; a quarter of the last is the context's
-    focus_depths  blocks of the Focus-Net's stages
-    focus_heads   as in `ContMix`, of these stages
-    windows       sides of each stage's large kernels, the last two also of the windows
-    small_window, regions  as in `ContMix`
-    focus_mlp_ratio  hidden width of the Focus-Net's MLPs, in the features' width
-    layer_scale   with which the scales of residuals start in the last two stages and in
-                  the Focus-Net; elsewhere there are none, nor anywhere if 0
-    scale_input   as in `ContMixBlock`
     stem_strides  of the first and of the third convolution
     projection    width of the last map's projection
     auxiliary     whether the overview has a classifier, see `Network`
   """
-  one_a_stage(widths=widths, depths=depths, windows=windows)
-  one_a_stage(focus_depths=focus_depths, focus_heads=focus_heads)
-  if len(widths) < 2 or len(focus_depths) != 2:
-    raise ValueError(
-      f"widths = {widths}, focus_depths = {focus_depths}: at least 2 stages, and 2"
-    )
   drops = transformer.rates(drop, (*depths, *focus_depths))
-  sums = {"scale_input": scale_input, "rngs": rngs}
-  stages = []
-  for i, (width, window) in enumerate(zip(widths, windows)):
-    scale = layer_scale if i >= len(widths) - 2 else 0.0
-    own = {"mlp_ratio": mlp_ratio, "layer_scale": scale, "window": window} | sums
-    blocks = [ConvBlock(width, drop=rate, **own) for rate in drops[i]]
-    stages.append(Stage(blocks, remat=remat))
-  given = {"small_window": small_window, "regions": regions, "impl": impl} | sums
-  given |= {"mlp_ratio": focus_mlp_ratio, "layer_scale": layer_scale}
-  focus = [
-    Stage(
-      _guided(number, width, widths[-1] // 4, rates, heads, window, given), remat=remat
-    )
-    for number, (width, rates, heads, window) in enumerate(
-      zip(widths[-2:], drops[len(widths) :], focus_heads, windows[-2:])
-    )
-  ]
+  own = {"layer_scale": layer_scale, "scale_input": scale_input}
+  own |= {"remat": remat, "rngs": rngs}
+  stages = base(widths, drops, windows, mlp_ratio=mlp_ratio, **own)
+  own |= {"small_window": small_window, "regions": regions, "impl": impl}
+  own |= {"mlp_ratio": focus_mlp_ratio}
+  last = focus(widths, drops, windows, heads=focus_heads, **own)
   merges = [Convolution(a, b, 2, rngs=rngs) for a, b in zip(widths, widths[1:-1])]
-  base = Stages(stages[:-1], merges=[None, *merges])
-  both = Focused(base, stages[-1], tuple(focus), dims=widths[-2:], rngs=rngs)
-  last = widths[-1] + widths[-1] // 4
+  whole = Stages(stages[:-1], merges=[None, *merges])
   return Network(
     Stem(channels, widths[0], stem_strides, rngs=rngs),
-    both,
+    Focused(whole, stages[-1], last, dims=widths[-2:], rngs=rngs),
     linear(projection, classes, rngs=rngs),
-    pool=Last(last, projection, rngs=rngs),
+    pool=Last(widths[-1] + widths[-1] // 4, projection, rngs=rngs),
     auxiliary=Auxiliary(widths[-1], classes, rngs=rngs) if auxiliary else None,
   )
 
 
-def _guided(number, width, context, rates, heads, window, given):
-  """Returns the guided blocks of a stage; the first one of all adds no context."""
-  own = {"heads": heads, "window": window} | given
-  return [
-    GuidedContMixBlock(width, context, first=not (number or i), drop=rate, **own)
-    for i, rate in enumerate(rates)
-  ]
+def base(
+  widths, drops, windows, *, mlp_ratio, layer_scale, scale_input, remat, rngs
+) -> list[Stage]:
+  """Returns the stages of the Base-Net, and that of the Overview-Net as the last.
+
+  Args:
+    widths: of the stages.
+    drops: rates of dropping of the blocks of each stage, the Focus-Net's last.
+    windows: sides of each stage's large kernels.
+    mlp_ratio: hidden width of the MLPs, in the stage's width.
+    layer_scale: with which the scales of residuals start in the last two stages;
+      elsewhere there are none, nor anywhere if 0.
+    scale_input: as in `ConvBlock`.
+    remat: as in `Stage`.
+    rngs: for the parameters.
+  """
+  if len(widths) < 2 or len(drops) != len(widths) + 2:
+    raise ValueError(
+      f"widths = {widths}: at least 2 stages; {len(drops)} stages have depths: as many"
+      " as there are widths, and 2 of the Focus-Net"
+    )
+  one_a_stage(widths=widths, windows=windows)
+  found, own = [], {"mlp_ratio": mlp_ratio, "scale_input": scale_input, "rngs": rngs}
+  for i, (width, window, rates) in enumerate(zip(widths, windows, drops)):
+    scale = layer_scale if i >= len(widths) - 2 else 0.0
+    own |= {"layer_scale": scale, "window": window}
+    blocks = [ConvBlock(width, drop=rate, **own) for rate in rates]
+    found.append(Stage(blocks, remat=remat))
+  return found
+
+
+def focus(widths, drops, windows, *, heads, remat, **options) -> tuple[Stage, Stage]:
+  """Returns the two stages of the Focus-Net, with the last two widths and windows.
+
+  Args:
+    widths: of the stages of the other parts.
+    drops: as in `base`.
+    windows: sides of the windows.
+    heads: as in `ContMix`, of both stages.
+    remat: as in `Stage`.
+    **options: of `GuidedContMixBlock`.
+  """
+  one_a_stage(focus_heads=heads, focus_depths=drops[-2:])
+  found = []
+  for number, (width, window) in enumerate(zip(widths[-2:], windows[-2:])):
+    own = {"heads": heads[number], "window": window} | options
+    # The context is that of the overview already at the first block of all.
+    blocks = [
+      GuidedContMixBlock(
+        width, widths[-1] // 4, first=not (number or i), drop=rate, **own
+      )
+      for i, rate in enumerate(drops[number - 2])
+    ]
+    found.append(Stage(blocks, remat=remat))
+  return found[0], found[1]
 
 
 def auxiliary_loss(

@@ -123,7 +123,8 @@ class ContMix(nnx.Module):
 
   def mix(self, heads: Heads) -> Float[Array, "B H W N E"]:
     """Returns the windows' weighted means, small windows' groups before large ones'."""
-    taps, bias = self.taps.kernel[...], self.taps.bias[...]
+    last: Any = self.taps.bias
+    taps, bias = self.taps.kernel[...], last[...]
     first, found = 0, []
     values = jnp.split(heads.v, 2, axis=3)
     for side, table, v in zip(self.windows, self.relative, values):

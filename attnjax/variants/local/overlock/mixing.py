@@ -43,8 +43,9 @@ def mix(
   """
   check_known("impl", impl, ("auto", *IMPLEMENTATIONS))
   check(q, regions, taps, tap_bias, relative, v, window)
-  run = reference if impl == "reference" else _by_rows
-  return run(q, regions, taps, tap_bias, relative, v, window=window)
+  if impl == "reference":
+    return reference(q, regions, taps, tap_bias, relative, v, window=window)
+  return _by_rows(q, regions, taps, tap_bias, relative, v, window=window)
 
 
 def reference(q, regions, taps, tap_bias, relative, v, *, window):

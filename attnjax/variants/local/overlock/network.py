@@ -41,7 +41,7 @@ class Focused(nnx.Module):
     overview: Stage,
     focus: tuple[Stage, Stage],
     *,
-    dims: tuple[int, int],
+    dims: tuple[int, ...],
     rngs: nnx.Rngs,
   ):
     dim, coarse = dims
@@ -205,8 +205,8 @@ class Stem(nnx.Module):
     widths = channels, dim // 2, dim // 2, dim, dim
     steps = strides[0], 1, strides[1], 1
     self.convolutions = nnx.List(
-      Convolution(*pair, step, rngs=rngs)
-      for *pair, step in zip(widths, widths[1:], steps)
+      Convolution(below, width, step, rngs=rngs)
+      for below, width, step in zip(widths, widths[1:], steps)
     )
 
   def __call__(self, x, *, stats=None, train=False):
