@@ -29,6 +29,7 @@ About twenty processor minutes.
 """
 
 import functools
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -46,7 +47,7 @@ from experiments.claims.claim import NotTestable, Quality, Row, Score
 SIDE, LARGE, TILE, CUE, DIM = 24, 48, 4, 2.0, 16
 TRAIN, HELD_OUT = 4096, 128
 RECIPE = small.Recipe(steps=800, batch=8)
-OPTIONS = {"heads": 1, "window": 7, "small_window": 5, "norm": "batch"}
+OPTIONS: dict[str, Any] = {"heads": 1, "window": 7, "small_window": 5, "norm": "batch"}
 
 
 @functools.cache
@@ -142,11 +143,11 @@ class Alone(nnx.Module):
   init_stats = running.init_stats
 
   def __init__(self, dim, *, layers, rngs):
-    self.mixer = overlock.ContMix(dim, **OPTIONS, spread=0.02, rngs=rngs)
-    self.mixer.local = self.mixer.gate = self.mixer.excite = None
-    self.mixer.norms = nnx.List([])
-    self.merge, self.mixer.fusion = self.mixer.fusion, None
-    self.out, self.mixer.out = self.mixer.out, None
+    mixer: Any = overlock.ContMix(dim, **OPTIONS, spread=0.02, rngs=rngs)
+    self.merge, self.out = mixer.fusion, mixer.out
+    mixer.local = mixer.gate = mixer.excite = mixer.fusion = mixer.out = None
+    mixer.norms = nnx.List([])
+    self.mixer = mixer
 
   def __call__(self, x, *, stats=None, train=False):
     """Returns the mixed map, and new statistics."""
