@@ -67,25 +67,37 @@ def Model(
 ) -> Network:
   """Builds the network: images (B, H, W, channels) to logits (B, classes).
 
-  Beside the hyper-parameters of all networks, `attnjax.contract.forms.backbone`, those
-  of `base` and `focus`, and:
+  Beside the hyper-parameters of all networks, `attnjax.contract.forms.backbone`:
 
-    widths        of the stages; a quarter of the last is the context's
-    stem_strides  of the first and of the third convolution
-    projection    width of the last map's projection
-    auxiliary     whether the overview has a classifier, see `Network`
+    widths           of the stages; a quarter of the last is the context's
+    focus_depths     blocks of the Focus-Net's two stages
+    focus_heads      as in `ContMix`, of these
+    windows          sides of each stage's large kernels, and of the Focus-Net's windows
+    small_window, regions  as in `ContMix`
+    focus_mlp_ratio  hidden width of the Focus-Net's MLPs, in the features' width
+    layer_scale, scale_input  as in `base`
+    stem_strides     of the first and of the third convolution
+    projection       width of the last map's projection
+    auxiliary        whether the overview has a classifier, see `Network`
   """
   drops = transformer.rates(drop, (*depths, *focus_depths))
-  own = {"layer_scale": layer_scale, "scale_input": scale_input}
-  own |= {"remat": remat, "rngs": rngs}
+  own = dict(layer_scale=layer_scale, scale_input=scale_input, remat=remat, rngs=rngs)
   stages = base(widths, drops, windows, mlp_ratio=mlp_ratio, **own)
-  own |= {"small_window": small_window, "regions": regions, "impl": impl}
-  own |= {"mlp_ratio": focus_mlp_ratio}
+  own |= dict(mlp_ratio=focus_mlp_ratio, small_window=small_window)
+  own |= dict(regions=regions, impl=impl)
   last = focus(widths, drops, windows, heads=focus_heads, **own)
+  ends = dict(strides=stem_strides, projection=projection, auxiliary=auxiliary)
+  return _assembled(channels, classes, stages, last, widths, rngs, **ends)
+
+
+def _assembled(
+  channels, classes, stages, last, widths, rngs, *, strides, projection, auxiliary
+) -> Network:
+  """Returns the network of the stages of base and overview, and of the focus."""
   merges = [Convolution(a, b, 2, rngs=rngs) for a, b in zip(widths, widths[1:-1])]
   whole = Stages(stages[:-1], merges=[None, *merges])
   return Network(
-    Stem(channels, widths[0], stem_strides, rngs=rngs),
+    Stem(channels, widths[0], strides, rngs=rngs),
     Focused(whole, stages[-1], last, dims=widths[-2:], rngs=rngs),
     linear(projection, classes, rngs=rngs),
     pool=Last(widths[-1] + widths[-1] // 4, projection, rngs=rngs),
