@@ -1,0 +1,56 @@
+"""The kernels in the TPU simulator and in Triton's interpreter, against the definition.
+
+The simulator's memory is full of NaN. The cases: several tiles of a map in each axis; a
+window as high as the map, channels that fill no vector and, on TPUs, loops over the
+rows of a window; a map of one pixel.
+"""
+
+from tests import simulate  # first: it sets what Triton reads on import
+
+# ruff: isort: split
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl.testing import absltest, parameterized
+
+from pallas_kernels import dynamic_window
+from pallas_kernels.dynamic_window import CASES, mosaic_tpu, triton_gpu
+from tests.dynamic_window import conformance
+
+_PLAIN, _WHOLE, _PIXEL = CASES
+
+
+class KernelsTest(parameterized.TestCase):
+  @parameterized.parameters(
+    ("pallas", mosaic_tpu.Tiles(3, 2)), ("triton", triton_gpu.Tiles(16, 16, programs=8))
+  )
+  def test_float32(self, impl, tiles):
+    conformance.check(_PLAIN, impl, tiles, twice=True)
+
+  @parameterized.parameters("pallas", "triton")
+  def test_bfloat16(self, impl):
+    self.assertLessEqual(conformance.excess(_WHOLE, impl, "bfloat16"), 1.0)
+
+  @parameterized.parameters("pallas", "triton")
+  def test_one_pixel(self, impl):
+    conformance.check(_PIXEL, impl)
+
+  def test_segments_of_a_row(self):
+    case = dynamic_window._case("segments", 1, (3, 37), 1, 3, 2, 3)
+    conformance.check(case, "triton", triton_gpu.Tiles(16, 32))
+
+  def test_under_vmap(self):
+    case = dynamic_window._case("mapped", 1, (3, 3), 2, 2, 2, 3)
+    x, options = conformance.arrays(case), case.arguments()
+    two = {n: jnp.stack([y, 0.5 * y]) for n, y in x.items() if n in ("q", "v")}
+    axes = ({n: 0 if n in two else None for n in x},)
+    ours = conformance.results(dynamic_window.mix, options | {"impl": "triton"})
+    with simulate.accelerators():
+      found = jax.vmap(ours, axes)(x | two)
+    want = jax.vmap(conformance.results(conformance.mix, options), axes)(x | two)
+    for got, one in zip(jax.tree.leaves(found), jax.tree.leaves(want), strict=True):
+      np.testing.assert_allclose(got, one, rtol=1e-4, atol=1e-5)
+
+
+if __name__ == "__main__":
+  absltest.main()
