@@ -22,10 +22,11 @@ _PLAIN, _WHOLE, _PIXEL = CASES
 
 class KernelsTest(parameterized.TestCase):
   @parameterized.parameters(
-    ("pallas", mosaic_tpu.Tiles(3, 2)), ("triton", triton_gpu.Tiles(16, 16, programs=8))
+    ("pallas", mosaic_tpu.Tiles(2, 2), False),
+    ("triton", triton_gpu.Tiles(16, 16, programs=4), True),
   )
-  def test_float32(self, impl, tiles):
-    conformance.check(_PLAIN, impl, tiles, twice=True)
+  def test_float32(self, impl, tiles, twice):
+    conformance.check(_PLAIN, impl, tiles, twice=twice)
 
   @parameterized.parameters("pallas", "triton")
   def test_bfloat16(self, impl):
@@ -38,6 +39,45 @@ class KernelsTest(parameterized.TestCase):
   def test_segments_of_a_row(self):
     case = dynamic_window._case("segments", 1, (3, 37), 1, 3, 2, 3)
     conformance.check(case, "triton", triton_gpu.Tiles(16, 32))
+
+  def test_refusals(self):
+    def shapes(side, channels=4, dtype="float32"):
+      return jax.ShapeDtypeStruct((1, side, side, 2, channels), dtype)
+
+    for impl in ("pallas", "triton"):
+      for x, window, message in (
+        (shapes(20), 19, "the window is 19; it takes odd ones up to 17"),
+        (shapes(20), 4, "the window is 4"),
+        (shapes(9, dtype="float64"), 3, "q has the type float64"),
+        (shapes(0), 3, "is empty"),
+        (shapes(9, 5000), 9, "c is 5000" if impl == "pallas" else "d is 5000, at most"),
+      ):
+        with self.assertRaisesRegex(NotImplementedError, f"{impl}.*{message}"):
+          dynamic_window.prepared(x, x, window=window, impl=impl)
+
+  @parameterized.parameters(
+    ("pallas", mosaic_tpu.Tiles(1, 9), "tiles.rows 1: it must be from .* 3 to 9"),
+    ("pallas", mosaic_tpu.Tiles(9, 10), "tiles.columns 10"),
+    ("triton", triton_gpu.Tiles(24, 32), "tiles.pixels 24 must be a power of two"),
+    ("triton", triton_gpu.Tiles(64, 16), "tiles.near 16 must be at least 22"),
+  )
+  def test_tiles_that_cannot_run(self, impl, tiles, message):
+    case = dynamic_window._case(
+      "tiles", 1, (9, 9 if impl == "pallas" else 22), 1, 1, 1, 5
+    )
+    how = case.arguments() | {"impl": impl, "tiles": tiles}
+    with self.assertRaisesRegex(ValueError, message):
+      jax.eval_shape(lambda x: dynamic_window.mix(**x, **how), case.arrays())
+
+  def test_has_no_jvp(self):
+    how = _PIXEL.arguments() | {"impl": "pallas"}
+
+    def run(x):
+      return jax.jvp(lambda x: dynamic_window.mix(**x, **how), (x,), (x,))
+
+    with simulate.accelerators():
+      with self.assertRaisesRegex(NotImplementedError, "'xla' has jvp"):
+        jax.jit(run).lower(_PIXEL.arrays())
 
   def test_under_vmap(self):
     case = dynamic_window._case("mapped", 1, (3, 3), 2, 2, 2, 3)
