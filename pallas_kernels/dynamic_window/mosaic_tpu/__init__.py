@@ -40,7 +40,7 @@ def fitting(q, v, window: int) -> Tiles:
   """Returns the default tiles for arrays, or their shapes."""
   H, W = q.shape[1:3]
   tiles, least = Tiles(H, W), _least(q, window)
-  while estimate(tiles, q, v, window) > tiles.memory // 2:
+  while estimate(tiles, q, v, window) > tiles.memory - (8 << 20):
     sides = {
       "rows": (tiles.rows, least.rows),
       "columns": (tiles.columns, least.columns),
@@ -51,7 +51,7 @@ def fitting(q, v, window: int) -> Tiles:
     name = max(sides, key=lambda n: sides[n][0])
     size, most = sides[name][0], (H if name == "rows" else W)
     # As few tiles as one more, so that they hardly overlap.
-    size = -(-most // (-(-most // size) + 1))
+    size = min(size - 1, -(-most // (-(-most // size) + 1)))
     tiles = dataclasses.replace(tiles, **{name: max(size, sides[name][1])})
   return tiles
 
