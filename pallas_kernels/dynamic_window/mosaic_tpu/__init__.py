@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+from attnjax.core.platform import target_kind, target_platform
 from pallas_kernels import calling
 from pallas_kernels.dynamic_window.mosaic_tpu import (
   backward_kernel,
@@ -21,6 +22,7 @@ from pallas_kernels.dynamic_window.mosaic_tpu.plan import (
   Plan,
   Tiles,
   ceil,
+  memory,
 )
 
 __all__ = ["KERNEL", "Tiles", "backward", "estimate", "fitting", "forward", "supports"]
@@ -39,8 +41,9 @@ def supports(q, v, window: int) -> None:
 def fitting(q, v, window: int) -> Tiles:
   """Returns the default tiles for arrays, or their shapes."""
   H, W = q.shape[1:3]
-  tiles, least = Tiles(H, W), _least(q, window)
-  while estimate(tiles, q, v, window) > tiles.memory - (8 << 20):
+  least = _least(q, window)
+  tiles = dataclasses.replace(least, rows=H, columns=W)
+  while estimate(tiles, q, v, window) > tiles.memory:
     sides = {
       "rows": (tiles.rows, least.rows),
       "columns": (tiles.columns, least.columns),
@@ -58,7 +61,8 @@ def fitting(q, v, window: int) -> Tiles:
 
 def _least(q, window: int) -> Tiles:
   """Returns the smallest tiles whose halos hold their windows."""
-  return Tiles(*(min(n, window // 2 + 1) for n in q.shape[1:3]))
+  sizes = (min(n, window // 2 + 1) for n in q.shape[1:3])
+  return Tiles(*sizes, memory(target_kind() if target_platform() == "tpu" else ""))
 
 
 def estimate(tiles: Tiles, q, v, window: int) -> int:
@@ -71,8 +75,8 @@ def estimate(tiles: Tiles, q, v, window: int) -> int:
   maps += 4 * plan.rows.size * ceil(plan.columns.size, SUBLANES) * line
   tables = 4 * plan.window * (plan.d + 1) * plan.taps * line
   tables += 4 * (2 * plan.window - 1) * plan.distances * line
-  # Twice a halo and its gradient, and once more in float32.
-  return maps + tables + (4 + plan.narrow) * halo + (1 << 20)
+  # Twice a halo's gradient; twice a halo, or once more in float32 if it is narrow.
+  return maps + tables + 4 * halo + (1 << 20)
 
 
 def forward(q, keys, tap_bias, relative, v, *, window: int, tiles: Tiles | None):

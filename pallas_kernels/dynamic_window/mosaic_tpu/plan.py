@@ -36,6 +36,21 @@ class Tiles:
   memory: int = 48 << 20
 
 
+# Bytes that a kernel may take, by the device's kind.
+_MEMORY = {
+  "TPU v5 lite": 96 << 20,
+  "TPU v5e": 96 << 20,
+  "TPU v6 lite": 96 << 20,
+  "TPU v6e": 96 << 20,
+  "TPU v4": 14 << 20,
+}
+
+
+def memory(device: str) -> int:
+  """Returns the bytes of fast memory that a kernel may take on a kind of device."""
+  return _MEMORY.get(device, 48 << 20)
+
+
 @dataclasses.dataclass(frozen=True)
 class Axis:
   """The tiles of an axis of the map.
