@@ -1,4 +1,7 @@
-"""Dynamic windows on TPUs: Pallas kernels for Mosaic, forward and backward."""
+"""Dynamic windows on TPUs: Pallas kernels for Mosaic, forward and backward.
+
+Entries of the batch and groups are lanes: 128 of them cost as much as one.
+"""
 
 import dataclasses
 import functools
@@ -61,8 +64,9 @@ def fitting(q, v, window: int) -> Tiles:
 
 def _least(q, window: int) -> Tiles:
   """Returns the smallest tiles whose halos hold their windows."""
-  sizes = (min(n, window // 2 + 1) for n in q.shape[1:3])
-  return Tiles(*sizes, memory(target_kind() if target_platform() == "tpu" else ""))
+  rows, columns = (min(n, window // 2 + 1) for n in q.shape[1:3])
+  room = memory(target_kind() if target_platform() == "tpu" else "")
+  return Tiles(rows, columns, room)
 
 
 def estimate(tiles: Tiles, q, v, window: int) -> int:
@@ -113,9 +117,10 @@ def backward(
   """Computes the gradients, see `pallas_kernels.dynamic_window`."""
   tiles = tiles or fitting(q, v, window)
   plan, arrays = _given(q, keys, tap_bias, relative, v, window, tiles)
+  # A pixel of two tiles has a gradient in one of them.
   slopes = operands.pixels(plan, g.astype(arrays[4].dtype), fresh=True)
-  lines = (operands.pixels(plan, x, fresh=n) for n, x in enumerate((lse, delta)))
-  arrays = *arrays, slopes, *lines
+  less = operands.pixels(plan, delta, fresh=True)
+  arrays = *arrays, slopes, operands.pixels(plan, lse), less
   specs = _specs(plan)
   names = "q keys bias distances v out line line".split()
   given = [specs[name] for name in names]
@@ -157,7 +162,7 @@ def _given(q, keys, tap_bias, relative, v, window: int, tiles: Tiles):
 
 def _plan(q, v, window: int, tiles: Tiles) -> Plan:
   """Returns the plan of a kernel; raises ValueError for tiles that cannot run."""
-  axes = []
+  axes: list[Axis] = []
   for name, length in zip(("rows", "columns"), q.shape[1:3], strict=True):
     size = getattr(tiles, name)
     if not min(length, window // 2 + 1) <= size <= length:
@@ -167,7 +172,7 @@ def _plan(q, v, window: int, tiles: Tiles) -> Plan:
       )
     axes.append(Axis(length, size, window))
   narrow = q.dtype == v.dtype == jnp.bfloat16
-  return Plan(*axes, q.shape[4], v.shape[4], narrow)
+  return Plan(axes[0], axes[1], q.shape[4], v.shape[4], narrow)
 
 
 def _like(q, *channels, dtype):
