@@ -1,15 +1,19 @@
 """The operator: kernels made of affinities to regions, applied to clamped windows."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from attnjax.contract import Case, check_known
+from attnjax import backends
+from attnjax.contract import Case
 from attnjax.core import definition, devices
 from attnjax.core.dtypes import accumulator_dtype
+from pallas_kernels import dynamic_window
 
-IMPLEMENTATIONS = ("reference", "xla")
+IMPLEMENTATIONS = backends.IMPLEMENTATIONS
 
 
 def mix(
@@ -35,17 +39,23 @@ def mix(
       axis; X = 2 window - 1.
     v: values.
     window: side of the window, odd; windows at the border are moved inside.
-    impl: one of IMPLEMENTATIONS, or "auto", which is "xla".
+    impl: one of IMPLEMENTATIONS, or "auto". The kernels take windows up to 17.
 
   Raises:
     ValueError: if shapes do not fit, the window is even or exceeds the map, or `impl`
       is unknown.
+    NotImplementedError: if the named implementation cannot do the problem.
   """
-  check_known("impl", impl, ("auto", *IMPLEMENTATIONS))
   check(q, regions, taps, tap_bias, relative, v, window)
-  if impl == "reference":
-    return reference(q, regions, taps, tap_bias, relative, v, window=window)
-  return _by_rows(q, regions, taps, tap_bias, relative, v, window=window)
+  how = {"window": window}
+  plain = {
+    "reference": functools.partial(reference, **how),
+    "xla": functools.partial(_by_rows, **how),
+  }
+  run = backends.choose(
+    impl, plain, lambda impl: dynamic_window.prepared(q, v, impl=impl, **how)
+  )
+  return run(q, regions, taps, tap_bias, relative, v)
 
 
 def reference(q, regions, taps, tap_bias, relative, v, *, window):
