@@ -34,6 +34,7 @@ instead of 4; their data, their weights, and the paper's number of parameters.
 """
 
 from attnjax.variants.mixers.tanet import distribution, gates, objective
+from attnjax.variants.mixers.tanet.convolutions import Convolution, convolve
 from attnjax.variants.mixers.tanet.definition import (
   reference_distribution_block,
   reference_pixel_gate,
@@ -48,7 +49,14 @@ from attnjax.variants.mixers.tanet.layer import (
   PixelGate,
   StripGate,
 )
-from attnjax.variants.mixers.tanet.network import PARAMETERS, SIZES, Model
+from attnjax.variants.mixers.tanet.network import (
+  PARAMETERS,
+  SIZES,
+  Enlarge,
+  Model,
+  Network,
+  Residual,
+)
 from attnjax.variants.mixers.tanet.objective import reconstruction
 
 __all__ = [
@@ -60,11 +68,16 @@ __all__ = [
   "LAYER",
   "PARAMETERS",
   "SIZES",
+  "Convolution",
   "DistributionBlock",
+  "Enlarge",
   "Layer",
   "Model",
+  "Network",
   "PixelGate",
+  "Residual",
   "StripGate",
+  "convolve",
   "distribution_block",
   "pixel_gate",
   "reconstruction",
@@ -74,7 +87,7 @@ __all__ = [
   "reference_strip_gate",
   "strip_gate",
 ]
-FORMS = ("image",)
+FORMS = ("image", "dense")
 CASES = gates.CASES + distribution.CASES + objective.CASES
 LAYER = {"dim": 16, "lpa_kernel": 5}
 GROWTH = 1.0

@@ -1,5 +1,12 @@
-"""Convolutions with zeros around the map, drawn as torch draws them."""
+"""Convolutions with zeros around the map, drawn as torch draws them.
 
+On CPUs the derivatives of XLA's convolutions take about 15 times as long inside of
+loops (scans over blocks or over steps) as outside. There they are products of matrices
+here, of all windows, one window a row.
+"""
+
+import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -7,21 +14,68 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from attnjax.core import platform
 from attnjax.nn.linear import INIT
 
 SLOPE = 0.2  # of negative values in the leaky ReLU
-_LAYOUTS = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC")}
 
 
 def convolve(
-  x: Float[Array, "B *S C"], kernel: Float[Array, "..."]
-) -> Float[Array, "B *S D"]:
-  """Returns the convolution of x by a kernel (*k, C, D) with odd sides k."""
-  axes = x.ndim - 2
-  ones = (1,) * axes
+  x: Float[Array, "B H W C"],
+  kernel: Float[Array, "k l C D"],
+  stride: int = 1,
+  padding: Sequence[int] | None = None,
+) -> Float[Array, "B h w D"]:
+  """Returns the convolution of a map, with derivatives of any order.
+
+  Args:
+    x: the map.
+    kernel: its entry [k // 2, l // 2] is the pixel's own.
+    stride: pixels between windows.
+    padding: zeros above and below the map, and left and right of it; None for
+      (k // 2, l // 2), which keeps its sides if k and l are odd.
+  """
+  dtype = jnp.promote_types(x.dtype, kernel.dtype)
+  around = tuple(side // 2 for side in kernel.shape[:2]) if padding is None else padding
+  run = _on_cpu if platform.target_platform() == "cpu" else _convolve
+  return run(x.astype(dtype), kernel.astype(dtype), stride, tuple(around))
+
+
+def _convolve(x, kernel, stride, padding):
+  around = [(pad, pad) for pad in padding]
+  layout = ("NHWC", "HWIO", "NHWC")
+  strides = (stride, stride)
   return jax.lax.conv_general_dilated(
-    x, kernel, ones, "SAME", dimension_numbers=_LAYOUTS[axes]
+    x, kernel, strides, around, dimension_numbers=layout
   )
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
+def _on_cpu(x, kernel, stride, padding):
+  return _convolve(x, kernel, stride, padding)
+
+
+@_on_cpu.defjvp
+def _on_cpu_jvp(stride, padding, primals, tangents):
+  (x, kernel), (dx, dkernel) = primals, tangents
+  change = _by_windows(dx, kernel, stride, padding)
+  change += _by_windows(x, dkernel, stride, padding)
+  return _on_cpu(x, kernel, stride, padding), change
+
+
+def _by_windows(x, kernel, stride, padding):
+  """Computes the convolution as a product of the matrix of windows and the kernel's."""
+  around = [(pad, pad) for pad in padding]
+  windows = jnp.pad(x, ((0, 0), *around, (0, 0)))
+  for axis, side in ((1, kernel.shape[0]), (2, kernel.shape[1])):
+    last = (windows.shape[axis] - side) // stride * stride
+    shifted = [
+      jax.lax.slice_in_dim(windows, i, i + last + 1, stride, axis) for i in range(side)
+    ]
+    windows = jnp.concatenate(shifted, axis=3)
+  # The channels are last in a window, its rows before them, its columns first.
+  flat = kernel.swapaxes(0, 1).reshape(-1, kernel.shape[3])
+  return jnp.einsum("bhwc,cd->bhwd", windows, flat)
 
 
 def leaky(x: Float[Array, "*S"]) -> Float[Array, "*S"]:
@@ -34,42 +88,39 @@ def along(shift: Float[Array, "C"], axes: int) -> Float[Array, "..."]:
   return shift.reshape(*(1,) * (axes - 1), -1)
 
 
-def convolution(
-  inputs: int,
-  outputs: int,
-  size: int | tuple[int, ...],
-  *,
-  stride: int = 1,
-  bias: bool = True,
-  rngs: nnx.Rngs,
-) -> nnx.Conv:
-  """Returns a convolution; odd sizes with stride 1 keep the sides of the map.
+class Convolution(nnx.Module):
+  """`convolve` with its weights; x (B, H, W, inputs).
 
   Args:
     inputs: channels of the map.
     outputs: channels of the result.
-    size: sides of the kernel, or one number for both; with a stride of 2 the side is 4,
-      and an even side of the map is halved.
-    stride: 1 or 2.
+    size: sides of the kernel, or one number for both. Odd ones keep the sides of the
+      map; with stride 2 and size 4 they are halved, if they are even.
+    stride: pixels between windows.
     bias: whether there is one.
     rngs: for the parameters, uniform within 1 / sqrt(the inputs of an output).
   """
-  sides = (size, size) if isinstance(size, int) else size
-  bound = inputs
-  for side in sides:
-    bound *= side
 
-  def uniform(key: Any, shape: Any, dtype: Any = jnp.float32) -> Array:
-    return jax.random.uniform(key, shape, dtype, -(bound**-0.5), bound**-0.5)
+  def __init__(
+    self,
+    inputs: int,
+    outputs: int,
+    size: int | tuple[int, int],
+    *,
+    stride: int = 1,
+    bias: bool = True,
+    rngs: nnx.Rngs,
+  ):
+    sides = (size, size) if isinstance(size, int) else size
+    bound = (inputs * sides[0] * sides[1]) ** -0.5
+    self.kernel = nnx.Param(INIT(rngs.params(), (*sides, inputs, outputs)))
+    drawn: Any = None
+    if bias:
+      drawn = jax.random.uniform(rngs.params(), (outputs,), jnp.float32, -bound, bound)
+    self.bias = None if drawn is None else nnx.Param(drawn)
+    self.stride, self.padding = stride, tuple((side - 1) // 2 for side in sides)
 
-  return nnx.Conv(
-    inputs,
-    outputs,
-    sides,
-    strides=stride,
-    padding=[((side - 1) // 2,) * 2 for side in sides],
-    use_bias=bias,
-    kernel_init=INIT,
-    bias_init=uniform,
-    rngs=rngs,
-  )
+  def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B h w D"]:
+    """Returns the convolved map."""
+    y = convolve(x, self.kernel[...], self.stride, self.padding)
+    return y if self.bias is None else y + along(self.bias[...], 4)

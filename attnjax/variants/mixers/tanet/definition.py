@@ -45,21 +45,16 @@ def reference_pixel_gate(x, kernel, shift, *, lpa_multiply=False):
 def reference_distribution_block(
   x, first, first_shift, gain, shift, second, second_shift
 ):
-  """Computes the definition of `distribution_block`, channel by channel."""
+  """Computes the definition of `distribution_block`, with a norm of all channels."""
   y = definition.wide(x)
   _, H, W, C = y.shape
   u = _convolved(y, first, first_shift)
-  parts = []
-  for c in range(C):
-    part = u[..., c]
-    if c < C // 2:
-      mean = part.sum(axis=(1, 2), keepdims=True) / (H * W)
-      variance = ((part - mean) ** 2).sum(axis=(1, 2), keepdims=True) / (H * W)
-      part = (part - mean) / jnp.sqrt(variance + _EPSILON)
-      part = definition.wide(gain)[c] * part + definition.wide(shift)[c]
-    parts.append(_bent(part))
-  out = _bent(_convolved(jnp.stack(parts, axis=3), second, second_shift))
-  return (out + y).astype(x.dtype)
+  mean = u.sum(axis=(1, 2), keepdims=True) / (H * W)
+  variance = ((u - mean) ** 2).sum(axis=(1, 2), keepdims=True) / (H * W)
+  normed = ((u - mean) / jnp.sqrt(variance + _EPSILON))[..., : C // 2]
+  gain, shift = (definition.wide(w)[None, None, None] for w in (gain, shift))
+  joined = jnp.concatenate([gain * normed + shift, u[..., C // 2 :]], axis=3)
+  return (_bent(_convolved(_bent(joined), second, second_shift)) + y).astype(x.dtype)
 
 
 def reference_reconstruction(x, y, *, weight=0.03, epsilon=1e-3):
@@ -88,16 +83,15 @@ def _waves(length):
 
 
 def _convolved(x, kernel, shift):
-  """Convolves place by place of a kernel (k, l, C, D), with zeros around the map."""
+  """Convolves by sums over windows (k, l, C), with zeros around the map."""
   rows, columns = kernel.shape[:2]
   around = ((rows // 2,) * 2, (columns // 2,) * 2)
   padded = jnp.pad(x, ((0, 0), *around, (0, 0)))
-  kernel, found = definition.wide(kernel), definition.wide(shift)[None, None, None]
-  for i in range(rows):
-    for j in range(columns):
-      part = padded[:, i : i + x.shape[1], j : j + x.shape[2]]
-      found = found + jnp.einsum("bhwc,cd->bhwd", part, kernel[i, j])
-  return found
+  down = jnp.arange(x.shape[1])[:, None] + jnp.arange(rows)
+  right = jnp.arange(x.shape[2])[:, None] + jnp.arange(columns)
+  windows = padded[:, down][:, :, :, right]
+  found = jnp.einsum("bhiwjc,ijcd->bhwd", windows, definition.wide(kernel))
+  return found + definition.wide(shift)[None, None, None]
 
 
 def _bent(x):

@@ -10,7 +10,7 @@ from attnjax.contract import check_options
 from attnjax.contract import context as contexts
 from attnjax.contract.context import Context, Heads
 from attnjax.nn.linear import linear
-from attnjax.variants.mixers.tanet.convolutions import convolution, leaky
+from attnjax.variants.mixers.tanet.convolutions import Convolution, leaky
 from attnjax.variants.mixers.tanet.distribution import distribution_block
 from attnjax.variants.mixers.tanet.gates import (
   IMPLEMENTATIONS,
@@ -27,8 +27,8 @@ class StripGate(nnx.Module):
 
   def __init__(self, dim: int, *, impl: str = "auto", rngs: nnx.Rngs):
     middle = dim // 2
-    self.rows = convolution(dim, middle, (3,), rngs=rngs)
-    self.columns = convolution(dim, middle, (3,), rngs=rngs)
+    self.rows = Convolution(dim, middle, (3, 1), rngs=rngs)
+    self.columns = Convolution(dim, middle, (1, 3), rngs=rngs)
     self.inner = linear(middle, middle, rngs=rngs)
     self.outer = linear(middle, dim, rngs=rngs)
     self.impl = impl
@@ -37,6 +37,7 @@ class StripGate(nnx.Module):
     """Returns the gated map."""
     parts = self.rows, self.columns, self.inner, self.outer
     weights = [w[...] for part in parts for w in (part.kernel, part.bias)]
+    weights[0], weights[2] = weights[0][:, 0], weights[2][0]
     return strip_gate(x, *weights, impl=self.impl)
 
 
@@ -48,7 +49,7 @@ class PixelGate(nnx.Module):
   ):
     if size < 1 or not size % 2:
       raise ValueError(f"lpa_kernel = {size}: it must be odd and positive")
-    self.convolve = convolution(2, 1, size, rngs=rngs)
+    self.convolve = Convolution(2, 1, size, rngs=rngs)
     self.options = {"lpa_multiply": lpa_multiply, "impl": impl}
 
   def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
@@ -61,10 +62,10 @@ class DistributionBlock(nnx.Module):
   """`distribution_block` with its weights, kernels of 3 x 3."""
 
   def __init__(self, dim: int, *, impl: str = "auto", rngs: nnx.Rngs):
-    self.first = convolution(dim, dim, 3, rngs=rngs)
+    self.first = Convolution(dim, dim, 3, rngs=rngs)
     self.scale = nnx.Param(jnp.ones(dim // 2))
     self.bias = nnx.Param(jnp.zeros(dim // 2))
-    self.second = convolution(dim, dim, 3, rngs=rngs)
+    self.second = Convolution(dim, dim, 3, rngs=rngs)
     self.impl = impl
 
   def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
@@ -102,15 +103,15 @@ class Layer(nnx.Module):
     if dim < LEAST:
       raise ValueError(f"dim = {dim}: it must be at least {LEAST}")
     half = dim // 2
-    self.enter = convolution(dim, dim, 3, rngs=rngs)
+    self.enter = Convolution(dim, dim, 3, rngs=rngs)
     self.turn = linear(dim, dim, rngs=rngs)
-    self.to_strips = convolution(dim, half, 3, rngs=rngs)
-    self.to_pixels = convolution(dim, half, 3, rngs=rngs)
+    self.to_strips = Convolution(dim, half, 3, rngs=rngs)
+    self.to_pixels = Convolution(dim, half, 3, rngs=rngs)
     self.to_plain = linear(dim, half, rngs=rngs)
     self.strips = StripGate(half, impl=impl, rngs=rngs)
     self.pixels = PixelGate(lpa_kernel, lpa_multiply=lpa_multiply, impl=impl, rngs=rngs)
     self.fuse = linear(3 * half, dim, rngs=rngs)
-    self.smooth = convolution(dim, dim, 3, rngs=rngs)
+    self.smooth = Convolution(dim, dim, 3, rngs=rngs)
     self.distribution = DistributionBlock(dim, impl=impl, rngs=rngs)
     self.skip = linear(dim, dim, rngs=rngs)
     self.form = form

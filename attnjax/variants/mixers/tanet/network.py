@@ -1,6 +1,7 @@
 """The whole network: two levels of convolutions down and up, blocks at the lowest."""
 
 import functools
+import operator
 from typing import Any
 
 import jax
@@ -12,7 +13,7 @@ from attnjax.contract import check_known
 from attnjax.core.dtypes import accumulator_dtype
 from attnjax.nn.linear import linear
 from attnjax.nn.remat import REMAT, checkpointed
-from attnjax.variants.mixers.tanet.convolutions import along, convolution, leaky
+from attnjax.variants.mixers.tanet.convolutions import Convolution, along, leaky
 from attnjax.variants.mixers.tanet.layer import Layer
 
 # The published network is the one of the defaults; "mini" is invented.
@@ -29,8 +30,8 @@ class Residual(nnx.Module):
   """leaky(convolution(leaky(convolution(x))) + x), 3 x 3, `dim` channels."""
 
   def __init__(self, dim: int, *, rngs: nnx.Rngs):
-    self.first = convolution(dim, dim, 3, rngs=rngs)
-    self.second = convolution(dim, dim, 3, rngs=rngs)
+    self.first = Convolution(dim, dim, 3, rngs=rngs)
+    self.second = Convolution(dim, dim, 3, rngs=rngs)
 
   def __call__(self, x: Float[Array, "B H W D"]) -> Float[Array, "B H W D"]:
     """Returns the map."""
@@ -68,7 +69,7 @@ class Down(nnx.Module):
 
   def __init__(self, dim: int, *, rngs: nnx.Rngs):
     self.residuals = nnx.List([Residual(dim, rngs=rngs) for _ in range(RESIDUALS)])
-    self.reduce = convolution(dim, 2 * dim, 4, stride=2, bias=False, rngs=rngs)
+    self.reduce = Convolution(dim, 2 * dim, 4, stride=2, bias=False, rngs=rngs)
 
   def __call__(
     self, x: Float[Array, "B H W D"]
@@ -100,7 +101,8 @@ class Up(nnx.Module):
 class Network(nnx.Module):
   """images (B, H, W, C) of any size -> maps (B, H, W, outputs), float32 or wider.
 
-  Args are those of `Model`; `build` makes a block of the lowest level from its width.
+  Args are those of `Model`; build(dim, rngs=) makes a block of the lowest level, called
+  as block(x, index=).
   """
 
   def __init__(
@@ -115,14 +117,16 @@ class Network(nnx.Module):
     remat: str,
     rngs: nnx.Rngs,
   ):
-    self.stem = convolution(channels, width, 3, rngs=rngs)
+    self.stem = Convolution(channels, width, 3, rngs=rngs)
     self.down = nnx.List([Down(dim, rngs=rngs) for dim in (width, 2 * width)])
-    # Not `blocks`: leaves below that name have an axis of blocks, see `sharding`.
-    self.sequence = nnx.List([build(STRIDE * width) for _ in range(blocks)])
+    # Stacked on a first axis: compile time does not grow with their number.
+    keys = jax.random.split(rngs.params(), blocks)
+    block = jax.vmap(lambda key: build(STRIDE * width, rngs=nnx.Rngs(key)))(keys)
+    self.blocks = nnx.List([block])
     self.up = nnx.List([Up(dim, rngs=rngs) for dim in (2 * width, width)])
-    self.head = convolution(width, outputs, 3, rngs=rngs)
+    self.head = Convolution(width, outputs, 3, rngs=rngs)
     self.residual = channels == outputs
-    self.centre, self.remat = centre, remat
+    self.depth, self.centre, self.remat = blocks, centre, remat
 
   def __call__(
     self, images: Float[Array, "B H W C"], *, key: Key[Array, ""] | None = None
@@ -135,18 +139,21 @@ class Network(nnx.Module):
     H, W = images.shape[1:3]
     around = ((0, 0), (0, -H % STRIDE), (0, -W % STRIDE), (0, 0))
     x = leaky(self.stem(jnp.pad(images - self.centre, around, mode="reflect")))
-    skipped = []
+    run, skipped = checkpointed(operator.call, self.remat), []
     for down in self.down:
-      x, kept = down(x)
+      x, kept = run(down, x)
       skipped.append(kept)
-    for index, block in enumerate(self.sequence):
-      run = functools.partial(type(block).__call__, index=index)
-      x = checkpointed(run, self.remat)(block, x)
+    x, _ = jax.lax.scan(self._block, x, (self.blocks[0], jnp.arange(self.depth)))
     for up in self.up:
-      x = up(x, skipped.pop())
+      x = run(up, x, skipped.pop())
     y = leaky(self.head(x))[:, :H, :W]
     y = y.astype(accumulator_dtype(y))
     return y + images if self.residual else y
+
+  def _block(self, x, part):
+    block, index = part
+    run = checkpointed(lambda block, x, index: block(x, index=index), self.remat)
+    return run(block, x, index), None
 
 
 def Model(
@@ -182,7 +189,7 @@ def Model(
     if value < 1:
       raise ValueError(f"{name} = {value}: it must be at least 1")
   options = {"lpa_kernel": lpa_kernel, "lpa_multiply": lpa_multiply, "impl": impl}
-  build = functools.partial(Layer, **options, rngs=rngs)
+  build = functools.partial(Layer, **options)
   return Network(
     channels,
     outputs,
