@@ -111,8 +111,16 @@ def _block(layer, x, multiply=False):
   return _halves(layer.distribution, f) + f + _conv(layer.skip, x)
 
 
-def _residuals(parts, x):
-  for part in parts:
+def _each(repeated):
+  """Returns the blocks, whose parameters are stacked."""
+  (blocks,) = repeated.blocks
+  return [
+    jax.tree.map(lambda leaf, i=i: leaf[i], blocks) for i in range(repeated.depth)
+  ]
+
+
+def _residuals(repeated, x):
+  for part in _each(repeated):
     x = _bent(_conv(part.second, _bent(_conv(part.first, x))) + x)
   return x
 
@@ -132,8 +140,8 @@ def _network(model, images):
   for level in model.down:
     skipped.append(_residuals(level.residuals, x))
     x = _conv(level.reduce, skipped[-1], stride=2, pad=1)
-  for number in range(model.depth):
-    x = _block(jax.tree.map(lambda leaf, i=number: leaf[i], model.blocks[0]), x)
+  for layer in _each(model.middle):
+    x = _block(layer, x)
   for level in model.up:
     x = np.concatenate([_enlarged(level.enlarge, x), skipped.pop()], axis=3)
     x = _residuals(level.residuals, _bent(_conv(level.join, x)))
@@ -361,11 +369,11 @@ class ModelTest(parameterized.TestCase):
     model: Any = jax.eval_shape(
       lambda: tanet.Model(1, 2, width=1, blocks=1, **given, rngs=nnx.Rngs(0))
     )
-    pixels = model.blocks[0].pixels
+    pixels = model.middle.blocks[0].pixels
     self.assertEqual(pixels.convolve.kernel.shape, (1, 3, 3, 2, 1))
     self.assertEqual(pixels.options, {"lpa_multiply": True, "impl": "reference"})
     for name in ("strips", "distribution"):
-      self.assertEqual(getattr(model.blocks[0], name).impl, "reference")
+      self.assertEqual(getattr(model.middle.blocks[0], name).impl, "reference")
     self.assertEqual((model.centre, model.residual), (0.25, False))
 
   def test_images_are_added_to_as_many_outputs_alone(self):
@@ -379,7 +387,7 @@ class ModelTest(parameterized.TestCase):
     subject = Subject(contract.load("tanet"), "dense")
     model = networks.abstract(subject, "published", classes=3)
     self.assertEqual(tanet.SIZES["published"], {})
-    (blocks,) = model.blocks
+    (blocks,) = model.middle.blocks
     self.assertEqual(blocks.pixels.convolve.kernel.shape, (10, 7, 7, 2, 1))
     self.assertFalse(blocks.pixels.options["lpa_multiply"])
 

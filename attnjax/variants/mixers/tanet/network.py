@@ -33,9 +33,42 @@ class Residual(nnx.Module):
     self.first = Convolution(dim, dim, 3, rngs=rngs)
     self.second = Convolution(dim, dim, 3, rngs=rngs)
 
-  def __call__(self, x: Float[Array, "B H W D"]) -> Float[Array, "B H W D"]:
+  def __call__(
+    self, x: Float[Array, "B H W D"], *, index: Any = 0
+  ) -> Float[Array, "B H W D"]:
     """Returns the map."""
+    del index  # equal at every depth
     return leaky(self.second(leaky(self.first(x))) + x)
+
+
+class Repeated(nnx.Module):
+  """Equal blocks one after the other, scanned: compile time does not grow with them.
+
+  Args:
+    build: build(dim, rngs=) makes a block, which is called as block(x, index=).
+    dim: channels.
+    depth: number of blocks; their parameters are stacked on a first axis.
+    remat: what `jax.checkpoint` keeps of each block, see `nn.remat.REMAT`.
+    rngs: for the parameters.
+  """
+
+  def __init__(
+    self, build: Any, dim: int, depth: int, *, remat: str = "none", rngs: nnx.Rngs
+  ):
+    keys = jax.random.split(rngs.params(), depth)
+    # In a list of that name, as `sharding` knows leaves with an axis of blocks.
+    self.blocks = nnx.List([jax.vmap(lambda key: build(dim, rngs=nnx.Rngs(key)))(keys)])
+    self.depth, self.remat = depth, remat
+
+  def __call__(self, x: Float[Array, "B H W D"]) -> Float[Array, "B H W D"]:
+    """Returns the last block's map."""
+
+    def run(x, part):
+      block, index = part
+      return block(x, index=index), None
+
+    places = jnp.arange(self.depth)
+    return jax.lax.scan(checkpointed(run, self.remat), x, (self.blocks[0], places))[0]
 
 
 class Enlarge(nnx.Module):
@@ -68,15 +101,14 @@ class Down(nnx.Module):
   """Residual blocks of `dim` channels; then half the sides, twice the channels."""
 
   def __init__(self, dim: int, *, rngs: nnx.Rngs):
-    self.residuals = nnx.List([Residual(dim, rngs=rngs) for _ in range(RESIDUALS)])
+    self.residuals = Repeated(Residual, dim, RESIDUALS, rngs=rngs)
     self.reduce = Convolution(dim, 2 * dim, 4, stride=2, bias=False, rngs=rngs)
 
   def __call__(
     self, x: Float[Array, "B H W D"]
   ) -> tuple[Float[Array, "B h w C"], Float[Array, "B H W D"]]:
     """Returns (the smaller map, the map that skips to the way up)."""
-    for residual in self.residuals:
-      x = residual(x)
+    x = self.residuals(x)
     return self.reduce(x), x
 
 
@@ -86,23 +118,21 @@ class Up(nnx.Module):
   def __init__(self, dim: int, *, rngs: nnx.Rngs):
     self.enlarge = Enlarge(2 * dim, dim, rngs=rngs)
     self.join = linear(2 * dim, dim, rngs=rngs)
-    self.residuals = nnx.List([Residual(dim, rngs=rngs) for _ in range(RESIDUALS)])
+    self.residuals = Repeated(Residual, dim, RESIDUALS, rngs=rngs)
 
   def __call__(
     self, x: Float[Array, "B h w C"], skipped: Float[Array, "B H W D"]
   ) -> Float[Array, "B H W D"]:
     """Returns the larger map."""
-    x = leaky(self.join(jnp.concatenate([self.enlarge(x), skipped], axis=3)))
-    for residual in self.residuals:
-      x = residual(x)
-    return x
+    joined = jnp.concatenate([self.enlarge(x), skipped], axis=3)
+    return self.residuals(leaky(self.join(joined)))
 
 
 class Network(nnx.Module):
   """images (B, H, W, C) of any size -> maps (B, H, W, outputs), float32 or wider.
 
-  Args are those of `Model`; build(dim, rngs=) makes a block of the lowest level, called
-  as block(x, index=).
+  Args are those of `Model`; `build` makes the blocks of the lowest level, as those of
+  `Repeated` are.
   """
 
   def __init__(
@@ -119,14 +149,11 @@ class Network(nnx.Module):
   ):
     self.stem = Convolution(channels, width, 3, rngs=rngs)
     self.down = nnx.List([Down(dim, rngs=rngs) for dim in (width, 2 * width)])
-    # Stacked on a first axis: compile time does not grow with their number.
-    keys = jax.random.split(rngs.params(), blocks)
-    block = jax.vmap(lambda key: build(STRIDE * width, rngs=nnx.Rngs(key)))(keys)
-    self.blocks = nnx.List([block])
+    self.middle = Repeated(build, STRIDE * width, blocks, remat=remat, rngs=rngs)
     self.up = nnx.List([Up(dim, rngs=rngs) for dim in (2 * width, width)])
     self.head = Convolution(width, outputs, 3, rngs=rngs)
     self.residual = channels == outputs
-    self.depth, self.centre, self.remat = blocks, centre, remat
+    self.centre, self.remat = centre, remat
 
   def __call__(
     self, images: Float[Array, "B H W C"], *, key: Key[Array, ""] | None = None
@@ -143,17 +170,12 @@ class Network(nnx.Module):
     for down in self.down:
       x, kept = run(down, x)
       skipped.append(kept)
-    x, _ = jax.lax.scan(self._block, x, (self.blocks[0], jnp.arange(self.depth)))
+    x = self.middle(x)
     for up in self.up:
       x = run(up, x, skipped.pop())
     y = leaky(self.head(x))[:, :H, :W]
     y = y.astype(accumulator_dtype(y))
     return y + images if self.residual else y
-
-  def _block(self, x, part):
-    block, index = part
-    run = checkpointed(lambda block, x, index: block(x, index=index), self.remat)
-    return run(block, x, index), None
 
 
 def Model(
