@@ -9,7 +9,6 @@ from jaxtyping import Array, Float
 from attnjax.contract import check_options
 from attnjax.contract import context as contexts
 from attnjax.contract.context import Context, Heads
-from attnjax.nn.linear import linear
 from attnjax.variants.mixers.tanet.convolutions import Convolution, leaky
 from attnjax.variants.mixers.tanet.distribution import distribution_block
 from attnjax.variants.mixers.tanet.gates import (
@@ -29,15 +28,18 @@ class StripGate(nnx.Module):
     middle = dim // 2
     self.rows = Convolution(dim, middle, (3, 1), rngs=rngs)
     self.columns = Convolution(dim, middle, (1, 3), rngs=rngs)
-    self.inner = linear(middle, middle, rngs=rngs)
-    self.outer = linear(middle, dim, rngs=rngs)
+    self.inner = Convolution(middle, middle, 1, rngs=rngs)
+    self.outer = Convolution(middle, dim, 1, rngs=rngs)
     self.impl = impl
 
   def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
     """Returns the gated map."""
-    parts = self.rows, self.columns, self.inner, self.outer
-    weights = [w[...] for part in parts for w in (part.kernel, part.bias)]
-    weights[0], weights[2] = weights[0][:, 0], weights[2][0]
+    weights = (
+      *(self.rows.kernel[:, 0], self.rows.bias[...]),
+      *(self.columns.kernel[0], self.columns.bias[...]),
+      *(self.inner.kernel[0, 0], self.inner.bias[...]),
+      *(self.outer.kernel[0, 0], self.outer.bias[...]),
+    )
     return strip_gate(x, *weights, impl=self.impl)
 
 
@@ -104,16 +106,16 @@ class Layer(nnx.Module):
       raise ValueError(f"dim = {dim}: it must be at least {LEAST}")
     half = dim // 2
     self.enter = Convolution(dim, dim, 3, rngs=rngs)
-    self.turn = linear(dim, dim, rngs=rngs)
+    self.turn = Convolution(dim, dim, 1, rngs=rngs)
     self.to_strips = Convolution(dim, half, 3, rngs=rngs)
     self.to_pixels = Convolution(dim, half, 3, rngs=rngs)
-    self.to_plain = linear(dim, half, rngs=rngs)
+    self.to_plain = Convolution(dim, half, 1, rngs=rngs)
     self.strips = StripGate(half, impl=impl, rngs=rngs)
     self.pixels = PixelGate(lpa_kernel, lpa_multiply=lpa_multiply, impl=impl, rngs=rngs)
-    self.fuse = linear(3 * half, dim, rngs=rngs)
+    self.fuse = Convolution(3 * half, dim, 1, rngs=rngs)
     self.smooth = Convolution(dim, dim, 3, rngs=rngs)
     self.distribution = DistributionBlock(dim, impl=impl, rngs=rngs)
-    self.skip = linear(dim, dim, rngs=rngs)
+    self.skip = Convolution(dim, dim, 1, rngs=rngs)
     self.form = form
 
   def project(self, x: Float[Array, "B H W D"], **context: Unpack[Context]) -> Heads:

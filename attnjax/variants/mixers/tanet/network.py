@@ -11,9 +11,13 @@ from jaxtyping import Array, Float, Key
 
 from attnjax.contract import check_known
 from attnjax.core.dtypes import accumulator_dtype
-from attnjax.nn.linear import linear
 from attnjax.nn.remat import REMAT, checkpointed
-from attnjax.variants.mixers.tanet.convolutions import Convolution, along, leaky
+from attnjax.variants.mixers.tanet.convolutions import (
+  Convolution,
+  along,
+  leaky,
+  uniform,
+)
 from attnjax.variants.mixers.tanet.layer import Layer
 
 # The published network is the one of the defaults; "mini" is invented.
@@ -81,14 +85,8 @@ class Enlarge(nnx.Module):
   """
 
   def __init__(self, below: int, dim: int, *, rngs: nnx.Rngs):
-    bound = (4 * dim) ** -0.5
-
-    def uniform(*shape):
-      return nnx.Param(
-        jax.random.uniform(rngs.params(), shape, jnp.float32, -bound, bound)
-      )
-
-    self.kernel, self.bias = uniform(below, 2, 2, dim), uniform(dim)
+    kernel, bias = uniform(rngs, (4 * dim) ** -0.5, (below, 2, 2, dim), dim)
+    self.kernel, self.bias = nnx.Param(kernel), nnx.Param(bias)
 
   def __call__(self, x: Float[Array, "B h w C"]) -> Float[Array, "B H W D"]:
     """Returns the map, twice as high and wide."""
@@ -117,7 +115,7 @@ class Up(nnx.Module):
 
   def __init__(self, dim: int, *, rngs: nnx.Rngs):
     self.enlarge = Enlarge(2 * dim, dim, rngs=rngs)
-    self.join = linear(2 * dim, dim, rngs=rngs)
+    self.join = Convolution(2 * dim, dim, 1, rngs=rngs)
     self.residuals = Repeated(Residual, dim, RESIDUALS, rngs=rngs)
 
   def __call__(
