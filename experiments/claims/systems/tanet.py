@@ -7,21 +7,23 @@ contrast, as haze changes them. The abstract has no numbers; the bounds are the
 catalogue's, 0.3 dB for the whole block, and nothing but twice the standard error for a
 part.
 
-Pictures: generated, 32 x 32, in haze, rain or snow, a third each (`data.weather`): an
+Pictures: generated, 24 x 24, in haze, rain or snow, a third each (`data.weather`): an
 own task, since the shared suite has no pictures to restore. The network as published,
 8 wide instead of 32 and with two blocks instead of ten, trained by the authors' loss of
 the clipped output; numbers are the mean over pictures of the peak signal-to-noise ratio
-(PSNR) of the clipped output, in all weathers or in one. The rows:
+(PSNR) of the clipped output, in all weathers or in one. The catalogue had sides of 32
+and 1,500 steps; 24 and 1,000 let every row have three rates and three seeds within the
+time. The rows:
 
   TANet          the published block
   without gates  strips, pixels and GDA give zero; the convolutions around them stay
-  convolutions   in place of both blocks, residual ones of about as many parameters
+  convolutions   in place of both blocks six residual ones, of about as many parameters
   without GDA    it gives zero: f + W x is left
   without GSA    the gate of strips gives zero
   untrained      as the network is drawn
 
-All are trained alike, on 2,048 pictures, once for all claims; each claim chooses rates
-by its own validation pictures, 64 a weather.
+All are trained alike, 1,000 steps of 16 out of 2,048 pictures, once for all claims; a
+claim chooses rates by its own validation pictures, 64 a weather.
 
   python -m experiments.claims tanet
 """
@@ -40,10 +42,10 @@ from experiments.claims.claim import NotTestable, Quality, Row, Score
 from experiments.data import weather
 from experiments.data.task import SPLITS
 
-SIDE, WIDTH, BLOCKS, CHANNELS = 32, 8, 2, 3
+SIDE, WIDTH, BLOCKS, CHANNELS = 24, 8, 2, 3
 TRAIN, HELD_OUT = 2048, 192
-RATES = 3e-4, 1e-3, 3e-3
-RECIPE = small.Recipe(steps=800, batch=16, decay=0.0)
+RATES = 1e-3, 3e-3, 1e-2
+RECIPE = small.Recipe(steps=1000, batch=16, decay=0.0)
 UNTRAINED = small.Recipe(steps=0)
 
 
@@ -89,15 +91,6 @@ class Nothing(nnx.Module):
     return jnp.zeros_like(x)
 
 
-class Convolutions(tanet.Residual):
-  """The residual convolutions, called as a block."""
-
-  def __call__(self, x, *, index=0):
-    """Returns the map."""
-    del index
-    return super().__call__(x)
-
-
 def block(dim, *, missing=(), rngs):
   """Returns a triplet attention block whose named gates give zero."""
   layer = tanet.Layer(dim, rngs=rngs)
@@ -122,12 +115,12 @@ def _parameters(build) -> int:
   return sum(leaf.size for leaf in jax.tree.leaves(made))
 
 
-AS_MANY = round(BLOCKS * _parameters(block) / _parameters(Convolutions))
+AS_MANY = round(BLOCKS * _parameters(block) / _parameters(tanet.Residual))
 GATES = ("strips", "pixels", "distribution")
 BUILDS = {
   "TANet": network(block),
   "without gates": network(functools.partial(block, missing=GATES)),
-  "convolutions": network(Convolutions, AS_MANY),
+  "convolutions": network(tanet.Residual, AS_MANY),
   "without GDA": network(functools.partial(block, missing=("distribution",))),
   "without GSA": network(functools.partial(block, missing=("strips",))),
   "untrained": network(block),
@@ -168,8 +161,8 @@ def quality(sentence, where, against, margin, rest=()):
   )
   return Quality(
     sentence=sentence,
-    source="abstract; the bound is the catalogue's",
-    unit=f"dB ({where} weather)" if where == "all" else f"dB ({where})",
+    source="abstract, which has no numbers; the bound is the catalogue's",
+    unit=f"dB ({where})",
     better="more",
     rows=rows,
     against=against,
