@@ -1,6 +1,7 @@
 """TANet: gates by hand, the block and the network in NumPy, what the code promises."""
 
 from typing import Any
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ from flax import nnx
 from attnjax import contract
 from attnjax.contract import networks
 from attnjax.contract.subject import Subject
+from attnjax.core import platform
 from attnjax.variants.mixers import tanet
 
 
@@ -146,6 +148,25 @@ def _network(model, images):
     x = np.concatenate([_enlarged(level.enlarge, x), skipped.pop()], axis=3)
     x = _residuals(level.residuals, _bent(_conv(level.join, x)))
   return _bent(_conv(model.head, x)) + images
+
+
+class ConvolutionTest(parameterized.TestCase):
+  @parameterized.parameters(((3, 3), 1, None), ((4, 4), 2, (1, 1)), ((1, 5), 1, None))
+  def test_derivatives_are_those_of_other_machines(self, sides, stride, padding):
+    x, kernel = _image(2, 6, 7, 3), _image(*sides, 3, 2, seed=2)
+    towards = _image(2, 6, 7, 3, seed=3), _image(*sides, 3, 2, seed=4)
+
+    def total(x, kernel):
+      return jnp.sum(jnp.sin(tanet.convolve(x, kernel, stride, padding)))
+
+    def run(x, kernel, *towards):
+      slope = jax.grad(total, (0, 1))
+      return jax.jvp(slope, (x, kernel), towards)  # derivatives of derivatives, too
+
+    found = jax.jit(run)(x, kernel, *towards)
+    with mock.patch.object(platform, "target_platform", lambda: "tpu"):
+      wanted = jax.jit(lambda *given: run(*given))(x, kernel, *towards)
+    jax.tree.map(lambda a, b: _close(a, b, 1e-4), found, wanted)
 
 
 class StripGateTest(absltest.TestCase):

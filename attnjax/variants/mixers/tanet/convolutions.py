@@ -8,6 +8,7 @@ here, of all windows, one window a row.
 import functools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -127,7 +128,8 @@ class Convolution(nnx.Module):
     kernel, shift = uniform(
       rngs, bound, (*sides, inputs, outputs), outputs if bias else 0
     )
-    self.kernel, self.bias = nnx.Param(kernel), nnx.Param(shift) if bias else None
+    self.kernel = nnx.Param(kernel)
+    self.bias: Any = nnx.Param(shift) if bias else None
     self.stride, self.padding = stride, tuple((side - 1) // 2 for side in sides)
 
   def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B h w D"]:
