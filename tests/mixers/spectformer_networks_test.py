@@ -16,7 +16,7 @@ from flax import nnx
 
 from attnjax.nn.backbone import Classifier
 from attnjax.variants.mixers import spectformer
-from tests.networks import Filled, compare, fill
+from tests.networks import Filled, check_epsilon, compare, fill
 
 _FILE = Path(__file__).parent / "spectformer_hierarchical.npz"
 # Of the authors' logs and tables.
@@ -181,6 +181,19 @@ class OptionsTest(parameterized.TestCase):
     self.assertEqual(third.filter.response.shape, (2, 2, 8, 2))
     self.assertEqual((first.style, last.feed.up.kernel.shape[1]), ("hierarchical", 16))
     self.assertIsNotNone(last.feed.convolution)
+
+  def test_epsilons(self):
+    # Too small for results: those of the stem and the merges are torch's default.
+    options: dict[str, Any] = {"dims": (4, 8), "depths": (1, 1), "heads": (1, 2)}
+    options |= {"mlp_ratios": (1.0, 1.0), "grids": (2, 2), "alpha": 1}
+    model = _built(style="hierarchical", **options)
+    first, second = (list(stage.sequence) for stage in model.stages.stages)
+    parts = [*first, *second, model.pool, Classifier(None, None, None, norm=model.norm)]
+    for part in parts:
+      check_epsilon(part, 1e-6)
+    check_epsilon(model.stem.down, 1e-5)
+    check_epsilon(model.stages.merges[1], 1e-5)
+    self.assertEqual({norm.epsilon for norm in model.stem.norms}, {1e-5})
 
   def test_options_reach_the_parts(self):
     model = _tiny(alpha=1, method="dft", impl="reference", drop=0.2, remat="full")

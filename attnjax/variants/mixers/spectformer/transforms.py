@@ -57,14 +57,13 @@ def _half(side: int) -> tuple[np.ndarray, np.ndarray]:
   """Returns the DFT of real rows (W, F, 2), and the real part of its inverse times W.
 
   Frequencies are counted twice on the way back where the half that is not held has
-  their mirror images. Sines that are 0 are exact: no imaginary part leaks there.
+  their mirror images.
   """
   count = side // 2 + 1
   angle = _angles(side, count)
   there = np.stack([np.cos(angle), -np.sin(angle)], axis=-1)
   place = np.arange(count)
   own = (place == 0) | (2 * place == side)
-  there[:, own, 1] = 0
   return there, there * np.where(own, 1, 2)[:, None]
 
 
