@@ -51,15 +51,15 @@ def form(name: str) -> ModuleType:
 def load(slug: str) -> ModuleType:
   """Returns the module of a system.
 
-  Its Layer and its Model tell their options to `inspect.signature`, and to notebooks,
-  and take a number for `rngs`.
+  Its Layer, Model and Reducer tell their options to `inspect.signature`, and to
+  notebooks, and take a number for `rngs`.
 
   Raises:
     ValueError: if there is none, with the nearest names.
   """
   check_known("mechanism", slug, systems())
   module = importlib.import_module(systems()[slug])
-  for name in ("Layer", "Model"):
+  for name in ("Layer", "Model", "Reducer"):
     made = getattr(module, name, None)
     if inspect.isclass(made):
       _open(made, module)
@@ -163,6 +163,8 @@ def constructor(
       make = functools.partial(_of_any_depth, make)
   setattr(make, "form", form)  # noqa: B010
   setattr(make, "module", module)  # noqa: B010
+  again = functools.partial(constructor, slug, dict(options))
+  setattr(make, "of", again)  # noqa: B010
   return cast(Constructor, make)
 
 
@@ -170,11 +172,13 @@ def constructor(
 class Constructor(Protocol):
   """Makes the layers of one mechanism, of a form, for a model of `layers` layers.
 
-  `module` is the system's, for a host that takes more of it than its Layer.
+  `module` is the system's, for a host that takes more of it than its Layer, and
+  `of(forms)` the constructor of the system, with its options, of another form.
   """
 
   form: str
   module: ModuleType
+  of: Callable[[Iterable[str]], "Constructor"]
 
   def __call__(self, dim: int, *, layers: int, rngs: Any) -> Any:
     """Returns a layer of width `dim`."""

@@ -2,7 +2,8 @@
 
 They are those of all CASES in plain JAX with their gradients, of the tiny layer in each
 form with its gradients, of its weights, of the smallest published network, the reports
-of tiny hosts, and rows that a tiny language model decodes under a policy.
+of tiny hosts, rows that a tiny language model decodes under a policy, and rows that a
+tiny reducer of tokens has reduced.
 """
 
 from pathlib import Path
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from attnjax import contract
-from attnjax.contract import networks, policy_checks
+from attnjax.contract import networks, policy_checks, reducer_checks
 from attnjax.contract.forms import analysis
 from attnjax.contract.subject import Subject
 from attnjax.nn import running
@@ -107,6 +108,7 @@ _OTHERS = {
   "dense": _network,
   "analysis": _reports,
   "policy": policy_checks.decoded,
+  "tokens": reducer_checks.reduced,
 }
 
 
