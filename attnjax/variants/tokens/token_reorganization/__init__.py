@@ -27,8 +27,8 @@ heads, H head size, D model width.
 
 Not here: attention dropout, which the ranking would include; numbers of tokens in place
 of keep rates (`tokens` of the authors' forward pass); bicubic interpolation of
-positions for more patches (it is linear here); distillation tokens; the oracle and
-self-supervised models; a hook of the trainer that changes `keep` from step to step: a
+positions for more patches (it is linear here); distillation tokens; the oracle
+as initial weights; a hook of the trainer that changes `keep` from step to step: a
 run with one rate starts from the parameters of a run with another, `--config.init`;
 kernels of its own.
 """
@@ -44,6 +44,7 @@ from attnjax.variants.tokens.token_reorganization.definition import (
   reference_class_attention,
   reference_reduce_tokens,
   reference_reorganize,
+  reference_reorganize_masked,
 )
 from attnjax.variants.tokens.token_reorganization.masked import (
   masked_logits,
@@ -82,6 +83,7 @@ __all__ = [
   "reference_class_attention",
   "reference_reduce_tokens",
   "reference_reorganize",
+  "reference_reorganize_masked",
   "reorganize",
   "reorganize_masked",
   "token_counts",

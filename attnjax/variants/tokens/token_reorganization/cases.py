@@ -33,6 +33,15 @@ def _reduced(name, B, T, D, **options):
   return Case(name, shapes, options, function="reduce_tokens")
 
 
+def _masked(name, B, T, D, left, **options):
+  def make(key):
+    del key
+    return jnp.broadcast_to(jnp.arange(T) < left, (B, T))
+
+  shapes, given = {"x": (B, T, D), "scores": (B, T)}, {"left": make, **options}
+  return Case(name, shapes, given, function="reorganize_masked")
+
+
 def _equal(key):
   del key
   return {"scores": jnp.zeros((1, 6))}
@@ -59,4 +68,7 @@ CASES = (
   _reduced("in_order_padded", 4, 13, 3, keep=0.4, prefix=1, valid=_valid),
   _reduced("in_order_not_fused", 4, 13, 2, keep=0.7, fuse=False, valid=_valid),
   _reduced("in_order_all", 4, 13, 2, keep=0.99, valid=_valid),
+  _masked("masked", 2, 9, 3, left=7, count=4, slot=7),
+  _masked("masked_not_fused", 1, 7, 2, left=7, count=2, slot=6, fuse=False),
+  _masked("masked_all", 1, 3, 2, left=2, count=1, slot=2),
 )

@@ -71,6 +71,28 @@ def reference_reduce_tokens(x, scores, *, keep, fuse=True, prefix=0, valid=None)
   return jnp.stack(rows), jnp.stack(places).astype(jnp.int32)
 
 
+def reference_reorganize_masked(x, scores, *, left, count, slot, fuse=True):
+  """Computes the definition: ranks by counting, a row at a time."""
+  rows, masks = [], []
+  for own, score, there in zip(x, scores, left):
+    place = jnp.arange(len(own))
+    ranked = there & (place > 0)
+    ahead = (score[None] > score[:, None]) | (
+      (score[None] == score[:, None]) & (place[None] < place[:, None])
+    )
+    stays = ranked & ((ahead & ranked[None]).sum(axis=1) < count)
+    others = ranked & ~stays
+    stays = stays.at[0].set(there[0])
+    if fuse:
+      token = definition.wide(own).T @ jnp.where(others, definition.wide(score), 0)
+      some = others.any()
+      own = own.at[slot].set(jnp.where(some, token.astype(own.dtype), own[slot]))
+      stays = stays.at[slot].set(stays[slot] | some)
+    rows.append(own)
+    masks.append(stays)
+  return jnp.stack(rows), jnp.stack(masks)
+
+
 def sorted_places(score, count):
   """Returns places in the order of falling scores; the first of equal ones first."""
   before = score[:, None] < score[None, :]

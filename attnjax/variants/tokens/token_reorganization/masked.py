@@ -6,20 +6,29 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from attnjax.contract import check_known
 from attnjax.core import select
+from attnjax.core.dtypes import accumulator_dtype
 from attnjax.nn import transformer
 from attnjax.nn.backbone import Classifier
-from attnjax.variants.tokens.token_reorganization.reorganize import fused
+from attnjax.variants.tokens.token_reorganization.definition import (
+  reference_reorganize_masked,
+)
+from attnjax.variants.tokens.token_reorganization.reorganize import (
+  IMPLEMENTATIONS,
+  fused,
+)
 
 
 def reorganize_masked(
   x: Float[Array, "B T D"],
   scores: Float[Array, "B T"],
+  *,
   left: Bool[Array, "B T"],
   count: Int[Array, ""] | int,
-  *,
   slot: int,
   fuse: bool = True,
+  impl: str = "auto",
 ) -> tuple[Float[Array, "B T D"], Bool[Array, "B T"]]:
   """Does what `reorganize` does, with the number of tokens that stay as an array.
 
@@ -33,10 +42,18 @@ def reorganize_masked(
     count: M, how many of the others stay; it may be traced.
     slot: the free place; no token is there before.
     fuse: whether there is a fused token.
+    impl: one of IMPLEMENTATIONS, or "auto", which is "xla".
 
   Returns:
     (the tokens, which of them are left).
+
+  Raises:
+    ValueError: if `impl` is unknown.
   """
+  check_known("impl", impl, ("auto", *IMPLEMENTATIONS))
+  if impl == "reference":
+    given = {"left": left, "count": count, "slot": slot, "fuse": fuse}
+    return reference_reorganize_masked(x, scores, **given)
   place = jnp.arange(x.shape[1])
   ranked = left & (place > 0)
   kept = select.kept(scores, ranked, count)
@@ -67,6 +84,9 @@ def masked_logits(
     counts: for each of the model's places, how many tokens behind the class token stay,
       as `count_kept` has them; fused tokens of earlier places count.
     key: turns dropping of residuals on.
+
+  Raises:
+    ValueError: if there is not one count for each place.
   """
   mark, *blocks = model.stages.stages[0].sequence
   places = [i for i, block in enumerate(blocks) if block.keep is not None]
@@ -82,12 +102,12 @@ def masked_logits(
     x = block.attended(x, heads, first)
     if i in places:
       at = places.index(i)
-      given = {"slot": tokens + at, "fuse": block.fuse}
+      given = {"left": left, "slot": tokens + at, "fuse": block.fuse}
       scores = block.scores(heads, left)
-      x, left = reorganize_masked(x, scores, left, counts[at], **given)
+      x, left = reorganize_masked(x, scores, count=counts[at], **given)
     x = block.fed(x, second)
   logits = model.head(model.stages.norms[0].part(x[:, 0]))
-  return logits.astype(jnp.float32)
+  return logits.astype(accumulator_dtype(logits))
 
 
 def _keys(key: Any, number: int) -> list[Any]:
