@@ -28,12 +28,12 @@ def _builds(host, slug="dot_product"):
 
 class TextTest(parameterized.TestCase):
   def test_blocks_and_options(self):
-    text = f"1+3:{EVIT}:keep=0.5,fuse=false,prefix=2,score=norm;2:{EVIT}"
+    text = f"1+3:{EVIT}:keep_ratio=0.5,fuse=false,prefix=2,score=norm;2:{EVIT}"
     found = contract.reducers(text)
     self.assertEqual(sorted(found), [1, 2, 3])
     first, second = (found[i](8, rngs=nnx.Rngs(0)) for i in (3, 2))
-    self.assertEqual((first.keep, first.fuse, first.prefix), (0.5, False, 2))
-    self.assertEqual((first.score, second.keep, second.fuse), ("norm", 0.7, True))
+    self.assertEqual((first.keep_ratio, first.fuse, first.prefix), (0.5, False, 2))
+    self.assertEqual((first.score, second.keep_ratio, second.fuse), ("norm", 0.7, True))
     self.assertEqual(contract.reducers(""), {})
     self.assertEqual(contract.reducers({2: len}), {2: len})
 
@@ -42,8 +42,8 @@ class TextTest(parameterized.TestCase):
     (f"1+1:{EVIT}", "'1' is no number of a block, each once"),
     ("1:token_reorganisation", "did you mean token_reorganization"),
     ("1:dot_product", "dot_product.* of the form tokens"),
-    (f"1:{EVIT}:kep=0.5", "option of token_reorganization 'kep'; did you mean keep"),
-    (f"1:{EVIT}:keep=some", "keep = 'some' is no float"),
+    (f"1:{EVIT}:kep=0.5", "option of token_reorganization 'kep'"),
+    (f"1:{EVIT}:keep_ratio=some", "keep_ratio = 'some' is no float"),
     (f"1:{EVIT}:fuse=perhaps", "fuse = 'perhaps' is no bool"),
   )
   def test_errors_name_the_part(self, text, message):
@@ -67,7 +67,7 @@ class VisionTest(absltest.TestCase):
   def setUpClass(cls):
     super().setUpClass()
     options = {"channels": 1, "classes": 3, "dim": 8, "depth": 2, "mlp_ratio": 2.0}
-    options |= {"between": f"1:{EVIT}:keep=0.4", "rngs": nnx.Rngs(0)}
+    options |= {"between": f"1:{EVIT}:keep_ratio=0.4", "rngs": nnx.Rngs(0)}
     cls.model = vision.Model(_builds(vision), **options)
     cls.images = jax.random.normal(jax.random.key(0), (2, 12, 16, 1))
 
@@ -160,7 +160,7 @@ class ConfigTest(absltest.TestCase):
       return configuration.read_config(configuration.parse(lambda values: None))
 
   def test_a_command_line_names_reducers(self):
-    config = self._config(f"--config.model.between=1:{EVIT}:keep=0.5")
+    config = self._config(f"--config.model.between=1:{EVIT}:keep_ratio=0.5")
     task = data.load("mnist5k")
 
     def logits(images):
@@ -174,8 +174,10 @@ class ConfigTest(absltest.TestCase):
     self.assertEqual([w.shape[2] for w in weights], [49, 26])
 
   def test_a_wrong_one_is_told(self):
-    config = self._config(f"--config.model.between=1:{EVIT}:keep=2")
-    with self.assertRaisesRegex(build.UserError, "keep = 2.0: it must be above 0"):
+    config = self._config(f"--config.model.between=1:{EVIT}:keep_ratio=2")
+    with self.assertRaisesRegex(
+      build.UserError, "keep_ratio = 2.0: it must be above 0"
+    ):
       build.assemble(config)
 
 

@@ -1,7 +1,7 @@
 """Reducers of tokens by their slugs: where they stand in a stack, and their options.
 
 4:token_reorganization                         before block 4, the defaults
-1+3:token_reorganization:keep=0.5,fuse=false   before blocks 1 and 3, with options
+1+3:token_reorganization:keep_ratio=0.5,fuse=false   before blocks 1 and 3, with options
 1:token_reorganization;3:...                   different ones
 """
 
@@ -35,7 +35,7 @@ def reducers(given: str | Mapping[int, Callable]) -> dict[int, Callable]:
       if not cut.strip().isdigit() or int(cut) in found:
         raise ValueError(
           f"between = {given!r}: {cut!r} is no number of a block, each once; the form"
-          " is 1+3:token_reorganization:keep=0.5"
+          " is 1+3:token_reorganization:keep_ratio=0.5"
         )
       found[int(cut)] = build
   return found

@@ -1,4 +1,4 @@
-"""Options in a text, such as "keep=0.5,fuse=false", typed by their defaults."""
+"""Options in a text, such as "keep_ratio=0.5,fuse=false", typed by their defaults."""
 
 from collections.abc import Mapping
 from typing import Any

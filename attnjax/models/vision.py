@@ -60,8 +60,7 @@ def Model(
     mlp_ratio: hidden width of the MLPs, in the width; 0: no MLP.
     dropout: share of units that are left out.
     remat: see `nn.stack.REMAT`.
-    between: reducers of tokens by the blocks after them, as `contract.reducers` reads
-      them, "1:token_reorganization:keep=0.5"; or what makes them.
+    between: reducers of tokens before blocks, see `contract.reducers`.
     rngs: for the parameters.
   """
   cuts = reducers(between)
@@ -80,7 +79,11 @@ def Model(
   )
   norm = nnx.LayerNorm(dim, rngs=rngs)
   head = nnx.Linear(dim, classes, rngs=rngs)
-  if not cuts:
+  return _classifier(stem, stack, norm, head)
+
+
+def _classifier(stem, stack, norm, head) -> Classifier:
+  if not stack.cuts:
     return Classifier(stem, Stages([stack], norm=norm), head)
   body = Stages([reduced.ReducedStage(stack)], norm=reduced.EachRow(norm))
   return Classifier(stem, body, head, pool=reduced.mean)

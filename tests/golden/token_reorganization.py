@@ -76,7 +76,7 @@ def _filled(arrays, meta, fuse):
       grid=(sides[0], sides[1]),
       mlp_ratio=meta["mlp_ratio"],
       places=places,
-      keep=tuple(rates[i] for i in places),
+      keep_ratio=tuple(rates[i] for i in places),
       fuse=fuse,
       rngs=nnx.Rngs(0),
     )

@@ -38,14 +38,14 @@ class FunctionTest(parameterized.TestCase):
     x = jnp.asarray([[[9.0], [1], [2], [3], [4], [5]]])
     scores = jnp.asarray([[0.1, 0.3, 0.05, 0.2, 0.25]])
     # ceil(0.5 x 5) = 3 stay: patches 1, 4, 3; f = 0.1 x 1 + 0.05 x 3.
-    y, index = evit.reorganize(x, scores, keep=0.5)
+    y, index = evit.reorganize(x, scores, keep_ratio=0.5)
     _close(y[0, :, 0], [9, 2, 5, 4, 0.25])
     np.testing.assert_array_equal(index, [[1, 4, 3]])
-    plain, again = evit.reorganize(x, scores, keep=0.5, fuse=False)
+    plain, again = evit.reorganize(x, scores, keep_ratio=0.5, fuse=False)
     _close(plain, y[:, :-1])
     np.testing.assert_array_equal(again, index)
     # All stay: nothing moves.
-    y, index = evit.reorganize(x, scores, keep=0.81)
+    y, index = evit.reorganize(x, scores, keep_ratio=0.81)
     np.testing.assert_array_equal(y, x)
     np.testing.assert_array_equal(index, [range(5)])
 
@@ -55,19 +55,21 @@ class FunctionTest(parameterized.TestCase):
     valid = jnp.asarray([[True] * 6, [False, True, True, True, True, False]])
     # In the first row patch 1 is the heaviest of those that do not stay. The second row
     # has the tokens 1 to 4, the first of which always stays, as do ceil(0.5 x 3) more.
-    run = jax.jit(evit.reduce_tokens, static_argnames=("keep", "prefix", "fuse"))
-    y, kept = run(x, scores, keep=0.5, prefix=1, valid=valid)
+    run = jax.jit(evit.reduce_tokens, static_argnames=("keep_ratio", "prefix", "fuse"))
+    y, kept = run(x, scores, keep_ratio=0.5, prefix=1, valid=valid)
     _close(y[..., 0], [[9, 0.1 + 0.15, 2, 4, 5], [1, 2, 0.15, 4, 0]])
     np.testing.assert_array_equal(kept, [[0, 1, 2, 4, 5], [1, 2, 3, 4, 0]])
-    y, kept = evit.reduce_tokens(x, scores, keep=0.5, prefix=1, valid=valid, fuse=False)
+    y, kept = evit.reduce_tokens(
+      x, scores, keep_ratio=0.5, prefix=1, valid=valid, fuse=False
+    )
     _close(y[..., 0], [[9, 2, 4, 5], [1, 2, 4, 0]])
     np.testing.assert_array_equal(kept, [[0, 2, 4, 5], [1, 2, 4, 0]])
 
   def test_in_the_type_of_the_tokens(self):
     x, scores = jnp.ones((1, 4, 2), jnp.bfloat16), jnp.full((1, 4), 0.25)
     for y, index in (
-      jax.eval_shape(lambda: evit.reorganize(x, scores[:, 1:], keep=0.5)),
-      jax.eval_shape(lambda: evit.reduce_tokens(x, scores, keep=0.5)),
+      jax.eval_shape(lambda: evit.reorganize(x, scores[:, 1:], keep_ratio=0.5)),
+      jax.eval_shape(lambda: evit.reduce_tokens(x, scores, keep_ratio=0.5)),
     ):
       self.assertEqual((y.dtype, index.dtype), (jnp.bfloat16, jnp.int32))
 
@@ -75,7 +77,7 @@ class FunctionTest(parameterized.TestCase):
     x, scores = jnp.asarray(_draw(1, 6, 3)), jnp.asarray([[0.5, 0.1, 0.4, 0.2, 0.3]])
 
     def last(scores):
-      return evit.reorganize(x, scores, keep=0.4)[0][0, -1].sum()
+      return evit.reorganize(x, scores, keep_ratio=0.4)[0][0, -1].sum()
 
     got = jax.jit(jax.grad(last))(scores)[0]
     _close(got, np.where([0, 1, 0, 1, 1], x[0, 1:].sum(axis=1), 0))
@@ -84,15 +86,15 @@ class FunctionTest(parameterized.TestCase):
     q, k = jnp.asarray(_draw(2, 3, 4)), jnp.asarray(_draw(2, 8, 3, 4))
     scores = evit.class_attention(q, k)
     ones = jnp.ones((2, 8, 1))
-    y, index = evit.reorganize(ones, scores[:, 1:], keep=0.5)
+    y, index = evit.reorganize(ones, scores[:, 1:], keep_ratio=0.5)
     kept = jnp.take_along_axis(scores[:, 1:], index, axis=1).sum(axis=1)
     _close(kept + y[:, -1, 0] + scores[:, 0], [1, 1])
 
   @parameterized.parameters(
     (0.7, 196, 138), (0.5, 5, 3), (0.55, 100, 56), (1.0, 7, 7), (0.01, 3, 1)
   )
-  def test_counts(self, keep, tokens, want):
-    self.assertEqual(evit.count_kept(keep, tokens), want)
+  def test_counts(self, keep_ratio, tokens, want):
+    self.assertEqual(evit.count_kept(keep_ratio, tokens), want)
 
   def test_counts_of_the_paper(self):
     keeps = [0.7 if i in (3, 6, 9) else 1.0 for i in range(12)]
@@ -101,10 +103,19 @@ class FunctionTest(parameterized.TestCase):
     self.assertEqual(evit.token_counts(9, [0.5, 0.5], fuse=False), [5, 3])
 
   @parameterized.parameters(
-    (lambda x: evit.reorganize(x, x[:, :, 0], keep=0.5), r"scores \(1, 4\) of x"),
-    (lambda x: evit.reorganize(x, x[:, 1:, 0], keep=0.0), "keep = 0.0: it must be"),
-    (lambda x: evit.reduce_tokens(x, x[:, :, 0], keep=1.5), "keep = 1.5: it must be"),
-    (lambda x: evit.reduce_tokens(x, x[..., 0], keep=0.5, prefix=4), "prefix = 4"),
+    (lambda x: evit.reorganize(x, x[:, :, 0], keep_ratio=0.5), r"scores \(1, 4\) of x"),
+    (
+      lambda x: evit.reorganize(x, x[:, 1:, 0], keep_ratio=0.0),
+      "keep_ratio = 0.0: it must be",
+    ),
+    (
+      lambda x: evit.reduce_tokens(x, x[:, :, 0], keep_ratio=1.5),
+      "keep_ratio = 1.5: it must be",
+    ),
+    (
+      lambda x: evit.reduce_tokens(x, x[..., 0], keep_ratio=0.5, prefix=4),
+      "prefix = 4",
+    ),
   )
   def test_errors_name_the_value(self, call, message):
     with self.assertRaisesRegex(ValueError, message):
@@ -133,7 +144,7 @@ class ScheduleTest(parameterized.TestCase):
     self.assertEqual(found.index(0.75), 41)
 
   def test_errors_name_the_value(self):
-    with self.assertRaisesRegex(ValueError, "keep = 0"):
+    with self.assertRaisesRegex(ValueError, "keep_ratio = 0"):
       evit.keep_schedule(0, 0.0, start=1, end=2)
     with self.assertRaisesRegex(ValueError, "start = 3 is after end = 2"):
       evit.keep_schedule(0, 0.5, start=3, end=2)
@@ -151,7 +162,7 @@ class ReducerTest(parameterized.TestCase):
   def test_scores_of_its_own(self, prefix, padded):
     x = _draw(1, 9, 4) * np.linspace(0.5, 2, 9)[None, :, None].astype(np.float32)
     real = np.arange(9) > 2 if padded else np.ones(9, bool)
-    reducer = evit.Reducer(4, keep=0.5, prefix=prefix, rngs=nnx.Rngs(0))
+    reducer = evit.Reducer(4, keep_ratio=0.5, prefix=prefix, rngs=nnx.Rngs(0))
     real = jnp.asarray(real)[None]
     got = _reduced(reducer, jnp.asarray(x), None, real)
     own = x[0, real[0]]
@@ -164,7 +175,7 @@ class ReducerTest(parameterized.TestCase):
     jax.tree.map(_close, got, want)
 
   def test_norms(self):
-    reducer = evit.Reducer(2, keep=0.5, score="norm", rngs=nnx.Rngs(0))
+    reducer = evit.Reducer(2, keep_ratio=0.5, score="norm", rngs=nnx.Rngs(0))
     x = jnp.asarray([[[3.0, 4], [0, 1], [0, -6], [0, 0]]])
 
     @jax.jit
@@ -183,17 +194,17 @@ class ReducerTest(parameterized.TestCase):
   def test_options(self):
     with self.assertRaisesRegex(ValueError, "unknown score 'nrm'"):
       evit.Reducer(2, score="nrm", rngs=nnx.Rngs(0))
-    with self.assertRaisesRegex(ValueError, "keep = 0"):
-      evit.Reducer(2, keep=0.0, rngs=nnx.Rngs(0))
+    with self.assertRaisesRegex(ValueError, "keep_ratio = 0"):
+      evit.Reducer(2, keep_ratio=0.0, rngs=nnx.Rngs(0))
     reducer = evit.Reducer(2, rngs=nnx.Rngs(0))
-    self.assertEqual((reducer.keep, reducer.fuse, reducer.prefix), (0.7, True, 0))
+    self.assertEqual((reducer.keep_ratio, reducer.fuse, reducer.prefix), (0.7, True, 0))
     with self.assertRaisesRegex(NotImplementedError, "segment_ids: .* packings"):
       reducer(jnp.ones((1, 3, 2)), segment_ids=jnp.zeros((1, 3), int))
 
 
 def _model(**options) -> Any:
   given: dict[str, Any] = {"dim": 8, "depth": 2, "heads": 2, "patch": 2, "grid": (3, 4)}
-  given |= {"places": (0, 1), "keep": (0.6, 0.5), "mlp_ratio": 1.5}
+  given |= {"places": (0, 1), "keep_ratio": (0.6, 0.5), "mlp_ratio": 1.5}
   shapes = jax.eval_shape(lambda: evit.Model(1, 3, **given | options, rngs=nnx.Rngs(0)))
   return jax.tree.map(lambda x: 5 * x if x.ndim > 1 else x, networks.drawn(shapes))
 
@@ -203,7 +214,7 @@ _IMAGES = jnp.asarray(_draw(2, 6, 8, 1))
 
 class MaskedTest(parameterized.TestCase):
   @parameterized.parameters((True, (0.6, 0.5)), (False, (1.0, 0.3)))
-  def test_is_the_gathered_form_at_other_keep_rates(self, fuse, keep):
+  def test_is_the_gathered_form_at_other_keep_rates(self, fuse, keep_ratio):
     key, own = jax.random.key(3), {"fuse": fuse, "drop": 0.5}
 
     @jax.jit
@@ -211,9 +222,9 @@ class MaskedTest(parameterized.TestCase):
       got = evit.masked_logits(other, images, counts, key=key)
       return got, model(images, key=key), model(images)
 
-    behind = evit.token_counts(12, keep[:1], fuse=fuse)[0]
-    counts = [evit.count_kept(*own) for own in zip(keep, (12, behind))]
-    models = [_model(**own, keep=rates) for rates in (keep, (0.9, 0.9))]
+    behind = evit.token_counts(12, keep_ratio[:1], fuse=fuse)[0]
+    counts = [evit.count_kept(*own) for own in zip(keep_ratio, (12, behind))]
+    models = [_model(**own, keep_ratio=rates) for rates in (keep_ratio, (0.9, 0.9))]
     got, want, plain = both(*models, _IMAGES, jnp.array(counts))
     _close(got, want, 1e-4)
     self.assertGreater(jnp.abs(plain - want).max(), 1e-3)
@@ -225,7 +236,7 @@ class MaskedTest(parameterized.TestCase):
 
 class ModelTest(absltest.TestCase):
   def test_maps_have_dropped_patches_as_they_were(self):
-    model = _model(places=(1,), keep=(0.5,))
+    model = _model(places=(1,), keep_ratio=(0.5,))
 
     @jax.jit
     def both(model, images):
@@ -234,7 +245,7 @@ class ModelTest(absltest.TestCase):
       heads = second.mixer.project(second.norm(x))
       x = second.attended(x, heads, None)
       scores = second.scores(heads)
-      y, index = evit.reorganize(x, scores[:, 1:], keep=0.5)
+      y, index = evit.reorganize(x, scores[:, 1:], keep_ratio=0.5)
       y = second.fed(y, None)
       norm = model.stages.norms[0].part
       trace = model.trace(images)
@@ -252,8 +263,8 @@ class ModelTest(absltest.TestCase):
       _close(found[b].reshape(12, 8), wanted)
 
   def test_parameters_do_not_depend_on_the_keep_rate(self):
-    some, all_ = _model(), _model(keep=(1.0, 1.0))
-    none = _model(places=(), keep=())
+    some, all_ = _model(), _model(keep_ratio=(1.0, 1.0))
+    none = _model(places=(), keep_ratio=())
     run = jax.jit(lambda model, x: (model(x), [w.shape[2] for w in model.weights(x)]))
     (y, sizes), (whole, _), (plain, _) = (run(m, _IMAGES) for m in (some, all_, none))
     self.assertEqual(list(map(int, sizes)), [13, 10])
@@ -284,7 +295,7 @@ class ModelTest(absltest.TestCase):
       self.assertEqual(sum(x.size for x in jax.tree.leaves(model)), want)
       blocks = model.stages.stages[0].sequence[1:]
       self.assertEqual(blocks[0].mixer.size, 64)
-      keeps = [block.keep for block in blocks]
+      keeps = [block.keep_ratio for block in blocks]
       self.assertEqual(keeps, [None] * 3 + ([0.7] + [None] * 2) * 3)
       self.assertTrue(all(block.fuse for block in blocks))
       self.assertEqual({block.drop for block in blocks}, {0.0})
@@ -300,10 +311,13 @@ class ModelTest(absltest.TestCase):
 
   def test_errors_name_the_option(self):
     for options, message in (
-      ({"keep": (0.5,)}, r"places = \(0, 1\), keep = \(0.5,\): one keep rate"),
+      (
+        {"keep_ratio": (0.5,)},
+        r"places = \(0, 1\), keep_ratio = \(0.5,\): one keep rate",
+      ),
       ({"places": (1, 0)}, r"places = \(1, 0\): rising numbers of the 2 blocks"),
       ({"places": (0, 2)}, r"places = \(0, 2\): rising"),
-      ({"keep": (0.5, 0.0)}, "keep = 0.0"),
+      ({"keep_ratio": (0.5, 0.0)}, "keep_ratio = 0.0"),
       ({"drop": 1.0}, "drop = 1.0"),
     ):
       with self.assertRaisesRegex(ValueError, message):

@@ -31,7 +31,7 @@ causal host tokens must not see later ones, by no choice and no sum either:
 `attnjax.nn.stack.Stack(..., between={4: build})` has a reducer before block 4, and
 gives it padding and documents; `build` is one of
 
-  contract.reducers("4:token_reorganization:keep=0.5")     # {4: build}
+  contract.reducers("4:token_reorganization:keep_ratio=0.5")     # {4: build}
 
 and the hosts vision and language take such a text: --config.model.between=4:...
 """

@@ -38,7 +38,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 from attnjax.nn import reduced
@@ -46,14 +45,11 @@ from attnjax.variants.tokens import token_reorganization as evit
 from experiments import small
 from experiments.claims import timing
 from experiments.claims.claim import Cost, NotTestable, Quality, Row, Score, Sized
-from experiments.data import drawing
-from experiments.data.sets import shapes
-from experiments.data.task import SPLITS
+from experiments.claims.tasks.located_shapes import located
 
 SIDE, PATCH, DEPTH, PLACES = 32, 4, 6, (1, 3)
 RECIPE = small.Recipe(steps=500)
 PROBLEM, TASK = small.of_task("shapes", train=8192, held_out=512)
-_LOCATED = 512
 
 
 class Silent(evit.Block):
@@ -74,17 +70,22 @@ class Random(evit.Block):
 
 
 @functools.cache
-def network(keep=0.5, fuse=True, kind=evit.Block):
+def network(keep_ratio=0.5, fuse=True, kind=evit.Block):
   """Returns what makes a network from a random key.
 
   Args:
-    keep: share of the patches that stay at each place.
+    keep_ratio: share of the patches that stay at each place.
     fuse: whether the others become one token.
     kind: of the blocks.
   """
   sizes: dict[str, Any] = {"dim": 32, "depth": DEPTH, "heads": 4, "mlp_ratio": 2.0}
   grid = (SIDE // PATCH, SIDE // PATCH)
-  sizes |= {"patch": PATCH, "grid": grid, "places": PLACES, "keep": (keep, keep)}
+  sizes |= {
+    "patch": PATCH,
+    "grid": grid,
+    "places": PLACES,
+    "keep_ratio": (keep_ratio, keep_ratio),
+  }
 
   def build(key):
     options = {"fuse": fuse, "rngs": nnx.Rngs(key)}
@@ -119,34 +120,6 @@ def _row(name, kind, build, steps=RECIPE.steps):
   return Row(name, kind, train)
 
 
-@functools.cache
-def located(seed, split):
-  """Returns images of `shapes`, and the patches (B, 64) that objects cover by half."""
-  rng = np.random.default_rng([seed, SPLITS.index(split), 1])
-  images, covered = [], []
-  for _ in range(_LOCATED):
-    image = np.full((SIDE, SIDE, 3), 0.1)
-    for _ in range(10):
-      _painted(image, rng, np.ones((3, 3)), int(rng.integers(3)))
-    kind = drawing.SHAPES[int(rng.integers(4))]
-    part = drawing.shape(kind, int(rng.integers(11, 16)))
-    images.append(image)
-    covered.append(_painted(image, rng, part, int(rng.integers(3))))
-    image += 0.1 * rng.standard_normal(image.shape)
-  number = SIDE // PATCH
-  cells = np.array(covered).reshape(-1, number, PATCH, number, PATCH).mean(axis=(2, 4))
-  return np.array(images, np.float32), cells.reshape(len(cells), -1) >= 0.5
-
-
-def _painted(image, rng, part, colour):
-  """Paints a part somewhere; returns the pixels that it covers."""
-  corner = rng.integers(SIDE - len(part) + 1, size=2)
-  mask = np.zeros((SIDE, SIDE), bool)
-  drawing.put(mask, part, (int(corner[0]), int(corner[1])))[...] = part > 0
-  image[mask] = shapes.COLOURS[colour]
-  return mask
-
-
 @jax.jit
 def _share(model, images, covered):
   """Returns the share of covered patches that stay in the first reorganisation."""
@@ -156,7 +129,7 @@ def _share(model, images, covered):
     x = block(x)
   block = blocks[PLACES[0]]
   scores = block.scores(block.mixer.project(block.norm(x.rows)))[:, 1:]
-  _, index = evit.reorganize(x.rows, scores, keep=0.5)
+  _, index = evit.reorganize(x.rows, scores, keep_ratio=0.5)
   stays = jnp.zeros(covered.shape, bool)
   stays = stays.at[jnp.arange(len(stays))[:, None], index].set(True)
   return (stays & covered).sum() / covered.sum()
@@ -171,7 +144,8 @@ def _covers(name, kind, build, steps=RECIPE.steps):
       found = _trained(build, rate, seed, steps)
       model = jax.tree.map(lambda leaf: leaf[0], found.models)
       test, held = (
-        float(_share(model, *located(seed, split))) for split in ("test", "validation")
+        float(_share(model, *located(seed, split, PATCH)))
+        for split in ("test", "validation")
       )
       scores.append(Score(test, held, found.parameters))
     return scores
@@ -179,18 +153,20 @@ def _covers(name, kind, build, steps=RECIPE.steps):
   return Row(name, kind, train)
 
 
-def _seconds(keep, tokens):
+def _seconds(keep_ratio, tokens):
   side = round(tokens**0.5)
   options: dict[str, Any] = evit.SIZES["tiny"] | {"patch": 4, "grid": (side, side)}
-  options |= {"places": (3, 6, 9), "keep": (keep,) * 3} if keep else {}
-  options |= {} if keep else {"places": (), "keep": ()}
+  options |= (
+    {"places": (3, 6, 9), "keep_ratio": (keep_ratio,) * 3} if keep_ratio else {}
+  )
+  options |= {} if keep_ratio else {"places": (), "keep_ratio": ()}
   model = evit.Model(3, 10, **options, rngs=nnx.Rngs(0))
   images = jnp.cos(jnp.arange(48.0 * tokens)).reshape(1, 4 * side, 4 * side, 3)
   return timing.seconds(lambda model, x: model(x), model, images)
 
 
-def _time(name, kind, keep):
-  return Sized(name, kind, functools.partial(_seconds, keep))
+def _time(name, kind, keep_ratio):
+  return Sized(name, kind, functools.partial(_seconds, keep_ratio))
 
 
 FULL = _row("all tokens", "baseline", network(1.0))

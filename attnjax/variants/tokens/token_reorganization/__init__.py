@@ -7,14 +7,14 @@ Patches are What You Need: Expediting Vision Transformers via Token Reorganizati
 In some blocks, between attention and MLP, for P patches behind the class token:
 
   a    = mean_n softmax_s(H^-0.5 q[0, n] . k[s, n])       of the patches, (P,)
-  kept = the M = ceil(keep P) patches of the greatest a, by falling a
+  kept = the M = ceil(keep_ratio P) patches of the greatest a, by falling a
   f    = sum_{j not kept} a_j x_j                          after the residual
   x    = [x_0, x_kept, f]                                  M + 2 tokens; if M = P, x
 
 f is a token like any other afterwards. The weights are not renormalised: those of kept
 and of fused patches and a of the class token itself add up to 1. Gradients go through
 x and through a in f, not through the choice. There are no parameters. During training
-`keep` falls from 1 by a cosine, `keep_schedule`: with a program for each of a few
+`keep_ratio` falls from 1 by a cosine, `keep_schedule`: with a program for each of a few
 values, or in one program with masks in place of gathers, `masked_logits`.
 
 `Reducer` is the same between the blocks of other hosts, in the order of the row.
@@ -28,7 +28,7 @@ heads, H head size, D model width.
 Not here: attention dropout, which the ranking would include; numbers of tokens in place
 of keep rates (`tokens` of the authors' forward pass); bicubic interpolation of
 positions for more patches (it is linear here); distillation tokens; the oracle
-as initial weights; a hook of the trainer that changes `keep` from step to step: a
+as initial weights; a hook of the trainer that changes `keep_ratio` from step to step: a
 run with one rate starts from the parameters of a run with another, `--config.init`;
 kernels of its own.
 """
@@ -89,5 +89,5 @@ __all__ = [
   "token_counts",
 ]
 FORMS = ("tokens", "backbone")
-REDUCER = {"keep": 0.6, "prefix": 1}
-WHOLE = {"keep": 1.0}
+REDUCER = {"keep_ratio": 0.6, "prefix": 1}
+WHOLE = {"keep_ratio": 1.0}

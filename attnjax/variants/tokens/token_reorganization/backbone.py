@@ -38,7 +38,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "patch": 4,
     "grid": (7, 7),
     "places": (1, 2),
-    "keep": (0.7, 0.7),
+    "keep_ratio": (0.7, 0.7),
   },
 }
 # Of DeiT: reorganisation has none.
@@ -56,7 +56,7 @@ def Model(
   grid: tuple[int, int] = (14, 14),
   mlp_ratio: float = 4.0,
   places: tuple[int, ...] = (3, 6, 9),
-  keep: tuple[float, ...] = (0.7, 0.7, 0.7),
+  keep_ratio: tuple[float, ...] = (0.7, 0.7, 0.7),
   fuse: bool = True,
   drop: float = 0.0,
   remat: str = "none",
@@ -65,24 +65,24 @@ def Model(
 ) -> Classifier:
   """Builds the network: images (B, H, W, channels) to logits (B, classes).
 
-  Parameters do not depend on `places`, `keep` and `fuse`: a model that was trained with
-  one keep rate runs, and is trained further, with another. Maps for dense tasks have
-  dropped patches as they were when they were dropped, and a fused token at the place of
-  the heaviest patch in it. Beside the hyper-parameters of all networks,
+  Parameters do not depend on `places`, `keep_ratio` and `fuse`: a model that was
+  trained with one keep rate runs, and is trained further, with another. Maps for dense
+  tasks have dropped patches as they were when they were dropped, and a fused token at
+  the place of the heaviest patch in it. Beside the hyper-parameters of all networks,
   `attnjax.contract.forms.backbone`:
 
     dim, depth, heads  of the only stage
     patch   side of the patches
     grid    sides of the grid of positions, interpolated on others
     places  numbers of the blocks, from 0, that reorganise tokens
-    keep    share of the patches that each of these keeps, 1: all of them
+    keep_ratio  share of the patches that each of these keeps, 1: all of them
     fuse    whether the others become one token
   """
-  check(places, keep, depth)
-  shares = dict(zip(places, keep))
+  check(places, keep_ratio, depth)
+  shares = dict(zip(places, keep_ratio))
   layer = {"heads": heads, "hidden": int(mlp_ratio * dim), "impl": impl, "fuse": fuse}
   blocks = [
-    Block(dim, keep=shares.get(i), drop=rate, **layer, rngs=rngs)
+    Block(dim, keep_ratio=shares.get(i), drop=rate, **layer, rngs=rngs)
     for i, rate in enumerate(transformer.rates(drop, (depth,))[0])
   ]
   stage = Stage([Mark(dim, grid, rngs=rngs), *blocks], remat=remat)
@@ -92,14 +92,16 @@ def Model(
   return Classifier(stem, Stages([stage], norm=norm), head, pool=class_token.token)
 
 
-def check(places: tuple[int, ...], keep: tuple[float, ...], depth: int) -> None:
+def check(places: tuple[int, ...], keep_ratio: tuple[float, ...], depth: int) -> None:
   """Raises ValueError unless there is one keep rate for each place, in its range."""
-  if len(places) != len(keep):
-    raise ValueError(f"places = {places}, keep = {keep}: one keep rate for each place")
+  if len(places) != len(keep_ratio):
+    raise ValueError(
+      f"places = {places}, keep_ratio = {keep_ratio}: one keep rate for each place"
+    )
   rising = list(places) == sorted(set(places))
   if not rising or any(not 0 <= place < depth for place in places):
     raise ValueError(f"places = {places}: rising numbers of the {depth} blocks, from 0")
-  for share in keep:
+  for share in keep_ratio:
     count_kept(share, 1)
 
 
@@ -110,7 +112,7 @@ class Block(nnx.Module):
     dim: D.
     heads: N.
     hidden: width of the MLP.
-    keep: share of the patches that stay; None for a block that leaves tokens alone.
+    keep_ratio: share of the patches that stay; None for a block where all do.
     fuse: as in `reorganize`.
     drop: the share of examples whose residual is left out in training.
     impl: of the attention.
@@ -123,7 +125,7 @@ class Block(nnx.Module):
     *,
     heads: int,
     hidden: int,
-    keep: float | None,
+    keep_ratio: float | None,
     fuse: bool,
     drop: float,
     impl: str,
@@ -138,7 +140,7 @@ class Block(nnx.Module):
     )
     self.feed_norm = transformer.layer_norm(dim, EPSILON, rngs=rngs)
     self.feed = transformer.Feed(dim, hidden, rngs=rngs)
-    self.keep, self.fuse, self.drop = keep, fuse, drop
+    self.keep_ratio, self.fuse, self.drop = keep_ratio, fuse, drop
 
   def __call__(
     self, x: Marked, *, index: int = 0, key: Key[Array, ""] | None = None
@@ -147,7 +149,7 @@ class Block(nnx.Module):
     first, second = (None, None) if key is None else jax.random.split(key)
     x, heads = reduced.begun(x), self.mixer.project(self.norm(x.rows), index=index)
     x = dataclasses.replace(x, rows=self.attended(x.rows, heads, first))
-    if self.keep is not None:
+    if self.keep_ratio is not None:
       x = self.reorganized(x, self.scores(heads))
     return dataclasses.replace(x, rows=self.fed(x.rows, second))
 
@@ -167,7 +169,8 @@ class Block(nnx.Module):
   def reorganized(self, x: Reduced, scores: Float[Array, "B T"]) -> Reduced:
     """Returns the tokens that are left by their scores."""
     tokens, scores = x.rows.shape[1], scores[:, 1:]
-    rows, index = reorganize(x.rows, scores, keep=self.keep or 1.0, fuse=self.fuse)
+    share = 1.0 if self.keep_ratio is None else self.keep_ratio
+    rows, index = reorganize(x.rows, scores, keep_ratio=share, fuse=self.fuse)
     if index.shape[1] == tokens - 1:
       return x
     left = jnp.where(chosen(index, tokens - 1), -jnp.inf, scores)

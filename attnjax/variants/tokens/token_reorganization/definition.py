@@ -23,10 +23,10 @@ def reference_class_attention(q, k, *, scale=None, valid=None):
   return jnp.stack(rows)
 
 
-def reference_reorganize(x, scores, *, keep, fuse=True):
+def reference_reorganize(x, scores, *, keep_ratio, fuse=True):
   """Computes the definition, from a sorted list of the patches."""
   n, rows, places = x.shape[1] - 1, [], []
-  count = math.ceil(keep * n)
+  count = math.ceil(keep_ratio * n)
   for own, score in zip(x, scores):
     order = sorted_places(score, n)
     tokens = [own[0], *(own[1 + order[i]] for i in range(count))]
@@ -38,12 +38,12 @@ def reference_reorganize(x, scores, *, keep, fuse=True):
   return jnp.stack(rows), jnp.stack(places).astype(jnp.int32)
 
 
-def reference_reduce_tokens(x, scores, *, keep, fuse=True, prefix=0, valid=None):
+def reference_reduce_tokens(x, scores, *, keep_ratio, fuse=True, prefix=0, valid=None):
   """Computes the definition: ranks and places by counting, a matrix of 0 and 1."""
   B, T, _ = x.shape
   real = jnp.ones((B, T), bool) if valid is None else valid
   x = jnp.where(real[..., None], x, 0)
-  whole = math.ceil(keep * (T - prefix))
+  whole = math.ceil(keep_ratio * (T - prefix))
   if whole == T - prefix:
     return x, jnp.broadcast_to(jnp.arange(T, dtype=jnp.int32), (B, T))
   rows, places = [], []
@@ -55,7 +55,7 @@ def reference_reduce_tokens(x, scores, *, keep, fuse=True, prefix=0, valid=None)
     )
     rank = (ahead & ranked[None]).sum(axis=1)
     many = ranked.sum()
-    count = sum((many == n) * math.ceil(keep * n) for n in range(T + 1))
+    count = sum((many == n) * math.ceil(keep_ratio * n) for n in range(T + 1))
     left, first = ranked & (rank >= count), ranked & (rank == count)
     stays = there & ~left
     if fuse:

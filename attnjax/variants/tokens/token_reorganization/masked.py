@@ -89,7 +89,7 @@ def masked_logits(
     ValueError: if there is not one count for each place.
   """
   mark, *blocks = model.stages.stages[0].sequence
-  places = [i for i, block in enumerate(blocks) if block.keep is not None]
+  places = [i for i, block in enumerate(blocks) if block.keep_ratio is not None]
   if counts.shape != (len(places),):
     raise ValueError(f"counts {counts.shape}: one for each of the places {places}")
   x = mark(model.stem(images)).rows

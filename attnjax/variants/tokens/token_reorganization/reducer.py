@@ -39,7 +39,7 @@ class Reducer(nnx.Module):
     self,
     dim: int,
     *,
-    keep: float = 0.7,
+    keep_ratio: float = 0.7,
     fuse: bool = True,
     prefix: int = 0,  # a row's first tokens that always stay: a class token
     score: str = "query",
@@ -47,9 +47,9 @@ class Reducer(nnx.Module):
     rngs: nnx.Rngs,
   ):
     del dim, rngs
-    count_kept(keep, 1)
+    count_kept(keep_ratio, 1)
     check_known("score", score, SCORES)
-    self.keep, self.fuse, self.prefix = keep, fuse, prefix
+    self.keep_ratio, self.fuse, self.prefix = keep_ratio, fuse, prefix
     self.score, self.impl = score, impl
 
   def __call__(
@@ -75,7 +75,7 @@ class Reducer(nnx.Module):
       raise NotImplementedError(f"segment_ids: {self.refuses['segment_ids']}")
     if scores is None:
       scores = self._scores(x, valid)
-    options = {"keep": self.keep, "fuse": self.fuse, "prefix": self.prefix}
+    options = {"keep_ratio": self.keep_ratio, "fuse": self.fuse, "prefix": self.prefix}
     return reduce_tokens(x, scores, valid=valid, impl=self.impl, **options)
 
   def _scores(self, x, valid) -> Float[Array, "B T"]:

@@ -61,7 +61,7 @@ def reorganize(
   x: Float[Array, "B T D"],
   scores: Float[Array, "B P"],
   *,
-  keep: float,
+  keep_ratio: float,
   fuse: bool = True,
   impl: str = "auto",
 ) -> tuple[Float[Array, "B R D"], Int[Array, "B M"]]:
@@ -74,7 +74,7 @@ def reorganize(
   Args:
     x: tokens, the class token first: T = 1 + P.
     scores: of the patches, see `class_attention`; their order takes no gradient.
-    keep: share of the patches that stay, see `count_kept`.
+    keep_ratio: share of the patches that stay, see `count_kept`.
     fuse: whether there is a fused token; else R = 1 + M.
     impl: one of IMPLEMENTATIONS, or "auto", which is "xla".
 
@@ -82,18 +82,18 @@ def reorganize(
     (the tokens, R = 2 + M; the places of kept patches among the P, in their order).
 
   Raises:
-    ValueError: if shapes do not fit, `keep` is out of its range or `impl` is unknown.
+    ValueError: if shapes do not fit, `keep_ratio` is out of its range or `impl` is
+      unknown.
   """
   check_known("impl", impl, ("auto", *IMPLEMENTATIONS))
   B, T, _ = x.shape
   if scores.shape != (B, T - 1):
     raise ValueError(f"scores {scores.shape} of x {x.shape}: one for each patch")
-  count = count_kept(keep, T - 1)
+  count = count_kept(keep_ratio, T - 1)
   if impl == "reference":
-    return reference_reorganize(x, scores, keep=keep, fuse=fuse)
+    return reference_reorganize(x, scores, keep_ratio=keep_ratio, fuse=fuse)
   if count == T - 1:
-    places = jnp.arange(T - 1, dtype=jnp.int32)
-    return x, jnp.broadcast_to(places, (B, T - 1))
+    return x, jnp.broadcast_to(jnp.arange(T - 1, dtype=jnp.int32), (B, T - 1))
   _, index = jax.lax.top_k(jax.lax.stop_gradient(scores), count)
   patches = x[:, 1:]
   parts = [x[:, :1], jnp.take_along_axis(patches, index[..., None], axis=1)]
@@ -106,7 +106,7 @@ def reduce_tokens(
   x: Float[Array, "B T D"],
   scores: Float[Array, "B T"],
   *,
-  keep: float,
+  keep_ratio: float,
   fuse: bool = True,
   prefix: int = 0,
   valid: Bool[Array, "B T"] | None = None,
@@ -115,14 +115,14 @@ def reduce_tokens(
   """Keeps the tokens of the greatest scores in the row's order, and fuses the rest.
 
   It is `reorganize` for hosts that read the order of tokens, and for padded rows. A row
-  keeps the share `keep` of its own tokens. The fused token stands at the place of the
-  heaviest token in it, the first that was not kept. R is that of a row without padding;
-  what a shorter row leaves free are its padding tokens, as zeros at the end.
+  keeps the share `keep_ratio` of its own tokens. The fused token stands at the place of
+  the heaviest token in it, the first that was not kept. R is that of a row without
+  padding; what a shorter row leaves free is padding, zeros at the end.
 
   Args:
     x: tokens.
     scores: of the tokens; their order takes no gradient.
-    keep: share of the tokens that stay, see `count_kept`.
+    keep_ratio: share of the tokens that stay, see `count_kept`.
     fuse: whether there is a fused token.
     prefix: how many of a row's first tokens always stay, and do not count.
     valid: True at the real tokens.
@@ -136,21 +136,40 @@ def reduce_tokens(
       unknown.
   """
   check_known("impl", impl, ("auto", *IMPLEMENTATIONS))
-  (B, T, _), places = x.shape, jnp.arange(x.shape[1], dtype=jnp.int32)
+  B, T, _ = x.shape
   if scores.shape != (B, T):
     raise ValueError(f"scores {scores.shape} of x {x.shape}: one for each token")
   if not 0 <= prefix < T:
     raise ValueError(f"prefix = {prefix}; it must be from 0 to below T = {T}")
-  whole = count_kept(keep, T - prefix)
+  count_kept(keep_ratio, T)
+  own = {"keep_ratio": keep_ratio, "fuse": fuse, "prefix": prefix, "valid": valid}
   if impl == "reference":
-    options = {"fuse": fuse, "prefix": prefix, "valid": valid}
-    return reference_reduce_tokens(x, scores, keep=keep, **options)
+    return reference_reduce_tokens(x, scores, **own)
+  return _in_order(x, scores, **own)
+
+
+def _in_order(x, scores, *, keep_ratio, fuse, prefix, valid):
+  """Computes `reduce_tokens` by sorting."""
+  B, T, _ = x.shape
+  whole = count_kept(keep_ratio, T - prefix)
   real = jnp.ones((B, T), bool) if valid is None else valid
   x = x if valid is None else jnp.where(real[..., None], x, 0)
   if whole == T - prefix:
+    places = jnp.arange(T, dtype=jnp.int32)
     return x, jnp.broadcast_to(places, (B, T))
+  x, stays = _decided(x, scores, real, keep_ratio, fuse, prefix)
+  key = jnp.where(stays, 0, jnp.where(real, 2, 1))
+  order = jnp.argsort(key, axis=1, stable=True)[:, : prefix + whole + fuse]
+  there = jnp.take_along_axis(real, order, axis=1)
+  y = jnp.take_along_axis(x, order[..., None], axis=1)
+  return jnp.where(there[..., None], y, 0), order.astype(jnp.int32)
+
+
+def _decided(x, scores, real, keep_ratio, fuse, prefix):
+  """Returns tokens with the fused one at its place, and which of them stay."""
+  tokens = x.shape[1] - prefix
   ranked = real & (jnp.cumsum(real, axis=1) > prefix)
-  counts = np.array([count_kept(keep, n) if n else 0 for n in range(T - prefix + 1)])
+  counts = np.array([count_kept(keep_ratio, n) for n in range(tokens + 1)])
   count = jnp.asarray(counts)[ranked.sum(axis=1, keepdims=True)]
   kept = select.kept(scores, ranked, count)
   stays = kept | (real & ~ranked)
@@ -159,27 +178,25 @@ def reduce_tokens(
     first = select.kept(scores, others, 1)
     token = fused(x, jnp.where(others, scores, 0))
     x, stays = jnp.where(first[..., None], token, x), stays | first
-  key = jnp.where(stays, 0, jnp.where(real, 2, 1))
-  order = jnp.argsort(key, axis=1, stable=True)[:, : prefix + whole + fuse]
-  return _taken(x, order, real)
+  return x, stays
 
 
-def count_kept(keep: float, tokens: int) -> int:
-  """Returns M = ceil(keep x tokens), the number of tokens that stay.
+def count_kept(keep_ratio: float, tokens: int) -> int:
+  """Returns M = ceil(keep_ratio x tokens), the number of tokens that stay.
 
   As in the authors' code it is the ceiling of a product of Python numbers, whose
   rounding may add a token: ceil(0.55 x 100) is 56.
 
   Args:
-    keep: share of the tokens.
+    keep_ratio: share of the tokens.
     tokens: their number.
 
   Raises:
-    ValueError: if `keep` is not in (0, 1].
+    ValueError: if `keep_ratio` is not in (0, 1].
   """
-  if not 0 < keep <= 1:
-    raise ValueError(f"keep = {keep}: it must be above 0, and at most 1")
-  return min(math.ceil(keep * tokens), tokens)
+  if not 0 < keep_ratio <= 1:
+    raise ValueError(f"keep_ratio = {keep_ratio}: it must be above 0, and at most 1")
+  return min(math.ceil(keep_ratio * tokens), tokens)
 
 
 def fused(
@@ -196,10 +213,3 @@ def chosen(index: Int[Array, "B M"], tokens: int) -> Bool[Array, "B T"]:
   """Returns whether each of so many tokens is among those of an index."""
   rows = jnp.arange(len(index))[:, None]
   return jnp.zeros((len(index), tokens), bool).at[rows, index].set(True)
-
-
-def _taken(x, order, real):
-  """Returns the tokens of an order, padding as 0, and the order."""
-  y = jnp.take_along_axis(x, order[..., None], axis=1)
-  there = jnp.take_along_axis(real, order, axis=1)
-  return jnp.where(there[..., None], y, 0), order.astype(jnp.int32)

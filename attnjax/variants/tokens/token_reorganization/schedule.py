@@ -7,38 +7,40 @@ from attnjax.variants.tokens.token_reorganization.reorganize import count_kept
 
 
 def keep_schedule(
-  step: int, keep: float, *, start: int, end: int, levels: int = 0
+  step: int, keep_ratio: float, *, start: int, end: int, levels: int = 0
 ) -> float:
-  """Returns the keep rate of a step of training: 1, then a cosine down to `keep`.
+  """Returns the keep rate of a step of training: 1, then a cosine to the last one.
 
-  The authors' code: keep + (1 - keep) (1 + cos(pi (step - start) / (end - start))) / 2
-  from step `start` to step `end`. Evaluation takes `keep` at all times.
+  The authors' code: r + (1 - r) (1 + cos(pi (step - start) / (end - start))) / 2 from
+  step `start` to step `end`, r the last rate, which evaluation takes at
+  all times.
 
   Args:
     step: number of the update, or any other unit of `start` and `end`.
-    keep: the last rate.
+    keep_ratio: the last rate.
     start: the first step at which it falls; the paper's is after 10 epochs.
-    end: the first step at which it is `keep`; the paper's is after 100 epochs.
-    levels: number of values between 1 and `keep`, both included, to the nearest of
-      which the rate is rounded, each a program under `jax.jit`; 0: not rounded.
+    end: the first step at which it is `keep_ratio`; the paper's is after 100 epochs.
+    levels: number of values between 1 and the last rate, both included, to the nearest
+      of which the rate is rounded, each a program under `jax.jit`; 0: not rounded.
 
   Raises:
-    ValueError: if `keep` is not in (0, 1], `start` is after `end`, or `levels` is 1.
+    ValueError: if `keep_ratio` is not in (0, 1], `start` is after `end`, or `levels` is
+      1.
   """
-  if not 0 < keep <= 1:
-    raise ValueError(f"keep = {keep}: it must be above 0, and at most 1")
+  if not 0 < keep_ratio <= 1:
+    raise ValueError(f"keep_ratio = {keep_ratio}: it must be above 0, and at most 1")
   if start > end:
     raise ValueError(f"start = {start} is after end = {end}")
   if levels < 0 or levels == 1:
     raise ValueError(f"levels = {levels}: it must be 0, or 2 at least")
   if step >= end:
-    return keep
+    return keep_ratio
   if step < start:
     return 1.0
   share = (1 + math.cos(math.pi * (step - start) / (end - start))) / 2
   if levels:
     share = round(share * (levels - 1)) / (levels - 1)
-  return keep + (1 - keep) * share
+  return keep_ratio + (1 - keep_ratio) * share
 
 
 def token_counts(
@@ -52,8 +54,8 @@ def token_counts(
     fuse: whether there are fused tokens.
   """
   found = []
-  for keep in keeps:
-    count = count_kept(keep, tokens)
+  for keep_ratio in keeps:
+    count = count_kept(keep_ratio, tokens)
     tokens = count + fuse if count < tokens else tokens
     found.append(tokens)
   return found
