@@ -1,6 +1,7 @@
 """Reducers of tokens by their names, in stacks, hosts and configs."""
 
 import sys
+from typing import Any
 from unittest import mock
 
 import jax
@@ -66,7 +67,13 @@ class VisionTest(absltest.TestCase):
   @classmethod
   def setUpClass(cls):
     super().setUpClass()
-    options = {"channels": 1, "classes": 3, "dim": 8, "depth": 2, "mlp_ratio": 2.0}
+    options: dict[str, Any] = {
+      "channels": 1,
+      "classes": 3,
+      "dim": 8,
+      "depth": 2,
+      "mlp_ratio": 2.0,
+    }
     options |= {"between": f"1:{EVIT}:keep_ratio=0.4", "rngs": nnx.Rngs(0)}
     cls.model = vision.Model(_builds(vision), **options)
     cls.images = jax.random.normal(jax.random.key(0), (2, 12, 16, 1))
@@ -121,7 +128,7 @@ class _Even(nnx.Module):
 
 class LanguageTest(absltest.TestCase):
   def _model(self, between):
-    options = {"vocab": 17, "dim": 16, "depth": 2, "rngs": nnx.Rngs(0)}
+    options: dict[str, Any] = {"vocab": 17, "dim": 16, "depth": 2, "rngs": nnx.Rngs(0)}
     return language.Model(_builds(language), between=between, **options)
 
   def test_dropped_tokens_are_as_they_were(self):
@@ -164,7 +171,7 @@ class ConfigTest(absltest.TestCase):
     task = data.load("mnist5k")
 
     def logits(images):
-      model = build.builder(config, task)(rngs=nnx.Rngs(0))
+      model: Any = build.builder(config, task)(rngs=nnx.Rngs(0))
       found = model.weights(images)
       return model(images), found
 

@@ -119,7 +119,7 @@ class ReducedStage(nnx.Module):
     """Returns `Reduced`, and new statistics if some are given."""
     carry = running.Carry(self, stats, train)
     found = carry(self.stack, _rows(x), key=key, whole=True)
-    return carry.result(Reduced(found.rows, x.shape[1:3], None, found))
+    return carry.result(Reduced(found.rows, _grid(x), None, found))
 
   def weights(self, x: Float[Array, "B h w D"], *, stats: Any = None) -> list[Array]:
     """Returns the weights (B, N, R, R) of every block, for the tokens that it sees."""
@@ -130,13 +130,17 @@ class ReducedStage(nnx.Module):
     """Returns the stack's trace; its output is `Marked` by the tokens that are left."""
     own = running.Carry(self, stats, False).of(self.stack)
     found = self.stack.trace(_rows(x), stats=own, **options)
-    return dataclasses.replace(found, output=Marked(found.output, x.shape[1:3]))
+    return dataclasses.replace(found, output=Marked(found.output, _grid(x)))
 
 
 def mean(x: Marked, *, key: Array | None = None) -> Float[Array, "B D"]:
   """Returns the mean of the tokens that are left; it is a pool of a Classifier."""
   del key
   return x.rows.mean(axis=1)
+
+
+def _grid(x):
+  return x.shape[1], x.shape[2]
 
 
 def _rows(x):

@@ -126,8 +126,8 @@ class Stack(nnx.Module):
       gathered.append(new)
     for block, *new in zip(self.blocks, *gathered):
       carry.keep(block, jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *new))
-    x = x if left is None else left.now(x)
-    return carry.result(x if memory is None else (x, kept))
+    y = x if left is None else left.now(x)
+    return carry.result(y if memory is None else (y, kept))
 
   def init_memory(self, batch: int, length: int, dtype=jnp.float32) -> Any:
     """Returns empty memories of `length` inputs, stacked as the blocks are."""

@@ -25,7 +25,7 @@ class FunctionTest(parameterized.TestCase):
   def test_class_attention_by_hand(self):
     # Head 0 has the scores 0, log 3, 0, head 1 the scores log 2, 0, 0, times scale 1/2.
     log = 2 * np.log([1, 3, 1]), 2 * np.log([2, 1, 1])
-    k = np.stack(log, axis=1)[None, :, :, None] * np.float32([1, 0, 0, 0])
+    k = np.stack(log, axis=1)[None, :, :, None] * np.eye(4, dtype=np.float32)[0]
     got = evit.class_attention(jnp.ones((1, 2, 4)), jnp.asarray(k))
     _close(got[0], np.mean([[0.2, 0.6, 0.2], [0.5, 0.25, 0.25]], axis=0))
     got = evit.class_attention(jnp.ones((1, 2, 4)), jnp.asarray(k), scale=0.0)

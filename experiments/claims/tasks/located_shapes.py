@@ -40,7 +40,7 @@ def located(
     image += 0.1 * rng.standard_normal(image.shape)
   cells = np.array(covered).reshape(-1, SIDE // patch, patch, SIDE // patch, patch)
   share = cells.mean(axis=(2, 4)).reshape(number, -1)
-  return np.array(images, np.float32), share >= 0.5
+  return np.clip(images, 0.0, 1.0).astype(np.float32), share >= 0.5
 
 
 def _painted(image, rng, part, colour):

@@ -31,8 +31,10 @@ def reference_reorganize(x, scores, *, keep_ratio, fuse=True):
     order = sorted_places(score, n)
     tokens = [own[0], *(own[1 + order[i]] for i in range(count))]
     if fuse and count < n:
-      left = [score[order[i]] * definition.wide(own[1 + order[i]]) for i in range(n)]
-      tokens.append(sum(left[count:]).astype(x.dtype))
+      token = jnp.zeros_like(definition.wide(own[0]))
+      for i in range(count, n):
+        token = token + score[order[i]] * definition.wide(own[1 + order[i]])
+      tokens.append(token.astype(x.dtype))
     rows.append(jnp.stack(tokens) if count < n else own)
     places.append(order[:count] if count < n else jnp.arange(n))
   return jnp.stack(rows), jnp.stack(places).astype(jnp.int32)
