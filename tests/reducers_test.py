@@ -57,10 +57,10 @@ class TokensTest(absltest.TestCase):
     whole = jnp.arange(5.0).reshape(1, 5, 1)
     first = Tokens.begun(whole).now(whole + 10)
     second = first.after(jnp.array([[[20.0], [21.0], [22.0]]]), jnp.array([[4, 0, 2]]))
-    third = second.after(jnp.array([[[30.0]]]), jnp.array([[2]]))
+    third = second.after(jnp.array([[[30.0]]]), jnp.array([[0]]))
     np.testing.assert_array_equal(second.all[0, :, 0], [21, 11, 22, 13, 20])
-    np.testing.assert_array_equal(third.places, [[2]])
-    np.testing.assert_array_equal(third.all[0, :, 0], [21, 11, 30, 13, 20])
+    np.testing.assert_array_equal(third.places, [[4]])
+    np.testing.assert_array_equal(third.all[0, :, 0], [21, 11, 22, 13, 30])
 
 
 class VisionTest(absltest.TestCase):

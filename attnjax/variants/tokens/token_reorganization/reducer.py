@@ -27,6 +27,15 @@ class Reducer(nnx.Module):
     "norm"   |x_t| / sum_t |x_t|
 
   There are no parameters.
+
+  Args:
+    dim: D; it is not needed.
+    keep_ratio: share of a row's tokens that stay, see `count_kept`.
+    fuse: whether the others become one token.
+    prefix: how many of a row's first tokens always stay, such as a class token.
+    score: one of SCORES, where the caller gives no scores.
+    impl: as in `reduce_tokens`.
+    rngs: for parameters, of which there are none.
   """
 
   causal = False
@@ -41,7 +50,7 @@ class Reducer(nnx.Module):
     *,
     keep_ratio: float = 0.7,
     fuse: bool = True,
-    prefix: int = 0,  # a row's first tokens that always stay: a class token
+    prefix: int = 0,
     score: str = "query",
     impl: str = "auto",
     rngs: nnx.Rngs,
