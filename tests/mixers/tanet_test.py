@@ -35,11 +35,16 @@ def _image(*shape, seed=1):
   return np.random.default_rng(seed).standard_normal(shape, np.float32)
 
 
-_run = jax.jit(lambda module, x: module(x))
+_called = jax.jit(lambda module, x: module(x))
 _strip_gate = jax.jit(tanet.strip_gate)
 _pixel_gate = jax.jit(tanet.pixel_gate, static_argnames="lpa_multiply")
 _distribution_block = jax.jit(tanet.distribution_block)
 _reconstruction = jax.jit(tanet.reconstruction, static_argnames=("weight", "epsilon"))
+
+
+def _run(module, x):
+  """Returns a module's result once it is there: tests change parameters in place."""
+  return np.asarray(_called(module, x))
 
 
 # The definitions once more, in NumPy and float64, from the official layers.
