@@ -16,8 +16,8 @@ LANES, SUBLANES = 128, 8
 LEAST = -1e30
 # Elements a lane of keys and values of a window, up to which a loop over its rows is
 # unrolled, which costs less than the loop's latencies. Of 14 x 14 pixels, 7 x 7 taps of
-# 16 channels on v5e, bundles a pixel: forward 330 in a loop and 230 without, backward
-# 740 and 490.
+# 16 channels on v5e, bundles a pixel: forward 440 in loops and 200 without, backward
+# 740 and 500.
 UNROLLED = 7 * 8 * 32
 
 

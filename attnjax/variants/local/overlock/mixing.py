@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from attnjax import backends
-from attnjax.contract import Case
+from attnjax.contract import Case, check_known
 from attnjax.core import definition, devices
 from attnjax.core.dtypes import accumulator_dtype
 from pallas_kernels import dynamic_window
@@ -46,14 +46,13 @@ def mix(
       is unknown.
     NotImplementedError: if the named implementation cannot do the problem.
   """
+  check_known("impl", impl, ("auto", *IMPLEMENTATIONS))
   check(q, regions, taps, tap_bias, relative, v, window)
-  how = {"window": window}
-  plain = {
-    "reference": functools.partial(reference, **how),
-    "xla": functools.partial(_by_rows, **how),
-  }
+  if impl == "reference":
+    return reference(q, regions, taps, tap_bias, relative, v, window=window)
+  plain = {"xla": functools.partial(_by_rows, window=window)}
   run = backends.choose(
-    impl, plain, lambda impl: dynamic_window.prepared(q, v, impl=impl, **how)
+    impl, plain, lambda impl: dynamic_window.prepared(q, v, window=window, impl=impl)
   )
   return run(q, regions, taps, tap_bias, relative, v)
 
