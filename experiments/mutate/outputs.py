@@ -2,7 +2,8 @@
 
 They are those of all CASES in plain JAX with their gradients, of the tiny layer in each
 form with its gradients, of its weights, of the smallest published network, the reports
-of tiny hosts, and rows that a tiny language model decodes under a policy.
+of tiny hosts, rows that a tiny language model decodes under a policy, streams through a
+tiny layer, and the scores of a tiny scorer.
 """
 
 from pathlib import Path
@@ -14,7 +15,7 @@ import numpy as np
 
 from attnjax import contract
 from attnjax.contract import networks, policy_checks
-from attnjax.contract.forms import analysis
+from attnjax.contract.forms import analysis, cross, pairs
 from attnjax.contract.subject import Subject
 from attnjax.nn import running
 
@@ -106,6 +107,8 @@ _OTHERS = {
   "backbone": _network,
   "analysis": _reports,
   "policy": policy_checks.decoded,
+  "cross": cross.plain,
+  "pairs": pairs.plain,
 }
 
 
