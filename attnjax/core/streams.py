@@ -5,6 +5,7 @@ the hidden states beside the tokens that `attnjax.nn.streams` hands through a st
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,9 +27,9 @@ class Stream:
     positions: (B, T) or (T,); 0, 1, 2, ... if None.
   """
 
-  x: Float[Array, "B T D"]
-  valid: Bool[Array, "B T"] | None = None
-  positions: Int[Array, "..."] | None = None
+  x: Any
+  valid: Any = None
+  positions: Any = None
 
   @property
   def real(self) -> Bool[Array, "B T"]:
