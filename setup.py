@@ -47,6 +47,7 @@ EXTRAS = {
     "grain>=0.2.18,<0.3",
     "ml-collections>=1.1",
     "absl-py>=2.3",
+    "dm-pix>=0.4.5",  # PSNR and SSIM
   ],
   # An accelerator.
   "tpu": ["jax[tpu]>=0.11.2,<0.12"],

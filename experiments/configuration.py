@@ -65,6 +65,21 @@ def host_module(host: str):
     ) from error
 
 
+def host_of(mechanisms: str, *hosts: str) -> str:
+  """Returns the first of these hosts that takes all mechanisms, the last one if none.
+
+  Args:
+    mechanisms: as in `default`.
+    *hosts: modules of attnjax.models.
+  """
+  systems = [contract.load(slug) for slug in split(mechanisms)]
+  for host in hosts:
+    forms = set(host_module(host).FORMS)
+    if all(forms & set(module.FORMS) for module in systems):
+      return host
+  return hosts[-1]
+
+
 def host_defaults(host: str, mechanisms: str = "", **chosen: Any) -> dict[str, Any]:
   """Returns the hyper-parameters of a host with their defaults.
 
@@ -89,7 +104,7 @@ def host_defaults(host: str, mechanisms: str = "", **chosen: Any) -> dict[str, A
 def _of_layer(host: str, slug: str) -> dict[str, Any]:
   """Returns the section `attention` of a system: empty where a host takes no layers."""
   forms = map(contract.form, host_module(host).FORMS)
-  layers = any(hasattr(form, "Layer") for form in forms)
+  layers = any(hasattr(form, "Layer") or hasattr(form, "Scorer") for form in forms)
   return contract.defaults(slug) if layers else {}
 
 

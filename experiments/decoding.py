@@ -21,6 +21,7 @@ from jaxtyping import Array, Float, Int
 
 from attnjax import contract, policies
 from attnjax.contract import check_known
+from attnjax.contract.options import read
 
 FULL = "full"
 
@@ -70,24 +71,7 @@ def policy(text: str) -> Any:
     check_known("policy", name, (FULL, *known))
   kind = known[name]
   defaults = {field.name: field.default for field in dataclasses.fields(kind)}
-  given = {}
-  for part in filter(None, options.split(",")):
-    option, _, value = part.partition("=")
-    check_known(f"option of {name}", option, defaults)
-    given[option] = _value(option, value, defaults[option])
-  return kind(**given)
-
-
-def _value(name: str, text: str, default: Any) -> Any:
-  try:
-    if isinstance(default, tuple):
-      return tuple(int(part) for part in filter(None, text.split("+")))
-    if isinstance(default, bool):
-      return {"true": True, "false": False}[text.lower()]
-    return type(default)(text)
-  except (ValueError, KeyError):
-    kind = type(default).__name__
-    raise ValueError(f"{name} = {text!r} is no {kind}, as {default!r} is") from None
+  return kind(**read(name, options, defaults))
 
 
 def logits(

@@ -238,7 +238,7 @@ class _Odd(nnx.Module):
   def __init__(self, dim, *, rngs):
     pass
 
-  def __call__(self, x):
+  def __call__(self, x, **context):
     kept = jnp.arange(x.shape[1], dtype=jnp.int32)[1::2]
     return x[:, 1::2], jnp.broadcast_to(kept, (x.shape[0], kept.size))
 

@@ -26,9 +26,12 @@ The forms of layers, "causal", "sequence" and "image", require
                    with tokens `shape` on each axis, for systems whose defaults do not
                    scale (Routing Transformer: sqrt(T) clusters)
 
-The form "backbone", of whole networks for images, requires Model, SIZES and PARAMETERS;
-the form "analysis", of reports of a model's `trace`, requires analyse, HOSTS,
-AXES and MEANINGS.
+The form "backbone", of whole networks that classify images, and the form "dense", of
+those from images to maps, require Model, SIZES and PARAMETERS; the form "analysis", of
+reports of a model's `trace`, requires analyse, HOSTS, AXES and MEANINGS; the form
+"tokens", of fewer tokens between blocks, requires Reducer, REDUCER and WHOLE; the form
+"cross", of layers between streams, requires STREAMS and a Layer of several widths; the
+form "pairs", of scores of queries and items, requires Scorer, SCORER, QUERY and ITEM.
 
 A Layer is built as `Layer(dim, *, form, rngs, **hyper-parameters)`, every
 hyper-parameter a keyword with a default that is not None. A Layer whose mathematics
@@ -45,6 +48,7 @@ a call normalises by these. Without `stats` the call raises ValueError. A layer 
 batch norm need not have these arguments; `nn.running.apply` calls both kinds.
 """
 
+from attnjax.contract.between import reducers
 from attnjax.contract.case import Case
 from attnjax.contract.context import (
   Context,
@@ -88,6 +92,7 @@ __all__ = [
   "layer_forms",
   "load",
   "plain",
+  "reducers",
   "systems",
   "unknown",
 ]

@@ -1,8 +1,12 @@
-"""Hyper-parameters of published networks, and the checks of the form "backbone"."""
+"""Hyper-parameters of published networks, and the checks of their forms.
+
+The forms are "backbone", whose networks classify, and "dense", whose networks map.
+"""
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from types import ModuleType
 from typing import Any
 
 import jax
@@ -11,11 +15,13 @@ import numpy as np
 from flax import nnx
 
 from attnjax.contract.names import check_known
+from attnjax.contract.registry import constructor
 from attnjax.contract.subject import Subject, close, equal, require
 from attnjax.nn import running
 from attnjax.nn.norms import Moments, Stats
 
-_CLASSES = 5
+CLASSES = 5  # of the networks that are checked
+_PUBLISHED = {"dense": 3}  # outputs of the networks whose parameters are published
 
 
 def defaults(module: Any) -> dict[str, Any]:
@@ -35,6 +41,21 @@ def sized(module: Any, size: str) -> dict[str, Any]:
   return defaults(module) | module.SIZES[size]
 
 
+def of_one_system(
+  systems: Sequence[ModuleType], host: str, forms: Iterable[str], size: str
+) -> dict[str, Any]:
+  """Returns the hyper-parameters that a host of whole networks has for a system.
+
+  Raises:
+    ValueError: for a system of none of the forms, several systems, an unknown size.
+  """
+  names = [module.__name__.rpartition(".")[2] for module in systems]
+  if len(names) != 1:
+    raise ValueError(f"mechanism {','.join(names)!r}: the host {host} takes one system")
+  constructor(names[0], {}, forms)
+  return {"size": size} | sized(systems[0], size)
+
+
 def names_its_options(subject: Subject) -> None:
   """Checks that SIZES name hyper-parameters: keywords with defaults of one type."""
   known = defaults(subject.module)
@@ -48,57 +69,19 @@ def names_its_options(subject: Subject) -> None:
     for name, value in options.items():
       same = isinstance(value, type(known[name]))
       require(same, f"SIZES[{size!r}]: {name} = {value!r}, not {known[name]!r}")
-  for name, parameter in inspect.signature(subject.module.Model).parameters.items():
+  parameters = list(inspect.signature(subject.module.Model).parameters.values())
+  for parameter in parameters[2:]:
     keyword = parameter.kind == inspect.Parameter.KEYWORD_ONLY
-    require(keyword or name in ("channels", "classes"), f"{name} is no keyword")
+    require(keyword, f"{parameter.name} is no keyword")
 
 
 def has_the_parameters_of_the_paper(subject: Subject) -> None:
   """Checks the published numbers of parameters, to 1 %, without allocating any."""
   for size, published in subject.module.PARAMETERS.items():
-    model = abstract(subject, size, channels=3, classes=1000)
+    model = abstract(subject, size, classes=_PUBLISHED.get(subject.form, 1000))
     found = sum(leaf.size for leaf in jax.tree.leaves(model))
     within = abs(found / published - 1) <= 0.01
     require(within, f"{size}: {found:,} parameters, not {published:,.0f}")
-
-
-def takes_images_of_any_size(subject: Subject) -> None:
-  """Checks the sides and widths of every stage's map for images of odd sizes."""
-  published, sizes = next(iter(subject.module.SIZES)), subject.module.SIZES
-  for size, rows, columns in (("mini", 64, 37), (published, 128, 45)):
-    # Two blocks of a stage make the maps that many make.
-    depths = {n: d for n, d in sizes[size].items() if n == "depths"}
-    shallow: dict[str, Any] = {
-      n: tuple(min(depth, 2) for depth in d) for n, d in depths.items()
-    }
-    maps = _features(abstract(subject, size, **shallow), (rows, columns))
-    strides = [rows // x.shape[1] for x in maps]  # which all divide the rows
-    got = [x.shape[2] for x in maps]
-    want = _sides(subject, columns, strides)
-    require(got == want, f"{size}: maps of {columns} columns have {got}, not {want}")
-    exact = [rows // stride for stride in strides] == [x.shape[1] for x in maps]
-    require(exact, f"{size}: maps of {rows} rows have {[x.shape[1] for x in maps]}")
-    widths = tuple(x.shape[3] for x in maps)
-    dims = sized(subject.module, size).get("dims", widths)
-    require(widths == dims, f"{size}: widths {widths}, not {dims}")
-
-
-def classifies_and_weighs(subject: Subject) -> None:
-  """Checks that logits are (B, classes) float32, and weights (B, N, T, S)."""
-
-  def run(model, images):
-    stats = running.init_stats(model)
-    logits, _ = model(images, stats=stats)
-    return logits, model.weights(images, stats=stats)
-
-  images = jax.ShapeDtypeStruct((2, 37, 50, 3), jnp.float32)
-  logits, weights = jax.eval_shape(run, abstract(subject, "mini"), images)
-  require(logits.shape == (2, _CLASSES), f"logits {logits.shape}")
-  require(logits.dtype == jnp.float32, f"logits are {logits.dtype}")
-  some = not getattr(subject.module, "WEIGHTLESS", False)
-  require((len(weights) > 0) == some, f"weights of {len(weights)} blocks")
-  fits = all(x.shape[0] == 2 and x.ndim == 4 for x in weights)
-  require(fits, f"weights are {[x.shape for x in weights]}, not (B, N, T, S)")
 
 
 def trains(subject: Subject) -> None:
@@ -160,7 +143,7 @@ def recomputes_its_blocks(subject: Subject) -> None:
 
 
 def abstract(
-  subject: Subject, size: str, channels: int = 3, classes: int = _CLASSES, **changes
+  subject: Subject, size: str, channels: int = 3, classes: int = CLASSES, **changes
 ) -> Any:
   """Returns an abstract network, whose leaves are shapes."""
   options = subject.module.SIZES[size] | changes
@@ -173,27 +156,6 @@ def _made(build: Callable, channels: int, classes: int, options: tuple) -> Any:
     return build(channels, classes, **dict(options), rngs=nnx.Rngs(0))
 
   return jax.eval_shape(make)
-
-
-def _features(model: Any, image: tuple[int, int]) -> list[Any]:
-  """Returns the shapes of the maps of two images."""
-
-  def run(model, images):
-    given = {"stats": running.init_stats(model), "train": True}
-    return running.apply(model.features, images, key=jax.random.key(0), **given)[0]
-
-  return jax.eval_shape(run, model, jax.ShapeDtypeStruct((2, *image, 3), jnp.float32))
-
-
-def _sides(subject: Subject, side: int, strides: list[int]) -> list[int]:
-  """Returns the side of each stage's map, from the image's side and the strides."""
-  if getattr(subject.module, "PADDED", False):
-    side = -(-side // strides[-1]) * strides[-1]
-  found, before = [], 1
-  for stride in strides:
-    side, before = -(-side // (stride // before)), stride
-    found.append(side)
-  return found
 
 
 def drawn(model: Any) -> Any:
@@ -213,26 +175,17 @@ def _run(model, x):
 
   def loss(model):
     start = running.init_moments(running.init_stats(model))
-    found = model(x, stats=start, train=True)
+    found = running.apply(model, x, stats=start, train=True)
     return jnp.sum(jnp.sin(found[0])), found
 
   grads, (y, moments) = jax.grad(loss, has_aux=True)(model)
   exact = jax.tree.map(lambda m: Stats(m.mean, m.var), moments, is_leaf=_is_moments)
-  part = x[:2]
-  rest = model(part, stats=exact), model(part, stats=exact, key=jax.random.key(0))
+  given: dict[str, Any] = {"stats": exact, "train": False}
+  rest = [
+    running.apply(model, x[:2], key=key, **given) for key in (None, jax.random.key(0))
+  ]
   return grads, (y, moments), exact, rest
 
 
 def _is_moments(leaf: Any) -> bool:
   return isinstance(leaf, Moments)
-
-
-NETWORKS = (
-  names_its_options,
-  has_the_parameters_of_the_paper,
-  takes_images_of_any_size,
-  classifies_and_weighs,
-  holds_only_float_parameters,
-  recomputes_its_blocks,
-  trains,
-)

@@ -51,7 +51,7 @@ def form(name: str) -> ModuleType:
 def load(slug: str) -> ModuleType:
   """Returns the module of a system.
 
-  Its Layer, Scorer and Model tell their options to `inspect.signature`, and to
+  Its Layer, Scorer, Model and Reducer tell their options to `inspect.signature`, and to
   notebooks, and take a number for `rngs`.
 
   Raises:
@@ -59,7 +59,7 @@ def load(slug: str) -> ModuleType:
   """
   check_known("mechanism", slug, systems())
   module = importlib.import_module(systems()[slug])
-  for name in ("Layer", "Scorer", "Model"):
+  for name in ("Layer", "Scorer", "Model", "Reducer"):
     made = getattr(module, name, None)
     if inspect.isclass(made):
       _open(made, module)
@@ -170,6 +170,8 @@ def constructor(
       make = functools.partial(_of_any_depth, make)
   setattr(make, "form", chosen)  # noqa: B010
   setattr(make, "module", module)  # noqa: B010
+  again = functools.partial(constructor, slug, dict(options))
+  setattr(make, "of", again)  # noqa: B010
   return cast(Constructor, make)
 
 
@@ -177,11 +179,13 @@ def constructor(
 class Constructor(Protocol):
   """Makes the layers of one mechanism, of a form, for a model of `layers` layers.
 
-  `module` is the system's, for a host that takes more of it than its Layer.
+  `module` is the system's, for a host that takes more of it than its Layer, and
+  `of(forms)` the constructor of the system, with its options, of another form.
   """
 
   form: str
   module: ModuleType
+  of: Callable[[Iterable[str]], "Constructor"]
 
   def __call__(self, dim: int, *, layers: int, rngs: Any) -> Any:
     """Returns a layer of width `dim`."""

@@ -21,6 +21,7 @@ or with interventions elsewhere, any of four functions:
 
 import dataclasses
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -130,9 +131,15 @@ def traced(
       )
     y, _ = running.apply(layer, x, index=index, **held, **context)
     return y, None, None
-  heads = layer.project(x, index=index, **context)
+  heads = layer.project(x, index=index, **_normed(layer.project, stats), **context)
   heads = heads if edit.heads is None else edit.heads(heads)
   mixed = layer.mix(heads)
   mixed = mixed if edit.mixed is None else edit.mixed(mixed, heads)
   y, _ = running.apply(layer.merge, mixed, heads, **held)
   return y.reshape(x.shape), heads, mixed
+
+
+def _normed(project: Callable, stats: Any) -> dict[str, Any]:
+  """Returns the option `stats` of a layer whose batch norms are before its heads."""
+  named = "stats" in inspect.signature(project).parameters
+  return {"stats": stats} if named and running.given(stats, False) else {}

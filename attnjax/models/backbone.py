@@ -10,7 +10,6 @@ from typing import Any
 
 from flax import nnx
 
-from attnjax import contract
 from attnjax.contract import networks
 from attnjax.nn.backbone import Classifier
 
@@ -31,13 +30,7 @@ def defaults(systems: Sequence[ModuleType], *, size: str = "mini") -> dict[str, 
     ValueError: for a system that is no published network, for several ones, and for an
       unknown size.
   """
-  names = [module.__name__.rpartition(".")[2] for module in systems]
-  if len(names) != 1:
-    raise ValueError(
-      f"mechanism {','.join(names)!r}: the host backbone takes one system"
-    )
-  contract.constructor(names[0], {}, FORMS)
-  return {"size": size} | networks.sized(systems[0], size)
+  return networks.of_one_system(systems, "backbone", FORMS, size)
 
 
 def Model(

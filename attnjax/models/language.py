@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Int, Key, Num
 
+from attnjax.contract import reducers
 from attnjax.contract.trace import Edit, Edits, Trace
 from attnjax.core import masks
 from attnjax.nn import running, streams
@@ -55,6 +56,7 @@ class Model(nnx.Module):
     norm: str = "rms",  # as in `Stack`, also before the logits
     learned_residuals: bool = False,
     embed_scale: float = 1.0,  # multiplies the embeddings, not the logits
+    between: str | Mapping[int, Callable] = "",  # causal reducers of tokens
     rngs: nnx.Rngs,
   ):
     init = nnx.initializers.normal(0.02)
@@ -71,8 +73,10 @@ class Model(nnx.Module):
       dropout=dropout,
       learned_residuals=learned_residuals,
       remat=remat,
+      between=reducers(between),
       rngs=rngs,
     )
+    self._check_reducers()
     self.norm = NORMS[norm](dim, rngs=rngs)
     self.head = (
       None
@@ -102,7 +106,9 @@ class Model(nnx.Module):
     context = _given(segment_ids=segment_ids, valid=valid, positions=positions)
     past = 0 if memory is None else memory[0].x.shape[2]
     context |= self._fixed(past + tokens.shape[1])
+    context |= {"whole": True} if self.stack.cuts else {}
     x = carry(self.stack, self._embed(tokens), key=key, memory=memory, **context)
+    x = x.all if self.stack.cuts else x  # dropped tokens are as they were then
     if memory is None:
       return carry.result(self._logits(x))
     x, memory = x
@@ -154,13 +160,27 @@ class Model(nnx.Module):
     stats: Any = None,
     **context,
   ) -> Trace:
-    """Returns the intermediate values of the model, its logits as `output`."""
+    """Returns the intermediate values of the model, its logits as `output`.
+
+    Raises:
+      NotImplementedError: for reducers of tokens between the blocks.
+    """
+    if self.stack.cuts:
+      raise NotImplementedError(f"trace: reducers at {self.stack.cuts} drop tokens")
     own = running.Carry(self, stats, False).of(self.stack)
     seen = context.get("segment_ids"), context.get("valid")
     kept = {"tokens": tokens, "ids": masks.segments(*seen, tokens.shape)}
     context |= self._fixed(tokens.shape[1])
     found = self.stack.trace(self._embed(tokens), edit=edit, stats=own, **context)
     return dataclasses.replace(found, output=self._logits(found.output), **kept)
+
+  def _check_reducers(self):
+    for reducer in self.stack.reducers:
+      if not reducer.causal:
+        raise ValueError(
+          f"between: {type(reducer).__module__} chooses tokens by later ones, which a"
+          " language model must not see"
+        )
 
   def _embed(self, tokens):
     return self._scaled(self.embed.embedding[...][tokens])

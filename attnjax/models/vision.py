@@ -12,8 +12,8 @@ from typing import Any
 from flax import nnx
 from jaxtyping import Array, Float
 
-from attnjax.contract import Heads, weights
-from attnjax.nn import running
+from attnjax.contract import Heads, reducers, weights
+from attnjax.nn import reduced, running
 from attnjax.nn.backbone import Classifier
 from attnjax.nn.patches import Patches
 from attnjax.nn.stack import Stack, hidden_size
@@ -41,11 +41,14 @@ def Model(
   mlp_ratio: float = 4.0,
   dropout: float = 0.0,
   remat: str = "none",
+  between: str | Mapping[int, Callable] = "",
   rngs: nnx.Rngs,
 ) -> Classifier:
   """Builds the network: images (B, H, W, channels) -> logits (B, classes) float32.
 
-  Its single stage has the grid of patches. Layers of sequences get it row by row.
+  Its single stage has the grid of patches. Layers of sequences get it row by row. With
+  reducers of tokens all layers are of sequences, the logits are of the mean of the
+  tokens that are left, and maps have dropped ones as they were when they were dropped.
 
   Args:
     builds: make the layers, which repeat the pattern.
@@ -57,11 +60,13 @@ def Model(
     mlp_ratio: hidden width of the MLPs, in the width; 0: no MLP.
     dropout: share of units that are left out.
     remat: see `nn.stack.REMAT`.
+    between: reducers of tokens before blocks, see `contract.reducers`.
     rngs: for the parameters.
   """
+  cuts = reducers(between)
   stem = Patches(channels, dim, patch, positions=True, rngs=rngs)
   stack = Stack(
-    [_on_grid(build) for build in builds],
+    [_on_rows(build) if cuts else on_grid(build) for build in builds],
     dim=dim,
     depth=depth,
     norm="layer",
@@ -69,11 +74,19 @@ def Model(
     hidden=hidden_size(dim, mlp_ratio),
     dropout=dropout,
     remat=remat,
+    between=cuts,
     rngs=rngs,
   )
   norm = nnx.LayerNorm(dim, rngs=rngs)
   head = nnx.Linear(dim, classes, rngs=rngs)
-  return Classifier(stem, Stages([stack], norm=norm), head)
+  return _classifier(stem, stack, norm, head)
+
+
+def _classifier(stem, stack, norm, head) -> Classifier:
+  if not stack.cuts:
+    return Classifier(stem, Stages([stack], norm=norm), head)
+  body = Stages([reduced.ReducedStage(stack)], norm=reduced.EachRow(norm))
+  return Classifier(stem, body, head, pool=reduced.mean)
 
 
 class OnGrid(nnx.Module):
@@ -122,7 +135,12 @@ def _rows(x):
   return x.reshape(x.shape[0], -1, x.shape[-1])
 
 
-def _on_grid(build):
+def on_grid(build: Any) -> Callable:
+  """Returns a Constructor of layers on grids: one of sequences gets a grid's rows."""
   if build.form == "image":
     return build
   return lambda *arguments, **options: OnGrid(build(*arguments, **options))
+
+
+def _on_rows(build):
+  return build if build.form == "sequence" else build.of(("sequence",))

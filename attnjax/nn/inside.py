@@ -57,7 +57,7 @@ def _in_turn(stack, look, x, stats, context):
   x, found = stack_context.blank(x, context), []
   embeddings, size = x, len(stack.blocks)
   for index, place, block, own in stack.each(stats):
-    x, context = stack.reduced(index, x, context)
+    x, context, _ = stack.reduced(index, x, context)
     contexts_of = stack_context.of_blocks(stack.blocks, context)
     stream = streams.of_block(block, cut(fixed[place], index // size), embeddings)
     given = contexts_of[place] | ({} if stream is None else {"stream": stream})

@@ -14,7 +14,9 @@ from attnjax.contract.trace import Edit, Edits, Trace
 from attnjax.core import policies
 from attnjax.nn import inside, running, stack_context, stepping, streams
 from attnjax.nn.blocks import Block
-from attnjax.nn.remat import REMAT, checkpointed
+from attnjax.nn.reduced import Tokens
+from attnjax.nn.remat import REMAT
+from attnjax.nn.repeats import repeat
 from attnjax.nn.segment_memory import SegmentMemory
 
 
@@ -26,9 +28,10 @@ class Stack(nnx.Module):
   the repeats: compile time does not grow with the depth. Statistics, where a mechanism
   has batch norm, are stacked alike.
 
-  `between` = {l: build} puts build(dim, rngs=rngs) before block l, a reducer of tokens:
-  x (B, T, D) -> (y (B, R, D), kept (B, R) int32), R static, the token that each stands
-  for. Padding, segments and positions go with the tokens; the scan is cut there.
+  `between` = {l: build} puts build(dim, rngs=rngs) before block l, a reducer of tokens,
+  see `attnjax.contract.forms.tokens`: x (B, T, D) -> (y (B, R, D), kept (B, R) int32),
+  R static, the token that each stands for. Padding, segments and positions go with the
+  tokens; the scan is cut there.
   """
 
   init_stats = running.init_stats
@@ -93,10 +96,12 @@ class Stack(nnx.Module):
     train: bool = False,
     memory: Any = None,
     stream: Float[Array, "1 L D"] | None = None,
+    whole: bool = False,
     **context,
   ) -> Any:
     """Returns the last block's output (B, *T, D), and new statistics if some are given.
 
+    With `whole` the output is `nn.reduced.Tokens`, those that reducers left and all.
     `context` goes to every mixer, positions only to the mixers that read them. Padding
     is zero at the input, see `nn.unseen`. With a `memory`, of `init_memory` or of the
     segment before, the output is a pair, (output, memory after x). `stream` begins the
@@ -112,35 +117,17 @@ class Stack(nnx.Module):
     kept = (None,) * len(self.blocks) if memory is None else memory
     parts = tuple(self.blocks), self._held(carry), self.starts(), kept
     parts += (streams.hidden(self, stream),)
-    gathered, embeddings = [], x
+    gathered, embeddings, left = [], x, Tokens.begun(x) if whole else None
     for first, last in zip([0, *self.cuts], [*self.cuts, self.depth]):
-      x, context = self.reduced(first, x, context)
-      repeat = self._repeat(context, key, train, embeddings)
+      x, context, left = self.reduced(first, x, context, left)
+      run = repeat(self, context, key, train, embeddings)
       repeats = first // len(self.blocks), last // len(self.blocks)
-      x, (new, kept) = jax.lax.scan(repeat, x, inside.cut(parts, *repeats))
+      x, (new, kept) = jax.lax.scan(run, x, inside.cut(parts, *repeats))
       gathered.append(new)
     for block, *new in zip(self.blocks, *gathered):
       carry.keep(block, jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *new))
-    return carry.result(x if memory is None else (x, kept))
-
-  def _repeat(self, context, key, train, embeddings):
-    """Returns the function of one repeat of the pattern, for a scan."""
-    contexts = stack_context.of_blocks(self.blocks, context)
-
-    def repeat(x, part):
-      blocks, held, start, kept, fixed = part
-      new, after = [], []
-      for place, (block, own, old) in enumerate(zip(blocks, held, kept)):
-        index, context = start + place, contexts[place]
-        draw = None if key is None else jax.random.fold_in(key, index)
-        given = {"index": index, "key": draw, "stats": own, "train": train}
-        given["stream"] = streams.of_block(block, fixed[place], embeddings)
-        after.append(stack_context.remembered(old, x, context))
-        x, own = running.apply(block, x, memory=old, **given, **context)
-        new.append(own)
-      return x, (tuple(new), tuple(after))
-
-    return checkpointed(repeat, self.remat)
+    y = x if left is None else left.now(x)
+    return carry.result(y if memory is None else (y, kept))
 
   def init_memory(self, batch: int, length: int, dtype=jnp.float32) -> Any:
     """Returns empty memories of `length` inputs, stacked as the blocks are."""
@@ -217,12 +204,17 @@ class Stack(nnx.Module):
       repeat, place = divmod(index, len(self.blocks))
       yield index, place, *inside.cut((self.blocks[place], held[place]), repeat)
 
-  def reduced(self, index: int, x: Array, context: dict) -> tuple[Array, dict]:
-    """Returns the tokens that block `index` sees of x, and their context."""
+  def reduced(self, index: int, x: Array, context: dict, left: Any = None) -> tuple:
+    """Returns the tokens that block `index` sees of x, their context, and all tokens.
+
+    `left` are those before, or None if nobody asks for all of them.
+    """
     if index not in self.cuts:
-      return x, context
-    y, kept = self.reducers[self.cuts.index(index)](x)
-    return y, stack_context.of_kept(self.blocks, context, x, kept)
+      return x, context, left
+    reducer = self.reducers[self.cuts.index(index)]
+    y, kept = reducer(x, **stack_context.seen(context))
+    left = left if left is None else left.now(x).after(y, kept)
+    return y, stack_context.of_kept(self.blocks, context, x, kept), left
 
   def _held(self, carry) -> tuple:
     return tuple(carry.of(block) for block in self.blocks)

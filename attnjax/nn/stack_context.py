@@ -50,6 +50,12 @@ def remembered(memory: Any, x: Array, context: Mapping[str, Any]) -> Any:
   return memory.after(x, ids)
 
 
+def seen(context: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns what a reducer is told of its tokens: padding and documents, if any."""
+  names = ("segment_ids", "valid")
+  return {n: context[n] for n in names if context.get(n) is not None}
+
+
 def of_kept(
   blocks: Sequence[Any],
   context: Mapping[str, Any],

@@ -9,12 +9,14 @@
       rows in results/length, a file a mechanism
   python -m experiments.bench decode      bytes, time and memory of decoding under each
       cache policy, beside the full cache; rows in results/decode, a file a policy
+  python -m experiments.bench tokens      time of networks with fewer tokens, by keep
+      rate, beside all tokens; rows in results/tokens, a file a system
   python -m experiments.bench device --export FOLDER   the GPU kernels, to be proved and
       timed by FOLDER/check.py on a machine without Triton
   python -m experiments.bench device --collect OUT ... what it found, as results
 
-All but `cpu`, `length` and `decode` compile for machines that are absent. Needs `pip
-install -e .[bench]` (`make bench`). The rows also go to a JSON file.
+All but `cpu`, `length`, `decode` and `tokens` compile for machines that are absent.
+Needs `pip install -e .[bench]` (`make bench`). The rows also go to a JSON file.
 """
 
 import argparse
@@ -31,11 +33,17 @@ from experiments.bench import (
   length_records,
   lowering,
   targets,
+  tokens_records,
 )
 
-_KINDS = ("cpu", "tpu", "gpu", "lowering", "tune", "length", "decode", "device")
+_KINDS = ("cpu", "tpu", "gpu", "lowering", "tune")
+_KINDS += ("length", "decode", "tokens", "device")
 # Kinds whose rows go to several files.
-_RECORDS = {"length": length_records.written, "decode": decode_records.written}
+_RECORDS = {
+  "length": length_records.written,
+  "decode": decode_records.written,
+  "tokens": tokens_records.written,
+}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -76,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
   parser.add_argument("--H", type=int, default=128, help="tune: size of a head")
   parser.add_argument("--topology", default="v5e", help="tune: v5e or v6e")
   parser.add_argument(
-    "--slugs", nargs="*", default=(), help="length: the mechanisms; all if not given"
+    "--slugs", nargs="*", default=(), help="length, tokens: systems; all if not given"
   )
   parser.add_argument(
     "--lengths",
@@ -151,6 +159,13 @@ def _rows(flags) -> tuple[list[dict], bool]:
       try:
         keep = len if flags.json else decode_records.written
         return decode.rows(flags.policies, lengths, flags.fraction, keep)
+      except ValueError as error:
+        raise errors.UserError(str(error)) from error
+    case "tokens":
+      from experiments.bench import tokens
+
+      try:
+        return tokens.rows(flags.slugs), True
       except ValueError as error:
         raise errors.UserError(str(error)) from error
   from experiments.bench import tune

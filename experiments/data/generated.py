@@ -89,6 +89,46 @@ def images(
   return Task(name, "images", 0, classes, shape, "accuracy", source)
 
 
+def maps(
+  name: str,
+  make: Make | Mapping[str, Make],
+  *,
+  outputs: int,
+  shape: tuple[int, int, int],
+  objective: str,
+  metrics: tuple[str, ...],
+  examples: int,
+  held_out: int,
+  seed: int,
+) -> Task:
+  """Returns a task of generated images and maps of the same size.
+
+  Args:
+    name: the data set's name.
+    make: random generator -> example with `image` and `target`; or one for each of
+      SPLITS, by name.
+    outputs: channels of the maps, or classes of their pixels.
+    shape: (H, W, C) of an image.
+    objective: the name of the loss.
+    metrics: the names of the metrics, the headline number first.
+    examples: number of examples of the split train.
+    held_out: number of examples of each other split.
+    seed: the seed of the whole data set.
+  """
+  return Task(
+    name,
+    "image_maps",
+    0,
+    0,
+    shape,
+    metrics[0],
+    _source(make, examples, held_out, seed),
+    objective=objective,
+    sizes={"outputs": outputs},
+    also=metrics[1:],
+  )
+
+
 def picture(image: np.ndarray, label: int) -> Example:
   """Returns the example of an image (H, W, C), clipped to [0, 1], and its class."""
   return {

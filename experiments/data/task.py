@@ -32,6 +32,10 @@ class Task:
     image: float32, (H, W, C), in [0, 1].
     label: int32, ().
   Examples of kind "image_text": `image`, and `tokens` and `labels` of words.
+  Examples of kind "image_maps":
+    image: float32, (H, W, C), in [0, 1].
+    target: float32, (H, W, K), a picture in [0, 1] or heat maps; or int32, (H, W), the
+      class of each pixel, -1 where it is not counted.
 
   Other kinds are what a host and a data set agree on.
 
@@ -48,6 +52,7 @@ class Task:
     sizes: other sizes that a host may ask for, by name.
     unit: the unit in which speed is counted.
     units: number of these units in an example.
+    also: other metrics that are logged.
     consecutive: whether example i + 1 continues example i, so that a model may keep a
       memory of it.
   """
@@ -65,6 +70,7 @@ class Task:
   unit: str = "examples"
   units: int = 1
   consecutive: bool = False
+  also: tuple[str, ...] = ()
 
   @property
   def channels(self) -> int:

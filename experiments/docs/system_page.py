@@ -21,6 +21,7 @@ from experiments.docs.systems import System
 
 MADE = "<!-- Made by `python -m experiments.docs`; edit the module, not this page. -->"
 _KNOWN = ("FORMS", "IMPLEMENTATIONS", "LAYER", "PARAMETERS", "REFUSED", "SIZES")
+_KNOWN += ("REDUCER", "WHOLE")
 _WORDS = {
   "reference": "the definition, naive and readable",
   "xla": "plain JAX on any device, any order of derivative",
@@ -47,6 +48,7 @@ def page(system: System) -> str:
     markdown.section("Functions", *_functions(system)),
     _layer(system),
     _model(system),
+    _class(system, "Reducer") if hasattr(system.module, "Reducer") else "",
     _others(system),
     markdown.section("Cost", _cost(system), growth.part(system)),
     markdown.section("Implementations", _implementations(system)),

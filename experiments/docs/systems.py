@@ -18,6 +18,7 @@ from experiments.claims import records
 from experiments.docs import docstrings, signatures
 from experiments.docs.docstrings import Block, Docstring
 
+_SHOWN = ("Layer", "Model", "Reducer")  # each in a part of its own
 _ARXIV = re.compile(r"arXiv:((\d\d)\d\d\.\d{4,5})")
 
 
@@ -137,9 +138,9 @@ class System:
 
   @property
   def classes(self) -> dict[str, type]:
-    """Returns the public classes beside Layer and Model."""
+    """Returns the public classes beside Layer, Model and Reducer."""
     found = {n: v for n, v in _public(self.module) if inspect.isclass(v)}
-    return {n: found[n] for n in sorted(found) if n not in ("Layer", "Model")}
+    return {n: found[n] for n in sorted(found) if n not in _SHOWN}
 
   @functools.cached_property
   def record(self) -> dict[str, Any]:

@@ -2,8 +2,8 @@
 
 They are those of all CASES in plain JAX with their gradients, of the tiny layer in each
 form with its gradients, of its weights, of the smallest published network, the reports
-of tiny hosts, rows that a tiny language model decodes under a policy, streams through a
-tiny layer, and the scores of a tiny scorer.
+of tiny hosts, rows that a tiny language model decodes under a policy, rows that a tiny
+reducer of tokens has reduced, streams through a tiny layer, and scores of a tiny scorer.
 """
 
 from pathlib import Path
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from attnjax import contract
-from attnjax.contract import networks, policy_checks
+from attnjax.contract import networks, policy_checks, reducer_checks
 from attnjax.contract.forms import analysis, cross, pairs
 from attnjax.contract.subject import Subject
 from attnjax.nn import running
@@ -105,8 +105,10 @@ def _reports(subject):
 
 _OTHERS = {
   "backbone": _network,
+  "dense": _network,
   "analysis": _reports,
   "policy": policy_checks.decoded,
+  "tokens": reducer_checks.reduced,
   "cross": cross.plain,
   "pairs": pairs.plain,
 }

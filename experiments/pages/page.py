@@ -61,6 +61,9 @@ figure { margin: 0; }
 figcaption { font-size: 0.8rem; padding-top: 0.2rem; }
 .pictures { display: grid; gap: 0.9rem;
   grid-template-columns: repeat(auto-fill, minmax(4.5rem, 1fr)); }
+.rows { display: grid; gap: 1.25rem 1.5rem;
+  grid-template-columns: repeat(auto-fill, minmax(min(100%, 17rem), 1fr)); }
+.beside { display: grid; gap: 0.4rem; grid-auto-flow: column; grid-auto-columns: 1fr; }
 .maps { display: grid; gap: 0.9rem;
   grid-template-columns: repeat(auto-fill, minmax(9rem, 1fr)); }
 .maps + .maps { margin-top: 0.9rem; }
@@ -148,7 +151,7 @@ def figure(element: str, caption: str, kind: str = "") -> str:
 
 
 def grid(kind: str, figures: Iterable[str]) -> str:
-  """Arranges figures side by side; kind is "charts", "maps" or "pictures"."""
+  """Arranges figures side by side; kind is a class: "charts", "maps", "rows"..."""
   body = "\n".join(f for f in figures if f)
   return f'<div class="{kind}">\n{body}\n</div>' if body else ""
 

@@ -22,6 +22,7 @@ def write(
   summary: Mapping[str, Any],
   sample: str = "",
   predictions: Sequence[Mapping[str, Any]] = (),
+  rows: Sequence[Mapping[str, Any]] = (),
   maps: Mapping[str, np.ndarray] | None = None,
 ) -> Path:
   """Writes report.html from the run's config.json, metrics.jsonl and the arguments.
@@ -32,6 +33,8 @@ def write(
     sample: text that the model wrote.
     predictions: each has an "image" (H, W[, C]), a "true" and a "predicted" class or
       answer, and a "question" if one was asked.
+    rows: each has "pictures", name -> (H, W[, 3]), which stand side by side, and a
+      "caption".
     maps: name of a layer, e.g. "block 0" -> its attention weights (N, T, S).
 
   Returns:
@@ -50,6 +53,7 @@ def write(
     page.section("Results", _results(lines, summary)),
     page.section("What the model wrote", _sample(sample)),
     page.section("Predictions", *_predictions(predictions)),
+    page.section("Inputs, outputs and targets", *_rows(rows)),
     page.section("Attention", *_maps(maps or {})),
     page.section("Settings", *_settings(settings, summary)),
     page.section("Versions", page.pairs("settings", _versions(summary))),
@@ -145,6 +149,23 @@ def _predictions(predictions: Sequence[Mapping[str, Any]]) -> Iterable[str]:
   if len(predictions) > _IMAGES:
     yield page.paragraph(f"Shown are the first {_IMAGES}.")
   yield page.grid("pictures", figures)
+
+
+def _rows(rows: Sequence[Mapping[str, Any]]) -> Iterable[str]:
+  if not rows:
+    return
+  words = "Examples of the validation split, with the model's numbers."
+  if any("→" in row["caption"] for row in rows):
+    words += " Before an arrow stand those of the input."
+  yield page.paragraph(words)
+  groups = []
+  for number, row in enumerate(rows):
+    pictures = [
+      page.figure(charts.picture(picture, f"{name} of example {number}"), name)
+      for name, picture in row["pictures"].items()
+    ]
+    groups.append(page.figure(page.grid("beside", pictures), row["caption"]))
+  yield page.grid("rows", groups)
 
 
 def _maps(maps: Mapping[str, np.ndarray]) -> Iterable[str]:

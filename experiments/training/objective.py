@@ -20,13 +20,15 @@ class Objective:
 
   Attributes:
     inputs: the host's function: a batch to (arguments, options) of its Model's call.
-    totals: the objective's function: (outputs, a batch) to sums.
+    totals: (outputs, a batch) to sums, of the objective and of metrics with their own.
     metric: the name of the metric.
+    also: the names of other metrics that are logged.
   """
 
   inputs: Callable[[dict], tuple[tuple, dict[str, Any]]]
   totals: Callable[[Any, dict], dict[str, jax.Array]]
   metric: str
+  also: tuple[str, ...] = ()
 
   def predict(
     self,
@@ -51,10 +53,12 @@ class Objective:
     return outputs, stats, memory
 
   def summarize(self, totals: dict) -> dict[str, float]:
-    """Returns the mean loss and the task's metric from sums."""
+    """Returns the mean loss and the task's metrics from sums."""
     sums = {name: float(value) for name, value in totals.items()}
-    loss = sums["loss"] / max(sums["count"], 1.0)
-    return {"loss": loss, self.metric: measures.load(self.metric).value(sums)}
+    found = {"loss": sums["loss"] / max(sums["count"], 1.0)}
+    for name in (self.metric, *self.also):
+      found[name] = measures.load(name).value(sums)
+    return found
 
 
 def make(host: Any, task: Any) -> Objective:
@@ -65,6 +69,11 @@ def make(host: Any, task: Any) -> Objective:
   """
   known = sorted(module.name for module in pkgutil.iter_modules(objectives.__path__))
   check_known("objective", task.objective, known)
-  measures.load(task.metric)
   module = importlib.import_module(f"{objectives.__name__}.{task.objective}")
-  return Objective(host.inputs, module.totals, task.metric)
+  loaded = [module, *map(measures.load, (task.metric, *task.also))]
+  parts = [part.totals for part in loaded if hasattr(part, "totals")]
+
+  def totals(outputs, batch):
+    return {n: sums for part in parts for n, sums in part(outputs, batch).items()}
+
+  return Objective(host.inputs, totals, task.metric, task.also)

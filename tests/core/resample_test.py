@@ -52,5 +52,31 @@ class LinearTest(parameterized.TestCase):
     np.testing.assert_allclose(got[0, :4], resample.linear(4, 7)[0], atol=1e-6)
 
 
+class CubicTest(parameterized.TestCase):
+  # Of a = -0.75 the weights at 1/2 are -3/32, 19/32, 19/32, -3/32.
+  def test_weights_half_way_by_hand(self):
+    got = resample.cubic(7, 4, corners=True)
+    near, far = 19 / 32, -3 / 32
+    np.testing.assert_allclose(got[::2], np.eye(4), atol=1e-12)
+    np.testing.assert_allclose(got[3], [far, near, near, far], atol=1e-12)
+    # The ends stand for the points beyond them.
+    np.testing.assert_allclose(got[1], [far + near, near, far, 0], atol=1e-12)
+    np.testing.assert_allclose(got[5], [0, far, near, far + near], atol=1e-12)
+
+  def test_centres_of_half_pixels_by_hand(self):
+    # Two places of four points are at 1/2 and 5/2.
+    near, far = 19 / 32, -3 / 32
+    want = [[far + near, near, far, 0], [0, far, near, far + near]]
+    np.testing.assert_allclose(resample.cubic(2, 4), want, atol=1e-12)
+
+  @parameterized.parameters((1, 5, True), (6, 1, True), (6, 1, False), (9, 4, False))
+  def test_keeps_constants(self, size, points, corners):
+    got = resample.cubic(size, points, corners=corners)
+    self.assertEqual(got.shape, (size, points))
+    np.testing.assert_allclose(got.sum(1), 1, atol=1e-12)
+    if size == 1 and corners:
+      np.testing.assert_allclose(got[0], np.eye(points)[0])
+
+
 if __name__ == "__main__":
   absltest.main()

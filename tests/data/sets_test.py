@@ -70,7 +70,7 @@ class RegisterTest(parameterized.TestCase):
     self.assertEqual(data.defaults("tfds:anything")["feature"], "")
 
   @parameterized.parameters(
-    ("kvj", {}, "data set 'kvj'; did you mean kjv.*There are: .*digits, enwiki"),
+    ("kvj", {}, "data set 'kvj'; did you mean kjv.*There are: .*digits, .*enwiki"),
     ("kjv", {"lenght": 4}, "option of kjv 'lenght'; did you mean length"),
     ("kjv:x", {}, "'kjv' has no parts; there is no 'kjv:x'"),
     ("tfds", {}, "tfds:<name>"),

@@ -35,9 +35,13 @@ Names that mean the same in all networks that have them:
 
 from typing import Any, Protocol
 
+import jax
+import jax.numpy as jnp
 from flax import nnx
 
-from attnjax.contract.networks import NETWORKS
+from attnjax.contract import networks
+from attnjax.contract.subject import Subject, require
+from attnjax.nn import running
 
 
 class Builder(Protocol):
@@ -48,4 +52,72 @@ class Builder(Protocol):
     ...
 
 
-CHECKS = NETWORKS
+def takes_images_of_any_size(subject: Subject) -> None:
+  """Checks the sides and widths of every stage's map for images of odd sizes."""
+  published, sizes = next(iter(subject.module.SIZES)), subject.module.SIZES
+  for size, rows, columns in (("mini", 64, 37), (published, 128, 45)):
+    # Two blocks of a stage make the maps that many make.
+    depths = {n: d for n, d in sizes[size].items() if n == "depths"}
+    shallow: dict[str, Any] = {
+      n: tuple(min(depth, 2) for depth in d) for n, d in depths.items()
+    }
+    maps = _features(networks.abstract(subject, size, **shallow), (rows, columns))
+    strides = [rows // x.shape[1] for x in maps]  # which all divide the rows
+    got = [x.shape[2] for x in maps]
+    want = _sides(subject, columns, strides)
+    require(got == want, f"{size}: maps of {columns} columns have {got}, not {want}")
+    exact = [rows // stride for stride in strides] == [x.shape[1] for x in maps]
+    require(exact, f"{size}: maps of {rows} rows have {[x.shape[1] for x in maps]}")
+    widths = tuple(x.shape[3] for x in maps)
+    dims = networks.sized(subject.module, size).get("dims", widths)
+    require(widths == dims, f"{size}: widths {widths}, not {dims}")
+
+
+def classifies_and_weighs(subject: Subject) -> None:
+  """Checks that logits are (B, classes) float32, and weights (B, N, T, S)."""
+
+  def run(model, images):
+    stats = running.init_stats(model)
+    logits, _ = model(images, stats=stats)
+    return logits, model.weights(images, stats=stats)
+
+  images = jax.ShapeDtypeStruct((2, 37, 50, 3), jnp.float32)
+  logits, weights = jax.eval_shape(run, networks.abstract(subject, "mini"), images)
+  require(logits.shape == (2, networks.CLASSES), f"logits {logits.shape}")
+  require(logits.dtype == jnp.float32, f"logits are {logits.dtype}")
+  some = not getattr(subject.module, "WEIGHTLESS", False)
+  require((len(weights) > 0) == some, f"weights of {len(weights)} blocks")
+  fits = all(x.shape[0] == 2 and x.ndim == 4 for x in weights)
+  require(fits, f"weights are {[x.shape for x in weights]}, not (B, N, T, S)")
+
+
+def _features(model: Any, image: tuple[int, int]) -> list[Any]:
+  """Returns the shapes of the maps of two images."""
+
+  def run(model, images):
+    given = {"stats": running.init_stats(model), "train": True}
+    return running.apply(model.features, images, key=jax.random.key(0), **given)[0]
+
+  return jax.eval_shape(run, model, jax.ShapeDtypeStruct((2, *image, 3), jnp.float32))
+
+
+def _sides(subject: Subject, side: int, strides: list[int]) -> list[int]:
+  """Returns the side of each stage's map, from the image's side and the strides."""
+  if getattr(subject.module, "PADDED", False):
+    side = -(-side // strides[-1]) * strides[-1]
+  found, before = [], 1
+  for stride in strides:
+    side, before = -(-side // (stride // before)), stride
+    found.append(side)
+  return found
+
+
+CHECKS = (
+  networks.names_its_options,
+  networks.has_the_parameters_of_the_paper,
+  takes_images_of_any_size,
+  classifies_and_weighs,
+  networks.holds_only_float_parameters,
+  networks.recomputes_its_blocks,
+  networks.trains,
+)

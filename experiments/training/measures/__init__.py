@@ -1,7 +1,8 @@
 """Metrics of tasks, one file each; a task names its own.
 
-A module has BETTER, `max` or `min`, and `value(totals)`: from an objective's sums over
-a split, as floats, to the metric.
+A module has BETTER, `max` or `min`, and `value(totals)`: from sums over a split, as
+floats, to the metric. They are the objective's sums, and those of the module's own
+`totals(outputs, batch)` if it has one.
 """
 
 import importlib

@@ -1,7 +1,9 @@
-"""Cross entropy of classes, of tokens or of whole examples."""
+"""Cross entropy of classes, of tokens, of whole examples or of pixels."""
 
 import jax
 import jax.numpy as jnp
+
+_LABELS = ("labels", "label", "target")
 
 
 def totals(outputs: jax.Array, batch: dict) -> dict[str, jax.Array]:
@@ -9,9 +11,10 @@ def totals(outputs: jax.Array, batch: dict) -> dict[str, jax.Array]:
 
   Args:
     outputs: logits (..., classes).
-    batch: with the array "labels", or "label", (...), -1 where nothing is asked.
+    batch: with the array "labels", "label" or "target", (...), -1 where nothing is
+      asked.
   """
-  labels = batch["labels"] if "labels" in batch else batch["label"]
+  labels = next(batch[name] for name in _LABELS if name in batch)
   asked = labels >= 0
   logits = outputs.astype(jnp.float32)
   log = jax.nn.log_softmax(logits)

@@ -30,6 +30,7 @@ Not here: the authors' frozen networks and their benchmarks; traces of tiles; ke
 its own: attention is within f.
 """
 
+from attnjax.core.resample import area
 from attnjax.variants.tokens.scaling_on_scales.backbone import (
   PARAMETERS,
   SIZES,
@@ -52,7 +53,7 @@ from attnjax.variants.tokens.scaling_on_scales.reconstruction import (
   information,
   linear_reconstruction,
 )
-from attnjax.variants.tokens.scaling_on_scales.resize import area, bicubic
+from attnjax.variants.tokens.scaling_on_scales.resize import bicubic
 
 __all__ = [
   "CASES",

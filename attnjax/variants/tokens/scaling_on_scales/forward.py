@@ -9,10 +9,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from attnjax.contract import check_known
+from attnjax.core.resample import area
 from attnjax.variants.tokens.scaling_on_scales.definition import (
   reference_multiscale_forward,
 )
-from attnjax.variants.tokens.scaling_on_scales.resize import area, bicubic
+from attnjax.variants.tokens.scaling_on_scales.resize import bicubic
 
 IMPLEMENTATIONS = ("reference", "xla")
 Grid = tuple[int, int]

@@ -1,0 +1,27 @@
+"""The Charbonnier loss of maps, a smooth absolute error.
+
+Pierre Charbonnier et al. Two deterministic half-quadratic regularization algorithms for
+computed imaging. ICIP 1994. For restoration as in Wei-Sheng Lai et al. LapSRN.
+arXiv:1704.03915, section 3.2, with epsilon = 1e-3:
+
+  mean sqrt((output - target)^2 + epsilon^2)
+"""
+
+import jax
+import jax.numpy as jnp
+
+EPSILON = 1e-3
+
+
+def totals(outputs: jax.Array, batch: dict) -> dict[str, jax.Array]:
+  """Returns the sum of the losses, and the number of values.
+
+  Args:
+    outputs: (B, H, W, K).
+    batch: with "target" of that shape.
+  """
+  error = outputs.astype(jnp.float32) - batch["target"].astype(jnp.float32)
+  return {
+    "loss": jnp.sum(jnp.sqrt(error**2 + EPSILON**2)),
+    "count": jnp.asarray(error.size, jnp.float32),
+  }
