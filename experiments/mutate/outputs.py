@@ -2,8 +2,8 @@
 
 They are those of all CASES in plain JAX with their gradients, of the tiny layer in each
 form with its gradients, of its weights, of the smallest published network, the reports
-of tiny hosts, rows that a tiny language model decodes under a policy, rows that a tiny
-reducer of tokens has reduced, streams through a tiny layer, and scores of a tiny scorer.
+of tiny hosts, rows that a tiny language model decodes under a policy, those that a tiny
+reducer has reduced, streams through a tiny layer, and the scores of a tiny scorer.
 """
 
 from pathlib import Path
