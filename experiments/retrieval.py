@@ -61,6 +61,22 @@ def of_owners(
   return jax.ops.segment_max(scores, owner, num_segments=items).T
 
 
+def in_batch(
+  scores: Float[Array, "B B"], label: Int[Array, "B"], k: int = 0
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+  """Computes (the sum of recall at k, or of ranks if k is 0, the number of pairs).
+
+  Args:
+    scores: of the pairs of a batch; pair n is right.
+    label: -1 at pairs that do not count.
+    k: of the recall.
+  """
+  real, right = label >= 0, jnp.arange(scores.shape[0])
+  greater, equal = _ahead(scores, right, real)
+  found = jnp.clip((k - greater) / equal, 0, 1) if k else 1 + greater + (equal - 1) / 2
+  return jnp.sum(jnp.where(real, found, 0)), jnp.sum(real, dtype=jnp.float32)
+
+
 def summary(
   scores: Float[Array, "Q I"], right: Int[Array, "Q"], at: tuple[int, ...] = (1, 5, 10)
 ) -> dict[str, float]:
@@ -71,11 +87,12 @@ def summary(
   return found | {"median_rank": middle, "mean_rank": float(place.mean())}
 
 
-def _ahead(scores, right):
+def _ahead(scores, right, real=True):
   """Counts the items whose score is above that of the right one, and those equal."""
   scores = jnp.where(jnp.isnan(scores), -jnp.inf, scores.astype(jnp.float32))
   own = jnp.take_along_axis(scores, right[:, None], axis=1)
-  return (scores > own).sum(axis=1), (scores == own).sum(axis=1)
+  above, same = (scores > own) & real, (scores == own) & real
+  return above.sum(axis=1), jnp.maximum(same.sum(axis=1), 1)
 
 
 def _precision(scores, relevant):

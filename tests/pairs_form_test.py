@@ -43,7 +43,9 @@ class Scorer(nnx.Module):
     self.map = nnx.Linear(dims["queries"], dims["items"], rngs=rngs)
     self.scale = scale
 
-  def __call__(self, queries, items, *, query_valid=None, item_valid=None, tile=0):
+  def __call__(
+    self, queries, items, *, query_valid=None, item_valid=None, tile=0, key=None
+  ):
     one, two = (
       jnp.ones(x.shape[:2], bool) if valid is None else valid
       for x, valid in ((queries, query_valid), (items, item_valid))

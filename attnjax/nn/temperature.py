@@ -6,6 +6,7 @@ from exceeding 100.
 """
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +29,7 @@ class Temperature(nnx.Module):
 
 
 @jax.custom_jvp
-def at_most(x: Float[Array, ""], most: float) -> Float[Array, ""]:
+def at_most(x: Float[Array, ""], most: Any) -> Float[Array, ""]:
   """Returns min(x, most) with the derivative 1.
 
   CLIP clamps after each update. A parameter that has passed the bound has to find back,

@@ -19,8 +19,8 @@ A scorer whose queries or items are vectors does not take the argument.
 
 With `tile` = n at most n queries and n items are compared at a time, and again in the
 backward pass, so that memory beside the scores grows as n^2; 0 compares all at once.
-Results are the same. A scorer that drops in training takes `key`, and drops the same
-with any tile.
+Results are the same. A `key` turns on what is dropped in training, the same with any
+tile; every scorer takes it.
 """
 
 from collections.abc import Mapping
@@ -29,7 +29,7 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Key
 
 from attnjax.contract.subject import Subject, close, equal, require
 
@@ -47,6 +47,7 @@ class Scorer(Protocol):
     *,
     item_valid: Bool[Array, "I S"] | None = None,
     tile: int = 0,
+    key: Key[Array, ""] | None = None,
   ) -> Float[Array, "Q I"]:
     """Returns the score of every pair."""
     ...
@@ -132,6 +133,8 @@ def tiles_equal_the_whole(subject: Subject) -> None:
   made, x = scorer(subject), drawn(subject)
   want, got = plain(subject), run(made, x, tiled=True)
   close(got, want, "with tiles")
+  dropped = [made(**x, tile=tile, key=jax.random.key(4)) for tile in (0, 2)]
+  close(*dropped, "with a key and tiles")
 
 
 def scores_each_pair_alone(subject: Subject) -> None:
