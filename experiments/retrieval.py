@@ -88,7 +88,7 @@ def summary(
 
 
 def _ahead(scores, right, real=True):
-  """Counts the items whose score is above that of the right one, and those equal."""
+  """Returns how many items score above the right one, and how many as it does."""
   scores = jnp.where(jnp.isnan(scores), -jnp.inf, scores.astype(jnp.float32))
   own = jnp.take_along_axis(scores, right[:, None], axis=1)
   above, same = (scores > own) & real, (scores == own) & real

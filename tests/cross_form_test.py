@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+from typing import Any
 
 import jax.numpy as jnp
 from absl.testing import absltest, parameterized
@@ -68,7 +69,7 @@ class CrossFormTest(parameterized.TestCase):
     with _added(_TOY) as slug:
       adding.keeps_its_contract(self, slug)
       self.assertEqual(contract.defaults(slug), {"slope": 0.5})
-      build = contract.constructor(slug, {"slope": 1.0}, ("cross",))
+      build: Any = contract.constructor(slug, {"slope": 1.0}, ("cross",))
       made = build({"text": 5, "sound": 3}, layers=2, rngs=0)
       x = {"text": Stream(jnp.ones((1, 2, 5))), "sound": Stream(jnp.ones((1, 4, 3)))}
       self.assertEqual(made(x)["text"].shape, (1, 2, 5))

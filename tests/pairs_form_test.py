@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+from typing import Any
 
 import jax.numpy as jnp
 from absl.testing import absltest, parameterized
@@ -70,7 +71,7 @@ class PairsFormTest(parameterized.TestCase):
     with _added(_TOY) as slug:
       adding.keeps_its_contract(self, slug)
       self.assertEqual(contract.defaults(slug), {"scale": 0.3})
-      build = contract.constructor(slug, {"scale": 1.0}, ("pairs",))
+      build: Any = contract.constructor(slug, {"scale": 1.0}, ("pairs",))
       self.assertEqual(build.form, "pairs")
       made = build({"queries": 5, "items": 3}, rngs=0)
       scores = made(jnp.ones((2, 2, 5)), jnp.ones((4, 3, 3)))

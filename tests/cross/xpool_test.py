@@ -181,6 +181,7 @@ class PoolTest(parameterized.TestCase):
     ):
       with self.subTest(message), self.assertRaisesRegex(ValueError, message):
         call()
+    given: Any
     for given in ({"tile": 2}, {"key": jax.random.key(0)}):
       with self.assertRaisesRegex(NotImplementedError, "reference has no"):
         xpool.similarity(TEXT, FRAMES, WEIGHTS, impl="reference", **given)

@@ -133,8 +133,9 @@ def tiles_equal_the_whole(subject: Subject) -> None:
   made, x = scorer(subject), drawn(subject)
   want, got = plain(subject), run(made, x, tiled=True)
   close(got, want, "with tiles")
-  dropped = [made(**x, tile=tile, key=jax.random.key(4)) for tile in (0, 2)]
-  close(*dropped, "with a key and tiles")
+  key = jax.random.key(4)
+  dropped, whole = (made(**x, tile=tile, key=key) for tile in (2, 0))
+  close(dropped, whole, "with a key and tiles")
 
 
 def scores_each_pair_alone(subject: Subject) -> None:
@@ -181,7 +182,8 @@ def ignores_padding(subject: Subject) -> None:
 def _without_tokens(made, x, side, name, want):
   """Checks that one query or item without tokens is finite, and alone changes."""
   valid = jnp.ones(x[side].shape[:2], bool).at[1].set(False)
-  found = run(made, x, **{name: valid})
+  given: dict[str, Any] = {name: valid}
+  found = run(made, x, **given)
   for leaf in jax.tree.leaves(found):
     require(np.isfinite(leaf).all(), f"one of {side} without tokens gives NaN")
   rest = (jnp.arange(x[side].shape[0]) != 1).nonzero()[0]

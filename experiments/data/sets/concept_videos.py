@@ -35,26 +35,18 @@ def task(
     frames: of a video.
     frame_noise: length of the noise of a frame, whose concept has the length 1.
     text_noise: length of the noise of a caption.
-    examples: number of pairs of the split train.
-    held_out: number of pairs of each other split.
     seed: the seed of the world and of all pairs.
 
   Raises:
     ValueError: if an option is out of its range.
   """
   check_least(width=(width, 1), frames=(frames, worlds.SHOWN), seed=(seed, 0))
-  check_least(concepts=(concepts, frames), examples=(examples, 1))
-  check_least(held_out=(held_out, 1))
-  for name, noise in (("frame_noise", frame_noise), ("text_noise", text_noise)):
-    if noise < 0:
-      raise ValueError(f"{name} = {noise}; it must be at least 0")
-  make = functools.partial(
-    example,
-    world=worlds.world(seed, concepts, width),
-    frames=frames,
-    frame_noise=frame_noise,
-    text_noise=text_noise,
-  )
+  check_least(concepts=(concepts, frames))
+  check_least(examples=(examples, 1), held_out=(held_out, 1))
+  _check_noise(frame_noise=frame_noise, text_noise=text_noise)
+  noise = {"frame_noise": frame_noise, "text_noise": text_noise}
+  world = worlds.world(seed, concepts, width)
+  make = functools.partial(example, world=world, frames=frames, **noise)
 
   def source(split: str) -> generated.Generated:
     size = examples if check_split(split) == "train" else held_out
@@ -63,11 +55,11 @@ def task(
   return Task(
     "concept_videos",
     "text_frames",
-    0,
-    0,
-    (frames, width),
-    "recall_at_1",
-    source,
+    shape=(frames, width),
+    vocab=0,
+    classes=0,
+    metric="recall_at_1",
+    source=source,
     objective="info_nce",
     sizes={"text_width": width, "frame_width": width},
     unit="pairs",
@@ -75,6 +67,12 @@ def task(
   )
 
 
+def _check_noise(**noise: float) -> None:
+  for name, value in noise.items():
+    if value < 0:
+      raise ValueError(f"{name} = {value}; it must be at least 0")
+
+
 def example(rng: np.random.Generator, **options) -> Example:
   """Draws a pair."""
-  return worlds.example(rng, **options) | {"label": np.int32(0)}
+  return worlds.example(rng, **options) | {"label": np.array(0, np.int32)}

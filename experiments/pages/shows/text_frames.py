@@ -1,4 +1,4 @@
-"""What captions of the validation split find among all its videos."""
+"""Videos that captions of the validation split find among all its videos."""
 
 from typing import Any
 

@@ -20,8 +20,9 @@ def totals(outputs: jax.Array, batch: dict) -> dict[str, jax.Array]:
   real = batch["label"] >= 0
   logits = outputs.astype(jnp.float32)
   own = jnp.diagonal(logits)
-  loss = 0.0
-  for axis, other in ((1, real[None, :]), (0, real[:, None])):
-    log = jax.nn.logsumexp(jnp.where(other, logits, -jnp.inf), axis=axis)
-    loss += jnp.sum(jnp.where(real, log - own, 0)) / 2
-  return {"loss": loss, "count": jnp.sum(real, dtype=jnp.float32)}
+  rows, columns = (
+    jax.nn.logsumexp(jnp.where(other, logits, -jnp.inf), axis=axis)
+    for axis, other in ((1, real[None, :]), (0, real[:, None]))
+  )
+  loss = jnp.where(real, (rows + columns) / 2 - own, 0)
+  return {"loss": jnp.sum(loss), "count": jnp.sum(real, dtype=jnp.float32)}

@@ -1,6 +1,7 @@
 """Small problems of X-Pool's functions."""
 
 import functools
+from typing import Any
 
 import jax
 import numpy as np
@@ -22,7 +23,7 @@ def _weights(D, key):
 
 def _pairs(name, Q, I, F, D, options=None, function="pool"):
   shapes = {"text": (Q, D), "frames": (I, F, D)}
-  make = functools.partial(_weights, D)
+  make: Any = functools.partial(_weights, D)
   return Case(name, shapes, options or {}, make, function)
 
 

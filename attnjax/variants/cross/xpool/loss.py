@@ -34,5 +34,5 @@ def clip_loss(
   if impl == "reference":
     return definition.reference_clip_loss(similarity, log_scale)
   logits = similarity.astype(accumulator_dtype(similarity)) * jnp.exp(log_scale)
-  logs = (jax.nn.log_softmax(logits, axis=axis) for axis in (0, 1))
-  return -sum(jnp.mean(jnp.diagonal(log)) for log in logs) / 2
+  rows, columns = (jax.nn.log_softmax(logits, axis=axis) for axis in (1, 0))
+  return -jnp.mean(jnp.diagonal(rows) + jnp.diagonal(columns)) / 2

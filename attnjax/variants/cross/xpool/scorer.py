@@ -61,7 +61,12 @@ class Scorer(nnx.Module):
       tile: texts, and videos, that are compared at a time; 0: all.
       key: turns dropout on.
     """
-    given = {"valid": item_valid, "tile": tile, "key": key, **self._options}
+    given: dict[str, Any] = {
+      "valid": item_valid,
+      "tile": tile,
+      "key": key,
+      **self._options,
+    }
     return pooling.similarity(queries, items, self.weights, impl=self.impl, **given)
 
   def encode(
@@ -85,7 +90,11 @@ class Scorer(nnx.Module):
     item_valid: Bool[Array, "I F"] | None = None,
   ) -> Float[Array, "I N Q F"]:
     """Returns the share that each frame has for each text."""
-    given = {"heads": self.heads, "valid": item_valid, "impl": self.impl}
+    given: dict[str, Any] = {
+      "heads": self.heads,
+      "valid": item_valid,
+      "impl": self.impl,
+    }
     return pooling.weigh(queries, items, self.weights, **given)
 
   @property
