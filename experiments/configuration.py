@@ -104,7 +104,7 @@ def host_defaults(host: str, mechanisms: str = "", **chosen: Any) -> dict[str, A
 def _of_layer(host: str, slug: str) -> dict[str, Any]:
   """Returns the section `attention` of a system: empty where a host takes no layers."""
   forms = map(contract.form, host_module(host).FORMS)
-  layers = any(hasattr(form, "Layer") for form in forms)
+  layers = any(hasattr(form, "Layer") or hasattr(form, "Scorer") for form in forms)
   return contract.defaults(slug) if layers else {}
 
 

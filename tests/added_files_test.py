@@ -78,7 +78,7 @@ class Layer(nnx.Module):
     return self_attention.step(self, x, cache, context)
 '''
 _FORM = '''
-"""The form "pairs": score(queries (Q, D), items (I, D)) -> (Q, I)."""
+"""The form "ratings": score(queries (Q, D), items (I, D)) -> (Q, I)."""
 
 import numpy as np
 from attnjax.contract.subject import close, require
@@ -96,14 +96,14 @@ def permutes(subject):
 
 CHECKS = (permutes,)
 '''
-_PAIRS = '''
+_RATINGS = '''
 """Cosines of all pairs."""
 
 import jax.numpy as jnp
 from attnjax.contract import Case, check_known
 
 IMPLEMENTATIONS = ("reference", "xla")
-FORMS = ("pairs",)
+FORMS = ("ratings",)
 CASES = (Case("pairs", {"queries": (3, 5), "items": (4, 5)}, function="score"),)
 
 
@@ -133,13 +133,13 @@ class AddedFilesTest(absltest.TestCase):
       adding.keeps_its_contract(self, "uniform")
 
   def test_a_form_and_a_system_of_it(self):
-    self.assertNotIn("pairs", contract.form_names())
+    self.assertNotIn("ratings", contract.form_names())
     with adding.added({
-      "forms/pairs.py": _FORM,
+      "forms/ratings.py": _FORM,
       "variants/more/__init__.py": "",
-      "variants/more/cosines.py": _PAIRS,
+      "variants/more/cosines.py": _RATINGS,
     }, _PACKAGES):  # fmt: skip
-      self.assertIn("pairs", contract.form_names())
+      self.assertIn("ratings", contract.form_names())
       adding.keeps_its_contract(self, "cosines")
     self.assertNotIn("cosines", contract.systems())
 

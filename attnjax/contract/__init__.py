@@ -29,7 +29,9 @@ The forms of layers, "causal", "sequence" and "image", require
 The form "backbone", of whole networks that classify images, and the form "dense", of
 those from images to maps, require Model, SIZES and PARAMETERS; the form "analysis", of
 reports of a model's `trace`, requires analyse, HOSTS, AXES and MEANINGS; the form
-"tokens", of fewer tokens between blocks, requires Reducer, REDUCER and WHOLE.
+"tokens", of fewer tokens between blocks, requires Reducer, REDUCER and WHOLE; the form
+"cross", of layers between streams, requires STREAMS and a Layer of several widths; the
+form "pairs", of scores of queries and items, requires Scorer, SCORER, QUERY and ITEM.
 
 A Layer is built as `Layer(dim, *, form, rngs, **hyper-parameters)`, every
 hyper-parameter a keyword with a default that is not None. A Layer whose mathematics

@@ -92,7 +92,7 @@ def gives_every_option_a_default(subject: Subject) -> None:
   """Checks that hyper-parameters are keywords with a default; LAYER has no others."""
   slug = subject.module.__name__.rpartition(".")[2]
   options = registry.defaults(slug)
-  unknown = set(subject.module.LAYER) - {"dim", "layers"} - set(options)
+  unknown = set(subject.module.LAYER) - {*registry.HOST_ARGUMENTS, *options}
   require(not unknown, f"LAYER has {unknown}, which are no options")
   parameters = inspect.signature(subject.module.Layer.__init__).parameters
   for name in options:

@@ -11,7 +11,7 @@ from typing import Any, Protocol, cast, runtime_checkable
 from attnjax.contract.names import check_known
 
 # Arguments that a host gives to a Layer's constructor, and that no config chooses.
-HOST_ARGUMENTS = ("self", "dim", "form", "layers", "rngs")
+HOST_ARGUMENTS = ("self", "dim", "dims", "form", "layers", "rngs")
 
 
 @functools.cache
@@ -51,7 +51,7 @@ def form(name: str) -> ModuleType:
 def load(slug: str) -> ModuleType:
   """Returns the module of a system.
 
-  Its Layer, Model and Reducer tell their options to `inspect.signature`, and to
+  Its Layer, Scorer, Model and Reducer tell their options to `inspect.signature`, and to
   notebooks, and take a number for `rngs`.
 
   Raises:
@@ -59,7 +59,7 @@ def load(slug: str) -> ModuleType:
   """
   check_known("mechanism", slug, systems())
   module = importlib.import_module(systems()[slug])
-  for name in ("Layer", "Model", "Reducer"):
+  for name in ("Layer", "Scorer", "Model", "Reducer"):
     made = getattr(module, name, None)
     if inspect.isclass(made):
       _open(made, module)
@@ -118,16 +118,20 @@ def _seeded(make: Callable) -> Callable:
 def defaults(slug: str) -> dict[str, Any]:
   """Returns the options of a system's Layer with their defaults, for a config.
 
-  A system without a Layer has none.
+  A system without a Layer has those of its Scorer, if it has one; a Scorer beside a
+  Layer takes the Layer's options.
   """
   module = load(slug)
-  if not hasattr(module, "Layer"):
+  made = getattr(module, "Layer", getattr(module, "Scorer", None))
+  if made is None:
     return {}
-  parameters = inspect.signature(module.Layer.__init__).parameters.values()
+  parameters = inspect.signature(made.__init__).parameters.values()
   options = {p.name: p.default for p in parameters if p.name not in HOST_ARGUMENTS}
   for name, default in options.items():
     if default is inspect.Parameter.empty or default is None:
-      raise TypeError(f"{slug}.Layer: {name} needs a default that is not None")
+      raise TypeError(
+        f"{slug}.{made.__name__}: {name} needs a default that is not None"
+      )
   return options
 
 
@@ -136,7 +140,8 @@ def constructor(
 ) -> "Constructor":
   """Returns the Constructor of a system's Layer for a host.
 
-  Of a form of whole networks it is that of its Model: build(channels, classes, rngs=).
+  Of a form of whole networks it is that of its Model: build(channels, classes, rngs=);
+  of the form "pairs" that of its Scorer: build(dims, rngs=).
 
   Args:
     slug: the system.
@@ -149,19 +154,21 @@ def constructor(
   module, forms, known = load(slug), tuple(forms), defaults(slug)
   for name in options:
     check_known(f"option of {slug}", name, known)
-  form = next((f for f in forms if f in module.FORMS), None)
-  if form is None:
+  chosen = next((f for f in forms if f in module.FORMS), None)
+  if chosen is None:
     raise ValueError(
       f"mechanism {slug!r} has the forms {', '.join(module.FORMS)};"
       f" this host takes {' or '.join(forms)}"
     )
-  if form not in layer_forms(module):
+  if hasattr(form(chosen), "Scorer"):
+    make = functools.partial(module.Scorer, **options)
+  elif chosen not in layer_forms(module):
     make = functools.partial(module.Model)
   else:
-    make = functools.partial(module.Layer, form=form, **options)
+    make = functools.partial(module.Layer, form=chosen, **options)
     if "layers" not in inspect.signature(module.Layer.__init__).parameters:
       make = functools.partial(_of_any_depth, make)
-  setattr(make, "form", form)  # noqa: B010
+  setattr(make, "form", chosen)  # noqa: B010
   setattr(make, "module", module)  # noqa: B010
   again = functools.partial(constructor, slug, dict(options))
   setattr(make, "of", again)  # noqa: B010

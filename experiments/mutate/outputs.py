@@ -2,8 +2,8 @@
 
 They are those of all CASES in plain JAX with their gradients, of the tiny layer in each
 form with its gradients, of its weights, of the smallest published network, the reports
-of tiny hosts, rows that a tiny language model decodes under a policy, and rows that a
-tiny reducer of tokens has reduced.
+of tiny hosts, rows that a tiny language model decodes under a policy, those that a tiny
+reducer has reduced, streams through a tiny layer, and the scores of a tiny scorer.
 """
 
 from pathlib import Path
@@ -15,7 +15,7 @@ import numpy as np
 
 from attnjax import contract
 from attnjax.contract import networks, policy_checks, reducer_checks
-from attnjax.contract.forms import analysis
+from attnjax.contract.forms import analysis, cross, pairs
 from attnjax.contract.subject import Subject
 from attnjax.nn import running
 
@@ -109,6 +109,8 @@ _OTHERS = {
   "analysis": _reports,
   "policy": policy_checks.decoded,
   "tokens": reducer_checks.reduced,
+  "cross": cross.plain,
+  "pairs": pairs.plain,
 }
 
 

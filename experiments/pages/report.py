@@ -23,6 +23,7 @@ def write(
   sample: str = "",
   predictions: Sequence[Mapping[str, Any]] = (),
   rows: Sequence[Mapping[str, Any]] = (),
+  tables: Mapping[str, tuple[Sequence[str], Sequence[Sequence[str]]]] | None = None,
   maps: Mapping[str, np.ndarray] | None = None,
 ) -> Path:
   """Writes report.html from the run's config.json, metrics.jsonl and the arguments.
@@ -35,6 +36,7 @@ def write(
       answer, and a "question" if one was asked.
     rows: each has "pictures", name -> (H, W[, 3]), which stand side by side, and a
       "caption".
+    tables: caption -> (head, rows) of tables with what the model found.
     maps: name of a layer, e.g. "block 0" -> its attention weights (N, T, S).
 
   Returns:
@@ -54,6 +56,7 @@ def write(
     page.section("What the model wrote", _sample(sample)),
     page.section("Predictions", *_predictions(predictions)),
     page.section("Inputs, outputs and targets", *_rows(rows)),
+    page.section("Retrieved", *_tables(tables or {})),
     page.section("Attention", *_maps(maps or {})),
     page.section("Settings", *_settings(settings, summary)),
     page.section("Versions", page.pairs("settings", _versions(summary))),
@@ -166,6 +169,11 @@ def _rows(rows: Sequence[Mapping[str, Any]]) -> Iterable[str]:
     ]
     groups.append(page.figure(page.grid("beside", pictures), row["caption"]))
   yield page.grid("rows", groups)
+
+
+def _tables(tables: Mapping[str, Any]) -> Iterable[str]:
+  for caption, (head, rows) in tables.items():
+    yield page.table(caption, head, rows)
 
 
 def _maps(maps: Mapping[str, np.ndarray]) -> Iterable[str]:

@@ -1,0 +1,218 @@
+"""The form "cross": a layer between streams, such as the text and the frames of a film.
+
+A system's module has
+
+  STREAMS   the names of the streams: ("text", "video")
+  Layer     Layer(dims, *, form="cross", rngs, **options), every option a keyword with a
+            default that is not None; dims maps the streams to their widths
+  LAYER     tiny options of it for the checks, with `dims`
+  GROWTH    p, where the matrix products grow as T^p if all streams have T tokens
+
+  found = layer({"text": Stream(x), "video": Stream(y, valid=real)}, index=0)
+
+A `Stream` of `attnjax.core.streams` is x (B, T, D) with `valid` (B, T) and positions.
+T may differ from stream to stream. The result maps names to arrays: the name of a
+stream to (B, T, D), its new hidden states, and any other name, such as "pooled", to
+(B, ...). Streams that a layer only reads are missing. `index` is the number of the
+layer, and may be traced; a layer that drops in training takes `key`.
+
+Padding changes nothing: neither results at real tokens nor gradients, whatever stands
+there; results at padding are finite, also where an example has no real token of a
+stream. Other examples of the batch change nothing either.
+
+`layer.refuses` names, with the reason, what it cannot honour: "positions", of all
+streams, or "video.positions", of one; with these it raises NotImplementedError.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from attnjax.contract import layers
+from attnjax.contract.subject import Subject, close, equal, require
+from attnjax.core.streams import Stream
+
+BATCH, TOKENS, PADDING = 3, 5, 4
+
+
+class Layer(Protocol):
+  """A layer, made by `Layer(dims, *, form="cross", rngs, **options)`."""
+
+  def __call__(
+    self, streams: Mapping[str, Stream], *, index: Any = 0
+  ) -> Mapping[str, Array]:
+    """Returns new hidden states by name."""
+    ...
+
+
+def streams(subject: Subject) -> dict[str, Stream]:
+  """Returns three examples of every stream, of 5, 6, ... tokens."""
+  draw = np.random.default_rng(2).standard_normal
+  dims = subject.module.LAYER["dims"]
+  return {
+    name: Stream(jnp.asarray(draw((BATCH, TOKENS + i, dims[name])), jnp.float32))
+    for i, name in enumerate(subject.module.STREAMS)
+  }
+
+
+def run(subject: Subject, given: Mapping[str, Stream], weight: Any = None) -> Any:
+  """Returns (gradients of the layer and the streams, the results).
+
+  Args:
+    subject: a system's module in this form.
+    given: the streams.
+    weight: name -> (B, T), which tokens of a result the loss is of; all if None.
+  """
+  return _both(
+    subject.layer, {n: s.x for n, s in given.items()}, dict(given), weight or {}
+  )
+
+
+@jax.jit
+def _both(layer, x, given, weight):
+  def loss(layer, x):
+    y = dict(layer({n: dataclasses.replace(s, x=x[n]) for n, s in given.items()}))
+    sums = [
+      jnp.sum(jnp.sin(out) * weight[n][..., None] if n in weight else jnp.sin(out))
+      for n, out in y.items()
+    ]
+    return sum(sums), y
+
+  return jax.grad(loss, (0, 1), has_aux=True)(layer, x)
+
+
+def plain(subject: Subject) -> Any:
+  """Returns `run` of the streams without padding: what a mutant may change."""
+  return run(subject, streams(subject))
+
+
+def maps_streams_by_name(subject: Subject) -> None:
+  """Checks shapes, and that every parameter and stream has a finite gradient."""
+  given = streams(subject)
+  grads, y = plain(subject)
+  require(len(y) > 0, "a layer returns nothing")
+  for name, out in y.items():
+    want = given[name].x.shape if name in given else (BATCH, *out.shape[1:])
+    require(out.shape == want, f"{name} is {out.shape}, not {want}")
+  for path, leaf in jax.tree_util.tree_leaves_with_path(grads):
+    name = jax.tree_util.keystr(path)
+    require(np.isfinite(leaf).all(), f"the gradient of {name} is not finite")
+    require((np.asarray(leaf) != 0).any(), f"{name} has no gradient")
+
+
+def ignores_padding(subject: Subject) -> None:
+  """Checks that padding of each stream, also NaN, changes no result and no gradient."""
+  given = streams(subject)
+  grads, want = plain(subject)
+  padded, at = {}, {}
+  for i, (name, stream) in enumerate(given.items()):
+    T = stream.x.shape[1]
+    at[name] = np.arange(T) + i % 2 * PADDING  # padding behind, then before
+    padded[name] = np.isin(np.arange(T + PADDING), at[name])
+  found = []
+  for value in (0.0, np.nan):
+    wide = {
+      n: Stream(
+        jnp.full((BATCH, len(padded[n]), s.x.shape[2]), value).at[:, at[n]].set(s.x),
+        jnp.broadcast_to(jnp.asarray(padded[n]), (BATCH, len(padded[n]))),
+        jnp.zeros(len(padded[n]), jnp.int32).at[at[n]].set(jnp.arange(len(at[n])))
+        if honours(subject, n)
+        else None,
+      )
+      for n, s in given.items()
+    }
+    weight = {n: wide[n].valid for n in want if n in wide}
+    found.append(run(subject, wide, weight))
+  equal(found[1], found[0], "the values at padding matter")
+  (by_layer, by_x), y = found[1]
+  for name, out in y.items():
+    require(np.isfinite(out).all(), f"{name} at padding is not finite")
+    close(out[:, at[name]] if name in at else out, want[name], f"{name} with padding")
+  close(by_layer, grads[0], "gradients of parameters with padding")
+  for name, slope in by_x.items():
+    close(slope[:, at[name]], grads[1][name], f"the gradient of {name} with padding")
+    require(not slope[:, ~padded[name]].any(), f"padding of {name} has a gradient")
+
+
+def takes_examples_of_no_tokens(subject: Subject) -> None:
+  """Checks that an example without real tokens is finite and leaves others alone."""
+  given, (_, want) = streams(subject), plain(subject)
+  for name, stream in given.items():
+    valid = jnp.ones(stream.x.shape[:2], bool).at[1].set(False)
+    (by_layer, by_x), y = run(subject, given | {name: Stream(stream.x, valid)})
+    for leaf in jax.tree.leaves((by_layer, by_x, y)):
+      require(np.isfinite(leaf).all(), f"without tokens of {name} something is NaN")
+    require(not by_x[name][1].any(), f"padding of {name} has a gradient")
+    for other, out in y.items():
+      close(out[::2], want[other][::2], f"{other} of the other examples")
+
+
+def permutes_examples(subject: Subject) -> None:
+  """Checks that examples do not see each other, and that there may be none."""
+  given, (_, want) = streams(subject), plain(subject)
+  order = jnp.array([2, 0, 1])
+  _, y = run(subject, {n: Stream(s.x[order]) for n, s in given.items()})
+  for name, out in y.items():
+    close(out, want[name][order], f"{name} of permuted examples")
+  _, y = run(subject, {n: Stream(s.x[1:2]) for n, s in given.items()})
+  for name, out in y.items():
+    close(out, want[name][1:2], f"{name} of one example alone")
+  none = {n: Stream(s.x[:0]) for n, s in given.items()}
+  y = jax.eval_shape(lambda layer: dict(layer(none)), subject.layer)
+  for name, out in y.items():
+    require(out.shape == (0, *want[name].shape[1:]), f"{name} of no examples")
+
+
+def takes_streams_of_one_token(subject: Subject) -> None:
+  """Checks that each stream may have a single token."""
+  given = streams(subject)
+  for name, stream in given.items():
+    one = given | {name: Stream(stream.x[:, :1])}
+    _, y = run(subject, one)
+    for other, out in y.items():
+      require(np.isfinite(out).all(), f"{other}: one token of {name} gives NaN")
+      if other in one:
+        want = one[other].x.shape
+        require(out.shape == want, f"{other} is {out.shape}, not {want}")
+
+
+def honours_positions(subject: Subject) -> None:
+  """Checks that positions of each stream are read, or refused with a reason."""
+  given, (_, want) = streams(subject), plain(subject)
+  for name, stream in given.items():
+    counted = jnp.arange(stream.x.shape[1])
+    placed = given | {name: Stream(stream.x, None, counted)}
+    if not honours(subject, name):
+      try:
+        subject.layer(placed)
+      except NotImplementedError as error:
+        require(len(str(error)) > 20, f"no reason is given: {error}")
+        continue
+      raise AssertionError(f"`refuses` names positions of {name}, which are taken")
+    _, y = run(subject, placed)
+    close(y, want, f"positions of {name} are not counted from 0")
+    _, y = run(subject, given | {name: Stream(stream.x, None, counted**2)})
+    apart = max(float(jnp.abs(y[n] - want[n]).max()) for n in want)
+    require(apart > 1e-4, f"positions of {name} change nothing")
+
+
+def honours(subject: Subject, name: str) -> bool:
+  """Returns whether the layer takes positions of a stream."""
+  return not {"positions", f"{name}.positions"} & set(subject.refused)
+
+
+CHECKS = (
+  maps_streams_by_name,
+  layers.holds_only_float_parameters,
+  layers.gives_every_option_a_default,
+  ignores_padding,
+  takes_examples_of_no_tokens,
+  permutes_examples,
+  takes_streams_of_one_token,
+  honours_positions,
+)

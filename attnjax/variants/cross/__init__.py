@@ -1,0 +1,1 @@
+"""Attention between modalities: text, video, sound."""

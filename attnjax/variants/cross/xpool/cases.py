@@ -1,0 +1,62 @@
+"""Small problems of X-Pool's functions."""
+
+import functools
+from typing import Any
+
+import jax
+import numpy as np
+
+from attnjax.contract import Case
+from attnjax.variants.cross.xpool.weights import Weights
+
+
+def _weights(D, key):
+  """Draws weights of which none is 0 or 1."""
+  draw = np.random.default_rng(int(jax.random.bits(key, (), "uint16"))).standard_normal
+  shapes = {n: (D,) if n.endswith("_bias") else (D, D) for n in Weights.__annotations__}
+  shapes |= {"norm_scale": (3, D), "norm_bias": (3, D)}
+  size = {"norm_scale": 0.3, "norm_bias": 0.3}
+  drawn = {n: size.get(n, D**-0.5) * draw(s, np.float32) for n, s in shapes.items()}
+  drawn["norm_scale"] += 1
+  return {"weights": Weights(**{n: jax.numpy.asarray(x) for n, x in drawn.items()})}
+
+
+def _pairs(name, Q, I, F, D, options=None, function="pool"):
+  shapes = {"text": (Q, D), "frames": (I, F, D)}
+  make: Any = functools.partial(_weights, D)
+  return Case(name, shapes, options or {}, make, function)
+
+
+def _ends(I, F):
+  """Returns valid frames: all, one fewer, ..., in the end none."""
+  count = np.maximum(F - np.arange(I), 0)
+  count[-1] = 0
+  return lambda key: jax.numpy.asarray(np.arange(F) < count[:, None])
+
+
+def _middle(I, F):
+  return lambda key: jax.random.bernoulli(key, 0.5, (I, F)).at[:, 1].set(True)
+
+
+def _free(name, Q, I, F, D, function, **options):
+  return Case(name, {"text": (Q, D), "frames": (I, F, D)}, options, function=function)
+
+
+CASES = (
+  _pairs("whole", 3, 2, 4, 6, {"heads": 2}),
+  _pairs("one_of_each", 1, 1, 1, 5),
+  _pairs("padded", 3, 4, 5, 6, {"heads": 3, "valid": _ends(4, 5)}),
+  _pairs("long", 2, 3, 65, 9, {"heads": 9, "valid": _middle(3, 65)}, "similarity"),
+  _pairs(
+    "tiles", 5, 4, 7, 63, {"heads": 7, "tile": 2, "valid": _ends(4, 7)}, "similarity"
+  ),
+  _pairs("shares", 2, 4, 3, 6, {"heads": 2, "valid": _ends(4, 3)}, "weigh"),
+  Case("mean", {"frames": (3, 7, 5)}, {"valid": _middle(3, 7)}, function="mean_pool"),
+  Case("mean_of_all", {"frames": (2, 1, 5)}, function="mean_pool"),
+  _free("two_frames", 3, 4, 5, 6, "top_k_pool", keep_frames=2),
+  _free("too_few", 3, 4, 5, 6, "top_k_pool", keep_frames=7, valid=_ends(4, 5)),
+  _free("soft", 3, 4, 5, 6, "attention_pool", temperature=0.7, valid=_ends(4, 5)),
+  _free("hard", 2, 3, 7, 1, "attention_pool"),
+  Case("loss", {"similarity": (7, 7), "log_scale": ()}, function="clip_loss"),
+  Case("one_pair", {"similarity": (1, 1), "log_scale": ()}, function="clip_loss"),
+)
