@@ -14,7 +14,7 @@ import numpy as np
 
 from attnjax import contract
 from attnjax.contract import networks, policy_checks
-from attnjax.contract.forms import analysis
+from attnjax.contract.forms import analysis, pointer
 from attnjax.contract.subject import Subject
 from attnjax.nn import running
 
@@ -106,6 +106,7 @@ _OTHERS = {
   "backbone": _network,
   "dense": _network,
   "analysis": _reports,
+  "pointer": pointer.outputs,
   "policy": policy_checks.decoded,
 }
 
