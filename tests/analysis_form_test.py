@@ -9,7 +9,6 @@ from absl.testing import absltest, parameterized
 from attnjax import contract
 from attnjax.contract.forms import analysis
 from attnjax.contract.subject import Subject
-from experiments.mutate import outputs
 
 
 def _norms(trace, *, epsilon=0.0):
@@ -95,7 +94,7 @@ class AnalysisFormTest(parameterized.TestCase):
       contract.plain({"a": [None]})
 
   def test_mutants_are_seen_in_reports(self):
-    found = outputs._reports(Subject(_module(_norms), "analysis"))
+    found = analysis.outputs(Subject(_module(_norms), "analysis"))
     self.assertEqual(found["vision"]["norms"].shape, (3, 5, 16))
 
 

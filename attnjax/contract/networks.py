@@ -169,6 +169,18 @@ def drawn(model: Any) -> Any:
   return jax.tree_util.tree_map_with_path(leaf, model)
 
 
+def outputs(subject: Subject) -> Any:
+  """Returns gradients and outputs of the smallest network: what a mutant may change."""
+  model = drawn(abstract(subject, "mini"))
+  x = jax.random.normal(jax.random.key(1), (2, 28, 28, 3))
+
+  def loss(model):
+    out = running.apply(model, x, stats=running.init_stats(model), train=True)
+    return jnp.sum(jnp.sin(out[0])), out
+
+  return jax.jit(jax.grad(loss, has_aux=True))(model)
+
+
 @jax.jit
 def _run(model, x):
   """Returns gradients, (results, moments), their Stats, and two evaluations."""

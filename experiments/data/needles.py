@@ -44,13 +44,13 @@ def task(
     length: T, bytes of an example.
     letters: 1 to 12.
     digits: at least 1.
-    depth: of needles that are asked for, see `needle`; -1 draws one for each.
-    corpus: as in `needle`, and so is `cache_dir`.
+    depth: of needles that are asked for, as in `needle`; so are the next three.
+    corpus: of the haystack.
     cache_dir: of the corpus.
-    test_length: T of the split test; 0 is `length`.
-    examples: as in `generated.task`, and so are the next two.
+    test_length: T of the split test.
+    examples: as in `generated.task`; so are the next two.
     held_out: of each other split.
-    seed: of all splits.
+    seed: of all.
 
   Raises:
     ValueError: if an option is out of its range, or the needles and questions do not
@@ -62,15 +62,18 @@ def task(
   lengths = generated.lengths(length, test_length)
   for one in lengths.values():
     _check(one, **options)
-
-  def make(split: str) -> generated.Make:
-    hay = haystack.source(corpus, cache_dir, split)
-    given = {"hay": hay, "length": lengths[split], "depth": depth}
-    return functools.partial(example, **given, **options)
-
-  makes = {split: make(split) for split in SPLITS}
+  make = {
+    split: functools.partial(
+      example,
+      hay=haystack.source(corpus, cache_dir, split),
+      length=lengths[split],
+      depth=depth,
+      **options,
+    )
+    for split in SPLITS
+  }
   sizes = {"examples": examples, "held_out": held_out, "seed": seed}
-  return generated.task(name, makes, vocab=256, length=length, **sizes)
+  return generated.task(name, make, vocab=256, length=length, **sizes)
 
 
 def example(

@@ -1,9 +1,8 @@
 """A system's outputs: what a mutant that survives may or may not change.
 
-They are those of all CASES in plain JAX with their gradients, of the tiny layer in each
-form with its gradients, of its weights, of the smallest published network, the reports
-of tiny hosts, rows that a tiny language model decodes under a policy, those that a tiny
-reducer has reduced, streams through a tiny layer, and the scores of a tiny scorer.
+They are those of all CASES in plain JAX with their gradients, and for each form what
+its module's `outputs` returns; of a form of layers, which has none, those of the tiny
+layer with its gradients, and of its weights.
 """
 
 from pathlib import Path
@@ -14,10 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from attnjax import contract
-from attnjax.contract import networks, policy_checks, reducer_checks
-from attnjax.contract.forms import analysis, cross, pairs
+from attnjax.contract import registry
 from attnjax.contract.subject import Subject
-from attnjax.nn import running
 
 # Differences above this part of the largest element are seen by the tests' tolerances.
 _PART = 2e-4
@@ -33,7 +30,7 @@ def save(slug: str, path: Path) -> None:
   for case in module.CASES:
     found |= _kept(f"case {case.name}", lambda case=case: _case(module, case))
   for form in module.FORMS:
-    what = _OTHERS.get(form, _layer)
+    what = getattr(registry.form(form), "outputs", _layer)
     found |= _kept(f"form {form}", lambda form=form, w=what: w(Subject(module, form)))
   np.savez(path, **found)
 
@@ -82,36 +79,6 @@ def _layer(subject):
     valid = {"valid": subject.real}
     found["padded"] = subject.layer(subject.padded(np.zeros(3)), **valid)
   return found
-
-
-def _network(subject):
-  model = networks.drawn(networks.abstract(subject, "mini"))
-  x = jax.random.normal(jax.random.key(1), (2, 28, 28, 3))
-
-  def loss(model):
-    out = running.apply(model, x, stats=running.init_stats(model), train=True)
-    return jnp.sum(jnp.sin(out[0])), out
-
-  return jax.jit(jax.grad(loss, has_aux=True))(model)
-
-
-def _reports(subject):
-  module, found = subject.module, {}
-  for host in module.HOSTS:
-    trace = analysis.trace(host, analysis.tiny(host)[1])
-    found[host] = dict(module.analyse(trace, **getattr(module, "ANALYSE", {})))
-  return found
-
-
-_OTHERS = {
-  "backbone": _network,
-  "dense": _network,
-  "analysis": _reports,
-  "policy": policy_checks.decoded,
-  "tokens": reducer_checks.reduced,
-  "cross": cross.plain,
-  "pairs": pairs.plain,
-}
 
 
 def _apart(old: np.ndarray, new: np.ndarray) -> bool:

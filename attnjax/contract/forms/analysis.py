@@ -178,6 +178,11 @@ def survives_json(subject: Subject) -> None:
       np.testing.assert_array_equal(got, want, name)
 
 
+def outputs(subject: Subject) -> dict[str, Any]:
+  """Returns the reports of all hosts: what a mutant may change."""
+  return {report.host: report.plain for report in _reports(subject)}
+
+
 CHECKS = (
   runs_on_its_hosts,
   gives_every_option_a_default,

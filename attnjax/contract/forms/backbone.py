@@ -121,3 +121,4 @@ CHECKS = (
   networks.recomputes_its_blocks,
   networks.trains,
 )
+outputs = networks.outputs

@@ -86,7 +86,7 @@ def _both(layer, x, given, weight):
   return jax.grad(loss, (0, 1), has_aux=True)(layer, x)
 
 
-def plain(subject: Subject) -> Any:
+def outputs(subject: Subject) -> Any:
   """Returns `run` of the streams without padding: what a mutant may change."""
   return run(subject, streams(subject))
 
@@ -94,7 +94,7 @@ def plain(subject: Subject) -> Any:
 def maps_streams_by_name(subject: Subject) -> None:
   """Checks shapes, and that every parameter and stream has a finite gradient."""
   given = streams(subject)
-  grads, y = plain(subject)
+  grads, y = outputs(subject)
   require(len(y) > 0, "a layer returns nothing")
   for name, out in y.items():
     want = given[name].x.shape if name in given else (BATCH, *out.shape[1:])
@@ -108,7 +108,7 @@ def maps_streams_by_name(subject: Subject) -> None:
 def ignores_padding(subject: Subject) -> None:
   """Checks that padding of each stream, also NaN, changes no result and no gradient."""
   given = streams(subject)
-  grads, want = plain(subject)
+  grads, want = outputs(subject)
   padded, at = {}, {}
   for i, (name, stream) in enumerate(given.items()):
     T = stream.x.shape[1]
@@ -141,7 +141,7 @@ def ignores_padding(subject: Subject) -> None:
 
 def takes_examples_of_no_tokens(subject: Subject) -> None:
   """Checks that an example without real tokens is finite and leaves others alone."""
-  given, (_, want) = streams(subject), plain(subject)
+  given, (_, want) = streams(subject), outputs(subject)
   for name, stream in given.items():
     valid = jnp.ones(stream.x.shape[:2], bool).at[1].set(False)
     (by_layer, by_x), y = run(subject, given | {name: Stream(stream.x, valid)})
@@ -154,7 +154,7 @@ def takes_examples_of_no_tokens(subject: Subject) -> None:
 
 def permutes_examples(subject: Subject) -> None:
   """Checks that examples do not see each other, and that there may be none."""
-  given, (_, want) = streams(subject), plain(subject)
+  given, (_, want) = streams(subject), outputs(subject)
   order = jnp.array([2, 0, 1])
   _, y = run(subject, {n: Stream(s.x[order]) for n, s in given.items()})
   for name, out in y.items():
@@ -183,7 +183,7 @@ def takes_streams_of_one_token(subject: Subject) -> None:
 
 def honours_positions(subject: Subject) -> None:
   """Checks that positions of each stream are read, or refused with a reason."""
-  given, (_, want) = streams(subject), plain(subject)
+  given, (_, want) = streams(subject), outputs(subject)
   for name, stream in given.items():
     counted = jnp.arange(stream.x.shape[1])
     placed = given | {name: Stream(stream.x, None, counted)}

@@ -76,3 +76,4 @@ CHECKS = (
   recomputes_its_blocks,
   networks.trains,
 )
+outputs = networks.outputs

@@ -104,14 +104,14 @@ def run(made: Any, x: Mapping[str, Array], *, tiled: bool = False, **valid: Any)
   return (_tiled if tiled else _plain)(made, dict(x), valid, weight)
 
 
-def plain(subject: Subject) -> Any:
+def outputs(subject: Subject) -> Any:
   """Returns `run` of the tiny scorer: what a mutant may change."""
   return run(scorer(subject), drawn(subject))
 
 
 def scores_all_pairs(subject: Subject) -> None:
   """Checks the shape, and that all parameters and arrays have a finite gradient."""
-  grads, scores = plain(subject)
+  grads, scores = outputs(subject)
   require(scores.shape == (QUERIES, ITEMS), f"scores {scores.shape}")
   require(scores.dtype == jnp.float32, f"scores are {scores.dtype}")
   require(np.isfinite(scores).all(), "a score is not finite")
@@ -131,7 +131,7 @@ def holds_only_float_parameters(subject: Subject) -> None:
 def tiles_equal_the_whole(subject: Subject) -> None:
   """Checks scores and gradients with tiles of 2, which divides neither 5 nor 3."""
   made, x = scorer(subject), drawn(subject)
-  want, got = plain(subject), run(made, x, tiled=True)
+  want, got = outputs(subject), run(made, x, tiled=True)
   close(got, want, "with tiles")
   key = jax.random.key(4)
   dropped, whole = (made(**x, tile=tile, key=key) for tile in (2, 0))
@@ -140,7 +140,7 @@ def tiles_equal_the_whole(subject: Subject) -> None:
 
 def scores_each_pair_alone(subject: Subject) -> None:
   """Checks permuted queries and items, a single pair, and none at all."""
-  made, x, (_, want) = scorer(subject), drawn(subject), plain(subject)
+  made, x, (_, want) = scorer(subject), drawn(subject), outputs(subject)
   one, two = jnp.array([3, 1, 4, 0, 2]), jnp.array([2, 0, 1])
   moved = {"queries": x["queries"][one], "items": x["items"][two]}
   close(run(made, moved)[1], want[one][:, two], "permuted queries and items")
@@ -155,7 +155,7 @@ def scores_each_pair_alone(subject: Subject) -> None:
 
 def ignores_padding(subject: Subject) -> None:
   """Checks that tokens at padding, also NaN, change no score and no gradient."""
-  made, x, (grads, want) = scorer(subject), drawn(subject), plain(subject)
+  made, x, (grads, want) = scorer(subject), drawn(subject), outputs(subject)
   for side, name in zip(SIDES, ("query_valid", "item_valid")):
     if len(axes(subject)[side]) == 1:
       continue

@@ -178,3 +178,4 @@ def kinds(slug: str, module: ModuleType) -> dict[str, type]:
 
 _ALL = *policy_checks.POLICIES, *prefill_checks.PREFILL, *budget_checks.BUDGETS
 CHECKS = tuple(map(policy_runs.of_each, _ALL))
+outputs = policy_checks.decoded

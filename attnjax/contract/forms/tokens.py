@@ -40,7 +40,7 @@ from typing import Protocol
 
 from jaxtyping import Array, Bool, Float, Int
 
-from attnjax.contract.reducer_checks import REDUCERS
+from attnjax.contract import reducer_checks
 
 
 class Reducer(Protocol):
@@ -60,4 +60,5 @@ class Reducer(Protocol):
     ...
 
 
-CHECKS = REDUCERS
+CHECKS = reducer_checks.REDUCERS
+outputs = reducer_checks.reduced

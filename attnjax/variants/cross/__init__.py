@@ -1,1 +1,1 @@
-"""Attention between modalities: text, video, sound."""
+"""Attention between streams: the queries of one, the keys of another."""
