@@ -35,6 +35,8 @@ def task(
     frames: of a video.
     frame_noise: length of the noise of a frame, whose concept has the length 1.
     text_noise: length of the noise of a caption.
+    examples: number of pairs of the split train.
+    held_out: number of pairs of each other split.
     seed: the seed of the world and of all pairs.
 
   Raises:
@@ -48,10 +50,7 @@ def task(
   world = worlds.world(seed, concepts, width)
   make = functools.partial(example, world=world, frames=frames, **noise)
 
-  def source(split: str) -> generated.Generated:
-    size = examples if check_split(split) == "train" else held_out
-    return generated.Generated(make, seed, split, size)
-
+  source = functools.partial(_source, make, seed, examples, held_out)
   return Task(
     "concept_videos",
     "text_frames",
@@ -71,6 +70,11 @@ def _check_noise(**noise: float) -> None:
   for name, value in noise.items():
     if value < 0:
       raise ValueError(f"{name} = {value}; it must be at least 0")
+
+
+def _source(make, seed, examples, held_out, split) -> generated.Generated:
+  size = examples if check_split(split) == "train" else held_out
+  return generated.Generated(make, seed, split, size)
 
 
 def example(rng: np.random.Generator, **options) -> Example:
