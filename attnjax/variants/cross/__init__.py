@@ -1,0 +1,1 @@
+"""Attention between sequences: the queries of one, the keys of another."""
