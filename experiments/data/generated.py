@@ -58,7 +58,7 @@ def task(
     held_out: number of examples of each other split.
     seed: the seed of the whole data set.
   """
-  source = _source(make, examples, held_out, seed)
+  source = source_of(make, examples, held_out, seed)
   return Task(
     name, "tokens", vocab, 0, (length,), "accuracy", source, unit="tokens", units=length
   )
@@ -85,7 +85,7 @@ def images(
     held_out: number of examples of each other split.
     seed: the seed of the whole data set.
   """
-  source = _source(make, examples, held_out, seed)
+  source = source_of(make, examples, held_out, seed)
   return Task(name, "images", 0, classes, shape, "accuracy", source)
 
 
@@ -122,7 +122,7 @@ def maps(
     0,
     shape,
     metrics[0],
-    _source(make, examples, held_out, seed),
+    source_of(make, examples, held_out, seed),
     objective=objective,
     sizes={"outputs": outputs},
     also=metrics[1:],
@@ -158,9 +158,10 @@ def shifted(symbols: list[int], targets: list[int], length: int) -> Example:
   }
 
 
-def _source(
+def source_of(
   make: Make | Mapping[str, Make], examples: int, held_out: int, seed: int
 ) -> Callable[[str], Generated]:
+  """Returns the function from a split to its source; ValueError if one is empty."""
   check_least(examples=(examples, 1), held_out=(held_out, 1), seed=(seed, 0))
 
   def source(split: str) -> Generated:
