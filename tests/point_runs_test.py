@@ -5,6 +5,7 @@ import io
 import json
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -56,7 +57,7 @@ class HostTest(parameterized.TestCase):
 
   def test_gives_the_logits_and_the_answer_of_its_network(self):
     build = contract.constructor("pointer_network", {}, pointer.FORMS)
-    options = {"hidden": 4, "beams": 3, "constraint": "once"}
+    options: dict[str, Any] = {"hidden": 4, "beams": 3, "constraint": "once"}
     model = pointer.Model([build], inputs=2, symbols=5, **options, rngs=nnx.Rngs(0))
     self.assertEqual(model.network.encoder.hidden, 4)
     batch = jax.tree.map(jnp.asarray, data.load("convex_hull", {"most": 5}).source(
@@ -73,9 +74,10 @@ class HostTest(parameterized.TestCase):
 
     own, wanted = both(model)
     jax.tree.map(np.testing.assert_array_equal, own, wanted)
-    for name, options in (("size", {"size": "maxi"}), ("hiden", {"hiden": 3})):
-      with self.assertRaisesRegex((ValueError, TypeError), options.get("size", name)):
-        pointer.Model([build], inputs=2, symbols=5, **options, rngs=nnx.Rngs(0))
+    with self.assertRaisesRegex(ValueError, "size of pointer_network 'maxi'"):
+      pointer.Model([build], inputs=2, symbols=5, size="maxi", rngs=nnx.Rngs(0))
+    with self.assertRaisesRegex(TypeError, "hiden"):
+      pointer.Model([build], inputs=2, symbols=5, hiden=3, rngs=nnx.Rngs(0))
 
   def test_takes_points_and_networks_that_point(self):
     config = configuration.default("pointer_network", host="pointer", dataset="digits")

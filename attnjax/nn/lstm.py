@@ -70,12 +70,12 @@ class LSTM(nnx.Module):
 
     def one(state, given):
       read, real = given
-      new = self._step(read, state)
-      state = tuple(jnp.where(real, a, b) for a, b in zip(new, state))
-      return state, jnp.where(real, state[1], 0)
+      new_c, new_h = self._step(read, state)
+      c, h = jnp.where(real, new_c, state[0]), jnp.where(real, new_h, state[1])
+      return (c, h), jnp.where(real, h, 0)
 
-    state, states = jax.lax.scan(one, state, (read, real))
-    return jnp.moveaxis(states, 0, 1), state
+    last, states = jax.lax.scan(one, state, (read, real))
+    return jnp.moveaxis(states, 0, 1), last
 
   def _read(self, x):
     kernel = self.kernel[...]

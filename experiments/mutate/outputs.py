@@ -15,7 +15,7 @@ import numpy as np
 
 from attnjax import contract
 from attnjax.contract import networks, policy_checks, reducer_checks
-from attnjax.contract.forms import analysis
+from attnjax.contract.forms import analysis, pointer
 from attnjax.contract.subject import Subject
 from attnjax.nn import running
 
@@ -107,6 +107,7 @@ _OTHERS = {
   "backbone": _network,
   "dense": _network,
   "analysis": _reports,
+  "pointer": pointer.outputs,
   "policy": policy_checks.decoded,
   "tokens": reducer_checks.reduced,
 }

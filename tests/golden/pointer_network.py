@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ from tests.arrays import below
 
 def compare(
   arrays: Mapping[str, np.ndarray], meta: dict
-) -> Iterator[tuple[str, jax.Array, np.ndarray]]:
+) -> Iterator[tuple[str, Any, np.ndarray]]:
   """(key of the file, attnjax's result, the file's), where the file's mask is true."""
   for name, run in (("score", _score), ("net", _net)):
     params, given, out = (
@@ -97,5 +98,5 @@ def _lstm(params, name):
   )
   layer = LSTM(kernel.shape[1], recurrent.shape[1], rngs=nnx.Rngs(0))
   layer.kernel, layer.recurrent = nnx.Param(kernel.T), nnx.Param(recurrent.T)
-  layer.bias = nnx.Param(sum(biases))
+  layer.bias = nnx.Param(biases[0] + biases[1])
   return layer

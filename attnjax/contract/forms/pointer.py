@@ -108,25 +108,39 @@ def names_its_options(subject: Subject) -> None:
     require(not unknown, f"SIZES[{size!r}] has {unknown}, which are no options")
 
 
+@jax.jit
+def run(model, points, labels, valid=None) -> dict[str, Any]:
+  """Returns the logits, the gradients of their sum of sines, and found answers."""
+
+  def loss(model):
+    logits = model(points, labels, valid=valid)[..., : _POINTS + 1]
+    return jnp.sum(jnp.where(jnp.isfinite(logits), jnp.sin(logits), 0)), logits
+
+  grads, logits = jax.grad(loss, has_aux=True)(model)
+  found, log = model.search(points, steps=_STEPS, width=1, valid=valid)
+  return {"logits": logits, "grads": grads, "found": found, "log": log}
+
+
+def outputs(subject: Subject, fill: float = 0.0) -> dict[str, Any]:
+  """Returns what `run` gives for the problem with padding."""
+  given = problem()
+  return run(tiny(subject), **given | padded(given["points"], fill))
+
+
 def answers(subject: Subject) -> None:
   """Checks shapes, gradients, and that a step reads the answers before it alone."""
-  given, model = problem(), tiny(subject)
-  one = jnp.int32(1)
-
-  def run(model, points, labels):
-    logits = model(points, labels)
-    return -jnp.sum(jax.nn.log_softmax(logits)[..., 1]), logits
-
-  both = jax.jit(jax.grad(run, has_aux=True))
-  grads, logits = both(model, **given)
-  require(logits.shape[:2] == given["labels"].shape, f"logits {logits.shape}")
+  given = problem()
+  labels, given = given["labels"], padded(given["points"], 0.0)
+  found = outputs(subject)
+  logits = found["logits"]
+  require(logits.shape[:2] == labels.shape, f"logits {logits.shape}")
   require(logits.dtype == jnp.float32, f"logits are {logits.dtype}")
-  for path, leaf in jax.tree_util.tree_leaves_with_path(grads):
+  for path, leaf in jax.tree_util.tree_leaves_with_path(found["grads"]):
     name = jax.tree_util.keystr(path)
     require(np.isfinite(leaf).all(), f"the gradient of {name} is not finite")
     require((np.asarray(leaf) != 0).any(), f"{name} has no gradient")
-  labels = given["labels"].at[:, 3].set(given["labels"][:, 3] % _POINTS + one)
-  _, other = both(model, given["points"], labels)
+  changed = labels.at[:, 3].set(labels[:, 3] % _POINTS + 1)
+  other = run(tiny(subject), labels=changed, **given)["logits"]
   close(other[:, :4], logits[:, :4], "an answer changes steps before it")
   moved = jnp.abs(other[:, 4:] - logits[:, 4:])
   require(jnp.nanmax(moved) > 1e-5, "an answer changes no step after it")
@@ -134,40 +148,27 @@ def answers(subject: Subject) -> None:
 
 def ignores_padding(subject: Subject) -> None:
   """Checks that padding changes neither logits nor gradients nor found answers."""
-  given, model = problem(), tiny(subject)
-
-  @jax.jit
-  def run(model, points, labels, valid=None):
-    def loss(model):
-      logits = model(points, labels, valid=valid)[..., : _POINTS + 1]
-      return jnp.sum(jnp.sin(logits)), logits
-
-    (_, logits), grads = jax.value_and_grad(loss, has_aux=True)(model)
-    labels, log = model.search(points, steps=_STEPS, width=2, valid=valid)
-    return logits, grads, log, labels
-
-  want = run(model, **given)
+  want = run(tiny(subject), **problem())
   for fill in (0.0, jnp.nan):
-    close(run(model, **given | padded(given["points"], fill)), want, f"padding {fill}")
+    close(outputs(subject, fill), want, f"padding {fill}")
 
 
 def searches(subject: Subject) -> None:
   """Checks that one beam takes the likeliest answer each time, up to the end."""
-  given, model = problem(), tiny(subject)
-  run = jax.jit(lambda m, points: m.search(points, steps=_STEPS))
-  labels, log = run(model, given["points"])
-  logits = jax.jit(lambda m, *given: m(*given))(model, given["points"], labels)
+  found = outputs(subject)
+  given = padded(problem()["points"], 0.0)
+  logits = run(tiny(subject), labels=found["found"], **given)["logits"]
   all_logs = np.asarray(jax.nn.log_softmax(logits))
-  for row, found in enumerate(np.asarray(labels)):
+  for row, labels in enumerate(np.asarray(found["found"])):
     total, ended = 0.0, False
-    for step, label in enumerate(found):
-      require(not ended or label == -1, f"{found} goes on after its end")
+    for step, label in enumerate(labels):
+      require(not ended or label == -1, f"{labels} goes on after its end")
       if not ended:
         best = int(all_logs[row, step].argmax())
-        require(label == best, f"{found}: answer {step} is not {best}")
+        require(label == best, f"{labels}: answer {step} is not {best}")
         total += all_logs[row, step, best]
       ended = ended or label == 0
-    close(log[row], total)
+    close(found["log"][row], total)
 
 
 CHECKS = (names_its_options, answers, ignores_padding, searches)

@@ -77,16 +77,16 @@ class Model(nnx.Module):
     width = embedding or inputs
     self.kind, self.end_symbol, self.symbols = kind, end_symbol, symbols
     self.glimpses, self.clip, self.impl = glimpses, clip, impl
-    self.embed = drawn(inputs, embedding) if embedding else None
+    self.embed: Any = drawn(inputs, embedding) if embedding else None
     self.encoder = LSTM(width, hidden, scale=init, rngs=rngs)
     self.decoder = LSTM(width, hidden, scale=init, rngs=rngs)
     self.start = drawn(width)
-    self.end = drawn(hidden) if end_symbol and kind == "pointer" else None
+    self.end: Any = drawn(hidden) if end_symbol and kind == "pointer" else None
     scorer = functools.partial(_Scorer, hidden, score, drawn)
-    self.point = None if kind == "sequence" else scorer()
-    self.look = scorer() if glimpses else None
+    self.point: Any = None if kind == "sequence" else scorer()
+    self.look: Any = scorer() if glimpses else None
     size = hidden if kind == "sequence" else 2 * hidden
-    self.head = None if kind == "pointer" else _Head(size, symbols + 1, drawn)
+    self.head: Any = None if kind == "pointer" else _Head(size, symbols + 1, drawn)
 
   def __call__(
     self,

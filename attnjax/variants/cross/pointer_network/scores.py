@@ -43,7 +43,8 @@ def pointer_logits(
     ValueError: if shapes do not fit or `impl` is unknown.
   """
   given = {"valid": valid, "mask": mask, "clip": clip}
-  if _check(keys, queries, vector, impl, valid=valid, mask=mask) == "reference":
+  _check(keys, queries, vector, impl, valid=valid, mask=mask)
+  if impl == "reference":
     return definition.reference_pointer_logits(keys, queries, vector, **given)
   return _tiled(lambda logits, _: logits, keys, queries, vector, None, **given)
 
@@ -76,7 +77,8 @@ def pointer_loss(
     ValueError: if shapes do not fit or `impl` is unknown.
   """
   given = {"valid": valid, "mask": mask, "clip": clip}
-  if _check(keys, queries, vector, impl, valid=valid, mask=mask) == "reference":
+  _check(keys, queries, vector, impl, valid=valid, mask=mask)
+  if impl == "reference":
     return definition.reference_pointer_loss(
       keys, queries, vector, targets=targets, **given
     )
@@ -111,7 +113,8 @@ def glimpse(
     ValueError: if shapes do not fit or `impl` is unknown.
   """
   given = {"valid": valid, "mask": mask, "clip": clip}
-  if _check(keys, queries, vector, impl, valid=valid, mask=mask) == "reference":
+  _check(keys, queries, vector, impl, valid=valid, mask=mask)
+  if impl == "reference":
     return definition.reference_glimpse(keys, queries, vector, **given)
   keys = _seen(keys, valid)
 
@@ -189,8 +192,8 @@ def _seen(keys, valid):
   return keys if valid is None else jnp.where(valid[..., None], keys, 0)
 
 
-def _check(keys, queries, vector, impl, **masks) -> str:
-  """Returns the implementation's name; ValueError if something does not fit."""
+def _check(keys, queries, vector, impl, **masks) -> None:
+  """Raises ValueError if something does not fit."""
   B, S, H = keys.shape
   T = queries.shape[1]
   check_known("impl", impl, ("auto", *IMPLEMENTATIONS))
@@ -202,4 +205,3 @@ def _check(keys, queries, vector, impl, **masks) -> str:
     given = masks[name]
     if given is not None and given.shape != shape:
       raise ValueError(f"{name} {given.shape}; it must be {shape}")
-  return impl

@@ -38,28 +38,10 @@ def beams(
   check_known("constraint", constraint, CONSTRAINTS)
   if min(steps, width) < 1:
     raise ValueError(f"steps = {steps}, width = {width}; both must be at least 1")
-  places = encoded.valid if model.kind == "pointer" else _symbols(model, encoded.valid)
-  base = places
-  if model.kind != "pointer" and constraint == "none":
-    base = jnp.ones_like(places)  # the kinds do not know which symbols are points
-  B, V = places.shape
-  fed = jnp.pad(encoded.inputs, ((0, 0), (0, V - encoded.inputs.shape[1]), (0, 0)))
-
-  def repeated(x):
-    return jnp.broadcast_to(x[:, None], (B, width, *x.shape[1:]))
-
-  start = jnp.broadcast_to(
-    model.start[...].astype(fed.dtype), (B, width, fed.shape[-1])
-  )
-  first = {
-    "state": jax.tree.map(repeated, encoded.state),
-    "x": start,
-    "used": jnp.zeros((B, width, V), bool),
-    "last": jnp.zeros((B, width), jnp.int32),
-    "done": jnp.zeros((B, width), bool),
-    "log": jnp.broadcast_to(jnp.where(jnp.arange(width), -jnp.inf, 0.0), (B, width)),
-    "labels": jnp.full((B, width, steps), -1, jnp.int32),
-  }
+  base = _places(model, encoded.valid, constraint)
+  B, V = base.shape
+  more = V - encoded.inputs.shape[1]
+  fed = jnp.pad(encoded.inputs, ((0, 0), (0, more), (0, 0)))
 
   def step(carry, place):
     state = model.decoder.step(carry["x"], carry["state"])
@@ -71,12 +53,31 @@ def beams(
     total = carry["log"][..., None] + jnp.where(done[..., None], stay, log)
     best, flat = jax.lax.top_k(total.reshape(B, width * V), width)
     parent, label = flat // V, (flat % V).astype(jnp.int32)
-    return _next(
-      carry | {"state": state, "done": done}, parent, label, best, fed, place
-    )
+    new = carry | {"state": state, "done": done}
+    return _next(new, parent, label, best, fed, place), None
 
+  first = _first(model, encoded, (B, width, V), steps)
   found, _ = jax.lax.scan(step, first, jnp.arange(steps))
   return found["labels"][:, 0], found["log"][:, 0]
+
+
+def _first(model, encoded, shape, steps):
+  """Returns the carry before any answer: of all beams only the first is likely."""
+  B, W, _ = shape
+  start = model.start[...].astype(encoded.inputs.dtype)
+
+  def repeated(x):
+    return jnp.broadcast_to(x[:, None], (B, W, *x.shape[1:]))
+
+  return {
+    "state": jax.tree.map(repeated, encoded.state),
+    "x": jnp.broadcast_to(start, (B, W, start.shape[-1])),
+    "used": jnp.zeros(shape, bool),
+    "last": jnp.zeros((B, W), jnp.int32),
+    "done": jnp.zeros((B, W), bool),
+    "log": jnp.broadcast_to(jnp.where(jnp.arange(W), -jnp.inf, 0.0), (B, W)),
+    "labels": jnp.full((B, W, steps), -1, jnp.int32),
+  }
 
 
 def _next(carry, parent, label, log, fed, place):
@@ -88,7 +89,7 @@ def _next(carry, parent, label, log, fed, place):
 
   kept = jax.tree.map(own, carry)
   done = kept["done"]
-  new = {
+  return {
     "state": kept["state"],
     "x": jnp.take_along_axis(fed, label[..., None], axis=1),
     "used": kept["used"] | (jnp.arange(fed.shape[1]) == label[..., None]),
@@ -97,7 +98,6 @@ def _next(carry, parent, label, log, fed, place):
     "log": log,
     "labels": kept["labels"].at[:, :, place].set(jnp.where(done, -1, label)),
   }
-  return new, None
 
 
 def _able(
@@ -122,7 +122,10 @@ def _able(
   return left | end
 
 
-def _symbols(model, valid):
-  """Returns the places of a fixed dictionary that are those of points, or the end."""
-  more = model.symbols + 1 - valid.shape[1]
-  return jnp.pad(valid, ((0, 0), (0, more)))
+def _places(model, valid, constraint) -> Bool[Array, "B V"]:
+  """Returns the labels that there are: of points, of the end, of a dictionary."""
+  if model.kind == "pointer":
+    return valid
+  if constraint == "none":  # a dictionary does not know which labels are points
+    return jnp.ones((len(valid), model.symbols + 1), bool)
+  return jnp.pad(valid, ((0, 0), (0, model.symbols + 1 - valid.shape[1])))
