@@ -10,8 +10,11 @@ r"""A pointer network on points in the plane, whose answers are labels of the po
 The word after the colon is the data set. `--config.data.least=5 --config.data.most=5`
 has five points alone, `--config.model.beams=4` keeps four answers of a step.
 
-Measured: 0.521 of the validation hulls of 5 to 10 points exact after 2,000 steps, and
-0.979 of the area covered; 2 minutes on a part of one core. Until step 500 it is 0.
+Measured on the validation split after 2,000 steps, 2 minutes on a part of one core:
+convex_hull 0.521 of the polygons exact and 0.979 of the area covered, both near nothing
+until step 500; shortest_tour 1.118 of the least length (1.25 by chance); delaunay 0.507
+of the triangles and 0.032 of the answers; argsort 0.734 of the answers, 0.950 of the
+labels.
 """
 
 from ml_collections import ConfigDict
