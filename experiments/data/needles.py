@@ -60,20 +60,19 @@ def task(
   options = {"letters": letters, "digits": digits, "keys": keys}
   options |= {"values": values, "queries": queries}
   lengths = generated.lengths(length, test_length)
-  for one in lengths.values():
-    _check(one, **options)
-  make = {
-    split: functools.partial(
-      example,
-      hay=haystack.source(corpus, cache_dir, split),
-      length=lengths[split],
-      depth=depth,
-      **options,
-    )
-    for split in SPLITS
-  }
+  make = _makes(lengths, {**options, "depth": depth}, corpus, cache_dir)
   sizes = {"examples": examples, "held_out": held_out, "seed": seed}
   return generated.task(name, make, vocab=256, length=length, **sizes)
+
+
+def _makes(lengths, options, corpus: str, cache_dir: str) -> dict[str, generated.Make]:
+  """Returns what draws examples of each split."""
+  found: dict[str, generated.Make] = {}
+  for split in SPLITS:
+    _check(lengths[split], **{n: v for n, v in options.items() if n != "depth"})
+    given = {"hay": haystack.source(corpus, cache_dir, split), "length": lengths[split]}
+    found[split] = functools.partial(example, **given, **options)
+  return found
 
 
 def example(
