@@ -80,16 +80,15 @@ class PoolTest(parameterized.TestCase):
       _close(_search(TEXT, FRAMES, WEIGHTS, heads=N, tile=tile), cosines)
 
   def test_it_begins_as_the_pooling_of_normalised_vectors(self):
-    fresh = xpool.Scorer({"queries": D, "items": D}, rngs=nnx.Rngs(0))
-    f = (FRAMES - FRAMES.mean(-1, keepdims=True)) / jnp.sqrt(
-      FRAMES.var(-1, keepdims=True) + 1e-5
-    )
-    t = (TEXT - TEXT.mean(-1, keepdims=True)) / jnp.sqrt(
-      TEXT.var(-1, keepdims=True) + 1e-5
+    fresh = _made()
+    t, f = (
+      (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
+      for x in map(np.asarray, (TEXT, FRAMES))
     )
     share = np.exp(np.einsum("ifd,qd->iqf", f, t) / math.sqrt(D))
     share /= share.sum(-1, keepdims=True)
-    _close(fresh.weigh(TEXT, FRAMES)[:, 0], share)
+    weigh = jax.jit(lambda s: s.weigh(TEXT, FRAMES))
+    _close(weigh(fresh)[:, 0], share)
     o = np.einsum("iqf,ifd->iqd", share, f)
     for factor in (1, 2):  # LN2, then LN3 of the identity's residual sum
       o = factor * o - (factor * o).mean(-1, keepdims=True)
@@ -195,22 +194,37 @@ class BaselineTest(absltest.TestCase):
   def test_by_hand(self):
     text = jnp.array([[1.0, 0.0], [0.0, 2.0]])
     frames = jnp.array([[[1.0, 5.0], [2.0, 3.0], [4.0, 1.0]]])
-    _close(xpool.mean_pool(frames), [[7 / 3, 3]])
     valid = jnp.array([[True, False, True]])
-    _close(xpool.mean_pool(frames, valid=valid), [[2.5, 3]])
-    _close(xpool.mean_pool(frames, valid=~valid & valid), [[0, 0]])
-    # A sum, not a mean, and of raw products.
-    _close(xpool.top_k_pool(text, frames, 2), [[[6, 4], [3, 8]]])
-    _close(xpool.top_k_pool(text, frames, 2, valid=valid), [[[5, 6], [5, 6]]])
-    _close(xpool.top_k_pool(text, frames, 9), [[[7, 9], [7, 9]]])
-    share = np.exp([1.0, 2, 4]) / np.exp([1.0, 2, 4]).sum()
-    soft = xpool.attention_pool(text, frames, temperature=1.0)
-    _close(soft[0, 0], share @ np.asarray(frames[0]))
-    sharp = xpool.attention_pool(text, frames)  # a temperature of 0.01
-    _close(sharp[0], [[4, 1], [1, 5]])
-    close = jnp.array([[[0.01, 0.0], [0.02, 0.0]]])
-    share = np.exp([1.0, 2]) / np.exp([1.0, 2]).sum()
-    _close(xpool.attention_pool(text[:1], close)[0, 0, 0], share @ [0.01, 0.02])
+    near = jnp.array([[[0.01, 0.0], [0.02, 0.0]]])
+
+    @jax.jit
+    def run():
+      return {
+        "mean": xpool.mean_pool(frames),
+        "mean of two": xpool.mean_pool(frames, valid=valid),
+        "mean of none": xpool.mean_pool(frames, valid=jnp.zeros((1, 3), bool)),
+        "best": xpool.top_k_pool(text, frames, 2),
+        "best of two": xpool.top_k_pool(text, frames, 2, valid=valid),
+        "all": xpool.top_k_pool(text, frames, 9),
+        "soft": xpool.attention_pool(text, frames, temperature=1.0)[0, 0],
+        "sharp": xpool.attention_pool(text, frames),
+        "near": xpool.attention_pool(text[:1], near)[0, 0, 0],
+      }
+
+    share, even = (np.exp(x) / np.exp(x).sum() for x in ([1.0, 2, 4], [1.0, 2]))
+    want = {
+      "mean": [[7 / 3, 3]],
+      "mean of two": [[2.5, 3]],
+      "mean of none": [[0, 0]],
+      "best": [[[6, 4], [3, 8]]],  # a sum, not a mean, and of raw products
+      "best of two": [[[5, 6], [5, 6]]],
+      "all": [[[7, 9], [7, 9]]],
+      "soft": share @ np.array([[1.0, 5], [2, 3], [4, 1]]),
+      "sharp": [[[4, 1], [1, 5]]],  # a temperature of 0.01
+      "near": even @ [0.01, 0.02],
+    }
+    for name, value in run().items():
+      _close(value, want[name])
 
 
 class LossTest(absltest.TestCase):

@@ -133,9 +133,6 @@ def tiles_equal_the_whole(subject: Subject) -> None:
   made, x = scorer(subject), drawn(subject)
   want, got = outputs(subject), run(made, x, tiled=True)
   close(got, want, "with tiles")
-  key = jax.random.key(4)
-  dropped, whole = (made(**x, tile=tile, key=key) for tile in (2, 0))
-  close(dropped, whole, "with a key and tiles")
 
 
 def scores_each_pair_alone(subject: Subject) -> None:
