@@ -104,13 +104,19 @@ class LSTMTest(absltest.TestCase):
     cell.dense_i.kernel = nnx.Param(layer.kernel[...])
     cell.dense_h.kernel = nnx.Param(layer.recurrent[...])
     cell.dense_h.bias = nnx.Param(layer.bias[...])
-    x, carry = _draw(2, 3, 3), layer.empty(2)
-    states, (c, h) = jax.jit(lambda layer, x: layer(x))(layer, x)
-    for t in range(3):
-      carry, out = cell(carry, x[:, t])
-      np.testing.assert_allclose(states[:, t], out, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(c, carry[0], rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(h, carry[1], rtol=1e-5, atol=1e-6)
+    x = _draw(2, 3, 3)
+
+    @jax.jit
+    def both(layer, cell, x):
+      carry, found = layer.empty(2), []
+      for t in range(3):
+        carry, out = cell(carry, x[:, t])
+        found.append(out)
+      return layer(x), (jnp.stack(found, 1), carry)
+
+    own, wanted = both(layer, cell, x)
+    for got, want in zip(jax.tree.leaves(own), jax.tree.leaves(wanted), strict=True):
+      np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
 
 
 _OPTIONS = (
@@ -119,6 +125,7 @@ _OPTIONS = (
   {"kind": "attention"},
   {"kind": "sequence", "end_symbol": False},
 )
+_loss = jax.jit(lambda model, *given: model.loss(*given))
 _run = jax.jit(lambda model, *given, **more: model(*given, **more))
 
 
@@ -167,10 +174,14 @@ class ModelTest(parameterized.TestCase):
       pointer.Model(2, score="additiv", rngs=0)
     with self.assertRaisesRegex(ValueError, "7 points; .* has 6 symbols"):
       _model(kind="sequence").encode(jnp.ones((1, 7, 2)))
-    with self.assertRaisesRegex(ValueError, "steps = 0, width = 1"):
-      _model().search(jnp.ones((1, 3, 2)), steps=0)
-    with self.assertRaisesRegex(ValueError, "constraint 'tours'.*tour"):
-      _model().search(jnp.ones((1, 3, 2)), steps=1, constraint="tours")
+    points = jnp.ones((1, 3, 2))
+    for how, message in (
+      ({"steps": 0}, "steps = 0, width = 1"),
+      ({"steps": 1, "width": 0}, "steps = 1, width = 0"),
+      ({"steps": 1, "constraint": "tours"}, "constraint 'tours'.*tour"),
+    ):
+      with self.assertRaisesRegex(ValueError, message):
+        jax.eval_shape(lambda m, how=how: m.search(points, **how), _model())
 
 
 @functools.partial(jax.jit, static_argnames=("steps", "width", "constraint"))
@@ -197,8 +208,8 @@ class SearchTest(parameterized.TestCase):
           own = [*row, *[0] * stops]
           rows.append(own + [-1] * (steps - len(own)))
     rows = np.array(rows)
-    many = jnp.repeat(points, len(rows), 0)
-    log = -jax.jit(lambda m, *given: m.loss(*given))(model, many, rows)
+    padded = np.pad(rows, ((0, 128 - len(rows)), (0, 0)))  # one shape, one program
+    log = -_loss(model, jnp.repeat(points, 128, 0), padded)[: len(rows)]
     how = {"steps": steps, "constraint": constraint}
     found, best = _search(model, points, width=130, **how)
     np.testing.assert_array_equal(found[0], rows[log.argmax()])
