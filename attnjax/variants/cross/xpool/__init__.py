@@ -33,8 +33,9 @@ memory O(Q I + I F N D + tile^2 (D + F N)), in "reference" O(Q I D).
 
 Axes: Q texts, I videos, F frames of a video, N heads, H head size, D width.
 
-Not here: the two encoders of CLIP and their weights; the fused kernel of tiles; the
-data sets MSR-VTT, MSVD and LSMDC; a layer of the form "cross".
+Not here: the two encoders of CLIP and their weights; the fused kernel of tiles; pooling
+by self-attention over frames; dropout in "reference"; the data sets MSR-VTT, MSVD and
+LSMDC; a layer of the form "cross".
 """
 
 from attnjax.variants.cross.xpool.baselines import (
