@@ -72,7 +72,8 @@ def _drawn(module: ModuleType, case: Case, seed: int) -> list[str]:
   lines = []
   for number, (names, shape) in enumerate(groups, seed):
     drawn = shape if len(names) == 1 else (len(names), *shape)
-    line = f"{', '.join(names)} = jax.random.normal(jax.random.key({number}), {drawn})"
+    called = f"{', '.join(names)} = jax.random.normal"
+    line = signatures.wrapped(called, [f"jax.random.key({number})", f"{drawn}"])
     said = f"{line}  # ({axes[names[0]]})" if axes.get(names[0]) else line
     lines.append(said if len(said) <= signatures.WIDTH else line)
   return lines
@@ -107,7 +108,10 @@ def _of_case(slug: str, module: ModuleType, case: Case) -> list[str]:
   number = list(module.CASES).index(case)
   return [
     f"case = attnjax.{slug}.CASES[{number}]",
-    f"out = attnjax.{slug}.{case.function}(**case.arrays(), **case.arguments())",
+    signatures.wrapped(
+      f"out = attnjax.{slug}.{case.function}",
+      ["**case.arrays()", "**case.arguments()"],
+    ),
   ]
 
 
