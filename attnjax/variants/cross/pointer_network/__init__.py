@@ -25,9 +25,10 @@ O(S H + T H + T S): backward recomputes tanh, and queries go in tiles.
 Axes: B batch, S inputs (keys), T answers (queries), H hidden size, V answers to choose
 from, I numbers of an input as the decoder reads it.
 
-Not here: a fused kernel that keeps the tiles of tanh in registers; several heads; TSP
-by the heuristics A1 to A3 of the paper; SGD of rate 1 as in the paper is a setting of
-the optimizer, and 512 units that of a size.
+Not here: a fused kernel that keeps tiles of tanh in registers; several heads; TSP of
+more than 9 points, by the heuristics A1 to A3 of the paper; sequences of several
+lengths in batches of their own: all are padded to the longest. SGD of rate 1 as in the
+paper is a setting of the optimizer.
 """
 
 from attnjax.variants.cross.pointer_network.cases import CASES
