@@ -46,8 +46,8 @@ class NotebooksTest(parameterized.TestCase):
     want = jax.jit(jax.grad(loss))(arrays)
     batched = jax.jit(jax.vmap(jax.grad(loss)))(jax.tree.map(lambda x: x[None], arrays))
     tangent = jax.jit(lambda a, t: jax.jvp(loss, (a,), (t,))[1])(arrays, want)
-    for name in arrays:
-      np.testing.assert_allclose(batched[name][0], want[name], rtol=1e-4, atol=1e-5)
+    for one, other in zip(jax.tree.leaves(batched), jax.tree.leaves(want), strict=True):
+      np.testing.assert_allclose(one[0], other, rtol=1e-4, atol=1e-5)
     squares = sum(jnp.vdot(g, g) for g in jax.tree.leaves(want))
     np.testing.assert_allclose(tangent, squares, rtol=1e-3)
 

@@ -19,7 +19,12 @@ that a network restores: where it subtracts a mean it adds it again.
 
 With batch norm inside, a call also takes `stats` and `train` and returns (maps, new
 statistics), see `attnjax.nn.running`. A network with an option `remat` recomputes its
-blocks. Other names are those of the form "backbone".
+blocks. Other names are those of the form "backbone":
+
+  channels   of the images
+  outputs    of the maps, at each point
+  remat      what `jax.checkpoint` keeps of each block, see `attnjax.nn.stack.REMAT`
+  rngs       for the parameters
 """
 
 from typing import Any, Protocol

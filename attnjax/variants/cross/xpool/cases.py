@@ -1,6 +1,7 @@
 """Small problems of X-Pool's functions."""
 
 import functools
+import math
 from typing import Any
 
 import jax
@@ -12,13 +13,17 @@ from attnjax.variants.cross.xpool.weights import Weights
 
 def _weights(D, key):
   """Draws weights of which none is 0 or 1."""
-  draw = np.random.default_rng(int(jax.random.bits(key, (), "uint16"))).standard_normal
   shapes = {n: (D,) if n.endswith("_bias") else (D, D) for n in Weights.__annotations__}
   shapes |= {"norm_scale": (3, D), "norm_bias": (3, D)}
+  ends = np.cumsum([math.prod(shape) for shape in shapes.values()])
+  parts = jax.numpy.split(jax.random.normal(key, (ends[-1],)), ends[:-1])
   size = {"norm_scale": 0.3, "norm_bias": 0.3}
-  drawn = {n: size.get(n, D**-0.5) * draw(s, np.float32) for n, s in shapes.items()}
+  drawn = {
+    name: size.get(name, D**-0.5) * part.reshape(shapes[name])
+    for name, part in zip(shapes, parts)
+  }
   drawn["norm_scale"] += 1
-  return {"weights": Weights(**{n: jax.numpy.asarray(x) for n, x in drawn.items()})}
+  return {"weights": Weights(**drawn)}
 
 
 def _pairs(name, Q, I, F, D, options=None, function="pool"):

@@ -124,7 +124,16 @@ def weigh(
   valid: Bool[Array, "I F"] | None = None,
   impl: str = "auto",
 ) -> Float[Array, "I N Q F"]:
-  """Computes the share of each frame for each text, float32; 0 without frames."""
+  """Computes the share of each frame for each text, float32; 0 without frames.
+
+  Args:
+    text: as in `pool`, as are the other arguments.
+    frames: of the videos.
+    weights: the parameters.
+    heads: N.
+    valid: True at the real frames.
+    impl: one of IMPLEMENTATIONS, or "auto".
+  """
   check_known("impl", impl, ("auto", *IMPLEMENTATIONS))
   if impl == "reference":
     return definition.reference_weigh(text, frames, weights, heads=heads, valid=valid)
