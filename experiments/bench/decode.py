@@ -41,7 +41,7 @@ LAYERS, HEADS, GROUPS, SIZE = 4, 4, 2, 64
 # Tokens that a timed step may add to the T of a cache.
 ROOM = 32
 # After a prompt that takes more seconds, longer ones are not run.
-PATIENCE = 10.0
+PATIENCE = 5.0
 
 
 def rows(
