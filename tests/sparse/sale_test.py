@@ -96,6 +96,9 @@ class SelectionTest(parameterized.TestCase):
     within = (block >= 1) & (block <= np.array([0, 0, 2, 4, 6, 8, 10, 12])[:, None])
     got = _selected(tau=tau, bits=32)[0]
     np.testing.assert_array_equal(got[:, within], (most > tau)[:, within])
+    q, k, _ = _arrays()
+    defined = sale.reference_select(q, k, tau=tau, bits=32, **_SIZES)[0]
+    np.testing.assert_array_equal(defined[:, within], got[:, within])
     self.assertTrue(0.1 < got[:, within].mean() < 0.9)
     # What a row loses is at most tau for each key that is dropped.
     weight = np.where(anyway | candidate, np.exp(score), 0)
