@@ -93,7 +93,9 @@ def fitting(q, k, v, starts, page: int) -> Tiles:
   blocks = B * lists * -(-(N // lists) // rows)
   most = -(-starts.shape[2] * page // tokens)
   parts = max(1, min(-(-PROGRAMS // blocks), -(-most // 2)))
-  return Tiles(tokens, rows, parts, stages=2 if wide else 3)
+  # Of heads of 256 a tile of 16 rows takes the registers of eight warps.
+  warps = 8 if wide and width >= 256 else 4
+  return Tiles(tokens, rows, parts, warps, stages=2 if wide else 3)
 
 
 def forward(q, k, v, starts, counts, *, page: int, scale: float, scores: bool, tiles):

@@ -51,6 +51,7 @@ class LoweringTest(parameterized.TestCase):
     ("tpu", "v5e", (32, 8, 128)),
     ("gpu", 90, (32, 8, 128)),
     ("gpu", 120, (16, 16, 64, "float32")),
+    ("gpu", 100, (8, 1, 256, "float32")),
   )
   def test_compiles(self, kind, machine, heads):
     rows = child(_ROWS.format(kind=kind, machine=machine, heads=heads))
