@@ -14,7 +14,7 @@ from attnjax import contract, policies
 from attnjax.core import masks
 from attnjax.core.cache import KeyValueCache
 from attnjax.variants.decode import sparse_frontier as frontier
-from attnjax.variants.decode.sparse_frontier import compression, pages, patterns
+from attnjax.variants.decode.sparse_frontier import compression, pages, patterns, snapkv
 
 _ROW, _PROMPT, _GROUP = 27, 15, 2
 _KEEP = {"capacity": 7, "window": 4, "pool": 3, "local": 2, "first": 1}
@@ -122,6 +122,23 @@ def _decoded(policy, layer, x):
 
 
 class PoliciesTest(parameterized.TestCase):
+  def test_places_are_real_up_to_the_most_of_any_head(self):
+    sizes = {"capacity": 4, "window": 1, "local": 0, "first": 0, "room": 0}
+    own = snapkv.Compressed(
+      queries=None,
+      done=None,
+      start=jnp.array([5, 2]),
+      kept=jnp.array([[1, 3], [2, 2]]),
+      places=jnp.array([[[4, 9, 9, 9], [0, 2, 3, 9]], [[0, 1, 9, 9]] * 2]),
+      count=None,
+    )
+    got = snapkv.SnapKV(**sizes)._choice(own, jnp.array([7, 3]), 8)
+    chosen = [
+      [p[r].tolist() for p, r in zip(*row)] for row in zip(got.places, got.real)
+    ]
+    self.assertEqual(chosen, [[[4, 5, 6], [0, 2, 3, 5, 6]], [[0, 1, 2]] * 2])
+    self.assertEqual(int(got.upto), 5)
+
   @parameterized.parameters(
     frontier.Quest(budget=6, page=3),
     frontier.Quest(budget=8, page=4, share_pages=False),

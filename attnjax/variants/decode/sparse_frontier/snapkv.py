@@ -125,14 +125,9 @@ class SnapKV:
     queries = jnp.where(fresh[:, None, None, None], 0, own.queries)
     rows = jnp.arange(len(where))[:, None]
     queries = queries.at[rows, where].set(news.q.astype(queries.dtype), mode="drop")
-    return Compressed(
-      queries=queries,
-      done=own.done & ~fresh,
-      start=jnp.where(fresh, 0, own.start),
-      kept=jnp.where(fresh[:, None], 0, own.kept),
-      places=own.places,
-      count=count,
-    )
+    # What a document's prompt left is replaced when the next one's is compressed.
+    done = own.done & ~fresh
+    return dataclasses.replace(own, queries=queries, done=done, count=count)
 
   def choose(
     self, q: Float[Array, "B N H"], past: Past, own: Any, shared: Any, index: Any
