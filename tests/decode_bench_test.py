@@ -13,7 +13,7 @@ from absl.testing import absltest
 
 from attnjax import contract, policies
 from experiments import decoding
-from experiments.bench import decode, decode_records
+from experiments.bench import decode, records
 
 
 class DecodeTest(absltest.TestCase):
@@ -78,7 +78,7 @@ class DecodeTest(absltest.TestCase):
     self.assertLess(rows[3]["share"], 0.25 + 0.75 * 0.2 + 1e-6)
     self.assertLess(rows[3]["choosing"], 0.2 + 1e-6)
     self.assertGreater(rows[3]["cache"], rows[1]["cache"])
-    paths = decode_records.written(rows, root)
+    paths = records.written("decode", rows, root)
     self.assertEqual(paths[0].name, "full.json")
     saved = json.loads(paths[1].read_text(encoding="utf-8"))
     self.assertEqual((saved["policy"], len(saved["rows"])), (texts[1], 2))

@@ -10,7 +10,7 @@ import jax
 from absl.testing import absltest, parameterized
 
 from attnjax import contract
-from experiments.bench import length, length_problems, length_records
+from experiments.bench import length, length_problems, records
 from experiments.training import cost
 
 
@@ -45,7 +45,7 @@ class LengthTest(parameterized.TestCase):
 
   def test_programs_that_are_compiled_alone_have_no_seconds(self):
     picture = Path(self.enterContext(tempfile.TemporaryDirectory())) / "length.png"
-    with mock.patch.object(length, "_seconds") as clock:
+    with mock.patch.object(length, "fastest") as clock:
       rows, _ = length.rows(["dot_product"], (32, 64), picture, timed=False)
     clock.assert_not_called()
     self.assertEqual(rows[0]["seconds"], [])
@@ -69,7 +69,7 @@ class LengthTest(parameterized.TestCase):
     self.assertNotIn("seconds", rows[2]["bound"])
     self.assertEqual([row["expected"] for row in rows], [1, 1, 2, 2])
     root = picture.parent
-    paths = length_records.written(rows, root)
+    paths = records.written("length", rows, root)
     self.assertEqual([path.stem for path in paths], slugs)
     kept = json.loads((root / "results" / "length" / "dot_product.json").read_text())
     self.assertEqual([row["pass"] for row in kept["rows"]], list(length.PASSES))

@@ -7,7 +7,7 @@ from unittest import mock
 
 from absl.testing import absltest
 
-from experiments.bench import tokens, tokens_records
+from experiments.bench import records, tokens
 
 EVIT = "token_reorganization"
 
@@ -29,7 +29,7 @@ class TokensTest(absltest.TestCase):
     self.assertLess(half["share"], 0.95)
     self.assertGreater(min(half["seconds"], half["full_seconds"]), 0)
     root = Path(self.enterContext(tempfile.TemporaryDirectory()))
-    (path,) = tokens_records.written(rows, root)
+    (path,) = records.written("tokens", rows, root)
     self.assertEqual(path.name, f"{EVIT}.json")
     self.assertEqual(json.loads(path.read_text(encoding="utf-8"))["rows"], rows)
 

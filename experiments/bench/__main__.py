@@ -11,15 +11,18 @@
       cache policy, beside the full cache; rows in results/decode, a file a policy
   python -m experiments.bench tokens      time of networks with fewer tokens, by keep
       rate, beside all tokens; rows in results/tokens, a file a system
+  python -m experiments.bench pixels      FLOPs and memory of whole networks against the
+      side of their images; rows in results/pixels, a file a system
   python -m experiments.bench device --export FOLDER   the GPU kernels, to be proved and
       timed by FOLDER/check.py on a machine without Triton
   python -m experiments.bench device --collect OUT ... what it found, as results
 
-All but `cpu`, `length`, `decode` and `tokens` compile for machines that are absent.
-Needs `pip install -e .[bench]` (`make bench`). The rows also go to a JSON file.
+All but `cpu` and the kinds with rows in results/<kind> compile for machines that are
+absent. Needs `pip install -e .[bench]` (`make bench`). The rows also go to JSON files.
 """
 
 import argparse
+import functools
 import importlib
 import json
 import pkgutil
@@ -27,23 +30,10 @@ import sys
 from pathlib import Path
 
 from experiments import errors
-from experiments.bench import (
-  decode_records,
-  kernels,
-  length_records,
-  lowering,
-  targets,
-  tokens_records,
-)
+from experiments.bench import kernels, lowering, records, targets
 
 _KINDS = ("cpu", "tpu", "gpu", "lowering", "tune")
-_KINDS += ("length", "decode", "tokens", "device")
-# Kinds whose rows go to several files.
-_RECORDS = {
-  "length": length_records.written,
-  "decode": decode_records.written,
-  "tokens": tokens_records.written,
-}
+_KINDS += (*records.NAMES, "device")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -53,8 +43,9 @@ def main(argv: list[str] | None = None) -> int:
   if flags.kind == "device":
     return _device(flags)
   rows, holds = _rows(flags)
-  if flags.kind in _RECORDS and flags.json is None:
-    print("rows in " + ", ".join(map(str, _RECORDS[flags.kind](rows))))
+  if flags.kind in records.NAMES and flags.json is None:
+    paths = records.written(flags.kind, rows)
+    print("rows in " + ", ".join(map(str, paths)))
     return 0 if holds else 1
   return _written(
     flags.json or Path("results") / f"bench_{flags.kind}.json", rows, holds
@@ -84,14 +75,17 @@ def _parser() -> argparse.ArgumentParser:
   parser.add_argument("--H", type=int, default=128, help="tune: size of a head")
   parser.add_argument("--topology", default="v5e", help="tune: v5e or v6e")
   parser.add_argument(
-    "--slugs", nargs="*", default=(), help="length, tokens: systems; all if not given"
+    "--slugs",
+    nargs="*",
+    default=(),
+    help="length, tokens, pixels: systems; all if not given",
   )
   parser.add_argument(
     "--lengths",
     nargs="*",
     type=int,
     default=(),
-    help="length, decode: numbers of tokens",
+    help="length, decode: numbers of tokens; pixels: sides",
   )
   parser.add_argument(
     "--policies",
@@ -103,7 +97,9 @@ def _parser() -> argparse.ArgumentParser:
     "--fraction", type=float, default=0.05, help="decode: budgets, as a share of T"
   )
   parser.add_argument(
-    "--untimed", action="store_true", help="length: compile, and count; run nothing"
+    "--untimed",
+    action="store_true",
+    help="length, pixels: compile, and count; run nothing",
   )
   parser.add_argument("--export", type=Path, help="device: where the kernels go")
   parser.add_argument(
@@ -157,7 +153,7 @@ def _rows(flags) -> tuple[list[dict], bool]:
 
       lengths = flags.lengths or decode.LENGTHS
       try:
-        keep = len if flags.json else decode_records.written
+        keep = len if flags.json else functools.partial(records.written, "decode")
         return decode.rows(flags.policies, lengths, flags.fraction, keep)
       except ValueError as error:
         raise errors.UserError(str(error)) from error
@@ -166,6 +162,14 @@ def _rows(flags) -> tuple[list[dict], bool]:
 
       try:
         return tokens.rows(flags.slugs), True
+      except ValueError as error:
+        raise errors.UserError(str(error)) from error
+    case "pixels":
+      from experiments.bench import pixels
+
+      timed = 0 if flags.untimed else pixels.TIMED
+      try:
+        return pixels.rows(flags.slugs, flags.lengths or pixels.SIDES, timed), True
       except ValueError as error:
         raise errors.UserError(str(error)) from error
   from experiments.bench import tune

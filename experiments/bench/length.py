@@ -175,14 +175,14 @@ def _points(kind, slug, form, lengths, timed) -> Iterator[tuple[int, dict[str, f
       "bytes": cost.memory(compiled)["bytes_temporary"],
     }
     call = functools.partial(compiled, *arguments)
-    seconds = _seconds(lambda run=call: jax.block_until_ready(run())) if timed else 0
+    seconds = fastest(lambda run=call: jax.block_until_ready(run())) if timed else 0
     yield tokens, ({"seconds": seconds} if timed else {}) | numbers
     if seconds > PATIENCE:
       print(f"{'':29s} no longer sequences: {seconds:.3g} s a call", flush=True)
       return
 
 
-def _seconds(run: Callable[[], object], budget: float = 1.0, most: int = 20) -> float:
+def fastest(run: Callable[[], object], budget: float = 1.0, most: int = 20) -> float:
   """Returns the seconds of the fastest of up to `most` calls within the budget."""
   best, stop = math.inf, time.perf_counter() + budget
   for call in range(most + 1):

@@ -65,6 +65,34 @@ def part(system: System) -> str:
   )
 
 
+def of_networks(system: System) -> str:
+  """Returns the costs of the whole network by the side of its images, "" if unknown."""
+  file = system.root / "results" / "pixels" / f"{system.slug}.json"
+  if not file.is_file():
+    return ""
+  found = json.loads(file.read_text(encoding="utf-8"))
+  head = ("pass", "side", "GFLOPs", "temporary MB", "seconds")
+  lines = [
+    (_PASSES[row["pass"]], str(side), f"{flops / 1e9:.3g}", f"{size / 1e6:.4g}", clock)
+    for row in found["rows"]
+    for side, flops, size, clock in zip(
+      row["sides"], row["flops"], row["bytes"], _clock(row)
+    )
+  ]
+  return markdown.sections(
+    f"The whole network, `SIZES[{found['rows'][0]['size']!r}]`, for one square image"
+    f" of that many pixels a side, in float32 on {found['machine']}"
+    f" ([the numbers](../../results/pixels/{system.slug}.json)):",
+    markdown.table(head, lines),
+  )
+
+
+def _clock(row: dict[str, Any]) -> list[str]:
+  """Returns seconds as text; the largest images are not timed."""
+  missing = len(row["sides"]) - len(row["seconds"])
+  return [f"{value:.3g}" for value in row["seconds"]] + ["-"] * missing
+
+
 def _numbers(rows: Sequence[dict[str, Any]]) -> list[str]:
   """Returns the names of measured numbers; untimed programs have no seconds."""
   return [name for name in _PANELS if any(row[name] for row in rows)]
