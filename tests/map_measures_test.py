@@ -108,6 +108,13 @@ class LossTest(parameterized.TestCase):
     self.assertAlmostEqual(float(sums["loss"]), want, places=5)
     self.assertEqual((float(sums["hits"]), float(sums["count"])), (2.0, 3.0))
 
+  def test_cross_entropy_of_two_classifiers(self):
+    logits, other = jnp.log(jnp.array([[[0.25, 0.75]], [[0.6, 0.4]]]))
+    sums = cross_entropy.totals((logits, other), {"label": jnp.array([1])})
+    want = -np.log(0.75) - 0.4 * np.log(0.4)
+    self.assertAlmostEqual(float(sums["loss"]), want, places=5)
+    self.assertEqual((float(sums["hits"]), float(sums["count"])), (1.0, 1.0))
+
 
 class ObjectiveTest(parameterized.TestCase):
   @parameterized.parameters(

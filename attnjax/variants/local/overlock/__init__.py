@@ -31,8 +31,7 @@ Axes: B batch, H W the map, G groups, d size of a query, L regions, P = k^2 taps
 of a value, D model width; N = 2 G heads, small windows' groups first.
 
 Not here: the norms and the projection of the overview with which detection and
-segmentation read the maps; a task of the application that trains the auxiliary
-classifier; kernels of its own.
+segmentation read the maps; kernels of its own.
 """
 
 from attnjax.variants.local.overlock.backbone import (
