@@ -19,11 +19,18 @@ import jax
 import jax.numpy as jnp
 
 from experiments.bench import gpu as machine_code
-from experiments.bench import gpu_calls, gpu_code, linear_peer, lowering, tpu_schedule
-from experiments.bench import tpu as schedules
+from experiments.bench import (
+  gpu_calls,
+  gpu_code,
+  kernel_tables,
+  linear_peer,
+  lowering,
+  tpu_schedule,
+)
+from experiments.bench.kernel_tables import CHIPS
 
 HEADS = ((64, 64), (80, 80), (96, 96), (128, 128), (192, 128), (256, 256))
-CAPABILITIES, CHIPS = (80, 90), (80, 89, 90, 100, 120)
+CAPABILITIES = (80, 90)  # of the table beside fla's kernels
 KERNELS = ("forward", "states", "backward")
 # N heads get their states in two passes where they are no wider than 128; MANY heads
 # are enough for one pass.
@@ -57,7 +64,9 @@ def call(
 
 def tpu() -> tuple[list[dict], bool]:
   """Returns (the table, whether v5e's matrix units are used enough); prints it."""
-  rows, fine = _shown(row for m in PRODUCTS for row in _tpu_rows(m, 128, 128))
+  rows, fine = kernel_tables.of_tpu(
+    row for m in PRODUCTS for row in _tpu_rows(m, 128, 128)
+  )
   # The states' pass has one product for all that it reads: memory bounds it.
   used = [r["used"] for r in rows if (r["machine"], r["states"]) == ("v5e", "")]
   return rows, fine and min(used) >= USED
@@ -226,11 +235,3 @@ def _gpu_row(whose, part, one, chunk, tile_h, tile_e, H, E, capability) -> dict:
     "tensor": len(re.findall(r"wgmma\.mma_async|tcgen05\.mma|mma\.sync", compiled.ptx)),
     "a token": round(issued * warps * programs / chunk, 1),
   }
-
-
-def _shown(rows) -> tuple[list[dict], bool]:
-  found: list[dict] = []
-  for row in rows:
-    schedules.show([row], head=not found)
-    found.append(row)
-  return found, not any(row["problems"] for row in found)

@@ -15,14 +15,11 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from experiments.bench import gpu as machine_code
-from experiments.bench import gpu_calls, lowering, tpu_schedule
-from experiments.bench import tpu as schedules
+from experiments.bench import gpu_calls, kernel_tables, lowering, tpu_schedule
+from experiments.bench.kernel_tables import CHIPS, SHOWN
 
 WINDOWS = (5, 7, 13, 17)
-CAPABILITIES, CHIPS = (80, 90, 100), (80, 89, 90, 100, 120)
 BATCH, GROUPS = 16, 8
-_CALL = "triton_kernel_call"
 
 
 def arguments(
@@ -50,20 +47,17 @@ def call(module, kernel: str, window: int) -> Callable:
 
 def tpu() -> tuple[list[dict], bool]:
   """Returns (the table, whether all is within the estimated memory); prints it."""
-  rows = []
-  for machine in ("v5e", "v6e"):
-    for window in (7, 13):
-      for row in tpu_rows(machine, window):
-        schedules.show([row], head=not rows)
-        rows.append(row)
-  return rows, not any(row["problems"] for row in rows)
+  return kernel_tables.of_tpu(
+    row
+    for machine in ("v5e", "v6e")
+    for window in (7, 13)
+    for row in tpu_rows(machine, window)
+  )
 
 
 def gpu() -> tuple[list[dict], bool]:
   """Returns (the table, whether nothing spills); prints it."""
-  rows = [row for chip in CAPABILITIES for row in gpu_rows(chip, 7)]
-  print(machine_code.show(rows))
-  return rows, not any(row["problems"] for row in rows)
+  return kernel_tables.of_gpu(r for chip in SHOWN for r in gpu_rows(chip, 7))
 
 
 def jobs() -> list[lowering.Job]:
@@ -101,7 +95,6 @@ def tpu_rows(machine: str, window: int, *sizes) -> list[dict]:
 def gpu_rows(capability: int, window: int, *sizes) -> list[dict]:
   """Compiles the three kernels for a GPU; `sizes` are those of `arguments`."""
   from pallas_kernels.dynamic_window import triton_gpu
-  from pallas_kernels.flash.triton_gpu.tiles import limit
 
   rows = []
   for name in ("forward", "backward"):
@@ -110,13 +103,9 @@ def gpu_rows(capability: int, window: int, *sizes) -> list[dict]:
     with gpu_calls.target(capability):
       tiles = triton_gpu.fitting(q, v, window)
       traced = jax.make_jaxpr(call(triton_gpu, name, window))(*given)
-    for equation in traced.jaxpr.eqns:
-      if equation.primitive.name != _CALL:
-        continue
+    for equation in kernel_tables.launches(traced.jaxpr):
       kernel = equation.params["name"].removeprefix("dynamic_window_")
       more = {"H": q.shape[4], "dtype": q.dtype.name, "window": window}
-      more |= {"estimate": limit(capability)}
       one, block = gpu_calls.from_equation(equation), (tiles.pixels, tiles.near)
-      row = machine_code.row("attnjax", kernel, one, capability, block, **more)
-      rows.append(row | {"problems": machine_code.problems(row, limit(capability))})
+      rows.append(kernel_tables.gpu_row(kernel, one, capability, block, **more))
   return rows

@@ -14,16 +14,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from experiments.bench import gpu as machine_code
-from experiments.bench import gpu_calls, lowering, tpu_schedule
-from experiments.bench import tpu as schedules
+from experiments.bench import gpu_calls, kernel_tables, lowering, tpu_schedule
+from experiments.bench.kernel_tables import CHIPS, SHOWN
 from pallas_kernels import low_bit_selection
 
 HEADS = (64, 128, 256)
-CAPABILITIES, CHIPS = (80, 90, 100), (80, 89, 90, 100, 120)
 T, GROUP = 8192, 4
 BLOCK_Q, BLOCK_K = 64, 32
-_CALL = "triton_kernel_call"
 
 
 def call(impl: str, H: int, N: int, rounded: bool) -> tuple[Callable, tuple[Any, ...]]:
@@ -41,17 +38,12 @@ def call(impl: str, H: int, N: int, rounded: bool) -> tuple[Callable, tuple[Any,
 
 def tpu() -> tuple[list[dict], bool]:
   """Returns (the table, whether all compile within their memory); prints it."""
-  rows = [row for machine in ("v5e", "v6e") for row in tpu_rows(machine, 128)]
-  for number, row in enumerate(rows):
-    schedules.show([row], head=not number)
-  return rows, not any(row["problems"] for row in rows)
+  return kernel_tables.of_tpu(r for m in ("v5e", "v6e") for r in tpu_rows(m, 128))
 
 
 def gpu() -> tuple[list[dict], bool]:
   """Returns (the table, whether nothing spills); prints it."""
-  rows = [row for chip in CAPABILITIES for row in gpu_rows(chip, 128)]
-  print(machine_code.show(rows))
-  return rows, not any(row["problems"] for row in rows)
+  return kernel_tables.of_gpu(r for chip in SHOWN for r in gpu_rows(chip, 128))
 
 
 def jobs() -> list[lowering.Job]:
@@ -73,14 +65,10 @@ def _tpu_row(machine: str, H: int, rounded: bool) -> dict:
   function, shapes = call("pallas", H, 64, rounded)
   _, kernels = tpu_schedule.compile_for(machine, function, shapes)
   (read,) = (x for x in kernels if x.name == "low_bit_selection")
-  size = sum(read.memory.values())
   row = {"machine": machine, "kernel": _name(rounded), "H": H, "bundles": read.bundles}
   tiles = 8 * BLOCK_Q * 128 * BLOCK_K // 128**2
   row |= {"a tile": round(read.bundles / tiles, 1)}
-  row |= {"unit": read.bound, "slots": read.used[read.bound]}
-  limit = 128 << 20 if machine in ("v5e", "v6e") else 64 << 20
-  problem = "fast memory" if size > limit else ""
-  return row | {"MiB": round(size / 2**20, 2), "problems": problem}
+  return row | kernel_tables.tpu_end(machine, read)
 
 
 def _name(rounded: bool) -> str:
@@ -89,27 +77,13 @@ def _name(rounded: bool) -> str:
 
 def gpu_rows(capability: int, H: int) -> list[dict]:
   """Compiles the kernel for a GPU, with scales of tokens and of groups."""
-  from pallas_kernels.flash.triton_gpu.tiles import limit
-
   rows = []
   for rounded in (False, True):
     function, shapes = call("triton", H, 16, rounded)
     with gpu_calls.target(capability):
-      equation = next(_calls(jax.make_jaxpr(function)(*shapes).jaxpr))
+      equation = next(kernel_tables.launches(jax.make_jaxpr(function)(*shapes).jaxpr))
     one = gpu_calls.from_equation(equation)
     block = one.constants["ROWS"], one.constants["COLUMNS"]
-    row = machine_code.row("attnjax", _name(rounded), one, capability, block, H=H)
-    row["estimate"] = limit(capability)
-    rows.append(row | {"problems": machine_code.problems(row, row["estimate"])})
+    name = _name(rounded)
+    rows.append(kernel_tables.gpu_row(name, one, capability, block, H=H))
   return rows
-
-
-def _calls(jaxpr):
-  """Yields the equations that call Triton, also those inside of others."""
-  from jax.extend import core
-
-  for equation in jaxpr.eqns:
-    if equation.primitive.name == _CALL:
-      yield equation
-    for inner in core.jaxprs_in_params(equation.params):
-      yield from _calls(inner)

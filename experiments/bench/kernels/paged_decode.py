@@ -17,9 +17,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from experiments.bench import gpu as machine_code
-from experiments.bench import gpu_calls, lowering, tpu_schedule
-from experiments.bench import tpu as schedules
+from experiments.bench import gpu_calls, kernel_tables, lowering, tpu_schedule
+from experiments.bench.kernel_tables import CHIPS, SHOWN
 
 # Bytes a cycle: of memory, 819 GB/s at 1.5 GHz and 1640 GB/s at 1.75 GHz.
 MEMORY = {"v5e": 546, "v6e": 937}
@@ -27,9 +26,7 @@ MEMORY = {"v5e": 546, "v6e": 937}
 SHARE = 0.86
 # Query heads, key heads and their size.
 HEADS = ((32, 8, 128), (28, 4, 128), (16, 16, 64), (8, 1, 256))
-CAPABILITIES, CHIPS = (80, 90, 100), (80, 89, 90, 100, 120)
 PAGE, LENGTH, ROWS = 16, 8192, 8
-_CALL = "triton_kernel_call"
 
 
 def arguments(N: int, K: int, H: int, dtype="bfloat16", G: int = 1) -> tuple[Any, ...]:
@@ -55,16 +52,12 @@ def tpu() -> tuple[list[dict], bool]:
   for machine in MEMORY:
     rows += [tpu_row(machine, *HEADS[0], scores) for scores in (False, True)]
     rows.append(peer_row(machine, *HEADS[0]))
-  for number, row in enumerate(rows):
-    schedules.show([row], head=not number)
-  return rows, not any(row["problems"] for row in rows)
+  return kernel_tables.of_tpu(rows)
 
 
 def gpu() -> tuple[list[dict], bool]:
   """Returns (the table, whether nothing spills); prints it."""
-  rows = [row for chip in CAPABILITIES for row in gpu_rows(chip, *HEADS[0])]
-  print(machine_code.show(rows))
-  return rows, not any(row["problems"] for row in rows)
+  return kernel_tables.of_gpu(r for chip in SHOWN for r in gpu_rows(chip, *HEADS[0]))
 
 
 def jobs() -> list[lowering.Job]:
@@ -168,7 +161,6 @@ def gpu_rows(
   capability: int, N: int, K: int, H: int, dtype="bfloat16", G: int = 1
 ) -> list[dict]:
   """Compiles the kernel for a GPU, with and without scores."""
-  from pallas_kernels.flash.triton_gpu.tiles import limit
   from pallas_kernels.paged_decode import triton_gpu
 
   given, rows = arguments(N, K, H, dtype, G), []
@@ -177,11 +169,9 @@ def gpu_rows(
       q, k, v, starts = given[:4]
       tiles = triton_gpu.fitting(q, k, v, starts, PAGE)
       traced = jax.make_jaxpr(call(triton_gpu, H, scores))(*given)
-    (found,) = (e for e in traced.jaxpr.eqns if e.primitive.name == _CALL)
+    (found,) = kernel_tables.launches(traced.jaxpr)
     one, block = gpu_calls.from_equation(found), (tiles.rows, tiles.tokens)
     more = {"N": N, "K": K, "G": G, "H": H, "dtype": dtype, "parts": tiles.parts}
     name = "scores" if scores else "plain"
-    row = machine_code.row("attnjax", name, one, capability, block, **more)
-    row["estimate"] = limit(capability)  # tiles are not chosen by memory
-    rows.append(row | {"problems": machine_code.problems(row, row["estimate"])})
+    rows.append(kernel_tables.gpu_row(name, one, capability, block, **more))
   return rows

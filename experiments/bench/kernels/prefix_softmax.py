@@ -17,14 +17,12 @@ import jax.numpy as jnp
 
 from attnjax.core.recurrence.prefix import Weights
 from experiments.bench import gpu as machine_code
-from experiments.bench import gpu_calls, lowering, tpu_schedule
-from experiments.bench import tpu as schedules
+from experiments.bench import gpu_calls, kernel_tables, lowering, tpu_schedule
+from experiments.bench.kernel_tables import CHIPS, SHOWN
 
 HEADS = (64, 80, 96, 128, 192, 256)
 # FEW heads leave a GPU idle, so that tokens are cut into parts; MANY fill it.
 FEW, MANY = 16, 128
-CAPABILITIES, CHIPS = (80, 90, 100), (80, 89, 90, 100, 120)
-_CALL = "triton_kernel_call"
 T = 4096
 # Bytes a cycle: of memory, 819 GB/s at 1.5 GHz and 1640 GB/s at 1.75 GHz.
 MEMORY = {"v5e": 546, "v6e": 937}
@@ -53,7 +51,7 @@ def call(module, kernel: str, tiles) -> Callable:
 
 def tpu() -> tuple[list[dict], bool]:
   """Returns (the table, whether all is within BOUND of memory's cycles); prints it."""
-  return _shown(
+  return kernel_tables.of_tpu(
     _tpu_row(machine, kernel, 128, machine in MEMORY)
     for machine in MEMORY
     for kernel in BOUND
@@ -62,7 +60,7 @@ def tpu() -> tuple[list[dict], bool]:
 
 def gpu() -> tuple[list[dict], bool]:
   """Returns (the table, whether nothing spills); prints it."""
-  return _table(row for chip in CAPABILITIES for row in gpu_rows(chip, 128))
+  return kernel_tables.of_gpu(row for chip in SHOWN for row in gpu_rows(chip, 128))
 
 
 def jobs() -> list[lowering.Job]:
@@ -116,7 +114,7 @@ def gpu_rows(capability: int, E: int, dtype="bfloat16", N: int = FEW) -> list[di
     with gpu_calls.target(capability):
       tiles = triton_gpu.fitting(given[1])
       traced = jax.make_jaxpr(call(triton_gpu, kernel, tiles))(*given)
-    (found,) = (e for e in traced.jaxpr.eqns if e.primitive.name == _CALL)
+    (found,) = kernel_tables.launches(traced.jaxpr)
     one, block = gpu_calls.from_equation(found), (tiles.size, tiles.width)
     more = {"E": E, "dtype": dtype, "parts": tiles.parts}
     row = machine_code.row("attnjax", kernel, one, capability, block, **more)
@@ -125,17 +123,3 @@ def gpu_rows(capability: int, E: int, dtype="bfloat16", N: int = FEW) -> list[di
     row["problems"] = machine_code.problems(row, row["estimate"])
     rows.append(row)
   return rows
-
-
-def _shown(rows) -> tuple[list[dict], bool]:
-  found: list[dict] = []
-  for row in rows:
-    schedules.show([row], head=not found)
-    found.append(row)
-  return found, not any(row["problems"] for row in found)
-
-
-def _table(rows) -> tuple[list[dict], bool]:
-  found = list(rows)
-  print(machine_code.show(found))
-  return found, not any(row["problems"] for row in found)

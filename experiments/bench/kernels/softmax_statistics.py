@@ -15,16 +15,13 @@ import jax.numpy as jnp
 
 from attnjax.core.masks import Causal
 from attnjax.core.scores import Scores
-from experiments.bench import gpu as machine_code
-from experiments.bench import gpu_calls, lowering, tpu_schedule
-from experiments.bench import tpu as schedules
+from experiments.bench import gpu_calls, kernel_tables, lowering, tpu_schedule
+from experiments.bench.kernel_tables import CHIPS, SHOWN
 from pallas_kernels import softmax_statistics
 
 KERNELS = ("columns", "rows")
 HEADS = (64, 128, 256)
-CAPABILITIES, CHIPS = (80, 90, 100), (80, 89, 90, 100, 120)
 T, GROUP = 4096, 4
-_CALL = "triton_kernel_call"
 
 
 def call(which: str, impl: str, H: int, N: int) -> tuple[Callable, tuple[Any, ...]]:
@@ -41,17 +38,12 @@ def call(which: str, impl: str, H: int, N: int) -> tuple[Callable, tuple[Any, ..
 
 def tpu() -> tuple[list[dict], bool]:
   """Returns (the table, whether all compile within their memory); prints it."""
-  rows = [_tpu_row(m, which, 128) for m in ("v5e", "v6e") for which in KERNELS]
-  for number, row in enumerate(rows):
-    schedules.show([row], head=not number)
-  return rows, not any(row["problems"] for row in rows)
+  return kernel_tables.of_tpu(r for m in ("v5e", "v6e") for r in tpu_rows(m, 128))
 
 
 def gpu() -> tuple[list[dict], bool]:
   """Returns (the table, whether nothing spills); prints it."""
-  rows = [row for chip in CAPABILITIES for row in gpu_rows(chip, 128)]
-  print(machine_code.show(rows))
-  return rows, not any(row["problems"] for row in rows)
+  return kernel_tables.of_gpu(r for chip in SHOWN for r in gpu_rows(chip, 128))
 
 
 def jobs() -> list[lowering.Job]:
@@ -73,38 +65,19 @@ def _tpu_row(machine: str, which: str, H: int) -> dict:
   function, shapes = call(which, "pallas", H, 64)
   _, kernels = tpu_schedule.compile_for(machine, function, shapes)
   (read,) = (x for x in kernels if x.name == f"softmax_{which}")
-  size = sum(read.memory.values())
   row = {"machine": machine, "kernel": which, "H": H, "bundles": read.bundles}
-  row |= {"unit": read.bound, "slots": read.used[read.bound]}
-  limit = 128 << 20 if machine in ("v5e", "v6e") else 64 << 20
-  problem = "fast memory" if size > limit else ""
-  return row | {"MiB": round(size / 2**20, 2), "problems": problem}
+  return row | kernel_tables.tpu_end(machine, read)
 
 
 def gpu_rows(capability: int, H: int) -> list[dict]:
   """Compiles both kernels for a GPU."""
-  from pallas_kernels.flash.triton_gpu.tiles import limit
-
   rows = []
   for which in KERNELS:
     function, shapes = call(which, "triton", H, 16)
     with gpu_calls.target(capability):
-      equation = next(_calls(jax.make_jaxpr(function)(*shapes).jaxpr))
+      equation = next(kernel_tables.launches(jax.make_jaxpr(function)(*shapes).jaxpr))
     one = gpu_calls.from_equation(equation)
     form = one.constants["F"]
     block = form.block_q, form.block_k
-    row = machine_code.row("attnjax", which, one, capability, block, H=H)
-    row["estimate"] = limit(capability)  # the tiles are those of larger kernels
-    rows.append(row | {"problems": machine_code.problems(row, row["estimate"])})
+    rows.append(kernel_tables.gpu_row(which, one, capability, block, H=H))
   return rows
-
-
-def _calls(jaxpr):
-  """Yields the equations that call Triton, also those inside of others."""
-  from jax.extend import core
-
-  for equation in jaxpr.eqns:
-    if equation.primitive.name == _CALL:
-      yield equation
-    for inner in core.jaxprs_in_params(equation.params):
-      yield from _calls(inner)

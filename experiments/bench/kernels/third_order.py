@@ -16,13 +16,10 @@ import jax
 import jax.numpy as jnp
 
 from attnjax.core.third_order import Sight
-from experiments.bench import gpu as machine_code
-from experiments.bench import gpu_calls, lowering, tpu_schedule
-from experiments.bench import tpu as schedules
+from experiments.bench import gpu_calls, kernel_tables, lowering, tpu_schedule
+from experiments.bench.kernel_tables import CHIPS, SHOWN
 
 HEADS = (64, 80, 128, 256)
-CAPABILITIES, CHIPS = (80, 90, 100), (80, 89, 90, 100, 120)
-_CALL = "triton_kernel_call"
 T = 2048
 SIGHTS = {
   "causal": Sight(0.1, True),
@@ -60,19 +57,14 @@ def call(module, kernel: str, sight: Sight, tiles) -> Callable:
 
 def tpu() -> tuple[list[dict], bool]:
   """Returns (the table, whether all is within BOUND of the products); prints it."""
-  rows = []
-  for machine in MACS:
-    for row in tpu_rows(machine, 128, "causal", compare=True):
-      schedules.show([row], head=not rows)
-      rows.append(row)
-  return rows, not any(row["problems"] for row in rows)
+  return kernel_tables.of_tpu(
+    row for machine in MACS for row in tpu_rows(machine, 128, compare=True)
+  )
 
 
 def gpu() -> tuple[list[dict], bool]:
   """Returns (the table, whether nothing spills); prints it."""
-  rows = [row for chip in CAPABILITIES for row in gpu_rows(chip, 128)]
-  print(machine_code.show(rows))
-  return rows, not any(row["problems"] for row in rows)
+  return kernel_tables.of_gpu(r for chip in SHOWN for r in gpu_rows(chip, 128))
 
 
 def jobs() -> list[lowering.Job]:
@@ -140,7 +132,6 @@ def gpu_rows(
   capability: int, H: int, case: str = "causal", dtype="bfloat16"
 ) -> list[dict]:
   """Compiles all kernels for a GPU."""
-  from pallas_kernels.flash.triton_gpu.tiles import limit
   from pallas_kernels.third_order import triton_gpu
 
   sight, N = SIGHTS.get(case, SIGHTS["causal"]), 64 if case == "windows" else 4
@@ -150,14 +141,13 @@ def gpu_rows(
     with gpu_calls.target(capability):
       tiles = triton_gpu.fitting(*given[:5])
       traced = jax.make_jaxpr(call(triton_gpu, name, sight, tiles))(*given)
-    kernels = {}
-    for equation in traced.jaxpr.eqns:
-      if equation.primitive.name == _CALL:
-        kernels[equation.params["name"].removeprefix("third_order_")] = equation
+    kernels = {
+      equation.params["name"].removeprefix("third_order_"): equation
+      for equation in kernel_tables.launches(traced.jaxpr)
+    }
     for kernel, equation in kernels.items():
       one, tile = gpu_calls.from_equation(equation), getattr(tiles, kernel)
-      more = {"H": H, "dtype": dtype, "case": case, "estimate": limit(capability)}
+      more = {"H": H, "dtype": dtype, "case": case}
       block = tile.rows, tile.second
-      row = machine_code.row("attnjax", kernel, one, capability, block, **more)
-      rows.append(row | {"problems": machine_code.problems(row, limit(capability))})
+      rows.append(kernel_tables.gpu_row(kernel, one, capability, block, **more))
   return rows
