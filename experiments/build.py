@@ -18,7 +18,7 @@ from attnjax import contract, sharding
 from attnjax.nn import running
 from experiments import checks, configuration, data, errors
 from experiments.errors import UserError
-from experiments.training import memory, objective, optimizer, part, step
+from experiments.training import memory, objective, optimizer, part, phases, step
 
 # Errors that a layer or host raises about its sizes and options: the user's to fix.
 _USER = (ValueError, NotImplementedError, ModuleNotFoundError)
@@ -116,6 +116,7 @@ def assemble(config: ConfigDict) -> Assembly:
     with jax.set_mesh(mesh):
       # A layer checks sizes when it is called; better now than after the data.
       jax.eval_shape(assembly.update(), state, assembly.batch)
+    _check_phases(config, state)
   except _USER as error:
     raise UserError(str(error)) from error
   except (TypeError, ArithmeticError) as error:
@@ -123,6 +124,11 @@ def assemble(config: ConfigDict) -> Assembly:
       raise UserError(f"{wrong}: {errors.one_line(error)}") from error
     raise  # a bug of a layer or a host
   return assembly
+
+
+def _check_phases(config: ConfigDict, state: Any) -> None:
+  for phase in phases.read(config):
+    phases.check_shapes(phase, assemble(phases.changed(config, phase)).state, state)
 
 
 def builder(config: ConfigDict, task: Any) -> Callable[..., nnx.Module]:

@@ -20,6 +20,7 @@ TRAINER: dict[str, Any] = {
     "accumulate": 1,
   },
   "train": {"only": ""},  # a rule of the paths of parameters; see training.part
+  "phases": "",  # options that change at a step; see training.phases
   "memory": 0,  # earlier tokens that layers see; batches go on; see training.memory
   "init": "",  # the workdir of a run whose parameters are the first
   "mesh": {"data": -1, "model": 1},

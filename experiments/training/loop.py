@@ -11,11 +11,11 @@ import jax
 import numpy as np
 
 from experiments import configuration
-from experiments.build import Assembly
+from experiments.build import Assembly, assemble
 from experiments.data import pipeline
 from experiments.errors import UserError
 from experiments.open_run import open_run
-from experiments.training import cost, evaluation
+from experiments.training import cost, evaluation, phases
 from experiments.training import part as parts
 from experiments.training.checkpoints import Checkpoints
 from experiments.training.metrics import Log
@@ -26,8 +26,9 @@ from experiments.training.stopping import Sigterm
 class Trainer:
   """Trains what an Assembly describes in a workdir, from where it stopped.
 
-  Two functions are compiled, once, before the first step; other shapes than those of
-  the first batch are an error, not a second compilation.
+  Two functions are compiled, once, before the first step, and one when a phase of the
+  config begins; other shapes than those of the first batch are an error, not a second
+  compilation.
 
   Args:
     assembly: what is trained.
@@ -70,6 +71,8 @@ class Trainer:
       say(f"going on from the checkpoint of step {self.step}")
     self.validation: dict[str, float] | None = None
     self._pending: tuple[int, dict, dict] | None = None
+    # The phase that is under way: its place, its state's structure, its program.
+    self._phase: tuple[int, Any, Any] = -1, None, None
     self._compile()
 
   def _first(self) -> Any:
@@ -83,9 +86,7 @@ class Trainer:
     start = time.monotonic()
     a = self.assembly
     with jax.set_mesh(a.mesh):
-      places = jax.tree.map(lambda leaf: leaf.sharding, a.state)
-      update = jax.jit(a.update(), donate_argnums=0, out_shardings=(places, None))
-      traced = update.trace(a.state, a.batch)
+      traced = _traced(a)
       self._update = traced.lower().compile()
       evaluate = jax.jit(a.evaluate())
       held = a.state["model"], a.state["stats"], a.state["memory"]
@@ -98,6 +99,20 @@ class Trainer:
       f"{a.parameters():,} parameters{part}, {flops / 1e9:.2f} GFLOPs a step,"
       f" compiled in {time.monotonic() - start:.1f} s"
     )
+
+  def _updated(self, batch: Any) -> tuple[Any, dict]:
+    """Returns the state after an update of the phase that the step belongs to."""
+    held = phases.read(self.config)
+    place = phases.number(held, self.step)
+    if place == len(held):
+      return self._update(self.state, batch)
+    if place != self._phase[0]:
+      assembly = assemble(phases.changed(self.config, held[place]))
+      self._phase = place, assembly.state, _traced(assembly).lower().compile()
+      self.progress.say(str(held[place]))
+    _, structure, update = self._phase
+    state, totals = update(phases.as_in(structure, self.state), batch)
+    return phases.as_in(self.assembly.state, state), totals
 
   def run(self, stop: Sigterm) -> str:
     """Trains to the last step or until a stop; returns "finished" or "stopped".
@@ -140,7 +155,7 @@ class Trainer:
   def _one(self):
     batch = next(self.data)
     with jax.set_mesh(self.assembly.mesh):
-      self.state, totals = self._update(self.state, self.assembly.put(batch))
+      self.state, totals = self._updated(self.assembly.put(batch))
     # The step before is looked at while this one runs.
     before, self._pending = self._pending, (self.step + 1, totals, batch)
     self.step += 1
@@ -213,6 +228,13 @@ class Trainer:
       self.validation if evaluated else None,
     )
     self._mark = self.step, time.monotonic()
+
+
+def _traced(a: Assembly) -> Any:
+  """Returns the traced update of an assembly."""
+  places = jax.tree.map(lambda leaf: leaf.sharding, a.state)
+  update = jax.jit(a.update(), donate_argnums=0, out_shardings=(places, None))
+  return update.trace(a.state, a.batch)
 
 
 class _Silent:

@@ -15,7 +15,8 @@ f is a token like any other afterwards. The weights are not renormalised: those 
 and of fused patches and a of the class token itself add up to 1. Gradients go through
 x and through a in f, not through the choice. There are no parameters. During training
 `keep_ratio` falls from 1 by a cosine, `keep_schedule`: with a program for each of a few
-values, or in one program with masks in place of gathers, `masked_logits`.
+values, which `--config.phases` of a run takes, or in one program with masks in place of
+gathers, `masked_logits`.
 
 `Reducer` is the same between the blocks of other hosts, in the order of the row.
 
@@ -28,9 +29,7 @@ heads, H head size, D model width.
 Not here: attention dropout, which the ranking would include; numbers of tokens in place
 of keep rates (`tokens` of the authors' forward pass); bicubic interpolation of
 positions for more patches (it is linear here); distillation tokens; the oracle
-as initial weights; a hook of the trainer that changes `keep_ratio` from step to step: a
-run with one rate starts from the parameters of a run with another, `--config.init`;
-kernels of its own.
+as initial weights; kernels of its own.
 """
 
 from attnjax.variants.tokens.token_reorganization.backbone import (
