@@ -58,53 +58,29 @@ def _parser() -> argparse.ArgumentParser:
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
-  parser.add_argument("kind", choices=_KINDS)
-  parser.add_argument(
-    "--json",
-    type=Path,
-    help="where the rows go; results/bench_<kind>.json if not given",
-  )
-  parser.add_argument(
-    "--only",
-    default="",
-    help="cpu: the part of that name (attention, window, ...); device: a regular "
-    "expression of the cases; "
-    f"tpu, gpu, lowering: the kernels of that name ({', '.join(_kernels())})",
-  )
-  parser.add_argument("--T", type=int, default=4096, help="tune: queries and keys")
-  parser.add_argument("--H", type=int, default=128, help="tune: size of a head")
-  parser.add_argument("--topology", default="v5e", help="tune: v5e or v6e")
-  parser.add_argument(
-    "--slugs",
-    nargs="*",
-    default=(),
-    help="length, tokens, pixels: systems; all if not given",
-  )
-  parser.add_argument(
-    "--lengths",
-    nargs="*",
-    type=int,
-    default=(),
-    help="length, decode: numbers of tokens; pixels: sides",
-  )
-  parser.add_argument(
-    "--policies",
-    nargs="*",
-    default=(),
-    help="decode: as of experiments.sample; all if not given",
-  )
-  parser.add_argument(
-    "--fraction", type=float, default=0.05, help="decode: budgets, as a share of T"
-  )
-  parser.add_argument(
-    "--untimed",
-    action="store_true",
-    help="length, pixels: compile, and count; run nothing",
-  )
-  parser.add_argument("--export", type=Path, help="device: where the kernels go")
-  parser.add_argument(
-    "--collect", type=Path, nargs="+", help="device: where check.py wrote"
-  )
+  add = parser.add_argument
+  add("kind", choices=_KINDS)
+  where = "where the rows go; results/bench_<kind>.json if not given"
+  add("--json", type=Path, help=where)
+  only = "cpu: the part of that name (attention, window, ...); device: a regular "
+  only += "expression of the cases; tpu, gpu, lowering: the kernels of that name "
+  add("--only", default="", help=f"{only}({', '.join(_kernels())})")
+  add("--T", type=int, default=4096, help="tune: queries and keys")
+  add("--H", type=int, default=128, help="tune: size of a head")
+  add("--topology", default="v5e", help="tune: v5e or v6e")
+  slugs = "length, tokens, pixels: systems; all if not given"
+  add("--slugs", nargs="*", default=(), help=slugs)
+  lengths = "length, decode: numbers of tokens; pixels: sides"
+  add("--lengths", nargs="*", type=int, default=(), help=lengths)
+  policies = "decode: as of experiments.sample; all if not given"
+  add("--policies", nargs="*", default=(), help=policies)
+  share = "decode: budgets, as a share of T"
+  add("--fraction", type=float, default=0.05, help=share)
+  untimed = "length, pixels: compile, and count; run nothing"
+  add("--untimed", action="store_true", help=untimed)
+  add("--export", type=Path, help="device: where the kernels go")
+  collect = "device: where check.py wrote"
+  add("--collect", type=Path, nargs="+", help=collect)
   return parser
 
 
