@@ -35,7 +35,12 @@ def read(root: Path, slug: str) -> dict[str, Any]:
   return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
 
-def part(system: System) -> str:
+def parts(system: System) -> tuple[str, str]:
+  """Returns what the page says of tokens, and of whole networks."""
+  return _of_tokens(system), _of_networks(system)
+
+
+def _of_tokens(system: System) -> str:
   """Returns what the page says beside the docstring: exponents and the picture."""
   slug, found = system.slug, read(system.root, system.slug)
   said = []
@@ -65,7 +70,7 @@ def part(system: System) -> str:
   )
 
 
-def of_networks(system: System) -> str:
+def _of_networks(system: System) -> str:
   """Returns the costs of the whole network by the side of its images, "" if unknown."""
   file = system.root / "results" / "pixels" / f"{system.slug}.json"
   if not file.is_file():

@@ -50,9 +50,7 @@ def page(system: System) -> str:
     _model(system),
     _class(system, "Reducer") if hasattr(system.module, "Reducer") else "",
     _others(system),
-    markdown.section(
-      "Cost", _cost(system), growth.part(system), growth.of_networks(system)
-    ),
+    markdown.section("Cost", _cost(system), *growth.parts(system)),
     markdown.section("Implementations", _implementations(system)),
     claim_tables.section(system),
     _parity(system),
