@@ -46,7 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     "--record",
     metavar="FILE",
     default="",
-    help="also writes the runs' summaries to this JSON file, for the pages of docs",
+    help="also writes the runs' summaries to this JSON file, for the pages of docs, "
+    "in place of those of equal names and beside those of others",
   )
   options = parser.parse_args(arguments)
   found = load(options.dirs)
@@ -58,9 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
   page.save(Path(options.output), html(found, table, notes))
   print(f"page: {options.output}")
   if options.record:
-    rows = json.dumps([record(run) for run in found], indent=1)
     path = Path(options.record)
     path.parent.mkdir(parents=True, exist_ok=True)
+    rows = json.dumps(_recorded(path, [record(run) for run in found]), indent=1)
     page.save(path, f"{rows}\n")
   return 0
 
@@ -110,6 +111,13 @@ def record(run: Run) -> dict[str, Any]:
     raise errors.UserError(f"--record: {run.label} has no summary.json")
   speed = records.speed(run.lines)
   return {"run": run.name} | run.summary | ({} if speed is None else dict([speed]))
+
+
+def _recorded(path: Path, new: list[dict[str, Any]]) -> list[dict[str, Any]]:
+  """Returns the rows of a file, if there is one, with the new ones among them."""
+  old = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+  rows = {row["run"]: row for row in [*old, *new]}
+  return list(rows.values())
 
 
 def html(found: Sequence[Run], table: Sequence[Column], notes: Sequence[str]) -> str:

@@ -55,6 +55,11 @@ class CompareTest(parameterized.TestCase):
     self.assertEqual({name: row[name] for name in summary}, summary)
     self.assertEqual(row["run"], "a")
     self.assertGreater(row["tokens_per_second"], 0)
+    older = [{"run": "a", "steps": 1}, {"run": "other", "steps": 2}]
+    path.write_text(json.dumps(older))
+    with contextlib.redirect_stdout(io.StringIO()):
+      compare.main(arguments)
+    self.assertEqual(json.loads(path.read_text()), [row, older[1]])
     (self.root / "a" / "summary.json").unlink()
     with (
       contextlib.redirect_stdout(io.StringIO()),
