@@ -116,6 +116,27 @@ class LossTest(parameterized.TestCase):
     self.assertEqual((float(sums["hits"]), float(sums["count"])), (1.0, 1.0))
 
 
+class FillersTest(parameterized.TestCase):
+  @parameterized.parameters("psnr", "ssim", "peaks_within_2")
+  def test_measures_leave_out_what_fills_a_batch(self, name):
+    target, outputs = pictures(3), pictures(4)[::-1][:3]
+    filled = np.concatenate([target, np.full_like(target[:2], np.nan)])
+    more = np.concatenate([outputs, outputs[:2]])
+    want = measured(name, outputs, target)
+    self.assertAlmostEqual(measured(name, more, filled), want, places=5)
+    self.assertEqual(measured(name, more[3:], filled[3:]), 0.0)
+
+  @parameterized.parameters(charbonnier, squared_error)
+  def test_losses_leave_out_what_fills_a_batch(self, loss):
+    target, outputs = pictures(3), pictures(4)[::-1][:3]
+    filled = np.concatenate([target, np.full_like(target[:2], np.nan)])
+    more = np.concatenate([outputs, outputs[:2]])
+    got = loss.totals(jnp.asarray(more), {"target": jnp.asarray(filled)})
+    want = loss.totals(jnp.asarray(outputs), {"target": jnp.asarray(target)})
+    for name in want:
+      np.testing.assert_allclose(got[name], want[name], rtol=1e-5)
+
+
 class ObjectiveTest(parameterized.TestCase):
   @parameterized.parameters(
     ("charbonnier", "psnr", ("ssim",), pictures(4)),

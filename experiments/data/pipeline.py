@@ -15,6 +15,8 @@ from experiments.data.task import Source
 
 # The name of a batch's array that says in which rows a stream begins, bool (B,).
 BEGINS = "begins"
+# The arrays that ask for something; those of examples that only fill ask nothing.
+_ASKED = ("label", "labels", "target")
 # Threads prepare batches while the device computes; sources are cheap, so that a few
 # batches ahead are enough.
 _READ = grain.ReadOptions(num_threads=2, prefetch_buffer_size=8)
@@ -71,8 +73,8 @@ def evaluation(
 ) -> Iterable[dict[str, Any]]:
   """Returns one pass in order, in batches of one shape; it may be iterated again.
 
-  The last batch is padded with examples whose labels are all -1. Every process has
-  the same number of batches.
+  The last batch is padded with examples whose labels are all -1, and maps to be hit
+  NaN. Every process has the same number of batches.
 
   Args:
     source: the examples.
@@ -158,8 +160,12 @@ class _Pass:
     if index < len(self.source):
       return self.source[index]
     row = self.source[len(self.source) - 1]
-    blank = {n: np.full_like(row[n], -1) for n in ("label", "labels") if n in row}
-    return row | blank
+    return row | {name: _blank(row[name]) for name in _ASKED if name in row}
+
+
+def _blank(asked: Any) -> np.ndarray:
+  """Returns what stands for an array where nothing is asked."""
+  return np.full_like(asked, np.nan if np.asarray(asked).dtype.kind == "f" else -1)
 
 
 def _share(batch: int, process_index: int, process_count: int) -> int:

@@ -166,6 +166,14 @@ class EvaluationTest(parameterized.TestCase):
       self.assertTrue((last[label][-3:] == -1).all())
       self.assertTrue((last[label][:-3] >= 0).any(), name)
 
+  def test_maps_that_fill_a_batch_ask_nothing(self):
+    for name, blank in (("weather", np.nan), ("drawn_shapes", -1)):
+      source = data.load(name, {"held_out": 2}).source("test")
+      (batch,) = pipeline.evaluation(source, batch=3)
+      target = np.asarray(batch["target"], float)
+      np.testing.assert_array_equal(target[2], np.full_like(target[2], blank))
+      self.assertTrue((target[:2] >= 0).all(), name)
+
 
 if __name__ == "__main__":
   absltest.main()

@@ -3,6 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+from experiments.training import fillers
+
 BETTER = max
 PIXELS = 2.0
 
@@ -11,9 +13,10 @@ def totals(outputs: jax.Array, batch: dict) -> dict[str, jax.Array]:
   """Returns the numbers of near peaks and of heat maps; both arrays (B, H, W, K)."""
   found, wanted = _peaks(outputs), _peaks(batch["target"])
   apart = jnp.sum((found - wanted) ** 2, axis=0)
+  there = jnp.broadcast_to(fillers.real(batch["target"])[:, None], apart.shape)
   return {
-    "near": jnp.sum(apart <= PIXELS**2, dtype=jnp.float32),
-    "peaks": jnp.asarray(apart.size, jnp.float32),
+    "near": jnp.sum(there & (apart <= PIXELS**2), dtype=jnp.float32),
+    "peaks": jnp.sum(there, dtype=jnp.float32),
   }
 
 

@@ -8,6 +8,8 @@ pixels, the mean over channels. Outputs are clipped to [0, 1], the range of pict
 import jax
 import jax.numpy as jnp
 
+from experiments.training import fillers
+
 BETTER = max
 WINDOW = 11  # pixels that a side has at least
 
@@ -22,11 +24,12 @@ def totals(outputs: jax.Array, batch: dict) -> dict[str, jax.Array]:
 
   if min(outputs.shape[1:3]) < WINDOW:
     raise ValueError(f"ssim of {outputs.shape[1:3]} pixels: a side has at least 11")
-  pictures = jnp.clip(outputs.astype(jnp.float32), 0, 1)
-  found = dm_pix.ssim(pictures, batch["target"].astype(jnp.float32), filter_size=WINDOW)
+  there = fillers.real(batch["target"])
+  pictures, target = fillers.compared(jnp.clip(outputs, 0, 1), batch["target"])
+  found = dm_pix.ssim(pictures, target, filter_size=WINDOW)
   return {
-    "similarity": jnp.sum(found),
-    "pictures": jnp.asarray(len(pictures), jnp.float32),
+    "similarity": jnp.sum(jnp.where(there, found, 0)),
+    "pictures": jnp.sum(there, dtype=jnp.float32),
   }
 
 

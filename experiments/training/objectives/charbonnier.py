@@ -10,6 +10,8 @@ arXiv:1704.03915, section 3.2, with epsilon = 1e-3:
 import jax
 import jax.numpy as jnp
 
+from experiments.training import fillers
+
 EPSILON = 1e-3
 
 
@@ -20,8 +22,10 @@ def totals(outputs: jax.Array, batch: dict) -> dict[str, jax.Array]:
     outputs: (B, H, W, K).
     batch: with "target" of that shape.
   """
-  error = outputs.astype(jnp.float32) - batch["target"].astype(jnp.float32)
+  there = fillers.real(batch["target"])[:, None, None, None]
+  outputs, target = fillers.compared(outputs, batch["target"])
+  losses = jnp.sqrt((outputs - target) ** 2 + EPSILON**2)
   return {
-    "loss": jnp.sum(jnp.sqrt(error**2 + EPSILON**2)),
-    "count": jnp.asarray(error.size, jnp.float32),
+    "loss": jnp.sum(jnp.where(there, losses, 0)),
+    "count": jnp.sum(jnp.broadcast_to(there, losses.shape), dtype=jnp.float32),
   }

@@ -3,6 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+from experiments.training import fillers
+
 
 def totals(outputs: jax.Array, batch: dict) -> dict[str, jax.Array]:
   """Returns the sum of squares, and the number of values.
@@ -11,8 +13,10 @@ def totals(outputs: jax.Array, batch: dict) -> dict[str, jax.Array]:
     outputs: (B, H, W, K).
     batch: with "target" of that shape.
   """
-  error = outputs.astype(jnp.float32) - batch["target"].astype(jnp.float32)
+  there = fillers.real(batch["target"])[:, None, None, None]
+  outputs, target = fillers.compared(outputs, batch["target"])
+  losses = (outputs - target) ** 2
   return {
-    "loss": jnp.sum(error**2),
-    "count": jnp.asarray(error.size, jnp.float32),
+    "loss": jnp.sum(jnp.where(there, losses, 0)),
+    "count": jnp.sum(jnp.broadcast_to(there, losses.shape), dtype=jnp.float32),
   }
