@@ -17,7 +17,7 @@ EPSILON = 1e-5  # added to the variance of the layer norm
 
 def attend(
   x: Float[Array, "B H W C"],
-  sentence: Float[Array, "B E"],
+  sentence: Float[Array, "_ E"],
   inner: Float[Array, "..."],
   inner_bias: Float[Array, "..."],
   gain: Float[Array, "..."],
@@ -49,9 +49,9 @@ def attend(
   """
   weights = inner, inner_bias, gain, shift, outer, outer_bias
   _check(sentence, weights, gate, impl)
-  _check_gate(x, (x.shape[0], outer.shape[1]))
   if len(sentence) != len(x):
     raise ValueError(f"{len(sentence)} sentences and {len(x)} maps: one a map")
+  _check_gate(x, (x.shape[0], outer.shape[1]))
   if impl == "reference":
     return definition.reference(x, sentence, *weights, gate=gate)
   return gated(x, _gate(sentence, weights, gate))
@@ -97,8 +97,8 @@ def channel_gate(
 
 def project(
   x: Float[Array, "B H W C"],
-  gate: Float[Array, "B C"],
-  kernel: Float[Array, "C D"],
+  gate: Float[Array, "..."],
+  kernel: Float[Array, "..."],
   *,
   impl: str = "auto",
 ) -> Float[Array, "B H W D"]:
@@ -108,8 +108,8 @@ def project(
 
   Args:
     x: the maps.
-    gate: of `channel_gate`.
-    kernel: of the convolution.
+    gate: (B, C), of `channel_gate`.
+    kernel: (C, D), of the convolution.
     impl: one of IMPLEMENTATIONS, or "auto", which is "xla".
 
   Raises:
