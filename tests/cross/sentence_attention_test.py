@@ -114,7 +114,8 @@ class GateTest(parameterized.TestCase):
       made = jax.make_jaxpr(
         lambda *a: sentence_attention.project(*a, impl=impl)
       )(x, gate, kernel)  # fmt: skip
-      return max(v.aval.size for e in made.eqns for v in e.outvars)
+      values: Any = [v.aval for e in made.eqns for v in e.outvars]
+      return max(value.size for value in values)
 
     self.assertEqual((largest("auto"), largest("reference")), (486, 1296))
 

@@ -71,9 +71,10 @@ class Layer(nnx.Module):
 
   def mix(self, sentence: Float[Array, "B E"]) -> Float[Array, "B C"]:
     """Returns `channel_gate` of sentences."""
+    inner: Any = self.inner
     outer: Any = self.outer
     weights = (
-      *(self.inner.kernel[...], self.inner.bias[...]),
+      *(inner.kernel[...], inner.bias[...]),
       *(self.scale[...], self.bias[...]),
       *(outer.kernel[...], outer.bias[...]),
     )
