@@ -8,9 +8,11 @@ arXiv:2309.11593: a feature pyramid that ends in the classes of all pixels.
   logits = bilinear( head( dropout( x_0 ) ) )
 
 A layer has the form "cross", with the streams "image" and "text". One that also has
-`projected(streams, kernel)` multiplies the coarsest map by K itself.
+`projected(streams, kernel)` multiplies the coarsest map by K itself. One whose call has
+`key` gets a part of the network's.
 """
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -121,26 +123,33 @@ class TopDown(nnx.Module):
       raise ValueError(f"{len(features)} maps of {len(self.layers)} layers")
     carry = running.Carry(self, stats, train)
     text = text if isinstance(text, Stream) else Stream(text[:, None])
-    last, x = len(features) - 1, features[-1]
-    x = self._changed(last, x, text) if not last else x
-    for number in range(last - 1, -1, -1):
+    *finer, x = features
+    if not finer:
+      x = self._changed(carry, 0, x, text, key)
+    for number in range(len(finer) - 1, -1, -1):
       merge = self.merges[number]
-      if number == last - 1:
-        low = self._lowered(last, x, text, merge)
+      if number == len(finer) - 1:
+        low = self._lowered(carry, merge, x, text, key)
       else:
         low = merge.lower(x)
-      x = carry(merge, self._changed(number, features[number], text), low)
+      x = carry(merge, self._changed(carry, number, finer[number], text, key), low)
     x = self.head(drop(x, self.dropout, key))
     return carry.result(resample.bilinear(x.astype(accumulator_dtype(x)), size))
 
-  def _changed(self, number, x, text):
-    streams = _streams(x, text)
-    return self.layers[number](streams, index=number)["image"].reshape(x.shape)
+  def _changed(self, carry, number, x, text, key):
+    """Returns a map as its layer changes it."""
+    layer, own = self.layers[number], {}
+    if key is not None and "key" in inspect.signature(type(layer).__call__).parameters:
+      own = {"key": jax.random.fold_in(key, number)}
+    return carry(layer, _streams(x, text), index=number, **own)["image"].reshape(
+      x.shape
+    )
 
-  def _lowered(self, number, x, text, merge):
-    layer = self.layers[number]
+  def _lowered(self, carry, merge, x, text, key):
+    """Returns `lower` of the coarsest map as its layer changes it."""
+    layer = self.layers[-1]
     if not hasattr(layer, "projected"):
-      return merge.lower(self._changed(number, x, text))
+      return merge.lower(self._changed(carry, len(self.merges), x, text, key))
     y = layer.projected(_streams(x, text), merge.lower.kernel[...])
     return y.reshape(*x.shape[:3], y.shape[-1])
 

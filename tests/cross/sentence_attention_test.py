@@ -283,15 +283,20 @@ class NetworkTest(parameterized.TestCase):
       def __init__(self, layer):
         self.layer = layer
 
-      def __call__(self, streams, *, index=0):
+      def __call__(self, streams, *, index=0, key=None):
+        seen.append((index, key is None))
         return self.layer(streams, index=index)
 
-    plain = _drawn(_net)
+    plain, seen = _drawn(_net), []
     plain.layers = nnx.List([Plain(layer) for layer in plain.layers])
     stats = running.init_stats(self.net)
     got, _ = self.called(plain, self.maps, self.text, stats)
     want, _ = self.called(self.net, self.maps, self.text, stats)
     _close(got, want)
+    # Each layer has the number of its map, and a key in training.
+    call = lambda key: plain(self.maps, self.text, IMAGE, stats=stats, key=key)  # noqa: E731
+    jax.eval_shape(call, jax.random.key(0))
+    self.assertEqual(seen, [(i, none) for none in (True, False) for i in (2, 1, 0)])
     # A vector of a sentence is one token.
     token = Stream(self.text[:, None])
     _close(self.called(self.net, self.maps, token, stats)[0], want)
