@@ -9,7 +9,8 @@ is not the paper's softmax, which begins slowly, but that softmax times the numb
 channels.
 
 Measured: validation IoU of the foreground 0.957, pooled, and 0.954 as the mean of
-images after 800 steps, 0.941 and 0.938 after 600; a minute in all on one core.
+images after 800 steps, 0.941 and 0.938 after 600; a minute in all on one core. With the
+softmax 0.706 and 0.755 after 800 steps.
 """
 
 from ml_collections import ConfigDict
