@@ -29,6 +29,10 @@ what the softmax gained there. That trial also says that the softmax is not expe
 win over the sigmoid where nothing is pre-trained; the claim is the paper's design and
 is measured.
 
+Seen before registration: a run of `configs/ground.py`, whose gate is the scaled
+softmax, had 0.60 after 200 and 0.957 after 800 steps; the number of steps was chosen
+after it.
+
   python -m experiments.claims sentence_attention
 
 About 600 s of one core.
