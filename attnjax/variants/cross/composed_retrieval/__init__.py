@@ -63,8 +63,8 @@ from attnjax.variants.cross.composed_retrieval.loss import (
 from attnjax.variants.cross.composed_retrieval.query import (
   Adapter,
   embed_query,
+  embed_tokens,
   pool_last,
-  read,
 )
 from attnjax.variants.cross.composed_retrieval.scorer import Scorer
 from attnjax.variants.cross.composed_retrieval.text import (
@@ -112,6 +112,7 @@ __all__ = [
   "choose_templates",
   "compose",
   "embed_query",
+  "embed_tokens",
   "encode_prompt",
   "encode_templates",
   "false_negatives",
@@ -121,7 +122,6 @@ __all__ = [
   "pool_last",
   "pretraining_loss",
   "random_in_batch",
-  "read",
   "reference_info_nce",
   "reference_nearest_in_batch",
   "reference_pool_last",

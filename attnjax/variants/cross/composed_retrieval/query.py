@@ -54,14 +54,13 @@ def pool_last(
   return jnp.where(valid.any(axis=1)[:, None], found, 0)
 
 
-def read(
+def embed_tokens(
   lm: Any,
   adapter: Adapter,
   image: Float[Array, "B W"] | None,
   tokens: Int[Array, "B T"],
-  valid: Bool[Array, "B T"] | None = None,
 ) -> Float[Array, "B T D"]:
-  """Computes a causal language model's hidden states of queries, after its last norm.
+  """Computes the embeddings of queries, with an image's own at its place.
 
   Args:
     lm: such as `attnjax.models.language.Model`, of any causal mechanism; its embed,
@@ -69,15 +68,12 @@ def read(
     adapter: of the images.
     image: their vectors; None where no query has one.
     tokens: of `compose`: -2 at the image, -1 at padding.
-    valid: True at the real tokens; by the tokens if None.
   """
-  if valid is None:
-    valid = tokens != text.PADDING
   embedded = lm.embed_scale * lm.embed.embedding[...][jnp.maximum(tokens, 0)]
-  if image is not None:
-    own = adapter(image).astype(embedded.dtype)
-    embedded = text.place_images(embedded, tokens, own)
-  return lm.norm(lm.stack(embedded, valid=valid))
+  if image is None:
+    return embedded
+  own = adapter(image).astype(embedded.dtype)
+  return jnp.where((tokens == text.IMAGE)[..., None], own[:, None], embedded)
 
 
 def embed_query(
@@ -91,14 +87,14 @@ def embed_query(
   """Computes the vectors of queries, of length 1.
 
   Args:
-    lm: as in `read`, as are all others.
+    lm: as in `embed_tokens`, as are all others.
     adapter: of the images.
     scorer: the Scorer, whose map of the last token it is.
     image: vectors.
     tokens: of `compose`.
-    valid: True at the real tokens.
+    valid: True at the real tokens; by the tokens if None.
   """
   if valid is None:
     valid = tokens != text.PADDING
-  hidden = read(lm, adapter, image, tokens, valid)
-  return scorer.embed_queries(hidden, valid)
+  hidden = lm.stack(embed_tokens(lm, adapter, image, tokens), valid=valid)
+  return scorer.embed_queries(lm.norm(hidden), valid)

@@ -2,12 +2,11 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Int, Key
 
 from attnjax.core.compaction import Compaction
 
@@ -44,17 +43,16 @@ class Templates:
   """Holds templates as tokens and slots.
 
   Attributes:
-    pieces: (K, P) int32; tokens from 0 on, -1 the image's own caption, -2 its
-      neighbour's, -3 some words of its own, -4 nothing.
+    pieces: of each template; tokens from 0 on, -1 the image's own caption, -2 its
+      neighbour's, -3 some words of its own.
   """
 
-  pieces: Any
+  pieces: tuple[tuple[int, ...], ...]
 
   def length(self, words: int) -> int:
     """Returns the tokens of the longest text from captions of so many words."""
-    slot = (self.pieces < 0) & (self.pieces > _NOTHING)
-    longest = (np.where(slot, words, 1) * (self.pieces > _NOTHING)).sum(axis=1).max()
-    return max(int(longest), words)
+    sizes = [sum(words if x < 0 else 1 for x in row) for row in self.pieces]
+    return max(*sizes, words)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,11 +87,8 @@ def encode_templates(encode: Encode, texts: Sequence[str] = TEMPLATES) -> Templa
     row: list[int] = []
     for word in text.split():
       row += [_SLOTS[word]] if word in _SLOTS else [int(x) for x in encode(word)]
-    rows.append(row)
-  most = max(map(len, rows))
-  return Templates(
-    np.array([row + [_NOTHING] * (most - len(row)) for row in rows], np.int32)
-  )
+    rows.append(tuple(row))
+  return Templates(tuple(rows))
 
 
 def encode_prompt(encode: Encode, parts: Sequence[str] = PROMPT) -> Prompt:
@@ -174,10 +169,10 @@ def modify(
     templates: the templates.
   """
   B, L = own.shape
-  plain = np.full((1, templates.pieces.shape[1]), _NOTHING, np.int32)
-  plain[0, 0] = _SLOTS["{own}"]
-  table = jnp.asarray(np.concatenate([templates.pieces, plain]))
-  pieces = table[choice][:, :, None]  # (B, P, 1)
+  rows = (*templates.pieces, (_SLOTS["{own}"],))
+  most = max(map(len, rows))
+  table = np.array([(*row, *[_NOTHING] * (most - len(row))) for row in rows])
+  pieces = jnp.asarray(table)[choice][:, :, None]  # (B, P, 1)
   first = jnp.arange(L) == 0
   tokens = jnp.where((pieces >= 0) & first, pieces, PADDING)
   for slot, caption in zip(_SLOTS.values(), (own, near, some)):
@@ -208,12 +203,3 @@ def compose(
   before += prompt.text if text is not None else ()
   tokens = jnp.broadcast_to(jnp.asarray(before, jnp.int32), (count, len(before)))
   return tokens if text is None else jnp.concatenate([tokens, text], axis=1)
-
-
-def place_images(
-  embedded: Float[Array, "B T D"],
-  tokens: Int[Array, "B T"],
-  image: Float[Array, "B D"],
-) -> Float[Array, "B T D"]:
-  """Puts the vectors of images in place of the embeddings at the token -2."""
-  return jnp.where((tokens == IMAGE)[..., None], image[:, None], embedded)
