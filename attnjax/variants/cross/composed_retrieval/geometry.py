@@ -44,9 +44,10 @@ def slerp(
   # Of squared chords an angle has no cancellation, unlike the arc cosine of a product.
   apart, beside = (jnp.sum(x * x, axis=-1, keepdims=True) for x in (a - b, a + b))
   near = apart < _NEAR
-  chords = (jnp.sqrt(jnp.maximum(x, _NEAR)) for x in (apart, beside))
-  angle = 2 * jnp.arctan2(*chords)
-  arc = (jnp.sin((1 - alpha) * angle) * a + jnp.sin(alpha * angle) * b) / jnp.sin(angle)
+  apart, beside = (jnp.sqrt(jnp.maximum(x, _NEAR)) for x in (apart, beside))
+  angle = 2 * jnp.arctan2(apart, beside)
+  sine = 2 * apart * beside / (apart**2 + beside**2)
+  arc = (jnp.sin((1 - alpha) * angle) * a + jnp.sin(alpha * angle) * b) / sine
   return jnp.where(near, unit((1 - alpha) * a + alpha * b), arc).astype(kind)
 
 

@@ -36,11 +36,9 @@ def info_nce(
     impl: one of IMPLEMENTATIONS, or "auto".
 
   Raises:
-    ValueError: if shapes do not fit, the tile is negative or `impl` is unknown.
+    ValueError: if the tile is negative or `impl` is unknown.
   """
   check_known("impl", impl, ("auto", *IMPLEMENTATIONS))
-  if q.shape != t.shape:
-    raise ValueError(f"queries {q.shape} and targets {t.shape}: query i has target i")
   if tile < 0:
     raise ValueError(f"tile = {tile}; it must be at least 0")
   if impl == "reference":
