@@ -22,7 +22,7 @@ import numpy as np
 
 from experiments.data import attributes, generated
 from experiments.data.generated import Example
-from experiments.data.task import Task, check_least, check_split
+from experiments.data.task import Task, check_least
 
 
 def task(
@@ -51,24 +51,14 @@ def task(
   Raises:
     ValueError: if an option is out of its range.
   """
-  check_least(values=(values, 2), width=(width, 1), gallery=(gallery, 2))
-  check_least(examples=(examples, 1), held_out=(held_out, 1), seed=(seed, 0))
-  if values > attributes.KINDS:
-    raise ValueError(f"values = {values}; it must be at most {attributes.KINDS}")
-  if noise < 0:
-    raise ValueError(f"noise = {noise}; it must be at least 0")
+  check_least(seed=(seed, 0))
   sizes = {"values": values, "width": width, "noise": noise, "gallery": gallery}
-  world = attributes.world(seed, **sizes)
+  world = _world(seed, **sizes)
   make = {
     "train": functools.partial(training, world=world, triplets=triplets),
     "validation": functools.partial(query, world=world),
     "test": functools.partial(query, world=world),
   }
-
-  def source(split: str) -> generated.Generated:
-    size = examples if check_split(split) == "train" else held_out
-    return generated.Generated(make[split], seed, split, size)
-
   return Task(
     "changed_attributes",
     "image_change",
@@ -76,13 +66,25 @@ def task(
     0,
     (width,),
     "composed_recall_at_1",
-    source,
+    generated.source_of(make, examples, held_out, seed),
     decode=attributes.decode,
     objective="composed_info_nce",
     sizes={"image_width": width},
     unit="pairs",
     also=("composed_recall_at_5",),
   )
+
+
+def _world(seed: int, **sizes) -> attributes.World:
+  """Returns the world of checked sizes."""
+  values, noise = sizes["values"], sizes["noise"]
+  check_least(values=(values, 2), width=(sizes["width"], 1))
+  check_least(gallery=(sizes["gallery"], 2))
+  if values > attributes.KINDS:
+    raise ValueError(f"values = {values}; it must be at most {attributes.KINDS}")
+  if noise < 0:
+    raise ValueError(f"noise = {noise}; it must be at least 0")
+  return attributes.world(seed, **sizes)
 
 
 def training(
