@@ -6,6 +6,7 @@ import json
 import math
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,9 +28,9 @@ VOCAB = len(attributes.WORDS)
 
 
 def _model(slugs=("composed_retrieval", "dot_product"), **changes):
-  own = {"dot_product": {"heads": 2}, "composed_retrieval": {"width": 4}}
+  own: Any = {"dot_product": {"heads": 2}, "composed_retrieval": {"width": 4}}
   builds = [contract.constructor(s, own.get(s, {}), composed.FORMS) for s in slugs]
-  options = {"vocab": VOCAB, "image_width": 5, "dim": 8, "depth": 1} | changes
+  options: Any = {"vocab": VOCAB, "image_width": 5, "dim": 8, "depth": 1} | changes
   return composed.Model(builds, **options, rngs=nnx.Rngs(0))
 
 
@@ -164,7 +165,7 @@ class DataTest(parameterized.TestCase):
         self.assertEqual({n: (x.shape, x.dtype) for n, x in one.items()}, shapes)
         (place,) = (one["shown"] != one["seen"]).nonzero()[0]
         word = attributes.VALUES[place][one["shown"][place]]
-        self.assertEqual(task.decode(one["text"]), f"but {word}")
+        self.assertEqual(attributes.decode(one["text"]), f"but {word}")
         for side, name in (("target_id", "image"), ("reference_id", "reference")):
           kept = images.setdefault(int(one[side]), one[name])
           np.testing.assert_array_equal(kept, one[name])

@@ -217,12 +217,13 @@ class TripletTest(absltest.TestCase):
     @jax.jit
     def run(v, captions):
       key, found = jax.random.key(0), {}
-      for name, options in (
-        ("usual", {}),
-        ("own", {"alpha": 0.0, "text_rate": 0.0}),
-        ("other", {"alpha": 1.0, "text_rate": 1.0}),
-        ("random", {"neighbour": "random", "alpha": 1.0}),
-      ):
+      asked: dict[str, Any] = {
+        "usual": {},
+        "own": {"alpha": 0.0, "text_rate": 0.0},
+        "other": {"alpha": 1.0, "text_rate": 1.0},
+        "random": {"neighbour": "random", "alpha": 1.0},
+      }
+      for name, options in asked.items():
         found[name] = collm.synthesize_triplets(v, captions, key, templates, **options)
       return found
 
@@ -322,7 +323,7 @@ class QueryTest(absltest.TestCase):
   def test_scores_are_cosines_of_two_maps(self):
     hidden, items = _draw(3, 2, 6), _draw(4, 5, seed=1)
     valid = jnp.array([[True, True], [True, False], [False, False]])
-    scorer = collm.Scorer({"queries": 6, "items": 5}, rngs=nnx.Rngs(0))
+    scorer: Any = collm.Scorer({"queries": 6, "items": 5}, rngs=nnx.Rngs(0))
     last = np.stack([hidden[0, 1], hidden[1, 0], np.zeros(6)])
     q = last @ np.asarray(scorer.queries.kernel)
     t = items @ np.asarray(scorer.items.kernel)
@@ -336,6 +337,7 @@ class QueryTest(absltest.TestCase):
       {"queries": 6, "items": 5}, project_items=False, rngs=nnx.Rngs(0)
     )
     _close(plain.embed_items(items), _unit(items))
+    options: Any
     for options in ({"width": -1}, {"width": 4, "project_items": False}):
       with self.assertRaisesRegex(ValueError, "width = .*it must be at least 1, and"):
         collm.Scorer({"queries": 6, "items": 5}, **options, rngs=nnx.Rngs(0))

@@ -77,7 +77,7 @@ def pretraining_loss(
   for kind in queries:
     check_known("kind of queries", kind, KINDS)
   losses = [info_nce(q, t, log_scale, mask, tile=tile) for q in queries.values()]
-  return sum(losses) / len(losses)
+  return jnp.stack(losses).mean()
 
 
 def _denominators(q, t, mask, tile):
