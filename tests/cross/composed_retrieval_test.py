@@ -294,7 +294,7 @@ class QueryTest(absltest.TestCase):
     )
     adapter = collm.Adapter(5, 8, rngs=nnx.Rngs(1))
     scorer = collm.Scorer({"queries": 8, "items": 5}, width=4, rngs=nnx.Rngs(2))
-    image = _draw(1, 5)
+    image = 3 * _draw(1, 5)
     row = [50, -2, 7, 9]
     rows = [[*row, -1, -1], [-1, -1, *row], [-1, *row, -1], [-1, *row[::-1], -1]]
 
@@ -311,6 +311,7 @@ class QueryTest(absltest.TestCase):
     x = image @ np.asarray(first.kernel) + np.asarray(first.bias)
     gelu = x * (1 + np.array([[math.erf(y / math.sqrt(2)) for y in x[0]]])) / 2
     own = gelu @ np.asarray(second.kernel) + np.asarray(second.bias)
+    _close(adapter(image), own)
     table = 3 * np.asarray(lm.embed.embedding)
     embedded = np.stack([table[50], own[0], table[7], table[9]])[None]
     read = jax.jit(lambda lm, x: lm.norm(lm.stack(x))[:, -1])
@@ -345,20 +346,20 @@ class QueryTest(absltest.TestCase):
 
 class LossTest(absltest.TestCase):
   def test_by_hand(self):
-    q = jnp.array([[1.0, 0], [0.6, 0.8]])
-    t = jnp.array([[0.8, 0.6], [0.0, 1.0]])  # products 0.8, 0; 0.96, 0.8
+    q = jnp.eye(2)
+    t = jnp.array([[0.8, 0.6], [0.28, 0.96]])  # products 0.8, 0.28; 0.6, 0.96
     scale = jnp.log(2.0)
 
     def log(own, other):
       return math.log1p(math.exp(2 * (other - own)))
 
-    rows = log(0.8, 0) + log(0.8, 0.96)
-    columns = log(0.8, 0.96) + log(0.8, 0)
+    rows = log(0.8, 0.28) + log(0.96, 0.6)
+    columns = log(0.8, 0.6) + log(0.96, 0.28)
     first = jnp.array([[False, False], [True, False]])
     run = jax.jit(collm.info_nce, static_argnames=("tile",))
     self.assertAlmostEqual(float(run(q, t, scale)), (rows + columns) / 4, places=5)
     self.assertAlmostEqual(
-      float(run(q, t, scale, first)), (log(0.8, 0.96) * 2) / 4, places=5
+      float(run(q, t, scale, first)), (log(0.96, 0.6) + log(0.8, 0.6)) / 4, places=5
     )
     self.assertAlmostEqual(float(run(q, t, scale - 50)), math.log(2), places=5)
     total = jax.jit(lambda q: collm.pretraining_loss(q, t, scale, first, tile=1))
