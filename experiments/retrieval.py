@@ -7,6 +7,9 @@ lowest score.
 
   rank = 1 + greater + (equal - 1) / 2        equal counts the item itself
   recall at k = min(1, max(0, (k - greater) / equal))
+
+`exclude` (Q, I) is True at items that are no answer to a query, such as the image that
+it refers to; they are not in its list, and its right item is none of them.
 """
 
 import jax
@@ -16,23 +19,57 @@ from jaxtyping import Array, Bool, Float, Int
 
 
 def recall_at(
-  scores: Float[Array, "Q I"], right: Int[Array, "Q"], k: int
+  scores: Float[Array, "Q I"],
+  right: Int[Array, "Q"],
+  k: int,
+  exclude: Bool[Array, "Q I"] | None = None,
 ) -> Float[Array, "Q"]:
   """Computes the chance that each query's right item is among the first k."""
-  greater, equal = _ahead(scores, right)
+  greater, equal = _ahead(scores, right, _allowed(exclude))
   return jnp.clip((k - greater) / equal, 0, 1)
 
 
-def ranks(scores: Float[Array, "Q I"], right: Int[Array, "Q"]) -> Float[Array, "Q"]:
+def recall_within(
+  scores: Float[Array, "Q I"],
+  right: Int[Array, "Q"],
+  subset: Bool[Array, "Q I"],
+  k: int,
+) -> Float[Array, "Q"]:
+  """Computes `recall_at` of each query among a few items, as CIRR's recall_subset.
+
+  Zheyuan Liu et al. Image Retrieval on Real-life Images with Pre-trained
+  Vision-and-Language Models. ICCV 2021. arXiv:2108.04024.
+
+  Args:
+    scores: of all queries and items.
+    right: the right item of each query, which is in its subset.
+    subset: True at the items that a query is asked among.
+    k: of the recall.
+  """
+  return recall_at(scores, right, k, ~subset)
+
+
+def ranks(
+  scores: Float[Array, "Q I"],
+  right: Int[Array, "Q"],
+  exclude: Bool[Array, "Q I"] | None = None,
+) -> Float[Array, "Q"]:
   """Computes the expected rank of each query's right item; the first is 1."""
-  greater, equal = _ahead(scores, right)
+  greater, equal = _ahead(scores, right, _allowed(exclude))
   return 1 + greater + (equal - 1) / 2
 
 
 def average_precision(
-  scores: Float[np.ndarray, "Q I"], relevant: Bool[np.ndarray, "Q I"]
+  scores: Float[np.ndarray, "Q I"],
+  relevant: Bool[np.ndarray, "Q I"],
+  k: int = 0,
+  exclude: Bool[np.ndarray, "Q I"] | None = None,
 ) -> Float[np.ndarray, "Q"]:
   """Computes the expected average precision of each query; 0 without a relevant item.
+
+  With k it is that of the first k items, over the lesser of k and the number of
+  relevant items: the AP@k of CIRCO (Alberto Baldrati et al. Zero-Shot Composed Image
+  Retrieval with Textual Inversion. ICCV 2023. arXiv:2303.15247).
 
   A group of n equal scores with r relevant items, behind b items of which R are
   relevant, adds for each place j = 1 ... n the chance r / n of a relevant item times
@@ -41,7 +78,9 @@ def average_precision(
   Efficiently in the Presence of Tied Scores. ECIR 2008.
   """
   scores = np.where(np.isnan(scores), -np.inf, scores)
-  return np.array([_precision(s, r) for s, r in zip(scores, relevant)])
+  kept = np.ones(scores.shape, bool) if exclude is None else ~np.asarray(exclude)
+  rows = zip(scores, np.asarray(relevant), kept)
+  return np.array([_precision(s[own], r[own], k) for s, r, own in rows])
 
 
 def of_owners(
@@ -78,13 +117,21 @@ def in_batch(
 
 
 def summary(
-  scores: Float[Array, "Q I"], right: Int[Array, "Q"], at: tuple[int, ...] = (1, 5, 10)
+  scores: Float[Array, "Q I"],
+  right: Int[Array, "Q"],
+  at: tuple[int, ...] = (1, 5, 10),
+  exclude: Bool[Array, "Q I"] | None = None,
 ) -> dict[str, float]:
   """Computes recall at several k, the median and the mean rank of all queries."""
-  found = {f"recall_at_{k}": float(recall_at(scores, right, k).mean()) for k in at}
-  place = ranks(scores, right)
+  recalls = {k: recall_at(scores, right, k, exclude).mean() for k in at}
+  found = {f"recall_at_{k}": float(recall) for k, recall in recalls.items()}
+  place = ranks(scores, right, exclude)
   middle = float(jnp.median(place))
   return found | {"median_rank": middle, "mean_rank": float(place.mean())}
+
+
+def _allowed(exclude):
+  return True if exclude is None else ~exclude
 
 
 def _ahead(scores, right, real=True):
@@ -95,13 +142,14 @@ def _ahead(scores, right, real=True):
   return above.sum(axis=1), jnp.maximum(same.sum(axis=1), 1)
 
 
-def _precision(scores, relevant):
+def _precision(scores, relevant, k):
+  first = k or scores.size
   total, before, found = 0.0, 0, 0
   for value in np.unique(scores)[::-1]:
     group = scores == value
     n, r = int(group.sum()), int(relevant[group].sum())
     place = np.arange(1, n + 1)
     precision = (found + 1 + (place - 1) * (r - 1) / max(n - 1, 1)) / (before + place)
-    total += r / n * precision.sum()
+    total += r / n * precision[: max(first - before, 0)].sum()
     before, found = before + n, found + r
-  return total / max(found, 1)
+  return total / max(min(found, first), 1)

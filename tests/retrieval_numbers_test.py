@@ -52,6 +52,50 @@ class RankTest(parameterized.TestCase):
       got = float(retrieval.recall_at(one, right, k)[0])
       self.assertAlmostEqual(got, want, places=6)
 
+  def test_items_may_be_excluded(self):
+    exclude = jnp.array(
+      [[False, False, True], [True, False, False], [False, True, False]]
+    )
+    found = retrieval.ranks(SCORES, RIGHT, exclude)
+    self.assertEqual(found.tolist(), [1, 1, 1.5])
+    found = retrieval.recall_at(SCORES, RIGHT, 1, exclude)
+    np.testing.assert_allclose(found, [1, 1, 1 / 2])
+    summary = retrieval.summary(SCORES, RIGHT, (1,), exclude)
+    self.assertAlmostEqual(summary["recall_at_1"], 2.5 / 3, places=6)
+    self.assertAlmostEqual(summary["mean_rank"], 3.5 / 3, places=6)
+    subset = jnp.array([[True, False, True], [True, True, False], [True, True, True]])
+    found = retrieval.recall_within(SCORES, RIGHT, subset, 1)
+    np.testing.assert_allclose(found, [1, 1 / 2, 1 / 3])
+
+  def test_average_precision_of_the_first(self):
+    scores = np.array([[5.0, 4.0, 3.0, 2.0, 1.0]] * 3)
+    relevant = np.array(
+      [[True, False, True, False, True], [False, False, True, True, False], [False] * 5]
+    )
+    for k, want in (
+      (1, [1, 0, 0]),
+      (2, [1 / 2, 0, 0]),  # over the lesser of 2 and 3 relevant items
+      (3, [(1 + 2 / 3) / 3, 1 / 3 / 2, 0]),
+      (9, [(1 + 2 / 3 + 3 / 5) / 3, (1 / 3 + 2 / 4) / 2, 0]),
+    ):
+      found = retrieval.average_precision(scores, relevant, k)
+      np.testing.assert_allclose(found, want)
+    exclude = np.arange(5) == np.array([[1], [0], [0]])
+    found = retrieval.average_precision(scores, relevant, 2, exclude)
+    np.testing.assert_allclose(found, [1, 1 / 2 / 2, 0])
+
+  def test_average_precision_of_the_first_of_equal_scores(self):
+    scores = np.array([0.5, 0.2, 0.5, 0.5, 0.9, 0.2])
+    relevant = np.array([True, False, False, True, False, True])
+    for k in range(1, 7):
+      precisions = []
+      for order in _orders(scores):
+        hits = relevant[list(order)]
+        precision = (np.cumsum(hits) / np.arange(1, 7))[:k]
+        precisions.append(precision[hits[:k]].sum() / min(k, 3))
+      found = retrieval.average_precision(scores[None], relevant[None], k)
+      np.testing.assert_allclose(found, [np.mean(precisions)])
+
   def test_average_precision_by_hand(self):
     scores = np.array([[3.0, 2.0, 1.0], [3.0, 2.0, 1.0], [1.0, 1.0, np.nan]])
     relevant = np.array([[True, False, True], [False] * 3, [False, False, True]])

@@ -5,6 +5,7 @@ from jaxtyping import Array, Bool, Float, Key
 
 from attnjax.contract import check_known
 from attnjax.core.tiles import tiled
+from attnjax.core.units import unit
 from attnjax.variants.cross.xpool import definition, vectors
 from attnjax.variants.cross.xpool.vectors import Videos, encode
 from attnjax.variants.cross.xpool.weights import Weights
@@ -108,7 +109,7 @@ def search(
   def cosines(texts, items):
     (query, raw, places), (own, seeds) = texts, items
     pooled = vectors.of_pairs(query, places, own, seeds, weights, drop_rate)
-    return jnp.einsum("qd,iqd->qi", vectors.unit(raw), vectors.unit(pooled))
+    return jnp.einsum("qd,iqd->qi", unit(raw), unit(pooled))
 
   query = vectors.queries(text, weights, heads)
   rows = query, text, jnp.arange(text.shape[0])

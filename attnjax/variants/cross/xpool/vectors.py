@@ -118,13 +118,6 @@ def norm(x: Float[Array, "*R D"], weights: Weights, number: int) -> Array:
   return x * weights.norm_scale[number] + weights.norm_bias[number]
 
 
-def unit(x: Float[Array, "*R D"]) -> Float[Array, "*R D"]:
-  """Divides by the length, in float32; a zero stays zero."""
-  x = x.astype(accumulator_dtype(x))
-  square = jnp.sum(x * x, axis=-1, keepdims=True)
-  return x * jax.lax.rsqrt(jnp.where(square > 0, square, 1))
-
-
 def product(text: str, x: Array, y: Array) -> Array:
   """Computes a product of arrays in their common type, added up in float32."""
   kind = jnp.result_type(x, y)
