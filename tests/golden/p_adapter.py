@@ -97,12 +97,15 @@ def _layer(kind, params, hyper) -> Any:
   learned = "output.laplacian_adapter_p" in params
   options |= {"p": hyper["p"], "learn_p": learned}
   cross = kind == "cross"
-  layer: Any = p_adapter.Layer(
-    {"text": dim, "image": hyper["encoder_width"]} if cross else dim,
-    form="cross" if cross else "sequence",
-    rngs=nnx.Rngs(0),
-    **options,
-  )
+  widths = {"text": dim, "image": hyper["encoder_width"]} if cross else dim
+  form = "cross" if cross else "sequence"
+
+  def made():
+    layer = p_adapter.Layer(widths, form=form, rngs=nnx.Rngs(0), **options)
+    return layer, crossing.norm(dim, nnx.Rngs(0))
+
+  layer, norm = jax.eval_shape(made)
+  norm = layer.norm if cross else norm
   for name in ("query", "key", "value"):
     _fill(getattr(layer.qkv, name), params, f"self.{name}")
   _fill(layer.out, params, "output.dense")
@@ -112,7 +115,6 @@ def _layer(kind, params, hyper) -> Any:
   if learned:
     adapter.p.set_value(jnp.asarray(params["output.laplacian_adapter_p"][0]))
   adapter.shift.set_value(jnp.asarray(params["output.laplacian_adapter_mu"][0]))
-  norm = layer.norm if cross else crossing.norm(dim, nnx.Rngs(0))
   norm.scale.set_value(jnp.asarray(params["output.LayerNorm.weight"]))
   norm.bias.set_value(jnp.asarray(params["output.LayerNorm.bias"]))
   return layer, norm

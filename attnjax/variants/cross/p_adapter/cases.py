@@ -42,15 +42,9 @@ _CROSS: Any = {"kind": "cross", "segment_ids": _no_padding, "kv_segment_ids": _k
 CASES = (
   Case(
     "causal_twins",
-    {"q": (2, 13, 2, 4), "k": (2, 13, 2, 4)},
-    {"causal": True, "segment_ids": _packed},
+    {"q": (2, 13, 2, 4), "k": (2, 13, 1, 4)},
+    {"causal": True, "segment_ids": _packed, "scale": 0.3},
     _twins,
-  ),
-  Case(
-    "next_tokens",
-    {"q": (1, 3, 4, 2), "k": (1, 65, 2, 2), "features": (1, 65, 4, 2)},
-    {"causal": True, "offset": 40, "scale": 0.3},
-    _numbers(2.5, 0.2),
   ),
   Case(
     "pooled",
