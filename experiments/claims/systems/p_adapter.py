@@ -41,6 +41,7 @@ from flax import nnx
 from attnjax import sharding
 from attnjax.models import captions
 from attnjax.nn import linear
+from attnjax.variants.cross.p_adapter import PAdapter
 from experiments import data, small
 from experiments.claims import rows
 from experiments.claims.claim import NotTestable, Quality, Row, Score
@@ -133,21 +134,12 @@ def tuned(build, change=None, frozen=True):
   return made
 
 
-class _Silent(nnx.Module):
+class _Silent(PAdapter):
   """An adapter whose messages are 0."""
 
   def __call__(self, c, message):
     """Returns what is added to c."""
-    gate = self.gate(c)
-    return self.out(0 * gate * message.reshape(gate.shape))
-
-  def features(self, nodes):
-    """Returns the features of nodes, cut into heads."""
-    return self.into(nodes).reshape(*nodes.shape[:2], self.heads, -1)
-
-  def numbers(self):
-    """Returns p and the weight of the source."""
-    return self.p[...], self.mu * (2 + jnp.tanh(self.shift[...]))
+    return super().__call__(c, 0 * message)
 
 
 class _Bottleneck(nnx.Module):

@@ -19,7 +19,7 @@ KINDS = ("self", "cross")
 def attend(
   q: Float[Array, "B T N H"],
   k: Float[Array, "B S K H"],
-  features: Float[Array, "B R N C"],
+  nodes: Float[Array, "B R N C"],
   rows: Float[Array, "B T N C"] | None = None,
   p: Float[Array, ""] | float = 1.75,
   mu: Float[Array, ""] | float = 0.1,
@@ -40,8 +40,8 @@ def attend(
   Args:
     q: queries.
     k: keys, K divides N.
-    features: of the keys' nodes, R = S; with `pool` of the windows, R = `pool`.
-    rows: features of the queries' nodes, of "cross" alone.
+    nodes: features of the keys, R = S; with `pool` of the windows, R = `pool`.
+    rows: features of the queries, of "cross" alone.
     p: of the energy.
     mu: weight of the source, at least 0.
     kind: "self": the queries are the keys from `offset` on, T <= S, whose features are
@@ -59,17 +59,16 @@ def attend(
   Raises:
     ValueError: if shapes do not fit, or a number or name is not allowed.
   """
-  check_known("impl", impl, ("auto", *IMPLEMENTATIONS))
-  _check(q, k, features, rows, kind, pool)
+  _check(q, k, nodes, rows, kind, pool, impl)
   options: dict[str, Any] = {"kind": kind, "causal": causal, "offset": offset}
   options |= {"segment_ids": segment_ids, "kv_segment_ids": kv_segment_ids}
   options |= {"scale": scale, "pool": pool, "pool_padding": pool_padding}
   if impl == "reference":
-    return reference(q, k, features, rows, p, mu, epsilon=epsilon, **options)
-  return _attend(q, k, features, rows, p, mu, epsilon=epsilon, **options)
+    return reference(q, k, nodes, rows, p, mu, epsilon=epsilon, **options)
+  return _attend(q, k, nodes, rows, p, mu, epsilon=epsilon, **options)
 
 
-def _attend(q, k, features, rows, p, mu, *, epsilon, **given):
+def _attend(q, k, nodes, rows, p, mu, *, epsilon, **given):
   """Computes `attend` in blocks of queries."""
   (B, T, N, _), S = q.shape, k.shape[1]
   ids = given["segment_ids"]
@@ -77,12 +76,12 @@ def _attend(q, k, features, rows, p, mu, *, epsilon, **given):
   start = S - T if given["offset"] is None else given["offset"]
   real = None if kv_ids is None else kv_ids >= 0
   if rows is None:
-    rows = jax.lax.dynamic_slice_in_dim(features, start, T, axis=1)
+    rows = jax.lax.dynamic_slice_in_dim(nodes, start, T, axis=1)
   if ids is not None and real is not None:
     q, rows = (jnp.where((ids >= 0)[..., None, None], x, 0) for x in (q, rows))
     k = jnp.where(real[..., None, None], k, 0)
     if not given["pool"]:
-      features = jnp.where(real[..., None, None], features, 0)
+      nodes = jnp.where(real[..., None, None], nodes, 0)
   shares = None
   if given["pool"]:
     counted = None if given["pool_padding"] else real
@@ -105,7 +104,7 @@ def _attend(q, k, features, rows, p, mu, *, epsilon, **given):
       weight = _pooled(weight, shares)
     itself = (place == number)[None, None] if given["kind"] == "self" else None
     found = messages.gathered(
-      weight, part["rows"], features, itself, p, mu, epsilon=epsilon
+      weight, part["rows"], nodes, itself, p, mu, epsilon=epsilon
     )
     if part["ids"] is None:
       return found
@@ -142,20 +141,20 @@ def _softmax(
   return power / jnp.where(total == 0, 1, total)
 
 
-def _check(q, k, features, rows, kind, pool) -> None:
+def _check(q, k, nodes, rows, kind, pool, impl) -> None:
   """Raises ValueError for arguments that do not fit."""
+  check_known("impl", impl, ("auto", *IMPLEMENTATIONS))
   check_known("kind", kind, KINDS)
   (B, T, N, H), (S, K) = q.shape, k.shape[1:3]
   if k.shape != (B, S, K, H) or N % max(K, 1):
     raise ValueError(f"k {k.shape} does not fit q {q.shape}: K divides N")
   if pool < 0 or pool and kind == "self":
     raise ValueError(f"pool = {pool} with kind {kind!r}; 'cross' takes at least 0")
-  nodes = pool or S
-  if features.shape[:3] != (B, nodes, N):
-    raise ValueError(f"features {features.shape} begin with {(B, nodes, N)}")
+  if nodes.shape[:3] != (B, pool or S, N):
+    raise ValueError(f"nodes {nodes.shape} begin with {(B, pool or S, N)}")
   if (rows is None) != (kind == "self"):
     raise ValueError(f"kind {kind!r}: 'cross' alone takes rows, and needs them")
   if kind == "self" and T > S:
     raise ValueError(f"{T} queries, {S} keys: the queries of 'self' are among the keys")
-  if rows is not None and rows.shape != (B, T, N, features.shape[3]):
-    raise ValueError(f"rows {rows.shape}; they are {(B, T, N, features.shape[3])}")
+  if rows is not None and rows.shape != (B, T, N, nodes.shape[3]):
+    raise ValueError(f"rows {rows.shape}; they are {(B, T, N, nodes.shape[3])}")

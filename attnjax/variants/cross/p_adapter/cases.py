@@ -28,9 +28,9 @@ def _no_padding(key):
 
 
 def _twins(key):
-  """Returns features of which two are equal: a token that occurs twice."""
-  features = jax.random.normal(key, (2, 13, 2, 3))
-  return {"features": features.at[:, 10].set(features[:, 8])} | _numbers(1.75, 0.1)(key)
+  """Returns nodes of which two are equal: a token that occurs twice."""
+  nodes = jax.random.normal(key, (2, 13, 2, 3))
+  return {"nodes": nodes.at[:, 10].set(nodes[:, 8])} | _numbers(1.75, 0.1)(key)
 
 
 def _graph(key):
@@ -49,10 +49,10 @@ CASES = (
   Case(
     "pooled",
     {"q": (2, 4, 2, 4), "k": (2, 15, 2, 4)}
-    | {"features": (2, 4, 2, 3), "rows": (2, 4, 2, 3)},
+    | {"nodes": (2, 4, 2, 3), "rows": (2, 4, 2, 3)},
     _CROSS | {"pool": 4},
     _numbers(1.4, 0.0),
   ),
-  Case("graph", {"features": (1, 7, 1, 2)}, {}, _graph, function="p_laplacian_step"),
+  Case("graph", {"nodes": (1, 7, 1, 2)}, {}, _graph, function="p_laplacian_step"),
   Case("windows", {"x": (2, 7, 3)}, {"size": 3}, function="adaptive_pool"),
 )

@@ -8,22 +8,22 @@ EPSILON = 1e-8  # of the authors' code
 
 
 def reference_p_laplacian_step(
-  features, graph, rows=None, p=1.75, mu=0.1, *, epsilon=EPSILON
+  nodes, graph, rows=None, p=1.75, mu=0.1, *, epsilon=EPSILON
 ):
   """Computes the definition, with the differences (B, N, T, S, C) of all pairs."""
-  own = features if rows is None else rows
-  return _step(features, graph, own, p, mu, epsilon, rows is None)
+  own = nodes if rows is None else rows
+  return _step(nodes, graph, own, p, mu, epsilon, rows is None)
 
 
-def _step(features, graph, rows, p, mu, epsilon, source):
-  kind, ratio = features.dtype, 2 * mu / p
-  features, rows, graph = map(definition.wide, (features, rows, graph))
-  column, row = features.swapaxes(1, 2), rows.swapaxes(1, 2)
+def _step(nodes, graph, rows, p, mu, epsilon, source):
+  kind, ratio = nodes.dtype, 2 * mu / p
+  nodes, rows, graph = map(definition.wide, (nodes, rows, graph))
+  column, row = nodes.swapaxes(1, 2), rows.swapaxes(1, 2)
   differences = column[:, :, None] - row[:, :, :, None]
   equal = (differences == 0).all(axis=-1)
   differences = jnp.where(equal[..., None], 1.0, differences)
   length = jnp.linalg.norm(jnp.sqrt(graph + epsilon)[..., None] * differences, axis=-1)
-  length = jnp.where(equal, epsilon * features.shape[-1] ** 0.5, length)
+  length = jnp.where(equal, epsilon * nodes.shape[-1] ** 0.5, length)
   edges = graph * length ** (p - 2)
   degree = edges.sum(axis=-1, keepdims=True) + ratio
   degree = jnp.where(degree == 0, 1, degree)  # mu = 0, and no edge
@@ -53,7 +53,7 @@ def reference_adaptive_pool(x, real=None, *, size):
 def reference(
   q,
   k,
-  features,
+  nodes,
   rows=None,
   p=1.75,
   mu=0.1,
@@ -83,8 +83,8 @@ def reference(
     graph = jnp.moveaxis(reference_adaptive_pool(graph, real, size=pool), 1, 3)
   if kind == "self":
     places = jnp.arange(T) + (S - T if offset is None else offset)
-    rows = jnp.take(features, places, axis=1)
-  found = _step(features, graph, rows, p, mu, epsilon, kind == "self")
+    rows = jnp.take(nodes, places, axis=1)
+  found = _step(nodes, graph, rows, p, mu, epsilon, kind == "self")
   if segment_ids is None:
     return found
   return jnp.where((segment_ids >= 0)[:, :, None, None], found, 0)
