@@ -99,10 +99,10 @@ class DataTest(absltest.TestCase):
       np.testing.assert_allclose(two["image"], 1 - true["image"])
       for found, digit in ((one, label), (two, (3 * label + 1) % 10)):
         name = digit_captions.NAMES[digit]
-        self.assertEqual(plain.decode(found["labels"][: len(name)]), name)
+        self.assertEqual(digit_captions.decode(found["labels"][: len(name)]), name)
         self.assertEqual(found["labels"][len(name)], digit_captions.END)
         self.assertEqual(found["tokens"][0], digit_captions.BEGIN)
-        self.assertEqual(plain.decode(found["tokens"]), name)
+        self.assertEqual(digit_captions.decode(found["tokens"]), name)
         self.assertTrue((found["labels"][len(name) + 1 :] == -1).all())
         self.assertEqual(found["tokens"].shape, (digit_captions.LENGTH,))
 

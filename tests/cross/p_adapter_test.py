@@ -56,7 +56,8 @@ def _filled(make: Any) -> Any:
 
 
 def _layer(form="sequence", dim: Any = 8, **options) -> Any:
-  given = {"heads": 2, "reduction": 2, "pool": 3, "rope_theta": 0.0} | options
+  given: dict[str, Any] = {"heads": 2, "reduction": 2, "pool": 3, "rope_theta": 0.0}
+  given |= options
   layer = _filled(lambda: p_adapter.Layer(dim, form=form, **given, rngs=nnx.Rngs(0)))
   if layer.adapter is not None and given.get("learn_p", True):
     layer.adapter.p.set_value(jnp.float32(1.6))
@@ -153,6 +154,10 @@ class StepTest(parameterized.TestCase):
       _layer("cross", {"text": 8, "sound": 8})
     with wrong(NotImplementedError, "image.positions: "):
       _layer("cross")({"text": Stream(X), "image": Stream(Y, None, jnp.arange(7))})
+    with wrong(ValueError, "no stream 'image' among text"):
+      _layer("cross")({"text": Stream(X)})
+    with wrong(TypeError, "unknown context 'valid'"):
+      _layer("cross")({"text": Stream(X), "image": Stream(Y)}, valid=None)
 
 
 class LayerTest(parameterized.TestCase):

@@ -31,7 +31,7 @@ def compare(
     real = given["mask"][:, 0, 0] > _LOWEST
 
     def loss(inputs, layers, real, run=run):
-      found = run(*layers, inputs, real)
+      found = run(layers, inputs, real)
       out = found["out"]
       return jnp.vdot(out, jnp.cos(jnp.arange(out.size, dtype=out.dtype))), found
 
@@ -42,8 +42,9 @@ def compare(
       yield f"grad.{kind}.{name}", value, arrays[f"grad.{kind}.{name}"]
 
 
-def _self(layer, norm, inputs, real):
+def _self(layers, inputs, real):
   """Masks keys, whose tokens still have results: their rows see the others."""
+  layer, norm = layers
   x = inputs["x"]
   heads = layer.project(x)
   seen = _seen(x, real)
@@ -56,8 +57,8 @@ def _self(layer, norm, inputs, real):
   return found | {"out": norm(x + y), "context": context.reshape(x.shape)}
 
 
-def _cross(layer, norm, inputs, real):
-  del norm  # it is the layer's
+def _cross(layers, inputs, real):
+  layer, _ = layers  # whose norm is its own
   x = inputs["x"]
   text, image = Stream(x), Stream(inputs["enc"], real)
   found = crossing.graph(layer, text, image)

@@ -126,9 +126,10 @@ def tuned(build, change=None, frozen=True):
       return jnp.asarray(given.get(sharding.path_name(path), leaf))
 
     full = jax.tree_util.tree_map_with_path(one, full)
-    for number, block in enumerate(full.blocks if change else ()):
-      for place, layer in enumerate((block.words, block.image)):
-        change(layer, jax.random.fold_in(key, 2 * number + place))
+    layers = [layer for block in full.blocks for layer in (block.words, block.image)]
+    for number, layer in enumerate(layers):
+      if change is not None:
+        change(layer, jax.random.fold_in(key, number))
     return Frozen(full) if frozen else full
 
   return made

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from attnjax.contract import unknown
 from attnjax.core.streams import Stream
 from attnjax.nn import projections
 from attnjax.variants.cross.p_adapter import attention, pooling
@@ -35,8 +36,19 @@ def norm(width: int, rngs: nnx.Rngs) -> nnx.LayerNorm:
   return nnx.LayerNorm(width, epsilon=EPSILON, rngs=rngs)
 
 
-def check(given: Mapping[str, Stream], refuses: Mapping[str, str]) -> None:
-  """Raises for streams that are missing, and for positions."""
+def check(
+  given: Mapping[str, Stream], context: Any, refuses: Mapping[str, str]
+) -> None:
+  """Raises for streams that are missing, for positions, and for an unknown context.
+
+  Args:
+    given: the streams by their names.
+    context: what else the layer was called with: `index`, which it does not read.
+    refuses: the reason why positions are refused.
+  """
+  for name in context:
+    if name != "index":
+      raise TypeError(unknown("context", name, ["index"]))
   for name in STREAMS:
     if name not in given:
       raise ValueError(f"there is no stream {name!r} among {', '.join(given)}")

@@ -14,7 +14,6 @@ from attnjax.contract import context as contexts
 from attnjax.contract.context import Context, Heads
 from attnjax.core.cache import KeyValueCache, poison
 from attnjax.core.exported import serializable
-from attnjax.core.streams import Stream
 from attnjax.nn import projections, unseen
 from attnjax.ops import self_attention
 from attnjax.variants.cross.p_adapter import crossing
@@ -136,10 +135,11 @@ class Layer(nnx.Module):
     )
     return c + self.adapter(c, message)
 
-  def __call__(self, x: Any, **context: Any) -> Any:
+  def __call__(self, x: Any, **context: Unpack[Context]) -> Any:
     """Returns the layer's result; see `attnjax.contract.forms`."""
     if self.form == "cross":
-      return self._crossed(x, **context)
+      crossing.check(x, context, self.refuses)
+      return {"text": crossing.states(self, x["text"], x["image"])}
     return contexts.run(self, x, context)
 
   def output(self, out: Float[Array, "B S N H"], x: Array) -> Float[Array, "B S D"]:
@@ -157,13 +157,6 @@ class Layer(nnx.Module):
   def steps(self) -> str:
     """Returns the implementation of the adapter's step."""
     return "reference" if self.impl == "reference" else "xla"
-
-  def _crossed(
-    self, given: Mapping[str, Stream], *, index: Any = 0
-  ) -> dict[str, Array]:
-    del index  # all layers are equal
-    crossing.check(given, self.refuses)
-    return {"text": crossing.states(self, given["text"], given["image"])}
 
   def init_cache(self, batch: int, length: int, dtype: Any = jnp.float32) -> Any:
     """Returns an empty cache with room for `length` tokens."""
