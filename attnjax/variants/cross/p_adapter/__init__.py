@@ -35,8 +35,8 @@ the messages of the whole row; the code's, with a cache, are those of "cross". I
 here: `zero_init`, padding and documents, and `Adapted`, for layers of other systems.
 
 Cost: O(T S N (H + C)) time; memory O(T + S) beside a block of queries with its pairs,
-at most 2^20 or 8 queries, which the backward pass recomputes; O(T S N C) in
-"reference". Decoding keeps D / r elements a token beside keys and values.
+at most 2^18 or 8 queries, which the backward pass recomputes with their differences;
+O(T S N C) in "reference". Decoding keeps D / r elements a token beside keys and values.
 
 Axes: B batch, T query tokens, S key tokens, R windows of keys, N heads, K key/value
 heads, H head size, C features of a head, D model width.

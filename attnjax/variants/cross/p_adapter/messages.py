@@ -14,7 +14,7 @@ from attnjax.variants.cross.p_adapter.definition import (
 )
 
 IMPLEMENTATIONS = ("reference", "xla")
-PAIRS = 2**20  # (batch, head, query, key) of a block, at most
+PAIRS = 2**18  # (batch, head, query, key) of a block, at most
 ROWS = 8  # a block has a multiple of so many queries
 
 
