@@ -24,7 +24,7 @@ which adds Wup relu(Wdown x) to the block's input x. Only parameters with "adapt
 their path are trained:
 
   python -m experiments.run --config configs/captions.py --workdir runs/base \
-      --config.attention.reduction=0
+      --config.attention.reduction=0 --config.model.bottleneck=0
   python -m experiments.run --config configs/captions.py --workdir runs/tuned \
       --config.init=runs/base --config.train.only=adapter --config.data.inverted=True
 
