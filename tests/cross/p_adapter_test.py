@@ -235,9 +235,8 @@ class LayerTest(parameterized.TestCase):
 
   def test_windows_of_single_keys_are_the_keys(self):
     text = {"text": Stream(X), "image": Stream(Y)}
-    run = {n: _call(_layer("cross", pool=n), text)["text"] for n in (0, 7, 2)}
-    _close(run[7], run[0])
-    self.assertGreater(np.abs(run[2] - run[0]).max(), 1e-2)
+    whole, single = (_call(_layer("cross", pool=n), text)["text"] for n in (0, 7))
+    _close(single, whole)
 
   def test_heads_of_another_width_are_normalised(self):
     layer = _layer("cross", {"text": 8, "image": 6}, qk_norm=True, reduction=0)

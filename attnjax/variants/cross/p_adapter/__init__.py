@@ -42,8 +42,8 @@ Axes: B batch, T query tokens, S key tokens, R windows of keys, N heads, K key/v
 heads, H head size, C features of a head, D model width.
 
 Not here: a fused kernel; the distance by |a|^2 + |b|^2 - 2 a.b, which has no digits
-left for near nodes; the code's cached decoding; dropout; BLIP, its weights and its data
-sets; a cache for `Adapted`.
+left for near nodes; the code's cached decoding; dropout; the paper's measure of how
+unlike neighbours are; BLIP, its weights and its data sets; a cache for `Adapted`.
 """
 
 from attnjax.variants.cross.p_adapter.adapted import Adapted
