@@ -5,7 +5,8 @@ A system's module has
   STREAMS   the names of the streams: ("text", "video")
   Layer     Layer(dims, *, form="cross", rngs, **options), every option a keyword with a
             default that is not None; dims maps the streams to their widths
-  LAYER     tiny options of it for the checks, with `dims`
+  LAYER     tiny options of it for the checks, with `dims`; or, of a Layer that has
+            other forms too, with `dim`, a width that all streams have
   GROWTH    p, where the matrix products grow as T^p if all streams have T tokens
 
   found = layer({"text": Stream(x), "video": Stream(y, valid=real)}, index=0)
@@ -53,7 +54,8 @@ class Layer(Protocol):
 def streams(subject: Subject) -> dict[str, Stream]:
   """Returns three examples of every stream, of 5, 6, ... tokens."""
   draw = np.random.default_rng(2).standard_normal
-  dims = subject.module.LAYER["dims"]
+  options = subject.module.LAYER
+  dims = options.get("dims") or dict.fromkeys(subject.module.STREAMS, options["dim"])
   return {
     name: Stream(jnp.asarray(draw((BATCH, TOKENS + i, dims[name])), jnp.float32))
     for i, name in enumerate(subject.module.STREAMS)

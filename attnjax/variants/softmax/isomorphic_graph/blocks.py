@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from attnjax.core import query_blocks
 from attnjax.variants.softmax.isomorphic_graph import edges
 
 PAIRS = 2**24  # (batch, head, query, key) of a block, at most
@@ -26,25 +27,7 @@ def over_queries(function: Callable, arrays: Any, shape: tuple[int, ...]) -> Any
     arrays: a tree of arrays (B, T, ...); None stays.
     shape: (B, N, T, S).
   """
-  B, N, T, S = shape
-  size = max(PAIRS // max(B * N * S, 1) // ROWS, 1) * ROWS
-  if size >= T:
-    return function(0, arrays)
-  number = -(-T // size)
-
-  def split(x):
-    ends = [(0, 0), (0, number * size - T)] + [(0, 0)] * (x.ndim - 2)
-    fill = -1 if jnp.issubdtype(x.dtype, jnp.integer) else 0
-    x = jnp.pad(x, ends, constant_values=fill)
-    return jnp.moveaxis(x.reshape(x.shape[0], number, size, *x.shape[2:]), 1, 0)
-
-  def joined(x):
-    x = jnp.moveaxis(x, 0, 1)
-    return x.reshape(x.shape[0], -1, *x.shape[3:])[:, :T]
-
-  firsts = jnp.arange(number, dtype=jnp.int32) * size
-  one = jax.checkpoint(lambda part: function(*part))
-  return jax.tree.map(joined, jax.lax.map(one, (firsts, jax.tree.map(split, arrays))))
+  return query_blocks.over_queries(function, arrays, shape, pairs=PAIRS, rows=ROWS)
 
 
 class Found(NamedTuple):
