@@ -115,6 +115,8 @@ def forward(plan: Plan, spans, others, *references):
 
   for at in range(0, plan.columns, plan.piece):
     score, seen = given.scores(at), given.seen(at, own_group)
+    if plan.positive:
+      _add_positive(given, at, score, found)
     if seen is not None:
       score = jnp.where(seen, score, -jnp.inf)
     old = most[...]
@@ -122,14 +124,6 @@ def forward(plan: Plan, spans, others, *references):
     weight = jnp.exp(score - across(new, plan.piece))
     most[...] = new
     sums[...] = sums[...] * jnp.exp(old - new) + by_lane(jax.lax.add, weight)
-
-  if plan.positive:
-
-    @pl.when(given.hit())
-    def _():
-      for at in range(0, plan.columns, plan.piece):
-        score = jnp.where(given.matching(at), given.scores(at), 0.0)
-        found[...] += by_lane(jax.lax.add, score)
 
   @pl.when(pl.program_id(1) == pl.num_programs(1) - 1)
   def _():
@@ -139,6 +133,15 @@ def forward(plan: Plan, spans, others, *references):
     total[...] = jnp.broadcast_to(whole, greatest.shape).T[:1]
     score = found[...].sum(axis=1, keepdims=True)
     positive[...] = jnp.broadcast_to(score, greatest.shape).T[:1]
+
+
+def _add_positive(given: _Given, at: int, score, found):
+  """Adds the scores of positive pairs of a piece, by lanes."""
+
+  @pl.when(given.hit())
+  def _():
+    own = jnp.where(given.matching(at), score, 0.0)
+    found[...] += by_lane(jax.lax.add, own)
 
 
 def backward(plan: Plan, spans, others, *references):

@@ -20,12 +20,21 @@ def close(got, want, tolerance=2e-5):
 
 
 class PlainTest(parameterized.TestCase):
-  @parameterized.product(name=tuple(problems.PROBLEMS), impl=("reference", "xla"))
-  def test_is_that_of_the_matrix(self, name, impl):
-    x, options = problems.arrays(name), problems.PROBLEMS[name][3]
-    close(
-      problems.value_and_gradients(impl, options)(*x), problems.expected(*x, **options)
-    )
+  @parameterized.parameters("reference", "xla")
+  def test_is_that_of_the_matrix(self, impl):
+    given = {name: problems.arrays(name) for name in problems.PROBLEMS}
+
+    @jax.jit
+    def run(given):
+      options = {name: problems.PROBLEMS[name][3] for name in given}
+      return {
+        n: problems.value_and_gradients(impl, options[n])(*given[n]) for n in given
+      }
+
+    for name, got in run(given).items():
+      with self.subTest(name):
+        options = problems.PROBLEMS[name][3]
+        close(got, problems.expected(*given[name], **options))
 
   def test_tiles_of_rows(self):
     name = "groups"
@@ -40,10 +49,9 @@ class PlainTest(parameterized.TestCase):
         q, items, jnp.exp(log_scale), None, given, None, **how
       )
 
-    run = problems.value_and_gradients("xla", options, loss)
-    close(run(*x), problems.expected(*x, **options))
-    text = run.lower(*x).as_text()
-    self.assertNotIn("65x65", text)
+    run = problems.value_and_gradients("xla", options, loss).lower(*x)
+    self.assertNotIn("65x65", run.as_text())
+    close(run.compile()(*x), problems.expected(*x, **options))
 
   def test_large_scores(self):
     """Weights are made of greatest scores: their logarithms would have lost them."""
@@ -81,8 +89,6 @@ class PlainTest(parameterized.TestCase):
     q = jnp.zeros((0, 4))
     run = functools.partial(attnjax.contrastive_loss, log_scale=0.0)
     self.assertEqual(run(q, q), 0)
-    found = run(jnp.ones((2, 3)), jnp.ones((4, 3)), labels=np.array([-1, -1]))
-    self.assertEqual(found, 0)
 
   def test_what_does_not_fit_is_named(self):
     q, run = jnp.ones((3, 4)), attnjax.contrastive_loss

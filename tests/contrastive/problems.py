@@ -8,24 +8,34 @@ import numpy as np
 
 import attnjax
 
-_GROUPS = np.arange(65) // 3 - 1
-
 
 def _mask(Nq, Ni):
   return np.random.default_rng(5).random((Nq, Ni)) < 0.6
+
+
+def _groups(Nq, Ni):
+  return np.arange(Nq) // 3 - 1, np.arange(Ni)[::-1] // 3 - 1
 
 
 # Nq, Ni, D, options.
 PROBLEMS = {
   "one_pair": (1, 1, 3, {}),
   "odd": (7, 7, 5, {}),
-  "tiles": (65, 65, 16, {}),
   "one_direction": (7, 65, 4, {"symmetric": False}),
-  "labels": (65, 63, 8, {"labels": np.arange(65) * 5 % 64 - 1}),
   "one_item": (7, 1, 4, {"labels": np.array([0, -1, 0, 3, 0, 0, -7])}),
-  "mask": (63, 7, 4, {"labels": np.arange(63) % 7, "mask": _mask(63, 7)}),
-  "groups": (65, 65, 8, {"groups": (_GROUPS, _GROUPS[::-1].copy())}),
+  "groups": (65, 65, 8, {"groups": _groups(65, 65)}),
+  "no_pair": (2, 3, 4, {"labels": np.array([-1, 3])}),
   "nothing_else": (7, 7, 4, {"mask": np.zeros((7, 7), bool)}),
+  "all": (
+    65,
+    63,
+    5,
+    {
+      "labels": np.arange(65) * 5 % 64 - 1,
+      "mask": _mask(65, 63),
+      "groups": _groups(65, 63),
+    },
+  ),
 }
 
 
@@ -54,7 +64,8 @@ def expected(q, items, log_scale, labels=None, mask=None, groups=None, symmetric
   seen = np.ones((Nq, Ni), bool) if mask is None else mask.copy()
   if groups is not None:
     seen &= ~((groups[0][:, None] == groups[1]) & (groups[0] >= 0)[:, None])
-  seen[tuple(zip(*pairs))] = True
+  for pair in pairs:
+    seen[pair] = True
   score = np.where(seen, score, -np.inf)
   loss, slope = 0.0, np.zeros((Nq, Ni))
   for i, j in pairs:

@@ -31,10 +31,10 @@ SAVED = tuple(
   f"contrastive_{name}" for name in ("top", "total", "positive", "tops", "totals")
 )
 
-_ROWS, _ALL = P("batch"), P(WHOLE)
+_ROWS, _ALL, _MASK = P("batch"), P(WHOLE), P("batch", WHOLE)
 # The labels of the axes of what passes take and of what they give, by which devices
 # divide them (`attnjax.core.devices`): rows are divided, columns are gathered.
-FORWARD = (_ROWS, _ALL, P(), _ROWS, _ALL, _ROWS), (_ROWS,) * 3
+FORWARD = (_ROWS, _ALL, P(), _ROWS, _ALL, _MASK), (_ROWS,) * 3
 BACKWARD = (*FORWARD[0], _ROWS, _ALL), _ROWS
 
 
@@ -130,7 +130,7 @@ def differentiable(passes: Passes, *, symmetric: bool) -> Callable:
     if wanted[0] or wanted[2]:
       given = q, items, scale, *data, own, others
       sums = passes.backward(*given, uses=(True, symmetric)).astype(wide) * unit
-      dq, dscale = sums * scale.astype(wide), jnp.vdot(q.astype(wide), sums)
+      dq, dscale = sums * scale.astype(wide), (q.astype(wide) * sums).sum()
     if wanted[1]:
       given = items, q, scale, *exchanged(data), others, own
       sums = passes.backward(*given, uses=(symmetric, True)).astype(wide) * unit
