@@ -86,13 +86,13 @@ def jobs() -> list[lowering.Job]:
 
 
 def tpu_rows(
-  machine: str, D: int, case="diagonal", dtype="bfloat16", compare: bool = False
+  machine: str, D: int, case="diagonal", dtype="bfloat16", compare=False, only=""
 ) -> list[dict]:
-  """Compiles both kernels for a TPU."""
+  """Compiles both kernels for a TPU, or one of them."""
   from pallas_kernels.contrastive import mosaic_tpu
 
   rows = []
-  for kernel, products in PRODUCTS.items():
+  for kernel in [only] if only else PRODUCTS:
     given = arguments(kernel, D, case, dtype)
     tiles = mosaic_tpu.fitting(*given[:2])
     run = call(mosaic_tpu, kernel, tiles)
@@ -107,7 +107,7 @@ def tpu_rows(
     row |= {"total": read.bundles, "bundles": bundles}
     problem = "estimate too low" if estimate < size else ""
     if compare:
-      least = products * tiles.rows * tiles.columns * D / MACS[machine]
+      least = PRODUCTS[kernel] * tiles.rows * tiles.columns * D / MACS[machine]
       ratio = bundles / least
       row |= {"products": round(least), "ratio": round(ratio, 2)}
       problem = problem or ("slow" if ratio > BOUND[machine] else "")
@@ -117,13 +117,15 @@ def tpu_rows(
   return rows
 
 
-def gpu_rows(capability: int, D: int, case="diagonal", dtype="bfloat16") -> list[dict]:
-  """Compiles both kernels for a GPU."""
+def gpu_rows(
+  capability: int, D: int, case="diagonal", dtype="bfloat16", only: str = ""
+) -> list[dict]:
+  """Compiles both kernels for a GPU, or one of them."""
   from pallas_kernels.contrastive import triton_gpu
   from pallas_kernels.flash.triton_gpu.tiles import limit
 
   rows = []
-  for kernel in PRODUCTS:
+  for kernel in [only] if only else PRODUCTS:
     given = arguments(kernel, D, case, dtype)
     with gpu_calls.target(capability):
       tiles = triton_gpu.fitting(*given[:2])
