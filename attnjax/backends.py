@@ -24,7 +24,6 @@ from jaxtyping import Array, Float
 
 from attnjax import arguments
 from attnjax.contract import check_known
-from attnjax.core import contrastive as pairs
 from attnjax.core import modes, softmax
 from attnjax.core.platform import target_platform
 from attnjax.core.recurrence import linear, prefix
@@ -32,13 +31,7 @@ from attnjax.core.scores import Scores
 from attnjax.core.softmax import paged as pages
 from attnjax.core.softmax import statistics as sums
 from attnjax.core.softmax.paged import Paged
-from pallas_kernels import (
-  contrastive,
-  decayed_linear,
-  flash,
-  paged_decode,
-  softmax_statistics,
-)
+from pallas_kernels import decayed_linear, flash, paged_decode, softmax_statistics
 from pallas_kernels import prefix_softmax as scans
 from pallas_kernels.calling import BACKENDS
 
@@ -247,16 +240,3 @@ def prefix_softmax(impl: str, scores, values) -> Callable:
   fastest = functools.partial(prefix.prefix, form=prefix.FORMS[prefix.fastest()])
   plain = {"reference": prefix.reference, "xla": fastest}
   return choose(impl, plain, lambda impl: scans.prepared(scores, values, impl=impl))
-
-
-def contrastive_passes(impl: str, q, items, *, symmetric: bool) -> pairs.Passes | None:
-  """Returns the passes of `attnjax.core.contrastive`; None for the definition.
-
-  Args:
-    impl: one of IMPLEMENTATIONS, or "auto".
-    q: (Nq, D).
-    items: (Ni, D).
-    symmetric: whether the sums of columns are computed.
-  """
-  plain = {"reference": None, "xla": pairs.passes(symmetric=symmetric)}
-  return choose(impl, plain, lambda impl: contrastive.prepared(q, items, impl=impl))

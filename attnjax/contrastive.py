@@ -29,6 +29,7 @@ from attnjax.contract import check_known
 from attnjax.core import contrastive, modes
 from attnjax.core.contrastive import Axes
 from attnjax.core.dtypes import accumulator_dtype
+from pallas_kernels import contrastive as kernels
 
 
 def contrastive_loss(
@@ -53,9 +54,10 @@ def contrastive_loss(
     q: (Nq, D), queries.
     items: (Ni, D), candidates.
     log_scale: the log of what q . items is multiplied by, the inverse temperature.
-    labels: (Nq,), the item of each query; a query with a negative one has no term, but stays
-      among the items' queries. Query i has item i if None.
-    mask: (Nq, Ni), False where a pair is left out of the sums; positive pairs never are.
+    labels: (Nq,), the item of each query, its own number if None. A query with a
+      negative one has no term, but stays among the items' queries.
+    mask: (Nq, Ni), False where a pair is left out of the sums; the positive ones, of
+      a query and its item, never are.
     groups: ids of the queries (Nq,) and of the items (Ni,): pairs with equal ids that
       are not negative are left out, as if by `mask`.
     symmetric: whether both directions are taken, else only that of the queries.
@@ -69,27 +71,38 @@ def contrastive_loss(
     NotImplementedError: if the named implementation cannot do the problem.
   """
   check_known("impl", impl, ("auto", *backends.IMPLEMENTATIONS))
-  q, items = jnp.asarray(q), jnp.asarray(items)
-  axes = Axes.of(axis)
+  q, items, axes = jnp.asarray(q), jnp.asarray(items), Axes.of(axis)
   _check(q, items, labels, mask, groups, symmetric, axes)
+  given = _integers(labels, groups, mask)
   dtype = jnp.result_type(q, items)
   q, items = q.astype(dtype), items.astype(dtype)
   scale = jnp.exp(jnp.asarray(log_scale, accumulator_dtype(q)))
   if 0 in (*q.shape, *items.shape):
     return 0 * scale
+  run = functools.partial(_computed, axes, symmetric, impl)
+  with jax.numpy_rank_promotion("allow"):
+    return modes.whole(run)(q, items, scale, *given)
+
+
+def _integers(labels, groups, mask):
+  """Returns the arrays without derivatives, in their order as arguments of passes."""
   labels = None if labels is None else jnp.asarray(labels, jnp.int32)
   if groups is not None:
-    groups = tuple(jnp.asarray(x, jnp.int32) for x in groups)
-  mask = None if mask is None else jnp.asarray(mask)
-  passes = backends.contrastive_passes(impl, q, items, symmetric=symmetric)
-  run = _definition if passes is None else functools.partial(_tiled, passes)
-  with jax.numpy_rank_promotion("allow"):
-    run = modes.whole(functools.partial(run, axes, symmetric))
-    return run(q, items, scale, labels, groups, mask)
+    queries, others = groups
+    groups = jnp.asarray(queries, jnp.int32), jnp.asarray(others, jnp.int32)
+  return labels, groups, None if mask is None else jnp.asarray(mask)
 
 
-def _tiled(passes, axes: Axes, symmetric: bool, *arrays):
-  return contrastive.mean_loss(*arrays, symmetric=symmetric, passes=passes, axes=axes)
+def _computed(axes: Axes, symmetric: bool, impl: str, q, items, *given):
+  """Computes the loss by an implementation."""
+  plain = {"reference": None, "xla": contrastive.passes(symmetric=symmetric)}
+  passes = backends.choose(
+    impl, plain, lambda impl: kernels.prepared(q, items, impl=impl)
+  )
+  if passes is None:
+    return _definition(axes, symmetric, q, items, *given)
+  how = {"symmetric": symmetric, "passes": passes, "axes": axes}
+  return contrastive.mean_loss(q, items, *given, **how)
 
 
 def _definition(axes: Axes, symmetric: bool, q, items, scale, labels, groups, mask):

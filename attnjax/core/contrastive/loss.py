@@ -59,9 +59,12 @@ def _data(q, items, labels, groups, mask, axes: Axes) -> tuple[Data, Any, Any]:
     inside = (every >= 0) & (every < Ni)
     often = jnp.zeros(Ni, int32).at[jnp.where(inside, every, Ni)].add(1, mode="drop")
     count = (labels >= 0).sum()
-  queries, others = (None, None) if groups is None else groups
+  queries, others = None, None
   if groups is not None:  # negative ids equal none of the other side
-    queries, others = jnp.maximum(queries, -1), jnp.where(others < 0, -2, others)
+    queries, others = (
+      jnp.maximum(groups[0], -1),
+      jnp.where(groups[1] < 0, -2, groups[1]),
+    )
   mask = None if mask is None else mask.astype(jnp.int8)
   return Data(Marks(labels, queries), Marks(number, others), mask), often, count
 
