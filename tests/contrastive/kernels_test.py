@@ -45,8 +45,10 @@ class KernelsTest(parameterized.TestCase):
     tiles, Nq, Ni = TILES[impl]
     draw = np.random.default_rng(1)
     q, items = (jnp.asarray(draw.standard_normal((n, 20)), "float32") for n in (Nq, Ni))
+    labels = draw.integers(-1, Ni, Nq)
+    labels[Nq // 32 * 32 :] = Ni - 1  # of a tile, at the end of one of columns
     options = {
-      "labels": draw.integers(-1, Ni, Nq),
+      "labels": labels,
       "mask": draw.random((Nq, Ni)) < 0.7,
       "groups": (draw.integers(-1, 9, Nq), draw.integers(-1, 9, Ni)),
     }
@@ -64,6 +66,22 @@ class KernelsTest(parameterized.TestCase):
     every = found(impl, x, **options), problems.expected(*x, **options), plain
     for own, kind in zip(zip(*every), ("out", "dx")):
       self.assertLessEqual(precision.worst(*own, kind), 1.0)
+
+  def test_small_cotangents_in_float16(self):
+    """The slopes alone would be below the least float16."""
+    q, items, _ = problems.arrays("odd", "float16")
+    x = q * jnp.float16(5e-5), items, jnp.float32(10.0)
+
+    def loss(*arrays, **options):
+      return 2.0**-20 * attnjax.contrastive_loss(*arrays, **options)
+
+    run = problems.value_and_gradients("triton", {}, loss)
+    with simulate.accelerators():
+      got = jax.tree.map(lambda x: np.asarray(x, "float32") * 2.0**20, run(*x))
+    _, want = problems.expected(*x)
+    for n in (0, 2):
+      a, b = got[1][n], want[n]
+      np.testing.assert_allclose(a, b, rtol=0, atol=5e-3 * np.abs(b).max())
 
   def test_refusals(self):
     double = jax.ShapeDtypeStruct((4, 8), "float64")

@@ -22,7 +22,7 @@ PROBLEMS = {
   "one_pair": (1, 1, 3, {}),
   "odd": (7, 7, 5, {}),
   "one_direction": (7, 65, 4, {"symmetric": False}),
-  "one_item": (7, 1, 4, {"labels": np.array([0, -1, 0, 3, 0, 0, -7])}),
+  "one_item": (7, 1, 4, {"labels": np.zeros(7, int)}),
   "groups": (65, 65, 8, {"groups": _groups(65, 65)}),
   "no_pair": (2, 3, 4, {"labels": np.array([-1, 3])}),
   "nothing_else": (7, 7, 4, {"mask": np.zeros((7, 7), bool)}),
