@@ -17,6 +17,7 @@ from attnjax.attention import combine, dot_product_attention
 from attnjax.contract import load
 from attnjax.contract import systems as _systems
 from attnjax.contract import unknown as _unknown
+from attnjax.contrastive import contrastive_loss
 from attnjax.core import masks, policies
 from attnjax.exporting import export
 from attnjax.flex import and_masks, create_block_mask, flex_attention, or_masks
@@ -29,6 +30,7 @@ __all__ = [
   "attention_column_sums",
   "attention_rows",
   "combine",
+  "contrastive_loss",
   "create_block_mask",
   "dot_product_attention",
   "export",

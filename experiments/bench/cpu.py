@@ -10,7 +10,7 @@ import numpy as np
 
 from attnjax import contract, dot_product_attention, masks
 from experiments import errors
-from experiments.bench import local, torch_peer
+from experiments.bench import local, pairs, torch_peer
 from experiments.bench.timing import Time, both, forward, race
 
 
@@ -32,6 +32,7 @@ def rows(only: str = "") -> tuple[list[dict], bool]:
     "memory": _memory,
     "windows": local.windows,
     "neighbourhood": local.neighbourhood,
+    "contrastive": pairs.contrastive,
   }
   if only and only not in parts:
     raise errors.UserError(contract.unknown("part", only, parts))

@@ -3,7 +3,9 @@
 A label names an axis of arrays along which the parts of a computation are independent:
 "batch", "heads". Its sizes may differ from array to array: N query heads and K key
 heads, or 1 where all parts read the same entry. On D devices an axis of size s is
-divided if D divides s; if s divides D, each device takes one of the s entries.
+divided if D divides s; if s divides D, each device takes one of the s entries. An axis
+with the label WHOLE is whole on every device, as one without a label is, and is meant
+to be: no warning says that it is gathered.
 """
 
 import math
@@ -18,6 +20,7 @@ from jax.experimental.custom_partitioning import (
 )
 from jax.sharding import PartitionSpec as P
 
+WHOLE = "whole"
 Labels = tuple[str | None, ...]
 Axes = Mapping[str, tuple[str, ...]]
 
@@ -52,7 +55,7 @@ def chosen(labels: Sequence[Labels], shapes, specs, mesh: Mapping[str, int]) -> 
   every = sizes(labels, shapes)
   for names, spec in zip(labels, specs, strict=True):
     for name, given in zip(names, spec or ()):
-      if name is None or given is None or name in axes:
+      if name in (None, WHOLE) or given is None or name in axes:
         continue
       taken = {axis for one in axes.values() for axis in one}
       given = tuple(a for a in _names(given) if a in mesh and a not in taken)
@@ -147,7 +150,7 @@ def rule(inputs, outputs, labels_in, labels_out, mesh) -> SdyShardingRule:
 
   def factor(name, size):
     nonlocal number
-    if name is None or size == 1:
+    if name in (None, WHOLE) or size == 1:
       number += 1
       return f"x{number}"
     if not base[name]:
