@@ -17,13 +17,10 @@ import jax
 import jax.numpy as jnp
 
 from attnjax.core.contrastive import Marks, Slopes
-from experiments.bench import gpu as machine_code
-from experiments.bench import gpu_calls, lowering, tpu_schedule
-from experiments.bench import tpu as schedules
+from experiments.bench import gpu_calls, kernel_tables, lowering, tpu_schedule
+from experiments.bench.kernel_tables import CHIPS, SHOWN
 
 SIZES = (64, 512, 1152)
-CAPABILITIES, CHIPS = (80, 90, 100), (80, 89, 90, 100, 120)
-_CALL = "triton_kernel_call"
 ROWS = 4096
 PRODUCTS = {"forward": 1, "backward": 2}
 # Multiplications of the matrix units in a cycle: 4 units of 128 x 128, 2 of 256 x 256.
@@ -56,19 +53,14 @@ def call(module, kernel: str, tiles) -> Callable:
 
 def tpu() -> tuple[list[dict], bool]:
   """Returns (the table, whether all is within BOUND of the products); prints it."""
-  rows = []
-  for machine in MACS:
-    for row in tpu_rows(machine, 512, compare=True):
-      schedules.show([row], head=not rows)
-      rows.append(row)
-  return rows, not any(row["problems"] for row in rows)
+  return kernel_tables.of_tpu(
+    row for machine in MACS for row in tpu_rows(machine, 512, compare=True)
+  )
 
 
 def gpu() -> tuple[list[dict], bool]:
   """Returns (the table, whether nothing spills); prints it."""
-  rows = [row for chip in CAPABILITIES for row in gpu_rows(chip, 512)]
-  print(machine_code.show(rows))
-  return rows, not any(row["problems"] for row in rows)
+  return kernel_tables.of_gpu(r for chip in SHOWN for r in gpu_rows(chip, 512))
 
 
 def jobs() -> list[lowering.Job]:
@@ -122,7 +114,6 @@ def gpu_rows(
 ) -> list[dict]:
   """Compiles both kernels for a GPU, or one of them."""
   from pallas_kernels.contrastive import triton_gpu
-  from pallas_kernels.flash.triton_gpu.tiles import limit
 
   rows = []
   for kernel in [only] if only else PRODUCTS:
@@ -130,10 +121,9 @@ def gpu_rows(
     with gpu_calls.target(capability):
       tiles = triton_gpu.fitting(*given[:2])
       traced = jax.make_jaxpr(call(triton_gpu, kernel, tiles))(*given)
-    (found,) = (e for e in traced.jaxpr.eqns if e.primitive.name == _CALL)
+    (found,) = kernel_tables.launches(traced.jaxpr)
     one, tile = gpu_calls.from_equation(found), getattr(tiles, kernel)
-    more = {"D": D, "dtype": dtype, "case": case, "estimate": limit(capability)}
+    more = {"D": D, "dtype": dtype, "case": case}
     block = tile.rows, tile.columns
-    row = machine_code.row("attnjax", kernel, one, capability, block, **more)
-    rows.append(row | {"problems": machine_code.problems(row, limit(capability))})
+    rows.append(kernel_tables.gpu_row(kernel, one, capability, block, **more))
   return rows
