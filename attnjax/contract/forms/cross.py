@@ -7,6 +7,8 @@ A system's module has
             default that is not None; dims maps the streams to their widths
   LAYER     tiny options of it for the checks, with `dims`
   GROWTH    p, where the matrix products grow as T^p if all streams have T tokens
+  ALIGNED   optional: True, if token t of each stream belongs together, so that all have
+            T tokens; a layer raises ValueError for others
 
   found = layer({"text": Stream(x), "video": Stream(y, valid=real)}, index=0)
 
@@ -17,8 +19,12 @@ stream to (B, T, D), its new hidden states, and any other name, such as "pooled"
 layer, and may be traced; a layer that drops in training takes `key`.
 
 Padding changes nothing: neither results at real tokens nor gradients, whatever stands
-there; results at padding are finite, also where an example has no real token of a
-stream. Other examples of the batch change nothing either.
+there; results at padding are finite. Other examples of the batch change nothing either.
+
+An example that lacks a stream has it with no real token: whatever stands there, also
+NaN, reaches nothing, and all results are finite. A layer may have parameters for absent
+streams, which have a gradient where one is absent. Streams that are ALIGNED are padded
+at the same tokens, but where one is absent.
 
 `layer.refuses` names, with the reason, what it cannot honour: "positions", of all
 streams, or "video.positions", of one; with these it raises NotImplementedError.
@@ -50,14 +56,30 @@ class Layer(Protocol):
     ...
 
 
+def aligned(subject: Subject) -> bool:
+  """Returns whether token t of each stream belongs together."""
+  return getattr(subject.module, "ALIGNED", False)
+
+
 def streams(subject: Subject) -> dict[str, Stream]:
-  """Returns three examples of every stream, of 5, 6, ... tokens."""
+  """Returns three examples of every stream, of 5, 6, ... tokens, or of 5 if aligned."""
   draw = np.random.default_rng(2).standard_normal
-  dims = subject.module.LAYER["dims"]
+  dims, more = subject.module.LAYER["dims"], 0 if aligned(subject) else 1
   return {
-    name: Stream(jnp.asarray(draw((BATCH, TOKENS + i, dims[name])), jnp.float32))
+    name: Stream(jnp.asarray(draw((BATCH, TOKENS + more * i, dims[name])), jnp.float32))
     for i, name in enumerate(subject.module.STREAMS)
   }
+
+
+def lacking(subject: Subject, name: str, value: float) -> dict[str, Stream]:
+  """Returns the streams, of which example 1 lacks one; `value` stands in its place."""
+  found = {}
+  for own, stream in streams(subject).items():
+    x, valid = stream.x, jnp.ones(stream.x.shape[:2], bool)
+    if own == name:
+      x, valid = x.at[1].set(value), valid.at[1].set(False)
+    found[own] = Stream(x, valid)
+  return found
 
 
 def run(subject: Subject, given: Mapping[str, Stream], weight: Any = None) -> Any:
@@ -92,7 +114,10 @@ def outputs(subject: Subject) -> Any:
 
 
 def maps_streams_by_name(subject: Subject) -> None:
-  """Checks shapes, and that every parameter and stream has a finite gradient."""
+  """Checks shapes, and that every parameter and stream has a finite gradient.
+
+  Parameters for absent streams have theirs where an example lacks one.
+  """
   given = streams(subject)
   grads, y = outputs(subject)
   require(len(y) > 0, "a layer returns nothing")
@@ -102,7 +127,13 @@ def maps_streams_by_name(subject: Subject) -> None:
   for path, leaf in jax.tree_util.tree_leaves_with_path(grads):
     name = jax.tree_util.keystr(path)
     require(np.isfinite(leaf).all(), f"the gradient of {name} is not finite")
-    require((np.asarray(leaf) != 0).any(), f"{name} has no gradient")
+  moved = [jax.tree.map(lambda leaf: np.asarray(leaf) != 0, grads)]
+  for name in given:
+    without, _ = run(subject, lacking(subject, name, 0.0))
+    moved.append(jax.tree.map(lambda leaf: np.asarray(leaf) != 0, without))
+  some = jax.tree.map(lambda *parts: any(p.any() for p in parts), *moved)
+  for path, leaf in jax.tree_util.tree_leaves_with_path(some):
+    require(leaf, f"{jax.tree_util.keystr(path)} has no gradient")
 
 
 def ignores_padding(subject: Subject) -> None:
@@ -112,7 +143,8 @@ def ignores_padding(subject: Subject) -> None:
   padded, at = {}, {}
   for i, (name, stream) in enumerate(given.items()):
     T = stream.x.shape[1]
-    at[name] = np.arange(T) + i % 2 * PADDING  # padding behind, then before
+    before = i % 2 and not aligned(subject)  # else behind
+    at[name] = np.arange(T) + (PADDING if before else 0)
     padded[name] = np.isin(np.arange(T + PADDING), at[name])
   found = []
   for value in (0.0, np.nan):
@@ -140,11 +172,11 @@ def ignores_padding(subject: Subject) -> None:
 
 
 def takes_examples_of_no_tokens(subject: Subject) -> None:
-  """Checks that an example without real tokens is finite and leaves others alone."""
+  """Checks that an absent stream is not read, and that other examples stay."""
   given, (_, want) = streams(subject), outputs(subject)
-  for name, stream in given.items():
-    valid = jnp.ones(stream.x.shape[:2], bool).at[1].set(False)
-    (by_layer, by_x), y = run(subject, given | {name: Stream(stream.x, valid)})
+  for name in given:
+    (by_layer, by_x), y = run(subject, lacking(subject, name, jnp.nan))
+    equal(run(subject, lacking(subject, name, 0.0))[1], y, f"absent {name} is read")
     for leaf in jax.tree.leaves((by_layer, by_x, y)):
       require(np.isfinite(leaf).all(), f"without tokens of {name} something is NaN")
     require(not by_x[name][1].any(), f"padding of {name} has a gradient")
@@ -171,14 +203,26 @@ def permutes_examples(subject: Subject) -> None:
 def takes_streams_of_one_token(subject: Subject) -> None:
   """Checks that each stream may have a single token."""
   given = streams(subject)
-  for name, stream in given.items():
-    one = given | {name: Stream(stream.x[:, :1])}
+  for name in given:
+    shorter = list(given) if aligned(subject) else [name]
+    one = given | {n: Stream(given[n].x[:, :1]) for n in shorter}
+    if aligned(subject):
+      _refuses_others(subject, given, name)
     _, y = run(subject, one)
     for other, out in y.items():
       require(np.isfinite(out).all(), f"{other}: one token of {name} gives NaN")
       if other in one:
         want = one[other].x.shape
         require(out.shape == want, f"{other} is {out.shape}, not {want}")
+
+
+def _refuses_others(subject, given, name):
+  """Checks that a shorter stream among aligned ones raises ValueError."""
+  try:
+    subject.layer(given | {name: Stream(given[name].x[:, :1])})
+  except ValueError as error:
+    return require(len(str(error)) > 20, f"no reason is given: {error}")
+  raise AssertionError(f"{name} has fewer tokens than the streams it belongs to")
 
 
 def honours_positions(subject: Subject) -> None:
