@@ -119,7 +119,8 @@ class KANLinear(nnx.Module):
     self.scaler = nnx.Param(uniform(below, dim, most=size))
     ends = np.linspace(low, high, intervals + 1)
     with jax.ensure_compile_time_eval():
-      found = b_splines(jnp.asarray(ends, jnp.float32), intervals, order, low, high)
+      splines = jax.jit(b_splines, static_argnums=(1, 2, 3, 4))
+      found = splines(jnp.asarray(ends, jnp.float32), intervals, order, low, high)
       solve = np.linalg.pinv(np.asarray(found))
     noise = uniform(intervals + 1, below, dim, most=NOISE / 2 / intervals)
     spline = jnp.einsum("gs,sio->igo", jnp.asarray(solve, jnp.float32), noise)
