@@ -127,7 +127,7 @@ class CrossFormTest(parameterized.TestCase):
         getattr(cross, check)(subject)
 
   @parameterized.parameters(
-    ("self.absent", "0 * self.absent", "maps_streams_by_name"),
+    ("self.absent[...]", "0 * self.absent[...]", "maps_streams_by_name"),
     ("text.cleared()", "text.x", "takes_examples_of_no_tokens"),
     ("raise ValueError", "print", "takes_streams_of_one_token"),
   )

@@ -33,10 +33,12 @@ PRESENT = jnp.array([[1, 1, 1], [1, 0, 1], [1, 0, 0], [0, 1, 1]], bool)
 UNKNOWN = jnp.where(PRESENT[..., None], VIEWS, jnp.nan)
 LABELS = jnp.array([1, 0, 0, -1])
 _call: Any = jax.jit(lambda m, v, p, key=None: m(v, present=p, key=key))
+_mixed: Any = jax.jit(triple_modal.tri_coattention)
 
 
 def _model(**changes):
-  options = {"width": W, "classes": 2, "tokens": 3, "dim": 4, "hidden": 6} | changes
+  options: dict[str, Any] = {"width": W, "classes": 2, "tokens": 3, "dim": 4}
+  options |= {"hidden": 6} | changes
   build = contract.constructor("triple_modal", {}, modalities.FORMS)
   return modalities.Model([build], **options, rngs=nnx.Rngs(0))
 
@@ -66,9 +68,7 @@ class HostTest(parameterized.TestCase):
     np.testing.assert_allclose(found["features"], features, atol=1e-5)
     read = there if absent == "token" else np.ones_like(there)
     for layer in model.layers:
-      *tokens, _ = triple_modal.tri_coattention(
-        *map(jnp.asarray, tokens), layer.weights, present=jnp.asarray(read)
-      )
+      *tokens, _ = _mixed(*tokens, layer.weights, present=read)
     y = np.stack(tokens, axis=1).reshape(B, -1)
     want = _mlp(model.hidden, model.head, y)
     np.testing.assert_allclose(found["logits"], want, atol=1e-5)

@@ -42,13 +42,17 @@ X = [_draw(B, T, D, seed=i) for i in range(3)]
 LAYERS = {kind: _layer(kind) for kind in triple_modal.KINDS}
 
 
+def _wide(x):
+  return np.asarray(x, np.float64)
+
+
 def _softmax(score):
   power = np.exp(score - score.max())
   return power / power.sum()
 
 
 def _linear(x, own, name, m=None):
-  matrix, bias = (np.float64(getattr(own, n)) for n in (name, f"{name}_bias"))
+  matrix, bias = (_wide(getattr(own, n)) for n in (name, f"{name}_bias"))
   return x @ matrix + bias if m is None else x @ matrix[m] + bias[m]
 
 
@@ -66,10 +70,10 @@ def _by_hand(kind, heads, present=PRESENT):
   """(3, B, T, D), token by token."""
   own, out = LAYERS[kind].weights, np.zeros((3, B, T, D))
   for i in range(B):
-    x = [np.float64(X[m][i]) for m in range(3)]
+    x = [_wide(X[m][i]) for m in range(3)]
     for m in range(3):
       if not present[i, m]:
-        x[m] = np.tile(np.float64(own.absent[m]), (T, 1))
+        x[m] = np.tile(_wide(own.absent[m]), (T, 1))
     for m in range(3):
       asked = {0: 1, 1: 2, 2: 0}[m] if kind == "ring" else m
       k, v = (_linear(x[asked], own, name, asked) for name in ("key", "value"))
@@ -91,7 +95,7 @@ class CoattentionTest(parameterized.TestCase):
   def test_every_token_by_hand(self, kind, heads):
     given: dict[str, Any] = {"kind": kind, "heads": heads}
     given["present"] = jnp.asarray(PRESENT)
-    run = jax.jit(lambda w, *x: triple_modal.tri_coattention(*x, w, **given))
+    run = jax.jit(lambda w, a, b, c: triple_modal.tri_coattention(a, b, c, w, **given))
     x = [np.where(PRESENT[:, m, None, None], X[m], np.nan) for m in range(3)]
     own = LAYERS[kind].weights
     *outs, fused = run(own, *x)
@@ -103,7 +107,7 @@ class CoattentionTest(parameterized.TestCase):
       rows += [want[2][:, t] for t in range(T)]
     _close(fused, np.stack(rows, axis=1), 1e-4)
     define = jax.jit(
-      lambda w, *x: triple_modal.reference_tri_coattention(*x, w, **given)
+      lambda w, a, b, c: triple_modal.reference_tri_coattention(a, b, c, w, **given)
     )
     defined = define(own, *x)
     _close(defined[3], fused, 1e-4)
@@ -128,8 +132,9 @@ class CoattentionTest(parameterized.TestCase):
 
   def test_tokens_have_no_order(self):
     order = np.array([2, 0, 3, 1])
-    run = jax.jit(lambda *x: triple_modal.tri_coattention(*x, LAYERS["joint"].weights))
-    _close(run(*(x[:, order] for x in X))[1], run(*X)[1][:, order])
+    run: Any = jax.jit(triple_modal.tri_coattention)
+    own = LAYERS["joint"].weights
+    _close(run(*(x[:, order] for x in X), own)[1], run(*X, own)[1][:, order])
 
   def test_dropout_of_weights(self):
     ones = jnp.ones((40, 3, 25, 1, 1))
@@ -202,7 +207,7 @@ class CoattentionTest(parameterized.TestCase):
       most = float(jnp.abs(getattr(made, name)[...]).max())
       self.assertLessEqual(most, bound, name)
       self.assertGreaterEqual(most, 0.7 * bound, name)
-    self.assertAlmostEqual(float(fresh.absent[...].std()), 0.02, delta=0.01)
+    self.assertAlmostEqual(float(fresh.weights.absent.std()), 0.02, delta=0.01)
 
 
 class BlockTest(absltest.TestCase):
@@ -212,14 +217,14 @@ class BlockTest(absltest.TestCase):
     made = jax.tree.unflatten(
       tree, [x + 0.3 * _draw(*x.shape, seed=i) for i, x in enumerate(leaves)]
     )
-    own, x = made.weights, np.float64(X[0])
+    own, x = made.weights, _wide(X[0])
     q, k, v = (_linear(x, own, name) for name in ("query", "key", "value"))
     want = np.zeros((B, T, D))
     for i in range(B):
       for t in range(T):
         y = _linear(_context(q[i, t], k[i], v[i], 2), own, "dense") + x[i, t]
         y = (y - y.mean()) / math.sqrt(y.var() + 1e-12)
-        want[i, t] = y * np.float64(own.norm_scale) + np.float64(own.norm_bias)
+        want[i, t] = y * _wide(own.norm_scale) + _wide(own.norm_bias)
     _close(jax.jit(lambda m, x: m(x))(made, X[0]), want, 1e-4)
     self.assertEqual(block.EPSILON, 1e-12)
 
@@ -283,7 +288,7 @@ class SplinesTest(parameterized.TestCase):
       for o in range(3):
         curve = BSpline(knots, spline[i, :, o].astype(float), 3, extrapolate=False)
         # SciPy's curve ends at the inner knots; outside the sum is over elements.
-        outer = sum(
+        outer: Any = sum(
           spline[i, g, o]
           * np.nan_to_num(
             BSpline.basis_element(knots[g : g + 5], extrapolate=False)(x[:, i])
@@ -323,12 +328,12 @@ SCORES, A, C = _draw(5, 3), _draw(5, D, seed=1), _draw(5, D, seed=2)
 
 
 def _focal(alpha=0.25, gamma=2.0):
-  share = np.array([_softmax(np.float64(row))[y] for row, y in zip(SCORES, LABELS)])
+  share = np.array([_softmax(_wide(row))[y] for row, y in zip(SCORES, LABELS)])
   return float((-alpha * (1 - share) ** gamma * np.log(share)).mean())
 
 
 def _divergence(a, b, labels, length=2.0):
-  a, b = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in np.float64((a, b)))
+  a, b = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in _wide((a, b)))
   total = 0.0
   for one, other in ((a, b), (b, a)):
     for i, label in enumerate(labels):

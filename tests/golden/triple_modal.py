@@ -27,7 +27,9 @@ def compare(arrays: Mapping[str, np.ndarray], meta: dict) -> Iterator[tuple]:
 
   def fused(x):
     return {
-      kind: triple_modal.tri_coattention(*x, w, kind=kind, heads=heads.get(kind, 1))
+      kind: triple_modal.tri_coattention(
+        x[0], x[1], x[2], w, kind=kind, heads=heads.get(kind, 1)
+      )
       for kind, w in own.items()
     }
 
@@ -35,8 +37,8 @@ def compare(arrays: Mapping[str, np.ndarray], meta: dict) -> Iterator[tuple]:
     return self_attend(x, block, heads=hyper["self_heads"])
 
   def joint(given):
-    rows = [f.reshape(len(labels), -1) for f in given[:3]]
-    return triple_modal.itcfn_loss(*rows, given[3], labels)
+    a, b, c = (f.reshape(len(labels), -1) for f in given[:3])
+    return triple_modal.itcfn_loss(a, b, c, given[3], labels)
 
   def cosines(y):
     return jnp.vdot(y, jnp.cos(jnp.arange(y.size, dtype=jnp.float32)).reshape(y.shape))
@@ -54,8 +56,8 @@ def compare(arrays: Mapping[str, np.ndarray], meta: dict) -> Iterator[tuple]:
     found["out.joint_loss"] = joint(given)
     slopes = jax.grad(joint)(given)
     found |= {f"grad.{n}": z for n, z in zip(("f1", "f2", "f3", "scores"), slopes)}
-    rows = [f.reshape(len(labels), -1) for f in given[:2]]
-    return found | {"out.sdm12": triple_modal.sdm_loss(*rows, labels)}
+    a, b = (f.reshape(len(labels), -1) for f in given[:2])
+    return found | {"out.sdm12": triple_modal.sdm_loss(a, b, labels)}
 
   for key, value in run(x, jnp.asarray(arrays["in.xself"]), losses).items():
     yield key, value, arrays[key]

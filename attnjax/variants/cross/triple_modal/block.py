@@ -1,5 +1,7 @@
 """The self-attention block of each stream, with its residual and layer norm."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -44,7 +46,7 @@ def self_attend(
     _linear(x, weights, name).reshape(*x.shape[:2], heads, size)
     for name in ("query", "key", "value")
   )
-  lost = {}
+  lost: dict[str, Any] = {}
   if key is not None:
     key, own = jax.random.split(key)
     lost = {"dropout_rng": own, "dropout_rate": weight_drop_rate}

@@ -117,7 +117,7 @@ def tri_coattention(
   x, q, k, v, seen = project(x, real, weights, kind, heads)
   context = attend(q, k, v, valid=seen, drop_rate=drop_rate, key=key, impl=impl)
   out = merge(context, x, weights, kind)
-  return *(out[:, m] for m in range(3)), fused(out, kind)
+  return out[:, 0], out[:, 1], out[:, 2], fused(out, kind)
 
 
 def head_size(D: int, heads: int) -> int:

@@ -35,8 +35,9 @@ def reference_tri_coattention(
     jnp.where(real[:, m, None, None], x, weights.absent[m])
     for m, x in enumerate(streams)
   ]
+  query = jnp.concatenate(streams, axis=-1)
   if kind != "ring":
-    query = jnp.concatenate(streams, axis=-1) @ weights.joint + weights.joint_bias
+    query = query @ weights.joint + weights.joint_bias
   outs = []
   for m, x in enumerate(streams):
     asked = (m + 1) % 3 if kind == "ring" else m

@@ -77,8 +77,13 @@ class BlockWeights:
 
 def shapes(kind: str, D: int) -> dict[str, tuple[int, ...]]:
   """Returns the shapes of the parameters that a kind has."""
-  found = {"key": (3, D, D), "key_bias": (3, D), "value": (3, D, D)}
-  found |= {"value_bias": (3, D), "out": (3, 2 * D, D), "out_bias": (3, D)}
+  found: dict[str, tuple[int, ...]] = {"key": (3, D, D), "key_bias": (3, D)}
+  found |= {
+    "value": (3, D, D),
+    "value_bias": (3, D),
+    "out": (3, 2 * D, D),
+    "out_bias": (3, D),
+  }
   found["absent"] = (3, D)
   if kind != "joint":
     found |= {"query": (3, D, D), "query_bias": (3, D)}
