@@ -83,12 +83,13 @@ def apart(dims, *, layers, rngs):
   return Apart()
 
 
-apart.module = triple_modal
+setattr(apart, "module", triple_modal)  # noqa: B010
 
 
 def built(layer, **options):
   """Returns what makes the host of a layer from a random key."""
-  sizes = {"width": WIDTH, "classes": 2, "tokens": TOKENS, "dim": DIM} | options
+  sizes: dict[str, Any] = {"width": WIDTH, "classes": 2, "tokens": TOKENS}
+  sizes |= {"dim": DIM} | options
   return lambda key: modalities.Model([layer], **sizes, rngs=nnx.Rngs(key))
 
 
