@@ -35,7 +35,7 @@ class Layer(nnx.Module):
 
   def __init__(
     self,
-    dims: Mapping[str, int],
+    dims: Mapping[str, int],  # D of each of STREAMS, all equal
     *,
     form: str = "cross",
     kind: str = "joint",  # who asks whom, one of KINDS
