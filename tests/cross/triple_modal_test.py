@@ -148,12 +148,16 @@ class CoattentionTest(parameterized.TestCase):
     self.assertGreater(float(jnp.abs(out[:, 0] - out[:, 1]).mean()), 0.05)
     _close(run(q, ones, ones), jnp.ones((40, 3, 50, 1, 1)))
 
-  def test_a_key_turns_the_layers_dropout_on(self):
+  def test_a_key_turns_dropout_on(self):
     streams = {n: Stream(jnp.asarray(x)) for n, x in zip(NAMES, X)}
+    layer, key = LAYERS["joint"], jax.random.key(0)
     run = jax.jit(lambda layer, key: layer(streams, key=key)["mri"])
-    plain, dropped = (run(LAYERS["joint"], k) for k in (None, jax.random.key(0)))
+    given: dict[str, Any] = {"kind": "joint", "heads": 1, "present": PRESENT | True}
+    plain, *_ = _run(*X, layer.weights, **given)
+    dropped, *_ = _run(*X, layer.weights, key=key, **given)
     self.assertGreater(float(jnp.abs(plain - dropped).max()), 1e-3)
-    self.assertEqual(LAYERS["joint"].drop_rate, 0.1)
+    _close(run(layer, key), dropped)  # at a rate of 0.1, too
+    self.assertEqual(layer.drop_rate, 0.1)
 
   def test_errors_name_value_and_rule(self):
     own, x = LAYERS["joint"].weights, [jnp.asarray(x) for x in X]

@@ -46,7 +46,7 @@ the cohorts ADNI-1 and ADNI-2.
 """
 
 from attnjax.variants.cross.triple_modal.block import SelfAttention
-from attnjax.variants.cross.triple_modal.cases import CASES, REFUSED
+from attnjax.variants.cross.triple_modal.cases import CASES, CURVES, REFUSED
 from attnjax.variants.cross.triple_modal.coattention import (
   IMPLEMENTATIONS,
   attend,
@@ -82,6 +82,7 @@ GROWTH = 2.0
 __all__ = [
   "ALIGNED",
   "CASES",
+  "CURVES",
   "FORMS",
   "GROWTH",
   "IMPLEMENTATIONS",

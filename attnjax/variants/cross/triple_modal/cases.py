@@ -81,3 +81,12 @@ CASES = (
   ),
 )
 REFUSED = dict.fromkeys(BACKENDS, ("splines", "focal", "matching", "losses"))
+
+
+def _long(T):
+  """Returns queries that three blocks of T keys share."""
+  shapes = {"q": (1, T, 2, 16), "k": (1, 3, T, 2, 16), "v": (1, 3, T, 2, 16)}
+  return Case("long", shapes)
+
+
+CURVES = {"blocks": (2.0, _long)}
