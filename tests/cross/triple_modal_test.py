@@ -14,7 +14,7 @@ from scipy.interpolate import BSpline
 
 from attnjax.core.streams import Stream
 from attnjax.variants.cross import triple_modal
-from attnjax.variants.cross.triple_modal import block
+from attnjax.variants.cross.triple_modal import block, weights
 
 B, T, D, N = 3, 4, 6, 2
 NAMES = triple_modal.STREAMS
@@ -187,15 +187,18 @@ class CoattentionTest(parameterized.TestCase):
 
   def test_parameters(self):
     for kind, count in (("ring", 27), ("joint", 25), ("joint_mha", 28)):
-      make = functools.partial(triple_modal.Layer, dict.fromkeys(NAMES, 1), kind=kind)
-      made = jax.eval_shape(lambda make=make: make(rngs=nnx.Rngs(0)))
       # Those of the authors' modules, and a token for each stream.
-      self.assertEqual(sum(x.size for x in jax.tree.leaves(made)), count + 3, kind)
-    fresh = triple_modal.Layer(dict.fromkeys(NAMES, 16), rngs=nnx.Rngs(0))
-    self.assertEqual((fresh.kind, fresh.heads, fresh.impl), ("joint", 1, "auto"))
-    mha = triple_modal.Layer(
-      dict.fromkeys(NAMES, 16), kind="joint_mha", rngs=nnx.Rngs(0)
-    )
+      sizes = map(math.prod, weights.shapes(kind, 1).values())
+      self.assertEqual(sum(sizes), count + 3, kind)
+      shapes = [x.shape for x in jax.tree.leaves(LAYERS[kind].weights)]
+      self.assertCountEqual(shapes, weights.shapes(kind, D).values())
+    dims = dict.fromkeys(NAMES, 16)
+    makes = [
+      functools.partial(triple_modal.Layer, dims, kind=k)
+      for k in ("joint", "joint_mha")
+    ]
+    fresh, mha = jax.jit(lambda: [make(rngs=nnx.Rngs(0)) for make in makes])()
+    self.assertEqual((fresh.heads, fresh.impl), (1, "auto"))
     for made, name, bound in (
       (fresh, "key", 16**-0.5),
       (fresh, "value_bias", 16**-0.5),
@@ -306,7 +309,7 @@ class SplinesTest(parameterized.TestCase):
     _close(jax.jit(triple_modal.kan_linear)(x, base, spline, scaler), want, 1e-4)
 
   def test_curves_begin_as_noise_at_the_knots(self):
-    made = triple_modal.KANLinear(9, 16, rngs=nnx.Rngs(0))
+    made = jax.jit(lambda: triple_modal.KANLinear(9, 16, rngs=nnx.Rngs(0)))()
     shapes = [getattr(made, n)[...].shape for n in ("base", "spline", "scaler")]
     self.assertEqual(shapes, [(9, 16), (9, 8, 16), (9, 16)])
     basis = jax.jit(triple_modal.b_splines)(np.linspace(-1, 1, 6, dtype="f4"))

@@ -99,12 +99,7 @@ def tri_coattention(
     NotImplementedError: for dropout in "reference".
   """
   check_options(kind=(kind, KINDS), impl=(impl, ("auto", *IMPLEMENTATIONS)))
-  if not x1.shape == x2.shape == x3.shape:
-    raise ValueError(
-      f"streams {x1.shape}, {x2.shape} and {x3.shape}: token t of each belongs together"
-    )
-  check(weights, kind, x1.shape[-1])
-  head_size(x1.shape[-1], heads)
+  _check((x1, x2, x3), weights, kind, heads)
   if impl == "reference":
     definition.refuse(key)
     return definition.reference_tri_coattention(
@@ -118,6 +113,15 @@ def tri_coattention(
   context = attend(q, k, v, valid=seen, drop_rate=drop_rate, key=key, impl=impl)
   out = merge(context, x, weights, kind)
   return out[:, 0], out[:, 1], out[:, 2], fused(out, kind)
+
+
+def _check(streams, weights, kind, heads):
+  """Raises ValueError if the streams, the parameters or the heads do not fit."""
+  shapes = [x.shape for x in streams]
+  if len(set(shapes)) != 1:
+    raise ValueError(f"streams {shapes}: token t of each belongs together")
+  check(weights, kind, shapes[0][-1])
+  head_size(shapes[0][-1], heads)
 
 
 def head_size(D: int, heads: int) -> int:
