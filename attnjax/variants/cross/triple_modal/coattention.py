@@ -106,9 +106,7 @@ def tri_coattention(
       x1, x2, x3, weights, kind=kind, heads=heads, present=present
     )
   x = jnp.stack([x1, x2, x3], axis=1)
-  real = None
-  if present is not None:
-    real = jnp.broadcast_to(present[..., None], x.shape[:3])
+  real = None if present is None else jnp.broadcast_to(present[..., None], x.shape[:3])
   x, q, k, v, seen = project(x, real, weights, kind, heads)
   context = attend(q, k, v, valid=seen, drop_rate=drop_rate, key=key, impl=impl)
   out = merge(context, x, weights, kind)
