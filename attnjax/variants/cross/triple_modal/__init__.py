@@ -18,7 +18,9 @@ Every map has a bias. "joint" is one query against three blocks of keys, with a 
 for each block: `attend`. In the authors' network 256 features are the tokens and D = 1.
 
 Around it: the self-attention block LN(dense(att(x)) + x), `SelfAttention`; the spline
-layer y = silu(x) Wb + sum_g spline_g(x) Ws_g scaler, `kan_linear`; and the loss
+layer y = silu(x) Wb + sum_g spline_g(x) Ws_g scaler, `kan_linear`; the clinical table's
+`ClinicalEncoder`, a spline layer and three transformer blocks on one token; the head of
+all tokens, a 1-D `DenseNet`; and the loss
 
   focal = mean 0.25 (1 - p)^2 (-log p)
   S(a, b) = mean_i KL(softmax_j(2 cos(a_i, b_j)) || T_i), both ways, with
@@ -40,13 +42,14 @@ size, V value size, D width, L = 3 T, I features, O outputs, G splines, C classe
 Not here: a kernel that loads the query once for its three softmaxes (blocks are rows
 of the batch of the softmax engine); sorting for D = 1; the VQ-GAN that makes PET of
 MRI, with its adversarial and perceptual losses (an MLP stands for it); the 3-D
-ResNet-50, the clinical encoder and the 1-D DenseNet, and so the whole network of
-51,712,485 parameters; grids of splines that follow the data; dropout in "reference";
-the cohorts ADNI-1 and ADNI-2.
+ResNet-50, and so the whole network of 51,712,485 parameters, whose other parts are
+here; grids of splines that follow the data; dropout in "reference"; the cohorts ADNI-1
+and ADNI-2.
 """
 
 from attnjax.variants.cross.triple_modal.block import SelfAttention
 from attnjax.variants.cross.triple_modal.cases import CASES, CURVES, REFUSED
+from attnjax.variants.cross.triple_modal.clinical import ClinicalEncoder
 from attnjax.variants.cross.triple_modal.coattention import (
   IMPLEMENTATIONS,
   attend,
@@ -60,6 +63,7 @@ from attnjax.variants.cross.triple_modal.definition import (
   reference_sdm_loss,
   reference_tri_coattention,
 )
+from attnjax.variants.cross.triple_modal.dense_net import DenseNet
 from attnjax.variants.cross.triple_modal.kan import KANLinear, b_splines, kan_linear
 from attnjax.variants.cross.triple_modal.layer import Layer
 from attnjax.variants.cross.triple_modal.losses import (
@@ -91,6 +95,8 @@ __all__ = [
   "REFUSED",
   "STREAMS",
   "BlockWeights",
+  "ClinicalEncoder",
+  "DenseNet",
   "KANLinear",
   "Layer",
   "SelfAttention",
