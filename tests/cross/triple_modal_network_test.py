@@ -1,5 +1,6 @@
 """The parts of ITCFN's network beside its fusion, in NumPy, and their sizes."""
 
+import math
 from typing import Any
 
 import jax
@@ -28,8 +29,10 @@ def _shapes(make, *arguments, **options):
 def _drawn(make, *arguments, **options):
   """Returns a module whose parameters are all drawn."""
   leaves, tree = jax.tree.flatten(_shapes(make, *arguments, **options))
-  drawn = [0.3 + 0.3 * _draw(*x.shape, seed=i) for i, x in enumerate(leaves)]
-  return jax.tree.unflatten(tree, [x.astype(np.float32) for x in drawn])
+  drawn = [_draw(*x.shape, seed=i) for i, x in enumerate(leaves)]
+  # Sums of units are about 1, so that no sigmoid of them is 0 or 1.
+  sizes = [math.prod(x.shape[:-1]) ** -0.5 for x in leaves]
+  return jax.tree.unflatten(tree, [x * np.float32(s) for x, s in zip(drawn, sizes)])
 
 
 def _size(made):
@@ -77,7 +80,9 @@ class DenseNetTest(absltest.TestCase):
     make: dict[str, Any] = {"layers": (1, 1), "growth": 2, "sigmoid_scores": True}
     net = _drawn(triple_modal.DenseNet, 3, **make)
     x = _draw(2, 37, 3)
-    stats = jax.tree.map(lambda s: np.asarray(s) + np.float32(0.3), net.init_stats())
+    stats = jax.tree.map(
+      lambda s: np.float32(0.05) + np.asarray(s) / 3, net.init_stats()
+    )
     self.assertLen(
       jax.tree.leaves(stats, is_leaf=lambda s: isinstance(s, Stats)), 1 + 2 + 1 + 2
     )
@@ -96,6 +101,7 @@ class DenseNetTest(absltest.TestCase):
         y = _convolved(_norm(y, between.norm, own["norm"]), between.convolution)
         y = (y[:, 0::2] + y[:, 1::2]) / 2
     scores = _linear(np.maximum(_linear(y.mean(1), net.hidden), 0), net.head)
+    self.assertLess(np.abs(scores).max(), 5)
     _close(found, 1 / (1 + np.exp(-scores)))
 
 
