@@ -63,6 +63,40 @@ class Layer(nnx.Module):
     return {"text": streams.cleared(x + out, text.valid)}
 '''
 
+_ALIGNED = '''
+"""Text and sound, token by token; a learned one where the sound is absent."""
+
+import jax.numpy as jnp
+from flax import nnx
+
+IMPLEMENTATIONS = ("reference", "xla")
+FORMS = ("cross",)
+STREAMS = ("text", "sound")
+ALIGNED = True
+LAYER = {"dims": {"text": 6, "sound": 4}}
+GROWTH = 1.0
+CASES = ()
+
+
+class Layer(nnx.Module):
+  refuses = {"positions": "no token knows of another, before or after it"}
+
+  def __init__(self, dims, *, form: str = "cross", rngs):
+    self.map = nnx.Linear(dims["sound"], dims["text"], rngs=rngs)
+    self.absent = nnx.Param(jnp.ones(dims["text"]))
+
+  def __call__(self, given, *, index=0):
+    text, sound = given["text"], given["sound"]
+    if sound.positions is not None or text.positions is not None:
+      raise NotImplementedError(self.refuses["positions"])
+    if text.x.shape[1] != sound.x.shape[1]:
+      raise ValueError(f"{text.x.shape} and {sound.x.shape} do not belong together")
+    heard = jnp.where(
+      sound.real[..., None], self.map(sound.cleared()), self.absent[...]
+    )
+    return {"text": text.cleared() + jnp.tanh(heard)}
+'''
+
 
 class CrossFormTest(parameterized.TestCase):
   def test_a_layer_is_added(self):
@@ -91,6 +125,25 @@ class CrossFormTest(parameterized.TestCase):
       subject = Subject(contract.load(slug), "cross")
       with self.assertRaises((AssertionError, TypeError, ValueError)):
         getattr(cross, check)(subject)
+
+  @parameterized.parameters(
+    ("self.absent[...]", "0 * self.absent[...]", "maps_streams_by_name"),
+    ("text.cleared()", "text.x", "takes_examples_of_no_tokens"),
+    ("raise ValueError", "print", "takes_streams_of_one_token"),
+  )
+  def test_streams_that_belong_together(self, right, wrong, check):
+    self.assertIn(right, _ALIGNED)
+    for text, raises in ((_ALIGNED, False), (_ALIGNED.replace(right, wrong), True)):
+      with _added(text) as slug:
+        subject = Subject(contract.load(slug), "cross")
+        with self.assertRaises(AssertionError) if raises else contextlib.nullcontext():
+          getattr(cross, check)(subject)
+
+  def test_aligned_streams_keep_the_form(self):
+    with _added(_ALIGNED) as slug:
+      subject = Subject(contract.load(slug), "cross")
+      for check in cross.CHECKS:
+        check(subject)
 
   def test_a_stream_knows_its_padding(self):
     x = jnp.array([[[1.0], [jnp.nan], [3.0]]])

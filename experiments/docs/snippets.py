@@ -10,6 +10,7 @@ from attnjax.contract import Case
 from experiments.docs import signatures
 
 _SIDES = {"causal": (12,), "sequence": (12,), "image": (8, 8)}
+_LENGTH = 12  # tokens of each stream
 _AXES = {"causal": "B, T, D", "sequence": "B, T, D", "image": "B, H, W, D"}
 
 
@@ -21,7 +22,8 @@ def snippet(slug: str, module: ModuleType, form: str = "") -> str:
     module: its module.
     form: of the layer; no layer if "".
   """
-  lines = ["import jax", "import attnjax", ""]
+  lines = ["import jax", "import attnjax"]
+  lines += ["from attnjax.core.streams import Stream", ""] if form == "cross" else [""]
   seed = 0
   for function in dict.fromkeys(case.function for case in module.CASES):
     cases = [case for case in module.CASES if case.function == function]
@@ -32,7 +34,9 @@ def snippet(slug: str, module: ModuleType, form: str = "") -> str:
     drawn = _drawn(module, case, seed)
     seed += len(drawn)
     lines += [*drawn, _called(slug, module, case)]
-  if form:
+  if form == "cross":
+    lines += _between_streams(slug, module, seed)
+  elif form:
     shape = (2, *_SIDES[form], module.LAYER["dim"])
     lines += [
       _layer(slug, module, form),
@@ -112,6 +116,27 @@ def _of_case(slug: str, module: ModuleType, case: Case) -> list[str]:
       f"out = attnjax.{slug}.{case.function}",
       ["**case.arrays()", "**case.arguments()"],
     ),
+  ]
+
+
+def _between_streams(slug: str, module: ModuleType, seed: int) -> list[str]:
+  """Returns lines that call a layer of the form "cross"; x and y are of one stream."""
+  first = _literally(module.STREAMS[0])
+  options = {n: v for n, v in module.LAYER.items() if n != "dims"}
+  named = [f"{name}={_literally(value)}" for name, value in options.items()]
+  items = [f'"{n}": {module.LAYER["dims"][n]}' for n in module.STREAMS]
+  given = ["dims", 'form="cross"', *named, "rngs=0"]
+  shape = (2, _LENGTH, module.LAYER["dims"][module.STREAMS[0]])
+  return [
+    f"dims = {{{', '.join(items)}}}",
+    signatures.wrapped(f"layer = attnjax.{slug}.Layer", given),
+    f"x = jax.random.normal(jax.random.key({seed}), {shape})  # (B, T, D)",
+    signatures.wrapped(
+      "draw = jax.random.normal",
+      [f"jax.random.key({seed + 1})", f"(2, {_LENGTH}, max(dims.values()))"],
+    ),
+    "streams = {name: Stream(draw[..., :dim]) for name, dim in dims.items()}",
+    f"y = layer(streams | {{{first}: Stream(x)}})[{first}]",
   ]
 
 

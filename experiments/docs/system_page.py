@@ -149,8 +149,7 @@ def _refused(module: Any, form: str) -> str:
   """Says which context a layer refuses, and why; only shapes are computed."""
 
   def make():
-    options = {name: v for name, v in module.LAYER.items() if name != "dim"}
-    return module.Layer(module.LAYER["dim"], form=form, rngs=nnx.Rngs(0), **options)
+    return module.Layer(**module.LAYER, form=form, rngs=nnx.Rngs(0))
 
   refuses = getattr(jax.eval_shape(make), "refuses", None) or {}
   return "; ".join(f"`{n}` ({markdown.prose(why)})" for n, why in refuses.items())

@@ -8,6 +8,8 @@ A system's module has
   LAYER     tiny options of it for the checks, with `dims`; or, of a Layer that has
             other forms too, with `dim`, a width that all streams have
   GROWTH    p, where the matrix products grow as T^p if all streams have T tokens
+  ALIGNED   optional: True, if token t of each stream belongs together, so that all have
+            T tokens; a layer raises ValueError for others
 
   found = layer({"text": Stream(x), "video": Stream(y, valid=real)}, index=0)
 
@@ -18,14 +20,17 @@ stream to (B, T, D), its new hidden states, and any other name, such as "pooled"
 layer, and may be traced; a layer that drops in training takes `key`.
 
 Padding changes nothing: neither results at real tokens nor gradients, whatever stands
-there; results at padding are finite, also where an example has no real token of a
-stream. Other examples of the batch change nothing either.
+there; results at padding are finite. Other examples of the batch change nothing either.
+
+An example that lacks a stream has it with no real token: whatever stands there, also
+NaN, reaches nothing, and all results are finite. A layer may have parameters for absent
+streams, which have a gradient where one is absent. Streams that are ALIGNED are padded
+at the same tokens, but where one is absent.
 
 `layer.refuses` names, with the reason, what it cannot honour: "positions", of all
 streams, or "video.positions", of one; with these it raises NotImplementedError.
 """
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -35,10 +40,11 @@ import numpy as np
 from jaxtyping import Array
 
 from attnjax.contract import layers
+from attnjax.contract.stream_runs import BATCH, aligned, lacking, run, streams
 from attnjax.contract.subject import Subject, close, equal, require
 from attnjax.core.streams import Stream
 
-BATCH, TOKENS, PADDING = 3, 5, 4
+PADDING = 4
 
 
 class Layer(Protocol):
@@ -51,50 +57,16 @@ class Layer(Protocol):
     ...
 
 
-def streams(subject: Subject) -> dict[str, Stream]:
-  """Returns three examples of every stream, of 5, 6, ... tokens."""
-  draw = np.random.default_rng(2).standard_normal
-  options = subject.module.LAYER
-  dims = options.get("dims") or dict.fromkeys(subject.module.STREAMS, options["dim"])
-  return {
-    name: Stream(jnp.asarray(draw((BATCH, TOKENS + i, dims[name])), jnp.float32))
-    for i, name in enumerate(subject.module.STREAMS)
-  }
-
-
-def run(subject: Subject, given: Mapping[str, Stream], weight: Any = None) -> Any:
-  """Returns (gradients of the layer and the streams, the results).
-
-  Args:
-    subject: a system's module in this form.
-    given: the streams.
-    weight: name -> (B, T), which tokens of a result the loss is of; all if None.
-  """
-  return _both(
-    subject.layer, {n: s.x for n, s in given.items()}, dict(given), weight or {}
-  )
-
-
-@jax.jit
-def _both(layer, x, given, weight):
-  def loss(layer, x):
-    y = dict(layer({n: dataclasses.replace(s, x=x[n]) for n, s in given.items()}))
-    sums = [
-      jnp.sum(jnp.sin(out) * weight[n][..., None] if n in weight else jnp.sin(out))
-      for n, out in y.items()
-    ]
-    return sum(sums), y
-
-  return jax.grad(loss, (0, 1), has_aux=True)(layer, x)
-
-
 def outputs(subject: Subject) -> Any:
   """Returns `run` of the streams without padding: what a mutant may change."""
   return run(subject, streams(subject))
 
 
 def maps_streams_by_name(subject: Subject) -> None:
-  """Checks shapes, and that every parameter and stream has a finite gradient."""
+  """Checks shapes, and that every parameter and stream has a finite gradient.
+
+  Parameters for absent streams have theirs where an example lacks one.
+  """
   given = streams(subject)
   grads, y = outputs(subject)
   require(len(y) > 0, "a layer returns nothing")
@@ -104,7 +76,13 @@ def maps_streams_by_name(subject: Subject) -> None:
   for path, leaf in jax.tree_util.tree_leaves_with_path(grads):
     name = jax.tree_util.keystr(path)
     require(np.isfinite(leaf).all(), f"the gradient of {name} is not finite")
-    require((np.asarray(leaf) != 0).any(), f"{name} has no gradient")
+  moved = [jax.tree.map(lambda leaf: np.asarray(leaf) != 0, grads)]
+  for name in given:
+    without, _ = run(subject, lacking(subject, name, 0.0))
+    moved.append(jax.tree.map(lambda leaf: np.asarray(leaf) != 0, without))
+  some = jax.tree.map(lambda *parts: any(p.any() for p in parts), *moved)
+  for path, leaf in jax.tree_util.tree_leaves_with_path(some):
+    require(leaf, f"{jax.tree_util.keystr(path)} has no gradient")
 
 
 def ignores_padding(subject: Subject) -> None:
@@ -114,7 +92,8 @@ def ignores_padding(subject: Subject) -> None:
   padded, at = {}, {}
   for i, (name, stream) in enumerate(given.items()):
     T = stream.x.shape[1]
-    at[name] = np.arange(T) + i % 2 * PADDING  # padding behind, then before
+    before = i % 2 and not aligned(subject)  # else behind
+    at[name] = np.arange(T) + (PADDING if before else 0)
     padded[name] = np.isin(np.arange(T + PADDING), at[name])
   found = []
   for value in (0.0, np.nan):
@@ -142,11 +121,11 @@ def ignores_padding(subject: Subject) -> None:
 
 
 def takes_examples_of_no_tokens(subject: Subject) -> None:
-  """Checks that an example without real tokens is finite and leaves others alone."""
+  """Checks that an absent stream is not read, and that other examples stay."""
   given, (_, want) = streams(subject), outputs(subject)
-  for name, stream in given.items():
-    valid = jnp.ones(stream.x.shape[:2], bool).at[1].set(False)
-    (by_layer, by_x), y = run(subject, given | {name: Stream(stream.x, valid)})
+  for name in given:
+    (by_layer, by_x), y = run(subject, lacking(subject, name, jnp.nan))
+    equal(run(subject, lacking(subject, name, 0.0))[1], y, f"absent {name} is read")
     for leaf in jax.tree.leaves((by_layer, by_x, y)):
       require(np.isfinite(leaf).all(), f"without tokens of {name} something is NaN")
     require(not by_x[name][1].any(), f"padding of {name} has a gradient")
@@ -173,14 +152,26 @@ def permutes_examples(subject: Subject) -> None:
 def takes_streams_of_one_token(subject: Subject) -> None:
   """Checks that each stream may have a single token."""
   given = streams(subject)
-  for name, stream in given.items():
-    one = given | {name: Stream(stream.x[:, :1])}
+  for name in given:
+    shorter = list(given) if aligned(subject) else [name]
+    one = given | {n: Stream(given[n].x[:, :1]) for n in shorter}
+    if aligned(subject):
+      _refuses_others(subject, given, name)
     _, y = run(subject, one)
     for other, out in y.items():
       require(np.isfinite(out).all(), f"{other}: one token of {name} gives NaN")
       if other in one:
         want = one[other].x.shape
         require(out.shape == want, f"{other} is {out.shape}, not {want}")
+
+
+def _refuses_others(subject, given, name):
+  """Checks that a shorter stream among aligned ones raises ValueError."""
+  try:
+    subject.layer(given | {name: Stream(given[name].x[:, :1])})
+  except ValueError as error:
+    return require(len(str(error)) > 20, f"no reason is given: {error}")
+  raise AssertionError(f"{name} has fewer tokens than the streams it belongs to")
 
 
 def honours_positions(subject: Subject) -> None:
