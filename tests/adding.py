@@ -1,6 +1,7 @@
 """Adds files to the library's packages while a test runs."""
 
 import contextlib
+import itertools
 import tempfile
 import textwrap
 from collections.abc import Iterable, Mapping
@@ -8,9 +9,11 @@ from pathlib import Path
 from types import ModuleType
 
 import attnjax
-from attnjax import contract
+from attnjax import contract, variants
 from attnjax.contract.subject import Subject
 from tests import contract_test
+
+_number = itertools.count()
 
 
 @contextlib.contextmanager
@@ -33,6 +36,19 @@ def added(files: Mapping[str, str], packages: Mapping[str, ModuleType]):
       register.cache_clear()
       stack.callback(register.cache_clear)
     yield Path(folder)
+
+
+@contextlib.contextmanager
+def system(text: str, name: str):
+  """Adds a system of its own family while the context lasts; gives its slug.
+
+  Python imports each name once, so that each text has a number of its own.
+  """
+  slug = f"{name}{next(_number)}"
+  folder = f"variants/{slug}_family"
+  files = {f"{folder}/__init__.py": "", f"{folder}/{slug}.py": text}
+  with added(files, {"variants": variants}):
+    yield slug
 
 
 def keeps_its_contract(test, slug: str) -> None:

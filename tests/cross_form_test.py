@@ -1,13 +1,12 @@
 """The form "cross": a layer is added as a file, and what breaks the form is found."""
 
 import contextlib
-import itertools
 from typing import Any
 
 import jax.numpy as jnp
 from absl.testing import absltest, parameterized
 
-from attnjax import contract, variants
+from attnjax import contract
 from attnjax.contract.forms import cross
 from attnjax.contract.subject import Subject
 from attnjax.core.streams import Stream, cleared
@@ -100,7 +99,7 @@ class Layer(nnx.Module):
 
 class CrossFormTest(parameterized.TestCase):
   def test_a_layer_is_added(self):
-    with _added(_TOY) as slug:
+    with adding.system(_TOY, "hearing") as slug:
       adding.keeps_its_contract(self, slug)
       self.assertEqual(contract.defaults(slug), {"slope": 0.5})
       build: Any = contract.constructor(slug, {"slope": 1.0}, ("cross",))
@@ -121,7 +120,7 @@ class CrossFormTest(parameterized.TestCase):
   )
   def test_a_broken_layer_is_found(self, right, wrong, check):
     self.assertIn(right, _TOY)
-    with _added(_TOY.replace(right, wrong)) as slug:
+    with adding.system(_TOY.replace(right, wrong), "hearing") as slug:
       subject = Subject(contract.load(slug), "cross")
       with self.assertRaises((AssertionError, TypeError, ValueError)):
         getattr(cross, check)(subject)
@@ -134,13 +133,13 @@ class CrossFormTest(parameterized.TestCase):
   def test_streams_that_belong_together(self, right, wrong, check):
     self.assertIn(right, _ALIGNED)
     for text, raises in ((_ALIGNED, False), (_ALIGNED.replace(right, wrong), True)):
-      with _added(text) as slug:
+      with adding.system(text, "hearing") as slug:
         subject = Subject(contract.load(slug), "cross")
         with self.assertRaises(AssertionError) if raises else contextlib.nullcontext():
           getattr(cross, check)(subject)
 
   def test_aligned_streams_keep_the_form(self):
-    with _added(_ALIGNED) as slug:
+    with adding.system(_ALIGNED, "hearing") as slug:
       subject = Subject(contract.load(slug), "cross")
       for check in cross.CHECKS:
         check(subject)
@@ -155,19 +154,6 @@ class CrossFormTest(parameterized.TestCase):
     self.assertEqual(stream.real.tolist(), [[True, False, True]])
     self.assertEqual(stream.places.tolist(), [0, 1, 2])
     self.assertEqual(Stream(x, None, jnp.array([4, 6, 9])).places.tolist(), [4, 6, 9])
-
-
-_number = itertools.count()
-
-
-@contextlib.contextmanager
-def _added(text):
-  """Adds a system; Python imports each name once, so that each text needs its own."""
-  slug = f"hearing{next(_number)}"
-  folder = f"variants/{slug}_family"
-  files = {f"{folder}/__init__.py": "", f"{folder}/{slug}.py": text}
-  with adding.added(files, {"variants": variants}):
-    yield slug
 
 
 if __name__ == "__main__":

@@ -1,13 +1,11 @@
 """The form "pairs": a scorer is added as a file, and what breaks the form is found."""
 
-import contextlib
-import itertools
 from typing import Any
 
 import jax.numpy as jnp
 from absl.testing import absltest, parameterized
 
-from attnjax import contract, variants
+from attnjax import contract
 from attnjax.contract.forms import pairs
 from attnjax.contract.subject import Subject
 from tests import adding
@@ -68,7 +66,7 @@ class Scorer(nnx.Module):
 
 class PairsFormTest(parameterized.TestCase):
   def test_a_scorer_is_added(self):
-    with _added(_TOY) as slug:
+    with adding.system(_TOY, "interaction") as slug:
       adding.keeps_its_contract(self, slug)
       self.assertEqual(contract.defaults(slug), {"scale": 0.3})
       build: Any = contract.constructor(slug, {"scale": 1.0}, ("pairs",))
@@ -92,23 +90,10 @@ class PairsFormTest(parameterized.TestCase):
   def test_a_broken_scorer_is_found(self, right, wrong, check):
     self.assertIn(right, _TOY)
     (check,) = [one for one in pairs.CHECKS if one.__name__.startswith(check)]
-    with _added(_TOY.replace(right, wrong)) as slug:
+    with adding.system(_TOY.replace(right, wrong), "interaction") as slug:
       subject = Subject(contract.load(slug), "pairs")
       with self.assertRaises((AssertionError, TypeError, ValueError)):
         check(subject)
-
-
-_number = itertools.count()
-
-
-@contextlib.contextmanager
-def _added(text):
-  """Adds a system; Python imports each name once, so that each text needs its own."""
-  slug = f"interaction{next(_number)}"
-  folder = f"variants/{slug}_family"
-  files = {f"{folder}/__init__.py": "", f"{folder}/{slug}.py": text}
-  with adding.added(files, {"variants": variants}):
-    yield slug
 
 
 if __name__ == "__main__":
