@@ -3,7 +3,8 @@
 Oriol Vinyals, Meire Fortunato, Navdeep Jaitly. Pointer Networks. 2015.
 arXiv:1506.03134, section 3.3: points uniform in the unit square; a tour begins at the
 first point. Of its two directions an answer has that whose second label is less than
-its last. Tours are exact, of 9 points at most.
+its last. Tours are exact, of 13 points at most; the paper's longer ones are those of
+approximations.
 """
 
 from experiments.data import planar, pointing

@@ -26,7 +26,7 @@ Axes: B batch, S inputs (keys), T answers (queries), H hidden size, V answers to
 from, I numbers of an input as the decoder reads it.
 
 Not here: a fused kernel that keeps tiles of tanh in registers; several heads; TSP of
-more than 9 points, by the heuristics A1 to A3 of the paper; sequences of several
+more than 13 points, by the heuristics A1 to A3 of the paper; sequences of several
 lengths in batches of their own: all are padded to the longest. SGD of rate 1 as in the
 paper is a setting of the optimizer.
 """
