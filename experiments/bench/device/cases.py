@@ -6,7 +6,6 @@ outputs.
 """
 
 import functools
-import zlib
 
 import jax
 import jax.numpy as jnp
@@ -15,10 +14,8 @@ from attnjax import backends, dot_product_attention
 from attnjax.core.masks import Causal
 from attnjax.core.recurrence import prefix
 from attnjax.core.scores import Scores
-from experiments.bench.device import limits, systems, tuned
+from experiments.bench.device import limits, losses, problems, systems, timed, tuned
 from pallas_kernels import flash, prefix_softmax
-
-TOKENS = 16384  # tokens of a timed case, in all batches
 
 
 def cases() -> list[dict]:
@@ -26,9 +23,10 @@ def cases() -> list[dict]:
   return [
     *_right(),
     *_right_others(),
-    *limits.cases(_case),
-    *_timed(),
-    *tuned.cases(_timing),
+    *losses.cases(),
+    *limits.cases(problems.case),
+    *timed.cases(),
+    *tuned.cases(timed.timing),
     *systems.cases(),
   ]
 
@@ -69,6 +67,8 @@ def plain(kind: str, options: dict, x: dict) -> dict:
 
   The weights are the outputs with an identity matrix as the values.
   """
+  if "v" not in x:
+    return _KINDS[kind]("reference", options, x)
   values = x["v"]
   _, S, heads, _ = values.shape
   eye = jnp.eye(S, dtype=values.dtype)[None, :, None]
@@ -120,23 +120,7 @@ def _prefix(impl: str, options: dict, x: dict) -> dict:
 
 
 _KINDS = {"flash": _flash, "decayed": _decayed, "prefix": _prefix}
-
-
-def _case(group, kind, name, inputs, wrt, options, *, key=None, **more) -> dict:
-  name = f"{group}_{kind}_{name}"
-  inputs = {n: [list(shape), dtype, draw] for n, (shape, dtype, draw) in inputs.items()}
-  fields = {"name": name, "key": key or name, "group": group, "kind": kind}
-  fields |= {"seed": zlib.crc32(name.encode()), "inputs": inputs, "wrt": wrt}
-  return fields | {"options": options, "dry": False} | more
-
-
-def _attention(shape, V, dtype):
-  """Returns q, k, v and the cotangents as {name: (shape, type, how it is drawn)}."""
-  B, T, S, N, K, H = shape
-  inputs = {"q": (B, T, N, H), "k": (B, S, K, H), "v": (B, S, K, V)}
-  inputs = {n: (shape, dtype, "normal") for n, shape in inputs.items()}
-  inputs["g_out"] = (B, T, N, V), dtype, "normal"
-  return inputs | {"g_lse": ((B, T, N), "float32", "normal")}
+_KINDS["contrastive"] = losses.contrastive
 
 
 def _right():
@@ -145,7 +129,7 @@ def _right():
   def attention(name, shape=(2, 300, 300, 4, 2, 64), dtype="bfloat16", V=None, **more):
     B, T, S, N, _, H = shape
     dry = more.pop("dry", False)
-    inputs = _attention(shape, V or H, dtype)
+    inputs = problems.attention(shape, V or H, dtype)
     extra = {
       "ids": ((B, T), "int32", "ids"),
       "bias": ((B, N, T, S), "float32", "normal"),
@@ -155,7 +139,7 @@ def _right():
     }
     inputs |= {n: extra[n] for n in extra if more.pop(n, False)}
     wrt = [n for n in inputs if not n.startswith("g_") and n != "ids"]
-    return _case("right", "flash", name, inputs, wrt, more, dry=dry)
+    return problems.case("right", "flash", name, inputs, wrt, more, dry=dry)
 
   for dtype in ("float32", "bfloat16", "float16"):
     yield attention(f"{dtype}_h64", dtype=dtype, is_causal=True, dry=True)
@@ -183,7 +167,7 @@ def _right_others():
   """Yields small problems of decayed linear attention and the prefix softmax."""
 
   def other(kind, name, B, T, N, K, H, E, dtype="bfloat16", decay=True, ids=False):
-    inputs = _attention((B, T, T, N, K, H), E, dtype)
+    inputs = problems.attention((B, T, T, N, K, H), E, dtype)
     inputs["s"] = (B, T, N), "float32", "normal"
     inputs["decay"] = (B, T, N), "float32", "decay"
     inputs["g_state"] = (B, N, H, E), "float32", "normal"
@@ -192,7 +176,7 @@ def _right_others():
     inputs = {n: i for n, i in inputs.items() if n in taken}
     wrt = [n for n in inputs if not n.startswith("g_")]
     inputs |= {"ids": ((B, T), "int32", "ids")} if ids else {}
-    return _case("right", kind, name, inputs, wrt, {}, dry=T < 400)
+    return problems.case("right", kind, name, inputs, wrt, {}, dry=T < 400)
 
   yield other("decayed", "bfloat16", 2, 300, 4, 4, 64, 64)
   for dtype in ("float32", "float16"):
@@ -207,43 +191,3 @@ def _right_others():
     yield other("prefix", f"documents_{dtype}", 2, 300, 4, 4, 1, 160, dtype, ids=True)
   yield other("prefix", "t777", 2, 777, 4, 4, 1, 64)
   yield other("prefix", "parts", 1, 2100, 2, 2, 1, 64, ids=True)
-
-
-def _timing(group, kind, name, shape, backward, options, *, key=None):
-  """Returns a case that is timed only, in bfloat16; `flops` is of the visible pairs."""
-  B, T, S, N, K, H = shape
-  inputs = _attention(shape, H, "bfloat16")
-  wrt = ["q", "k", "v"] if backward else []
-  inputs = {n: inputs[n] for n in ("q", "k", "v", *["g_out"] * backward)}
-  if kind == "decayed":
-    inputs["decay"] = (B, T, N), "float32", "decay"
-    wrt += ["decay"] * backward
-  seen = T * S / (2 if options.get("is_causal") else 1)
-  if window := options.get("local_window_size"):
-    seen = T * (sum(window) + 1)
-  if kind == "decayed":
-    seen = T * H  # the products with the states alone
-  flops = 4 * B * N * seen * H * (3.5 if backward else 1)
-  size = 2 * B * H * (2 * S * K + 2 * T * N)  # bytes, each array once
-  more = {"key": key, "shape": shape, "flops": flops, "bytes": size}
-  if group == "time":
-    name = f"{name}_{'both' if backward else 'forward'}"
-  return _case(group, kind, name, inputs, wrt, options | {"timed": True}, **more)
-
-
-def _timed():
-  """Yields problems of 16k tokens, decoding, and a window; the most telling first."""
-  softmax = functools.partial(_timing, "time", "flash")
-  rows = [(T, H, causal) for causal in (True, False) for H in (128, 64)
-          for T in (2048, 8192, 512, 32768)]  # fmt: skip
-  for T, H, causal in [*rows[:4], (TOKENS, 128, True), *rows[4:]]:
-    name = f"{'causal' if causal else 'full'}_t{T}_h{H}"
-    shape, options = (max(1, TOKENS // T), T, T, 16, 16, H), {"is_causal": causal}
-    yield from (softmax(name, shape, both, options, key=name) for both in (False, True))
-  for B, S in ((1, 8192), (1, 131072), (32, 8192), (32, 131072)):
-    yield softmax(f"decode_b{B}_s{S}", (B, 1, S, 32, 8, 128), False, {})
-  for both in (False, True):
-    options = {"is_causal": True, "local_window_size": (1023, 0)}
-    yield softmax("window", (1, 32768, 32768, 16, 16, 128), both, options, key="window")
-    shape = (1, TOKENS, TOKENS, 16, 16, 128)
-    yield _timing("time", "decayed", "t16384_h128", shape, both, {}, key="decayed")
