@@ -41,6 +41,18 @@ class PixelsTest(parameterized.TestCase):
     self.assertGreater(rows[0]["flops"][0], jnp.prod(jnp.asarray((28, 28, 3))))
     self.assertIn("mini", subject.SIZES)
 
+  def test_rows_of_a_part_stand_beside_the_others(self):
+    path = Path(self.enterContext(tempfile.TemporaryDirectory()), "bench.json")
+    new = [{"package": "b", "H": 1}]
+    self.assertEqual(records.merged(path, new), new)
+    old = [{"package": "a"}, {"package": "b", "H": 2}, {"package": "c"}]
+    path.write_text(json.dumps(old))
+    self.assertEqual(records.merged(path, new), [old[0], *new, old[2]])
+    named = [{"name": "x", "s": 1}, {"name": "y", "s": 2}]
+    path.write_text(json.dumps(named))
+    self.assertEqual(records.merged(path, [{"name": "x", "s": 3}])[1]["s"], 3)
+    self.assertLen(records.merged(path, [{"name": "z", "s": 3}]), 3)
+
   def test_networks_for_images_are_of_two_forms(self):
     forms = {pixels._form(slug) for slug in pixels.systems()}
     self.assertEqual(forms, {"backbone", "dense"})

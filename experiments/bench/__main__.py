@@ -18,7 +18,8 @@
   python -m experiments.bench device --collect OUT ... what it found, as results
 
 All but `cpu` and the kinds with rows in results/<kind> compile for machines that are
-absent. Needs `pip install -e .[bench]` (`make bench`). The rows also go to JSON files.
+absent. Needs `pip install -e .[bench]` (`make bench`). The rows also go to JSON files,
+with --only beside those of the other kernels or parts that are there.
 """
 
 import argparse
@@ -47,9 +48,8 @@ def main(argv: list[str] | None = None) -> int:
     paths = records.written(flags.kind, rows)
     print("rows in " + ", ".join(map(str, paths)))
     return 0 if holds else 1
-  return _written(
-    flags.json or Path("results") / f"bench_{flags.kind}.json", rows, holds
-  )
+  path = flags.json or Path("results") / f"bench_{flags.kind}.json"
+  return _written(path, records.merged(path, rows) if flags.only else rows, holds)
 
 
 def _parser() -> argparse.ArgumentParser:

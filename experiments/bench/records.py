@@ -32,6 +32,23 @@ def written(kind: str, found: Sequence[dict], root: Path = Path()) -> list[Path]
   return paths
 
 
+def merged(path: Path, found: Sequence[dict]) -> list[dict]:
+  """Returns a file's rows with these in place of those of equal packages or names.
+
+  Args:
+    path: of the rows that are kept; nothing if it is not there.
+    found: the new rows; those of kernels have a `package`, others a `name`.
+  """
+  old = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+  new = {_key(row) for row in found}
+  rows = [row for row in old if _key(row) not in new]
+  return sorted([*rows, *found], key=lambda row: row.get("package", ""))
+
+
+def _key(row: dict) -> str:
+  return row.get("package") or row["name"]
+
+
 def _stem(name: str) -> str:
   return "".join(c if c.isalnum() or c in "._" else "-" for c in name)
 
