@@ -91,7 +91,8 @@ def _images(side=16, batch=4):
 def _published():
   for slug, name in contract.systems().items():
     origin: Any = importlib.util.find_spec(name).origin
-    if re.search(r"\bModel\b", Path(origin).read_text(encoding="utf-8")):
+    text = Path(origin).read_text(encoding="utf-8")
+    if re.search(r'"Model"|^(def|class) Model\b', text, re.MULTILINE):  # not a title
       yield slug
 
 
