@@ -1,4 +1,4 @@
-"""What the cases are made of."""
+"""Fields of the cases, and the arrays of attention that most of them have."""
 
 import zlib
 
