@@ -136,6 +136,12 @@ class FillersTest(parameterized.TestCase):
     for name in want:
       np.testing.assert_allclose(got[name], want[name], rtol=1e-5)
 
+  def test_a_fault_in_a_map_is_not_hidden(self):
+    target = pictures(3)
+    target[0, 0, 0, 0] = np.nan
+    found = squared_error.totals(jnp.asarray(target), {"target": jnp.asarray(target)})
+    self.assertTrue(np.isnan(found["loss"]))
+
 
 class ObjectiveTest(parameterized.TestCase):
   @parameterized.parameters(

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 
 
 def real(target: jax.Array) -> jax.Array:
-  """Returns which examples of maps (B, H, W, K) are real, (B,)."""
-  return ~jnp.isnan(target).any(axis=(1, 2, 3))
+  """Returns which examples of maps (B, H, W, K) are real, (B,): not all of it is NaN."""
+  return ~jnp.isnan(target).all(axis=(1, 2, 3))
 
 
 def compared(outputs: jax.Array, target: jax.Array) -> tuple[jax.Array, jax.Array]:
