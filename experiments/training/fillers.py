@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 
 def real(target: jax.Array) -> jax.Array:
-  """Returns which examples of maps (B, H, W, K) are real, (B,): not all of it is NaN."""
+  """Returns which examples of maps (B, H, W, K) are real, (B,): not NaN throughout."""
   return ~jnp.isnan(target).all(axis=(1, 2, 3))
 
 
