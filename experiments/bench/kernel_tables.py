@@ -7,6 +7,9 @@ from experiments.bench import gpu, gpu_calls, tpu
 
 # Compute capabilities whose rows a table shows, and all that kernels are compiled for.
 SHOWN, CHIPS = (80, 90, 100), (80, 89, 90, 100, 120)
+# Multiplications of the matrix units in a cycle, four of 128 x 128 and of 256 x 256,
+# which at 1.5 and 1.75 GHz are the 197 and 918 TFLOPS of Cloud TPU's documentation.
+MACS = {"v5e": 4 * 128**2, "v6e": 4 * 256**2}
 _CALL = "triton_kernel_call"
 # Bytes of fast memory of TPUs.
 _FAST = {"v5e": 128 << 20, "v6e": 128 << 20}

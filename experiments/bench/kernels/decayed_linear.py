@@ -27,7 +27,7 @@ from experiments.bench import (
   lowering,
   tpu_schedule,
 )
-from experiments.bench.kernel_tables import CHIPS
+from experiments.bench.kernel_tables import CHIPS, MACS
 
 HEADS = ((64, 64), (80, 80), (96, 96), (128, 128), (192, 128), (256, 256))
 CAPABILITIES = (80, 90)  # of the table beside fla's kernels
@@ -35,9 +35,7 @@ KERNELS = ("forward", "states", "backward")
 # N heads get their states in two passes where they are no wider than 128; MANY heads
 # are enough for one pass.
 T, N, MANY = 4096, 16, 64
-# Products a cycle of the matrix units, and bytes a cycle of the memory: 819 GB/s at
-# 1.5 GHz and 1640 GB/s at 1.75 GHz.
-PRODUCTS = {"v5e": 4 * 128 * 128, "v6e": 2 * 256 * 256}
+# Bytes a cycle of the memory: 819 GB/s at 1.5 GHz and 1640 GB/s at 1.75 GHz.
 MEMORY = {"v5e": 546, "v6e": 937}
 # The least fraction of the matrix units' time that must be used on v5e.
 USED = 0.5
@@ -64,9 +62,7 @@ def call(
 
 def tpu() -> tuple[list[dict], bool]:
   """Returns (the table, whether v5e's matrix units are used enough); prints it."""
-  rows, fine = kernel_tables.of_tpu(
-    row for m in PRODUCTS for row in _tpu_rows(m, 128, 128)
-  )
+  rows, fine = kernel_tables.of_tpu(row for m in MACS for row in _tpu_rows(m, 128, 128))
   # The states' pass has one product for all that it reads: memory bounds it.
   used = [r["used"] for r in rows if (r["machine"], r["states"]) == ("v5e", "")]
   return rows, fine and min(used) >= USED
@@ -138,8 +134,8 @@ def _tpu_rows(machine: str, H: int, E: int) -> Iterator[dict]:
       row = {"machine": machine, "kernel": kernel, "H": H, "E": E}
       row |= {"chunk": tile.chunk, "heads": tile.heads, "bundles": read.bundles}
       row |= {"a token": round(read.bundles / tokens, 2)}
-      if machine in PRODUCTS:
-        least = _products(kernel, tile, H, E) / PRODUCTS[machine]
+      if machine in MACS:
+        least = _products(kernel, tile, H, E) / MACS[machine]
         row |= {
           "products": round(least, 2),
           "used": round(least * tokens / read.bundles, 3),

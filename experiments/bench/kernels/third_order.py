@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from attnjax.core.third_order import Sight
 from experiments.bench import gpu_calls, kernel_tables, lowering, tpu_schedule
-from experiments.bench.kernel_tables import CHIPS, SHOWN
+from experiments.bench.kernel_tables import CHIPS, MACS, SHOWN
 
 HEADS = (64, 80, 128, 256)
 T = 2048
@@ -28,11 +28,12 @@ SIGHTS = {
 }
 # Products of matrices of a pair of tiles.
 PRODUCTS = {"forward": 2, "queries": 3, "keys": 4}
-# Multiplications of the matrix units in a cycle: 4 units of 128 x 128, 2 of 256 x 256.
-MACS = {"v5e": 4 * 128**2, "v6e": 2 * 256**2}
 # The most cycles, as multiples of those of the products.
 # Set after the first readings: they keep what was reached.
-BOUND = {"forward": 1.6, "queries": 1.3, "keys": 1.3}
+BOUND = {
+  "v5e": {"forward": 1.6, "queries": 1.3, "keys": 1.3},
+  "v6e": {"forward": 3.2, "queries": 2.6, "keys": 2.6},
+}
 
 
 def arguments(kernel: str, H: int, N: int, K: int, dtype="bfloat16", packed=False):
@@ -122,7 +123,7 @@ def _tpu_row(machine, kernel: str, read, tiles, H: int, dtype, compare: bool) ->
       "products": round(products),
       "ratio": round(turn / products, 2),
     }
-    problem = problem or ("slow" if turn > BOUND[kernel] * products else "")
+    problem = problem or ("slow" if turn > BOUND[machine][kernel] * products else "")
   row |= {"unit": read.bound, "slots": read.used[read.bound]}
   row |= {"MiB": round(size / 2**20, 2), "estimate": round(estimate / 2**20, 2)}
   return row | {"problems": problem}
