@@ -4,8 +4,8 @@ r"""The class of three views, of which the second is often absent.
   python -m experiments.run --config configs/modalities.py --workdir runs/token \
       --config.model.absent=token --config.attention.kind=ring
 
-Measured: validation accuracy 0.858 after 1,000 of the 2,000 steps; all of them take a
-minute of one core. Four in ten examples lack the view that tells one of the two bits.
+Measured: validation accuracy 0.878 after 2,000 steps, 36 seconds of one core.
+Four in ten examples lack the view that tells one of the two bits.
 """
 
 from ml_collections import ConfigDict
