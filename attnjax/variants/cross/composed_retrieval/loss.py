@@ -1,4 +1,8 @@
-"""The symmetric InfoNCE loss of queries and targets, by all rows or a tile of them."""
+"""The symmetric InfoNCE loss of queries and targets, by all rows or a tile of them.
+
+It is written here in plain JAX; `attnjax.contrastive_loss` computes the same in fused
+kernels and on many devices.
+"""
 
 from collections.abc import Mapping
 
